@@ -1,0 +1,105 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder beside the target that takes its place when the block ends, and is removed if the block fails.
+
+    Args:
+      target: the folder to be; what stands there survives until the new one is complete.
+      marker: a file that every folder of this kind holds; one without it is never overwritten.
+      overwrite: replace an existing target.
+
+    Raises:
+      FileExistsError: the target exists and may not be replaced.
+    """
+    check_free(target, marker=marker, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+        _put_in_place(temporary, target)
+        _sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
+    """Refuse a target that `atomic_folder` would not replace.
+
+    Raises:
+      FileExistsError: it exists, and either `overwrite` is not set or it is no folder with the marker.
+    """
+    if not os.path.lexists(target):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{target} exists: give another name, or --overwrite")
+    if target.is_symlink() or not (target / marker).is_file():
+        raise FileExistsError(f"{target} holds no {marker}, so it is not overwritten: give another name")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a text file that is never seen half-written; an older one survives a crash."""
+    temporary = _beside(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Rename; afterwards the temporary name holds the replaced folder, if there was one."""
+    if not target.exists():
+        os.rename(temporary, target)
+    elif not _exchange(temporary, target):
+        _replace_in_two_steps(temporary, target)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step; False where the system cannot (Linux can, on most file systems)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = AT_FDCWD, os.fsencode(first.absolute()), AT_FDCWD, os.fsencode(second.absolute())
+    return renameat2 is not None and renameat2(*names, RENAME_EXCHANGE) == 0
+
+
+def _replace_in_two_steps(temporary: Path, target: Path) -> None:
+    old = _beside(target)
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

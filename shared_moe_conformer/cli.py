@@ -1,0 +1,105 @@
+"""From dataclass fields to command-line flags, and one-line errors for users' mistakes."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import functools
+import inspect
+import sys
+import textwrap
+from typing import Any, Callable, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from shared_moe_conformer.config import replace_fields
+
+C = TypeVar("C")
+
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+
+
+@functools.lru_cache(maxsize=None)
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    return {
+        before.target.id: inspect.cleandoc(after.value.value)
+        for before, after in zip(body, body[1:])
+        if isinstance(before, ast.AnnAssign)
+        and isinstance(before.target, ast.Name)
+        and isinstance(after, ast.Expr)
+        and isinstance(after.value, ast.Constant)
+    }
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+    """Give the parser one flag for every field of a dataclass tree, one titled group for each dataclass.
+
+    A flag that is not given is absent from the parsed arguments, so that it cannot hide a named config's value.
+    """
+    types = get_type_hints(cls)
+    title = (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
+    group = parser.add_argument_group(cls.__name__, title)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(types[f.name]):
+            add_flags(parser, types[f.name])
+            continue
+        group.add_argument(
+            f"--{f.name.replace('_', '-')}",
+            default=argparse.SUPPRESS,
+            help=field_docs(cls).get(f.name, "").replace("%", "%%") + f" [{_shown(f.default)}]",
+            **_argument_type(types[f.name]),
+        )
+
+
+def apply_flags(config: C, args: argparse.Namespace) -> C:
+    """The config tree with the values of the flags that were given (`add_flags`)."""
+    return replace_fields(config, {name: value for name, value in vars(args).items() if name in _leaf_names(config)})
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Call `main`; a user's mistake ends the program with one line on the standard error and exit status 1."""
+    try:
+        main()
+    except USER_ERRORS as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _leaf_names(config: Any) -> set[str]:
+    names: set[str] = set()
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        names |= _leaf_names(value) if dataclasses.is_dataclass(value) else {f.name}
+    return names
+
+
+def _argument_type(kind: Any) -> dict[str, Any]:
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is tuple:
+        return {"type": functools.partial(_parse_tuple, get_args(kind)[0]), "metavar": "A,B,.."}
+    if kind is bool:
+        return {"type": _parse_bool, "metavar": "true|false"}
+    return {"type": kind, "metavar": kind.__name__.upper()}
+
+
+def _parse_tuple(kind: type, text: str) -> tuple[Any, ...]:
+    return tuple(kind(part) for part in text.split(",") if part)
+
+
+def _parse_bool(text: str) -> bool:
+    """`true` or `false` (also 1/0, as icefall's flags accept)."""
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(str(part) for part in value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,306 @@
+"""The one tree of options: frozen dataclasses whose field docstrings are the help of the command-line flags.
+
+Every field name is unique in the whole tree, so that `--num-experts 8` needs no prefix (`cli.py`).
+A value that cannot be is refused here, where it enters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+C = TypeVar("C")
+
+ExpertsIn = Literal["none", "first", "second", "both"]
+ConvNorm = Literal["batch_norm", "layer_norm"]
+FeatureExtractor = Literal["lhotse", "kaldifeat"]
+TransducerBackend = Literal["auto", "k2", "torch"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """How audio becomes `features` (N, T, F)."""
+
+    sampling_rate: int = 16000
+    """Rate that every recording is resampled to, in Hz."""
+    num_mel_bins: int = 80
+    """Mel filters per frame; a frame is 25 ms long, every 10 ms."""
+    feature_extractor: FeatureExtractor = "lhotse"
+    """Who computes the Kaldi-compatible filter banks; both agree to 1e-3 (kaldifeat: `make kaldifeat`)."""
+
+    def __post_init__(self) -> None:
+        require(self.sampling_rate >= 8000, f"sampling_rate is {self.sampling_rate} Hz: give 8000 or more")
+        require(self.num_mel_bins >= 16, f"num_mel_bins is {self.num_mel_bins}: give 16 or more")
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The conformer, its groups of layers that share one block, and its experts.
+
+    Source: Bai et al. 2022, Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts (arXiv 2209.08326);
+    the block is that of Gulati et al. 2020 (arXiv 2005.08100).
+    """
+
+    encoder_dim: int = 256
+    """Channels of a frame inside the encoder (C)."""
+    num_attention_heads: int = 4
+    """Attention heads; encoder_dim is divided among them."""
+    feed_forward_dim: int = 1024
+    """Hidden channels of a feed-forward, and of each expert (H)."""
+    conv_kernel_size: int = 15
+    """Frames that the depthwise convolution sees; odd."""
+    subsampling_channels: int = 64
+    """Channels of the 2-D convolutions that reduce the frame rate four times."""
+    group_sizes: tuple[int, ...] = (12,)
+    """Layers of each group; the layers of a group use one block's weights. All ones: nothing is shared."""
+    experts_in: ExpertsIn = "second"
+    """Which of a block's two feed-forwards are experts."""
+    num_experts: int = 8
+    """Experts of an expert feed-forward (E)."""
+    top_k: int = 1
+    """Experts that compute each frame (K)."""
+    individual_routers: bool = True
+    """Each layer routes with a router of its own; otherwise its group's layers share one."""
+    individual_norms: bool = True
+    """Each layer normalises with its own scales, biases and statistics; otherwise its group's layers share them."""
+    conv_norm: ConvNorm = "batch_norm"
+    """Normalisation inside the convolution module."""
+    router_jitter: float = 0.0
+    """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, section 2.2)."""
+    dropout: float = 0.1
+    """Probability that a channel is dropped at the end of each module of a block, in training."""
+
+    @property
+    def num_layers(self) -> int:
+        """Depth of the encoder: layers, counted once per use of a block."""
+        return sum(self.group_sizes)
+
+    def __post_init__(self) -> None:
+        require(
+            self.encoder_dim % (2 * self.num_attention_heads) == 0,
+            f"encoder_dim {self.encoder_dim} cannot be divided into {self.num_attention_heads} heads of even size",
+        )
+        require(self.feed_forward_dim >= 1, f"feed_forward_dim is {self.feed_forward_dim}: give 1 or more")
+        require(self.subsampling_channels >= 1, f"subsampling_channels is {self.subsampling_channels}: give 1 or more")
+        require(
+            self.conv_kernel_size % 2 == 1 and self.conv_kernel_size > 0,
+            f"conv_kernel_size is {self.conv_kernel_size}: give an odd number",
+        )
+        require(
+            len(self.group_sizes) > 0 and all(size >= 1 for size in self.group_sizes),
+            f"group_sizes is {self.group_sizes}: give one positive number of layers per group",
+        )
+        require_choice("experts_in", self.experts_in, ExpertsIn)
+        require_choice("conv_norm", self.conv_norm, ConvNorm)
+        require(
+            1 <= self.top_k <= self.num_experts,
+            f"top_k is {self.top_k} of num_experts {self.num_experts}: give 1 <= top_k <= num_experts",
+        )
+        require(0 <= self.router_jitter < 1, f"router_jitter is {self.router_jitter}: give 0 <= router_jitter < 1")
+        require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder, stateless decoder, joiner and CTC head."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The encoder."""
+    vocab_size: int = 500
+    """Output units, blank included (V); must be the tokenizer's."""
+    decoder_dim: int = 256
+    """Channels of the decoder, the prediction network."""
+    context_size: int = 2
+    """Previous tokens that the decoder sees."""
+    joiner_dim: int = 256
+    """Channels in which encoder and decoder frames are added."""
+    transducer_backend: TransducerBackend = "auto"
+    """Who computes the transducer loss; auto: k2 on a GPU where it is installed, otherwise torch, which is faster on a CPU."""
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size >= 2, f"vocab_size is {self.vocab_size}: give 2 or more (unit 0 is blank)")
+        require(self.context_size >= 1, f"context_size is {self.context_size}: give 1 or more")
+        require_choice("transducer_backend", self.transducer_backend, TransducerBackend)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Cut sets and how training batches are made of them. Paths are relative to the recipe's folder."""
+
+    corpus: str = "unknown"
+    """Name of the corpus, as a released model states it."""
+    language: str = "und"
+    """Language of the speech, a BCP-47 code; several with commas between them."""
+    licence: str = "unknown"
+    """Licence of the corpus, an SPDX identifier; a model released from it states the same."""
+    manifest_dir: str = "data/fbank"
+    """Folder of the cut sets cuts_<split>.jsonl.gz with their features."""
+    train_split: str = "train"
+    """Split to train on."""
+    dev_split: str = "dev"
+    """Split to validate on."""
+    test_splits: tuple[str, ...] = ("test",)
+    """Splits that decode.py decodes."""
+    lang_dir: str = "data/lang_bpe_500"
+    """Folder of the tokenizer: bpe.model and tokens.txt."""
+    max_duration: float = 200.0
+    """Audio in a batch, in seconds."""
+    num_buckets: int = 10
+    """Duration buckets from which batches are drawn, so that little is padding."""
+    num_workers: int = 1
+    """Processes that load batches; 0: the training process itself."""
+    num_time_masks: int = 2
+    """Time masks of SpecAugment per utterance; 0: none."""
+    max_time_mask_fraction: float = 0.15
+    """Share of an utterance's frames that its time masks cover together at most."""
+    num_freq_masks: int = 2
+    """Frequency masks of SpecAugment per utterance; 0: none."""
+    max_freq_mask_bins: int = 20
+    """Widest frequency mask, in mel bins."""
+
+    def __post_init__(self) -> None:
+        require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
+        require(self.num_buckets >= 1, f"num_buckets is {self.num_buckets}: give 1 or more")
+        require(self.num_workers >= 0, f"num_workers is {self.num_workers}: give 0 or more")
+        require(
+            0 <= self.max_time_mask_fraction <= 1,
+            f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
+        )
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule, losses and their scales."""
+
+    num_epochs: int = 30
+    """Epochs to train, counted from 1."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises to its peak; then it falls by a cosine to 1 % at the last step."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay, on matrices only."""
+    max_grad_norm: float = 5.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 42
+    """Seed of initialisation, sampling and dropout."""
+    simple_loss_scale: float = 0.5
+    """Weight of the simple (unpruned, additive) transducer loss after its warm-up."""
+    loss_warmup_steps: int = 500
+    """Steps over which the simple loss's weight falls from 1 and the pruned loss's rises from 0.1 to 1 (icefall)."""
+    ctc_loss_scale: float = 0.3
+    """Weight of the CTC loss beside the transducer's."""
+    load_balancing_loss_scale: float = 0.01
+    """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
+    router_z_loss_scale: float = 0.001
+    """Weight of the router z loss, per layer, as a share of the frame-averaged losses."""
+    prune_range: int = 5
+    """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
+    lm_only_scale: float = 0.25
+    """Smoothing of the simple loss towards the decoder alone."""
+    am_only_scale: float = 0.0
+    """Smoothing of the simple loss towards the encoder alone."""
+
+    def __post_init__(self) -> None:
+        require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
+        require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
+        require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
+        require(self.prune_range >= 2, f"prune_range is {self.prune_range}: give 2 or more")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines an experiment; `exp/config.json` once training has begun."""
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """From audio to features."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Cut sets and batches."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Schedule and losses."""
+
+
+def require_choice(name: str, value: str, choices: Any) -> None:
+    """Refuse a value that is not one of a Literal's."""
+    require(value in choices.__args__, f"{name} is {value!r}: give one of {', '.join(choices.__args__)}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as nested plain dictionaries, as JSON holds it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[C], values: dict[str, Any]) -> C:
+    """The dataclass `cls` from `to_dict`'s dictionary.
+
+    Raises:
+      ValueError: an unknown or a missing key, named, or a value that its class refuses.
+    """
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+    require(not unknown, f"{cls.__name__} has no option {', '.join(unknown)}: was this written by a newer version?")
+    require(not missing, f"{cls.__name__} lacks the option {', '.join(missing)}: was this written by an older version?")
+    types = get_type_hints(cls)
+    return cls(**{name: _convert(types[name], value) for name, value in values.items()})
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value)  # type: ignore[arg-type]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the config as JSON."""
+    path.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> Config:
+    """The config that `save_config` wrote.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: not JSON, or not this version's options.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no config in {path}: train first (./train.py), or name another --exp-dir")
+    try:
+        values = json.loads(path.read_text())
+        return from_dict(Config, values)
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def replace_fields(config: C, values: dict[str, Any]) -> C:
+    """A copy of a config tree in which the fields of these (unique) names, at any depth, have new values.
+
+    Raises:
+      ValueError: a name that no dataclass of the tree has.
+    """
+    left = dict(values)
+    result = _replace(config, left)
+    require(not left, f"no option is called {', '.join(sorted(left))}")
+    return result
+
+
+def _replace(config: C, left: dict[str, Any]) -> C:
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            changes[f.name] = _replace(value, left)
+        elif f.name in left:
+            changes[f.name] = left.pop(f.name)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]

@@ -1,0 +1,123 @@
+"""The whole recogniser: encoder, decoder, joiner and CTC head, and the losses of a batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import ModelConfig
+from shared_moe_conformer.loss.backend import transducer_functions
+from shared_moe_conformer.loss.ctc import ctc_loss
+from shared_moe_conformer.loss.pruned_transducer import TransducerLosses, pruned_transducer_loss
+from shared_moe_conformer.model.decoder import Decoder
+from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
+from shared_moe_conformer.model.joiner import Joiner
+from shared_moe_conformer.model.moe import RouterLosses
+
+
+class AsrLosses(NamedTuple):
+    """The losses of a batch, scalars, none of them weighed; the trainer alone weighs them."""
+
+    simple_loss: Tensor
+    """Summed over utterances."""
+    pruned_loss: Tensor
+    """Summed over utterances."""
+    ctc_loss: Tensor
+    """Summed over utterances."""
+    load_balancing_loss: Tensor
+    """Averaged over valid frames and summed over expert feed-forwards; 0 without experts."""
+    router_z_loss: Tensor
+    """Averaged over valid frames and summed over expert feed-forwards; 0 without experts."""
+    num_frames: Tensor
+    """Valid encoder frames of the batch, by which the summed losses become comparable."""
+    frames_per_expert: Tensor | None
+    """Frames that each expert computed, (L, E); None without experts."""
+
+
+class AsrModel(nn.Module):
+    """Conformer encoder with shared experts, stateless decoder, joiner, CTC head."""
+
+    def __init__(self, config: ModelConfig, *, num_mel_bins: int = 80) -> None:
+        super().__init__()
+        self.config = config
+        encoder_dim = config.encoder.encoder_dim
+        self.encoder = Encoder(config.encoder, num_mel_bins=num_mel_bins)
+        self.decoder = Decoder(config.vocab_size, config.decoder_dim, config.context_size)
+        self.joiner = Joiner(encoder_dim, config.decoder_dim, config.joiner_dim, config.vocab_size)
+        self.simple_am = nn.Linear(encoder_dim, config.vocab_size)
+        self.simple_lm = nn.Linear(config.decoder_dim, config.vocab_size)
+        self.ctc_head = nn.Linear(encoder_dim, config.vocab_size)
+
+    def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
+        """Return encoder frames (N, T', C) of features.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
+        return self.encoder(x, x_lens)
+
+    def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
+        """Return log-probabilities (N, T', V) of the CTC head."""
+        return F.log_softmax(self.ctc_head(encoder_out).float(), dim=-1)
+
+    def forward(
+        self,
+        x: Tensor,
+        x_lens: Tensor,
+        y: Tensor,
+        y_lens: Tensor,
+        *,
+        prune_range: int = 5,
+        lm_only_scale: float = 0.25,
+        am_only_scale: float = 0.0,
+    ) -> AsrLosses:
+        """Return the losses of a batch.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+          y: tokens, (N, U), padded with blank.
+          y_lens: tokens of each utterance, (N,).
+          prune_range: tokens per frame at which the joiner is evaluated.
+          lm_only_scale: smoothing of the simple loss towards the decoder alone.
+          am_only_scale: smoothing of the simple loss towards the encoder alone.
+        """
+        encoder_out, lens, router_losses = self.encode(x, x_lens)
+        transducer = self._transducer_losses(
+            encoder_out,
+            lens,
+            y,
+            y_lens,
+            prune_range=prune_range,
+            lm_only_scale=lm_only_scale,
+            am_only_scale=am_only_scale,
+        )
+        ctc = ctc_loss(self.ctc_log_probs(encoder_out), lens, y, y_lens)
+        balancing, z_loss, frames_per_expert = _sums_over_layers(router_losses, encoder_out)
+        return AsrLosses(*transducer, ctc, balancing, z_loss, lens.sum(), frames_per_expert)
+
+    def _transducer_losses(
+        self, encoder_out: Tensor, lens: Tensor, y: Tensor, y_lens: Tensor, **options: float
+    ) -> TransducerLosses:
+        decoder_out = self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
+        return pruned_transducer_loss(
+            am_simple=self.simple_am(encoder_out),
+            lm_simple=self.simple_lm(decoder_out),
+            encoder_frames=self.joiner.encoder_projection(encoder_out),
+            decoder_frames=self.joiner.decoder_projection(decoder_out),
+            joiner=self.joiner,
+            y=y,
+            x_lens=lens,
+            y_lens=y_lens,
+            functions=transducer_functions(self.config.transducer_backend, encoder_out.device),
+            **options,
+        )
+
+
+def _sums_over_layers(losses: RouterLosses | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    if losses is None:
+        return like.new_zeros(()), like.new_zeros(()), None
+    return losses.load_balancing_loss.sum(), losses.router_z_loss.sum(), losses.frames_per_expert

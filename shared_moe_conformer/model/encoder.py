@@ -1,0 +1,82 @@
+"""The encoder: a front end, then groups of layers, each group using one block's weights at all of its layers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
+from shared_moe_conformer.model.moe import RouterLosses
+from shared_moe_conformer.model.subsampling import Conv2dSubsampling
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder makes of a batch."""
+
+    encoder_out: Tensor
+    """(N, T', C)."""
+    encoder_out_lens: Tensor
+    """Valid frames of each utterance, (N,)."""
+    router_losses: RouterLosses | None
+    """Stacked over the expert feed-forwards in the order of depth; None without experts."""
+
+
+class BlockGroup(nn.Module):
+    """Layers that use one block's weights; each has normalisations and routers of its own, if the config says so.
+
+    Source: Bai et al. 2022, section 2.3 (arXiv 2209.08326).
+    """
+
+    def __init__(self, config: EncoderConfig, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.block = ConformerBlock(config)
+        self.norms = nn.ModuleList(Norms(config) for _ in range(size if config.individual_norms else 1))
+        self.routers = nn.ModuleList(Routers(config) for _ in range(size if config.individual_routers else 1))
+
+    def individual(self, depth: int) -> IndividualParts:
+        """What the group's layer at this depth (0 is its first) adds to the block."""
+        return IndividualParts(self.norms[depth % len(self.norms)], self.routers[depth % len(self.routers)])  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> tuple[Tensor, list[RouterLosses]]:
+        """Return (N, T, C) after the group's last layer, and the losses of all its routers.
+
+        Args:
+          x: frames, (N, T, C).
+          padding_mask: True where a frame is padding, (N, T).
+        """
+        losses: list[RouterLosses] = []
+        for depth in range(self.size):
+            x, layer_losses = self.block(x, padding_mask, self.individual(depth))
+            losses += layer_losses
+        return x, losses
+
+
+class Encoder(nn.Module):
+    """Front end and block groups."""
+
+    def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
+        super().__init__()
+        self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.groups = nn.ModuleList(BlockGroup(config, size) for size in config.group_sizes)
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
+        """Return encoder frames of features.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
+        x, lens = self.subsampling(x, x_lens)
+        x = self.dropout(x)
+        padding_mask = torch.arange(x.size(1), device=x.device) >= lens.unsqueeze(1)
+        losses: list[RouterLosses] = []
+        for group in self.groups:
+            x, group_losses = group(x, padding_mask)
+            losses += group_losses
+        stacked = RouterLosses(*(torch.stack(parts) for parts in zip(*losses))) if losses else None
+        return EncoderOutput(x, lens, stacked)

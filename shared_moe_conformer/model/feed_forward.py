@@ -1,0 +1,22 @@
+"""The dense feed-forward module of a conformer block."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Linear map to `feed_forward_dim` channels, SiLU, linear map back.
+
+    Source: Gulati et al. 2020, Conformer, figure 4 (arXiv 2005.08100).
+    """
+
+    def __init__(self, encoder_dim: int, feed_forward_dim: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(encoder_dim, feed_forward_dim)
+        self.output = nn.Linear(feed_forward_dim, encoder_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., C) for frames (..., C)."""
+        return self.output(F.silu(self.hidden(x)))

@@ -1,0 +1,157 @@
+"""Sparsely-gated experts: routers choose for each frame which `top_k` of `num_experts` feed-forwards compute it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_moe_conformer.model.packing import pack, unpack
+
+
+class RouterLosses(NamedTuple):
+    """What one router's decisions on a batch cost, or those of L routers stacked.
+
+    Source: load balancing: Fedus et al. 2022, Switch Transformers, eq. 4-6 (arXiv 2101.03961);
+    z loss: Zoph et al. 2022, ST-MoE, eq. 5 (arXiv 2202.08906).
+    """
+
+    load_balancing_loss: Tensor
+    """() or (L,); 1 when frames and probabilities are spread evenly, E when one expert gets all."""
+    router_z_loss: Tensor
+    """() or (L,); mean square of the logits' log-sum-exp."""
+    frames_per_expert: Tensor
+    """(E,) or (L, E); frames that each expert computed, without gradient."""
+
+
+class Routing(NamedTuple):
+    """Which experts compute each frame, and with what weight."""
+
+    expert_ids: Tensor
+    """(M, K), int64."""
+    gates: Tensor
+    """(M, K)."""
+
+
+class Router(nn.Module):
+    """Linear map from a frame to one logit per expert, in float32."""
+
+    def __init__(self, encoder_dim: int, num_experts: int, *, jitter: float = 0.0) -> None:
+        super().__init__()
+        self.jitter = jitter
+        self.linear = nn.Linear(encoder_dim, num_experts, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return router_logits (M, E), float32, of frames (M, C)."""
+        x = x.float()
+        if self.training and self.jitter > 0:
+            x = x * torch.empty_like(x).uniform_(1 - self.jitter, 1 + self.jitter)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x, self.linear.weight.float())
+
+
+def choose_experts(router_logits: Tensor, top_k: int) -> Routing:
+    """The `top_k` most probable experts of each frame.
+
+    With one expert its probability is the gate, which is how the router learns; with several the gates sum to 1.
+
+    Source: Fedus et al. 2022, Switch Transformers, eq. 1-2 (arXiv 2101.03961) for k = 1;
+    Lepikhin et al. 2020, GShard, algorithm 1 (arXiv 2006.16668) for the renormalised k = 2.
+
+    Args:
+      router_logits: (M, E).
+      top_k: K.
+    """
+    gates, expert_ids = router_logits.softmax(dim=-1).topk(top_k, dim=-1)
+    if top_k > 1:
+        gates = gates / gates.sum(dim=-1, keepdim=True)
+    return Routing(expert_ids, gates)
+
+
+def router_losses(router_logits: Tensor, expert_ids: Tensor) -> RouterLosses:
+    """The losses of one router over the valid frames of a batch; 0 when there is none.
+
+    Args:
+      router_logits: (M, E).
+      expert_ids: (M, K).
+    """
+    num_frames, num_experts = router_logits.shape
+    frames_per_expert = torch.bincount(expert_ids.flatten(), minlength=num_experts).to(router_logits.dtype)
+    share = frames_per_expert / max(expert_ids.numel(), 1)
+    mean_probs = router_logits.softmax(dim=-1).sum(dim=0) / max(num_frames, 1)
+    z_loss = router_logits.logsumexp(dim=-1).square().sum() / max(num_frames, 1)
+    return RouterLosses(num_experts * (share * mean_probs).sum(), z_loss, frames_per_expert)
+
+
+class Experts(nn.Module):
+    """`num_experts` feed-forwards of equal shape as stacked tensors.
+
+    Frames are sorted by expert, so that each expert computes one contiguous slice and nothing is padded or dropped.
+    """
+
+    def __init__(self, encoder_dim: int, feed_forward_dim: int, num_experts: int) -> None:
+        super().__init__()
+        self.hidden_weight = nn.Parameter(torch.empty(num_experts, encoder_dim, feed_forward_dim))
+        self.hidden_bias = nn.Parameter(torch.empty(num_experts, feed_forward_dim))
+        self.output_weight = nn.Parameter(torch.empty(num_experts, feed_forward_dim, encoder_dim))
+        self.output_bias = nn.Parameter(torch.empty(num_experts, encoder_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise each expert as `nn.Linear` initialises itself: uniform within 1 / sqrt(fan_in)."""
+        for weight, bias in ((self.hidden_weight, self.hidden_bias), (self.output_weight, self.output_bias)):
+            bound = 1 / math.sqrt(weight.size(1))
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def forward(self, x: Tensor, routing: Routing) -> Tensor:
+        """Return the gated sum (M, C) of the outputs of each frame's experts.
+
+        Args:
+          x: frames, (M, C).
+          routing: each frame's experts and gates, (M, K).
+        """
+        top_k = routing.expert_ids.size(1)
+        order = routing.expert_ids.flatten().argsort(stable=True)
+        counts = torch.bincount(routing.expert_ids.flatten(), minlength=self.hidden_weight.size(0)).tolist()
+        parts = zip(
+            x[order // top_k].split(counts),
+            self.hidden_weight.unbind(),
+            self.hidden_bias.unbind(),
+            self.output_weight.unbind(),
+            self.output_bias.unbind(),
+        )
+        by_expert = torch.cat([torch.addmm(b2, F.silu(torch.addmm(b1, part, w1)), w2) for part, w1, b1, w2, b2 in parts])
+        by_frame = by_expert[order.argsort()].view(x.size(0), top_k, x.size(1))
+        return (by_frame * routing.gates.to(x.dtype).unsqueeze(-1)).sum(dim=1)
+
+
+class MoeFeedForward(nn.Module):
+    """Feed-forward whose frames are each computed by `top_k` of `num_experts` experts.
+
+    The experts belong to the group; each layer passes its own router.
+
+    Source: Bai et al. 2022, section 2.2 (arXiv 2209.08326); Fedus et al. 2022, Switch Transformers (arXiv 2101.03961).
+    """
+
+    def __init__(self, encoder_dim: int, feed_forward_dim: int, *, num_experts: int, top_k: int) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.experts = Experts(encoder_dim, feed_forward_dim, num_experts)
+
+    def forward(self, x: Tensor, padding_mask: Tensor, router: Router) -> tuple[Tensor, RouterLosses]:
+        """Return the experts' output (N, T, C), 0 at padding, and the router's losses over valid frames.
+
+        Args:
+          x: frames, (N, T, C).
+          padding_mask: True where a frame is padding, (N, T); padding is never routed.
+          router: the calling layer's router.
+        """
+        frames = pack(x, padding_mask)
+        router_logits = router(frames)
+        routing = choose_experts(router_logits, self.top_k)
+        out = unpack(self.experts(frames, routing), padding_mask)
+        return out, router_losses(router_logits, routing.expert_ids)

@@ -1,0 +1,119 @@
+"""What was said and when: text, tokens, and words with their times."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+WORD_START = "\u2581"
+"""Mark that SentencePiece puts before the first piece of a word."""
+
+
+class Word(NamedTuple):
+    """A word and when it was said, in seconds."""
+
+    text: str
+    start: float
+    """When its first token was found."""
+    end: float
+    """One encoder frame after its last token was found: a little before the word really ends."""
+
+
+class Transcript(NamedTuple):
+    """The result of transcribing one recording; all parts are empty where nothing was said."""
+
+    text: str
+    tokens: list[str]
+    """Units as in tokens.txt; a word's first one begins with U+2581."""
+    times: list[float]
+    """When each token was found, in seconds from the start."""
+    words: list[Word]
+
+
+EMPTY = Transcript("", [], [], [])
+LINE_WIDTH = 100
+INDENT = "    "
+
+
+def make_transcript(
+    token_ids: Sequence[int],
+    frames: Sequence[int],
+    *,
+    pieces: Sequence[str],
+    decode: Callable[[list[int]], str],
+    frame_shift: float,
+) -> Transcript:
+    """The transcript of a search's result.
+
+    Args:
+      token_ids: tokens in order.
+      frames: the encoder frame at which each was found.
+      pieces: every token's text, by id.
+      decode: token ids to text.
+      frame_shift: seconds from one encoder frame to the next.
+    """
+    times = [round(frame * frame_shift, 3) for frame in frames]
+    tokens = [pieces[i] for i in token_ids]
+    words = []
+    for group in _word_groups(tokens):
+        text = decode([token_ids[i] for i in group]).strip()
+        if text:
+            words.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3)))
+    return Transcript(decode(list(token_ids)).strip(), tokens, times, words)
+
+
+def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
+    """Positions of each word's tokens."""
+    starts = itertools.accumulate(token.startswith(WORD_START) for token in tokens)
+    numbered = itertools.groupby(enumerate(starts), key=lambda item: item[1])
+    return [[position for position, _ in group] for _, group in numbered]
+
+
+def as_text(name: str, transcript: Transcript) -> str:
+    """The text alone, on one line."""
+    return transcript.text
+
+
+def as_times(name: str, transcript: Transcript) -> str:
+    """`name: text`, and under it each token over its time in seconds."""
+    rows = [f"{name}: {transcript.text or '(nothing recognised)'}"]
+    columns = [(token, f"{time:.2f}") for token, time in zip(transcript.tokens, transcript.times)]
+    for line in _wrapped(columns, width=LINE_WIDTH - len(INDENT)):
+        tokens = (token + " " * (_column_width((token, time)) - display_width(token)) for token, time in line)
+        times = (time.ljust(_column_width((token, time))) for token, time in line)
+        rows += [(INDENT + "".join(tokens)).rstrip(), (INDENT + "".join(times)).rstrip()]
+    return "\n".join(rows)
+
+
+def as_json(name: str, transcript: Transcript) -> str:
+    """One JSON object on one line."""
+    words = [word._asdict() for word in transcript.words]
+    return json.dumps({"file": name, **transcript._asdict(), "words": words}, ensure_ascii=False)
+
+
+FORMATS: dict[str, Callable[[str, Transcript], str]] = {"times": as_times, "text": as_text, "json": as_json}
+"""Ways to print a file's transcript."""
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _column_width(column: tuple[str, str]) -> int:
+    return max(display_width(cell) for cell in column) + 2
+
+
+def _wrapped(columns: list[tuple[str, str]], *, width: int) -> Iterator[list[tuple[str, str]]]:
+    """The columns in lines of at most this width, and of at least one column."""
+    line: list[tuple[str, str]] = []
+    for column in columns:
+        if line and sum(map(_column_width, [*line, column])) > width:
+            yield line
+            line = []
+        line.append(column)
+    if line:
+        yield line
