@@ -9,7 +9,8 @@ import functools
 import inspect
 import sys
 import textwrap
-from typing import Any, Callable, Literal, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shared_moe_conformer.config import replace_fields
 
@@ -18,13 +19,13 @@ C = TypeVar("C")
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     return {
         before.target.id: inspect.cleandoc(after.value.value)
-        for before, after in zip(body, body[1:])
+        for before, after in zip(body, body[1:], strict=False)
         if isinstance(before, ast.AnnAssign)
         and isinstance(before.target, ast.Name)
         and isinstance(after, ast.Expr)

@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
 
 
 def rotate(x: Tensor) -> Tensor:
-    """Queries and keys (N, T, 2, H, D), each pair of channels (i, i + D/2) turned by frame index times its frequency."""
+    """Queries and keys (N, T, 2, H, D), each pair of channels (i, i + D/2) turned by frame times frequency."""
     half = x.size(-1) // 2
     frequencies = ROTARY_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = torch.arange(x.size(1), device=x.device, dtype=torch.float32)[:, None] * frequencies
@@ -56,7 +56,7 @@ def attended_frames(padding_mask: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-    """Softmax attention, (N, H, T, D) each, over the keys that are allowed, (N, 1, 1, T); fused where torch (2.0) has it."""
+    """Softmax attention, (N, H, T, D) each, over the allowed keys, (N, 1, 1, T); fused where torch has it (2.0)."""
     if hasattr(F, "scaled_dot_product_attention"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
     scores = (query @ key.transpose(-2, -1)) * query.size(-1) ** -0.5

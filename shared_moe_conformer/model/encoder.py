@@ -78,5 +78,5 @@ class Encoder(nn.Module):
         for group in self.groups:
             x, group_losses = group(x, padding_mask)
             losses += group_losses
-        stacked = RouterLosses(*(torch.stack(parts) for parts in zip(*losses))) if losses else None
+        stacked = RouterLosses(*(torch.stack(parts) for parts in zip(*losses, strict=True))) if losses else None
         return EncoderOutput(x, lens, stacked)

@@ -123,8 +123,11 @@ class Experts(nn.Module):
             self.hidden_bias.unbind(),
             self.output_weight.unbind(),
             self.output_bias.unbind(),
+            strict=True,
         )
-        by_expert = torch.cat([torch.addmm(b2, F.silu(torch.addmm(b1, part, w1)), w2) for part, w1, b1, w2, b2 in parts])
+        by_expert = torch.cat(
+            [torch.addmm(b2, F.silu(torch.addmm(b1, part, w1)), w2) for part, w1, b1, w2, b2 in parts]
+        )
         by_frame = by_expert[order.argsort()].view(x.size(0), top_k, x.size(1))
         return (by_frame * routing.gates.to(x.dtype).unsqueeze(-1)).sum(dim=1)
 

@@ -61,4 +61,4 @@ def _size(module: nn.Module) -> int:
 
 
 def _add(*counts: ParameterCounts) -> ParameterCounts:
-    return ParameterCounts(*(sum(column) for column in zip(*counts)))
+    return ParameterCounts(*(sum(column) for column in zip(*counts, strict=True)))

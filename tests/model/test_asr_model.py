@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from shared_moe_conformer.model.asr_model import AsrLosses, AsrModel
+
+X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])
+Y, Y_LENS = torch.tensor([[4, 5, 6, 7], [3, 3, 0, 0], [9, 0, 0, 0]]), torch.tensor([4, 2, 1])
+
+
+def losses_of(model: AsrModel) -> AsrLosses:
+    return model(X, X_LENS, Y, Y_LENS)
+
+
+def test_every_parameter_gets_a_gradient(model_config: Any) -> None:
+    model = AsrModel(model_config(experts_in="both"), num_mel_bins=20)
+    losses = losses_of(model)
+    sum(loss for loss in losses[:5]).backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert losses.num_frames == 14 + 11 + 7
+
+
+@pytest.mark.parametrize("experts_in", ["none", "second"])
+def test_summed_losses_are_the_sum_over_utterances(model_config: Any, experts_in: str) -> None:
+    model = AsrModel(model_config(experts_in=experts_in), num_mel_bins=20).eval()
+    together = losses_of(model)
+    alone = [model(X[i : i + 1], X_LENS[i : i + 1], Y[i : i + 1], Y_LENS[i : i + 1]) for i in range(3)]
+    for name in ("simple_loss", "pruned_loss", "ctc_loss", "num_frames"):
+        summed = sum(getattr(losses, name) for losses in alone)
+        torch.testing.assert_close(getattr(together, name), summed, rtol=1e-4, atol=1e-4)
+
+
+def test_router_losses_are_zero_without_experts(model_config: Any) -> None:
+    losses = losses_of(AsrModel(model_config(experts_in="none"), num_mel_bins=20))
+    assert losses.load_balancing_loss == 0 and losses.router_z_loss == 0
+    assert losses.frames_per_expert is None
+
+
+def test_a_few_steps_lower_the_losses(model_config: Any) -> None:
+    model = AsrModel(model_config(), num_mel_bins=20)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    totals = []
+    for _ in range(15):
+        losses = losses_of(model)
+        total = losses.simple_loss + losses.pruned_loss + losses.ctc_loss
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[-1] < 0.5 * totals[0]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from shared_moe_conformer.model.encoder import BlockGroup, Encoder
+
+X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 31, 9])
+
+CONFIGS = [
+    {"experts_in": "none"},
+    {"experts_in": "both", "top_k": 2},
+    {"individual_norms": False, "individual_routers": False},
+    {"conv_norm": "layer_norm", "group_sizes": (1, 3)},
+]
+
+
+@pytest.mark.parametrize("options", CONFIGS)
+def test_batch_mates_and_padding_change_nothing(encoder_config: Any, options: dict[str, Any]) -> None:
+    encoder = Encoder(encoder_config(**options), num_mel_bins=20).eval()
+    together = encoder(X, X_LENS)
+    for i, num_frames in enumerate(X_LENS.tolist()):
+        alone = encoder(X[i : i + 1, :num_frames], X_LENS[i : i + 1])
+        length = together.encoder_out_lens[i]
+        assert alone.encoder_out_lens.tolist() == [length]
+        torch.testing.assert_close(together.encoder_out[i, :length], alone.encoder_out[0], rtol=1e-4, atol=1e-5)
+
+
+def test_one_set_of_router_losses_for_each_expert_feed_forward(encoder_config: Any) -> None:
+    out = Encoder(encoder_config(experts_in="both"), num_mel_bins=20)(X, X_LENS)
+    assert out.router_losses.load_balancing_loss.shape == (8,)
+    assert out.router_losses.frames_per_expert.sum(dim=1).tolist() == [float(out.encoder_out_lens.sum())] * 8
+    assert Encoder(encoder_config(experts_in="none"), num_mel_bins=20)(X, X_LENS).router_losses is None
+
+
+def test_no_tensor_is_stored_twice(encoder_config: Any) -> None:
+    state = Encoder(encoder_config(), num_mel_bins=20).state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+
+
+@pytest.mark.parametrize("individual", [True, False])
+def test_a_group_stores_one_block_and_the_parts_of_each_layer(encoder_config: Any, individual: bool) -> None:
+    config = encoder_config(individual_norms=individual, individual_routers=individual)
+    names = BlockGroup(config, 3).state_dict()
+    assert len([name for name in names if name.endswith("attention.output.weight")]) == 1
+    assert len([name for name in names if name.endswith("norms.0.final.weight")]) == 1
+    assert len([name for name in names if name.endswith("final.weight")]) == (3 if individual else 1)
+    assert len([name for name in names if name.startswith("routers.")]) == (3 if individual else 1)
+
+
+def unroll(group: BlockGroup, config: Any) -> list[BlockGroup]:
+    """Groups of one with copies of a group's weights, layer by layer."""
+    layers = []
+    for depth in range(group.size):
+        layer = BlockGroup(config, 1)
+        layer.block.load_state_dict(group.block.state_dict())
+        norms, routers = group.individual(depth)
+        layer.norms[0].load_state_dict(norms.state_dict())
+        layer.routers[0].load_state_dict(routers.state_dict())
+        layers.append(layer)
+    return layers
+
+
+@pytest.mark.parametrize("experts_in", ["none", "second"])
+def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
+    encoder_config: Any, experts_in: str
+) -> None:
+    config = encoder_config(experts_in=experts_in, conv_norm="layer_norm")
+    group = BlockGroup(config, 3)
+    layers = unroll(group, config)
+    x, no_padding = torch.randn(2, 9, 16), torch.zeros(2, 9, dtype=torch.bool)
+    y, _ = group(x, no_padding)
+    unrolled = x
+    for layer in layers:
+        unrolled, _ = layer(unrolled, no_padding)
+    torch.testing.assert_close(unrolled, y)
+    y.square().sum().backward()
+    unrolled.square().sum().backward()
+    unrolled_parameters = [dict(layer.block.named_parameters()) for layer in layers]
+    for name, parameter in group.block.named_parameters():
+        summed = sum(parameters[name].grad for parameters in unrolled_parameters)
+        torch.testing.assert_close(parameter.grad, summed, rtol=1e-3, atol=1e-4)

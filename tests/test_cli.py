@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.config import Config, replace_fields
+
+
+def parse(*flags: str) -> Config:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Config)
+    return apply_flags(Config(), parser.parse_args(flags))
+
+
+def test_flags_reach_fields_at_any_depth() -> None:
+    config = parse("--num-experts", "4", "--group-sizes", "2,3", "--individual-norms", "false", "--max-duration", "60")
+    assert config.model.encoder.num_experts == 4
+    assert config.model.encoder.group_sizes == (2, 3)
+    assert config.model.encoder.individual_norms is False
+    assert config.data.max_duration == 60.0
+
+
+def test_a_flag_that_is_not_given_keeps_the_named_configs_value() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Config)
+    named = replace_fields(Config(), {"num_experts": 3})
+    assert apply_flags(named, parser.parse_args(["--top-k", "2"])).model.encoder.num_experts == 3
+
+
+@pytest.mark.parametrize("flags", [("--experts-in", "third"), ("--individual-norms", "maybe"), ("--num-epochs", "x")])
+def test_values_of_the_wrong_kind_are_refused(flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(*flags)
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_a_users_mistake_is_one_line_and_exit_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise ValueError("no cuts in data/fbank:\n  run ./prepare.sh first")
+
+    with pytest.raises(SystemExit) as caught:
+        run_main(main)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: no cuts in data/fbank: run ./prepare.sh first\n"
+
+
+def test_a_programmers_mistake_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        run_main(main)
+
+
+def test_help_shows_docstrings_and_defaults() -> None:
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Config)
+    text = " ".join(parser.format_help().split())
+    assert "Experts that compute each frame (K). [1]" in text
