@@ -1,0 +1,83 @@
+"""Who may import whom: nouns never import verbs, and each outside library enters in few places."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "shared_moe_conformer"
+
+VERBS = {"train", "decode", "export", "transcribe", "params"}
+
+FOUNDATION = {"atomic"}
+"""Parts that any other may import."""
+
+MAY_IMPORT = {
+    "config": set(),
+    "cli": {"config"},
+    "model": {"config", "loss"},
+    "loss": set(),
+    "data": {"config"},
+    "lattice": set(),
+    "training": {"config", "loss"},
+    "decoding": {"config", "model", "lattice"},
+}
+"""Parts of the package that each part may import, besides itself; files that are not listed may import all but verbs."""
+
+ONLY_IN = {
+    "k2": {"loss/backend.py", "lattice/k2_engine.py"},
+    "lhotse": {"data/"},
+    "kaldifst": {"lattice/"},
+    "kaldi_decoder": {"lattice/"},
+    "sentencepiece": {"data/tokenizer.py"},
+}
+"""Files or folders of the package in which an outside library may be imported."""
+
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Every module that a file imports, anywhere in it, but not those for type checking alone."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part_of(module: str) -> str | None:
+    """`config` of `shared_moe_conformer.config.Config`; None for what is not the package's."""
+    first, *rest = module.split(".")
+    return rest[0] if first == PACKAGE and rest else None
+
+
+def part_of_file(file: Path) -> str:
+    return file.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_go_one_way(file: Path) -> None:
+    own = part_of_file(file)
+    known = {path.stem for path in (ROOT / PACKAGE).iterdir()}
+    imported = {part for module in imported_modules(file) if (part := part_of(module)) in known} - {own} - FOUNDATION
+    assert not imported & VERBS, "nobody imports a verb"
+    assert imported <= MAY_IMPORT.get(own, imported)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_outside_libraries_enter_where_they_belong(file: Path) -> None:
+    path = str(file.relative_to(ROOT / PACKAGE))
+    imported = {module.split(".")[0] for module in imported_modules(file)}
+    misplaced = {library for library in imported & ONLY_IN.keys() if not path.startswith(tuple(ONLY_IN[library]))}
+    assert not misplaced
+
+
+@pytest.mark.parametrize("name", ["config", "cli"])
+def test_options_need_the_standard_library_alone(name: str) -> None:
+    imported = {module.split(".")[0] for module in imported_modules(ROOT / PACKAGE / f"{name}.py")}
+    assert not imported & {"torch", "numpy", "lhotse"}
