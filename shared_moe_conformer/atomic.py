@@ -9,6 +9,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
@@ -54,12 +55,15 @@ def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
         raise FileExistsError(f"{target} holds no {marker}, so it is not overwritten: give another name")
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write a text file that is never seen half-written; an older one survives a crash."""
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that appears at `path`, whole and on the disk, when the block ends well, and not at all otherwise."""
     temporary = _beside(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
-        _sync(temporary)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync(path.parent)
     finally:
