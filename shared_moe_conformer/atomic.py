@@ -57,7 +57,7 @@ def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears at `path`, whole and on the disk, when the block ends well, and not at all otherwise."""
+    """A file to write that appears at `path`, whole and on the disk, when the block ends well; otherwise not at all."""
     temporary = _beside(path)
     try:
         with temporary.open("wb") as file:

@@ -39,7 +39,7 @@ def read_sums(folder: Path) -> dict[str, str]:
     matches = [LINE.fullmatch(line) for line in lines]
     for number, match in enumerate(matches, start=1):
         if match is None:
-            raise ValueError(f"{path}, line {number}: neither a SHA-256 with a plain file name, nor empty: get it again")
+            raise ValueError(f"{path}, line {number}: not a SHA-256 and a plain file name: get the model again")
     return {match[2]: match[1] for match in matches if match}
 
 

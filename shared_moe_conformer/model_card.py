@@ -1,0 +1,143 @@
+"""README.md of a released model: a header that Hugging Face reads, and a page for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from shared_moe_conformer.config import Config, EncoderConfig
+from shared_moe_conformer.manifest import Manifest
+
+HUB_LICENCES = {
+    "Apache-2.0": "apache-2.0",
+    "CC-BY-3.0": "cc-by-3.0",
+    "CC-BY-4.0": "cc-by-4.0",
+    "CC-BY-SA-3.0": "cc-by-sa-3.0",
+    "CC-BY-SA-4.0": "cc-by-sa-4.0",
+    "GPL-2.0-only": "gpl-2.0",
+    "GPL-2.0-or-later": "gpl-2.0",
+    "MIT": "mit",
+    "unknown": "unknown",
+}
+"""SPDX identifiers to the names that Hugging Face knows; others are `other` with a `license_name`.
+
+Source: https://huggingface.co/docs/hub/repositories-licenses
+"""
+
+TASK = "automatic-speech-recognition"
+
+BODY = """
+# {name}
+
+A speech recogniser (language: {language}) trained on *{corpus}*: {encoder}, with a stateless transducer decoder and a
+CTC head. It needs no language model.
+Source of the encoder: Bai et al. 2022, *Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts for
+End-to-End Speech Recognition* ([arXiv 2209.08326](https://arxiv.org/abs/2209.08326)).
+
+## How to transcribe
+
+```
+python -m shared_moe_conformer.transcribe --model {name} test.wav
+```
+
+```python
+from shared_moe_conformer.bundle import Bundle
+
+print(Bundle.load("{name}").transcribe("test.wav").text)
+```
+
+(`{name}` is the path of this folder.) Audio of any sampling rate is resampled to {sampling_rate} Hz, channels are
+averaged.
+
+## Parameters
+
+| unique (stored) | unrolled (shared ones counted once per layer) | active (compute one frame) |
+|---|---|---|
+| {unique:,} | {unrolled:,} | {active:,} |
+
+## Word error rates
+
+{error_rates}
+
+## Files
+
+`config.json` every option of the experiment, features included; `model.safetensors` weights, float32; `bpe.model` and
+`tokens.txt` output units (SentencePiece); `bundle.json` versions and facts; `test.wav` a recording of the test set with
+`test.txt`, its text as this model transcribes it and its reference; `SHA256SUMS` for `sha256sum -c SHA256SUMS`. No file
+is a pickle.
+
+Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.
+"""
+
+
+def model_card(manifest: Manifest, config: Config) -> str:
+    """The text of README.md."""
+    header = yaml.safe_dump(card_header(manifest, config), sort_keys=False, allow_unicode=True)
+    body = BODY.format(
+        name=manifest.name,
+        language=manifest.language,
+        corpus=manifest.corpus,
+        encoder=_described(config.model.encoder),
+        sampling_rate=config.features.sampling_rate,
+        unique=manifest.unique_parameters,
+        unrolled=manifest.unrolled_parameters,
+        active=manifest.active_parameters,
+        error_rates=_error_rate_table(manifest),
+        package_version=manifest.package_version,
+        commit=f" (commit {manifest.commit})" if manifest.commit else "",
+        licence=manifest.licence,
+    )
+    return f"---\n{header}---\n{body}"
+
+
+def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
+    """The header's values.
+
+    Source: https://huggingface.co/docs/hub/model-cards and its model-index of evaluation results.
+    """
+    licence = HUB_LICENCES.get(manifest.licence, "other")
+    header: dict[str, Any] = {"language": manifest.language.split(","), "license": licence}
+    if licence == "other":
+        header["license_name"] = manifest.licence
+    experts = ["mixture-of-experts"] if config.model.encoder.experts_in != "none" else []
+    header |= {
+        "library_name": "shared-moe-conformer",
+        "pipeline_tag": TASK,
+        "tags": [TASK, "conformer", *experts, "transducer", "ctc"],
+    }
+    if manifest.error_rates:
+        header |= {"metrics": ["wer"], "model-index": [{"name": manifest.name, "results": _results(manifest)}]}
+    return header
+
+
+def _described(encoder: EncoderConfig) -> str:
+    blocks, layers = len(encoder.group_sizes), encoder.num_layers
+    text = f"a conformer of {layers} layers"
+    if blocks < layers:
+        text += f" that use the weights of {blocks} block{'s' * (blocks > 1)}"
+    if encoder.experts_in != "none":
+        text += f" and have {encoder.num_experts} experts each, {encoder.top_k} for each frame"
+    return text
+
+
+def _results(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "task": {"type": TASK, "name": "Automatic Speech Recognition"},
+            "dataset": {"type": manifest.corpus, "name": manifest.corpus, "split": test_set},
+            "metrics": [{"type": "wer", "name": f"WER ({method})", "value": rate} for method, rate in rates.items()],
+        }
+        for test_set, rates in manifest.error_rates.items()
+    ]
+
+
+def _error_rate_table(manifest: Manifest) -> str:
+    if not manifest.error_rates:
+        return "None were measured."
+    rows = [
+        f"| {test_set} | {method} | {rate:.2f} % |"
+        for test_set, rates in manifest.error_rates.items()
+        for method, rate in rates.items()
+    ]
+    return "\n".join(["| test set | search | WER |", "|---|---|---|", *rows])

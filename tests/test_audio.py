@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from shared_moe_conformer.audio import read_audio, write_wav
+
+
+@pytest.fixture
+def samples() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.9, 0.9, 1000).astype(np.float32)
+
+
+def test_a_wav_round_trip_loses_less_than_one_step_of_16_bits(tmp_path: Path, samples: np.ndarray) -> None:
+    write_wav(tmp_path / "a.wav", samples, sampling_rate=8000)
+    read, sampling_rate = read_audio(tmp_path / "a.wav")
+    assert sampling_rate == 8000
+    assert read.dtype == np.float32
+    assert np.abs(read - samples).max() <= 2**-15
+
+
+def test_loud_samples_are_scaled_not_clipped(tmp_path: Path, samples: np.ndarray) -> None:
+    write_wav(tmp_path / "a.wav", samples * 2, sampling_rate=8000)
+    read, _ = read_audio(tmp_path / "a.wav")
+    assert np.corrcoef(read, samples)[0, 1] > 0.9999
+
+
+def test_channels_are_averaged(tmp_path: Path, samples: np.ndarray) -> None:
+    soundfile.write(tmp_path / "a.flac", np.stack([samples, np.zeros_like(samples)], axis=1), 8000)
+    read, _ = read_audio(tmp_path / "a.flac")
+    assert read.shape == samples.shape
+    assert np.allclose(read, samples / 2, atol=1e-4)
+
+
+def test_empty_recording(tmp_path: Path) -> None:
+    write_wav(tmp_path / "a.wav", np.zeros(0, dtype=np.float32), sampling_rate=8000)
+    assert read_audio(tmp_path / "a.wav")[0].shape == (0,)
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF", b"not audio at all" * 100, b"RIFF\x00\x00\x00\x00WAVEfmt "])
+def test_what_is_no_audio_is_refused_with_one_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read as audio") as caught:
+        read_audio(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no audio file"):
+        read_audio(tmp_path / "a.wav")
