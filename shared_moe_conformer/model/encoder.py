@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
 from shared_moe_conformer.model.moe import RouterLosses
+from shared_moe_conformer.model.normalisation import MaskedBatchNorm
+from shared_moe_conformer.model.packing import padding_after
 from shared_moe_conformer.model.subsampling import Conv2dSubsampling
 
 
@@ -56,10 +58,15 @@ class BlockGroup(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Front end and block groups."""
+    """Front end and block groups.
+
+    Features are normalised by statistics that training gathers and the weights carry, so that no file of means and
+    variances can be lost or forgotten.
+    """
 
     def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
         super().__init__()
+        self.feature_norm = MaskedBatchNorm(num_mel_bins)
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
         self.dropout = nn.Dropout(config.dropout)
         self.groups = nn.ModuleList(BlockGroup(config, size) for size in config.group_sizes)
@@ -71,9 +78,10 @@ class Encoder(nn.Module):
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
         """
+        x = self.feature_norm(x, padding_after(x_lens, x.size(1)))
         x, lens = self.subsampling(x, x_lens)
         x = self.dropout(x)
-        padding_mask = torch.arange(x.size(1), device=x.device) >= lens.unsqueeze(1)
+        padding_mask = padding_after(lens, x.size(1))
         losses: list[RouterLosses] = []
         for group in self.groups:
             x, group_losses = group(x, padding_mask)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+def padding_after(lens: Tensor, num_frames: int) -> Tensor:
+    """padding_mask (N, T) of utterances with so many valid frames, (N,), in a batch of `num_frames` (T)."""
+    return torch.arange(num_frames, device=lens.device) >= lens.unsqueeze(1)
 
 
 def pack(x: Tensor, padding_mask: Tensor) -> Tensor:

@@ -39,7 +39,8 @@ def unshared(config: EncoderConfig) -> EncoderConfig:
 
 def _encoder_counts(encoder: Encoder, config: EncoderConfig) -> ParameterCounts:
     groups = [_group_counts(group, config) for group in encoder.groups]  # type: ignore[arg-type]
-    return _add(_dense_counts(encoder.subsampling), *groups)
+    front_end = [_dense_counts(part) for name, part in encoder.named_children() if name != "groups"]
+    return _add(*front_end, *groups)
 
 
 def _group_counts(group: BlockGroup, config: EncoderConfig) -> ParameterCounts:
