@@ -1,0 +1,43 @@
+"""The named configs of the asterisk recipe: one small conformer, unshared, shared, and shared with experts."""
+
+from __future__ import annotations
+
+from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig, replace_fields
+
+VOCAB_SIZE = 128
+
+COMMON = Config(
+    model=ModelConfig(
+        encoder=EncoderConfig(
+            encoder_dim=144,
+            num_attention_heads=4,
+            feed_forward_dim=576,
+            conv_kernel_size=15,
+            subsampling_channels=32,
+            group_sizes=(12,),
+            experts_in="none",
+            num_experts=8,
+            top_k=1,
+        ),
+        vocab_size=VOCAB_SIZE,
+        decoder_dim=144,
+        joiner_dim=144,
+    ),
+    data=DataConfig(
+        corpus="asterisk-core-sounds-en",
+        language="en",
+        licence="CC-BY-SA-3.0",
+        lang_dir=f"data/lang_bpe_{VOCAB_SIZE}",
+        max_duration=120.0,
+        num_workers=0,  # an epoch is read in less than a second; a worker would take a core from training
+    ),
+    training=TrainingConfig(warmup_steps=200, loss_warmup_steps=200),
+)
+
+
+CONFIGS = {
+    "full": replace_fields(COMMON, {"group_sizes": (1,) * 12}),
+    "shared": COMMON,
+    "base": replace_fields(COMMON, {"experts_in": "second"}),
+}
+"""full: every layer has its own weights; shared: one block for all layers; base: that block with eight experts."""

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""Recordings, supervisions and cuts of Asterisk's English prompts, in splits that share no text.
+
+Source of the texts: the Debian package asterisk-core-sounds-en (Digium, CC-BY-SA-3.0; spoken by Allison Smith).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import re
+import unicodedata
+from pathlib import Path
+from typing import NamedTuple
+
+from lhotse import (
+    CutSet,
+    Recording,
+    RecordingSet,
+    SupervisionSegment,
+    SupervisionSet,
+    validate_recordings_and_supervisions,
+)
+from tqdm import tqdm
+
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+
+SPEAKER = "en_US_f_Allison"
+AUDIO_DIR = Path("usr/share/asterisk/sounds") / SPEAKER
+TEXT_FILE = Path("usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")
+SPLITS = ("train", "dev", "test")
+DIGITS = dict(zip("0123456789", ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]))
+QUOTES_AND_DASHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u2013": "-", "\u2014": "-"})
+
+
+class Clip(NamedTuple):
+    """A recorded prompt, its text as the package gives it, and what is wrong with it (None: nothing)."""
+
+    name: str
+    path: Path
+    text: str
+    reason_to_drop: str | None
+
+
+def main() -> None:
+    args = parser().parse_args()
+    clips = find_clips(args.corpus_dir)
+    recordings, dropped = usable_recordings(clips, min_duration=args.min_duration, max_duration=args.max_duration)
+    texts = {clip.name: normalise(clip.text) for clip in clips}
+    print(f"{len(clips)} clips, {len(recordings)} usable; dropped:")
+    for name, reason in dropped.items():
+        print(f"  {name}: {reason}")
+    for split in SPLITS:
+        write_split([r for r in recordings if split_of(texts[r.id]) == split], texts, split, args.output_dir)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--corpus-dir", type=Path, default=Path("download"), help="Holds the packages' usr/ folder.")
+    result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder to write.")
+    result.add_argument("--min-duration", type=float, default=0.3, help="Shortest clip that is kept, in seconds.")
+    result.add_argument("--max-duration", type=float, default=26.0, help="Longest clip that is kept, in seconds.")
+    return result
+
+
+def find_clips(corpus_dir: Path) -> list[Clip]:
+    """Every recorded prompt that has a text; ids and file names may differ in case.
+
+    Raises:
+      FileNotFoundError: the packages' files are not there.
+    """
+    for path in (corpus_dir / AUDIO_DIR, corpus_dir / TEXT_FILE):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no {path}: --corpus-dir must hold the usr/ folder of the packages "
+                "asterisk-core-sounds-en-wav and asterisk-core-sounds-en"
+            )
+    texts = read_texts(corpus_dir / TEXT_FILE)
+    clips = []
+    for path in sorted((corpus_dir / AUDIO_DIR).rglob("*.wav")):
+        name = path.relative_to(corpus_dir / AUDIO_DIR).with_suffix("").as_posix()
+        text = texts.get(name.lower())
+        if text is not None:
+            clips.append(Clip(name.replace("/", "-"), path, text, reason_to_drop(text)))
+    return clips
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Text by lower-case id, from lines `id: text` (first one counts) and comments that begin with a semicolon."""
+    texts: dict[str, str] = {}
+    for line in gzip.decompress(path.read_bytes()).decode("utf-8-sig").splitlines():
+        name, colon, text = line.partition(":")
+        if colon and not line.startswith(";"):
+            texts.setdefault(name.strip().lower(), text.strip())
+    return texts
+
+
+def reason_to_drop(text: str) -> str | None:
+    """Why nobody can tell from this text what is said; None where one can."""
+    rules = {
+        "a tone or silence": r"^[\[<(].*[\])>]$",
+        "an editor's note": r"\(.*\)",
+        "a number that can be read in several ways": r"\d\d|\d[A-Za-z]",
+        "a symbol that can be read in several ways": r"[#*]",
+        "an address that can be read in several ways": r"\bwww\.",
+    }
+    return next((reason for reason, pattern in rules.items() if re.search(pattern, text)), None)
+
+
+def normalise(text: str) -> str:
+    """Upper-case words, as in LibriSpeech: single digits spelled, punctuation gone, apostrophes inside words kept."""
+    text = unicodedata.normalize("NFC", text).translate(QUOTES_AND_DASHES).lower()
+    text = re.sub(r"\[.\]", " ", text)  # "dot [.]" shows the character that "dot" names
+    text = re.sub(r"\d", lambda digit: f" {DIGITS[digit[0]]} ", text)
+    text = re.sub(r"[^\w' ]|_", " ", text)
+    words = (word.strip("'") for word in text.split())
+    return " ".join(word for word in words if word).upper()
+
+
+def split_of(normalised_text: str) -> str:
+    """The split of a text: 10 % test, 10 % dev; equal texts stay together, whoever prepares the corpus."""
+    digest = hashlib.sha1(f"split1|{normalised_text.lower()}".encode()).hexdigest()
+    number = int(digest, 16) % 100
+    return "test" if number < 10 else "dev" if number < 20 else "train"
+
+
+def usable_recordings(
+    clips: list[Clip], *, min_duration: float, max_duration: float
+) -> tuple[list[Recording], dict[str, str]]:
+    """The recordings to keep, and the reason for each other clip."""
+    recordings, dropped = [], {clip.name: clip.reason_to_drop for clip in clips if clip.reason_to_drop}
+    for clip in tqdm([clip for clip in clips if not clip.reason_to_drop], desc="recordings", unit="file"):
+        recording = read_recording(clip)
+        if min_duration <= recording.duration <= max_duration:
+            recordings.append(recording)
+        else:
+            dropped[clip.name] = f"{recording.duration:.1f} s long"
+    return recordings, dropped
+
+
+def read_recording(clip: Clip) -> Recording:
+    try:
+        recording = Recording.from_file(clip.path, recording_id=clip.name)
+    except Exception as error:  # every audio backend has its own
+        raise ValueError(f"{clip.path} is no readable wav file: unpack the package again") from error
+    require(recording.num_channels == 1, f"{clip.path} has {recording.num_channels} channels: one is expected")
+    return recording
+
+
+def write_split(recordings: list[Recording], texts: dict[str, str], split: str, directory: Path) -> None:
+    supervisions = SupervisionSet.from_segments(supervise(recording, texts[recording.id]) for recording in recordings)
+    recording_set = RecordingSet.from_recordings(recordings)
+    validate_recordings_and_supervisions(recording_set, supervisions)
+    cuts = CutSet.from_manifests(recordings=recording_set, supervisions=supervisions).modify_ids(original_id)
+    write_manifest(recording_set, directory / f"recordings_{split}.jsonl.gz")
+    write_manifest(supervisions, directory / f"supervisions_{split}.jsonl.gz")
+    write_manifest(cuts, cuts_path(directory, split))
+    words = sum(len(texts[recording.id].split()) for recording in recordings)
+    minutes = sum(recording.duration for recording in recordings) / 60
+    print(f"{split}: {len(recordings)} utterances, {words} words, {minutes:.1f} minutes")
+
+
+def original_id(cut_id: str) -> str:
+    """A cut's id without the number that Lhotse appends for its recording's channel."""
+    return cut_id.rsplit("-", 1)[0]
+
+
+def supervise(recording: Recording, text: str) -> SupervisionSegment:
+    return SupervisionSegment(
+        id=recording.id,
+        recording_id=recording.id,
+        start=0.0,
+        duration=recording.duration,
+        text=text,
+        language="English",
+        speaker=SPEAKER,
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Unpack Debian packages into a folder without root. Usage: download.sh DIR PACKAGE...
+
+set -euo pipefail
+
+target="$1"
+shift
+hint="or unpack these packages elsewhere and pass --corpus-dir DIR, the folder that then holds usr/: $*"
+
+fail() {
+  echo "error: $1; $hint" >&2
+  exit 1
+}
+
+for program in apt-get dpkg-deb; do
+  command -v "$program" >/dev/null || fail "$program is missing: use a Debian or Ubuntu system"
+done
+
+rm -rf "$target".new.*
+work="$PWD/$(mktemp -d "$target.new.XXXXXX")"
+trap 'rm -rf "$work"' EXIT
+
+# apt's own package lists may be missing (as in container images) and root may not be ours: keep lists of our own then.
+private_lists() {
+  mkdir -p "$work"/apt/{lists,cache}/partial
+  options=(-o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o "APT::Sandbox::User=$(id -un)")
+  apt-get "${options[@]}" update
+}
+
+options=(-o "APT::Sandbox::User=$(id -un)")
+mkdir "$work/debs" "$work/root"
+cd "$work/debs"
+apt-get "${options[@]}" download "$@" ||
+  { echo "no such packages in apt's lists, or no connection: trying with fresh lists"; private_lists && apt-get "${options[@]}" download "$@"; } ||
+  fail "the packages cannot be downloaded"
+for package in ./*.deb; do
+  dpkg-deb -x "$package" "$work/root"
+done
+cd - >/dev/null
+rm -rf "$target"
+mv "$work/root" "$target"

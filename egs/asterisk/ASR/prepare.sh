@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Prepare Asterisk's English prompts: 22 minutes of one voice, from Debian's packages, unpacked without root.
+#
+# Usage: ./prepare.sh [--name value ...]
+#
+#   --stage N          first stage to run (0)
+#   --stop-stage N     last stage to run (all)
+#   --force true       run stages that are done, too
+#   --corpus-dir DIR   a folder that holds the unpacked packages' usr/; nothing is downloaded
+#   --vocab-size V     SentencePiece units, in data/lang_bpe_V (128)
+#   --num-jobs J       processes that compute features (1: fastest on so few recordings)
+#   --feature-extractor lhotse|kaldifeat
+#
+# Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts.
+
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+corpus_dir=
+vocab_size=128
+num_jobs=1
+feature_extractor=lhotse
+
+. ../../../local/stages.sh "$@"
+
+download() {
+  if [ -n "$corpus_dir" ]; then
+    echo "using $corpus_dir"
+    return
+  fi
+  ./local/download.sh download asterisk-core-sounds-en-wav asterisk-core-sounds-en
+}
+
+manifests() {
+  python3 local/build_manifests.py --corpus-dir "${corpus_dir:-download}" --output-dir data/manifests
+}
+
+check_recordings() {
+  python3 ../../../local/validate_cuts.py --manifest-dir data/manifests --read-audio
+}
+
+features() {
+  python3 ../../../local/compute_fbank.py --num-jobs "$num_jobs" --feature-extractor "$feature_extractor"
+}
+
+tokenizer() {
+  python3 ../../../local/train_tokenizer.py --vocab-size "$vocab_size" --lang-dir "data/lang_bpe_$vocab_size"
+}
+
+check_cuts() {
+  python3 ../../../local/validate_cuts.py --manifest-dir data/fbank --lang-dir "data/lang_bpe_$vocab_size" --read-features
+}
+
+stage 0 "Get the recordings and their texts" download corpus_dir
+stage 1 "Manifests and splits" manifests corpus_dir
+stage 2 "Check the recordings" check_recordings
+stage 3 "Features" features feature_extractor
+stage 4 "Tokenizer" tokenizer vocab_size
+stage 5 "Check the cuts" check_cuts

@@ -1,0 +1,43 @@
+#!/usr/bin/env python3
+"""Compute the features of prepared cuts: data/manifests/cuts_*.jsonl.gz -> data/fbank/cuts_*.jsonl.gz.
+
+Run it in the recipe's folder; the manifests then hold paths relative to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.config import FeatureConfig, require
+from shared_moe_conformer.data.feature_store import perturb_speed, store_features
+from shared_moe_conformer.data.manifests import read_cuts
+
+
+def main() -> None:
+    args = parser().parse_args()
+    require(args.num_jobs >= 1, f"num_jobs is {args.num_jobs}: give 1 or more")
+    config = apply_flags(FeatureConfig(), args)
+    for split in args.splits:
+        cuts = read_cuts(args.manifest_dir, split, recipe_dir=Path())
+        if split in args.perturbed_splits:
+            cuts = perturb_speed(cuts, args.speeds)
+        done = store_features(cuts, split, directory=args.output_dir, config=config, num_jobs=args.num_jobs)
+        print(f"{split}: {len(done)} cuts, {sum(cut.duration for cut in done) / 60:.1f} minutes")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the raw cuts.")
+    result.add_argument("--output-dir", type=Path, default=Path("data/fbank"), help="Folder of features and cuts.")
+    result.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="Splits to compute.")
+    result.add_argument("--perturbed-splits", nargs="*", default=["train"], help="Splits that also get other speeds.")
+    result.add_argument("--speeds", nargs="*", type=float, default=[0.9, 1.1], help="Those speeds, as factors.")
+    result.add_argument("--num-jobs", type=int, default=1, help="Processes.")
+    add_flags(result, FeatureConfig)
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main)

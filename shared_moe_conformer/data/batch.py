@@ -1,0 +1,49 @@
+"""What the model is trained and decoded on: a padded batch of features and token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from lhotse.utils import LOG_EPSILON
+from torch import Tensor
+
+
+class AsrBatch(NamedTuple):
+    """Utterances of similar length, padded."""
+
+    x: Tensor
+    """Features, (N, T, F), float; padding is the logarithm of nearly no energy."""
+    x_lens: Tensor
+    """Valid frames, (N,), int64."""
+    y: Tensor
+    """Token ids, (N, U), int64, padded with 0."""
+    y_lens: Tensor
+    """Valid tokens, (N,), int64."""
+    cut_ids: list[str]
+    """Ids of the cuts."""
+    texts: list[str]
+    """Reference texts."""
+
+    def to(self, device: torch.device | str) -> AsrBatch:
+        """The batch with its tensors on a device."""
+        return self._replace(
+            x=self.x.to(device, non_blocking=True),
+            x_lens=self.x_lens.to(device, non_blocking=True),
+            y=self.y.to(device, non_blocking=True),
+            y_lens=self.y_lens.to(device, non_blocking=True),
+        )
+
+
+def collate(
+    features: Sequence[Tensor], tokens: Sequence[list[int]], *, cut_ids: list[str], texts: list[str]
+) -> AsrBatch:
+    """A batch of features (T, F) and token ids."""
+    x = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True, padding_value=LOG_EPSILON)
+    y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
+    return AsrBatch(x, _lengths(features), y, _lengths(tokens), cut_ids, texts)
+
+
+def _lengths(sequences: Sequence[Sequence[int] | Tensor]) -> Tensor:
+    return torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)

@@ -1,0 +1,123 @@
+"""What is wrong with prepared cuts: each problem one line that names its cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from lhotse import MonoCut
+
+from shared_moe_conformer.data.tokenizer import Tokenizer
+
+MIN_DURATION, MAX_DURATION = 0.3, 30.0
+"""Seconds; icefall's usual 1 to 20 would drop a third of a corpus of short prompts."""
+
+
+def encoder_frames(num_frames: int) -> int:
+    """Frames that the encoder makes of so many feature frames (`model.subsampling.subsampled_length`)."""
+    return ((num_frames - 1) // 2 - 1) // 2
+
+
+def frames_needed(tokens: list[int]) -> int:
+    """The fewest encoder frames in which CTC can emit the tokens: one each, and a blank between equal neighbours.
+
+    Source: Graves et al. 2006, Connectionist Temporal Classification, section 3.1.
+    """
+    return len(tokens) + sum(first == second for first, second in zip(tokens, tokens[1:]))
+
+
+def check_cut(
+    cut: MonoCut,
+    tokenizer: Tokenizer | None = None,
+    *,
+    min_duration: float = MIN_DURATION,
+    max_duration: float = MAX_DURATION,
+) -> list[str]:
+    """Problems that the manifest alone shows; without a tokenizer, those of a cut that has no features yet."""
+    problems = _check_duration(cut, min_duration, max_duration)
+    if len(cut.supervisions) != 1:
+        return [*problems, f"{cut.id}: {len(cut.supervisions)} supervisions where one is expected"]
+    text = cut.supervisions[0].text or ""
+    if not text.strip():
+        return [*problems, f"{cut.id}: empty transcript"]
+    if tokenizer is not None:
+        problems += _check_units(cut, text, tokenizer)
+    return problems
+
+
+def check_features(cut: MonoCut) -> list[str]:
+    """Problems of the stored features themselves."""
+    if not cut.has_features:
+        return [f"{cut.id}: no features"]
+    try:
+        features = cut.load_features()
+    except Exception as error:  # storage backends have their own
+        return [f"{cut.id}: features in {cut.features.storage_path} cannot be read ({_first_line(error)})"]
+    if features is None or len(features) == 0:
+        return [f"{cut.id}: features of no frames"]
+    return [] if np.isfinite(features).all() else [f"{cut.id}: features hold NaN or infinity"]
+
+
+def check_audio(cut: MonoCut) -> list[str]:
+    """Problems of the recording itself."""
+    try:
+        samples = cut.load_audio()
+    except Exception as error:  # audio backends have their own
+        return [f"{cut.id}: {cut.recording.sources[0].source} cannot be read ({_first_line(error)})"]
+    if samples.shape[-1] == 0:
+        return [f"{cut.id}: recording of no samples"]
+    if not np.isfinite(samples).all():
+        return [f"{cut.id}: recording holds NaN or infinity"]
+    return [] if np.any(samples) else [f"{cut.id}: recording is digital silence"]
+
+
+def check_duplicates(cuts: Iterable[MonoCut]) -> list[str]:
+    """Ids that occur more than once, in all splits together."""
+    counts = Counter(cut.id for cut in cuts)
+    return [f"{cut_id}: {count} cuts have this id" for cut_id, count in counts.items() if count > 1]
+
+
+def check_overlap(splits: Mapping[str, Iterable[MonoCut]]) -> list[str]:
+    """Cuts whose text, or whose recording, is in an earlier split too: such a test would flatter the model."""
+    first_seen: dict[tuple[str, str], tuple[str, str]] = {}
+    problems = []
+    for split, cuts in splits.items():
+        for cut in cuts:
+            for kind, value in _fingerprints(cut):
+                other_split, other_id = first_seen.setdefault((kind, value), (split, cut.id))
+                if other_split != split:
+                    problems.append(f"{cut.id} ({split}): same {kind} as {other_id} ({other_split})")
+    return problems
+
+
+def _check_duration(cut: MonoCut, min_duration: float, max_duration: float) -> list[str]:
+    problems = []
+    if not min_duration <= cut.duration <= max_duration:
+        problems.append(f"{cut.id}: {cut.duration:.2f} s long, not {min_duration:g} to {max_duration:g}")
+    if any(s.start < -0.01 or s.end > cut.duration + 0.01 for s in cut.supervisions):
+        problems.append(f"{cut.id}: supervision reaches beyond the cut")
+    return problems
+
+
+def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[str]:
+    problems = []
+    unknown = tokenizer.unknown_characters(text)
+    if unknown:
+        problems.append(f"{cut.id}: the tokenizer does not know {' '.join(map(repr, unknown))}")
+    if not cut.has_features:
+        return [*problems, f"{cut.id}: no features"]
+    needed, frames = frames_needed(tokenizer.encode([text])[0]), encoder_frames(cut.num_frames)
+    if frames < needed:
+        problems.append(f"{cut.id}: {frames} frames after subsampling, its tokens need {needed}")
+    return problems
+
+
+def _fingerprints(cut: MonoCut) -> set[tuple[str, str]]:
+    texts = {("text", s.text) for s in cut.supervisions if s.text}
+    return texts | {("recording", str(source.source)) for source in cut.recording.sources}
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,65 @@
+"""A recipe's prepared splits as loaders of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from lhotse import CutSet, MonoCut
+
+from shared_moe_conformer.config import Config
+from shared_moe_conformer.data.checks import check_cut
+from shared_moe_conformer.data.loaders import CutDataset, EvalLoader, TrainLoader
+from shared_moe_conformer.data.manifests import cuts_path, read_cuts
+from shared_moe_conformer.data.tokenizer import Tokenizer
+
+MAX_SHOWN = 3
+
+
+class AsrDataModule:
+    """The cuts and loaders of one recipe under one config."""
+
+    def __init__(self, config: Config, recipe_dir: Path, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.recipe_dir = recipe_dir
+        self.tokenizer = tokenizer
+        self._dataset = CutDataset(tokenizer, config.data)
+
+    def train_loader(self) -> TrainLoader:
+        """The training split; `set_epoch` before each epoch."""
+        cuts = self.cuts(self.config.data.train_split)
+        return TrainLoader(cuts, self._dataset, seed=self.config.training.seed)
+
+    def dev_loader(self) -> EvalLoader:
+        """The split to validate on."""
+        return EvalLoader(self.cuts(self.config.data.dev_split), self._dataset)
+
+    def test_loaders(self) -> dict[str, EvalLoader]:
+        """Each test split by its name."""
+        return {split: EvalLoader(self.cuts(split), self._dataset) for split in self.config.data.test_splits}
+
+    def cuts(self, split: str) -> CutSet:
+        """A split's cuts, checked, with absolute or working-folder paths of audio and features.
+
+        Raises:
+          FileNotFoundError: the split has not been prepared.
+          ValueError: cuts that cannot be trained on or scored, named.
+        """
+        manifest_dir = self.recipe_dir / self.config.data.manifest_dir
+        cuts = read_cuts(manifest_dir, split, recipe_dir=self.recipe_dir)
+        problems = self._problems(cuts)
+        if problems:
+            shown = "; ".join(problems[:MAX_SHOWN])
+            raise ValueError(
+                f"{len(problems)} problems in {cuts_path(manifest_dir, split)}: {shown}; see local/validate_cuts.py"
+            )
+        return cuts
+
+    def _problems(self, cuts: Iterable[MonoCut]) -> list[str]:
+        bins = self.config.features.num_mel_bins
+        problems = []
+        for cut in cuts:
+            problems += check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
+            if cut.has_features and cut.num_features != bins:
+                problems.append(f"{cut.id}: {cut.num_features} mel bins, the config says {bins}")
+        return problems

@@ -1,0 +1,72 @@
+"""From samples to log mel filter banks: the one definition that preparation and recognition share."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import numpy as np
+import torch
+from lhotse import Fbank, FbankConfig, FeatureExtractor
+from lhotse.augmentation import Resample
+from torch import Tensor
+
+from shared_moe_conformer.config import FeatureConfig, require
+
+
+def feature_extractor(config: FeatureConfig) -> FeatureExtractor:
+    """Lhotse's extractor of Kaldi-compatible filter banks that the config asks for.
+
+    Raises:
+      ValueError: kaldifeat is asked for and not installed.
+    """
+    return {"lhotse": _lhotse_fbank, "kaldifeat": _kaldifeat_fbank}[config.feature_extractor](config)
+
+
+def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> Tensor:
+    """Features of one recording, (T, F), as `store_features` computes them.
+
+    Args:
+      samples: one channel, (num_samples,), from -1 to 1.
+      sampling_rate: of the samples, in Hz; they are resampled to the config's.
+    """
+    require(samples.ndim == 1, f"samples of shape {samples.shape}: give one channel, (num_samples,)")
+    require(len(samples) > 0, "no samples: the recording is empty")
+    resampled = resample(samples, sampling_rate, config.sampling_rate)
+    features = _cached_extractor(config).extract(resampled, config.sampling_rate)
+    return torch.as_tensor(features)
+
+
+def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
+    """Samples (num_samples,) at another rate, as Lhotse's `Recording.resample` computes them."""
+    channels = np.ascontiguousarray(samples, dtype=np.float32)[None]
+    return np.asarray(Resample(source_rate, target_rate)(channels))[0]
+
+
+@functools.lru_cache(maxsize=8)
+def _cached_extractor(config: FeatureConfig) -> FeatureExtractor:
+    return feature_extractor(config)
+
+
+def _lhotse_fbank(config: FeatureConfig) -> FeatureExtractor:
+    return Fbank(FbankConfig(sampling_rate=config.sampling_rate, num_mel_bins=config.num_mel_bins))
+
+
+def _kaldifeat_fbank(config: FeatureConfig) -> FeatureExtractor:
+    require(
+        importlib.util.find_spec("kaldifeat") is not None,
+        "kaldifeat is not installed: run `make kaldifeat`, or --feature-extractor lhotse",
+    )
+    from lhotse.features.kaldifeat import (
+        KaldifeatFbank,
+        KaldifeatFbankConfig,
+        KaldifeatFrameOptions,
+        KaldifeatMelOptions,
+    )
+
+    return KaldifeatFbank(
+        KaldifeatFbankConfig(
+            frame_opts=KaldifeatFrameOptions(sampling_rate=config.sampling_rate),
+            mel_opts=KaldifeatMelOptions(num_bins=config.num_mel_bins),
+        )
+    )

@@ -1,0 +1,157 @@
+"""Iterables over batches: training epochs that can be resumed at any batch, and splits that are read in order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from lhotse import CutSet
+from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler
+from torch.utils.data import DataLoader, Dataset
+
+from shared_moe_conformer.config import DataConfig, require
+from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.spec_augment import spec_augment
+from shared_moe_conformer.data.tokenizer import Tokenizer
+
+
+class PlannedBatch(NamedTuple):
+    """The cuts of a batch, and the seed of its SpecAugment (None: no SpecAugment)."""
+
+    cuts: CutSet
+    seed: int | None
+
+
+class CutDataset(Dataset):
+    """Loads planned batches; item by item the same whoever loads it, so that workers change nothing."""
+
+    def __init__(self, tokenizer: Tokenizer, config: DataConfig) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+
+    def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
+        cuts = list(planned.cuts)
+        features = [torch.from_numpy(cut.load_features()) for cut in cuts]
+        if planned.seed is not None:
+            generator = torch.Generator().manual_seed(planned.seed)
+            features = [spec_augment(f, self.config, generator=generator) for f in features]
+        texts = [cut.supervisions[0].text for cut in cuts]
+        return collate(features, self.tokenizer.encode(texts), cut_ids=[cut.id for cut in cuts], texts=texts)
+
+
+class TrainLoader:
+    """Shuffled batches of similar durations, of one epoch at a time.
+
+    The batches of an epoch follow from the seed and the epoch's number alone, whatever was drawn before:
+
+        loader.set_epoch(3)
+        for batch in loader: ...            # len(loader) batches
+        state = loader.state_dict()         # after any batch
+        other_loader.load_state_dict(state) # its next iteration goes on with the batch that follows
+    """
+
+    def __init__(self, cuts: CutSet, dataset: CutDataset, *, seed: int) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 1
+        self.num_taken = 0
+        config = dataset.config
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*eagerly read CutSet")
+            self._sampler = DynamicBucketingSampler(
+                cuts,
+                max_duration=config.max_duration,
+                num_buckets=min(config.num_buckets, len(cuts)),
+                shuffle=True,
+                seed=seed,
+                rank=0,
+                world_size=1,
+            )
+        self._batches = self._draw()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self.epoch, self.num_taken = epoch, 0
+        self._batches = self._draw()
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch; it can differ a little from epoch to epoch."""
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[AsrBatch]:
+        """The rest of the epoch; iterated again after its end, the same epoch once more."""
+        if self.num_taken >= len(self):
+            self.num_taken = 0
+        left = self._batches[self.num_taken :]
+        for batch in load_batches(left, self.dataset):
+            self.num_taken += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position after the last batch that was given out."""
+        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self._fingerprint()}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go to the position of another loader of the same cuts.
+
+        Raises:
+          ValueError: the epoch would have other batches.
+        """
+        self.set_epoch(int(state["epoch"]))
+        require(
+            state["fingerprint"] == self._fingerprint(),
+            f"epoch {self.epoch} has other batches than when the checkpoint was written: "
+            "resume with its data, --seed, --max-duration and --num-buckets",
+        )
+        self.num_taken = int(state["num_taken"])
+
+    def _fingerprint(self) -> str:
+        """A digest of which cuts are in which batch of this epoch, and how they are masked."""
+        plan = [[batch.seed, *(cut.id for cut in batch.cuts)] for batch in self._batches]
+        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+
+    def _draw(self) -> list[PlannedBatch]:
+        """The epoch's batches, planned whole: their number is known, and to resume is to begin further on."""
+        self._sampler.set_epoch(self.epoch)
+        seeds = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return [PlannedBatch(cuts, _random_seed(seeds)) for cuts in self._sampler]
+
+
+class EvalLoader:
+    """A split without SpecAugment, longest cuts first, the same at each iteration."""
+
+    def __init__(self, cuts: CutSet, dataset: CutDataset) -> None:
+        self.dataset = dataset
+        sampler = SimpleCutSampler(
+            cuts.sort_by_duration(ascending=False),
+            max_duration=dataset.config.max_duration,
+            shuffle=False,
+            rank=0,
+            world_size=1,
+        )
+        self._batches = [PlannedBatch(batch, None) for batch in sampler]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[AsrBatch]:
+        return iter(load_batches(self._batches, self.dataset))
+
+
+def load_batches(batches: list[PlannedBatch], dataset: CutDataset) -> DataLoader:
+    """The batches in order, read ahead by the config's workers; torch's global random state stays as it is."""
+    return DataLoader(
+        dataset,
+        sampler=batches,
+        batch_size=None,
+        num_workers=dataset.config.num_workers,
+        generator=torch.Generator(),
+    )
+
+
+def _random_seed(generator: torch.Generator) -> int:
+    return int(torch.randint(2**62, (1,), generator=generator))
