@@ -1,0 +1,1 @@
+"""Optimisation, checkpoints, metrics and tracking; gets the model and the batches as arguments."""

@@ -1,0 +1,136 @@
+"""Checkpoints of a training: complete for resuming, never half-written, and their averages for decoding.
+
+They hold tensors and strings only, what is neither as JSON, so that loading one cannot run code (torch 1.13 takes no
+float there).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_moe_conformer.atomic import atomic_file
+
+MID_EPOCH_NAME = "checkpoint.pt"
+
+
+def epoch_path(exp_dir: Path, epoch: int) -> Path:
+    """Where the checkpoint at the end of an epoch is."""
+    return exp_dir / f"epoch-{epoch}.pt"
+
+
+def saved_epochs(exp_dir: Path) -> list[int]:
+    """The epochs with a checkpoint, rising."""
+    matches = (re.fullmatch(r"epoch-(\d+)\.pt", path.name) for path in exp_dir.glob("epoch-*.pt"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def keep_last(exp_dir: Path, count: int) -> None:
+    """Delete all but the last `count` epochs' checkpoints; 0 keeps all."""
+    for epoch in saved_epochs(exp_dir)[:-count] if count else []:
+        epoch_path(exp_dir, epoch).unlink()
+
+
+def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+      path: its file.
+      checkpoint: `model` (a state_dict) and whatever else resuming needs: tensors and strings.
+    """
+    with atomic_file(path) as file:
+        torch.save(checkpoint, file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, its tensors on the CPU.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file is damaged or something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint {path}: train first (./train.py), or name another epoch")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise ValueError(f"{path} cannot be read ({error}): delete it and use the checkpoint before it") from error
+    if not isinstance(checkpoint, dict) or "model" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of this package: it holds no model")
+    return checkpoint
+
+
+def average_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
+    """The mean of the checkpoints' weights, summed in float64; what is not floating point comes from the last."""
+    *firsts, last = paths
+    state: dict[str, Tensor] = load_checkpoint(last)["model"]
+    sums = {name: value.double() for name, value in state.items() if value.is_floating_point()}
+    for path in firsts:
+        other = load_checkpoint(path)["model"]
+        if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in state.items()}:
+            raise ValueError(f"{path} and {last} are not of the same model: average checkpoints of one experiment")
+        for name in sums:
+            sums[name] += other[name].double()
+    means = {name: (total / len(paths)).to(state[name].dtype) for name, total in sums.items()}
+    return {**state, **means}
+
+
+def model_state(exp_dir: Path, epoch: int, avg: int) -> dict[str, Tensor]:
+    """Weights of the model: the mean over the epochs `epoch - avg + 1` to `epoch`.
+
+    Raises:
+      FileNotFoundError: one of them has no checkpoint.
+      ValueError: fewer epochs than asked for.
+    """
+    if not 1 <= avg <= epoch:
+        raise ValueError(f"--avg {avg} with --epoch {epoch}: give --avg from 1 to {epoch}")
+    wanted = range(epoch - avg + 1, epoch + 1)
+    there = saved_epochs(exp_dir)
+    missing = [n for n in wanted if n not in there]
+    if missing:
+        raise FileNotFoundError(
+            f"{exp_dir} has no epoch-{missing[0]}.pt (there: {_ranges(there)}): "
+            "train on, or give another --epoch and --avg"
+        )
+    return average_checkpoints([epoch_path(exp_dir, n) for n in wanted])
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of the random number generators of torch, numpy and Python, as tensors and strings."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": json.dumps([kind, keys.tolist(), *rest]),  # type: ignore[attr-defined,union-attr]
+        "python": json.dumps(random.getstate()),
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Put the generators back to where `rng_state` found them."""
+    torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count() > 0:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    kind, keys, *rest = json.loads(state["numpy"])
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    version, internal, gauss_next = json.loads(state["python"])
+    random.setstate((version, tuple(internal), gauss_next))
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers for reading: `1-3, 7`; `none`."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and runs[-1][1] == n - 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in runs) or "none"

@@ -1,0 +1,97 @@
+"""The folder of an experiment: which checkpoint a training goes on from, and that two experiments never mix in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.config import Config, load_config, to_dict
+from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, saved_epochs
+
+FREE_OPTIONS = ("num_epochs", "num_workers")
+"""Options that may change when a training goes on."""
+HALF_WRITTEN = (".config.json.*", ".epoch-*.pt.*", f".{MID_EPOCH_NAME}.*")
+"""What a run that was killed while writing leaves behind (`atomic_file`)."""
+
+
+def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = False) -> Path | None:
+    """The checkpoint that the training goes on from; None: from the beginning.
+
+    Args:
+      exp_dir: the experiment's folder, which need not exist.
+      start_epoch: first epoch to train, as in icefall; 1 begins anew, K goes on from epoch-(K-1).pt.
+      resume: go on from the newest checkpoint, if there is one.
+
+    Raises:
+      ValueError: both ways of going on at once, or an epoch below 1.
+      FileNotFoundError: the epoch before `start_epoch` has no checkpoint.
+      FileExistsError: `start_epoch` has one already; training it again would mix two trainings.
+    """
+    if start_epoch < 1 or (resume and start_epoch > 1):
+        raise ValueError(
+            f"--start-epoch {start_epoch}{' --resume true' * resume}: give an epoch from 1, or --resume true"
+        )
+    mid_epoch, epochs = exp_dir / MID_EPOCH_NAME, saved_epochs(exp_dir)
+    if resume:
+        newest = mid_epoch if mid_epoch.is_file() else epoch_path(exp_dir, epochs[-1]) if epochs else None
+        return newest
+    if (epochs and epochs[-1] >= start_epoch) or (start_epoch == 1 and mid_epoch.is_file()):
+        raise FileExistsError(
+            f"{exp_dir} already holds a training{f' of {epochs[-1]} epochs' if epochs else ''}: "
+            "go on with --resume true, or name another --exp-dir"
+        )
+    if start_epoch == 1:
+        return None
+    if start_epoch - 1 not in epochs:
+        raise FileNotFoundError(f"no {epoch_path(exp_dir, start_epoch - 1)} to start epoch {start_epoch} from")
+    return epoch_path(exp_dir, start_epoch - 1)
+
+
+def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
+    """Create the folder and its config.json, and clear away what a killed run left half-written.
+
+    Raises:
+      ValueError: the folder holds another experiment's config.json.
+    """
+    path = exp_dir / "config.json"
+    if path.is_file():
+        _refuse_other(path, config, resuming=resuming)
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    for pattern in HALF_WRITTEN:
+        for leftover in exp_dir.glob(pattern):
+            leftover.unlink()
+    with atomic_file(path) as file:
+        file.write((json.dumps(to_dict(config), indent=2) + "\n").encode())
+
+
+def refuse_other_model(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
+    """Raise `ValueError` unless the checkpoint is of the config's model."""
+    differences = _differences(json.loads(checkpoint["config"])["model"], to_dict(config)["model"])
+    if differences:
+        raise ValueError(f"{path} is of another model ({differences}): give the options that it was trained with")
+
+
+def _refuse_other(path: Path, config: Config, *, resuming: bool) -> None:
+    free = FREE_OPTIONS if resuming else ()
+    differences = _differences(to_dict(load_config(path)), to_dict(config), free)
+    if differences:
+        raise ValueError(
+            f"{path} is of another experiment ({differences}): give the options that it was begun with, "
+            "or name another --exp-dir"
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = ()) -> str:
+    """The options whose values differ, for reading: `num_experts 8 there, 4 now`."""
+    old, new = _leaves(old), _leaves(new)
+    names = [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name)} there, {new.get(name)} now" for name in names)
+
+
+def _leaves(values: dict[str, Any]) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= _leaves(value) if isinstance(value, dict) else {name: value}
+    return leaves

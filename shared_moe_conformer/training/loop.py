@@ -1,0 +1,180 @@
+"""The training itself: epochs of updates, each with a checkpoint and a validation, from wherever it stopped."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from shared_moe_conformer.config import Config, require, to_dict
+from shared_moe_conformer.training.checkpoint import (
+    MID_EPOCH_NAME,
+    epoch_path,
+    keep_last,
+    rng_state,
+    save_checkpoint,
+    set_rng_state,
+)
+from shared_moe_conformer.training.tracking import Tracker
+from shared_moe_conformer.training.trainer import AsrBatchLike, Trainer
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training runs; nothing here changes what is learned, so none of it is in config.json."""
+
+    start_epoch: int = 1
+    """First epoch to train: 1 begins, K goes on from epoch-(K-1).pt."""
+    resume: bool = False
+    """Go on from the newest checkpoint, if there is one; otherwise begin."""
+    save_every_n_steps: int = 0
+    """Updates between checkpoints inside an epoch (checkpoint.pt, replaced each time); 0: only at ends of epochs."""
+    keep_last_k: int = 0
+    """Checkpoints of epochs to keep; 0: all."""
+    log_every_n_steps: int = 50
+    """Updates between lines in the log and points in TensorBoard; the end of an epoch gives one too."""
+    num_threads: int = 0
+    """Threads of torch; 0: as torch finds, from OMP_NUM_THREADS or the number of cores."""
+    device: str = "auto"
+    """Where to compute, e.g. cpu or cuda:0; auto: a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        require(self.save_every_n_steps >= 0, f"save_every_n_steps is {self.save_every_n_steps}: give 0 or more")
+        require(self.keep_last_k >= 0, f"keep_last_k is {self.keep_last_k}: give 0 or more")
+        require(self.log_every_n_steps >= 1, f"log_every_n_steps is {self.log_every_n_steps}: give 1 or more")
+        require(self.num_threads >= 0, f"num_threads is {self.num_threads}: give 0 or more")
+
+
+class TrainLoaderLike(Protocol):
+    """What the loop asks of the training batches; `data.loaders.TrainLoader` is one.
+
+    The batches of an epoch depend on nothing but its number: no draw from the global generators.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, from 1."""
+
+    def __len__(self) -> int:
+        """Batches in the whole epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches that are left of the epoch."""
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position after the last batch that was given out."""
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go to a position."""
+
+
+class Batches(NamedTuple):
+    """Where the batches come from."""
+
+    train: TrainLoaderLike
+    """To train on."""
+    dev: Iterable[AsrBatchLike]
+    """To validate on."""
+    word_errors: Callable[[AsrBatchLike], tuple[int, int]] | None = None
+    """Word errors of the model on a batch, and its words; None: no error rate is shown."""
+
+
+def fit(
+    trainer: Trainer,
+    batches: Batches,
+    *,
+    exp_dir: Path,
+    config: Config,
+    options: RunOptions,
+    checkpoint: dict[str, Any] | None = None,
+) -> None:
+    """Train to the last epoch.
+
+    Stopping and resuming gives the same weights, bit by bit, as not stopping: each epoch begins with seeds of its own,
+    and a checkpoint inside an epoch holds the generators' states and the loader's position.
+
+    Args:
+      trainer: the model in it is trained.
+      batches: for training and validation.
+      exp_dir: the experiment's folder, for checkpoints and TensorBoard.
+      config: the experiment.
+      options: how to run.
+      checkpoint: where to go on from; None: the beginning.
+    """
+    tracker = Tracker(
+        exp_dir,
+        num_epochs=config.training.num_epochs,
+        log_every_n_steps=options.log_every_n_steps,
+        first_step=0 if checkpoint is None else trainer.restore(checkpoint).step,
+    )
+
+    def save(path: Path, **more: Any) -> None:
+        save_checkpoint(path, {**trainer.checkpoint(), "config": json.dumps(to_dict(config)), **more})
+
+    def save_mid_epoch() -> None:
+        due = options.save_every_n_steps and trainer.state.step % options.save_every_n_steps == 0
+        if due and trainer.state.num_batches < len(batches.train):
+            save(exp_dir / MID_EPOCH_NAME, train_loader=json.dumps(batches.train.state_dict()), rng_state=rng_state())
+
+    try:
+        for epoch in range(trainer.state.epoch, config.training.num_epochs + 1):
+            _begin_epoch(epoch, config.training.seed, batches.train, checkpoint)
+            _train_epoch(trainer, batches.train, tracker, save_mid_epoch)
+            trainer.state.next_epoch()
+            save(epoch_path(exp_dir, epoch), rng_state=rng_state())
+            (exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
+            keep_last(exp_dir, options.keep_last_k)
+            checkpoint = None
+            _validate(trainer, batches, tracker)
+    finally:
+        tracker.close()
+
+
+def seed_generators(seed: int, epoch: int) -> None:
+    """Seed torch, numpy and Python for an epoch; 0 is the time before the first, when weights are initialised."""
+    seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+def _begin_epoch(epoch: int, seed: int, loader: TrainLoaderLike, checkpoint: dict[str, Any] | None) -> None:
+    """Put loader and generators to the epoch's beginning, or to where in it the checkpoint was made."""
+    seed_generators(seed, epoch)
+    if checkpoint is None or "train_loader" not in checkpoint:
+        loader.set_epoch(epoch)
+        return
+    loader.load_state_dict(json.loads(checkpoint["train_loader"]))
+    set_rng_state(checkpoint["rng_state"])
+
+
+def _train_epoch(trainer: Trainer, loader: TrainLoaderLike, tracker: Tracker, after_step: Callable[[], None]) -> None:
+    """Train what is left of the current epoch."""
+    state, num_batches = trainer.state, len(loader)
+    if num_batches == 0:
+        raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
+    trainer.model.train()
+    for batch in tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches):
+        share_of_epoch = (state.num_batches + 1) / num_batches
+        progress = (state.epoch - 1 + share_of_epoch) / trainer.config.num_epochs
+        report = trainer.train_step(batch, progress=progress)
+        tracker.stepped(report, state.step)
+        after_step()
+    tracker.trained(report, state.step)
+
+
+def _validate(trainer: Trainer, batches: Batches, tracker: Tracker) -> None:
+    counts: list[tuple[int, int]] = []
+
+    def count_errors(batch: AsrBatchLike) -> None:
+        if batches.word_errors is not None:
+            counts.append(batches.word_errors(batch))
+
+    totals = trainer.validate(tracker.watch_dev(batches.dev), count_errors)
+    errors, words = (sum(column) for column in zip(*counts)) if counts else (0, 0)
+    tracker.validated(totals, trainer.state.step, wer=100 * errors / words if words else None)

@@ -1,0 +1,84 @@
+"""Which parameters decay, and how the learning rate and the transducer losses' scales go over time."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import torch
+from torch import nn
+
+from shared_moe_conformer.config import TrainingConfig
+from shared_moe_conformer.training.metrics import LossScales
+
+FINAL_LEARNING_RATE_FACTOR = 0.01
+
+
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters of the model, with weight decay on some of them (`decayed_names`).
+
+    Source: Loshchilov and Hutter 2019, Decoupled weight decay (arXiv 1711.05101); beta2: Vaswani et al. 2017,
+    section 5.3 (arXiv 1706.03762).
+    """
+    decayed = decayed_names(model)
+    named = list(model.named_parameters())
+    groups = [
+        {"params": [p for name, p in named if name in decayed], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), **_fused_option())
+
+
+def decayed_names(model: nn.Module) -> set[str]:
+    """Names of the parameters that decay: matrices (an expert's too, stacked), and kernels of convolutions.
+
+    Not biases (an expert's, stacked, have two axes too) and norms: they set a level, and small is not simpler.
+    Not routers: their logits are held small by the router z loss, and decay would even out the choice of experts.
+    Not embeddings: a rare token's row would only shrink.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {
+        name
+        for name, p in model.named_parameters()
+        if p.dim() >= 2 and not name.endswith("bias") and "router" not in name and id(p) not in embeddings
+    }
+
+
+def learning_rate_factor(step: int, progress: float, *, warmup_steps: int, progress_at_peak: float) -> float:
+    """Share of the peak learning rate: a linear rise over the first steps, then half a cosine down to 1 %.
+
+    Batches are of equal duration, so the steps of epochs still to come are not known; the fall follows the share of
+    the training that is done, in epochs, and ends with the last batch of the last epoch.
+
+    Args:
+      step: updates up to and including this one, from 1.
+      progress: share of the whole training done, this batch included, 0 to 1.
+      warmup_steps: the first step at the peak.
+      progress_at_peak: `progress` at that step.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    fallen = (progress - progress_at_peak) / max(1 - progress_at_peak, 1e-9)
+    cosine = (1 + math.cos(math.pi * min(max(fallen, 0.0), 1.0))) / 2
+    return FINAL_LEARNING_RATE_FACTOR + (1 - FINAL_LEARNING_RATE_FACTOR) * cosine
+
+
+def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
+    """Weights of the losses at a step, from 0; without one those after the warm-up.
+
+    Source: icefall, egs/librispeech/ASR/pruned_transducer_stateless7/train.py, compute_loss.
+    """
+    done = 1.0 if step is None or step >= config.loss_warmup_steps else step / config.loss_warmup_steps
+    return LossScales(
+        simple_loss=1.0 - done * (1.0 - config.simple_loss_scale),
+        pruned_loss=0.1 + 0.9 * done,
+        ctc_loss=config.ctc_loss_scale,
+        load_balancing_loss=config.load_balancing_loss_scale,
+        router_z_loss=config.router_z_loss_scale,
+    )
+
+
+def _fused_option() -> dict[str, bool]:
+    """One kernel for all parameters, where this torch has it for a CPU too."""
+    has_fused = "fused" in inspect.signature(torch.optim.AdamW).parameters
+    return {"fused": True} if has_fused and int(torch.__version__.split(".")[0]) >= 2 else {}

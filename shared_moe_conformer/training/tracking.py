@@ -1,0 +1,176 @@
+"""What a training shows while it runs: TensorBoard, and a progress bar or, without a terminal, plain lines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from shared_moe_conformer.training.log import logger
+from shared_moe_conformer.training.metrics import LossTotals, expert_shares
+from shared_moe_conformer.training.trainer import StepReport
+
+T = TypeVar("T")
+
+SECONDS_PER_FRAME = 0.01
+
+
+class Span:
+    """What has happened since a moment: losses, audio, and time."""
+
+    def __init__(self) -> None:
+        self.totals = LossTotals()
+        self.num_feature_frames = 0
+        self.num_steps = 0
+        self.waited = 0.0
+        self._start = time.perf_counter()
+
+    def add(self, report: StepReport) -> None:
+        """Count a step in."""
+        self.totals.add(report.totals)
+        self.num_feature_frames += report.num_feature_frames
+        self.num_steps += 1
+
+    def speeds(self) -> dict[str, float]:
+        """Audio per time, and the share of time spent waiting for data."""
+        elapsed = max(time.perf_counter() - self._start, 1e-9)
+        return {
+            "hours_of_audio_per_hour": self.num_feature_frames * SECONDS_PER_FRAME / elapsed,
+            "share_waiting_for_data": self.waited / elapsed,
+            "seconds_per_step": elapsed / max(self.num_steps, 1),
+            "seconds": elapsed,
+        }
+
+
+class Tracker:
+    """Shows the steps of a training and writes them to TensorBoard."""
+
+    def __init__(self, exp_dir: Path, *, num_epochs: int, log_every_n_steps: int = 50, first_step: int = 0) -> None:
+        """Open TensorBoard's file.
+
+        Args:
+          exp_dir: the experiment's folder.
+          num_epochs: epochs of the training.
+          log_every_n_steps: how often averages are written.
+          first_step: updates already done; what an earlier run wrote after them is hidden in TensorBoard.
+        """
+        self.num_epochs, self.log_every_n_steps = num_epochs, log_every_n_steps
+        self._writer = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=first_step + 1)
+        self._interval, self._epoch = Span(), Span()
+        self._bar: Any = None
+        self._label = ""
+
+    def watch(self, batches: Iterable[T], *, epoch: int, num_batches: int, num_done: int = 0) -> Iterator[T]:
+        """The batches of an epoch, under a progress bar; the time until each comes is counted as waiting.
+
+        Args:
+          batches: those still to come.
+          epoch: its number, from 1.
+          num_batches: batches of the whole epoch.
+          num_done: those already done.
+        """
+        self._label = f"epoch {epoch}/{self.num_epochs}"
+        self._interval, self._epoch = Span(), Span()
+        with self._new_bar(num_batches, num_done) as self._bar:
+            asked = time.perf_counter()
+            for batch in batches:
+                self._wait(time.perf_counter() - asked)
+                yield batch
+                asked = time.perf_counter()
+
+    def stepped(self, report: StepReport, step: int) -> None:
+        """Show an update; every `log_every_n_steps` write the averages since the last time."""
+        self._interval.add(report)
+        self._epoch.add(report)
+        self._bar.update()
+        if not self._bar.disable:
+            self._bar.set_postfix_str(_shown(self._interval, report))
+        if step % self.log_every_n_steps == 0:
+            self._write_interval(report, step)
+            level = logging.INFO if self._bar.disable else logging.DEBUG
+            logger.log(level, "%s, step %d: %s", self._label, step, _shown(self._interval, report))
+            self._interval = Span()
+
+    def trained(self, report: StepReport, step: int) -> None:
+        """Show the training averages of an epoch after its last update."""
+        if self._interval.num_steps:
+            self._write_interval(report, step)
+        speeds = self._epoch.speeds()
+        time_taken = f"{speeds['seconds']:.0f} s, {speeds['hours_of_audio_per_hour']:.0f} hours of audio per hour"
+        logger.info("%s, step %d: train %s; %s", self._label, step, _shown(self._epoch, report), time_taken)
+
+    def validated(self, totals: LossTotals, step: int, *, wer: float | None) -> None:
+        """Show the losses and expert usage on the validation set, and its word error rate in percent."""
+        self._write("dev", totals.averages(), step)
+        if totals.frames_per_expert is not None:
+            self._write_usage(totals.frames_per_expert, step)
+        if wer is not None:
+            self._write("dev", {"ctc_greedy_wer": wer}, step)
+        shown = "" if wer is None else f", WER {wer:.1f} % (CTC, greedy)"
+        logger.info("%s, step %d: dev %s%s", self._label, step, shown_losses(totals), shown)
+
+    def watch_dev(self, batches: Iterable[T]) -> Iterable[T]:
+        """The batches of the validation set, under a progress bar."""
+        return tqdm(batches, desc=f"{self._label} dev", unit="batch", disable=not sys.stderr.isatty(), leave=False)
+
+    def close(self) -> None:
+        """Write everything out."""
+        self._writer.close()
+
+    def _new_bar(self, num_batches: int, num_done: int) -> Any:
+        return tqdm(
+            desc=self._label,
+            total=num_batches,
+            initial=num_done,
+            bar_format="{desc} |{bar:20}| {n}/{total} [{elapsed}<{remaining}] {postfix}",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def _wait(self, seconds: float) -> None:
+        self._interval.waited += seconds
+        self._epoch.waited += seconds
+
+    def _write_interval(self, report: StepReport, step: int) -> None:
+        totals = self._interval.totals
+        rates = {"learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
+        self._write("train", {**totals.averages(), **rates}, step)
+        self._write("speed", self._interval.speeds(), step)
+        if totals.frames_per_expert is not None:
+            shares = expert_shares(totals.frames_per_expert)
+            for layer, row in enumerate(shares):
+                values = {"busiest": row.max().item(), "least_used": row.min().item()}
+                self._write(f"train_expert_share/feed_forward_{layer:02d}", values, step)
+
+    def _write_usage(self, frames_per_expert: Tensor, step: int) -> None:
+        for layer, row in enumerate(expert_shares(frames_per_expert).tolist()):
+            values = {f"expert_{expert}": share for expert, share in enumerate(row)}
+            self._write(f"dev_expert_share/feed_forward_{layer:02d}", values, step)
+
+    def _write(self, prefix: str, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+
+def shown_losses(totals: LossTotals) -> str:
+    """The losses per frame, for reading, and the shares of the least used and the busiest expert of all layers."""
+    losses = ", ".join(f"{name.replace('_loss', '')} {value:.4g}" for name, value in totals.averages().items() if value)
+    if totals.frames_per_expert is None:
+        return losses
+    shares = expert_shares(totals.frames_per_expert)
+    return f"{losses}, experts {shares.min():.0%}-{shares.max():.0%}"
+
+
+def _shown(span: Span, last: StepReport) -> str:
+    waiting = span.speeds()["share_waiting_for_data"]
+    return (
+        f"{shown_losses(span.totals)}, lr {last.learning_rate:.2g}, |grad| {last.grad_norm:.2g}, waiting {waiting:.0%}"
+    )

@@ -1,0 +1,171 @@
+"""One update of the model, and one pass over the validation set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import TrainingConfig
+from shared_moe_conformer.training.metrics import (
+    AsrLossesLike,
+    LossScales,
+    LossTotals,
+    refuse_non_finite,
+    weighted_loss,
+)
+from shared_moe_conformer.training.optim import build_optimizer, learning_rate_factor, loss_scales
+
+
+class AsrBatchLike(Protocol):
+    """What the trainer reads of a batch; `data.datamodule.AsrBatch` is one."""
+
+    @property
+    def x(self) -> Tensor:
+        """Features, (N, T, F)."""
+
+    @property
+    def x_lens(self) -> Tensor:
+        """Valid feature frames, (N,)."""
+
+    @property
+    def y(self) -> Tensor:
+        """Tokens, (N, U)."""
+
+    @property
+    def y_lens(self) -> Tensor:
+        """Valid tokens, (N,)."""
+
+    @property
+    def cut_ids(self) -> Sequence[str]:
+        """The cuts."""
+
+
+@dataclass
+class TrainState:
+    """How far the training has come."""
+
+    epoch: int = 1
+    """Epoch being trained, from 1."""
+    num_batches: int = 0
+    """Batches of this epoch done."""
+    step: int = 0
+    """Updates done."""
+    progress_at_peak: float = 0.0
+    """Share of the training done when the learning rate reached its peak."""
+
+    def next_epoch(self) -> None:
+        """Go on to the beginning of the next epoch."""
+        self.epoch, self.num_batches = self.epoch + 1, 0
+
+
+class StepReport(NamedTuple):
+    """What one update was like."""
+
+    totals: LossTotals
+    num_feature_frames: int
+    """Feature frames of the batch, of 10 ms."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+
+
+class Trainer:
+    """Updates a model batch by batch; the losses are weighed here alone."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, *, device: torch.device | None = None) -> None:
+        """Make the optimizer.
+
+        Args:
+          model: called with `x, x_lens, y, y_lens` and the transducer's options, returns `AsrLosses`.
+          config: schedule and losses.
+          device: where to compute; None: where the model is.
+        """
+        self.device = device or next(model.parameters()).device
+        self.model = model.to(self.device)
+        self.config = config
+        self.optimizer = build_optimizer(model, config)
+        self.state = TrainState()
+
+    def train_step(self, batch: AsrBatchLike, *, progress: float) -> StepReport:
+        """Update the model once; it must be in training mode.
+
+        Args:
+          batch: the batch.
+          progress: share of the whole training done, this batch included, by which the learning rate falls.
+
+        Raises:
+          NonFiniteError: a loss or the gradient is not finite; the weights are as before.
+        """
+        step = self.state.step + 1
+        learning_rate = self._set_learning_rate(step, progress)
+        loss, totals = self._losses(batch, loss_scales(self.config, self.state.step))
+        refuse_non_finite(totals.averages(), step=step, cut_ids=batch.cut_ids)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
+        refuse_non_finite({"gradient norm": grad_norm}, step=step, cut_ids=batch.cut_ids)
+        self.optimizer.step()
+        self.state.step, self.state.num_batches = step, self.state.num_batches + 1
+        return StepReport(totals, int(batch.x_lens.sum()), learning_rate, grad_norm)
+
+    @torch.no_grad()
+    def validate(
+        self, batches: Iterable[AsrBatchLike], each: Callable[[AsrBatchLike], None] = lambda batch: None
+    ) -> LossTotals:
+        """The losses of a set in evaluation mode, weighed as after the warm-up.
+
+        Args:
+          batches: the set.
+          each: called with every batch while the model is in evaluation mode.
+        """
+        totals = LossTotals()
+        self.model.eval()
+        for batch in batches:
+            totals.add(self._losses(batch, loss_scales(self.config))[1])
+            each(batch)
+        self.model.train()
+        return totals
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Where the training is, as tensors and strings; the optimizer's options are the config's."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "train_state": json.dumps(dataclasses.asdict(self.state)),
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> TrainState:
+        """Go back to where `checkpoint` was made."""
+        self.model.load_state_dict(checkpoint["model"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": checkpoint["optimizer"]})
+        self.state = TrainState(**json.loads(checkpoint["train_state"]))
+        return self.state
+
+    def _losses(self, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
+        inputs = (
+            tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
+        )
+        losses: AsrLossesLike = self.model(
+            *inputs,
+            prune_range=self.config.prune_range,
+            lm_only_scale=self.config.lm_only_scale,
+            am_only_scale=self.config.am_only_scale,
+        )
+        loss = weighted_loss(losses, scales)
+        return loss, LossTotals.of_batch(losses, loss)
+
+    def _set_learning_rate(self, step: int, progress: float) -> float:
+        if step <= max(self.config.warmup_steps, 1):
+            self.state.progress_at_peak = progress
+        learning_rate = self.config.learning_rate * learning_rate_factor(
+            step, progress, warmup_steps=self.config.warmup_steps, progress_at_peak=self.state.progress_at_peak
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        return learning_rate

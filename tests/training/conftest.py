@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import Config, TrainingConfig
+
+
+class Losses(NamedTuple):
+    """Shaped as the model's."""
+
+    simple_loss: Tensor
+    pruned_loss: Tensor
+    ctc_loss: Tensor
+    load_balancing_loss: Tensor
+    router_z_loss: Tensor
+    num_frames: Tensor
+    frames_per_expert: Tensor | None
+
+
+class Batch(NamedTuple):
+    """Shaped as the data module's."""
+
+    x: Tensor
+    x_lens: Tensor
+    y: Tensor
+    y_lens: Tensor
+    cut_ids: list[str]
+    texts: list[str]
+
+
+class TinyModel(nn.Module):
+    """Stand-in with dropout, batch statistics, an expert's stacked tensors and a router."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(4)
+        self.router = nn.Linear(4, 2, bias=False)
+        self.hidden_weight = nn.Parameter(torch.randn(2, 4, 3) / 2)
+        self.hidden_bias = nn.Parameter(torch.zeros(2, 3))
+        self.embedding = nn.Embedding(5, 3)
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor, x_lens: Tensor, y: Tensor, y_lens: Tensor, **options: float) -> Losses:
+        valid = torch.arange(x.size(1)) < x_lens.unsqueeze(1)
+        frames = self.dropout(self.norm(x[valid]))
+        probs, expert_ids = self.router(frames).softmax(dim=-1).max(dim=-1)
+        weight, bias = self.hidden_weight[expert_ids], self.hidden_bias[expert_ids]
+        out = (torch.einsum("mc,mch->mh", frames, weight) + bias) * probs.unsqueeze(-1)
+        error = (out - self.embedding(y).mean(dim=(0, 1))).square().sum()
+        used = torch.bincount(expert_ids, minlength=2).float().unsqueeze(0)
+        return Losses(error, 2 * error, 3 * error, probs.mean(), probs.square().mean(), valid.sum(), used)
+
+
+def make_batch(seed: int, *, num_utterances: int = 3) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    x_lens = torch.randint(4, 10, (num_utterances,), generator=generator)
+    x = torch.randn(num_utterances, int(x_lens.max()), 4, generator=generator)
+    y = torch.randint(1, 5, (num_utterances, 2), generator=generator)
+    names = [f"cut-{seed}-{n}" for n in range(num_utterances)]
+    return Batch(x, x_lens, y, torch.full((num_utterances,), 2), names, ["a b"] * num_utterances)
+
+
+class TinyLoader:
+    """Stand-in for the training loader: five batches, others in each epoch."""
+
+    def __init__(self) -> None:
+        self.epoch, self.num_taken = 1, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch, self.num_taken = epoch, 0
+
+    def __len__(self) -> int:
+        return 5
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.num_taken < len(self):
+            self.num_taken += 1
+            yield make_batch(100 * self.epoch + self.num_taken)
+
+    def state_dict(self) -> dict[str, int | str]:
+        return {"epoch": self.epoch, "num_taken": self.num_taken}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        self.epoch, self.num_taken = int(state["epoch"]), int(state["num_taken"])
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config(training=TrainingConfig(num_epochs=3, warmup_steps=4, loss_warmup_steps=6, learning_rate=0.05))
+
+
+@pytest.fixture
+def batch() -> Callable[..., Batch]:
+    return make_batch
+
+
+@pytest.fixture
+def loader() -> Callable[[], TinyLoader]:
+    return TinyLoader
+
+
+@pytest.fixture
+def tiny_model() -> Callable[[], TinyModel]:
+    """Makes the same stand-in each time."""
+
+    def make() -> TinyModel:
+        torch.manual_seed(0)
+        return TinyModel()
+
+    return make

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared_moe_conformer.training import checkpoint
+from shared_moe_conformer.training.checkpoint import (
+    average_checkpoints,
+    epoch_path,
+    keep_last,
+    load_checkpoint,
+    model_state,
+    rng_state,
+    save_checkpoint,
+    saved_epochs,
+    set_rng_state,
+)
+
+
+def save_epochs(exp_dir: Path, values: dict[int, float]) -> None:
+    for epoch, value in values.items():
+        model = {"w": torch.full((2,), value), "steps": torch.tensor(epoch), "half": torch.tensor(value).half()}
+        save_checkpoint(epoch_path(exp_dir, epoch), {"model": model})
+
+
+def draw() -> tuple[float, float, float]:
+    return float(torch.rand(())), float(np.random.rand()), random.random()
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    saved: dict[str, Any] = {"model": {"w": torch.randn(3)}, "train_state": '{"epoch": 2}', "rng_state": rng_state()}
+    save_checkpoint(tmp_path / "epoch-1.pt", saved)
+    loaded = load_checkpoint(tmp_path / "epoch-1.pt")
+    assert torch.equal(loaded["model"]["w"], saved["model"]["w"])
+    assert loaded["train_state"] == saved["train_state"]
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-1.pt"]
+
+
+def test_generators_go_on_where_they_were(tmp_path: Path) -> None:
+    random.gauss(0, 1), np.random.randn()  # each keeps half of a pair
+    save_checkpoint(tmp_path / "epoch-1.pt", {"model": {}, "rng_state": rng_state()})
+    expected = draw(), random.gauss(0, 1), np.random.randn()
+    draw()
+    set_rng_state(load_checkpoint(tmp_path / "epoch-1.pt")["rng_state"])
+    assert (draw(), random.gauss(0, 1), np.random.randn()) == expected
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_epochs(tmp_path, {1: 1.0})
+
+    def fail(value: Any, file: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(epoch_path(tmp_path, 1), {"model": {}})
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-1.pt"]
+    assert float(load_checkpoint(epoch_path(tmp_path, 1))["model"]["w"][0]) == 1.0
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", None])
+def test_a_damaged_checkpoint_is_named(tmp_path: Path, content: bytes | None) -> None:
+    save_epochs(tmp_path, {1: 1.0})
+    path = epoch_path(tmp_path, 1)
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    with pytest.raises(ValueError, match=r"epoch-1\.pt cannot be read"):
+        load_checkpoint(path)
+
+
+def test_a_file_that_holds_no_model_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": {}}, tmp_path / "epoch-1.pt")
+    with pytest.raises(ValueError, match="holds no model"):
+        load_checkpoint(tmp_path / "epoch-1.pt")
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"model": Trap()}, tmp_path / "epoch-1.pt")
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_checkpoint(tmp_path / "epoch-1.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_average_is_the_mean_and_integers_come_from_the_last(tmp_path: Path) -> None:
+    save_epochs(tmp_path, {1: 1.0, 2: 2.0, 3: 6.0})
+    state = model_state(tmp_path, 3, 3)
+    torch.testing.assert_close(state["w"], torch.full((2,), 3.0))
+    assert state["half"].dtype == torch.float16 and state["steps"] == 3 and state["steps"].dtype == torch.int64
+    torch.testing.assert_close(model_state(tmp_path, 2, 2)["w"], torch.full((2,), 1.5))
+
+
+def test_average_of_one_is_that_one(tmp_path: Path) -> None:
+    save_epochs(tmp_path, {4: 0.1})
+    assert torch.equal(model_state(tmp_path, 4, 1)["w"], torch.full((2,), 0.1))
+
+
+def test_average_of_large_and_small_numbers_loses_nothing(tmp_path: Path) -> None:
+    save_epochs(tmp_path, {1: 1e8, 2: 3.0, 3: -1e8})
+    assert float(model_state(tmp_path, 3, 3)["w"][0]) == 1.0  # 0 if it were summed in float32
+
+
+def test_average_of_different_models_is_refused(tmp_path: Path) -> None:
+    save_epochs(tmp_path, {2: 1.0})
+    save_checkpoint(epoch_path(tmp_path, 1), {"model": {"w": torch.zeros(3)}})
+    with pytest.raises(ValueError, match="not of the same model"):
+        average_checkpoints([epoch_path(tmp_path, 1), epoch_path(tmp_path, 2)])
+
+
+def test_missing_epochs_are_named(tmp_path: Path) -> None:
+    save_epochs(tmp_path, {1: 1.0, 2: 1.0, 4: 1.0})
+    with pytest.raises(FileNotFoundError, match=r"no epoch-3\.pt \(there: 1-2, 4\)"):
+        model_state(tmp_path, 4, 2)
+    with pytest.raises(FileNotFoundError, match="there: none"):
+        model_state(tmp_path / "nowhere", 1, 1)
+    with pytest.raises(ValueError, match="--avg 3 with --epoch 2"):
+        model_state(tmp_path, 2, 3)
+
+
+def test_only_the_last_epochs_are_kept(tmp_path: Path) -> None:
+    save_epochs(tmp_path, dict.fromkeys((8, 9, 10, 11), 0.0))
+    keep_last(tmp_path, 0)
+    assert saved_epochs(tmp_path) == [8, 9, 10, 11]
+    keep_last(tmp_path, 2)
+    assert saved_epochs(tmp_path) == [10, 11]
+    keep_last(tmp_path, 5)
+    assert saved_epochs(tmp_path) == [10, 11]

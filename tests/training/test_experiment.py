@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.config import Config, load_config, replace_fields, to_dict
+from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path
+from shared_moe_conformer.training.experiment import checkpoint_to_resume, open_experiment, refuse_other_model
+
+
+def touch_epochs(exp_dir: Path, *epochs: int, mid_epoch: bool = False) -> None:
+    for epoch in epochs:
+        epoch_path(exp_dir, epoch).touch()
+    if mid_epoch:
+        (exp_dir / MID_EPOCH_NAME).touch()
+
+
+def test_a_new_experiment_begins(tmp_path: Path) -> None:
+    assert checkpoint_to_resume(tmp_path / "new") is None
+    assert checkpoint_to_resume(tmp_path / "new", resume=True) is None
+    assert not (tmp_path / "new").exists()
+
+
+def test_start_epoch_goes_on_from_the_epoch_before(tmp_path: Path) -> None:
+    touch_epochs(tmp_path, 1, 2, 10)
+    assert checkpoint_to_resume(tmp_path, start_epoch=11) == epoch_path(tmp_path, 10)
+
+
+def test_resume_takes_the_newest(tmp_path: Path) -> None:
+    touch_epochs(tmp_path, 2, 10)
+    assert checkpoint_to_resume(tmp_path, resume=True) == epoch_path(tmp_path, 10)
+    touch_epochs(tmp_path, mid_epoch=True)
+    assert checkpoint_to_resume(tmp_path, resume=True) == tmp_path / MID_EPOCH_NAME
+
+
+def test_training_over_a_training_is_refused(tmp_path: Path) -> None:
+    touch_epochs(tmp_path, mid_epoch=True)
+    with pytest.raises(FileExistsError, match="--resume true"):
+        checkpoint_to_resume(tmp_path)
+    touch_epochs(tmp_path, 1, 2)
+    for start_epoch in (1, 2):
+        with pytest.raises(FileExistsError, match="a training of 2 epochs"):
+            checkpoint_to_resume(tmp_path, start_epoch=start_epoch)
+
+
+def test_an_epoch_that_was_never_reached_is_refused(tmp_path: Path) -> None:
+    touch_epochs(tmp_path, 1)
+    with pytest.raises(FileNotFoundError, match=r"epoch-4\.pt to start epoch 5 from"):
+        checkpoint_to_resume(tmp_path, start_epoch=5)
+
+
+@pytest.mark.parametrize(("start_epoch", "resume"), [(0, False), (3, True)])
+def test_a_start_that_makes_no_sense_is_refused(tmp_path: Path, start_epoch: int, resume: bool) -> None:
+    with pytest.raises(ValueError, match="give an epoch from 1, or --resume true"):
+        checkpoint_to_resume(tmp_path, start_epoch=start_epoch, resume=resume)
+
+
+def test_config_is_written_and_leftovers_are_removed(tmp_path: Path) -> None:
+    exp_dir = tmp_path / "exp" / "base"
+    exp_dir.mkdir(parents=True)
+    for name in (".epoch-2.pt.0a1b2c3d", ".config.json.0a1b2c3d", ".checkpoint.pt.0a1b2c3d", "notes.txt", ".notes"):
+        (exp_dir / name).touch()
+    open_experiment(exp_dir, Config(), resuming=False)
+    assert load_config(exp_dir / "config.json") == Config()
+    assert sorted(path.name for path in exp_dir.iterdir()) == [".notes", "config.json", "notes.txt"]
+
+
+def test_another_experiment_is_refused_and_untouched(tmp_path: Path) -> None:
+    open_experiment(tmp_path, Config(), resuming=False)
+    other = replace_fields(Config(), {"num_experts": 4, "seed": 1})
+    for resuming in (False, True):
+        with pytest.raises(ValueError, match=r"num_experts 8 there, 4 now, seed 42 there, 1 now"):
+            open_experiment(tmp_path, other, resuming=resuming)
+    assert load_config(tmp_path / "config.json") == Config()
+
+
+def test_resuming_may_train_longer(tmp_path: Path) -> None:
+    open_experiment(tmp_path, Config(), resuming=False)
+    longer = replace_fields(Config(), {"num_epochs": 99})
+    with pytest.raises(ValueError, match="num_epochs"):
+        open_experiment(tmp_path, longer, resuming=False)
+    open_experiment(tmp_path, longer, resuming=True)
+    assert load_config(tmp_path / "config.json") == longer
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    checkpoint = {"config": json.dumps(to_dict(Config()))}
+    refuse_other_model(checkpoint, Config(), tmp_path)
+    with pytest.raises(ValueError, match="top_k 1 there, 2 now"):
+        refuse_other_model(checkpoint, replace_fields(Config(), {"top_k": 2}), tmp_path)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from shared_moe_conformer.config import Config, replace_fields
+from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.experiment import checkpoint_to_resume
+from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
+from shared_moe_conformer.training.trainer import StepReport, Trainer
+
+Fit = Callable[..., dict[str, torch.Tensor]]
+
+
+class Killed(Exception):
+    """Stands for whatever ends a program."""
+
+
+@pytest.fixture
+def fit_tiny(tiny_model: Callable[[], Any], loader: Callable[[], Any], batch: Any, config: Config) -> Fit:
+    """Trains the stand-in in a folder, from the newest checkpoint there; returns its weights."""
+
+    def run(exp_dir: Path, *, kill_at: int | None = None, seed: int = 42, **options: Any) -> dict[str, torch.Tensor]:
+        exp_dir.mkdir(exist_ok=True)
+        changed = replace_fields(config, {"seed": seed})
+        trainer = Trainer(tiny_model(), changed.training)
+        step = trainer.train_step
+
+        def step_or_die(*args: Any, **kwargs: Any) -> StepReport:
+            if trainer.state.step == kill_at:
+                raise Killed
+            return step(*args, **kwargs)
+
+        trainer.train_step = step_or_die  # type: ignore[method-assign]
+        path = checkpoint_to_resume(exp_dir, resume=True)
+        fit(
+            trainer,
+            Batches(loader(), [batch(1), batch(2)], lambda one: (1, 4)),
+            exp_dir=exp_dir,
+            config=changed,
+            options=RunOptions(**options),
+            checkpoint=None if path is None else load_checkpoint(path),
+        )
+        return trainer.model.state_dict()
+
+    return run
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(fit_tiny: Fit, tmp_path: Path) -> None:
+    first, second, other = (fit_tiny(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert_same(first, second)
+    assert not torch.equal(first["hidden_weight"], other["hidden_weight"])
+
+
+@pytest.mark.parametrize("kill_at", [1, 4, 5, 6, 9, 10, 14])
+@pytest.mark.parametrize("save_every_n_steps", [0, 1, 3])
+def test_stopping_and_resuming_changes_no_bit(
+    fit_tiny: Fit, tmp_path: Path, kill_at: int, save_every_n_steps: int
+) -> None:
+    whole = fit_tiny(tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit_tiny(tmp_path / "stopped", kill_at=kill_at, save_every_n_steps=save_every_n_steps)
+    assert_same(whole, fit_tiny(tmp_path / "stopped"))
+
+
+def test_a_mid_epoch_checkpoint_saves_the_work_done(fit_tiny: Fit, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        fit_tiny(tmp_path, kill_at=8, save_every_n_steps=2)
+    assert '"step": 8' in load_checkpoint(tmp_path / MID_EPOCH_NAME)["train_state"]
+    fit_tiny(tmp_path)
+    assert not (tmp_path / MID_EPOCH_NAME).exists()
+
+
+def test_each_epoch_leaves_a_checkpoint_and_old_ones_go(fit_tiny: Fit, tmp_path: Path) -> None:
+    fit_tiny(tmp_path / "all")
+    assert saved_epochs(tmp_path / "all") == [1, 2, 3]
+    fit_tiny(tmp_path / "two", keep_last_k=2)
+    assert saved_epochs(tmp_path / "two") == [2, 3]
+
+
+def test_a_finished_training_stays_as_it_is(fit_tiny: Fit, tmp_path: Path) -> None:
+    whole = fit_tiny(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pt")}
+    assert_same(whole, fit_tiny(tmp_path))
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.pt")}
+
+
+def test_tensorboard_gets_losses_speed_and_expert_usage(fit_tiny: Fit, tmp_path: Path) -> None:
+    fit_tiny(tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    wanted = {"train/loss", "train/learning_rate", "train/grad_norm", "dev/loss", "speed/hours_of_audio_per_hour"}
+    wanted |= {"speed/share_waiting_for_data", "dev/ctc_greedy_wer", "dev_expert_share/feed_forward_00/expert_1"}
+    assert wanted <= tags
+    assert [event.step for event in events.Scalars("dev/loss")] == [5, 10, 15]
+    assert events.Scalars("dev/ctc_greedy_wer")[0].value == 25.0
+
+
+def test_an_empty_epoch_is_refused(fit_tiny: Fit, loader: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(loader, "__len__", lambda self: 0)
+    with pytest.raises(ValueError, match="epoch 1 has no batch"):
+        fit_tiny(tmp_path)
+
+
+def test_seeds_differ_by_epoch_and_by_seed() -> None:
+    def draw(seed: int, epoch: int) -> float:
+        seed_generators(seed, epoch)
+        return float(torch.rand(()))
+
+    assert draw(1, 2) == draw(1, 2)
+    assert len({draw(1, 2), draw(2, 1), draw(1, 3), draw(3, 0)}) == 4
+
+
+@pytest.mark.parametrize("field", ["save_every_n_steps", "keep_last_k", "num_threads"])
+def test_negative_options_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        RunOptions(**{field: -1})  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from shared_moe_conformer.config import Config, EncoderConfig, ModelConfig, TrainingConfig
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.training.optim import build_optimizer, decayed_names, learning_rate_factor, loss_scales
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    encoder = EncoderConfig(
+        encoder_dim=16,
+        num_attention_heads=2,
+        feed_forward_dim=8,
+        subsampling_channels=4,
+        group_sizes=(2, 1),
+        num_experts=3,
+    )
+    return AsrModel(ModelConfig(encoder=encoder, vocab_size=7, decoder_dim=8, joiner_dim=8))
+
+
+def test_only_matrices_of_dense_layers_and_experts_decay(model: nn.Module) -> None:
+    decayed = decayed_names(model)
+    parameters = dict(model.named_parameters())
+    experts = [name for name in parameters if "experts." in name]
+    assert experts and all((name in decayed) == name.endswith("weight") for name in experts)
+    assert parameters["encoder.groups.0.routers.0.feed_forward2.linear.weight"].dim() == 2
+    assert not any("router" in name or "norms" in name or "embedding" in name for name in decayed)
+    assert {"joiner.output.weight", "encoder.groups.0.block.attention.output.weight"} <= decayed
+    assert "joiner.output.bias" not in decayed
+
+
+def test_every_parameter_is_optimised_once(model: nn.Module) -> None:
+    optimizer = build_optimizer(model, TrainingConfig(weight_decay=0.3))
+    optimised = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(optimised) == sorted(id(p) for p in model.parameters())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_decay_shrinks_weights_without_a_gradient_and_leaves_biases() -> None:
+    model = nn.Linear(2, 2)
+    nn.init.ones_(model.weight), nn.init.ones_(model.bias)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    build_optimizer(model, TrainingConfig(learning_rate=0.1, weight_decay=0.5)).step()
+    torch.testing.assert_close(model.weight, torch.full((2, 2), 1 - 0.1 * 0.5))
+    torch.testing.assert_close(model.bias, torch.ones(2))
+
+
+def test_learning_rate_rises_to_its_peak_then_falls_to_one_percent() -> None:
+    def factor(step: int, progress: float) -> float:
+        return learning_rate_factor(step, progress, warmup_steps=10, progress_at_peak=0.2)
+
+    assert [factor(step, 0.0) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
+    falling = [factor(11 + n, 0.2 + 0.008 * n) for n in range(101)]
+    assert all(a > b for a, b in zip(falling, falling[1:]))
+    assert falling[0] == pytest.approx(1.0)
+    assert falling[50] == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 2)) / 2)
+    assert falling[-1] == pytest.approx(0.01)
+
+
+def test_no_warmup_begins_at_the_peak() -> None:
+    assert learning_rate_factor(1, 0.0, warmup_steps=0, progress_at_peak=0.0) == 1.0
+
+
+def test_warmup_longer_than_the_training_never_falls() -> None:
+    assert learning_rate_factor(9, 1.0, warmup_steps=10, progress_at_peak=0.0) == 0.9
+    assert learning_rate_factor(10, 1.0, warmup_steps=10, progress_at_peak=1.0) == 1.0
+
+
+def test_transducer_scales_warm_up_as_in_icefall() -> None:
+    config = dataclasses.replace(Config().training, simple_loss_scale=0.5, loss_warmup_steps=10)
+    scales = [loss_scales(config, step) for step in (0, 5, 10, 99)]
+    assert [s.simple_loss for s in scales] == pytest.approx([1.0, 0.75, 0.5, 0.5])
+    assert [s.pruned_loss for s in scales] == pytest.approx([0.1, 0.55, 1.0, 1.0])
+    assert loss_scales(config) == scales[-1]
+    assert loss_scales(dataclasses.replace(config, loss_warmup_steps=0), 0) == scales[-1]

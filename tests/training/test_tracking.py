@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shared_moe_conformer.config import Config
+from shared_moe_conformer.training.log import start_log, stop_log
+from shared_moe_conformer.training.metrics import LossTotals
+from shared_moe_conformer.training.tracking import Span, Tracker, shown_losses
+from shared_moe_conformer.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def _log(tmp_path: Path) -> Iterator[None]:
+    start_log(tmp_path)
+    yield
+    stop_log()
+
+
+@pytest.fixture
+def tracker(tmp_path: Path) -> Iterator[Tracker]:
+    made = Tracker(tmp_path, num_epochs=2, log_every_n_steps=2)
+    yield made
+    made.close()
+
+
+def run_epoch(tracker: Tracker, trainer: Trainer, batches: list[Any]) -> None:
+    for one in tracker.watch(batches, epoch=1, num_batches=len(batches)):
+        report = trainer.train_step(one, progress=0.5)
+        tracker.stepped(report, trainer.state.step)
+    tracker.trained(report, trainer.state.step)
+    tracker.validated(trainer.validate(batches), trainer.state.step, wer=12.5)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_plain_lines_without_a_terminal_and_a_bar_with_one(
+    terminal: bool,
+    tracker: Tracker,
+    tiny_model: Callable[[], Any],
+    batch: Callable[..., Any],
+    config: Config,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    run_epoch(tracker, Trainer(tiny_model(), config.training), [batch(n) for n in range(5)])
+    shown = capsys.readouterr().err
+    assert ("\r" in shown) == terminal
+    assert ("epoch 1/2, step 2: loss" in shown) != terminal
+    assert "experts" in shown and "lr" in shown
+    assert "epoch 1/2, step 5: train loss" in shown
+    assert "WER 12.5 % (CTC, greedy)" in shown
+    (log,) = (tmp_path / "log").glob("train-log-*.txt")
+    assert "epoch 1/2, step 4: loss" in log.read_text()
+
+
+def test_waiting_for_data_is_measured(tracker: Tracker) -> None:
+    def slow() -> Iterator[int]:
+        for n in range(3):
+            time.sleep(0.02)
+            yield n
+
+    for _ in tracker.watch(slow(), epoch=1, num_batches=3):
+        time.sleep(0.005)
+    speeds = tracker._epoch.speeds()
+    assert 0.06 <= tracker._epoch.waited <= speeds["seconds"] - 0.015
+    assert 0.5 < speeds["share_waiting_for_data"] < 1
+
+
+def test_speed_is_audio_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    span = Span()
+    span.num_feature_frames, span.num_steps, span.waited = 60_000, 4, 3.0
+    now[0] += 12.0
+    speeds = span.speeds()
+    assert speeds["hours_of_audio_per_hour"] == pytest.approx(600 / 12)
+    assert speeds["share_waiting_for_data"] == pytest.approx(0.25)
+    assert speeds["seconds_per_step"] == pytest.approx(3.0)
+
+
+def test_losses_are_shown_with_the_extremes_of_expert_usage() -> None:
+    usage = torch.tensor([[50.0, 30.0, 20.0], [5.0, 90.0, 5.0]])
+    shown = shown_losses(LossTotals(100, {"loss": 250.0, "ctc_loss": 300.0}, usage))
+    assert shown == "loss 2.5, ctc 3, experts 5%-90%"
+    assert shown_losses(LossTotals(100, {"loss": 250.0})) == "loss 2.5"

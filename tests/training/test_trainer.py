@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from shared_moe_conformer.config import Config
+from shared_moe_conformer.training.checkpoint import load_checkpoint, save_checkpoint
+from shared_moe_conformer.training.metrics import NonFiniteError
+from shared_moe_conformer.training.trainer import Trainer
+
+
+@pytest.fixture
+def trainer(tiny_model: Callable[[], Any], config: Config) -> Trainer:
+    return Trainer(tiny_model(), config.training)
+
+
+def test_steps_reduce_the_loss(trainer: Trainer, batch: Callable[..., Any]) -> None:
+    before = trainer.validate([batch(1)]).averages()["loss"]
+    for _ in range(10):
+        report = trainer.train_step(batch(1), progress=0.1)
+    assert trainer.validate([batch(1)]).averages()["loss"] < 0.7 * before
+    assert trainer.state.step == trainer.state.num_batches == 10
+    assert report.num_feature_frames == int(batch(1).x_lens.sum())
+
+
+def test_learning_rate_peaks_after_the_warmup_and_ends_at_one_percent(trainer: Trainer, batch: Any) -> None:
+    rates = [trainer.train_step(batch(n), progress=(n + 1) / 12).learning_rate for n in range(12)]
+    warmup = trainer.config.warmup_steps
+    assert max(rates) == rates[warmup - 1] == pytest.approx(trainer.config.learning_rate)
+    assert all(a > b for a, b in zip(rates[warmup - 1 :], rates[warmup:]))
+    assert rates[-1] == pytest.approx(0.01 * trainer.config.learning_rate)
+
+
+def test_gradients_are_clipped_to_the_norm(tiny_model: Callable[[], Any], config: Config, batch: Any) -> None:
+    training = dataclasses.replace(config.training, max_grad_norm=1e-3)
+    trainer = Trainer(tiny_model(), training)
+    assert trainer.train_step(batch(1), progress=0.1).grad_norm > 1e-2
+    norm = torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_nan_features_stop_before_the_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
+    trainer.train_step(batch(1), progress=0.1)
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    bad = batch(2)
+    bad.x[0, 0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"step 2: loss is nan.*cut-2-0, cut-2-1"):
+        trainer.train_step(bad, progress=0.2)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
+    weight = trainer.model.hidden_weight
+    weight.register_hook(lambda grad: grad * float("inf"))  # type: ignore[operator, union-attr]
+    before = weight.detach().clone()  # type: ignore[operator, union-attr]
+    with pytest.raises(NonFiniteError, match="step 1: gradient norm is"):
+        trainer.train_step(batch(1), progress=0.1)
+    assert torch.equal(before, weight)  # type: ignore[arg-type]
+
+
+def test_validation_changes_nothing_and_depends_on_no_order(trainer: Trainer, batch: Callable[..., Any]) -> None:
+    before = copy.deepcopy(trainer.model.state_dict())
+    seen: list[Any] = []
+    first = trainer.validate([batch(1), batch(2)], seen.append)
+    second = trainer.validate([batch(2), batch(1)])
+    assert first.averages() == pytest.approx(second.averages())
+    assert len(seen) == 2 and trainer.model.training
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_a_restored_trainer_goes_on_as_the_first(
+    tiny_model: Callable[[], Any], config: Config, batch: Callable[..., Any], tmp_path: Any
+) -> None:
+    first = Trainer(tiny_model(), config.training)
+    for n in range(3):
+        first.train_step(batch(n), progress=0.1 * n)
+    save_checkpoint(tmp_path / "epoch-1.pt", first.checkpoint())
+    second = Trainer(tiny_model(), config.training)
+    second.restore(load_checkpoint(tmp_path / "epoch-1.pt"))
+    assert second.state == first.state
+    for trainer in (first, second):
+        torch.manual_seed(1)
+        trainer.train_step(batch(9), progress=0.5)
+    for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values()):
+        assert torch.equal(a, b)
