@@ -30,24 +30,24 @@ TASK = "automatic-speech-recognition"
 BODY = """
 # {name}
 
-A speech recogniser (language: {language}) trained on *{corpus}*: {encoder}, with a stateless transducer decoder and a
-CTC head. It needs no language model.
+A speech recogniser (language: {language}) trained on *{corpus}*: {encoder},
+with a stateless transducer decoder and a CTC head. It needs no language model.
 Source of the encoder: Bai et al. 2022, *Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts for
 End-to-End Speech Recognition* ([arXiv 2209.08326](https://arxiv.org/abs/2209.08326)).
 
 ## How to transcribe
 
 ```
-python -m shared_moe_conformer.transcribe --model {name} test.wav
+python -m shared_moe_conformer.transcribe --model {name} {name}/test.wav
 ```
 
 ```python
 from shared_moe_conformer.bundle import Bundle
 
-print(Bundle.load("{name}").transcribe("test.wav").text)
+print(Bundle.load("{name}").transcribe("{name}/test.wav").text)
 ```
 
-(`{name}` is the path of this folder.) Audio of any sampling rate is resampled to {sampling_rate} Hz, channels are
+`{name}` stands for the path of this folder. Audio of any sampling rate is resampled to {sampling_rate} Hz; channels are
 averaged.
 
 ## Parameters

@@ -1,0 +1,216 @@
+"""A released model: one folder that holds all one needs to turn audio into text, and nothing that can run code."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from shared_moe_conformer.atomic import atomic_folder
+from shared_moe_conformer.audio import read_audio, write_wav
+from shared_moe_conformer.checksums import verify_sums, write_sums
+from shared_moe_conformer.config import Config, load_config, require, save_config
+from shared_moe_conformer.data.features import compute_features
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch
+from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, read_manifest, write_manifest
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.subsampling import MIN_NUM_FRAMES
+from shared_moe_conformer.model_card import model_card
+from shared_moe_conformer.transcript import EMPTY, Transcript, make_transcript
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILES = ("bpe.model", "tokens.txt")
+CARD_FILE = "README.md"
+TEST_WAV = "test.wav"
+TEST_TEXT = "test.txt"
+FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
+"""What every bundle holds, besides SHA256SUMS."""
+
+ENCODER_FRAME_SHIFT = 0.04
+"""Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""
+SHORTEST = 0.025
+"""Seconds of one feature frame; a shorter recording has none."""
+EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
+
+
+class ExampleRecording(NamedTuple):
+    """A recording of the test set, released with the model so that anybody can check their copy."""
+
+    samples: np.ndarray
+    """(num_samples,), in -1..1."""
+    sampling_rate: int
+    """In Hz."""
+    reference: str
+    """What was said."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A released model, loaded: audio in, text out."""
+
+    manifest: Manifest
+    config: Config
+    model: AsrModel
+    """On the CPU, in evaluation mode."""
+    tokenizer: Tokenizer
+
+    @classmethod
+    def load(cls, folder: str | Path, *, verify: bool = True) -> Bundle:
+        """The bundle in a folder.
+
+        Args:
+          folder: where `save` wrote it.
+          verify: first compare every file with its SHA-256 sum.
+
+        Raises:
+          FileNotFoundError: no bundle there.
+          ValueError: a file that is missing, changed, or not what this version can read; named.
+        """
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if verify:
+            verify_sums(folder, required=FILES)
+        config = load_config(folder / CONFIG_FILE)
+        tokenizer = Tokenizer.load(folder)
+        require(
+            tokenizer.vocab_size == config.model.vocab_size,
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} units, the model {config.model.vocab_size}",
+        )
+        require(
+            manifest.decoding_method in METHODS,
+            f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
+        )
+        model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+        copy_weights(model, read_weights(folder / WEIGHTS_FILE), source=folder / WEIGHTS_FILE)
+        return cls(manifest, config, model.eval(), tokenizer)
+
+    def save(self, folder: Path, *, lang_dir: Path, example: ExampleRecording, overwrite: bool = False) -> None:
+        """Write the bundle; the folder appears whole or not at all.
+
+        Args:
+          folder: to be made.
+          lang_dir: holds the tokenizer's files; another bundle's folder does too.
+          example: a recording whose transcript goes along.
+          overwrite: replace a bundle that is there.
+
+        Raises:
+          FileExistsError: the folder exists and may not be replaced.
+        """
+        with atomic_folder(folder, marker=MANIFEST_FILE, overwrite=overwrite) as new:
+            write_manifest(self.manifest, new)
+            save_config(self.config, new / CONFIG_FILE)
+            (new / WEIGHTS_FILE).write_bytes(safetensors.torch.save(_contiguous(self.model), {"format": "pt"}))
+            for name in TOKENIZER_FILES:
+                shutil.copyfile(lang_dir / name, new / name)
+            (new / CARD_FILE).write_text(model_card(self.manifest, self.config), encoding="utf-8")
+            write_wav(new / TEST_WAV, example.samples, sampling_rate=example.sampling_rate)
+            _write_test_text(new, expected=self.transcribe(new / TEST_WAV).text, reference=example.reference)
+            write_sums(new)
+
+    def transcribe(
+        self,
+        audio: str | Path | np.ndarray,
+        *,
+        sampling_rate: int | None = None,
+        decoding: DecodingConfig | None = None,
+    ) -> Transcript:
+        """What is said in a recording.
+
+        Args:
+          audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
+          sampling_rate: of the samples, in Hz; of a file it is known.
+          decoding: the search; None: the bundle's own.
+
+        Returns:
+          The transcript; an empty one if the recording is too short for one encoder frame (70 ms).
+
+        Raises:
+          FileNotFoundError: no such file.
+          ValueError: not audio.
+        """
+        if isinstance(audio, (str, Path)):
+            audio, sampling_rate = read_audio(Path(audio))
+        if sampling_rate is None:
+            raise ValueError("samples without sampling_rate: give it in Hz")
+        features = self._features(audio, sampling_rate)
+        return EMPTY if len(features) < MIN_NUM_FRAMES else self._search(features, decoding or self.default_search)
+
+    @property
+    def default_search(self) -> DecodingConfig:
+        """The search that the manifest names."""
+        return DecodingConfig(decoding_method=cast(DecodingMethod, self.manifest.decoding_method))
+
+    def _features(self, samples: np.ndarray, sampling_rate: int) -> Tensor:
+        """Features (T, F), always by Lhotse's extractor, which every environment has (kaldifeat's agree to 1e-3)."""
+        require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
+        require(bool(np.isfinite(samples).all()), "the recording holds infinite or undefined samples")
+        if len(samples) < SHORTEST * sampling_rate:
+            return torch.zeros(0, self.config.features.num_mel_bins)
+        return compute_features(samples, sampling_rate, replace(self.config.features, feature_extractor="lhotse"))
+
+    @torch.inference_mode()
+    def _search(self, features: Tensor, decoding: DecodingConfig) -> Transcript:
+        encoder_output = self.model.encode(features[None], torch.tensor([len(features)]))
+        hyp = decode_batch(self.model, encoder_output, decoding)[0]
+        return make_transcript(
+            hyp.tokens,
+            hyp.frames,
+            pieces=self.tokenizer.pieces,
+            decode=self.tokenizer.decode,
+            frame_shift=ENCODER_FRAME_SHIFT,
+        )
+
+
+def expected_text(folder: Path) -> str:
+    """What a bundle's model makes of its own test.wav, as found when it was released.
+
+    Raises:
+      ValueError: test.txt does not say.
+    """
+    for line in (folder / TEST_TEXT).read_text(encoding="utf-8").splitlines():
+        if line.startswith(EXPECTED):
+            return line[len(EXPECTED) :].strip()
+    raise ValueError(f"{folder / TEST_TEXT} has no line that begins with {EXPECTED!r}: get the model again")
+
+
+def _write_test_text(folder: Path, *, expected: str, reference: str) -> None:
+    lines = f"{EXPECTED} {expected}\n{REFERENCE} {reference}\n"
+    (folder / TEST_TEXT).write_text(lines, encoding="utf-8")
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+      ValueError: the file is damaged, or something else.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): get the model again") from error
+
+
+def copy_weights(model: nn.Module, weights: dict[str, Tensor], *, source: Path) -> None:
+    """Copy tensors into a model.
+
+    Raises:
+      ValueError: they are not the model's; the first one is named, and where it came from.
+    """
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | weights.keys()):
+        there, wanted = (tuple(part[name].shape) if name in part else "missing" for part in (weights, expected))
+        require(there == wanted, f"{source}: {name} is {there}, but {wanted} in the model of {CONFIG_FILE}")
+    model.load_state_dict(weights)
+
+
+def _contiguous(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in model.state_dict().items()}

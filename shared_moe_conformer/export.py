@@ -1,0 +1,148 @@
+"""The verb that releases: checkpoints of an experiment, averaged, become a bundle in a zoo."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from shared_moe_conformer.atomic import check_free
+from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording, copy_weights
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import Config, load_config
+from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, package_commit, require_name
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.zoo import add
+
+EXAMPLE_SECONDS = 3.0
+"""Wanted duration of the recording that is released with a model."""
+DEFAULT_SEARCH = "greedy_search"
+
+
+def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
+    """The command line of a recipe's export.py."""
+    args = _parser(configs).parse_args(arguments)
+    exp_dir = args.exp_dir or recipe_dir / "exp" / args.config
+    run_main(lambda: _export(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
+
+
+def export(folder: Path, *, exp_dir: Path, recipe_dir: Path, epoch: int, avg: int, overwrite: bool = False) -> None:
+    """Write the bundle of an experiment's averaged model, and enter it into the index of the zoo around it.
+
+    Args:
+      folder: to be made; its name is the model's, the folder around it the zoo.
+      exp_dir: what ./train.py wrote.
+      recipe_dir: where the config's paths begin.
+      epoch: last epoch to average.
+      avg: epochs to average.
+      overwrite: replace a model of this name.
+
+    Raises:
+      FileExistsError: there is a model of this name.
+      FileNotFoundError: no such experiment or epoch, or its recipe's data are gone.
+      ValueError: a name that no folder can have, or damaged files.
+    """
+    require_name(folder.name)
+    check_free(folder, marker=MANIFEST_FILE, overwrite=overwrite)
+    config = load_config(exp_dir / "config.json")
+    lang_dir = recipe_dir / config.data.lang_dir
+    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    copy_weights(model, model_state(exp_dir, epoch, avg), source=exp_dir)
+    manifest = describe(folder.name, config, error_rates=read_error_rates(exp_dir, config, epoch=epoch, avg=avg))
+    bundle = Bundle(manifest, config, model.eval(), Tokenizer.load(lang_dir))
+    example = choose_example(config, recipe_dir=recipe_dir)
+    bundle.save(folder, lang_dir=lang_dir, example=example, overwrite=overwrite)
+    add(folder)
+
+
+def describe(name: str, config: Config, *, error_rates: dict[str, dict[str, float]]) -> Manifest:
+    """The manifest of a model of this config."""
+    total = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["total"]
+    return Manifest(
+        name=name,
+        corpus=config.data.corpus,
+        language=config.data.language,
+        licence=config.data.licence,
+        unique_parameters=total.unique,
+        unrolled_parameters=total.unrolled,
+        active_parameters=total.active,
+        decoding_method=DEFAULT_SEARCH,
+        error_rates=error_rates,
+        commit=package_commit(),
+    )
+
+
+def read_error_rates(exp_dir: Path, config: Config, *, epoch: int, avg: int) -> dict[str, dict[str, float]]:
+    """WER in percent by test set and search, from the summaries that ./decode.py wrote for these very epochs.
+
+    Raises:
+      ValueError: a summary is damaged.
+    """
+    rates: dict[str, dict[str, float]] = {}
+    for test_set in config.data.test_splits:
+        pattern = f"*/wer-summary-{test_set}-epoch-{epoch}-avg-{avg}-*.txt"
+        for path in sorted(exp_dir.glob(pattern)):
+            rates.setdefault(test_set, {}).update(_read_summary(path))
+    return rates
+
+
+def choose_example(config: Config, *, recipe_dir: Path) -> ExampleRecording:
+    """The recording of the first test set whose duration is nearest to 3 s.
+
+    Raises:
+      FileNotFoundError: the test set has not been prepared.
+      ValueError: its audio cannot be read.
+    """
+    split = config.data.test_splits[0]
+    cuts = read_cuts(recipe_dir / config.data.manifest_dir, split, recipe_dir=recipe_dir)
+    cut = min(cuts, key=lambda cut: (abs(cut.duration - EXAMPLE_SECONDS), cut.id))
+    try:
+        samples = cut.load_audio().mean(axis=0)
+    except Exception as error:  # Lhotse tries many readers, which raise as many kinds
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the audio of test cut {cut.id} cannot be read ({reason}): run ./prepare.sh again") from error
+    reference = " ".join(supervision.text for supervision in cut.supervisions)
+    return ExampleRecording(np.asarray(samples, dtype=np.float32), cut.sampling_rate, reference)
+
+
+def _read_summary(path: Path) -> dict[str, float]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    try:
+        return {row["settings"]: float(row["WER"]) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a summary of error rates: run ./decode.py again") from error
+
+
+def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Release a trained model: write its bundle into a zoo.")
+    default = "base" if "base" in configs else next(iter(configs))
+    parser.add_argument(
+        "--config", choices=configs, default=default, help=f"named config, whose experiment is exp/<config> [{default}]"
+    )
+    parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
+    parser.add_argument("--epoch", type=int, help="last epoch to average [the newest]")
+    parser.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
+    parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
+    parser.add_argument("--name", required=True, help="of the model in the zoo, e.g. asterisk-base")
+    parser.add_argument("--overwrite", action="store_true", help="replace a model of this name")
+    return parser
+
+
+def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
+    require_name(args.name)
+    folder = args.zoo_dir / args.name
+    epochs = saved_epochs(exp_dir)
+    epoch = args.epoch if args.epoch is not None else (epochs or [1])[-1]
+    export(folder, exp_dir=exp_dir, recipe_dir=recipe_dir, epoch=epoch, avg=args.avg, overwrite=args.overwrite)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(f"released {folder} ({size / 1e6:.1f} MB): epochs {epoch - args.avg + 1} to {epoch}, averaged")
+    print((folder / TEST_TEXT).read_text(encoding="utf-8"), end="")
+    print(f"try: python -m shared_moe_conformer.transcribe --model {folder} {folder / 'test.wav'}")

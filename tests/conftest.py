@@ -1,0 +1,113 @@
+"""A tiny released model for the tests of releasing: random weights, so that it says nonsense, but always the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig
+from shared_moe_conformer.manifest import Manifest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny tensors only lose by threads
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.bundle import Bundle
+
+TEXTS = ["PLEASE ENTER YOUR EXTENSION", "THANK YOU FOR CALLING", "ONE TWO THREE FOUR", "THE NUMBER YOU HAVE DIALED"]
+TINY_VOCAB = 40
+TINY = Config(
+    model=ModelConfig(
+        encoder=EncoderConfig(
+            encoder_dim=16,
+            num_attention_heads=2,
+            feed_forward_dim=24,
+            conv_kernel_size=5,
+            subsampling_channels=4,
+            group_sizes=(2, 1),
+            num_experts=3,
+        ),
+        vocab_size=TINY_VOCAB,
+        decoder_dim=8,
+        joiner_dim=12,
+    ),
+    data=DataConfig(corpus="telephone", language="en", licence="CC-BY-SA-3.0"),
+)
+
+
+@pytest.fixture(scope="session")
+def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tokenizer of 40 units."""
+    from shared_moe_conformer.data.tokenizer import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("lang") / "lang_bpe_40"
+    train_tokenizer(TEXTS, folder, TINY_VOCAB)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(lang_dir: Path, tones: np.ndarray) -> Bundle:
+    """A model that finds tokens in the tones."""
+    import torch
+
+    from shared_moe_conformer.bundle import Bundle
+    from shared_moe_conformer.data.features import compute_features
+    from shared_moe_conformer.data.tokenizer import Tokenizer
+    from shared_moe_conformer.model.asr_model import AsrModel
+
+    torch.manual_seed(0)
+    model = AsrModel(TINY.model).eval()
+    with torch.no_grad():
+        features = compute_features(tones, 16000, TINY.features)
+        encoder_out = model.encode(features[None], torch.tensor([len(features)])).encoder_out[0]
+        joined = model.joiner.encoder_projection(encoder_out).tanh()
+        for head, x in ((model.joiner.output, joined), (model.ctc_head, encoder_out)):
+            head.weight.mul_(5 / head(x).std(dim=0).mean())
+            head.bias.sub_(head(x).mean(dim=0))
+            head.bias[:3] += torch.tensor([6.0, -1e3, -1e3])  # often blank, never <sos/eos> or <unk>
+    return Bundle(tiny_manifest(), TINY, model, Tokenizer.load(lang_dir))
+
+
+def tiny_manifest(**changes: Any) -> Manifest:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "corpus": "telephone",
+        "language": "en",
+        "licence": "CC-BY-SA-3.0",
+        "unique_parameters": 1000,
+        "unrolled_parameters": 3000,
+        "active_parameters": 2000,
+        "decoding_method": "greedy_search",
+        "error_rates": {"test": {"greedy_search": 98.7, "modified_beam_search": 97.6}},
+        "commit": None,
+    }
+    return Manifest(**{**values, **changes})
+
+
+@pytest.fixture(scope="session")
+def tones() -> np.ndarray:
+    """Two seconds of tones in noise at 16 kHz, another pitch and loudness every tenth of a second."""
+    rng = np.random.default_rng(1)
+    pitch, loudness = (np.repeat(rng.uniform(low, high, 20), 1600) for low, high in ((100, 6000), (0.01, 0.5)))
+    tones = loudness * np.sin(2 * np.pi * np.cumsum(pitch) / 16000) + 0.01 * rng.normal(size=32000)
+    return tones.astype(np.float32)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray) -> Callable[..., Path]:
+    """Write the tiny bundle under a name, into the test's folder."""
+    import dataclasses
+
+    from shared_moe_conformer.bundle import ExampleRecording
+
+    def save(name: str = "tiny", **changes: Any) -> Path:
+        bundle = dataclasses.replace(tiny_bundle, manifest=tiny_manifest(name=name, **changes))
+        example = ExampleRecording(tones, 16000, "ONE TWO THREE FOUR")
+        bundle.save(tmp_path / "zoo" / name, lang_dir=lang_dir, example=example)
+        return tmp_path / "zoo" / name
+
+    return save

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from shared_moe_conformer.audio import write_wav
+from shared_moe_conformer.bundle import FILES, TEST_WAV, WEIGHTS_FILE, Bundle, ExampleRecording, expected_text
+from shared_moe_conformer.checksums import SUMS_FILE, write_sums
+from shared_moe_conformer.data.features import resample
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
+from shared_moe_conformer.transcript import EMPTY
+
+ROOT = Path(__file__).resolve().parent.parent
+Save = Callable[..., Path]
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    write_sums(path.parent)
+
+
+def test_folder_holds_what_it_should_and_only_readable_files(saved: Save) -> None:
+    folder = saved()
+    assert {path.name for path in folder.iterdir()} == {*FILES, SUMS_FILE}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "safetensors writes files for the owner alone"
+
+
+def test_model_survives_the_round_trip(saved: Save, tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    loaded = Bundle.load(saved())
+    assert loaded.manifest == tiny_bundle.manifest
+    assert loaded.config == tiny_bundle.config
+    assert not loaded.model.training
+    state = tiny_bundle.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in loaded.model.state_dict().items())
+    assert loaded.transcribe(tones, sampling_rate=16000) == tiny_bundle.transcribe(tones, sampling_rate=16000)
+
+
+def test_a_loaded_bundle_can_be_saved_again_with_equal_bytes(saved: Save, tmp_path: Path, tones: np.ndarray) -> None:
+    first = saved()
+    example = ExampleRecording(tones, 16000, "ONE TWO THREE FOUR")
+    Bundle.load(first).save(tmp_path / "second", lang_dir=first, example=example)
+    assert (tmp_path / "second" / SUMS_FILE).read_text() == (first / SUMS_FILE).read_text()
+
+
+def test_expected_text_is_what_the_model_says_and_the_reference_stands_beside_it(saved: Save) -> None:
+    folder = saved()
+    transcript = Bundle.load(folder).transcribe(folder / TEST_WAV)
+    assert transcript.text
+    assert transcript.text == expected_text(folder)
+    assert "reference (what was said): ONE TWO THREE FOUR\n" in (folder / "test.txt").read_text()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_changed_file_is_refused_by_name(saved: Save, name: str) -> None:
+    path = saved() / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=name) as caught:
+        Bundle.load(path.parent)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_missing_file_is_refused_by_name(saved: Save, name: str) -> None:
+    folder = saved()
+    (folder / name).unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=name):
+        Bundle.load(folder)
+
+
+def test_sums_are_optional(saved: Save) -> None:
+    folder = saved()
+    (folder / SUMS_FILE).unlink()
+    Bundle.load(folder, verify=False)
+    with pytest.raises(ValueError, match=SUMS_FILE):
+        Bundle.load(folder)
+
+
+def test_newer_formats_are_refused(saved: Save) -> None:
+    folder = saved()
+    edit_json(folder / "bundle.json", format_version=99)
+    with pytest.raises(ValueError, match="format version 99 is newer"):
+        Bundle.load(folder)
+
+
+def test_unknown_and_missing_options_are_named(saved: Save) -> None:
+    folder = saved()
+    edit_json(folder / "config.json", new_part={})
+    with pytest.raises(ValueError, match="new_part"):
+        Bundle.load(folder)
+    edit_json(saved("other") / "bundle.json", decoding_method="telepathy")
+    with pytest.raises(ValueError, match="telepathy"):
+        Bundle.load(folder.parent / "other")
+
+
+def test_weights_of_another_model_are_refused(saved: Save) -> None:
+    path = saved() / WEIGHTS_FILE
+    weights = load_file(path)
+    name = "joiner.output.weight"
+    for changed in (
+        {n: w for n, w in weights.items() if n != name},
+        {**weights, name: weights[name][:-1].clone()},
+        {**weights, f"{name}.more": weights[name].clone()},
+    ):
+        save_file(changed, path)
+        write_sums(path.parent)
+        with pytest.raises(ValueError, match=name) as caught:
+            Bundle.load(path.parent)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_opened(saved: Save, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    folder = saved()
+    torch.save({"model": Trap()}, folder / WEIGHTS_FILE)
+    write_sums(folder)
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        Bundle.load(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_existing_bundle_is_replaced_only_on_demand(saved: Save, tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    folder = saved()
+    sums = (folder / SUMS_FILE).read_text()
+    for overwrite, error in ((False, FileExistsError), (True, FileNotFoundError)):
+        with pytest.raises(error):
+            tiny_bundle.save(
+                folder, lang_dir=folder / "nowhere", example=ExampleRecording(tones, 16000, ""), overwrite=overwrite
+            )
+        assert (folder / SUMS_FILE).read_text() == sums
+        assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    tiny_bundle.save(folder, lang_dir=folder, example=ExampleRecording(tones[:8000], 16000, ""), overwrite=True)
+    assert (folder / SUMS_FILE).read_text() != sums
+    Bundle.load(folder)
+
+
+@pytest.mark.parametrize("sampling_rate", [8000, 22050, 44100])
+def test_other_sampling_rates_are_resampled(tiny_bundle: Bundle, tones: np.ndarray, sampling_rate: int) -> None:
+    resampled = resample(tones, sampling_rate, 16000)
+    transcript = tiny_bundle.transcribe(tones, sampling_rate=sampling_rate)
+    assert transcript.text
+    assert transcript == tiny_bundle.transcribe(resampled, sampling_rate=16000)
+
+
+def test_files_and_samples_give_the_same(tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path) -> None:
+    rounded = (tones * 32768).round() / 32768
+    write_wav(tmp_path / "a.wav", rounded, sampling_rate=16000)
+    assert tiny_bundle.transcribe(tmp_path / "a.wav") == tiny_bundle.transcribe(rounded, sampling_rate=16000)
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 100, 399, 400, 401, 800, 1000])
+def test_recordings_too_short_for_a_frame_say_nothing(tiny_bundle: Bundle, num_samples: int) -> None:
+    for sampling_rate in (8000, 16000, 48000):
+        short = np.zeros(num_samples * sampling_rate // 16000, dtype=np.float32)
+        assert tiny_bundle.transcribe(short, sampling_rate=sampling_rate) == EMPTY
+
+
+def test_the_shortest_recordings_that_have_frames_are_transcribed(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    for num_samples in (*range(800, 1400, 100), 1600, 2400):
+        tiny_bundle.transcribe(tones[:num_samples], sampling_rate=16000)
+
+
+def test_what_is_no_audio_is_refused(tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without sampling_rate"):
+        tiny_bundle.transcribe(tones)
+    with pytest.raises(ValueError, match="one channel"):
+        tiny_bundle.transcribe(tones[None], sampling_rate=16000)
+    with pytest.raises(ValueError, match="infinite or undefined"):
+        tiny_bundle.transcribe(np.full(16000, np.nan, dtype=np.float32), sampling_rate=16000)
+    (tmp_path / "a.wav").write_text("not audio")
+    with pytest.raises(ValueError, match="cannot be read as audio"):
+        tiny_bundle.transcribe(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_search_gives_rising_times_and_the_words_of_the_text(
+    tiny_bundle: Bundle, tones: np.ndarray, method: str
+) -> None:
+    decoding = DecodingConfig(decoding_method=method)  # type: ignore[arg-type]
+    transcript = tiny_bundle.transcribe(tones, sampling_rate=16000, decoding=decoding)
+    assert transcript.text
+    assert transcript.times == sorted(transcript.times)
+    assert [word.text for word in transcript.words] == transcript.text.split()
+
+
+def other_python() -> Path | None:
+    """The interpreter of the other environment: $OTHER_PYTHON, or the one that `make` built in the clone."""
+    if os.environ.get("OTHER_PYTHON"):
+        return Path(os.environ["OTHER_PYTHON"])
+    built = (ROOT / f".venv-{engine}" / "bin" / "python" for engine in ("k2", "torch"))
+    return next((path for path in built if path.exists() and path.parent.parent != Path(sys.prefix)), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(other_python() is None, reason="only one environment here: give the other's as OTHER_PYTHON")
+def test_the_other_environment_transcribes_identically(saved: Save, tones: np.ndarray, tmp_path: Path) -> None:
+    folder = saved()
+    rates = (8000, 16000, 22050, 44100, 48000)
+    paths = [tmp_path / f"{rate}.wav" for rate in rates]
+    for path, rate in zip(paths, rates):
+        write_wav(path, tones, sampling_rate=rate)
+    command = [other_python(), "-m", "shared_moe_conformer.transcribe", "--model", folder, "--format", "json", *paths]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    here = Bundle.load(folder)
+    for path, line in zip(paths, result.stdout.splitlines()):
+        there, mine = json.loads(line), here.transcribe(path)
+        assert mine.text
+        assert (there["text"], there["tokens"], there["times"]) == (mine.text, mine.tokens, mine.times)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+from shared_moe_conformer.audio import read_audio, write_wav
+from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text
+from shared_moe_conformer.config import Config, replace_fields, save_config
+from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
+from shared_moe_conformer.export import choose_example, main, read_error_rates
+from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from shared_moe_conformer.zoo import find, verify
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, lang_dir: Path, tiny_bundle: Bundle, tones: np.ndarray) -> Path:
+    """A recipe's folder after preparation and two epochs of training `base`."""
+    folder = tmp_path / "recipe"
+    config = replace_fields(tiny_bundle.config, {"lang_dir": str(lang_dir), "manifest_dir": "data/fbank"})
+    (folder / "data" / "fbank").mkdir(parents=True)
+    (folder / "exp" / "base").mkdir(parents=True)
+    cuts = [make_cut(folder, f"cut{i}", np.tile(tones, i + 1)) for i in range(3)]
+    CutSet.from_cuts(cuts).to_file(folder / "data" / "fbank" / "cuts_test.jsonl.gz")
+    save_config(config, folder / "exp" / "base" / "config.json")
+    state = tiny_bundle.model.state_dict()
+    for epoch in (1, 2):
+        changed = {name: value + epoch if value.is_floating_point() else value for name, value in state.items()}
+        save_checkpoint(epoch_path(folder / "exp" / "base", epoch), {"model": changed})
+    return folder
+
+
+def make_cut(folder: Path, name: str, samples: np.ndarray) -> MonoCut:
+    write_wav(folder / f"{name}.wav", samples, sampling_rate=16000)
+    cut = Recording.from_file(folder / f"{name}.wav", recording_id=name).to_cut()
+    cut.recording = cut.recording.with_path_prefix("")
+    cut.recording.sources[0].source = f"{name}.wav"
+    cut.supervisions = [SupervisionSegment(name, name, start=0, duration=cut.duration, text=f"TEXT OF {name}".upper())]
+    return cut
+
+
+def run(recipe: Path, config: Config, *arguments: str) -> None:
+    zoo = ["--zoo-dir", str(recipe / "zoo")] if "--zoo-dir" not in arguments else []
+    main({"base": config}, recipe_dir=recipe, arguments=["--name", "tiny", *zoo, *arguments])
+
+
+def write_summary(exp_dir: Path, method: str, suffix: str, hyp: str) -> None:
+    results = [Decoded("a", "ONE TWO", hyp)]
+    rates = word_error_rate(results), character_error_rate(results)
+    scores = Scores("test", method, f"{method}-beam-4", *rates, 0.1)
+    write_files(results, scores, exp_dir / method, suffix=f"{suffix}-{method}-beam-4")
+
+
+def test_released_model_is_the_average_and_verifies(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    run(recipe, tiny_bundle.config, "--epoch", "2", "--avg", "2")
+    bundle = Bundle.load(recipe / "zoo" / "tiny")
+    state = tiny_bundle.model.state_dict()
+    for name, value in bundle.model.state_dict().items():
+        torch.testing.assert_close(value, state[name] + (1.5 if value.is_floating_point() else 0))
+    assert verify("tiny", zoo_dir=recipe / "zoo") == expected_text(recipe / "zoo" / "tiny")
+    assert "epochs 1 to 2, averaged" in capsys.readouterr().out
+
+
+def test_facts_come_from_the_experiment(recipe: Path, tiny_bundle: Bundle) -> None:
+    run(recipe, tiny_bundle.config)
+    entry, bundle = find("tiny", zoo_dir=recipe / "zoo"), Bundle.load(recipe / "zoo" / "tiny")
+    assert (entry.corpus, entry.language, entry.licence) == ("telephone", "en", "CC-BY-SA-3.0")
+    assert entry.unique_parameters == sum(p.numel() for p in bundle.model.parameters())
+    assert entry.unique_parameters < entry.unrolled_parameters
+    assert entry.active_parameters < entry.unrolled_parameters
+    assert entry.error_rates == {}
+    assert bundle.manifest.package_version
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", bundle.manifest.commit or "0" * 40)
+
+
+def test_newest_epoch_is_the_default(recipe: Path, tiny_bundle: Bundle) -> None:
+    run(recipe, tiny_bundle.config)
+    name = "ctc_head.weight"
+    weight = Bundle.load(recipe / "zoo" / "tiny").model.state_dict()[name]
+    torch.testing.assert_close(weight, tiny_bundle.model.state_dict()[name] + 2)
+
+
+def test_example_is_the_test_cut_nearest_to_three_seconds(recipe: Path, tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    run(recipe, tiny_bundle.config)
+    samples, sampling_rate = read_audio(recipe / "zoo" / "tiny" / TEST_WAV)
+    assert sampling_rate == 16000
+    assert np.abs(samples - tones).max() < 2**-14
+    assert "TEXT OF CUT0" in (recipe / "zoo" / "tiny" / "test.txt").read_text()
+
+
+def test_error_rates_are_those_of_the_very_same_epochs(recipe: Path, tiny_bundle: Bundle) -> None:
+    exp_dir = recipe / "exp" / "base"
+    write_summary(exp_dir, "modified_beam_search", "epoch-2-avg-1", "ONE")
+    write_summary(exp_dir, "ctc_prefix_beam_search", "epoch-2-avg-1", "ONE TWO")
+    write_summary(exp_dir, "modified_beam_search", "epoch-2-avg-2", "THREE FOUR")
+    write_summary(exp_dir, "modified_beam_search", "epoch-2-avg-10", "THREE FOUR")
+    run(recipe, tiny_bundle.config, "--epoch", "2", "--avg", "1")
+    expected = {"test": {"modified_beam_search-beam-4": 50.0, "ctc_prefix_beam_search-beam-4": 0.0}}
+    assert find("tiny", zoo_dir=recipe / "zoo").error_rates == expected
+    assert "| test | modified_beam_search-beam-4 | 50.00 % |" in (recipe / "zoo" / "tiny" / "README.md").read_text()
+
+
+def test_damaged_summary_is_named(recipe: Path, tiny_bundle: Bundle) -> None:
+    path = recipe / "exp" / "base" / "greedy_search" / "wer-summary-test-epoch-2-avg-1-greedy_search.txt"
+    path.parent.mkdir()
+    path.write_text("settings\tWER\ngreedy_search\n")
+    with pytest.raises(ValueError, match=path.name):
+        read_error_rates(recipe / "exp" / "base", tiny_bundle.config, epoch=2, avg=1)
+
+
+def test_lost_audio_is_named(recipe: Path, tiny_bundle: Bundle) -> None:
+    for path in recipe.glob("*.wav"):
+        path.unlink()
+    with pytest.raises(ValueError, match="the audio of test cut cut0 cannot be read") as caught:
+        choose_example(replace_fields(tiny_bundle.config, {"manifest_dir": "data/fbank"}), recipe_dir=recipe)
+    assert "\n" not in str(caught.value)
+
+
+def test_existing_model_is_replaced_only_on_demand(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    run(recipe, tiny_bundle.config, "--epoch", "1")
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config, "--epoch", "2")
+    assert "zoo/tiny exists: give another name, or --overwrite" in capsys.readouterr().err
+    before = find("tiny", zoo_dir=recipe / "zoo")
+    run(recipe, tiny_bundle.config, "--epoch", "2", "--overwrite")
+    assert find("tiny", zoo_dir=recipe / "zoo").sha256 != before.sha256
+    assert verify("tiny", zoo_dir=recipe / "zoo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", "3"], "has no epoch-3.pt"),
+        (["--epoch", "1", "--avg", "2"], "--avg 2 with --epoch 1"),
+        (["--exp-dir", "nowhere"], "train first"),
+        (["--name", "../outside"], "'../outside' cannot be a model's name"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_leaves_nothing(
+    recipe: Path, tiny_bundle: Bundle, capsys: Output, arguments: list[str], message: str
+) -> None:
+    before = sorted(recipe.parent.rglob("*"))
+    with pytest.raises(SystemExit) as exit_:
+        run(recipe, tiny_bundle.config, *arguments)
+    err = capsys.readouterr().err
+    assert exit_.value.code == 1
+    assert message in err
+    assert err.count("\n") == 1
+    assert sorted(recipe.parent.rglob("*")) == before
+
+
+def test_weights_of_another_config_are_named(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    config = replace_fields(tiny_bundle.config, {"feed_forward_dim": 48})
+    save_config(config, recipe / "exp" / "base" / "config.json")
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config)
+    err = capsys.readouterr().err
+    assert "feed_forward" in err
+    assert err.count("\n") == 1

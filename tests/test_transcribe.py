@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared_moe_conformer.audio import write_wav
+from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text
+from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.transcribe import main
+from shared_moe_conformer.zoo import add
+
+Save = Callable[..., Path]
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def model(saved: Save) -> Path:
+    folder = saved()
+    add(folder)
+    return folder
+
+
+def test_default_shows_the_text_and_the_token_times(model: Path, capsys: Output) -> None:
+    main(["--model", str(model), str(model / TEST_WAV)])
+    first, *rest = capsys.readouterr().out.splitlines()
+    transcript = Bundle.load(model).transcribe(model / TEST_WAV)
+    assert first == f"{model / TEST_WAV}: {expected_text(model)}"
+    assert "".join(rest[::2]).split() == transcript.tokens
+    assert [float(time) for line in rest[1::2] for time in line.split()] == transcript.times
+
+
+def test_text_alone_is_one_line_a_file(model: Path, capsys: Output) -> None:
+    main(["--model", str(model), "--format", "text", *[str(model / TEST_WAV)] * 2])
+    assert capsys.readouterr().out == f"{expected_text(model)}\n" * 2
+
+
+def test_models_have_names_in_a_zoo(model: Path, capsys: Output) -> None:
+    main(["--model", "tiny", "--zoo-dir", str(model.parent), "--format", "text", str(model / TEST_WAV)])
+    assert capsys.readouterr().out == f"{expected_text(model)}\n"
+
+
+def test_another_search_can_be_chosen(model: Path, capsys: Output) -> None:
+    arguments = ["--model", str(model), "--format", "json", str(model / TEST_WAV)]
+    main([*arguments, "--decoding-method", "modified_beam_search", "--beam", "7"])
+    decoding = DecodingConfig(decoding_method="modified_beam_search", beam=7)
+    expected = Bundle.load(model).transcribe(model / TEST_WAV, decoding=decoding)
+    assert json.loads(capsys.readouterr().out)["times"] == expected.times
+    assert expected.text != expected_text(model)
+
+
+def test_an_error_of_one_file_does_not_stop_the_others(
+    model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output
+) -> None:
+    bad, missing, short, good = (tmp_path / name for name in ("bad.wav", "missing.wav", "short.wav", "good.wav"))
+    bad.write_text("not audio")
+    write_wav(short, tones[:100], sampling_rate=16000)
+    write_wav(good, tones, sampling_rate=16000)
+    with pytest.raises(SystemExit) as exit_:
+        main(["--model", str(model), "--format", "text", *map(str, (bad, short, missing, good))])
+    out, err = capsys.readouterr()
+    assert exit_.value.code == 1
+    assert out == f"\n{expected_text(model)}\n"
+    first, second, last = err.splitlines()
+    assert str(bad) in first
+    assert str(missing) in second
+    assert last == f"error: 2 of 4 files failed: {bad}, {missing}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nowhere/tiny"], "no released model in nowhere/tiny"),
+        (["--model", "nobody", "--zoo-dir", "nowhere"], "the zoo nowhere has no model nobody"),
+        (["--decoding-method", "all"], "give one method"),
+        (["--beam", "0"], "beam is 0"),
+    ],
+)
+def test_a_wrong_call_is_one_line(model: Path, capsys: Output, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--model", str(model), *arguments, str(model / TEST_WAV)])
+    out, err = capsys.readouterr()
+    assert (exit_.value.code, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_changed_bundle_is_one_line(model: Path, capsys: Output) -> None:
+    with (model / "tokens.txt").open("a") as file:
+        file.write("x 40\n")
+    with pytest.raises(SystemExit):
+        main(["--model", str(model), str(model / TEST_WAV)])
+    assert f"error: {model / 'tokens.txt'} is not the file that was released" in capsys.readouterr().err
+
+
+def test_runs_as_a_module(model: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "shared_moe_conformer.transcribe",
+        "--model",
+        model.name,
+        "--zoo-dir",
+        model.parent,
+    ]
+    result = subprocess.run([str(part) for part in [*command, model / TEST_WAV]], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert expected_text(model) in result.stdout

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.checksums import SUMS_FILE, file_sha256, write_sums
+from shared_moe_conformer.manifest import Manifest, write_manifest
+from shared_moe_conformer.zoo import INDEX_FILE, add, find, main, read_index, resolve, table, verify
+
+Save = Callable[..., Path]
+Output = pytest.CaptureFixture[str]
+
+
+def fake_bundle(zoo_dir: Path, name: str) -> Path:
+    """A folder that looks like a bundle from outside."""
+    folder = zoo_dir / name
+    folder.mkdir(parents=True)
+    facts = {"corpus": "telephone", "language": "en", "licence": "MIT", "decoding_method": "greedy_search"}
+    counts = {"unique_parameters": 1_500_000, "unrolled_parameters": 4_000_000, "active_parameters": 2_000_000}
+    rates = {"test": {"greedy_search": 20.0, "modified_beam_search": 19.5}}
+    write_manifest(Manifest(name=name, **facts, **counts, error_rates=rates), folder)  # type: ignore[arg-type]
+    (folder / "weights").write_bytes(b"0" * 1000)
+    write_sums(folder)
+    return folder
+
+
+def test_an_empty_zoo_has_no_models(tmp_path: Path) -> None:
+    assert read_index(tmp_path) == []
+    assert read_index(tmp_path / "nowhere") == []
+
+
+def test_an_added_model_is_found_with_its_facts(tmp_path: Path) -> None:
+    folder = fake_bundle(tmp_path, "base")
+    added = add(folder)
+    assert [added] == read_index(tmp_path)
+    assert find("base", zoo_dir=tmp_path) == added
+    assert resolve("base", zoo_dir=tmp_path) == folder
+    assert added.size == sum(len(path.read_bytes()) for path in folder.iterdir())
+    assert added.sha256 == file_sha256(folder / SUMS_FILE)
+    assert added.error_rates["test"]["modified_beam_search"] == 19.5
+
+
+def test_models_are_listed_by_name_and_adding_again_replaces(tmp_path: Path) -> None:
+    folders = [fake_bundle(tmp_path, name) for name in ("full", "base")]
+    for folder in (*folders, *folders):
+        add(folder)
+    assert [entry.name for entry in read_index(tmp_path)] == ["base", "full"]
+    header, base, full = table(read_index(tmp_path)).splitlines()
+    assert " ".join(base.split()) == "base telephone en MIT 1.50M 4.00M 2.00M 0.0 MB 19.50 % modified_beam_search"
+    assert header.index("best WER") == base.index("19.50")
+
+
+def test_the_index_is_plain_json(tmp_path: Path) -> None:
+    add(fake_bundle(tmp_path, "base"))
+    (entry,) = json.loads((tmp_path / INDEX_FILE).read_text())
+    assert entry["name"] == entry["path"] == "base"
+    assert entry["unique_parameters"] == 1_500_000
+
+
+def test_many_processes_may_add_at_once(tmp_path: Path) -> None:
+    folders = [fake_bundle(tmp_path, f"m{i}") for i in range(12)]
+    with multiprocessing.get_context("fork").Pool(6) as pool:
+        pool.map(add, folders, chunksize=1)
+    assert {entry.name for entry in read_index(tmp_path)} == {folder.name for folder in folders}
+
+
+@pytest.mark.parametrize("name", ["../base", "/etc", ".", "..", ""])
+def test_names_cannot_leave_the_zoo(tmp_path: Path, name: str) -> None:
+    add(fake_bundle(tmp_path / "zoo", "base"))
+    with pytest.raises(ValueError, match="cannot be a model's name"):
+        find(name, zoo_dir=tmp_path / "zoo")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"path": "../../home"}, "cannot be a model's name"),
+        ({"size": "12"}, "size is '12'"),
+        ({"extra": 1}, "no option extra"),
+    ],
+)
+def test_a_hostile_index_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    add(fake_bundle(tmp_path, "base"))
+    path = tmp_path / INDEX_FILE
+    path.write_text(json.dumps([{**json.loads(path.read_text())[0], **change}]))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_index(tmp_path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", "null", "[" * 100_000])
+def test_a_damaged_index_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / INDEX_FILE).write_text(content)
+    with pytest.raises(ValueError, match=INDEX_FILE):
+        read_index(tmp_path)
+
+
+def test_a_failure_leaves_the_old_index(tmp_path: Path) -> None:
+    add(fake_bundle(tmp_path, "base"))
+    before = (tmp_path / INDEX_FILE).read_text()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="no released model in"):
+        add(tmp_path / "empty")
+    assert (tmp_path / INDEX_FILE).read_text() == before
+
+
+def test_verifying_transcribes_the_test_wav(saved: Save, capsys: Output) -> None:
+    folder = saved()
+    add(folder)
+    text = verify("tiny", zoo_dir=folder.parent)
+    assert text
+    main(["verify", "tiny", "--zoo-dir", str(folder.parent)])
+    assert capsys.readouterr().out == f"tiny: every file is as released; test.wav: {text}\n"
+
+
+def test_verifying_finds_a_changed_byte_even_where_the_sums_were_changed_too(saved: Save) -> None:
+    folder = saved()
+    add(folder)
+    (folder / "README.md").write_text("buy something")
+    with pytest.raises(ValueError, match="README.md is not the file"):
+        verify("tiny", zoo_dir=folder.parent)
+    write_sums(folder)
+    with pytest.raises(ValueError, match="SHA256SUMS is not the one in the zoo's index"):
+        verify("tiny", zoo_dir=folder.parent)
+
+
+def test_verifying_finds_a_model_that_says_something_else(saved: Save) -> None:
+    folder = saved()
+    text = (folder / "test.txt").read_text()
+    (folder / "test.txt").write_text(text.replace("transcript):", "transcript): NEVER"))
+    write_sums(folder)
+    add(folder)
+    with pytest.raises(ValueError, match="not as released, 'NEVER"):
+        verify("tiny", zoo_dir=folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["verify", "nobody"], "has no model nobody; it has: base"), (["verify", "../x"], "cannot be a model's name")],
+)
+def test_a_wrong_call_is_one_line(tmp_path: Path, capsys: Output, arguments: list[str], message: str) -> None:
+    add(fake_bundle(tmp_path, "base"))
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--zoo-dir", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert exit_.value.code == 1
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_listing_needs_no_torch(tmp_path: Path) -> None:
+    add(fake_bundle(tmp_path, "base"))
+    code = (
+        "import sys; from shared_moe_conformer.zoo import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
+    command = [sys.executable, "-c", code, "list", "--zoo-dir", str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "base  telephone" in result.stdout
