@@ -1,20 +1,31 @@
-# Sourced by every recipe's prepare.sh, from the recipe's own folder and after its options have their defaults:
+# Sourced by every recipe's prepare.sh, whose folder it makes the working folder, once the options have their defaults:
 #
-#   cd "$(dirname "${BASH_SOURCE[0]}")"
-#   vocab_size=500                       # an option: --vocab-size 500
-#   . ../../../local/stages.sh "$@"
-#   stage 0 "Download" download          # runs the function `download`
-#   stage 1 "Tokenizer" tokenizer vocab_size    # and again whenever vocab_size changes
+#   vocab_size=500                                    # the option --vocab-size, and its default
+#   . "$(dirname "${BASH_SOURCE[0]}")/../../../local/stages.sh" "$@"
+#   stage 0 "Download" download                       # runs the function `download`
+#   stage 1 "Tokenizer" tokenizer vocab_size data/lang/bpe.model
 #
-# Strict mode; --stage N, --stop-stage N, --force true, --help; every `name=value` set before sourcing is an option
-# `--name value`. A finished stage leaves data/.done/N and is skipped by the next run; a stage that runs makes all
-# later ones run again. A stage that fails or is killed leaves no mark. The habit is icefall's (parse_options.sh).
+# Strict mode; --stage N, --stop-stage N, --force true, --help; every variable in lower case that is set before is an
+# option `--name value` (the habit is icefall's parse_options.sh). A stage that ends leaves data/.done/N and is skipped
+# by the next run, unless one of the options it names has changed or one of the files it names (words with a slash) is
+# gone. A stage that runs makes all later ones run again; one that fails or is killed leaves no mark.
 
 set -euo pipefail
+
+START_DIR="$PWD"
+cd "$(dirname "$0")"
 
 stage=0
 stop_stage=100
 force=false
+
+# A path that the user gave, seen from the folder in which the program was started.
+from_start() {
+  case "$1" in
+    "" | /*) echo "$1" ;;
+    *) echo "$START_DIR/$1" ;;
+  esac
+}
 
 fail() {
   echo "error: $*" >&2
@@ -22,7 +33,7 @@ fail() {
 }
 
 show_help() {
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${0##*/}"
   exit 0
 }
 
@@ -35,42 +46,61 @@ parse_options() {
       *) fail "'$1' is no option: see $0 --help" ;;
     esac
     name="${name//-/_}"
-    [[ "$name" =~ ^[a-z][a-z_0-9]*$ ]] && [ -n "${!name+set}" ] && [[ "$name" != *[A-Z]* ]] || fail "no option $1: see $0 --help"
+    [[ "$name" =~ ^[a-z][a-z_0-9]*$ && -n "${!name+set}" ]] || fail "no option $1: see $0 --help"
     [ $# -ge 2 ] || fail "$1 needs a value"
     printf -v "$name" '%s' "$2"
     shift 2
   done
-  local number
-  for number in stage stop_stage; do
-    [[ "${!number}" =~ ^[0-9]+$ ]] || fail "--${number//_/-} is '${!number}': give a number"
+  for name in stage stop_stage; do
+    [[ "${!name}" =~ ^[0-9]+$ ]] || fail "--${name//_/-} is '${!name}': give a number"
   done
 }
 
 need_python() {
   command -v python3 >/dev/null || fail "python3 is not on the PATH: run make install and activate its environment"
   python3 -c 'import shared_moe_conformer, lhotse, sentencepiece' 2>/dev/null ||
-    fail "$(command -v python3) cannot import shared_moe_conformer: run make install and activate its environment"
+    fail "$(command -v python3) cannot import shared_moe_conformer and lhotse: run make install and activate its environment"
 }
 
-# Usage: stage NUMBER TITLE FUNCTION [OPTION...]
+# The values of a stage's options, one a line: what its marker must hold to be skipped.
+settings_of() {
+  local word
+  for word in "$@"; do
+    if [[ "$word" != */* ]]; then echo "$word=${!word}"; fi
+  done
+}
+
+have_outputs() {
+  local word
+  for word in "$@"; do
+    if [[ "$word" == */* && ! -e "$word" ]]; then return 1; fi
+  done
+}
+
+forget_stages_from() {
+  local marker
+  for marker in data/.done/*; do
+    if [ -f "$marker" ] && [ "${marker##*/}" -ge "$1" ]; then rm "$marker"; fi
+  done
+}
+
+# Usage: stage NUMBER TITLE FUNCTION [OPTION or OUTPUT...]
 stage() {
-  local number="$1" title="$2" body="$3" option settings="" marker="data/.done/$1" later
+  local number="$1" title="$2" body="$3" settings marker="data/.done/$1" start=$SECONDS
   shift 3
-  for option in "$@"; do settings+="$option=${!option}"$'\n'; done
-  if [ "$number" -lt "$stage" ] || [ "$number" -gt "$stop_stage" ]; then return; fi
-  if [ "$force" != true ] && [ -f "$marker" ] && [ "$(cat "$marker")" = "${settings%$'\n'}" ]; then
+  if [ "$number" -lt "$stage" ] || [ "$number" -gt "$stop_stage" ]; then return 0; fi
+  settings="$(settings_of "$@")"
+  if [ "$force" != true ] && [ -f "$marker" ] && [ "$(cat "$marker")" = "$settings" ] && have_outputs "$@"; then
     echo "stage $number: $title (done before)"
-    return
+    return 0
   fi
   echo "stage $number: $title"
   mkdir -p data/.done
-  for later in data/.done/*; do
-    if [ -f "$later" ] && [ "${later##*/}" -ge "$number" ]; then rm "$later"; fi
-  done
-  local start=$SECONDS
+  forget_stages_from "$number"
   "$body"
-  printf '%s' "$settings" >"$marker.new"
-  mv "$marker.new" "$marker"
+  have_outputs "$@" || fail "stage $number ended without one of its outputs: $*"
+  echo "$settings" >data/.done/.new
+  mv data/.done/.new "$marker"
   echo "stage $number: finished in $((SECONDS - start)) s"
 }
 

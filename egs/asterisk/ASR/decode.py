@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from config import CONFIGS
+
 from shared_moe_conformer.decode import main
 
 if __name__ == "__main__":

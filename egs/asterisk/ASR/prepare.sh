@@ -13,14 +13,14 @@
 #
 # Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts.
 
-cd "$(dirname "${BASH_SOURCE[0]}")"
-
 corpus_dir=
 vocab_size=128
 num_jobs=1
 feature_extractor=lhotse
 
-. ../../../local/stages.sh "$@"
+. "$(dirname "${BASH_SOURCE[0]}")/../../../local/stages.sh" "$@"
+corpus_dir="$(from_start "$corpus_dir")"
+lang_dir="data/lang_bpe_$vocab_size"
 
 download() {
   if [ -n "$corpus_dir" ]; then
@@ -43,16 +43,16 @@ features() {
 }
 
 tokenizer() {
-  python3 ../../../local/train_tokenizer.py --vocab-size "$vocab_size" --lang-dir "data/lang_bpe_$vocab_size"
+  python3 ../../../local/train_tokenizer.py --vocab-size "$vocab_size" --lang-dir "$lang_dir"
 }
 
 check_cuts() {
-  python3 ../../../local/validate_cuts.py --manifest-dir data/fbank --lang-dir "data/lang_bpe_$vocab_size" --read-features
+  python3 ../../../local/validate_cuts.py --manifest-dir data/fbank --lang-dir "$lang_dir" --read-features
 }
 
 stage 0 "Get the recordings and their texts" download corpus_dir
-stage 1 "Manifests and splits" manifests corpus_dir
+stage 1 "Manifests and splits" manifests corpus_dir data/manifests/cuts_{train,dev,test}.jsonl.gz
 stage 2 "Check the recordings" check_recordings
-stage 3 "Features" features feature_extractor
-stage 4 "Tokenizer" tokenizer vocab_size
+stage 3 "Features" features feature_extractor data/fbank/cuts_{train,dev,test}.jsonl.gz
+stage 4 "Tokenizer" tokenizer vocab_size "$lang_dir"/{bpe.model,tokens.txt}
 stage 5 "Check the cuts" check_cuts

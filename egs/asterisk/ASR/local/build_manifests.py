@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import re
 import unicodedata
+import wave
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,11 +143,15 @@ def usable_recordings(
 
 
 def read_recording(clip: Clip) -> Recording:
+    """The recording of a clip, whose file must be as long as its header says."""
     try:
         recording = Recording.from_file(clip.path, recording_id=clip.name)
+        with wave.open(str(clip.path)) as file:
+            num_samples = file.getnframes()
     except Exception as error:  # every audio backend has its own
-        raise ValueError(f"{clip.path} is no readable wav file: unpack the package again") from error
+        raise ValueError(f"{clip.path} is no readable wav file: unpack the packages again") from error
     require(recording.num_channels == 1, f"{clip.path} has {recording.num_channels} channels: one is expected")
+    require(recording.num_samples == num_samples, f"{clip.path} is cut off: unpack the packages again")
     return recording
 
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lhotse import CutSet
+
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data import feature_store
+from shared_moe_conformer.data.feature_store import perturb_speed, store_features
+from shared_moe_conformer.data.manifests import read_cuts
+from tests.data.conftest import noise_cut
+
+FBANK = Path("fbank")
+
+
+@pytest.fixture
+def cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CutSet:
+    monkeypatch.chdir(tmp_path)
+    return CutSet.from_cuts([noise_cut(Path("audio"), f"c{i}", f"TEXT {i}", duration=0.5 + 0.1 * i) for i in range(5)])
+
+
+@pytest.mark.slow
+def test_processes_and_files_change_nothing(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = list(store_features(cuts, "one", directory=FBANK, config=FeatureConfig()))
+    monkeypatch.setattr(feature_store, "CUTS_PER_FILE", 2)
+    together = list(store_features(cuts, "many", directory=FBANK, config=FeatureConfig(), num_jobs=2))
+    assert len(list(FBANK.glob("feats_many-*.lca"))) == 3
+    assert [cut.id for cut in alone] == [cut.id for cut in together] == [cut.id for cut in cuts]
+    for first, second in zip(alone, together):
+        np.testing.assert_array_equal(first.load_features(), second.load_features())
+
+
+def test_the_prepared_folder_can_be_moved(cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
+    (tmp_path / "elsewhere").mkdir()
+    for folder in ("fbank", "audio"):
+        (tmp_path / folder).rename(tmp_path / "elsewhere" / folder)
+    moved = tmp_path / "elsewhere"
+    monkeypatch.chdir("/")
+    for cut in read_cuts(moved / "fbank", "train", recipe_dir=moved):
+        assert cut.load_features().shape == (cut.num_frames, 80)
+        assert cut.load_audio().shape == (1, cut.num_samples)
+
+
+def test_speed_changes_durations_and_keeps_texts(cuts: CutSet) -> None:
+    perturbed = list(perturb_speed(cuts, [0.9, 1.1]))
+    assert len({cut.id for cut in perturbed}) == 15
+    stored = list(store_features(CutSet.from_cuts(perturbed), "train", directory=FBANK, config=FeatureConfig()))
+    for original, slow, fast in zip(stored[:5], stored[5:10], stored[10:]):
+        assert slow.duration == pytest.approx(original.duration / 0.9, abs=1e-3)
+        assert fast.duration == pytest.approx(original.duration / 1.1, abs=1e-3)
+        assert {cut.supervisions[0].text for cut in (slow, fast)} == {original.supervisions[0].text}
+        assert fast.load_features().shape[0] < original.load_features().shape[0] < slow.load_features().shape[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"RIFF but no more", b"\0" * 500])
+def test_a_corrupt_wav_is_named_and_leaves_no_manifest(cuts: CutSet, content: bytes) -> None:
+    store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
+    Path("audio/c3.wav").write_bytes(content)
+    with pytest.raises(ValueError, match=r"audio/c3\.wav") as error:
+        store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
+    assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="prepare.sh"):
+        read_cuts(FBANK, "train", recipe_dir=Path())
+
+
+def test_old_features_are_removed(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_store, "CUTS_PER_FILE", 1)
+    store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
+    monkeypatch.setattr(feature_store, "CUTS_PER_FILE", 5)
+    store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
+    assert sorted(path.name for path in FBANK.iterdir()) == ["cuts_train.jsonl.gz", "feats_train-0.lca"]

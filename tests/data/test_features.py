@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.features import compute_features, feature_extractor, resample
+from tests.data.conftest import Corpus
+
+LILCOM_ERROR = 0.016
+
+
+def noise(num_samples: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(0).standard_normal(num_samples)).astype(np.float32)
+
+
+def test_a_file_has_the_features_that_preparation_stored(corpus: Corpus) -> None:
+    for cut in corpus.cuts("test"):
+        path = cut.recording.sources[0].source
+        samples, sampling_rate = soundfile.read(path, dtype="float32")
+        assert sampling_rate == 8000
+        features = compute_features(samples, sampling_rate, FeatureConfig())
+        stored = torch.from_numpy(cut.load_features())
+        assert features.shape == stored.shape
+        assert (features - stored).abs().max() < LILCOM_ERROR
+        same = feature_extractor(FeatureConfig()).extract(cut.load_audio(), 16000)
+        assert torch.equal(features, torch.as_tensor(same))
+
+
+@pytest.mark.parametrize("sampling_rate", [8000, 16000, 22050, 44100, 48000])
+def test_resampling_keeps_a_tone(sampling_rate: int) -> None:
+    def tone(rate: int) -> np.ndarray:
+        return 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+
+    resampled = resample(tone(sampling_rate), sampling_rate, 16000)
+    assert resampled.shape == (16000,)
+    inner = slice(200, -200)
+    assert np.abs(resampled[inner] - tone(16000)[inner]).max() < 0.01
+
+
+def test_a_frame_every_ten_milliseconds_and_the_bins_asked_for() -> None:
+    config = FeatureConfig(num_mel_bins=40)
+    features = compute_features(noise(16000), 16000, config)
+    assert features.shape == (100, 40)
+    assert features.dtype == torch.float32
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"), [(np.zeros((2, 100)), "one channel"), (np.zeros(0), "recording is empty")]
+)
+def test_what_is_no_recording_is_refused(samples: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        compute_features(samples, 16000, FeatureConfig())
+
+
+def test_both_extractors_agree() -> None:
+    pytest.importorskip("kaldifeat")
+    samples = noise(16000)
+    lhotse = compute_features(samples, 16000, FeatureConfig(feature_extractor="lhotse"))
+    kaldifeat = compute_features(samples, 16000, FeatureConfig(feature_extractor="kaldifeat"))
+    assert lhotse.shape == kaldifeat.shape
+    assert (lhotse - kaldifeat).abs().max() < 2e-3
+
+
+def test_missing_kaldifeat_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="make kaldifeat"):
+        feature_extractor(FeatureConfig(feature_extractor="kaldifeat"))

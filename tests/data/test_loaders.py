@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from lhotse import CutSet
+
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.loaders import CutDataset, EvalLoader, TrainLoader
+from tests.data.conftest import Corpus
+
+
+def train_loader(corpus: Corpus, *, seed: int = 7, **data: Any) -> TrainLoader:
+    dataset = CutDataset(corpus.tokenizer, dataclasses.replace(corpus.config.data, **data))
+    return TrainLoader(CutSet.from_cuts(corpus.cuts("train")), dataset, seed=seed)
+
+
+def eval_loader(corpus: Corpus, **data: Any) -> EvalLoader:
+    dataset = CutDataset(corpus.tokenizer, dataclasses.replace(corpus.config.data, **data))
+    return EvalLoader(CutSet.from_cuts(corpus.cuts("train")), dataset)
+
+
+def ids(batches: list[AsrBatch]) -> list[list[str]]:
+    return [batch.cut_ids for batch in batches]
+
+
+def assert_equal(first: list[AsrBatch], second: list[AsrBatch]) -> None:
+    assert ids(first) == ids(second)
+    for one, other in zip(first, second):
+        assert all(torch.equal(a, b) for a, b in zip(one[:4], other[:4]))
+        assert one.texts == other.texts
+
+
+def test_an_epoch_holds_every_cut_once_in_batches_that_fit(corpus: Corpus) -> None:
+    loader = train_loader(corpus)
+    for epoch in (1, 2, 3):
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        assert len(batches) == len(loader) > 1
+        assert sorted(cut_id for batch in batches for cut_id in batch.cut_ids) == sorted(
+            cut.id for cut in corpus.cuts("train")
+        )
+        for batch in batches:
+            assert sum(sorted(batch.x_lens.tolist())[:-1]) <= 800, "8 s at most, and one cut more"
+
+
+def test_a_batch_holds_what_its_cuts_say(corpus: Corpus) -> None:
+    cuts = {cut.id: cut for cut in corpus.cuts("train")}
+    for batch in train_loader(corpus, num_time_masks=0, num_freq_masks=0):
+        for i, cut_id in enumerate(batch.cut_ids):
+            features = torch.from_numpy(cuts[cut_id].load_features())
+            assert torch.equal(batch.x[i, : batch.x_lens[i]], features)
+            assert batch.texts[i] == cuts[cut_id].supervisions[0].text
+            assert corpus.tokenizer.decode(batch.y[i, : batch.y_lens[i]].tolist()) == batch.texts[i]
+
+
+def test_seed_and_epoch_decide_everything(corpus: Corpus) -> None:
+    first, again = train_loader(corpus), train_loader(corpus)
+    again.set_epoch(5)
+    list(again)
+    again.set_epoch(1)
+    assert_equal(list(first), list(again))
+    first_epoch = list(first)
+    first.set_epoch(2)
+    assert ids(list(first)) != ids(first_epoch)
+    assert ids(list(train_loader(corpus, seed=8))) != ids(first_epoch)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_change_nothing(corpus: Corpus, num_workers: int) -> None:
+    assert_equal(list(train_loader(corpus)), list(train_loader(corpus, num_workers=num_workers)))
+    assert_equal(list(eval_loader(corpus)), list(eval_loader(corpus, num_workers=num_workers)))
+
+
+def test_global_random_state_is_left_alone(corpus: Corpus) -> None:
+    before = torch.get_rng_state()
+    list(train_loader(corpus))
+    list(eval_loader(corpus))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("taken", [0, 1, 3])
+def test_a_resumed_epoch_goes_on_where_it_stopped(corpus: Corpus, taken: int, num_workers: int) -> None:
+    whole = train_loader(corpus)
+    whole.set_epoch(3)
+    expected = list(whole)
+
+    stopped = train_loader(corpus, num_workers=num_workers)
+    stopped.set_epoch(3)
+    begun = [batch for _, batch in zip(range(taken), stopped)]
+    resumed = train_loader(corpus, num_workers=num_workers)
+    resumed.load_state_dict(stopped.state_dict())
+    assert resumed.epoch == 3 and len(resumed) == len(expected)
+    assert_equal(begun + list(resumed), expected)
+    assert_equal(list(resumed), expected)
+
+
+def test_a_state_of_other_batches_is_refused(corpus: Corpus) -> None:
+    state = train_loader(corpus).state_dict()
+    for other in (train_loader(corpus, seed=8), train_loader(corpus, max_duration=5.0)):
+        with pytest.raises(ValueError, match="other batches"):
+            other.load_state_dict(state)
+
+
+def test_masks_in_training_only_and_new_ones_each_epoch(corpus: Corpus) -> None:
+    masks: dict[str, Any] = {"num_time_masks": 2, "max_time_mask_fraction": 0.5}
+    plain = {cut.id: torch.from_numpy(cut.load_features()) for cut in corpus.cuts("train")}
+
+    def changed(batches: list[AsrBatch]) -> dict[str, torch.Tensor]:
+        pairs = ((cut_id, x[:n], plain[cut_id]) for b in batches for cut_id, x, n in zip(b.cut_ids, b.x, b.x_lens))
+        return {cut_id: x != features for cut_id, x, features in pairs}
+
+    assert not any(mask.any() for mask in changed(list(eval_loader(corpus, **masks))).values())
+    loader = train_loader(corpus, **masks)
+    first = changed(list(loader))
+    loader.set_epoch(2)
+    second = changed(list(loader))
+    assert sum(mask.any() for mask in first.values()) > 20
+    assert sum(torch.equal(first[cut_id], second[cut_id]) for cut_id in first) < 3
+
+
+def test_evaluation_is_the_same_each_time_and_complete(corpus: Corpus) -> None:
+    loader = eval_loader(corpus)
+    batches = list(loader)
+    assert len(batches) == len(loader)
+    assert_equal(batches, list(loader))
+    lengths = [length for batch in batches for length in batch.x_lens.tolist()]
+    assert lengths == sorted(lengths, reverse=True) and len(lengths) == 24
+
+
+@pytest.mark.parametrize(("max_duration", "num_buckets"), [(0.1, 10), (1000.0, 100)])
+def test_extreme_sizes_still_give_every_cut(corpus: Corpus, max_duration: float, num_buckets: int) -> None:
+    for loader in (train_loader, eval_loader):
+        batches = list(loader(corpus, max_duration=max_duration, num_buckets=num_buckets))
+        assert sum(len(batch.cut_ids) for batch in batches) == 24

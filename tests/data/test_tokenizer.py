@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
+
+TEXTS = ["PLEASE ENTER YOUR NUMBER", "I'M SORRY", "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG", "VEXING ZEBRAS"]
+
+
+@pytest.fixture(scope="module")
+def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lang") / "lang_bpe_50"
+    train_tokenizer(TEXTS, folder, 50)
+    return folder
+
+
+def test_the_layout_is_icefalls(lang_dir: Path) -> None:
+    tokenizer = Tokenizer.load(lang_dir)
+    lines = (lang_dir / "tokens.txt").read_text().splitlines()
+    assert [line.split() for line in lines[:3]] == [["<blk>", "0"], ["<sos/eos>", "1"], ["<unk>", "2"]]
+    assert [int(line.split()[1]) for line in lines] == list(range(tokenizer.vocab_size)) == list(range(50))
+    assert [line.split()[0] for line in lines] == tokenizer.pieces
+    assert (tokenizer.blank_id, tokenizer.unk_id) == (0, 2)
+
+
+WORD = st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ'", min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(words=st.lists(WORD, min_size=1, max_size=6))
+def test_texts_survive_encoding(lang_dir: Path, words: list[str]) -> None:
+    text, tokenizer = " ".join(words), Tokenizer.load(lang_dir)
+    (ids,) = tokenizer.encode([text])
+    assert tokenizer.decode(ids) == text
+    assert min(ids) > 2, "speech never needs blank, start/end or unknown"
+    assert "".join(tokenizer.pieces[i] for i in ids).replace("\u2581", " ").strip() == text
+
+
+def test_characters_outside_the_training_texts_are_unknown(lang_dir: Path) -> None:
+    tokenizer = Tokenizer.load(lang_dir)
+    assert tokenizer.unknown_characters("PLEASE 4 ME É") == ["4", "É"]
+    assert tokenizer.unknown_characters("DOG ZEBRA") == []
+    for character in "4É":
+        assert tokenizer.unk_id in tokenizer.encode([character])[0]
+
+
+def test_the_same_texts_make_the_same_files(lang_dir: Path, tmp_path: Path) -> None:
+    train_tokenizer(TEXTS, tmp_path / "again", 50)
+    for name in ("bpe.model", "tokens.txt"):
+        assert (tmp_path / "again" / name).read_bytes() == (lang_dir / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("texts", "vocab_size", "message"),
+    [([], 50, "no texts"), (["", " "], 50, "no texts"), (TEXTS, 5000, "5000 units"), (TEXTS, 10, "10 units")],
+)
+def test_an_impossible_vocabulary_is_refused_and_leaves_nothing(
+    texts: list[str], vocab_size: int, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        train_tokenizer(texts, tmp_path / "lang", vocab_size)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_vocabulary_replaces_the_files(tmp_path: Path) -> None:
+    train_tokenizer(TEXTS, tmp_path / "lang", 50)
+    train_tokenizer(TEXTS, tmp_path / "lang", 45)
+    assert Tokenizer.load(tmp_path / "lang").vocab_size == 45
+
+
+def test_damaged_folders_are_refused(lang_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="prepare.sh"):
+        Tokenizer.load(tmp_path)
+    shutil.copytree(lang_dir, tmp_path / "lang")
+    tokens = tmp_path / "lang" / "tokens.txt"
+    tokens.write_text(tokens.read_text().replace("<unk> 2", "<unk> 3"))
+    with pytest.raises(ValueError, match=r"tokens\.txt"):
+        Tokenizer.load(tmp_path / "lang")
+    (tmp_path / "lang" / "bpe.model").write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"bpe\.model"):
+        Tokenizer.load(tmp_path / "lang")
