@@ -1,0 +1,189 @@
+"""The verb that decodes test sets: searches with a trained model, error rates, and the files that hold both."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.config import Config, load_config, require
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch, resolved, settings
+from shared_moe_conformer.decoding.scoring import (
+    Decoded,
+    Scores,
+    character_error_rate,
+    table_text,
+    word_error_rate,
+    write_files,
+)
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import EncoderOutput
+from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+
+FRAME_SHIFT_SECONDS = 0.01
+
+
+def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
+    """The command line of a recipe's decode.py."""
+    args = _parser(configs).parse_args(arguments)
+    exp_dir = args.exp_dir or recipe_dir / "exp" / args.config
+    run_main(lambda: _decode(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
+
+
+@dataclass
+class MethodResult:
+    """What one method found on one test set, and how long it took."""
+
+    config: DecodingConfig
+    decoded: list[Decoded] = field(default_factory=list)
+    seconds: float = 0.0
+    """Encoder and search."""
+    audio_seconds: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio."""
+        return self.seconds / self.audio_seconds
+
+
+@torch.inference_mode()
+def decode_batches(
+    model: AsrModel,
+    batches: Iterable[AsrBatch],
+    configs: Sequence[DecodingConfig],
+    *,
+    to_text: Callable[[list[int]], str],
+) -> list[MethodResult]:
+    """Decode every batch by every method; the encoder runs once for all of them.
+
+    Args:
+      model: in evaluation mode.
+      configs: one for each method, as `resolved` gives them.
+      to_text: token ids to text.
+
+    Returns:
+      one result per config, in their order.
+    """
+    device = next(model.parameters()).device
+    results = [MethodResult(config) for config in configs]
+    for config in configs:
+        _warm_up(model, config, device)
+    for batch in batches:
+        begin = _now(device)
+        encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
+        encoder_seconds = _now(device) - begin
+        audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
+        for result in results:
+            begin = _now(device)
+            hyps = decode_batch(model, encoder_output, result.config)
+            result.seconds += encoder_seconds + _now(device) - begin
+            result.audio_seconds += audio_seconds
+            result.decoded += [
+                Decoded(cut_id, text, to_text(hyp.tokens))
+                for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
+            ]
+    return results
+
+
+def load_model(config: Config, exp_dir: Path, *, epoch: int, avg: int) -> AsrModel:
+    """The model in evaluation mode with the mean weights of `avg` epochs, on the GPU where there is one.
+
+    Raises:
+      FileNotFoundError: an epoch without a checkpoint.
+    """
+    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    model.load_state_dict(model_state(exp_dir, epoch, avg))
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Decode the test sets with a trained model and score the result.")
+    parser.add_argument("--config", choices=configs, default="base" if "base" in configs else next(iter(configs)),
+                        help="named config, whose experiment is exp/<config> [%(default)s]")  # fmt: skip
+    parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
+    parser.add_argument("--epoch", type=int, help="last epoch to average [the newest]")
+    parser.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
+    parser.add_argument("--max-duration", type=float, default=argparse.SUPPRESS,
+                        help="audio in a batch, in seconds; changes no result [as in training]")  # fmt: skip
+    parser.add_argument("--num-workers", type=int, default=argparse.SUPPRESS,
+                        help="processes that load batches [as in training]")  # fmt: skip
+    add_flags(parser, DecodingConfig)
+    return parser
+
+
+def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
+    config = apply_flags(load_config(exp_dir / "config.json"), args)
+    epoch = _newest_epoch(exp_dir) if args.epoch is None else args.epoch
+    model = load_model(config, exp_dir, epoch=epoch, avg=args.avg)
+    tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
+    require(
+        tokenizer.vocab_size == config.model.vocab_size,
+        f"{config.data.lang_dir} has {tokenizer.vocab_size} units and the model {config.model.vocab_size}: "
+        "decode with the tokenizer that the model was trained with",
+    )
+    methods = resolved(apply_flags(DecodingConfig(), args), vocab_size=config.model.vocab_size)
+    checkpoint = f"epoch-{epoch}-avg-{args.avg}"
+    for test_set, loader in AsrDataModule(config, recipe_dir, tokenizer).test_loaders().items():
+        batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
+        results = decode_batches(model, batches, methods, to_text=tokenizer.decode)
+        _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint)
+
+
+def _newest_epoch(exp_dir: Path) -> int:
+    epochs = saved_epochs(exp_dir)
+    if not epochs:
+        raise FileNotFoundError(f"no epoch-<N>.pt in {exp_dir}: train first (./train.py)")
+    return epochs[-1]
+
+
+def _report(results: Sequence[MethodResult], exp_dir: Path, *, test_set: str, checkpoint: str) -> None:
+    """Print the scores and write the files; with several methods, a table of them too."""
+    scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
+    if len(scores) == 1:
+        return
+    table = f"{test_set}, {checkpoint}\n{table_text(scores)}"
+    missing = METHODS.keys() - {result.config.decoding_method for result in results}
+    if missing:
+        table += f"left out, since no lattice engine is installed: {', '.join(sorted(missing))}\n"
+    path = exp_dir / f"comparison-{test_set}-{checkpoint}.txt"
+    with atomic_file(path) as file:
+        file.write(table.encode())
+    print(f"\n{table}\nwrote {path}")
+
+
+def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:
+    method = result.config.decoding_method
+    scores = Scores(
+        test_set,
+        method,
+        settings(result.config),
+        word_error_rate(result.decoded),
+        character_error_rate(result.decoded),
+        result.real_time_factor,
+    )
+    suffix = f"{checkpoint}-{scores.settings}"
+    *_, summary = write_files(result.decoded, scores, exp_dir / method, suffix=suffix)
+    print(f"{scores}\nwrote {summary} and its recogs- and errs-")
+    return scores
+
+
+def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device) -> None:
+    """Search one frame, so that graphs and libraries are loaded before time is taken."""
+    frame = torch.zeros(1, 1, model.config.encoder.encoder_dim, device=device)
+    decode_batch(model, EncoderOutput(frame, torch.ones(1, dtype=torch.int64, device=device), None), config)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

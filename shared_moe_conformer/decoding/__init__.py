@@ -1,0 +1,1 @@
+"""Searches that turn encoder frames into tokens, and the scoring of what they found."""

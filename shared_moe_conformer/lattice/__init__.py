@@ -1,0 +1,1 @@
+"""Finite-state work: graphs as portable arrays, and the engines that search them."""

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.decoding import methods
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch, resolved, settings
+from shared_moe_conformer.model.encoder import EncoderOutput
+
+OTHER_VALUES = {
+    "max_symbols_per_frame": 3,
+    "beam": 7,
+    "lattice_engine": "k2",
+    "ctc_topology": "modified",
+    "search_beam": 9.5,
+    "output_beam": 3.0,
+    "max_active": 123,
+}
+
+
+def available() -> list[str]:
+    return [config.decoding_method for config in resolved(DecodingConfig(decoding_method="all"), vocab_size=7)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_decodes_a_batch(method, make_model, make_batch) -> None:
+    if method not in available():
+        pytest.skip("no lattice engine is installed")
+    model = make_model(7)
+    x, lens = make_batch([12, 0, 5])
+    hyps = decode_batch(model, EncoderOutput(x, lens, None), DecodingConfig(decoding_method=method))
+    assert [len(hyp.tokens) == len(hyp.frames) for hyp in hyps] == [True] * 3
+    assert len(hyps[0].tokens) > 0 and hyps[1].tokens == []
+    assert hyps[0].frames == sorted(hyps[0].frames) and max(hyps[0].frames) < 12 and max(hyps[2].frames) < 5
+
+
+@pytest.mark.parametrize("topology", ["standard", "modified"])
+def test_1best_over_the_topology_is_ctc_greedy_search(topology, make_model, make_batch) -> None:
+    if "1best" not in available():
+        pytest.skip("no lattice engine is installed")
+    model = make_model(7)
+    x, lens = make_batch([30, 12, 5])
+    batch = EncoderOutput(x, lens, None)
+    lattice = decode_batch(model, batch, DecodingConfig(decoding_method="1best", ctc_topology=topology))
+    greedy = decode_batch(model, batch, DecodingConfig(decoding_method="ctc_greedy_search"))
+    assert [hyp[:2] for hyp in lattice] == [hyp[:2] for hyp in greedy]
+    assert [hyp.score for hyp in lattice] == pytest.approx([hyp.score for hyp in greedy], abs=1e-3)
+
+
+def test_options_of_the_methods_are_all_there_are() -> None:
+    """An option that no method names would change results without changing the names of their files."""
+    options = {f.name for f in dataclasses.fields(DecodingConfig)} - {"decoding_method"}
+    assert options == {name for method in METHODS.values() for name in method.options} == OTHER_VALUES.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_tell_every_option_that_matters(method) -> None:
+    config = DecodingConfig(decoding_method=method)
+    for name, value in OTHER_VALUES.items():
+        other = settings(replace_fields(config, {name: value}))
+        assert (other != settings(config)) == (name in METHODS[method].options)
+
+
+def test_all_is_every_method_without_auto() -> None:
+    configs = resolved(DecodingConfig(decoding_method="all"), vocab_size=2000)
+    assert [config.decoding_method for config in configs] == available()
+    assert all(config.ctc_topology == "modified" for config in configs)
+    assert {c.lattice_engine for c in configs if c.decoding_method == "1best"} <= {"k2", "embedded"}
+
+
+def test_without_an_engine_1best_is_refused_and_all_leaves_it_out(monkeypatch) -> None:
+    def none_installed(name: str) -> None:
+        raise ValueError("no lattice engine")
+
+    monkeypatch.setattr(methods, "lattice_engine", none_installed)
+    with pytest.raises(ValueError, match="no lattice engine"):
+        resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)
+    assert available() == [method for method in METHODS if method != "1best"]
+    assert resolved(DecodingConfig(), vocab_size=7)[0].decoding_method == "greedy_search"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("decoding_method", "magic"), ("beam", 0), ("max_symbols_per_frame", 0), ("search_beam", 0.0), ("max_active", 1)],
+)
+def test_values_that_cannot_be_are_refused(name, value) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+        DecodingConfig(**{name: value})
+
+
+def test_a_batch_is_decoded_by_one_method(make_model, make_batch) -> None:
+    x, lens = make_batch([3])
+    with pytest.raises(ValueError, match="give one of greedy_search, "):
+        decode_batch(make_model(7), EncoderOutput(x, lens, None), DecodingConfig(decoding_method="all"))

@@ -1,0 +1,128 @@
+"""What every engine must do; each test runs on each engine that is installed."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shared_moe_conformer.lattice.engine import NO_PATH, lattice_engine, path_of_arcs
+from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+
+from .conftest import peaked_log_probs, random_log_probs
+
+EXACT: dict[str, Any] = {"search_beam": 100.0, "output_beam": 10.0, "max_active": 1000}
+
+
+def all_paths(graph: Graph, log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """The score of every path from the start to a final state, by its arcs."""
+    final = dict(zip(graph.final_state.tolist(), graph.final_weight.tolist()))
+    paths = {}
+    for arcs in itertools.product(range(len(graph.src)), repeat=len(log_probs)):
+        states = [0, *graph.dst[list(arcs)].tolist()]
+        if graph.src[list(arcs)].tolist() == states[:-1] and states[-1] in final:
+            frames = sum(float(row[graph.ilabel[arc]]) for row, arc in zip(log_probs, arcs))
+            paths[arcs] = frames + float(graph.weight[list(arcs)].sum()) + final[states[-1]]
+    return paths
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_best_path_of_tiny_graphs(engine, make_graph, seed) -> None:
+    graph = make_graph(num_states=3, vocab_size=4, num_arcs=9, seed=seed)
+    log_probs = random_log_probs(2, 4, 4, seed=seed)
+    lens = torch.tensor([4, 3])
+    for row, num_frames, path in zip(log_probs, lens, engine.one_best(log_probs, lens, graph, **EXACT)):
+        exact = all_paths(graph, row[:num_frames])
+        if exact:
+            best = max(exact, key=lambda arcs: exact[arcs])
+            assert path.score == pytest.approx(exact[best], abs=1e-4)
+            assert path[:3] == path_of_arcs(graph, list(best), 0.0)[:3]
+
+
+def test_tiny_graphs_mostly_have_paths(make_graph) -> None:
+    """Otherwise the test above would hold nothing."""
+    graphs = [make_graph(num_states=3, vocab_size=4, num_arcs=9, seed=seed) for seed in range(6)]
+    assert sum(bool(all_paths(graph, random_log_probs(1, 4, 4, seed=0)[0])) for graph in graphs) >= 3
+
+
+@pytest.mark.parametrize("modified", [False, True])
+def test_over_the_topology_each_frame_has_its_likeliest_label(engine, modified) -> None:
+    log_probs, lens = random_log_probs(4, 30, 12, seed=1), torch.tensor([30, 5, 0, 17])
+    paths = engine.one_best(log_probs, lens, ctc_topology(12, modified=modified), **EXACT)
+    best = log_probs.max(dim=2)
+    for path, values, labels, num_frames in zip(paths, best.values, best.indices, lens.tolist()):
+        assert path.frame_labels == labels[:num_frames].tolist()
+        if num_frames == 0:
+            assert path == NO_PATH
+            continue
+        assert path.score == pytest.approx(float(values[:num_frames].sum()), abs=1e-4)
+        assert [path.frame_labels[frame] for frame in path.output_frames] == path.output_labels
+
+
+def test_works_in_inference_mode(engine) -> None:
+    """Posteriors come from `torch.inference_mode`; the graph must serve outside of it as well."""
+    graph, lens = ctc_topology(6, modified=False), torch.tensor([8])
+    with torch.inference_mode():
+        log_probs = random_log_probs(1, 8, 6, seed=0)
+        (inside,) = engine.one_best(log_probs, lens, graph, **EXACT)
+    (outside,) = engine.one_best(log_probs.clone(), lens, graph, **EXACT)
+    assert inside == outside
+
+
+def test_batch_mates_change_nothing(engine) -> None:
+    log_probs, lens = peaked_log_probs(4, 40, 20, seed=2), torch.tensor([40, 3, 25, 31])
+    graph = ctc_topology(20, modified=False)
+    options: dict[str, Any] = {"search_beam": 15.0, "output_beam": 8.0, "max_active": 1000}
+    together = engine.one_best(log_probs, lens, graph, **options)
+    for row, num_frames, path in zip(log_probs, lens, together):
+        (alone,) = engine.one_best(row[None, :num_frames], num_frames[None], graph, **options)
+        assert alone[:3] == path[:3]
+        assert alone.score == pytest.approx(path.score, abs=1e-4)
+
+
+def test_few_active_states_keep_the_best_of_them(engine) -> None:
+    """Over the topology no path crosses a worse state, so that two states must be enough, also for flat posteriors."""
+    log_probs = 0.01 * random_log_probs(2, 20, 50, seed=3)
+    (path, _) = engine.one_best(
+        log_probs, torch.tensor([20, 20]), ctc_topology(50, modified=False), **{**EXACT, "max_active": 2}
+    )
+    assert path.frame_labels == log_probs[0].argmax(dim=1).tolist()
+
+
+def test_a_graph_that_cannot_be_left_gives_an_honest_result(engine) -> None:
+    """Two frames, and a graph with a single arc."""
+    graph = Graph(
+        src=np.array([0], dtype=np.int32),
+        dst=np.array([1], dtype=np.int32),
+        ilabel=np.array([2], dtype=np.int32),
+        olabel=np.array([3], dtype=np.int32),
+        weight=np.zeros(1, dtype=np.float32),
+        final_state=np.array([1], dtype=np.int32),
+        final_weight=np.zeros(1, dtype=np.float32),
+    )
+    assert engine.one_best(random_log_probs(1, 2, 4, seed=0), torch.tensor([2]), graph, **EXACT) == [NO_PATH]
+
+
+def test_auto_prefers_k2() -> None:
+    expected = "k2" if _installed("k2") else "embedded"
+    assert lattice_engine("auto").name == expected
+
+
+def test_no_engine_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    lattice_engine.cache_clear()
+    for name in ("k2_engine", "embedded_engine"):
+        monkeypatch.setitem(sys.modules, f"shared_moe_conformer.lattice.{name}", None)
+    with pytest.raises(ValueError, match="pip install kaldi-decoder kaldifst"):
+        lattice_engine("auto")
+
+
+def _installed(name: str) -> bool:
+    try:
+        __import__(name)
+    except ImportError:
+        return False
+    return True

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import itertools
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+
+
+def readings(graph: Graph, labels: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """All outputs of the graph's accepted paths with these frame labels."""
+    at = {(0, ())}
+    for label in labels:
+        arcs = [
+            arc
+            for arc in zip(graph.src.tolist(), graph.dst.tolist(), graph.ilabel.tolist(), graph.olabel.tolist())
+            if arc[2] == label
+        ]
+        at = {(dst, out + (o,) * (o > 0)) for state, out in at for src, dst, _, o in arcs if src == state}
+    return {out for state, out in at if state in graph.final_state}
+
+
+def runs_as_one_or_many(labels: tuple[int, ...]) -> set[tuple[int, ...]]:
+    """The modified topology's readings: a run of a token is one token or any number up to its length."""
+    runs = [(label, len(list(run))) for label, run in itertools.groupby(labels)]
+    choices = [[(label,) * n for n in range(1, length + 1)] if label else [()] for label, length in runs]
+    return {sum(choice, ()) for choice in itertools.product(*choices)}
+
+
+@pytest.mark.parametrize("labels", list(itertools.product(range(3), repeat=4)))
+def test_topologies_read_every_label_sequence(labels: tuple[int, ...]) -> None:
+    tokens = tuple(label for label, _ in itertools.groupby(labels) if label)
+    assert readings(ctc_topology(3, modified=False), labels) == {tokens}
+    modified = readings(ctc_topology(3, modified=True), labels)
+    assert modified == runs_as_one_or_many(labels)
+    assert tokens in modified
+
+
+@pytest.mark.parametrize("modified", [False, True])
+def test_topologies_are_those_of_k2(modified: bool) -> None:
+    k2 = pytest.importorskip("k2")
+    theirs = k2.ctc_topo(6, modified=modified)
+    arcs = [(*arc[:3], aux) for arc, aux in zip(theirs.arcs.values().tolist(), theirs.aux_labels.tolist())]
+    ours = ctc_topology(7, modified=modified)
+    columns = (ours.src, ours.dst, ours.ilabel, ours.olabel)
+    assert sorted(zip(*(c.tolist() for c in columns))) == sorted(arc for arc in arcs if arc[2] >= 0)
+    assert sorted(ours.final_state.tolist()) == sorted(arc[0] for arc in arcs if arc[2] < 0)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    graph = ctc_topology(5, modified=True)
+    graph.save(tmp_path / "graph.npz")
+    loaded = Graph.load(tmp_path / "graph.npz")
+    for f in fields(Graph):
+        before, after = getattr(graph, f.name), getattr(loaded, f.name)
+        assert before.dtype == after.dtype and np.array_equal(before, after)
+
+
+def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="prepare.sh"):
+        Graph.load(tmp_path / "graph.npz")
+    (tmp_path / "graph.npz").write_bytes(b"no graph")
+    with pytest.raises(ValueError, match="is not a graph"):
+        Graph.load(tmp_path / "graph.npz")

@@ -1,0 +1,135 @@
+"""The verb, from an experiment's folder to the files of results; the batches are made up here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared_moe_conformer import decode
+from shared_moe_conformer.config import Config, replace_fields, save_config
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.tokenizer import train_tokenizer
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, resolved
+from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+
+AVAILABLE = [config.decoding_method for config in resolved(DecodingConfig(decoding_method="all"), vocab_size=7)]
+
+
+class OneUtterancePerBatch:
+    """Stands in for the data module: two test sets of random features."""
+
+    size = 1
+
+    def __init__(self, config: Config, recipe_dir: Path, tokenizer: object) -> None:
+        generator = torch.Generator().manual_seed(0)
+        lens = [93, 40, 61, 77]
+        self.cuts = [(f"cut-{n}", torch.randn(n, 80, generator=generator), "ONE TWO") for n in lens]
+
+    def test_loaders(self) -> dict[str, list[AsrBatch]]:
+        groups = [self.cuts[i : i + self.size] for i in range(0, len(self.cuts), self.size)]
+        return {"clean": [_batch(group) for group in groups]}
+
+
+class AllInOneBatch(OneUtterancePerBatch):
+    size = 4
+
+
+def _batch(cuts: list[tuple[str, torch.Tensor, str]]) -> AsrBatch:
+    ids, features, texts = map(list, zip(*cuts))
+    x = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
+    lens = torch.tensor([len(f) for f in features])
+    y = torch.ones(len(cuts), 2, dtype=torch.int64)
+    return AsrBatch(x, lens, y, torch.full((len(cuts),), 2), ids, texts)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, lang_dir: Path, tiny_bundle, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe's folder with an experiment of three epochs."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "lang").symlink_to(lang_dir)
+    exp_dir = tmp_path / "exp" / "base"
+    exp_dir.mkdir(parents=True)
+    config = replace_fields(tiny_bundle.config, {"lang_dir": "data/lang"})
+    save_config(config, exp_dir / "config.json")
+    for epoch in (1, 2, 3):
+        save_checkpoint(epoch_path(exp_dir, epoch), {"model": tiny_bundle.model.state_dict()})
+    monkeypatch.setattr(decode, "AsrDataModule", OneUtterancePerBatch)
+    return tmp_path
+
+
+def run(recipe: Path, *arguments: str) -> None:
+    decode.main({"full": Config(), "base": Config()}, recipe_dir=recipe, arguments=arguments)
+
+
+def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None:
+    run(recipe, "--decoding-method", "all", "--epoch", "3", "--avg", "2")
+    exp_dir = recipe / "exp" / "base"
+    for method in AVAILABLE:
+        names = sorted(path.name for path in (exp_dir / method).iterdir())
+        assert [name.split("-clean-")[0] for name in names] == ["errs", "recogs", "wer-summary"]
+        assert all(f"-clean-epoch-3-avg-2-{method}" in name for name in names)
+    table = (exp_dir / "comparison-clean-epoch-3-avg-2.txt").read_text()
+    assert all(method in table for method in AVAILABLE)
+    assert table in capsys.readouterr().out
+
+
+def test_results_do_not_depend_on_the_batches(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_recogs() -> list[str]:
+        run(recipe, "--decoding-method", "all")
+        return [path.read_text() for path in sorted((recipe / "exp" / "base").glob("*/recogs-*"))]
+
+    one_by_one = all_recogs()
+    monkeypatch.setattr(decode, "AsrDataModule", AllInOneBatch)
+    assert all_recogs() == one_by_one
+    assert len(one_by_one) == len(AVAILABLE)
+    assert any("hyp=['" in text for text in one_by_one), "the model must say something"
+
+
+def test_newest_epoch_is_the_default_and_options_stand_in_the_names(recipe: Path) -> None:
+    run(recipe, "--decoding-method", "modified_beam_search", "--beam", "2")
+    folder = recipe / "exp" / "base" / "modified_beam_search"
+    assert (folder / "wer-summary-clean-epoch-3-avg-1-modified_beam_search-beam-2.txt").is_file()
+    assert not list((recipe / "exp" / "base").glob("comparison-*")), "there is nothing to compare"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "full"], "train first"),
+        (["--epoch", "9"], "epoch-9.pt"),
+        (["--epoch", "2", "--avg", "3"], "--avg"),
+        (["--beam", "0"], "beam is 0: give 1 or more"),
+    ],
+)
+def test_mistakes_end_with_one_line(recipe: Path, capsys, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, *arguments)
+    error = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 1
+    assert len(error) == 1 and message in error[0]
+
+
+def test_an_experiment_without_checkpoints_is_named(recipe: Path, capsys) -> None:
+    for path in (recipe / "exp" / "base").glob("epoch-*.pt"):
+        path.unlink()
+    with pytest.raises(SystemExit):
+        run(recipe)
+    assert "train first" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_another_model_is_refused(recipe: Path, capsys) -> None:
+    (recipe / "data" / "lang").unlink()
+    train_tokenizer(["ONE TWO THREE"], recipe / "data" / "lang", 15)
+    with pytest.raises(SystemExit):
+        run(recipe)
+    assert "15 units" in capsys.readouterr().err
+
+
+def test_an_unknown_method_is_refused_with_the_choices(recipe: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, "--decoding-method", "magic")
+    assert stopped.value.code != 0
+    error = capsys.readouterr().err
+    assert all(method in error for method in METHODS)
