@@ -12,7 +12,7 @@ PACKAGE = "shared_moe_conformer"
 
 VERBS = {"train", "decode", "export", "transcribe", "params"}
 
-FOUNDATION = {"atomic"}
+FOUNDATION = {"atomic", "mkl"}
 """Parts that any other may import."""
 
 MAY_IMPORT = {
