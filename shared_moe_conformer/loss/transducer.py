@@ -1,0 +1,191 @@
+"""Transducer losses in plain torch, by the names, signatures and meaning of k2's functions.
+
+`rnnt_type` "regular" only: a token leaves the frame where it is, blank goes to the next; several tokens may share a
+frame. k2's `delay_penalty` is left out. Where k2 says S and C this package says U (tokens) and V (vocabulary); here
+S is the width of pruning.
+
+Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training (arXiv 2206.13236).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared_moe_conformer.loss.recursion import mutual_information_recursion
+
+
+def rnnt_loss_smoothed(
+    lm: Tensor,
+    am: Tensor,
+    symbols: Tensor,
+    termination_symbol: int,
+    lm_only_scale: float = 0.1,
+    am_only_scale: float = 0.1,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    reduction: str | None = "mean",
+    return_grad: bool = False,
+) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Loss whose joiner is a mere sum, smoothed towards its parts: no (N, T, U + 1, V) tensor is ever made.
+
+    Args:
+      lm: the decoder's logits, (N, U + 1, V).
+      am: the encoder's logits, (N, T, V).
+      symbols: tokens, (N, U).
+      termination_symbol: the blank.
+      lm_only_scale: weight of the decoder's log-probabilities alone.
+      am_only_scale: weight of the encoder's log-probabilities with one unigram for the whole batch in place of the
+        decoder; not 0: an utterance's loss depends on its batch-mates, and on padding, as in k2.
+      boundary: [begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, ends exclusive, (N, 4).
+      rnnt_type: "regular".
+      reduction: "none" (or None), "mean" or "sum" over the utterances.
+      return_grad: also return the posteriors of tokens (N, U, T + 1) and blanks (N, U + 1, T), for the pruning ranges.
+
+    Source: Kuang et al. 2022, sections 3.1 and 3.2.
+    """
+    _require_regular(rnnt_type)
+    lm, am = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (lm, am))
+    px, py = _smoothed_log_probs(lm, am, symbols, termination_symbol, lm_only_scale, am_only_scale)
+    log_prob, posteriors = mutual_information_recursion(px, py, boundary, return_grad=True)
+    loss = _reduce(-log_prob, reduction)
+    return (loss, posteriors) if return_grad else loss
+
+
+def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_range: int) -> Tensor:
+    """The tokens' positions that are kept at each frame, (N, T, S), S = min(s_range, U + 1) neighbours.
+
+    A frame keeps the window that keeps most probability: the blanks that leave it for the next frame, less the tokens
+    that enter it from below, whose paths are cut. Then windows are moved so that they start at 0, never fall, reach
+    the end and overlap (rise by less than S), as every alignment must pass through all of them.
+    If U > T * (S - 1), no windows can do that.
+
+    Args:
+      px_grad: posteriors of tokens, (N, U, T + 1).
+      py_grad: posteriors of blanks, (N, U + 1, T).
+      boundary: [begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, (N, 4).
+      s_range: width of the windows, at least 2.
+
+    Source: Kuang et al. 2022, section 3.3.
+    """
+    num_positions, num_frames = py_grad.shape[1:]
+    s_range = min(s_range, num_positions)
+    if s_range < min(2, num_positions):
+        raise ValueError(f"s_range is {s_range}: give 2 or more, otherwise no token fits into a window")
+    num_windows = num_positions - s_range + 1
+    kept = py_grad.unfold(1, s_range, 1).sum(-1)  # (N, num_windows, T)
+    kept[:, 1:] -= px_grad[:, : num_windows - 1, :num_frames]
+    begin = kept.argmax(1)
+    frames = torch.arange(num_frames, device=begin.device)
+    last = (boundary[:, 2:3] - s_range + 1).clamp(min=0)
+    begin = torch.where(frames < boundary[:, 3:4] - 1, begin, last)
+
+    begin = _suffix_min(begin)
+    slack = (s_range - 1) * frames
+    begin = slack - _suffix_min(slack - begin).clamp(min=0)
+    return begin.unsqueeze(-1) + torch.arange(s_range, device=begin.device)
+
+
+def _suffix_min(x: Tensor) -> Tensor:
+    """The smallest value from each frame on, (N, T)."""
+    return x.flip(1).cummin(1).values.flip(1)
+
+
+def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
+    """Encoder frames (N, T, C) and decoder frames (N, U + 1, C') at the kept positions: (N, T, S, C), (N, T, S, C')."""
+    batch, frames, s_range = ranges.shape
+    index = ranges.reshape(batch, frames * s_range, 1).expand(-1, -1, lm.shape[-1])
+    return am.unsqueeze(2).expand(-1, -1, s_range, -1), lm.gather(1, index).reshape(batch, frames, s_range, -1)
+
+
+def rnnt_loss_pruned(
+    logits: Tensor,
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Tensor | None = None,
+    rnnt_type: str = "regular",
+    reduction: str | None = "mean",
+) -> Tensor:
+    """Loss over the alignments that stay within the ranges.
+
+    Args:
+      logits: the joiner's output at the kept positions, (N, T, S, V).
+      symbols: tokens, (N, U).
+      ranges: the kept positions, (N, T, S).
+      termination_symbol: the blank.
+      boundary: [begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, ends exclusive, (N, 4).
+      rnnt_type: "regular".
+      reduction: "none" (or None), "mean" or "sum" over the utterances.
+    """
+    _require_regular(rnnt_type)
+    num_symbols = symbols.shape[1]
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    # The last position has no token to emit; blank stands in, and the recursion never takes that arc.
+    token = F.pad(symbols, (0, 1), value=termination_symbol)
+    token = token.unsqueeze(1).expand(-1, ranges.shape[1], -1).gather(2, ranges)
+    normalizer = logits.logsumexp(-1)
+    px = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1) - normalizer
+    py = logits[..., termination_symbol] - normalizer
+    px, py = (_to_lattice(x, ranges, num_symbols + 1) for x in (px, py))
+    px = F.pad(px[:, :num_symbols], (0, 1), value=-torch.inf)
+    log_prob, _ = mutual_information_recursion(px, py, boundary, return_grad=True)
+    return _reduce(-log_prob, reduction)
+
+
+def full_transducer_loss(
+    logits: Tensor, symbols: Tensor, boundary: Tensor | None = None, *, reduction: str | None = "sum"
+) -> Tensor:
+    """Loss over all alignments from a joiner evaluated everywhere, (N, T, U + 1, V); blank is 0."""
+    ranges = torch.arange(logits.shape[2], device=logits.device).expand(*logits.shape[:3])
+    return rnnt_loss_pruned(logits, symbols, ranges, 0, boundary, reduction=reduction)
+
+
+def _to_lattice(x: Tensor, ranges: Tensor, num_positions: int) -> Tensor:
+    """Log-probabilities at the kept positions (N, T, S) on the whole lattice (N, U + 1, T), -inf elsewhere."""
+    lattice = x.new_full((*x.shape[:2], num_positions), -torch.inf)
+    return lattice.scatter(2, ranges, x).transpose(1, 2)
+
+
+def _smoothed_log_probs(
+    lm: Tensor, am: Tensor, symbols: Tensor, blank: int, lm_only_scale: float, am_only_scale: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens (N, U, T + 1) and blanks (N, U + 1, T): a weighted sum of three models' ones."""
+    num_symbols, num_frames = symbols.shape[1], am.shape[1]
+    tiny = torch.finfo(lm.dtype).tiny
+    am = am.transpose(1, 2)  # (N, V, T)
+    lm_max, am_max = lm.detach().amax(2, keepdim=True), am.detach().amax(1, keepdim=True)
+    lm_exp, am_exp = (lm - lm_max).exp(), (am - am_max).exp()
+
+    lm_token, lm_blank = lm[:, :num_symbols].gather(2, symbols.unsqueeze(2)), lm[:, :, blank].unsqueeze(2)
+    am_token, am_blank = am.gather(1, symbols.unsqueeze(2).expand(-1, -1, num_frames)), am[:, blank].unsqueeze(1)
+
+    normalizer = (lm_exp @ am_exp + tiny).log() + lm_max + am_max
+    scale = 1 - lm_only_scale - am_only_scale
+    px = scale * (lm_token + am_token - normalizer[:, :num_symbols])
+    py = scale * (lm_blank + am_blank - normalizer)
+    if lm_only_scale != 0:
+        normalizer = lm_exp.sum(2, keepdim=True).log() + lm_max
+        px = px + lm_only_scale * (lm_token - normalizer[:, :num_symbols])
+        py = py + lm_only_scale * (lm_blank - normalizer)
+    if am_only_scale != 0:
+        unigram = (lm_exp / lm_exp.sum(2, keepdim=True)).mean((0, 1)) + tiny
+        normalizer = (unigram @ am_exp + tiny).log().unsqueeze(1) + am_max
+        px = px + am_only_scale * (am_token + unigram.log()[symbols].unsqueeze(2) - normalizer)
+        py = py + am_only_scale * (am_blank + unigram[blank].log() - normalizer)
+    return F.pad(px, (0, 1), value=-torch.inf), py
+
+
+def _require_regular(rnnt_type: str) -> None:
+    if rnnt_type != "regular":
+        raise ValueError(f"rnnt_type is {rnnt_type!r}: give 'regular', or set transducer_backend to k2")
+
+
+def _reduce(loss: Tensor, reduction: str | None) -> Tensor:
+    """The losses (N,) themselves, their mean or their sum."""
+    if reduction in (None, "none"):
+        return loss
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction is {reduction!r}: give none, mean or sum")
+    return loss.mean() if reduction == "mean" else loss.sum()

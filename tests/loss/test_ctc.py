@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+from itertools import groupby, product
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from shared_moe_conformer.loss.ctc import ctc_loss
+
+
+def sum_over_labellings(log_probs: Tensor, y: list[int]) -> Tensor:
+    """Log-probability of all sequences of one label a frame that collapse to the tokens."""
+    num_frames, vocab_size = log_probs.shape
+    paths = [
+        sum(log_probs[t, label] for t, label in enumerate(path))
+        for path in product(range(vocab_size), repeat=num_frames)
+        if [label for label, _ in groupby(path) if label != 0] == y
+    ]
+    return torch.stack([log_probs.new_tensor(-torch.inf), *paths]).logsumexp(0)
+
+
+def random_logits(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(num_frames=st.integers(1, 5), y=st.lists(st.integers(1, 2), max_size=4))
+def test_equals_the_sum_over_all_labellings(num_frames: int, y: list[int]) -> None:
+    logits = random_logits(num_frames, 3)
+    expected = -sum_over_labellings(logits.log_softmax(-1), y)
+    expected = torch.where(expected.isinf(), torch.zeros_like(expected), expected)
+    tokens = torch.tensor([y], dtype=torch.int64).reshape(1, -1)
+    found = ctc_loss(logits.log_softmax(-1).unsqueeze(0), torch.tensor([num_frames]), tokens, torch.tensor([len(y)]))
+    torch.testing.assert_close(found, expected)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    y, lens, y_lens = torch.tensor([[1, 2], [3, 0]]), torch.tensor([5, 3]), torch.tensor([2, 1])
+    assert torch.autograd.gradcheck(lambda x: ctc_loss(x.log_softmax(-1), lens, y, y_lens), random_logits(2, 5, 4))
+
+
+def test_too_few_frames_count_as_0_and_leave_batch_mates_alone() -> None:
+    logits, y = random_logits(2, 4, 3), torch.tensor([[1, 2, 1], [1, 1, 1]])
+    lens, y_lens = torch.tensor([4, 4]), torch.tensor([3, 3])  # three equal tokens need five frames
+    loss = ctc_loss(logits.log_softmax(-1), lens, y, y_lens)
+    loss.backward()
+    alone = ctc_loss(logits[:1].log_softmax(-1), lens[:1], y[:1], y_lens[:1])
+    torch.testing.assert_close(loss, alone)
+    assert (logits.grad[1] == 0).all()
+    assert (logits.grad[0] != 0).all()
+
+
+def test_padding_changes_nothing() -> None:
+    log_probs, y = torch.randn(2, 6, 4).log_softmax(-1), torch.tensor([[1, 2, 3], [2, 0, 0]])
+    lens, y_lens = torch.tensor([6, 4]), torch.tensor([3, 1])
+    alone = sum(
+        ctc_loss(log_probs[n : n + 1, : lens[n]], lens[n : n + 1], y[n : n + 1, : y_lens[n]], y_lens[n : n + 1])
+        for n in range(2)
+    )
+    torch.testing.assert_close(ctc_loss(log_probs, lens, y, y_lens), alone)
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    log_probs = torch.randn(1, 6, 4).log_softmax(-1).bfloat16()
+    arguments = torch.tensor([6]), torch.tensor([[1, 2]]), torch.tensor([2])
+    loss = ctc_loss(log_probs, *arguments)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, ctc_loss(log_probs.float(), *arguments))

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared_moe_conformer.loss import transducer
+from shared_moe_conformer.loss.backend import TransducerFunctions, transducer_functions
+from shared_moe_conformer.loss.pruned_transducer import TransducerLosses, pruned_transducer_loss
+from shared_moe_conformer.loss.transducer import full_transducer_loss
+from shared_moe_conformer.model.joiner import Joiner
+
+V, J = 11, 5
+
+
+class Batch(NamedTuple):
+    am_simple: Tensor
+    lm_simple: Tensor
+    encoder_frames: Tensor
+    decoder_frames: Tensor
+    joiner: Joiner
+    y: Tensor
+    x_lens: Tensor
+    y_lens: Tensor
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(loss, [*self[:4], *self.joiner.output.parameters()], allow_unused=True)
+
+
+def make_batch(x_lens: list[int], y_lens: list[int], dtype: torch.dtype = torch.float32) -> Batch:
+    """Random frames, random at padding too."""
+    batch, num_frames, num_tokens = len(x_lens), max(x_lens), max(y_lens)
+    lengths = torch.tensor(y_lens)
+    y = torch.randint(1, V, (batch, num_tokens)) * (torch.arange(num_tokens) < lengths.unsqueeze(1))
+    shapes = [(num_frames, V), (num_tokens + 1, V), (num_frames, J), (num_tokens + 1, J)]
+    frames = [torch.randn(batch, *shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    return Batch(*frames, Joiner(3, 3, J, V).to(dtype), y, torch.tensor(x_lens), lengths)
+
+
+def losses_of(batch: Batch, functions: TransducerFunctions, prune_range: int = 4, **changes: Any) -> TransducerLosses:
+    options = {"lm_only_scale": 0.25, "am_only_scale": 0.0, **changes}
+    return pruned_transducer_loss(*batch, prune_range=prune_range, functions=functions, **options)
+
+
+def boundary_of(batch: Batch) -> Tensor:
+    zero = torch.zeros_like(batch.x_lens)
+    return torch.stack([zero, zero, batch.y_lens, batch.x_lens], dim=1)
+
+
+def step_by_step(batch: Batch, prune_range: int, functions: Any) -> TransducerLosses:
+    """The same losses as icefall computes them, from k2's four functions or their namesakes here."""
+    boundary = boundary_of(batch)
+    simple_loss, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
+        lm=batch.lm_simple,
+        am=batch.am_simple,
+        symbols=batch.y,
+        termination_symbol=0,
+        lm_only_scale=0.25,
+        am_only_scale=0.0,
+        boundary=boundary,
+        reduction="sum",
+        return_grad=True,
+    )
+    ranges = functions.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
+    encoder_frames, decoder_frames = functions.do_rnnt_pruning(batch.encoder_frames, batch.decoder_frames, ranges)
+    pruned_loss = functions.rnnt_loss_pruned(
+        logits=batch.joiner(encoder_frames, decoder_frames),
+        symbols=batch.y,
+        ranges=ranges,
+        termination_symbol=0,
+        boundary=boundary,
+        reduction="sum",
+    )
+    return TransducerLosses(simple_loss, pruned_loss)
+
+
+def assert_equal_with_gradients(batch: Batch, found: TransducerLosses, expected: TransducerLosses) -> None:
+    for loss, expected_loss in zip(found, expected):
+        torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+        for gradient, expected_gradient in zip(batch.gradients(loss), batch.gradients(expected_loss)):
+            if expected_gradient is None:
+                assert gradient is None
+            else:
+                torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=2e-5)
+
+
+def test_equals_the_four_functions_one_after_the_other() -> None:
+    batch = make_batch([40, 31, 12], [12, 5, 9])
+    found = losses_of(batch, transducer_functions("torch", "cpu"))
+    assert_equal_with_gradients(batch, found, step_by_step(batch, 4, transducer))
+
+
+def test_equals_k2s_four_functions_one_after_the_other() -> None:
+    k2 = pytest.importorskip("k2")
+    batch = make_batch([40, 31, 12], [12, 5, 9])
+    found = losses_of(batch, transducer_functions("k2", "cpu"))
+    assert_equal_with_gradients(batch, found, step_by_step(batch, 4, k2))
+
+
+def test_backends_agree() -> None:
+    pytest.importorskip("k2")
+    batch = make_batch([40, 31, 12, 3, 9], [12, 5, 9, 6, 0])
+    by_k2, by_torch = (losses_of(batch, transducer_functions(name, "cpu"), 13) for name in ("k2", "torch"))
+    assert_equal_with_gradients(batch, by_torch, by_k2)
+
+
+def test_without_pruning_it_is_the_full_loss(functions: TransducerFunctions) -> None:
+    batch = make_batch([9, 7, 4], [5, 2, 4])
+    logits = batch.joiner(batch.encoder_frames.unsqueeze(2), batch.decoder_frames.unsqueeze(1))
+    full = full_transducer_loss(logits, batch.y, boundary_of(batch))
+    expected_gradients = batch.gradients(full)[2:]
+    for prune_range in (6, 20):
+        found = losses_of(batch, functions, prune_range).pruned_loss
+        torch.testing.assert_close(found, full)
+        for gradient, expected in zip(batch.gradients(found)[2:], expected_gradients):
+            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    batch = make_batch([5, 3], [3, 1], torch.float64)
+    functions = transducer_functions("torch", "cpu")
+
+    def total(*frames: Tensor) -> Tensor:
+        return sum(losses_of(batch._replace(**dict(zip(Batch._fields, frames))), functions, 2))
+
+    assert torch.autograd.gradcheck(total, batch[:4])
+
+
+def test_padding_and_batch_mates_change_nothing(functions: TransducerFunctions) -> None:
+    batch = make_batch([20, 12, 30, 8], [6, 3, 10, 0])
+    together = losses_of(batch, functions)
+    gradients = [batch.gradients(loss) for loss in together]
+    alone = [0.0, 0.0]
+    for n, (frames, tokens) in enumerate(zip(batch.x_lens, batch.y_lens)):
+        ends = [frames, tokens + 1, frames, tokens + 1]
+        inputs = [x[n : n + 1, :end].detach().requires_grad_() for x, end in zip(batch, ends)]
+        lengths = batch.x_lens[n : n + 1], batch.y_lens[n : n + 1]
+        utterance = Batch(*inputs, batch.joiner, batch.y[n : n + 1, :tokens], *lengths)
+        for i, loss in enumerate(losses_of(utterance, functions)):
+            alone[i] += loss.detach()
+            found = gradients[i][2 * i : 2 * i + 2]
+            expected = utterance.gradients(loss)[2 * i : 2 * i + 2]
+            for x, y, end in zip(found, expected, ends):
+                torch.testing.assert_close(x[n : n + 1, :end], y, rtol=1e-4, atol=1e-5)
+                assert (x[n, end:].abs() < 1e-12).all()  # k2 leaves 1e-20
+    torch.testing.assert_close(torch.stack(list(together)), torch.stack(alone))
+
+
+@pytest.mark.parametrize("num_frames", [7, 1])
+def test_an_empty_transcript_is_blank_everywhere(functions: TransducerFunctions, num_frames: int) -> None:
+    batch = make_batch([num_frames, 1], [0, 0])
+    found = losses_of(batch, functions, lm_only_scale=0.0)
+    simple = (batch.am_simple + batch.lm_simple).log_softmax(-1)[:, :, 0]
+    pruned = batch.joiner(batch.encoder_frames, batch.decoder_frames).log_softmax(-1)[:, :, 0]
+    for loss, blank in zip(found, (simple, pruned)):
+        torch.testing.assert_close(loss, -(blank[0].sum() + blank[1, 0]))
+        assert all(gradient is None or gradient.isfinite().all() for gradient in batch.gradients(loss))
+
+
+def test_more_tokens_than_the_windows_hold_widen_them(functions: TransducerFunctions) -> None:
+    batch = make_batch([2, 9], [8, 3])  # 2 frames of a range of 3 hold 4 tokens
+    found = losses_of(batch, functions, 3)
+    wide = losses_of(batch, functions, 5)
+    torch.testing.assert_close(found.pruned_loss, wide.pruned_loss)
+    assert torch.isfinite(found.pruned_loss)
+
+
+def test_autocast_changes_the_joiner_alone(functions: TransducerFunctions) -> None:
+    batch = make_batch([20, 12], [6, 3])
+    plain = losses_of(batch, functions, 7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = losses_of(batch, functions, 7)
+    assert found.simple_loss == plain.simple_loss
+    assert found.pruned_loss.dtype == torch.float32
+    torch.testing.assert_close(found.pruned_loss, plain.pruned_loss, rtol=0.02, atol=0.0)
+    gradients = zip(batch.gradients(found.pruned_loss)[2:], batch.gradients(plain.pruned_loss)[2:])
+    assert all(F.cosine_similarity(x.flatten(), y.flatten(), dim=0) > 0.99 for x, y in gradients)
+
+
+def test_half_precision_frames_give_float32_losses(functions: TransducerFunctions) -> None:
+    batch = make_batch([20, 12], [6, 3], torch.bfloat16)
+    found = losses_of(batch, functions, 7)
+    assert found.simple_loss.dtype == found.pruned_loss.dtype == torch.float32
+    assert [x.dtype for x in batch.gradients(found.pruned_loss)[2:]] == [torch.bfloat16] * 4
+
+
+def test_nothing_is_kept_for_a_backward_that_will_not_come(functions: TransducerFunctions) -> None:
+    batch = make_batch([20, 12], [6, 3])
+    with torch.no_grad():
+        found = losses_of(batch, functions)
+    assert not found.pruned_loss.requires_grad
+    torch.testing.assert_close(found, losses_of(batch, functions))
