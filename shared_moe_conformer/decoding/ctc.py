@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses_from_frames, trace_back
 from shared_moe_conformer.decoding.padding import only_blank_in_padding, valid_frames
-from shared_moe_conformer.decoding.prefixes import extended_hash
+from shared_moe_conformer.decoding.prefixes import best_extensions, extended_hash
 from shared_moe_conformer.model.asr_model import AsrModel
 
 BLANK_ID = 0
@@ -51,6 +51,11 @@ class Prefixes(NamedTuple):
     parent_hash: Tensor
     """Hash of the prefix without its last token."""
 
+    @property
+    def total(self) -> Tensor:
+        """Log-probability of all alignments of the prefix; -inf marks an empty place."""
+        return torch.logaddexp(self.ending_in_blank, self.ending_in_token)
+
 
 def ctc_prefix_beam_search(
     model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam: int = 4
@@ -74,65 +79,56 @@ def ctc_prefix_beam_search(
     prefixes = _empty_prefixes(len(valid), beam, valid.device)
     for t in range(valid.size(1)):
         prefixes, parents[t], tokens[t] = _advance(prefixes, log_probs[:, t])
-    scores, best = torch.logaddexp(prefixes.ending_in_blank, prefixes.ending_in_token).max(dim=1)
+    scores, best = prefixes.total.max(dim=1)
     return hypotheses_from_frames(trace_back(parents, tokens, best), scores, blank_id=BLANK_ID)
 
 
 def _empty_prefixes(num_utterances: int, beam: int, device: torch.device) -> Prefixes:
-    """One empty prefix per utterance, in a beam whose other entries are dead."""
+    """One empty prefix per utterance, in a beam whose other places are empty."""
     impossible = torch.full((num_utterances, beam), -torch.inf, device=device)
     blank = impossible.clone()
     blank[:, 0] = 0.0
     zeros = torch.zeros_like(blank, dtype=torch.int64)
-    return _mark_dead(Prefixes(blank, impossible, zeros + BLANK_ID, zeros, zeros - 1))
+    return _with_empty_places_marked(Prefixes(blank, impossible, zeros + BLANK_ID, zeros, zeros - 1))
 
 
 def _advance(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, Tensor]:
-    """The beam after one more frame of log-probabilities (N, V), the entries it came from, and the tokens it added."""
-    beam = prefixes.last_token.size(1)
-    total = torch.logaddexp(prefixes.ending_in_blank, prefixes.ending_in_token)
-    blank = total + log_probs[:, BLANK_ID, None]
-    repeat = prefixes.ending_in_token + log_probs.gather(1, prefixes.last_token)
-    extended = _extensions(prefixes, total, log_probs)
-    arriving, source, extended = _move_to_existing(prefixes, extended)
-    token = torch.logaddexp(repeat, arriving)
+    """The beam after one more frame of log-probabilities (N, V).
 
-    stay = torch.logaddexp(blank, token)
-    _, index = torch.cat([stay, extended.flatten(1)], dim=1).topk(beam, dim=1)
-    is_stay = index < beam
-    kept = index.clamp(max=beam - 1)
-    new_entry = (index - beam).clamp(min=0)
-    vocab_size = log_probs.size(1)
-    entry = kept.where(is_stay, new_entry.div(vocab_size, rounding_mode="floor"))
-    added = (new_entry % vocab_size).masked_fill(is_stay, BLANK_ID)
+    Returns:
+      the beam; for the way back, the entry that each of its entries came from, and the token that it added or blank,
+      each (N, K).
+    """
+    blank = prefixes.total + log_probs[:, BLANK_ID, None]
+    repeated = prefixes.ending_in_token + log_probs.gather(1, prefixes.last_token)
+    arriving, source, candidates = _move_to_existing(prefixes, _extensions(prefixes, log_probs))
+    token = torch.logaddexp(repeated, arriving)
+    candidates[:, :, BLANK_ID] = torch.logaddexp(blank, token)  # the prefix as it is
+    scores, entry, added = best_extensions(candidates, prefixes.last_token.size(1))
 
-    impossible = torch.full_like(stay, -torch.inf)
-    before = prefixes.prefix_hash.gather(1, entry)
+    is_new = added != BLANK_ID
+    last_token, before = prefixes.last_token.gather(1, entry), prefixes.prefix_hash.gather(1, entry)
     after = Prefixes(
-        ending_in_blank=blank.gather(1, kept).where(is_stay, impossible),
-        ending_in_token=token.gather(1, kept).where(is_stay, extended.flatten(1).gather(1, new_entry)),
-        last_token=prefixes.last_token.gather(1, entry).where(is_stay, added),
-        prefix_hash=before.where(is_stay, extended_hash(before, added)),
-        parent_hash=prefixes.parent_hash.gather(1, entry).where(is_stay, before),
+        ending_in_blank=blank.gather(1, entry).masked_fill(is_new, -torch.inf),
+        ending_in_token=scores.where(is_new, token.gather(1, entry)),
+        last_token=added.where(is_new, last_token),
+        prefix_hash=extended_hash(before, added).where(is_new, before),
+        parent_hash=before.where(is_new, prefixes.parent_hash.gather(1, entry)),
     )
-    # The way back of a prefix that others reached anew goes through them where that is the likelier way.
-    detour = is_stay & (arriving > torch.logaddexp(blank, repeat)).gather(1, kept)
-    parents = source.gather(1, kept).where(detour, entry)
-    tokens = prefixes.last_token.gather(1, kept).where(detour, added)
-    return _mark_dead(after), parents, tokens
+    # A prefix that its parent reached anew has its last token here, if that is the likelier way.
+    is_renewed = (arriving > torch.logaddexp(blank, repeated)).gather(1, entry) & ~is_new
+    parents = source.gather(1, entry).where(is_renewed, entry)
+    return _with_empty_places_marked(after), parents, last_token.where(is_renewed, added)
 
 
-def _extensions(prefixes: Prefixes, total: Tensor, log_probs: Tensor) -> Tensor:
-    """Log-probabilities (N, K, V) of each prefix with each token added; -inf for blank, which adds nothing.
+def _extensions(prefixes: Prefixes, log_probs: Tensor) -> Tensor:
+    """Log-probabilities (N, K, V) of each prefix with each token added; what stands at blank means nothing.
 
     A token like the prefix's last one needs a blank in between.
     """
-    extended = total.unsqueeze(2) + log_probs.unsqueeze(1)
-    last = prefixes.last_token.unsqueeze(2)
-    after_blank = prefixes.ending_in_blank.unsqueeze(2) + log_probs.gather(1, prefixes.last_token).unsqueeze(2)
-    extended.scatter_(2, last, after_blank)
-    extended[:, :, BLANK_ID] = -torch.inf
-    return extended
+    extended = prefixes.total.unsqueeze(2) + log_probs.unsqueeze(1)
+    after_blank = prefixes.ending_in_blank + log_probs.gather(1, prefixes.last_token)
+    return extended.scatter(2, prefixes.last_token.unsqueeze(2), after_blank.unsqueeze(2))
 
 
 def _move_to_existing(prefixes: Prefixes, extended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,17 +140,17 @@ def _move_to_existing(prefixes: Prefixes, extended: Tensor) -> tuple[Tensor, Ten
     """
     is_parent = prefixes.parent_hash.unsqueeze(1) == prefixes.prefix_hash.unsqueeze(2)  # (N, parent, child)
     last = prefixes.last_token.unsqueeze(1).expand_as(is_parent)
-    impossible = extended.new_tensor(-torch.inf)
-    arriving, source = extended.gather(2, last).where(is_parent, impossible).max(dim=1)
-    moved = torch.zeros_like(extended).scatter_add_(2, last, is_parent.to(extended.dtype)) > 0
-    return arriving, source, extended.masked_fill(moved, -torch.inf)
+    nothing = extended.new_tensor(-torch.inf)
+    arriving, source = extended.gather(2, last).where(is_parent, nothing).max(dim=1)
+    is_moved = torch.zeros_like(extended).scatter_add_(2, last, is_parent.to(extended.dtype)) > 0
+    return arriving, source, extended.masked_fill(is_moved, -torch.inf)
 
 
-def _mark_dead(prefixes: Prefixes) -> Prefixes:
-    """Give impossible entries hashes of their own, so that none is mistaken for a living one's parent or child."""
-    dead = (prefixes.ending_in_blank == -torch.inf) & (prefixes.ending_in_token == -torch.inf)
-    entry = torch.arange(dead.size(1), device=dead.device).expand_as(dead)
+def _with_empty_places_marked(prefixes: Prefixes) -> Prefixes:
+    """Give empty places hashes of their own, so that none is mistaken for a prefix's parent or child."""
+    empty = prefixes.total == -torch.inf
+    place = torch.arange(empty.size(1), device=empty.device).expand_as(empty)
     return prefixes._replace(
-        prefix_hash=(-3 - 2 * entry).where(dead, prefixes.prefix_hash),
-        parent_hash=(-2 - 2 * entry).where(dead, prefixes.parent_hash),
+        prefix_hash=(-3 - 2 * place).where(empty, prefixes.prefix_hash),
+        parent_hash=(-2 - 2 * place).where(empty, prefixes.parent_hash),
     )

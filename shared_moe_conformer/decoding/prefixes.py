@@ -1,4 +1,4 @@
-"""Hashes by which batched beams recognise equal token sequences without holding the sequences."""
+"""What batched beams share: the choice of the best extensions, and hashes by which they recognise equal prefixes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from torch import Tensor
 # Odd 64-bit constants with well-mixed bits (Source: SplitMix64, Steele et al. 2014).
 _STATE_FACTOR = 0x9E3779B97F4A7C15 - (1 << 64)
 _TOKEN_FACTOR = 0xBF58476D1CE4E5B9 - (1 << 64)
+
+
+def best_extensions(scores: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `beam` best, best first: their scores, the entries that they extend, and the tokens, each (N, beam).
+
+    Args:
+      scores: log-probability of each beam entry with each token added, (N, K, V).
+    """
+    best, index = scores.flatten(1).topk(beam, dim=1)
+    return best, index.div(scores.size(2), rounding_mode="floor"), index % scores.size(2)
 
 
 def extended_hash(prefix_hash: Tensor, token: Tensor) -> Tensor:
