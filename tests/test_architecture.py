@@ -12,7 +12,7 @@ PACKAGE = "shared_moe_conformer"
 
 VERBS = {"train", "decode", "export", "transcribe", "params"}
 
-FOUNDATION = {"atomic", "mkl"}
+FOUNDATION = {"atomic", "cpu"}
 """Parts that any other may import."""
 
 MAY_IMPORT = {
