@@ -58,6 +58,33 @@ def test_wide_prefix_beam_sums_all_alignments(seed, sharpness) -> None:
         assert hyp.score == pytest.approx(math.log(exact[tuple(hyp.tokens)]), abs=1e-4)
 
 
+def prefix_beam(log_probs: torch.Tensor, *, beam: int) -> dict[tuple[int, ...], float]:
+    """Hannun et al. 2014 with a dictionary: the probabilities of the prefixes that a pruned beam holds at the end."""
+    ends = {(): (1.0, 0.0)}  # prefix -> probability with a blank last, with its last token last
+    for row in log_probs.exp().tolist():
+        after: dict[tuple[int, ...], list[float]] = defaultdict(lambda: [0.0, 0.0])
+        for prefix, (blank, token) in ends.items():
+            after[prefix][0] += (blank + token) * row[0]
+            for label, probability in enumerate(row[1:], start=1):
+                repeats = prefix[-1:] == (label,)
+                after[prefix][1] += token * probability * repeats
+                after[(*prefix, label)][1] += (blank if repeats else blank + token) * probability
+        best = sorted(after, key=lambda prefix: -sum(after[prefix]))[:beam]
+        ends = {prefix: (after[prefix][0], after[prefix][1]) for prefix in best}
+    return {prefix: sum(both) for prefix, both in ends.items()}
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("beam", [1, 2, 5, 8])
+def test_narrow_prefix_beam_is_the_algorithm(beam, seed) -> None:
+    """Also where the beam is wider than the first frames have prefixes for it."""
+    log_probs, lens = random_posteriors([12, 7, 9], 3, seed=seed, sharpness=1.0)
+    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam=beam)):
+        expected = prefix_beam(row[:num_frames], beam=beam)
+        assert tuple(hyp.tokens) == max(expected, key=lambda prefix: expected[prefix])
+        assert hyp.score == pytest.approx(math.log(expected[tuple(hyp.tokens)]), abs=1e-4)
+
+
 @pytest.mark.parametrize("beam", [1, 2, 4, 16])
 def test_no_beam_finds_more_than_there_is(beam) -> None:
     """The score is at most the sum over all alignments of the tokens, which the CTC loss knows."""
