@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,3 +114,34 @@ def saved(tmp_path: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
         return tmp_path / "zoo" / name
 
     return save
+
+
+@pytest.fixture(scope="session")
+def prepared_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the asterisk recipe's folder that its own prepare.sh has prepared: real speech, for slow tests.
+
+    With PREPARED_RECIPE=<recipe folder> in the environment, what is prepared there is copied instead.
+    """
+    root = Path(__file__).resolve().parent.parent
+    clone = tmp_path_factory.mktemp("clone")
+    recipe = clone / "egs/asterisk/ASR"
+    shutil.copytree(root / "local", clone / "local")
+    made = shutil.ignore_patterns("data", "download", "exp", "zoo")
+    shutil.copytree(root / "egs/asterisk/ASR", recipe, ignore=made)
+    prepared = os.environ.get("PREPARED_RECIPE")
+    for folder in ("data", "download") if prepared else ():
+        shutil.copytree(Path(str(prepared)) / folder, recipe / folder)
+    download = run_prepare(recipe, "--stop-stage", "0")
+    if "the packages cannot be downloaded" in download.stderr or "is missing: use a Debian" in download.stderr:
+        pytest.skip(f"no corpus: {download.stderr.splitlines()[-1]}")
+    result = run_prepare(recipe)
+    assert result.returncode == 0, result.stderr
+    return recipe
+
+
+def run_prepare(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a recipe's prepare.sh with this Python and this checkout's package, from another folder."""
+    root = Path(__file__).resolve().parent.parent
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
+    return subprocess.run([recipe / "prepare.sh", *arguments], env=environment, cwd="/", capture_output=True, text=True)

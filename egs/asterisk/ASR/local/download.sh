@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Unpack Debian packages into a folder without root. Usage: download.sh DIR PACKAGE...
+# Unpack Debian packages into DIR/usr without root. Usage: download.sh DIR PACKAGE...
 
 set -euo pipefail
 
@@ -16,8 +16,10 @@ for program in apt-get dpkg-deb; do
   command -v "$program" >/dev/null || fail "$program is missing: use a Debian or Ubuntu system"
 done
 
-rm -rf "$target".new.*
-work="$PWD/$(mktemp -d "$target.new.XXXXXX")"
+mkdir -p "$target"
+target="$(cd "$target" && pwd)"
+rm -rf "$target"/.new.*
+work="$(mktemp -d "$target/.new.XXXXXX")"
 trap 'rm -rf "$work"' EXIT
 
 # apt's own package lists may be missing (as in container images) and root may not be ours: keep lists of our own then.
@@ -36,6 +38,5 @@ apt-get "${options[@]}" download "$@" ||
 for package in ./*.deb; do
   dpkg-deb -x "$package" "$work/root"
 done
-cd - >/dev/null
-rm -rf "$target"
-mv "$work/root" "$target"
+rm -rf "$target/usr"
+mv "$work/root/usr" "$target/usr"

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from lhotse import CutSet, MonoCut
+from lhotse.utils import fastcopy
+
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.feature_store import store_features
+from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+from shared_moe_conformer.data.tokenizer import train_tokenizer
+from tests.data.conftest import noise_cut
+from tests.local.conftest import Result
+
+FBANK, LANG = Path("data/fbank"), Path("data/lang")
+
+Plant = Callable[..., None]
+
+
+@pytest.fixture
+def plant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Prepared splits of three cuts each; the function puts others in the place of one split."""
+    monkeypatch.chdir(tmp_path)
+    splits = {}
+    for split in ("train", "dev", "test"):
+        cuts = [
+            noise_cut(Path("audio"), f"{split}-{i}", f"TEXT OF {split} {i}".upper(), duration=1.0) for i in range(3)
+        ]
+        splits[split] = list(store_features(CutSet.from_cuts(cuts), split, directory=FBANK, config=FeatureConfig()))
+    train_tokenizer([cut.supervisions[0].text for cuts in splits.values() for cut in cuts], LANG, 30)
+
+    def replace(split: str, change: Callable[[list[MonoCut]], list[MonoCut]]) -> None:
+        write_manifest(CutSet.from_cuts(change(splits[split])), cuts_path(FBANK, split))
+
+    return replace
+
+
+def say(cut: MonoCut, text: str) -> MonoCut:
+    return fastcopy(cut, supervisions=[fastcopy(cut.supervisions[0], text=text)])
+
+
+def validate(run_local: Callable[..., Result]) -> Result:
+    return run_local("validate_cuts", "--lang-dir", LANG, "--read-features", "--read-audio")
+
+
+def test_good_cuts_pass(plant: Plant, run_local: Callable[..., Result]) -> None:
+    result = validate(run_local)
+    assert result.status == 0
+    assert "train: 3 cuts, 0.1 minutes, no problems" in result.out
+
+
+@pytest.mark.parametrize(
+    ("split", "change", "message"),
+    [
+        ("dev", lambda cuts: [say(cuts[0], ""), *cuts[1:]], "dev-0: empty transcript"),
+        ("train", lambda cuts: [*cuts[:2], say(cuts[2], "T " * 14)], "train-2: 24 frames after subsampling"),
+        ("test", lambda cuts: [fastcopy(cuts[0], duration=0.1), *cuts[1:]], "test-0: 0.10 s long"),
+        ("test", lambda cuts: [say(cuts[0], "TEXT OF TRAIN 1"), *cuts[1:]], "test-0 (test): same text as train-1"),
+        ("train", lambda cuts: [*cuts, cuts[1]], "train-1: 2 cuts have this id"),
+        ("train", lambda cuts: [say(cuts[0], "TEXT?"), *cuts[1:]], "train-0: the tokenizer does not know '?'"),
+        ("train", lambda cuts: [fastcopy(cuts[0], features=None), *cuts[1:]], "train-0: no features"),
+    ],
+)
+def test_planted_faults_are_named(
+    plant: Plant,
+    run_local: Callable[..., Result],
+    split: str,
+    change: Callable[[list[MonoCut]], list[MonoCut]],
+    message: str,
+) -> None:
+    plant(split, change)
+    result = validate(run_local)
+    assert result.status == 1
+    assert message in result.out
+    last = result.err.splitlines()[-1]
+    assert last.startswith("error: ") and "./prepare.sh --stage 1 --force true" in last
+
+
+def test_a_corrupt_wav_is_named(plant: Plant, run_local: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "audio/dev-1.wav").write_bytes(b"no wav")
+    result = validate(run_local)
+    assert result.status == 1
+    assert "dev-1: audio/dev-1.wav cannot be read" in result.out
+
+
+def test_many_problems_are_counted_and_few_are_shown(plant: Plant, run_local: Callable[..., Result]) -> None:
+    plant("train", lambda cuts: [fastcopy(say(cuts[0], ""), id=f"empty-{i}") for i in range(50)])
+    result = validate(run_local)
+    assert result.out.splitlines()[20] == "... and 30 more"
+    assert "error: 50 problems" in result.err

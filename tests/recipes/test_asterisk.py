@@ -1,0 +1,150 @@
+"""What is true of the asterisk corpus alone: its texts, splits and configs."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import wave
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared_moe_conformer.config import Config
+from shared_moe_conformer.model.asr_model import AsrModel
+
+RECIPE = Path(__file__).resolve().parents[2] / "egs/asterisk/ASR"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+manifests = load(RECIPE / "local/build_manifests.py")
+CONFIGS: dict[str, Config] = load(RECIPE / "config.py").CONFIGS
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("I'm sorry, that's not a valid extension.", "I'M SORRY THAT'S NOT A VALID EXTENSION"),
+        ("press 1 to accept this call, or 2 to reject it", "PRESS ONE TO ACCEPT THIS CALL OR TWO TO REJECT IT"),
+        ("Call-Forward on No Answer.", "CALL FORWARD ON NO ANSWER"),
+        ("dot [.]", "DOT"),
+        ("space [ ]", "SPACE"),
+        ('a polite "don\u2019t call" menu', "A POLITE DON'T CALL MENU"),
+        ("'quoted' rock 'n' roll", "QUOTED ROCK N ROLL"),
+        ("...to exit the menu.", "TO EXIT THE MENU"),
+        ("underscore_name \u2013 dash", "UNDERSCORE NAME DASH"),
+        ("caf\u0065\u0301", "CAF\u00c9"),
+        ("...", ""),
+    ],
+)
+def test_texts_become_upper_case_words(text: str, expected: str) -> None:
+    assert manifests.normalise(text) == expected
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=60))
+def test_a_normalised_text_stays_as_it_is(text: str) -> None:
+    once = manifests.normalise(text)
+    assert manifests.normalise(once) == once
+    assert once == " ".join(once.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[sound of monkeys screaming]", "tone"),
+        ("<beep ascending>", "tone"),
+        ("(10 seconds of silence)", "tone"),
+        ('IAX (note: does not say "2")', "editor"),
+        ("H.323", "number"),
+        ("3D audio disabled", "number"),
+        ("dial 500 to attempt", "number"),
+        ("press * to toggle pause, press # to enter", "symbol"),
+        ("visit www.asterisk.org.", "address"),
+    ],
+)
+def test_texts_that_do_not_tell_what_is_said(text: str, reason: str) -> None:
+    assert reason in manifests.reason_to_drop(text)
+
+
+@pytest.mark.parametrize("text", ["dot [.]", "press 1, 2 or 3.", "A.M.", "I'm sorry..."])
+def test_texts_that_do(text: str) -> None:
+    assert manifests.reason_to_drop(text) is None
+
+
+def test_splits_depend_on_the_text_alone() -> None:
+    texts = [f"PROMPT NUMBER {i}" for i in range(2000)]
+    splits = [manifests.split_of(text) for text in texts]
+    assert splits == [manifests.split_of(text.lower()) for text in texts]
+    assert {split: round(splits.count(split) / len(texts), 1) for split in manifests.SPLITS} == {
+        "train": 0.8,
+        "dev": 0.1,
+        "test": 0.1,
+    }
+
+
+@pytest.fixture
+def corpus_dir(tmp_path: Path) -> Path:
+    """Unpacked packages of three prompts, the names of one differing in case."""
+    sounds = tmp_path / manifests.AUDIO_DIR
+    texts = "; a comment\n\nvm-INBOX: new\nletters/at: at [@]\nbeep: [a beep]\nno-sound: Nobody.\nvm-inbox: old\n"
+    (sounds / "letters").mkdir(parents=True)
+    (tmp_path / manifests.TEXT_FILE).parent.mkdir(parents=True)
+    (tmp_path / manifests.TEXT_FILE).write_bytes(gzip.compress(texts.encode("utf-8-sig")))
+    for name, seconds in (("vm-inbox", 0.5), ("letters/at", 0.6), ("beep", 0.5), ("no-text", 0.5)):
+        with wave.open(str(sounds / f"{name}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(range(1, 251)) * int(seconds * 64))
+    return tmp_path
+
+
+def test_clips_are_matched_without_case(corpus_dir: Path) -> None:
+    clips = manifests.find_clips(corpus_dir)
+    assert {clip.name: clip.text for clip in clips} == {"vm-inbox": "new", "letters-at": "at [@]", "beep": "[a beep]"}
+    recordings, dropped = manifests.usable_recordings(clips, min_duration=0.3, max_duration=26.0)
+    assert {recording.id for recording in recordings} == {"vm-inbox", "letters-at"}
+    assert list(dropped) == ["beep"]
+    assert {recording.sampling_rate for recording in recordings} == {8000}
+    _, dropped = manifests.usable_recordings(clips, min_duration=0.3, max_duration=0.55)
+    assert dropped["letters-at"] == "0.6 s long"
+
+
+@pytest.mark.parametrize(("keep", "message"), [(0, "no readable wav"), (30, "no readable wav"), (3000, "cut off")])
+def test_a_corrupt_file_is_named(corpus_dir: Path, keep: int, message: str) -> None:
+    path = corpus_dir / manifests.AUDIO_DIR / "vm-inbox.wav"
+    path.write_bytes(path.read_bytes()[:keep])
+    clips = manifests.find_clips(corpus_dir)
+    with pytest.raises(ValueError, match=f"vm-inbox.wav .*{message}") as error:
+        manifests.usable_recordings(clips, min_duration=0.3, max_duration=26.0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_corpus_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="--corpus-dir must hold the usr/ folder"):
+        manifests.find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_builds(name: str) -> None:
+    config = CONFIGS[name]
+    assert config.data.lang_dir == f"data/lang_bpe_{config.model.vocab_size}"
+    AsrModel(config.model)
+
+
+def test_the_configs_differ_in_sharing_and_experts_alone() -> None:
+    encoders = {name: config.model.encoder for name, config in CONFIGS.items()}
+    assert {name: encoder.num_layers for name, encoder in encoders.items()} == dict.fromkeys(CONFIGS, 12)
+    assert set(encoders["full"].group_sizes) == {1} and encoders["full"].experts_in == "none"
+    assert encoders["shared"].experts_in == "none" and encoders["base"].experts_in == "second"
+    assert encoders["shared"].group_sizes == encoders["base"].group_sizes != encoders["full"].group_sizes

@@ -1,0 +1,139 @@
+"""The asterisk recipe's prepare.sh, run for real."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet, RecordingSet, SupervisionSet, validate_recordings_and_supervisions
+
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.features import compute_features
+from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from tests.conftest import run_prepare
+
+pytestmark = pytest.mark.slow
+
+SPLITS = ("train", "dev", "test")
+
+
+def cuts_of(recipe: Path) -> dict[str, CutSet]:
+    return {split: read_cuts(recipe / "data/fbank", split, recipe_dir=recipe) for split in SPLITS}
+
+
+def test_counts_of_the_corpus(prepared_recipe: Path) -> None:
+    cuts = cuts_of(prepared_recipe)
+    assert {split: len(cuts[split]) for split in SPLITS} == {"train": 3 * 425, "dev": 62, "test": 52}
+    words = Counter(word for cut in cuts["test"] for word in cut.supervisions[0].text.split())
+    assert words.total() == 337
+    known = {word for cut in cuts["train"] for word in cut.supervisions[0].text.split()}
+    unknown = sum(count for word, count in words.items() if word not in known)
+    assert 0.1 < unknown / 337 < 0.2, "words of the test that training never says"
+
+
+def test_manifests_are_lhotses_and_keep_the_audio_as_it_is(prepared_recipe: Path) -> None:
+    for split in SPLITS:
+        recordings = RecordingSet.from_file(prepared_recipe / f"data/manifests/recordings_{split}.jsonl.gz")
+        supervisions = SupervisionSet.from_file(prepared_recipe / f"data/manifests/supervisions_{split}.jsonl.gz")
+        validate_recordings_and_supervisions(recordings, supervisions)
+        assert {recording.sampling_rate for recording in recordings} == {8000}
+
+
+def test_features_are_those_of_the_audio_file(prepared_recipe: Path) -> None:
+    for cut in list(cuts_of(prepared_recipe)["test"])[:5]:
+        samples, sampling_rate = soundfile.read(cut.recording.sources[0].source, dtype="float32")
+        features = compute_features(samples, sampling_rate, FeatureConfig())
+        assert (features - torch.from_numpy(cut.load_features())).abs().max() < 0.016
+
+
+def test_texts_can_be_written_in_the_units(prepared_recipe: Path) -> None:
+    tokenizer = Tokenizer.load(prepared_recipe / "data/lang_bpe_128")
+    assert tokenizer.vocab_size == 128
+    for cuts in cuts_of(prepared_recipe).values():
+        texts = [cut.supervisions[0].text for cut in cuts]
+        assert [tokenizer.decode(ids) for ids in tokenizer.encode(texts)] == texts
+
+
+@pytest.fixture
+def copied(prepared_recipe: Path, tmp_path: Path) -> Path:
+    """A copy of the prepared recipe that a test may harm."""
+    shutil.copytree(prepared_recipe.parents[2], tmp_path / "clone")
+    return tmp_path / "clone/egs/asterisk/ASR"
+
+
+def test_another_vocabulary_leaves_the_features_alone(copied: Path) -> None:
+    features = (copied / "data/fbank/cuts_train.jsonl.gz").stat().st_mtime_ns
+    result = run_prepare(copied, "--vocab-size", "200")
+    assert result.returncode == 0, result.stderr
+    assert (copied / "data/fbank/cuts_train.jsonl.gz").stat().st_mtime_ns == features
+    assert Tokenizer.load(copied / "data/lang_bpe_200").vocab_size == 200
+    assert Tokenizer.load(copied / "data/lang_bpe_128").vocab_size == 128
+
+
+def test_a_damaged_recording_stops_preparation_by_name(copied: Path) -> None:
+    wav = copied / "download/usr/share/asterisk/sounds/en_US_f_Allison/vm-goodbye.wav"
+    wav.write_bytes(wav.read_bytes()[:5000])
+    result = run_prepare(copied, "--stage", "1", "--force", "true")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith("error: ") and "vm-goodbye.wav is cut off" in result.stderr
+
+
+def test_a_corpus_elsewhere_needs_no_download(copied: Path, tmp_path: Path) -> None:
+    (copied / "download").rename(tmp_path / "corpus")
+    shutil.rmtree(copied / "data")
+    missing = run_prepare(copied, "--corpus-dir", str(tmp_path / "nothing"))
+    assert missing.returncode == 1 and "--corpus-dir must hold" in missing.stderr.splitlines()[-1]
+    result = run_prepare(copied, "--corpus-dir", str(tmp_path / "corpus"), "--stop-stage", "2")
+    assert result.returncode == 0, result.stderr
+    assert not (copied / "download").exists()
+
+
+def test_without_apt_get_it_says_what_to_do(copied: Path, tmp_path: Path) -> None:
+    shutil.rmtree(copied / "data")
+    for program in ("bash", "dirname", "mkdir", "rm", "cat", "mktemp", "mv", "sed"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / program).symlink_to(shutil.which(program) or "")
+    (tmp_path / "bin/python3").symlink_to(shutil.which("true") or "")
+    result = subprocess.run(
+        [copied / "prepare.sh"], env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "apt-get is missing" in result.stderr and "--corpus-dir DIR" in result.stderr
+
+
+def test_killed_while_computing_features_it_starts_them_again(copied: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(root),
+    }
+    manifest, stored = copied / "data/fbank/cuts_train.jsonl.gz", copied / "data/fbank/feats_train-1.lca"
+    stored.unlink()
+    with subprocess.Popen(
+        [copied / "prepare.sh", "--stage", "3", "--force", "true"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        while not stored.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not manifest.exists()
+    result = run_prepare(copied, "--stop-stage", "3")
+    assert result.returncode == 0, result.stderr
+    assert "stage 2: Check the recordings (done before)" in result.stdout
+    assert len(read_cuts(manifest.parent, "train", recipe_dir=copied)) == 3 * 425
