@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.bundle import copy_weights
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, load_config, require
 from shared_moe_conformer.data.batch import AsrBatch
@@ -100,9 +101,10 @@ def load_model(config: Config, exp_dir: Path, *, epoch: int, avg: int) -> AsrMod
 
     Raises:
       FileNotFoundError: an epoch without a checkpoint.
+      ValueError: checkpoints of another model.
     """
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    model.load_state_dict(model_state(exp_dir, epoch, avg))
+    copy_weights(model, model_state(exp_dir, epoch, avg), source=exp_dir)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
