@@ -1,0 +1,150 @@
+"""The set-up: make's targets, the scripts behind them and the pins."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+TARGETS = re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+SCRIPTS = [*sorted(REQUIREMENTS.glob("*.sh")), ROOT / "tests" / "run.sh", ROOT / ".ci" / "run"]
+
+# A Python that says where it is, and makes environments in which another program is the Python.
+MAKES_VENVS = """
+[[ "$1" != -c ]] || echo "$0"
+[[ "$2" != venv ]] || {{ /bin/mkdir -p "$3/bin"; /bin/cp "{python}" "$3/bin/python"; }}
+"""
+
+
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command without this shell's make and set-up settings."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("TORCH", "K2_WHEELS", "PYTHON", "MAKEFLAGS", "MAKELEVEL")}
+    return subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=kept | environment, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The set-up's files alone, with environments that cannot be made: no Python is in their PATH."""
+    shutil.copytree(REQUIREMENTS, tmp_path / "requirements")
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "cat", "cksum", "dirname", "env", "grep", "rm", "uname"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    return tmp_path
+
+
+def stub(path: Path, text: str) -> None:
+    """Write a small program."""
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def set_up(clone: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Call the clone's venv.sh with nothing but its tools in PATH."""
+    return run(clone / "requirements" / "venv.sh", *arguments, PATH=str(clone / "tools"), **environment)
+
+
+def requirement_lines(file: Path) -> list[str]:
+    """The requirements in a file, without comments and options."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith(("#", "-"))]
+
+
+def test_help_is_the_default_and_lists_every_target() -> None:
+    listed = re.findall(r"^make ([a-z0-9]+) {2,}\S", run("make").stdout, re.MULTILINE)
+    assert listed == TARGETS
+    assert {"install", "run", "test", "check"} <= set(listed)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_target_can_be_planned(target: str) -> None:
+    assert run("make", "-n", target).returncode == 0
+
+
+def test_engine_chooses_the_environment() -> None:
+    assert "venv.sh k2" in run("make", "-n", "install").stdout
+    assert "venv.sh torch" in run("make", "-n", "install", "ENGINE=torch").stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_script_is_executable_strict_and_parses(script: Path) -> None:
+    assert os.access(script, os.X_OK)
+    assert "\nset -euo pipefail\n" in script.read_text()
+    assert run("bash", "-n", script).returncode == 0
+
+
+@pytest.mark.parametrize("file", sorted(REQUIREMENTS.glob("*.txt")), ids=lambda path: path.name)
+def test_every_requirement_has_an_upper_bound(file: Path) -> None:
+    unbounded = [line for line in requirement_lines(file) if not re.search(r"==|~=|<", line)]
+    assert requirement_lines(file)
+    assert not unbounded
+
+
+def test_each_python_of_k2_has_its_own_hash() -> None:
+    lines = requirement_lines(REQUIREMENTS / "k2-wheel.txt")
+    pythons = [re.findall(r'python_version == "([0-9.]+)"', line) for line in lines]
+    hashes = [re.findall(r"--hash=sha256:([0-9a-f]{64})$", line) for line in lines]
+    assert sorted(pythons) == [["3.10"], ["3.11"]]
+    assert all(len(each) == 1 for each in hashes)
+    assert hashes[0] != hashes[1]
+
+
+def test_setup_py_reads_the_version() -> None:
+    setup_py = run(sys.executable, "setup.py", "--quiet", "--version", "--name")
+    assert setup_py.stdout.split() == [__version__, "shared-moe-conformer"], setup_py.stderr
+
+
+def test_unknown_engine_is_refused(clone: Path) -> None:
+    result = set_up(clone, "cuda")
+    assert result.returncode == 1
+    assert result.stderr == "[set-up] error: ENGINE is 'cuda': give k2 or torch\n"
+
+
+def test_torch_without_k2_wheels_is_refused(clone: Path) -> None:
+    result = set_up(clone, "k2", TORCH="2.7.1")
+    assert result.returncode == 1
+    assert "give both" in result.stderr
+
+
+def test_without_a_python_that_fits_k2_it_says_so_and_turns_to_torch(clone: Path) -> None:
+    stub(clone / "tools" / "python3.11", "exit 127")  # a shim of a version that is not installed
+    result = set_up(clone, "k2")
+    assert result.returncode == 1
+    first, second = result.stderr.splitlines()
+    assert "ENGINE=torch instead" in first
+    assert "no working Python 3.10 or newer found: install one" in second
+
+
+def test_failed_build_is_not_taken_for_an_environment(clone: Path) -> None:
+    """A Python whose `-m venv` makes an environment in which pip fails."""
+    pip_fails = 'if [[ "$*" == *pip* ]]; then exit 1; fi'
+    stub(clone / "tools" / "pip_fails", pip_fails)
+    stub(clone / "tools" / "python3.11", MAKES_VENVS.format(python="${0%/*}/pip_fails"))
+    for _ in range(2):
+        result = set_up(clone, "torch", "echo", "ran")
+        assert result.returncode == 1
+        assert "make .venv-torch" in result.stderr
+        assert "ready" not in result.stderr + result.stdout
+        assert "ran" not in result.stdout
+
+
+def test_environment_is_made_once_and_again_when_its_pins_change(clone: Path) -> None:
+    stub(clone / "tools" / "python3.11", MAKES_VENVS.format(python="$0"))
+    assert "ready" in set_up(clone, "torch").stderr
+    again = set_up(clone, "torch", "env")
+    assert again.stderr == ""
+    assert "ENGINE=torch\n" in again.stdout
+    with (clone / "requirements" / "dev.txt").open("a") as file:
+        file.write("another<2\n")
+    assert "ready" in set_up(clone, "torch").stderr
