@@ -13,6 +13,9 @@ from torch import Tensor
 
 from shared_moe_conformer.config import FeatureConfig, require
 
+FRAME_LENGTH = 0.025
+"""Seconds; Kaldi's."""
+
 
 def feature_extractor(config: FeatureConfig) -> FeatureExtractor:
     """Lhotse's extractor of Kaldi-compatible filter banks that the config asks for.
@@ -29,9 +32,15 @@ def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureCon
     Args:
       samples: one channel, (num_samples,), from -1 to 1.
       sampling_rate: of the samples, in Hz; they are resampled to the config's.
+
+    Raises:
+      ValueError: several channels, or less than a frame.
     """
     require(samples.ndim == 1, f"samples of shape {samples.shape}: give one channel, (num_samples,)")
-    require(len(samples) > 0, "no samples: the recording is empty")
+    require(
+        len(samples) >= FRAME_LENGTH * sampling_rate,
+        f"{len(samples)} samples at {sampling_rate} Hz: the recording is shorter than a frame, {FRAME_LENGTH} s",
+    )
     resampled = resample(samples, sampling_rate, config.sampling_rate)
     features = _cached_extractor(config).extract(resampled, config.sampling_rate)
     return torch.as_tensor(features)

@@ -83,11 +83,8 @@ class TrainLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        """The rest of the epoch; iterated again after its end, the same epoch once more."""
-        if self.num_taken >= len(self):
-            self.num_taken = 0
-        left = self._batches[self.num_taken :]
-        for batch in load_batches(left, self.dataset):
+        """The batches that are left of the epoch; none after its end, until `set_epoch`."""
+        for batch in load_batches(self._batches[self.num_taken :], self.dataset):
             self.num_taken += 1
             yield batch
 

@@ -61,8 +61,8 @@ def test_seed_and_epoch_decide_everything(corpus: Corpus) -> None:
     again.set_epoch(5)
     list(again)
     again.set_epoch(1)
-    assert_equal(list(first), list(again))
     first_epoch = list(first)
+    assert_equal(first_epoch, list(again))
     first.set_epoch(2)
     assert ids(list(first)) != ids(first_epoch)
     assert ids(list(train_loader(corpus, seed=8))) != ids(first_epoch)
@@ -82,7 +82,7 @@ def test_global_random_state_is_left_alone(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-@pytest.mark.parametrize("taken", [0, 1, 3])
+@pytest.mark.parametrize("taken", [0, 1, 3, 100])
 def test_a_resumed_epoch_goes_on_where_it_stopped(corpus: Corpus, taken: int, num_workers: int) -> None:
     whole = train_loader(corpus)
     whole.set_epoch(3)
@@ -95,6 +95,8 @@ def test_a_resumed_epoch_goes_on_where_it_stopped(corpus: Corpus, taken: int, nu
     resumed.load_state_dict(stopped.state_dict())
     assert resumed.epoch == 3 and len(resumed) == len(expected)
     assert_equal(begun + list(resumed), expected)
+    assert list(resumed) == [], "an epoch is given once"
+    resumed.set_epoch(3)
     assert_equal(list(resumed), expected)
 
 
