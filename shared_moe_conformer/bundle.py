@@ -141,7 +141,7 @@ class Bundle:
             audio, sampling_rate = read_audio(Path(audio))
         if sampling_rate is None:
             raise ValueError("samples without sampling_rate: give it in Hz")
-        features = self._features(audio, sampling_rate)
+        features = self.features(audio, sampling_rate)
         return EMPTY if len(features) < MIN_NUM_FRAMES else self._search(features, decoding or self.default_search)
 
     @property
@@ -149,7 +149,7 @@ class Bundle:
         """The search that the manifest names."""
         return DecodingConfig(decoding_method=cast(DecodingMethod, self.manifest.decoding_method))
 
-    def _features(self, samples: np.ndarray, sampling_rate: int) -> Tensor:
+    def features(self, samples: np.ndarray, sampling_rate: int) -> Tensor:
         """Features (T, F), always by Lhotse's extractor, which every environment has (kaldifeat's agree to 1e-3)."""
         require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
         require(bool(np.isfinite(samples).all()), "the recording holds infinite or undefined samples")

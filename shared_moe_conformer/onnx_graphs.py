@@ -1,0 +1,118 @@
+"""The model's parts with the inputs and outputs that sherpa-onnx expects, in a form that ONNX can hold.
+
+Source of the contracts: sherpa-onnx's offline transducer and offline zipformer CTC models
+(sherpa-onnx/csrc/offline-transducer-model.cc, offline-zipformer-ctc-model.cc).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.decoder import Decoder
+from shared_moe_conformer.model.encoder import Encoder
+from shared_moe_conformer.model.joiner import Joiner
+from shared_moe_conformer.model.moe import MoeFeedForward, Router, RouterLosses, choose_experts
+
+
+class EncoderGraph(nn.Module):
+    """Features to encoder frames that are already projected to the joiner's size."""
+
+    def __init__(self, model: AsrModel) -> None:
+        super().__init__()
+        self.encoder = exportable_encoder(model.encoder)
+        self.projection = model.joiner.encoder_projection
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, T', J) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
+        encoder_out, lens, _ = self.encoder(x, x_lens)
+        return self.projection(encoder_out), lens
+
+
+class CtcGraph(nn.Module):
+    """Features to log-probabilities of the CTC head."""
+
+    def __init__(self, model: AsrModel) -> None:
+        super().__init__()
+        self.encoder = exportable_encoder(model.encoder)
+        self.head = model.ctc_head
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, T', V) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
+        encoder_out, lens, _ = self.encoder(x, x_lens)
+        return F.log_softmax(self.head(encoder_out), dim=-1), lens
+
+
+class DecoderGraph(nn.Module):
+    """The last tokens to a decoder frame that is already projected to the joiner's size."""
+
+    def __init__(self, decoder: Decoder, joiner: Joiner) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.projection = joiner.decoder_projection
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Return (N, J) for contexts (N, context_size); negative tokens are those before the beginning."""
+        return self.projection(self.decoder.step(y))
+
+
+class ExportableMoe(nn.Module):
+    """`MoeFeedForward` without Python's lengths of lists, which a traced graph would freeze.
+
+    Each expert takes its frames by their indexes and computes them alone; the results, in the order of experts, are
+    then put back into the order of frames. Each expert's weights are tensors of their own, so that a quantiser sees
+    plain matrix products.
+    """
+
+    def __init__(self, moe: MoeFeedForward) -> None:
+        super().__init__()
+        self.top_k = moe.top_k
+        experts = moe.experts
+        self.hidden_weights = nn.ParameterList(map(_frozen, experts.hidden_weight))
+        self.hidden_biases = nn.ParameterList(map(_frozen, experts.hidden_bias))
+        self.output_weights = nn.ParameterList(map(_frozen, experts.output_weight))
+        self.output_biases = nn.ParameterList(map(_frozen, experts.output_bias))
+
+    def forward(self, x: Tensor, padding_mask: Tensor, router: Router) -> tuple[Tensor, RouterLosses]:
+        """Return what `MoeFeedForward` returns, but losses that are all 0."""
+        frames = x.flatten(0, 1)
+        expert_ids, gates = choose_experts(router(frames), self.top_k)
+        nobody = len(self.hidden_weights)
+        expert_ids = expert_ids.masked_fill(padding_mask.flatten().unsqueeze(1), nobody).flatten()
+        by_frame = self._outputs(frames, expert_ids).view(-1, self.top_k, x.size(2))
+        out = (by_frame * gates.unsqueeze(-1)).sum(dim=1)
+        zero = torch.zeros(())
+        return out.view_as(x), RouterLosses(zero, zero, zero)
+
+    def _outputs(self, frames: Tensor, expert_ids: Tensor) -> Tensor:
+        """Outputs (M * K, C) of frames (M, C) and their experts (M * K,); 0 where there is no such expert."""
+        parts, positions = [], []
+        experts = zip(self.hidden_weights, self.hidden_biases, self.output_weights, self.output_biases)
+        for e, (w1, b1, w2, b2) in enumerate(experts):
+            position = (expert_ids == e).nonzero().squeeze(1)
+            part = frames.index_select(0, position // self.top_k if self.top_k > 1 else position)
+            parts.append(F.silu(part @ w1 + b1) @ w2 + b2)
+            positions.append(position)
+        order = torch.cat(positions)
+        number = torch.arange(order.size(0))
+        place = torch.zeros_like(expert_ids).scatter(0, order, number + 1)
+        return torch.cat([frames.new_zeros(1, frames.size(1)), *parts]).index_select(0, place)
+
+
+def exportable_encoder(encoder: Encoder) -> Encoder:
+    """A copy of an encoder whose experts ONNX can hold; blocks that several layers use stay shared."""
+    encoder = copy.deepcopy(encoder).eval()
+    for group in encoder.groups:
+        for name in ("feed_forward1", "feed_forward2"):
+            part = getattr(group.block, name)
+            if isinstance(part, MoeFeedForward):
+                setattr(group.block, name, ExportableMoe(part))
+    return encoder
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+import onnx  # noqa: E402
+
+from shared_moe_conformer.audio import write_wav  # noqa: E402
+from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.checksums import SUMS_FILE, verify_sums  # noqa: E402
+from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
+from shared_moe_conformer.onnx_export import (  # noqa: E402
+    CTC,
+    DECODER,
+    ENCODER,
+    JOINER,
+    QUANTISED,
+    export_onnx,
+    int8_name,
+    main,
+    router_products,
+)
+
+Save = Callable[..., Path]
+Output = pytest.CaptureFixture[str]
+
+SHERPA = """
+import json, sys, sherpa_onnx, soundfile
+folder, kind, suffix, method, *paths = sys.argv[1:]
+files = {part: f"{folder}/{part}{suffix}.onnx" for part in ("encoder", "joiner", "ctc")}
+if kind == "transducer":
+    recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(
+        encoder=files["encoder"], decoder=f"{folder}/decoder.onnx", joiner=files["joiner"],
+        tokens=f"{folder}/tokens.txt", num_threads=1, decoding_method=method)
+else:
+    recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
+        model=files["ctc"], tokens=f"{folder}/tokens.txt", num_threads=1)
+streams = []
+for path in paths:
+    samples, sampling_rate = soundfile.read(path, dtype="float32")
+    streams.append(recogniser.create_stream())
+    streams[-1].accept_waveform(sampling_rate, samples)
+recogniser.decode_streams(streams)
+for stream in streams:
+    print(json.dumps({"tokens": stream.result.tokens, "times": stream.result.timestamps}))
+"""
+"""Run in a process of its own: sherpa-onnx ends the process where it dislikes a model."""
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
+) -> Path:
+    folder = tmp_path_factory.mktemp("zoo") / "tiny"
+    tiny_bundle.save(folder, lang_dir=lang_dir, example=ExampleRecording(tones, 16000, "ONE TWO"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(bundle_folder: Path) -> Path:
+    main(["--model", str(bundle_folder)])
+    return bundle_folder.with_name("tiny-onnx")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory, tones: np.ndarray) -> list[Path]:
+    """Recordings of 0.1 to 6 seconds at 16 kHz."""
+    folder = tmp_path_factory.mktemp("wavs")
+    parts = [tones, tones[::-1], tones[:1600], tones[5000:13000], np.tile(tones[3000:], 3) * 0.5]
+    for i, samples in enumerate(parts):
+        write_wav(folder / f"{i}.wav", samples, sampling_rate=16000)
+    return sorted(folder.iterdir())
+
+
+def test_folder_is_complete_and_verifies(exported: Path) -> None:
+    names = {ENCODER, DECODER, JOINER, CTC, *map(int8_name, QUANTISED), "tokens.txt", "test.wav", "test.txt"}
+    assert {path.name for path in exported.iterdir()} == {*names, SUMS_FILE}
+    verify_sums(exported, required=names)
+
+
+def test_graphs_are_the_model(bundle_folder: Path, tmp_path: Path) -> None:
+    differences = export_onnx(bundle_folder, tmp_path / "onnx")
+    assert set(differences) == {ENCODER, DECODER, JOINER, CTC}
+    assert max(differences.values()) < 5e-4
+
+
+def test_metadata_is_what_sherpa_reads_and_no_path_of_this_machine_is_in_it(exported: Path) -> None:
+    values = {path.name: {p.key: p.value for p in onnx.load(path).metadata_props} for path in exported.glob("*.onnx")}
+    assert values[ENCODER]["model_type"] == "conformer"
+    assert (values[DECODER]["vocab_size"], values[DECODER]["context_size"]) == ("40", "2")
+    assert "CC-BY-SA-3.0" in values[CTC]["comment"]
+    root = str(Path(__file__).resolve().parent.parent).encode()
+    assert not [path for path in exported.glob("*.onnx") if root in path.read_bytes() or b".py" in path.read_bytes()]
+
+
+def matrix_products(path: Path) -> list[Any]:
+    """Products of frames with stored weights."""
+    graph = onnx.load(path).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored]
+
+
+def test_int8_covers_every_weight_but_the_routers(exported: Path) -> None:
+    for name in QUANTISED:
+        graph = onnx.load(exported / name).graph
+        routers = router_products(graph)
+        assert len(routers) == (0 if name == JOINER else 3)
+        assert [node.name for node in matrix_products(exported / int8_name(name))] == routers
+        quantised = [n for n in onnx.load(exported / int8_name(name)).graph.node if n.op_type == "MatMulInteger"]
+        assert len(quantised) >= len(matrix_products(exported / name)) - len(routers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "method", "own_method"),
+    [
+        ("transducer", "greedy_search", "greedy_search"),
+        ("transducer", "modified_beam_search", "modified_beam_search"),
+        ("ctc", "greedy_search", "ctc_greedy_search"),
+    ],
+)
+def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
+    exported: Path, recordings: list[Path], tiny_bundle: Bundle, kind: str, method: str, own_method: DecodingMethod
+) -> None:
+    decoding = DecodingConfig(decoding_method=own_method)
+    for path, found in zip(recordings, run_sherpa(exported, recordings, kind=kind, method=method), strict=True):
+        expected = tiny_bundle.transcribe(path, decoding=decoding)
+        assert expected.tokens
+        assert [token.replace(" ", "▁") for token in found["tokens"]] == expected.tokens
+        np.testing.assert_allclose(found["times"], expected.times, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["transducer", "ctc"])
+def test_sherpa_onnx_runs_the_int8_graphs(exported: Path, recordings: list[Path], kind: str) -> None:
+    assert all(found["tokens"] for found in run_sherpa(exported, recordings, kind=kind, suffix=".int8"))
+
+
+def run_sherpa(
+    folder: Path, paths: list[Path], *, kind: str, method: str = "greedy_search", suffix: str = ""
+) -> list[dict[str, Any]]:
+    """What sherpa-onnx recognises in all recordings, decoded as one batch."""
+    if importlib.util.find_spec("sherpa_onnx") is None:
+        pytest.skip("sherpa-onnx is not installed")
+    command = [sys.executable, "-c", SHERPA, str(folder), kind, suffix, method, *map(str, paths)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+def test_existing_folder_is_refused_and_a_failure_leaves_nothing(
+    exported: Path, bundle_folder: Path, capsys: Output, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    calls = {
+        f"{exported} exists: give another name, or --overwrite": ["--model", str(bundle_folder)],
+        "no released model in": ["--model", str(tmp_path / "empty")],
+    }
+    before = sorted(exported.parent.iterdir())
+    for message, arguments in calls.items():
+        with pytest.raises(SystemExit):
+            main(arguments)
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+    assert sorted(exported.parent.iterdir()) == before
+
+
+def test_graphs_that_differ_are_not_written(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared_moe_conformer.onnx_export.MAX_DIFFERENCE", 0.0)
+    with pytest.raises(ValueError, match=re.escape(f"{ENCODER} differs from the model by")):
+        export_onnx(bundle_folder, tmp_path / "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named(bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(ValueError, match="the package onnxruntime is not installed: pip install"):
+        export_onnx(bundle_folder, tmp_path / "onnx")

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.moe import MoeFeedForward, Router
+from shared_moe_conformer.model.packing import padding_after
+from shared_moe_conformer.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, ExportableMoe, exportable_encoder
+from tests.conftest import TINY
+
+BATCHES = [[7], [8], [33], [50, 31, 7], [60, 3], [301]]
+"""Feature frames of each utterance; 3 are too few for an encoder frame."""
+
+
+def make_model(**options: Any) -> AsrModel:
+    torch.manual_seed(0)
+    return AsrModel(replace_fields(TINY.model, options)).eval()
+
+
+def make_batch(lens: list[int]) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(sum(lens))
+    return torch.randn(len(lens), max(lens), 80, generator=generator) * 3, torch.tensor(lens)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_exportable_experts_compute_what_the_experts_do(top_k: int) -> None:
+    torch.manual_seed(0)
+    moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=top_k), Router(6, 3)
+    x, padding_mask = torch.randn(3, 9, 6), padding_after(torch.tensor([9, 4, 0]), 9)
+    expected, _ = moe(x, padding_mask, router)
+    found, _ = ExportableMoe(moe)(x, padding_mask, router)
+    torch.testing.assert_close(found, expected)
+
+
+def test_experts_without_frames_are_no_trouble() -> None:
+    torch.manual_seed(0)
+    moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3)
+    nn.init.zeros_(router.linear.weight)
+    x, padding_mask = torch.randn(1, 5, 6), torch.zeros(1, 5, dtype=torch.bool)
+    torch.testing.assert_close(ExportableMoe(moe)(x, padding_mask, router)[0], moe(x, padding_mask, router)[0])
+
+
+def test_each_frame_meets_only_its_own_experts() -> None:
+    """The first matrix product of every expert, counted: M frames times K experts, not M times E."""
+    torch.manual_seed(0)
+    moe, router = ExportableMoe(MoeFeedForward(6, 10, num_experts=4, top_k=2)), Router(6, 4)
+    rows: list[int] = []
+    silu = torch.nn.functional.silu
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "silu", lambda x: rows.append(len(x)) or silu(x))
+        moe(torch.randn(2, 9, 6), padding_after(torch.tensor([9, 4]), 9), router)
+    assert len(rows) == 4
+    assert sum(rows) == (9 + 4) * 2
+
+
+def test_the_model_itself_is_left_as_it_was() -> None:
+    model = make_model()
+    names = list(model.state_dict())
+    exportable_encoder(model.encoder)
+    assert list(model.state_dict()) == names
+
+
+def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Path) -> None:
+    from shared_moe_conformer.onnx_export import write_graph
+
+    axes = {0: "N", 1: "T"}
+    named = {f"in{i}": value for i, value in enumerate(inputs)}
+    write_graph(
+        module,
+        named,
+        {f"out{i}": axes if i == 0 else {0: "N"} for i in range(outputs)},
+        {name: {k: v for k, v in axes.items() if k < value.dim()} for name, value in named.items()},
+        path,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"experts_in": "none"}, marks=pytest.mark.slow),
+        pytest.param({"experts_in": "both", "top_k": 2}, marks=pytest.mark.slow),
+        pytest.param({"experts_in": "first", "individual_routers": False}, marks=pytest.mark.slow),
+        pytest.param({"conv_norm": "layer_norm", "individual_norms": False}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_onnxruntime_agrees_with_torch_at_every_size(options: dict[str, Any], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from shared_moe_conformer.onnx_export import run_graph
+
+    model = make_model(**options)
+    graphs: dict[str, nn.Module] = {"encoder": EncoderGraph(model), "ctc": CtcGraph(model)}
+    for name, graph in graphs.items():
+        write(graph, make_batch([100, 60]), 2, tmp_path / name)
+    for lens in BATCHES:
+        x, x_lens = make_batch(lens)
+        with torch.inference_mode():
+            encoder_out, out_lens, _ = model.encode(x, x_lens)
+            expected = {
+                "encoder": model.joiner.encoder_projection(encoder_out),
+                "ctc": model.ctc_log_probs(encoder_out),
+            }
+        for name in graphs:
+            found, found_lens = run_graph(tmp_path / name, x, x_lens)
+            assert found_lens.tolist() == out_lens.tolist()
+            for row, wanted, length in zip(found, expected[name], out_lens.tolist()):
+                np.testing.assert_allclose(row[:length], wanted[:length].numpy(), atol=2e-5)
+
+
+def test_decoder_takes_the_context_of_an_empty_hypothesis(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    from shared_moe_conformer.onnx_export import run_graph
+
+    model = make_model()
+    write(DecoderGraph(model.decoder, model.joiner), (torch.zeros(2, 2, dtype=torch.int64),), 1, tmp_path / "decoder")
+    contexts = torch.tensor([[-1, 0], [0, 5], [5, 7]])
+    (found,) = run_graph(tmp_path / "decoder", contexts)
+    with torch.inference_mode():
+        expected = model.joiner.decoder_projection(model.decoder.step(contexts))
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    sizes = {}
+    for depth in (1, 4):
+        model = make_model(group_sizes=(depth,), experts_in="both", individual_norms=False, individual_routers=False)
+        write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
+        graph = onnx.load(tmp_path / "encoder").graph
+        sizes[depth] = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if len(tensor.dims) > 1)
+    assert sizes[1] == sizes[4]
+
+
+@pytest.mark.slow
+def test_experts_cost_about_as_much_as_one_feed_forward_in_onnxruntime(tmp_path: Path) -> None:
+    """Computing all 8 experts for every frame would cost 7 to 10 times one; medians of CPU time, T' = 500."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+
+    class Dense(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(256, 1024), nn.SiLU(), nn.Linear(1024, 256))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    class Sparse(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.moe = ExportableMoe(MoeFeedForward(256, 1024, num_experts=8, top_k=1))
+            self.router = Router(256, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.moe(x, torch.zeros(x.shape[:2], dtype=torch.bool), self.router)[0]
+
+    sessions: dict[str, Any] = {}
+    seconds: dict[str, list[float]] = {}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    for name, module in (("dense", Dense()), ("sparse", Sparse())):
+        write(module, (torch.zeros(1, 20, 256),), 1, tmp_path / name)
+        sessions[name] = onnxruntime.InferenceSession(str(tmp_path / name), options)
+        seconds[name] = []
+    x = torch.randn(1, 500, 256).numpy()
+    for _ in range(30):
+        for name, session in sessions.items():
+            begin = time.process_time()
+            session.run(None, {"in0": x})
+            seconds[name].append(time.process_time() - begin)
+    ratio = np.median(seconds["sparse"]) / np.median(seconds["dense"])
+    print(f"experts / dense feed-forward: {ratio:.2f}")
+    assert ratio < 2, "1.3 on an idle machine"
