@@ -89,7 +89,7 @@ class Bundle:
             manifest.decoding_method in METHODS,
             f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
         )
-        model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+        model = _build_model(config, folder / CONFIG_FILE)
         copy_weights(model, read_weights(folder / WEIGHTS_FILE), source=folder / WEIGHTS_FILE)
         return cls(manifest, config, model.eval(), tokenizer)
 
@@ -185,6 +185,14 @@ def expected_text(folder: Path) -> str:
 def _write_test_text(folder: Path, *, expected: str, reference: str) -> None:
     lines = f"{EXPECTED} {expected}\n{REFERENCE} {reference}\n"
     (folder / TEST_TEXT).write_text(lines, encoding="utf-8")
+
+
+def _build_model(config: Config, path: Path) -> AsrModel:
+    try:
+        return AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        reason = (str(error).splitlines() or ["not enough memory"])[0]
+        raise ValueError(f"{path} describes no model that can be built here: {reason}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -103,6 +103,17 @@ def test_unknown_and_missing_options_are_named(saved: Save) -> None:
         Bundle.load(folder.parent / "other")
 
 
+@pytest.mark.parametrize("encoder_dim", ["16", 16.5, [16], None, 2**40, True])
+def test_a_model_that_cannot_be_is_refused_with_one_line(saved: Save, encoder_dim: object) -> None:
+    path = saved() / "config.json"
+    values = json.loads(path.read_text())
+    values["model"]["encoder"]["encoder_dim"] = encoder_dim
+    edit_json(path, **values)
+    with pytest.raises(ValueError, match=r"config\.json") as caught:
+        Bundle.load(path.parent)
+    assert "\n" not in str(caught.value)
+
+
 def test_weights_of_another_model_are_refused(saved: Save) -> None:
     path = saved() / WEIGHTS_FILE
     weights = load_file(path)

@@ -178,6 +178,7 @@ def test_existing_folder_is_refused_and_a_failure_leaves_nothing(
     assert sorted(exported.parent.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_graphs_that_differ_are_not_written(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
