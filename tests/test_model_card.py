@@ -57,5 +57,5 @@ def test_page_for_people(part: str) -> None:
 def test_plain_models_claim_neither_experts_nor_sharing() -> None:
     plain = replace_fields(Config(), {"experts_in": "none", "group_sizes": (1,) * 12})
     described = model_card(MANIFEST, plain).split("Source")[0]
-    assert "a conformer of 12 layers, with" in described
+    assert "a conformer of 12 layers,\nwith" in described
     assert "experts" not in described
