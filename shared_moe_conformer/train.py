@@ -1,0 +1,150 @@
+"""The verb that trains: from a named config and flags to an experiment's folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import kaldialign
+import torch
+
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.config import Config, require, to_dict
+from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.ctc import ctc_greedy_search
+from shared_moe_conformer.decoding.scoring import words_of
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.training.checkpoint import load_checkpoint
+from shared_moe_conformer.training.experiment import checkpoint_to_resume, open_experiment, refuse_other_model
+from shared_moe_conformer.training.log import logger, start_log, stop_log
+from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
+from shared_moe_conformer.training.trainer import Trainer
+
+
+def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
+    """The command line of a recipe's train.py."""
+    args = _parser(configs).parse_args(arguments)
+    exp_dir = args.exp_dir or recipe_dir / "exp" / args.config
+
+    def body() -> None:
+        config, options = apply_flags(configs[args.config], args), apply_flags(RunOptions(), args)
+        with _terminated_as_interrupted():
+            train(config, exp_dir, recipe_dir=recipe_dir, options=options)
+
+    run_main(body)
+
+
+def train(config: Config, exp_dir: Path, *, recipe_dir: Path, options: RunOptions) -> None:
+    """Train a model; nothing is written before data, model and checkpoint are known to be good.
+
+    Raises:
+      FileNotFoundError: no prepared data, tokenizer or checkpoint to go on from.
+      FileExistsError: the folder holds a training, and it was not asked to go on.
+      ValueError: the folder, the tokenizer or the checkpoint is of another config; or the training diverged.
+    """
+    tune_cpu(options.num_threads)
+    resume_from = checkpoint_to_resume(exp_dir, start_epoch=options.start_epoch, resume=options.resume)
+    tokenizer = _load_tokenizer(config, recipe_dir)
+    data = AsrDataModule(config, recipe_dir, tokenizer)
+    train_loader, dev_loader = data.train_loader(), data.dev_loader()
+    seed_generators(config.training.seed, 0)
+    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    trainer = Trainer(model, config.training, device=_device(options.device))
+    checkpoint = None if resume_from is None else load_checkpoint(resume_from)
+    if checkpoint is not None and resume_from is not None:
+        refuse_other_model(checkpoint, config, resume_from)
+    open_experiment(exp_dir, config, resuming=checkpoint is not None)
+    start_log(exp_dir)
+    try:
+        _log_beginning(config, options, trainer, resume_from, len(train_loader))
+        batches = Batches(train_loader, dev_loader, word_error_counter(model, tokenizer))
+        fit(trainer, batches, exp_dir=exp_dir, config=config, options=options, checkpoint=checkpoint)
+        logger.info("done: %d epochs in %s", config.training.num_epochs, exp_dir)
+    except BaseException as error:
+        logger.debug("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        stop_log()
+
+
+def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBatch], tuple[int, int]]:
+    """A function from a batch to the word errors of CTC greedy search on it, and its words."""
+
+    def count(batch: AsrBatch) -> tuple[int, int]:
+        device = next(model.parameters()).device
+        encoder_out, lens, _ = model.encode(batch.x.to(device), batch.x_lens.to(device))
+        hyps = [tokenizer.decode(hyp.tokens) for hyp in ctc_greedy_search(model, encoder_out, lens)]
+        rate = kaldialign.batch_error_rate([words_of(text) for text in batch.texts], [words_of(hyp) for hyp in hyps])
+        return int(rate["ins"] + rate["del"] + rate["sub"]), int(rate["ref_len"])
+
+    return count
+
+
+def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train a named config. Every option of it is a flag; the config may change the defaults shown here."
+    )
+    default = "base" if "base" in configs else next(iter(configs))
+    parser.add_argument("--config", choices=configs, default=default, help=f"named config [{default}]")
+    parser.add_argument("--exp-dir", type=Path, help="folder of the experiment [exp/<config> beside train.py]")
+    add_flags(parser, RunOptions)
+    add_flags(parser, Config)
+    return parser
+
+
+def _load_tokenizer(config: Config, recipe_dir: Path) -> Tokenizer:
+    tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
+    require(
+        tokenizer.vocab_size == config.model.vocab_size,
+        f"{config.data.lang_dir} has {tokenizer.vocab_size} units, the config's vocab_size is "
+        f"{config.model.vocab_size}: give --vocab-size {tokenizer.vocab_size}, or another --lang-dir",
+    )
+    return tokenizer
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} is of no use here: {str(error).splitlines()[0]}") from error
+
+
+def _log_beginning(
+    config: Config, options: RunOptions, trainer: Trainer, resume_from: Path | None, num_batches: int
+) -> None:
+    logger.debug("config: %s", json.dumps(to_dict(config)))
+    logger.debug("options: %s", options)
+    num_parameters = sum(p.numel() for p in trainer.model.parameters())
+    logger.info(
+        "%s: %.2f million parameters, %d batches an epoch, on %s with %d threads, torch %s",
+        "beginning" if resume_from is None else f"going on from {resume_from}",
+        num_parameters / 1e6,
+        num_batches,
+        trainer.device,
+        torch.get_num_threads(),
+        torch.__version__,
+    )
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM unwind the program as Ctrl-C does, so that nothing half-written is left."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

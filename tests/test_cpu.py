@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared_moe_conformer import cpu
+from shared_moe_conformer.cpu import tune_cpu
+
+AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
+
+
+@pytest.fixture(autouse=True)
+def _untouched(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "")  # so that it is put back after the test
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
+    num_threads = torch.get_num_threads()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(num_threads)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "chosen"),
+    [
+        ("AuthenticAMD", AVX512, "7"),
+        ("AuthenticAMD", "avx2 avx512f", "5"),
+        ("AuthenticAMD", "sse4_2", None),
+        ("GenuineIntel", AVX512, None),
+    ],
+)
+def test_mkl_gets_the_best_that_an_amd_processor_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, chosen: str | None
+) -> None:
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\npower management:\nflags\t\t: fpu {flags}\n"
+    (tmp_path / "cpuinfo").write_text(f"{one}\n{one}\n")
+    monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
+    tune_cpu()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == chosen
+
+
+def test_a_user_s_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")
+    tune_cpu()
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+
+
+def test_a_system_that_says_nothing_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "none")
+    tune_cpu()
+    assert "MKL_DEBUG_CPU_TYPE" not in os.environ
+
+
+def test_threads_and_subnormal_numbers() -> None:
+    smallest = torch.tensor([1e-30])
+    assert (smallest * 1e-10).item() > 0
+    tune_cpu(1)
+    assert torch.get_num_threads() == 1
+    assert (smallest * 1e-10).item() == 0

@@ -1,0 +1,229 @@
+"""The verb, from prepared cuts to an experiment's folder, on a tiny corpus of noise."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+from shared_moe_conformer import train
+from shared_moe_conformer.config import Config, FeatureConfig, load_config, replace_fields
+from shared_moe_conformer.data.feature_store import store_features
+from shared_moe_conformer.data.tokenizer import train_tokenizer
+from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.trainer import StepReport, Trainer
+
+ROOT = Path(__file__).resolve().parent.parent
+WORDS = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL", "INDIA", "JULIET"]
+TINY = replace_fields(
+    Config(),
+    {
+        "encoder_dim": 16,
+        "num_attention_heads": 2,
+        "feed_forward_dim": 24,
+        "conv_kernel_size": 5,
+        "subsampling_channels": 4,
+        "group_sizes": (2,),
+        "num_experts": 3,
+        "vocab_size": 40,
+        "decoder_dim": 8,
+        "joiner_dim": 12,
+        "lang_dir": "data/lang",
+        "max_duration": 6.0,
+        "num_buckets": 2,
+        "num_workers": 0,
+        "num_epochs": 2,
+        "warmup_steps": 3,
+        "loss_warmup_steps": 4,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe's folder with cuts of noise."""
+    recipe_dir = tmp_path_factory.mktemp("recipe")
+    texts = [f"{WORDS[i % 10]} {WORDS[(7 * i + 3) % 10]}" for i in range(20)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(recipe_dir)
+        for split, ids in (("train", range(16)), ("dev", range(16, 20))):
+            cuts = CutSet.from_cuts(noise_cut(f"{split}-{i}", texts[i], duration=0.8 + 0.05 * i) for i in ids)
+            store_features(cuts, split, directory=Path("data/fbank"), config=FeatureConfig())
+    train_tokenizer(texts, recipe_dir / "data/lang", 40)
+    return recipe_dir
+
+
+def noise_cut(cut_id: str, text: str, *, duration: float) -> MonoCut:
+    samples = 0.1 * np.random.default_rng(len(text)).standard_normal(int(duration * 16000))
+    soundfile.write(f"{cut_id}.wav", samples, 16000)
+    recording = Recording.from_file(f"{cut_id}.wav", recording_id=cut_id)
+    supervision = SupervisionSegment(cut_id, cut_id, start=0.0, duration=recording.duration, text=text)
+    return MonoCut(cut_id, 0.0, recording.duration, 0, recording=recording, supervisions=[supervision])
+
+
+def run(recipe: Path, exp_dir: Path, *arguments: str, config: Config = TINY) -> dict[str, torch.Tensor]:
+    """Train and return the last epoch's weights."""
+    train.main({"base": config}, recipe_dir=recipe, arguments=["--exp-dir", str(exp_dir), *arguments])
+    return load_checkpoint(exp_dir / f"epoch-{saved_epochs(exp_dir)[-1]}.pt")["model"]
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of a training that was never stopped."""
+    return run(recipe, tmp_path_factory.mktemp("whole"), "--num-threads", "1")
+
+
+def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2")
+    names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
+    assert names == {"config.json", "epoch-1.pt", "tensorboard", "log"}
+    config = load_config(tmp_path / "a" / "b" / "config.json")
+    assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2})
+    shown = capsys.readouterr().err
+    assert "epoch 1/1" in shown and "dev loss" in shown and "WER" in shown and "done: 1 epochs" in shown
+
+
+def test_the_default_folder_is_beside_train_py(recipe: Path) -> None:
+    train.main({"full": TINY}, recipe_dir=recipe, arguments=["--num-epochs", "1"])
+    assert (recipe / "exp" / "full" / "epoch-1.pt").is_file()
+
+
+def test_workers_that_load_batches_change_no_bit(recipe: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    assert_same(whole, run(recipe, tmp_path, "--num-threads", "1", "--num-workers", "2"))
+
+
+@pytest.mark.parametrize(("stop_at", "save_every_n_steps"), [(2, 0), (2, 1), (7, 0), (7, 2)])
+def test_ctrl_c_and_resume_change_no_bit(
+    recipe: Path,
+    whole: dict[str, torch.Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: int,
+    save_every_n_steps: int,
+) -> None:
+    flags = "--num-threads", "1", "--resume", "true", "--save-every-n-steps", str(save_every_n_steps)
+    step = Trainer.train_step
+
+    def interrupted(self: Trainer, *args, **kwargs) -> StepReport:
+        if self.state.step == stop_at:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Trainer, "train_step", interrupted)
+        run(recipe, tmp_path, *flags)
+    assert stopped.value.code == 130
+    assert (tmp_path / MID_EPOCH_NAME).exists() == (save_every_n_steps > 0)
+    assert_same(whole, run(recipe, tmp_path, *flags))
+
+
+def test_start_epoch_goes_on_as_in_icefall(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path, "--num-epochs", "1")
+    run(recipe, tmp_path, "--num-epochs", "2", "--start-epoch", "2")
+    assert saved_epochs(tmp_path) == [1, 2]
+    assert load_config(tmp_path / "config.json").training.num_epochs == 2
+
+
+def test_a_seed_changes_the_run(recipe: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    other = run(recipe, tmp_path, "--num-threads", "1", "--seed", "1")
+    assert not torch.equal(whole["ctc_head.weight"], other["ctc_head.weight"])
+
+
+def test_a_cut_with_nan_stops_the_training_and_is_named(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    load = MonoCut.load_features
+    monkeypatch.setattr(MonoCut, "load_features", lambda cut: load(cut) * (np.nan if cut.id == "train-7" else 1))
+    message = refused(recipe, tmp_path, capsys)
+    assert "loss is nan" in message and "train-7" in message and "step" in message
+    assert not list(tmp_path.glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lang-dir", "data/other"], "run ./prepare.sh first"),
+        (["--vocab-size", "50"], "has 40 units, the config's vocab_size is 50: give --vocab-size 40"),
+        (["--train-split", "other"], "cuts_other.jsonl.gz"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--top-k", "4"], "top_k is 4 of num_experts 3"),
+        (["--start-epoch", "3"], "epoch-2.pt"),
+        (["--save-every-n-steps", "-1"], "save_every_n_steps is -1"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str], message: str
+) -> None:
+    assert message in refused(recipe, tmp_path / "exp", capsys, *flags)
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_folder_with_another_experiment_is_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    before = run(recipe, tmp_path, "--num-epochs", "1")
+    assert "already holds a training of 1 epochs" in refused(recipe, tmp_path, capsys)
+    shown = refused(recipe, tmp_path, capsys, "--resume", "true", "--feed-forward-dim", "32")
+    assert "feed_forward_dim" in shown
+    assert_same(before, load_checkpoint(tmp_path / "epoch-1.pt")["model"])
+
+
+def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: str) -> str:
+    """The last line of a training that must fail."""
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, exp_dir, *flags)
+    assert stopped.value.code == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    return error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "times"), [(signal.SIGTERM, 1), (signal.SIGKILL, 3)])
+def test_a_killed_training_resumes_to_the_same_bits(
+    recipe: Path, tmp_path: Path, number: signal.Signals, times: int
+) -> None:
+    assert start(recipe, tmp_path / "whole", "--num-epochs", "12").wait() == 0
+    exp_dir = tmp_path / "killed"
+    flags = ["--resume", "true", "--save-every-n-steps", "1", "--num-epochs", "12", "--num-workers", "1"]
+    rng = random.Random(int(number))
+    for _ in range(times):
+        process = start(recipe, exp_dir, *flags)
+        wait_for_a_new_checkpoint(exp_dir, process)
+        time.sleep(0.2 * rng.random())
+        process.send_signal(number)
+        assert process.wait(timeout=60) == (128 + number if number == signal.SIGTERM else -number)
+        left = {path.name for path in exp_dir.iterdir() if path.name.startswith(".")}
+        assert number == signal.SIGKILL or not left
+    assert start(recipe, exp_dir, *flags).wait() == 0
+    whole, resumed = (load_checkpoint(folder / "epoch-12.pt")["model"] for folder in (tmp_path / "whole", exp_dir))
+    assert_same(whole, resumed)
+    assert not [path for path in exp_dir.iterdir() if path.name.startswith(".")]
+
+
+def start(recipe: Path, exp_dir: Path, *flags: str) -> subprocess.Popen:
+    code = "import sys; from tests.test_train import *; run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])"
+    command = [sys.executable, "-c", code, str(recipe), str(exp_dir), "--num-threads", "1", *flags]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL)
+
+
+def wait_for_a_new_checkpoint(exp_dir: Path, process: subprocess.Popen) -> None:
+    begin = time.time()
+    while process.poll() is None:
+        if any(path.stat().st_mtime > begin for path in exp_dir.glob("*.pt")):
+            return
+        time.sleep(0.02)
