@@ -179,7 +179,7 @@ def write_graph(
     path: Path,
 ) -> None:
     """Trace a module into an ONNX file, by the exporter that torch 1.13 and 2.x share."""
-    legacy = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
+    legacy: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own age, and of sizes that no input changes
         torch.onnx.export(
