@@ -80,7 +80,7 @@ class Batches(NamedTuple):
     """To train on."""
     dev: Iterable[AsrBatchLike]
     """To validate on."""
-    word_errors: Callable[[AsrBatchLike], tuple[int, int]] | None = None
+    word_errors: Callable[[Any], tuple[int, int]] | None = None
     """Word errors of the model on a batch, and its words; None: no error rate is shown."""
 
 
