@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 TARGETS = re.findall(r"^([a-z0-9]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 SCRIPTS = [*sorted(REQUIREMENTS.glob("*.sh")), ROOT / "tests" / "run.sh", ROOT / ".ci" / "run"]
+SETTINGS = ("ENGINE", "TORCH", "K2_WHEELS", "PYTHON", "MAKEFLAGS", "MAKELEVEL")
 
 # A Python that says where it is, and makes environments in which another program is the Python.
 MAKES_VENVS = """
@@ -27,7 +29,7 @@ MAKES_VENVS = """
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command without this shell's make and set-up settings."""
-    kept = {k: v for k, v in os.environ.items() if k not in ("TORCH", "K2_WHEELS", "PYTHON", "MAKEFLAGS", "MAKELEVEL")}
+    kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return subprocess.run(
         [str(part) for part in command], cwd=ROOT, env=kept | environment, capture_output=True, text=True, timeout=60
     )
@@ -82,6 +84,12 @@ def test_script_is_executable_strict_and_parses(script: Path) -> None:
     assert os.access(script, os.X_OK)
     assert "\nset -euo pipefail\n" in script.read_text()
     assert run("bash", "-n", script).returncode == 0
+
+
+@pytest.mark.skipif("ENGINE" not in os.environ, reason="only make says which environment this is")
+def test_environment_has_what_other_tests_would_skip_without() -> None:
+    needed = {"k2": ["k2"], "torch": []}[os.environ["ENGINE"]] + ["kaldi_decoder", "onnx", "onnxruntime", "sherpa_onnx"]
+    assert [name for name in needed if importlib.util.find_spec(name) is None] == []
 
 
 @pytest.mark.parametrize("file", sorted(REQUIREMENTS.glob("*.txt")), ids=lambda path: path.name)
