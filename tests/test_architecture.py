@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "training": {"config", "loss"},
     "decoding": {"config", "model", "lattice"},
 }
-"""Parts of the package that each part may import, besides itself; files that are not listed may import all but verbs."""
+"""What each part may import of the package, besides itself; a file that is not listed may import all but verbs."""
 
 ONLY_IN = {
     "k2": {"loss/backend.py", "lattice/k2_engine.py"},
