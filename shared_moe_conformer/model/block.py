@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.attention import SelfAttention
 from shared_moe_conformer.model.convolution import ConvolutionModule
+from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, RouterLosses
 from shared_moe_conformer.model.normalisation import FrameLayerNorm, MaskedBatchNorm
@@ -58,7 +59,7 @@ class ConformerBlock(nn.Module):
         self.attention = SelfAttention(config.encoder_dim, config.num_attention_heads)
         self.convolution = ConvolutionModule(config.encoder_dim, config.conv_kernel_size)
         self.feed_forward2 = _feed_forward(config, experts=config.experts_in in ("second", "both"))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, padding_mask: Tensor, individual: IndividualParts

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
+from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.moe import RouterLosses
 from shared_moe_conformer.model.normalisation import MaskedBatchNorm
 from shared_moe_conformer.model.packing import padding_after
@@ -68,7 +69,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.feature_norm = MaskedBatchNorm(num_mel_bins)
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.groups = nn.ModuleList(BlockGroup(config, size) for size in config.group_sizes)
 
     def forward(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
