@@ -108,3 +108,17 @@ def test_jitter_is_for_training_only() -> None:
     assert not torch.equal(router(x), router(x))
     router.eval()
     assert torch.equal(router(x), router(x))
+
+
+@pytest.mark.parametrize("num_experts", [1, 4, 8])
+def test_multiply_adds_are_those_of_the_dense_feed_forward(num_experts: int) -> None:
+    """However many experts there are; the router's come on top."""
+    flop_counter = pytest.importorskip("torch.utils.flop_counter", reason="torch 2.1 counts operations")
+    moe, router = MoeFeedForward(16, 64, num_experts=num_experts, top_k=1), Router(16, num_experts)
+    dense, x = FeedForward(16, 64), torch.randn(2, 7, 16)
+    with flop_counter.FlopCounterMode(display=False) as of_moe:
+        moe(x, NO_PADDING, router)
+    with flop_counter.FlopCounterMode(display=False) as of_dense:
+        dense(x)
+    routing = 2 * 14 * 16 * num_experts
+    assert of_moe.get_total_flops() - routing == of_dense.get_total_flops() == 2 * 14 * 2 * 16 * 64

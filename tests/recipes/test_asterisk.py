@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.parameters import count_parameters
 
 RECIPE = Path(__file__).resolve().parents[2] / "egs/asterisk/ASR"
 
@@ -144,7 +145,14 @@ def test_every_config_builds(name: str) -> None:
 
 def test_the_configs_differ_in_sharing_and_experts_alone() -> None:
     encoders = {name: config.model.encoder for name, config in CONFIGS.items()}
-    assert {name: encoder.num_layers for name, encoder in encoders.items()} == dict.fromkeys(CONFIGS, 12)
+    assert {name: encoder.num_layers for name, encoder in encoders.items()} == dict.fromkeys(CONFIGS, 6)
     assert set(encoders["full"].group_sizes) == {1} and encoders["full"].experts_in == "none"
     assert encoders["shared"].experts_in == "none" and encoders["base"].experts_in == "second"
     assert encoders["shared"].group_sizes == encoders["base"].group_sizes != encoders["full"].group_sizes
+
+
+def test_base_stores_at_most_a_third_of_fulls_encoder_and_computes_as_much() -> None:
+    full, base = (count_parameters(CONFIGS[name].model)["encoder"] for name in ("full", "base"))
+    assert 3 * base.unique <= full.unique
+    encoder = CONFIGS["base"].model.encoder
+    assert base.active - full.active == encoder.num_layers * encoder.encoder_dim * encoder.num_experts  # the routers

@@ -57,8 +57,8 @@ def test_features_are_those_of_the_audio_file(prepared_recipe: Path) -> None:
 
 
 def test_texts_can_be_written_in_the_units(prepared_recipe: Path) -> None:
-    tokenizer = Tokenizer.load(prepared_recipe / "data/lang_bpe_128")
-    assert tokenizer.vocab_size == 128
+    tokenizer = Tokenizer.load(prepared_recipe / "data/lang_bpe_64")
+    assert tokenizer.vocab_size == 64
     for cuts in cuts_of(prepared_recipe).values():
         texts = [cut.supervisions[0].text for cut in cuts]
         assert [tokenizer.decode(ids) for ids in tokenizer.encode(texts)] == texts
@@ -77,7 +77,7 @@ def test_another_vocabulary_leaves_the_features_alone(copied: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (copied / "data/fbank/cuts_train.jsonl.gz").stat().st_mtime_ns == features
     assert Tokenizer.load(copied / "data/lang_bpe_200").vocab_size == 200
-    assert Tokenizer.load(copied / "data/lang_bpe_128").vocab_size == 128
+    assert Tokenizer.load(copied / "data/lang_bpe_64").vocab_size == 64
 
 
 def test_a_damaged_recording_stops_preparation_by_name(copied: Path) -> None:

@@ -4,40 +4,45 @@ from __future__ import annotations
 
 from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig, replace_fields
 
-VOCAB_SIZE = 128
+VOCAB_SIZE = 64
 
 COMMON = Config(
     model=ModelConfig(
         encoder=EncoderConfig(
-            encoder_dim=144,
+            encoder_dim=128,
             num_attention_heads=4,
-            feed_forward_dim=576,
+            feed_forward_dim=512,
             conv_kernel_size=15,
             subsampling_channels=32,
-            group_sizes=(12,),
+            group_sizes=(6,),
             experts_in="none",
-            num_experts=8,
+            num_experts=3,
             top_k=1,
         ),
         vocab_size=VOCAB_SIZE,
-        decoder_dim=144,
-        joiner_dim=144,
+        decoder_dim=128,
+        joiner_dim=128,
     ),
     data=DataConfig(
         corpus="asterisk-core-sounds-en",
         language="en",
         licence="CC-BY-SA-3.0",
         lang_dir=f"data/lang_bpe_{VOCAB_SIZE}",
-        max_duration=120.0,
+        max_duration=30.0,
+        num_time_masks=2,
+        max_time_mask_fraction=0.1,
+        max_freq_mask_bins=10,
         num_workers=0,  # an epoch is read in less than a second; a worker would take a core from training
     ),
-    training=TrainingConfig(warmup_steps=200, loss_warmup_steps=200),
+    training=TrainingConfig(
+        num_epochs=45, learning_rate=1.5e-3, warmup_steps=300, loss_warmup_steps=300, ctc_loss_scale=1.0
+    ),
 )
 
 
 CONFIGS = {
-    "full": replace_fields(COMMON, {"group_sizes": (1,) * 12}),
+    "full": replace_fields(COMMON, {"group_sizes": (1,) * 6}),
     "shared": COMMON,
     "base": replace_fields(COMMON, {"experts_in": "second"}),
 }
-"""full: every layer has its own weights; shared: one block for all layers; base: that block with eight experts."""
+"""full: every layer has its own weights; shared: one block for all layers; base: that block with three experts."""

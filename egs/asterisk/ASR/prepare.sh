@@ -7,14 +7,14 @@
 #   --stop-stage N     last stage to run (all)
 #   --force true       run stages that are done, too
 #   --corpus-dir DIR   a folder that holds the unpacked packages' usr/; nothing is downloaded
-#   --vocab-size V     SentencePiece units, in data/lang_bpe_V (128)
+#   --vocab-size V     SentencePiece units, in data/lang_bpe_V (64)
 #   --num-jobs J       processes that compute features (1: fastest on so few recordings)
 #   --feature-extractor lhotse|kaldifeat
 #
 # Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts.
 
 corpus_dir=
-vocab_size=128
+vocab_size=64
 num_jobs=1
 feature_extractor=lhotse
 
