@@ -1,20 +1,21 @@
 """The additive joiner's log-probabilities at chosen pairs of frames, with a backward of only the pairs that matter.
 
-Most positions that pruning keeps are passed by next to no alignment: their gradients are all but 0 and yet cost as
-much as the others', or more, where they are denormal numbers. The backward leaves them out, and it recomputes the
-hidden layer of the others, so that log-probabilities (R, V) are all that is held.
+Many positions that pruning keeps are passed by next to no alignment: their gradients are all but 0 and yet cost as
+much as the others', or more, where they are denormal numbers. The backward leaves them out, and computes the hidden
+layer of the others again rather than keep it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS_PER_BLOCK = 2048
-"""Rows of which the forward computes the hidden layer and the logits at once."""
+ROWS_PER_BLOCK = 1024
+"""Rows that are computed at once; only log-probabilities, (R, V), are held for all of them."""
 SMALLEST_GRADIENT = 1e-6
 """Rows whose gradient is less than this share of the largest one count as 0; near float32's rounding of the sums."""
 
@@ -57,37 +58,45 @@ class _JoinerLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, encoder_frames: Tensor, decoder_frames: Tensor, weight: Tensor, bias: Tensor, *rows: Tensor
     ) -> Tensor:
-        blocks = []
-        for encoder_index, decoder_index, _ in zip(*(index.split(ROWS_PER_BLOCK) for index in rows)):
+        log_probs, wanted = [], []
+        for encoder_index, decoder_index, token in _blocks(*rows):
             logits = F.linear(_hidden(encoder_frames, decoder_frames, encoder_index, decoder_index), weight, bias)
-            blocks.append(logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1))
-        log_probs = torch.cat(blocks)
-        ctx.save_for_backward(encoder_frames, decoder_frames, weight, log_probs, *rows)
-        return log_probs.gather(1, _token_and_blank(rows[2]))
+            log_probs.append(logits.to(_at_least_float32(logits)).log_softmax(1))
+            wanted.append(log_probs[-1].gather(1, _token_and_blank(token)))
+        ctx.save_for_backward(encoder_frames, decoder_frames, weight, bias, *rows, *log_probs)
+        return torch.cat(wanted)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        encoder_frames, decoder_frames, weight, log_probs, *rows = ctx.saved_tensors
+        *inputs, encoder_indices, decoder_indices, tokens = ctx.saved_tensors[:7]
+        log_probs = ctx.saved_tensors[7:]
+        encoder_frames, decoder_frames, weight, _ = inputs
+        sums = [torch.zeros_like(x, dtype=_at_least_float32(x)) for x in inputs]
+        grad_encoder, grad_decoder, grad_weight, grad_bias = sums
+
         size = grad.abs().sum(1)
         matters = ~(size <= SMALLEST_GRADIENT * size.max())  # so that NaN matters
-        encoder_index, decoder_index, token = (index[matters] for index in rows)
-        grad = grad[matters]
-        hidden = _hidden(encoder_frames, decoder_frames, encoder_index, decoder_index)
-        grad_logits = log_probs[matters].exp_().mul_(-grad.sum(1, keepdim=True))
-        grad_logits = grad_logits.scatter_add_(1, _token_and_blank(token), grad).to(hidden.dtype)
-        grad_sum = (grad_logits @ weight.to(hidden.dtype)).mul_(1 - hidden.square())
-        return (
-            _sum_by_index(grad_sum, encoder_index, encoder_frames),
-            _sum_by_index(grad_sum, decoder_index, decoder_frames),
-            (grad_logits.t() @ hidden).to(weight.dtype),
-            grad_logits.sum(0).to(weight.dtype),
-            *(None for _ in rows),
-        )
+        blocks = _blocks(matters, grad, encoder_indices, decoder_indices, tokens)
+        for block_log_probs, (kept, *block) in zip(log_probs, blocks):
+            block_grad, encoder_index, decoder_index, token = (x[kept] for x in block)
+            hidden = _hidden(encoder_frames, decoder_frames, encoder_index, decoder_index)
+            grad_logits = _grad_of_logits(block_log_probs[kept], token, block_grad).to(hidden.dtype)
+            grad_frames = (grad_logits @ weight.to(hidden.dtype)).mul_(1 - hidden.square())
+            grad_encoder.index_add_(0, encoder_index, grad_frames.to(grad_encoder.dtype))
+            grad_decoder.index_add_(0, decoder_index, grad_frames.to(grad_decoder.dtype))
+            grad_weight += grad_logits.t() @ hidden
+            grad_bias += grad_logits.sum(0)
+        return (*(total.to(x.dtype) for total, x in zip(sums, inputs)), None, None, None)
+
+
+def _blocks(*rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows of each tensor at a time."""
+    return zip(*(x.split(ROWS_PER_BLOCK) for x in rows))
 
 
 def _hidden(encoder_frames: Tensor, decoder_frames: Tensor, encoder_index: Tensor, decoder_index: Tensor) -> Tensor:
     """tanh of the sums of these frames, (R, J)."""
-    return (encoder_frames.index_select(0, encoder_index).add_(decoder_frames.index_select(0, decoder_index))).tanh_()
+    return encoder_frames.index_select(0, encoder_index).add_(decoder_frames.index_select(0, decoder_index)).tanh_()
 
 
 def _token_and_blank(token: Tensor) -> Tensor:
@@ -95,7 +104,11 @@ def _token_and_blank(token: Tensor) -> Tensor:
     return torch.stack([token, torch.zeros_like(token)], dim=1)
 
 
-def _sum_by_index(rows: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    """Rows (R, J) of the same index added up, shaped as `like`."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.zeros_like(like, dtype=dtype).index_add_(0, index, rows.to(dtype)).to(like.dtype)
+def _grad_of_logits(log_probs: Tensor, token: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of the logits, (R, V), from that of the token's and blank's log-probabilities, (R, 2)."""
+    return log_probs.exp().mul_(-grad.sum(1, keepdim=True)).scatter_add_(1, _token_and_blank(token), grad)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    """The type in which half precision is summed: float32; float64 stays."""
+    return torch.promote_types(x.dtype, torch.float32)

@@ -71,20 +71,26 @@ def pruned_transducer_loss(
         )
     s_range = min(max(prune_range, _smallest_range(x_lens, y_lens)), y.shape[1] + 1)
     ranges = functions.get_rnnt_prune_ranges(*posteriors, boundary, s_range)
+    cells = _kept_cells(ranges, x_lens, y_lens)
+    px, py = _arcs(joiner, encoder_frames, decoder_frames, y, cells)
+    return TransducerLosses(simple_loss, -functions.mutual_information_recursion(px, py, boundary).sum())
 
-    utterance, position, frame = cells = _kept_cells(ranges, x_lens, y_lens)
+
+def _arcs(
+    joiner: AdditiveJoiner, encoder_frames: Tensor, decoder_frames: Tensor, y: Tensor, cells: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """The joiner's log-probabilities of tokens (N, U, T + 1) and blanks (N, U + 1, T), -inf where nothing is kept."""
+    (batch, num_frames, _), num_positions = encoder_frames.shape, decoder_frames.shape[1]
+    utterance, position, frame = cells
     rows = Rows(
-        encoder_frame=utterance * encoder_frames.shape[1] + frame,
-        decoder_frame=utterance * decoder_frames.shape[1] + position,
+        encoder_frame=utterance * num_frames + frame,
+        decoder_frame=utterance * num_positions + position,
         token=F.pad(y, (0, 1))[utterance, position],
     )
     log_probs = joiner_log_probs(joiner, encoder_frames, decoder_frames, rows)
-    nowhere = log_probs.new_full((len(y), decoder_frames.shape[1], encoder_frames.shape[1] + 1), -torch.inf)
-    px, py = (nowhere.index_put(cells, column) for column in log_probs.unbind(1))
-    log_prob = functions.mutual_information_recursion(
-        px=px[:, :-1].contiguous(), py=py[:, :, :-1].contiguous(), boundary=boundary
-    )
-    return TransducerLosses(simple_loss, -log_prob.sum())
+    nothing = log_probs.new_full((batch, num_positions, num_frames + 1), -torch.inf)
+    px, py = (nothing.index_put(cells, column) for column in log_probs.unbind(1))
+    return px[:, :-1].contiguous(), py[:, :, :-1].contiguous()
 
 
 def _at_least(x: Tensor, length: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 def mutual_information_recursion(
     px: Tensor, py: Tensor, boundary: Tensor | None = None, return_grad: bool = False
-) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> Any:
     """Log-probability of all alignments together, as k2's function of this name computes it (regular type).
 
     Args:
@@ -32,8 +32,9 @@ def mutual_information_recursion(
       return_grad: also return the arcs' posteriors, which are the gradients of the sum of the result.
 
     Returns:
-      log-probabilities, (N,), -inf where there is no alignment; with return_grad also the posteriors of px and py, 0
-      outside the boundary, which stay in float64, as the pruning ranges compare nearly equal sums of them.
+      log-probabilities, a Tensor (N,), -inf where there is no alignment; with return_grad (log-probabilities,
+      (posteriors of px, posteriors of py)), 0 outside the boundary, in float64: the pruning ranges compare nearly equal
+      sums of them.
     """
     if boundary is None:
         boundary = torch.tensor([[0, 0, px.shape[1], py.shape[2]]], device=px.device).expand(len(px), 4)

@@ -9,6 +9,8 @@ Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,7 +29,7 @@ def rnnt_loss_smoothed(
     rnnt_type: str = "regular",
     reduction: str | None = "mean",
     return_grad: bool = False,
-) -> Tensor | tuple[Tensor, tuple[Tensor, Tensor]]:
+) -> Any:
     """Loss whose joiner is a mere sum, smoothed towards its parts: no (N, T, U + 1, V) tensor is ever made.
 
     Args:
@@ -41,7 +43,10 @@ def rnnt_loss_smoothed(
       boundary: [begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, ends exclusive, (N, 4).
       rnnt_type: "regular".
       reduction: "none" (or None), "mean" or "sum" over the utterances.
-      return_grad: also return the posteriors of tokens (N, U, T + 1) and blanks (N, U + 1, T), for the pruning ranges.
+      return_grad: also return the arcs' posteriors, (N, U, T + 1) and (N, U + 1, T), for the pruning ranges.
+
+    Returns:
+      the loss, a Tensor; with return_grad (loss, (posteriors of tokens, posteriors of blanks)).
 
     Source: Kuang et al. 2022, sections 3.1 and 3.2.
     """
@@ -130,8 +135,7 @@ def rnnt_loss_pruned(
     py = logits[..., termination_symbol] - normalizer
     px, py = (_to_lattice(x, ranges, num_symbols + 1) for x in (px, py))
     px = F.pad(px[:, :num_symbols], (0, 1), value=-torch.inf)
-    log_prob, _ = mutual_information_recursion(px, py, boundary, return_grad=True)
-    return _reduce(-log_prob, reduction)
+    return _reduce(-mutual_information_recursion(px, py, boundary), reduction)
 
 
 def full_transducer_loss(

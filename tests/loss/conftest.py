@@ -33,9 +33,9 @@ def sum_over_alignments() -> Callable[[Tensor, Tensor], Tensor]:
         num_tokens, num_frames = px.shape[0], py.shape[1]
         alignments = []
         for frame_of_token in combinations_with_replacement(range(num_frames), num_tokens):
-            tokens = sum(px[u, t] for u, t in enumerate(frame_of_token))
             emitted = [sum(t >= frame for frame in frame_of_token) for t in range(num_frames)]
-            alignments.append(tokens + sum(py[u, t] for t, u in enumerate(emitted)))
+            tokens, blanks = px[range(num_tokens), frame_of_token], py[emitted, range(num_frames)]
+            alignments.append(tokens.sum() + blanks.sum())
         return torch.stack(alignments).logsumexp(0)
 
     return total

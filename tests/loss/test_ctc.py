@@ -14,7 +14,7 @@ def sum_over_labellings(log_probs: Tensor, y: list[int]) -> Tensor:
     """Log-probability of all sequences of one label a frame that collapse to the tokens."""
     num_frames, vocab_size = log_probs.shape
     paths = [
-        sum(log_probs[t, label] for t, label in enumerate(path))
+        log_probs[range(num_frames), path].sum()
         for path in product(range(vocab_size), repeat=num_frames)
         if [label for label, _ in groupby(path) if label != 0] == y
     ]
@@ -45,11 +45,11 @@ def test_too_few_frames_count_as_0_and_leave_batch_mates_alone() -> None:
     logits, y = random_logits(2, 4, 3), torch.tensor([[1, 2, 1], [1, 1, 1]])
     lens, y_lens = torch.tensor([4, 4]), torch.tensor([3, 3])  # three equal tokens need five frames
     loss = ctc_loss(logits.log_softmax(-1), lens, y, y_lens)
-    loss.backward()
+    (gradient,) = torch.autograd.grad(loss, logits)
     alone = ctc_loss(logits[:1].log_softmax(-1), lens[:1], y[:1], y_lens[:1])
     torch.testing.assert_close(loss, alone)
-    assert (logits.grad[1] == 0).all()
-    assert (logits.grad[0] != 0).all()
+    assert (gradient[1] == 0).all()
+    assert (gradient[0] != 0).all()
 
 
 def test_padding_changes_nothing() -> None:

@@ -14,9 +14,9 @@ def make_joiner(dtype: torch.dtype = torch.float64) -> Joiner:
 
 def frames_and_rows(num_rows: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Rows]:
     """Frames (2, 8, 5) and (2, 3, 5), and rows of them."""
-    frames = (torch.randn(2, length, 5, dtype=dtype, requires_grad=True) for length in (8, 3))
+    encoder_frames, decoder_frames = (torch.randn(2, n, 5, dtype=dtype, requires_grad=True) for n in (8, 3))
     rows = Rows(torch.randint(16, (num_rows,)), torch.randint(6, (num_rows,)), torch.randint(7, (num_rows,)))
-    return (*frames, rows)
+    return encoder_frames, decoder_frames, rows
 
 
 def by_autograd(joiner: Joiner, encoder_frames: Tensor, decoder_frames: Tensor, rows: Rows) -> Tensor:
@@ -76,6 +76,7 @@ def test_half_precision_frames_give_float32_log_probabilities_and_their_own_type
     encoder_frames, decoder_frames, rows = frames_and_rows(30, torch.bfloat16)
     found = values_and_gradients(joiner_log_probs, joiner, encoder_frames, decoder_frames, rows, weight)
     assert [x.dtype for x in found] == [torch.float32] + [torch.bfloat16] * 4
-    frames = (x.detach().float().requires_grad_() for x in (encoder_frames, decoder_frames))
-    for x, expected in zip(found, values_and_gradients(by_autograd, joiner.float(), *frames, rows, weight)):
+    encoder_frames, decoder_frames = (x.detach().float().requires_grad_() for x in (encoder_frames, decoder_frames))
+    expected_ones = values_and_gradients(by_autograd, joiner.float(), encoder_frames, decoder_frames, rows, weight)
+    for x, expected in zip(found, expected_ones):
         torch.testing.assert_close(x.float(), expected, rtol=0.05, atol=0.1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,10 +70,8 @@ class TestSmoothed:
     def test_far_logits_stay_finite(self) -> None:
         lm, am, y = simple_batch(scale=100.0)
         loss = rnnt_loss_smoothed(lm, am, y, 0)
-        loss.backward()
         assert torch.isfinite(loss)
-        assert torch.isfinite(lm.grad).all()
-        assert torch.isfinite(am.grad).all()
+        assert all(torch.isfinite(gradient).all() for gradient in torch.autograd.grad(loss, (lm, am)))
 
     @pytest.mark.parametrize("scales", SCALES)
     @pytest.mark.parametrize("boundary", BOUNDARIES)
@@ -126,7 +126,6 @@ class TestPruneRanges:
 
     def test_a_clear_alignment_stays_within_the_windows(self) -> None:
         num_frames, num_tokens = 30, 20
-        y = torch.randint(1, 11, (4, num_tokens))
         frame_of_token = torch.randint(0, num_frames, (4, num_tokens)).sort(1).values
         emitted = (frame_of_token.unsqueeze(1) <= torch.arange(num_frames).reshape(1, -1, 1)).sum(2)
         px = torch.full((4, num_tokens, num_frames + 1), -50.0, dtype=torch.float64)
@@ -135,10 +134,11 @@ class TestPruneRanges:
         py.scatter_(1, emitted.unsqueeze(1), 0.0)
         _, posteriors = mutual_information_recursion(px, py, return_grad=True)
         boundary = torch.tensor([[0, 0, num_tokens, num_frames]] * 4)
-        s_range = 1 + int(torch.stack([(frame_of_token == t).sum(1) for t in range(num_frames)]).max())
-        ranges = get_rnnt_prune_ranges(*posteriors, boundary, s_range)
-        assert y.shape == frame_of_token.shape
-        assert (ranges == emitted.unsqueeze(2)).any(2).all()
+        emitted_before = torch.nn.functional.pad(emitted, (1, 0))[:, :-1]
+        s_range = 1 + int((emitted - emitted_before).max())
+        ranges = get_rnnt_prune_ranges(posteriors[0], posteriors[1], boundary, s_range)
+        assert (ranges[:, :, 0] <= emitted_before).all()
+        assert (ranges[:, :, -1] >= emitted).all()
 
     def test_too_narrow_a_window_is_refused(self) -> None:
         boundary = torch.tensor([[0, 0, 3, 5]])
@@ -162,7 +162,7 @@ class TestPruneRanges:
             torch.manual_seed(seed)
             lm, am, y = simple_batch()
             boundary = torch.tensor([[0, 0, 6, 17]] * 3)
-            options = {"boundary": boundary, "return_grad": True}
+            options: dict[str, Any] = {"boundary": boundary, "return_grad": True}
             _, (px, py) = rnnt_loss_smoothed(lm, am, y, 0, **options)
             kept = py.unfold(1, 4, 1).sum(-1)
             kept[:, 1:] -= px[:, : kept.shape[1] - 1, :-1]
