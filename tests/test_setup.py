@@ -31,7 +31,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
     """Run a command without this shell's make and set-up settings."""
     kept = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     return subprocess.run(
-        [str(part) for part in command], cwd=ROOT, env=kept | environment, capture_output=True, text=True, timeout=60
+        [str(part) for part in command], cwd=ROOT, env=kept | environment, capture_output=True, text=True, timeout=300
     )
 
 
