@@ -9,7 +9,7 @@ from shared_moe_conformer.config import DataConfig
 
 
 def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) -> Tensor:
-    """A copy of one utterance's features (T, F) whose masks hold the utterance's mean.
+    """A copy of one utterance's features (T, F) whose masks hold the utterance's mean of each mel bin.
 
     Each of the time masks covers a uniformly random width, up to an equal share of what they may cover together.
 
@@ -23,7 +23,7 @@ def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) 
             masked[_random_stretch(num_frames, widest, generator)] = True
     for _ in range(config.num_freq_masks):
         masked[:, _random_stretch(num_bins, config.max_freq_mask_bins, generator)] = True
-    return features.masked_fill(masked, features.mean().item())
+    return torch.where(masked, features.mean(dim=0), features)
 
 
 def _random_stretch(size: int, widest: int, generator: Generator) -> slice:

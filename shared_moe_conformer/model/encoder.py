@@ -11,7 +11,7 @@ from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
 from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.moe import RouterLosses
-from shared_moe_conformer.model.normalisation import MaskedBatchNorm
+from shared_moe_conformer.model.normalisation import FeatureNorm
 from shared_moe_conformer.model.packing import padding_after
 from shared_moe_conformer.model.subsampling import Conv2dSubsampling
 
@@ -67,7 +67,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
         super().__init__()
-        self.feature_norm = MaskedBatchNorm(num_mel_bins)
+        self.feature_norm = FeatureNorm(num_mel_bins)
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
         self.dropout = Dropout(config.dropout)
         self.groups = nn.ModuleList(BlockGroup(config, size) for size in config.group_sizes)

@@ -9,6 +9,49 @@ from torch import Tensor, nn
 from shared_moe_conformer.model.packing import pack, unpack
 
 
+class FeatureNorm(nn.Module):
+    """Features minus the mean and over the standard deviation, for each mel bin, of all frames seen in training.
+
+    Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ.
+
+    Source: Chan et al. 1979, Updating formulae and a pairwise algorithm for computing sample variances, eq. 2.1.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    num_frames: Tensor
+    smallest_variance = 1e-2
+    """Added to the variance, so that a bin which never changes is not amplified."""
+
+    def __init__(self, num_mel_bins: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_mel_bins))
+        self.register_buffer("variance", torch.ones(num_mel_bins))
+        self.register_buffer("num_frames", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+        """Return normalised features (N, T, F).
+
+        Args:
+          x: features, (N, T, F).
+          padding_mask: True where a frame is padding, (N, T).
+        """
+        if self.training:
+            self._count(pack(x.detach(), padding_mask).float())
+        return (x - self.mean) * (self.variance + self.smallest_variance).rsqrt()
+
+    def _count(self, frames: Tensor) -> None:
+        """Take frames (M, F) into the statistics."""
+        if frames.size(0) == 0:
+            return
+        self.num_frames += frames.size(0)
+        share = frames.size(0) / self.num_frames
+        before = self.variance.where(share < 1, torch.zeros_like(self.variance))
+        distance = frames.mean(dim=0) - self.mean
+        self.variance.copy_(before.lerp(frames.var(dim=0, unbiased=False), share) + share * (1 - share) * distance**2)
+        self.mean += share * distance
+
+
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation whose statistics come from valid frames alone, so that padding changes nothing.
 

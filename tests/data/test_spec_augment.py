@@ -11,16 +11,16 @@ from shared_moe_conformer.data.spec_augment import spec_augment
 
 def masked(num_frames: int, config: DataConfig, seed: int = 0) -> Tensor:
     """Where SpecAugment hides something, (T, F)."""
-    features = torch.arange(num_frames * 80, dtype=torch.float64).view(num_frames, 80) + 0.25
+    features = torch.rand(num_frames, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     result = spec_augment(features, config, generator=torch.Generator().manual_seed(seed))
     changed = result != features
-    assert (result[changed] == features.mean()).all()
+    assert torch.equal(result[changed], features.mean(dim=0).expand_as(features)[changed])
     return changed
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    num_frames=st.integers(1, 300),
+    num_frames=st.integers(2, 300),
     count=st.integers(0, 4),
     fraction=st.floats(0, 1),
     seed=st.integers(0, 2**40),

@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from shared_moe_conformer.model.normalisation import MaskedBatchNorm
+from shared_moe_conformer.model.normalisation import FeatureNorm, MaskedBatchNorm
+from shared_moe_conformer.model.packing import padding_after
 
 
 def test_without_padding_it_is_batch_norm() -> None:
@@ -24,3 +25,29 @@ def test_padding_changes_neither_frames_nor_statistics() -> None:
     padded_out = padded_norm(padded, torch.arange(9)[None] >= 6)
     torch.testing.assert_close(padded_out[:, :6], out)
     torch.testing.assert_close(padded_norm.running_var, norm.running_var)
+
+
+def test_features_are_normalised_by_the_statistics_of_all_frames_seen() -> None:
+    norm = FeatureNorm(4)
+    batches = [torch.randn(2, num_frames, 4) * 3 - 5 for num_frames in (6, 9, 50)]
+    for x in batches:
+        norm(x, padding_after(torch.tensor([x.size(1), 4]), x.size(1)))
+    seen = torch.cat([frames for x in batches for frames in (x[0], x[1, :4])])
+    torch.testing.assert_close(norm.mean, seen.mean(dim=0))
+    torch.testing.assert_close(norm.variance, seen.var(dim=0, unbiased=False))
+    normalised = norm.eval()(seen[None], torch.zeros(1, len(seen), dtype=torch.bool))
+    torch.testing.assert_close(normalised.std(dim=1, unbiased=False), torch.ones(1, 4), rtol=1e-2, atol=0)
+
+
+def test_training_and_evaluation_normalise_alike() -> None:
+    norm, x = FeatureNorm(4), torch.randn(2, 9, 4)
+    no_padding = torch.zeros(2, 9, dtype=torch.bool)
+    y = norm(x, no_padding)
+    torch.testing.assert_close(norm.eval()(x, no_padding), y)
+
+
+def test_a_bin_that_never_changes_is_not_amplified() -> None:
+    norm = FeatureNorm(1)
+    norm(torch.full((1, 50, 1), -15.9), torch.zeros(1, 50, dtype=torch.bool))
+    y = norm.eval()(torch.full((1, 1, 1), -15.8), torch.zeros(1, 1, dtype=torch.bool))
+    assert 0 < y.item() < 1.1
