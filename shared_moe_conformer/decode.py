@@ -15,6 +15,7 @@ from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import copy_weights
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, load_config, require
+from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -124,6 +125,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 
 
 def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
+    tune_cpu()
     config = apply_flags(load_config(exp_dir / "config.json"), args)
     epoch = _newest_epoch(exp_dir) if args.epoch is None else args.epoch
     model = load_model(config, exp_dir, epoch=epoch, avg=args.avg)

@@ -13,6 +13,7 @@ from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording, copy_weights
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import Config, load_config
+from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, package_commit, require_name
@@ -137,6 +138,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 
 
 def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
+    tune_cpu()
     require_name(args.name)
     folder = args.zoo_dir / args.name
     epochs = saved_epochs(exp_dir)

@@ -20,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Count parameters: unique (stored), unrolled (counted once for each layer that uses them) and "
         "active (those that compute a frame: of the experts only the chosen ones).",
     )
-    parser.add_argument(
-        "path", type=Path, help="a recipe's config.py, or an experiment's or a bundle's folder"
-    )
+    parser.add_argument("path", type=Path, help="a recipe's config.py, or an experiment's or a bundle's folder")
     parser.add_argument("--config", help="only this named config of a recipe [all]")
     args = parser.parse_args(arguments)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import USER_ERRORS, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
+from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import DecodingConfig, resolved
 from shared_moe_conformer.transcript import FORMATS, Transcript
 from shared_moe_conformer.zoo import resolve
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _transcribe_files(args: argparse.Namespace) -> None:
+    tune_cpu()
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir))
     decoding, *others = resolved(apply_flags(bundle.default_search, args), vocab_size=bundle.config.model.vocab_size)
     require(not others, "--decoding-method all: give one method")
