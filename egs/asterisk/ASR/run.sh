@@ -1,12 +1,21 @@
 #!/usr/bin/env bash
 # The whole story in one command: prepare, train `base`, decode, release, transcribe. Killed, it goes on where it was.
 #
-# Usage: ./run.sh [option of ./train.py...]       e.g. ./run.sh --num-epochs 5
+# Usage: ./run.sh [--num-epochs N] [other option of ./train.py...]
+#
+# The weights of the last third of the epochs are averaged. The model goes to zoo/asterisk-en-base in the clone.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-zoo_dir=../../../zoo
-name=asterisk-en-base
+
+num_epochs=32
+if [ "${1:-}" = --num-epochs ]; then
+  num_epochs="$2"
+  shift 2
+fi
+avg=$((num_epochs < 3 ? 1 : num_epochs / 3))
+root="$(cd ../../.. && pwd)"
+model=asterisk-en-base
 
 step() { printf '\n== %s (%d:%02d)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 
@@ -14,15 +23,20 @@ step 'Prepare the speech'
 ./prepare.sh
 
 step 'Train'
-./train.py --config base --resume true "$@"
+./train.py --config base --resume true --num-epochs "$num_epochs" "$@"
 
 step 'Decode the test set by every method'
-./decode.py --config base --avg 10 --decoding-method all
+./decode.py --config base --epoch "$num_epochs" --avg "$avg" --decoding-method all
 
-step 'Release the model into the zoo'
-./export.py --config base --avg 10 --zoo-dir "$zoo_dir" --name "$name" --overwrite
+step 'Release the model'
+./export.py --config base --epoch "$num_epochs" --avg "$avg" --zoo-dir "$root/zoo" --name "$model" --overwrite
 
-step 'Transcribe with the released model'
-python3 -m shared_moe_conformer.transcribe --model "$zoo_dir/$name" "$zoo_dir/$name/test.wav"
-
+step 'Results'
+python3 -m shared_moe_conformer.params config.py
+cat "exp/base/comparison-test-epoch-$num_epochs-avg-$avg.txt"
+cd "$root"
+echo "The model is zoo/$model. Its test recording, transcribed by:"
+echo "  python -m shared_moe_conformer.transcribe --model zoo/$model zoo/$model/test.wav"
+python3 -m shared_moe_conformer.transcribe --model "zoo/$model" "zoo/$model/test.wav"
+cat "zoo/$model/test.txt"
 step 'Done'
