@@ -141,8 +141,17 @@ class Trainer:
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> TrainState:
-        """Go back to where `checkpoint` was made."""
-        self.model.load_state_dict(checkpoint["model"])
+        """Go back to where `checkpoint` was made.
+
+        Raises:
+          ValueError: its weights are not this model's.
+        """
+        try:
+            self.model.load_state_dict(checkpoint["model"])
+        except RuntimeError as error:
+            raise ValueError(
+                f"the checkpoint's weights do not fit the model: train anew, or use the version that wrote it ({error})"
+            ) from error
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": checkpoint["optimizer"]})
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
         return self.state

@@ -88,3 +88,10 @@ def test_a_restored_trainer_goes_on_as_the_first(
         trainer.train_step(batch(9), progress=0.5)
     for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values()):
         assert torch.equal(a, b)
+
+
+def test_weights_of_another_model_are_refused(trainer: Trainer) -> None:
+    checkpoint = trainer.checkpoint()
+    checkpoint["model"] = {f"old_{name}": value for name, value in checkpoint["model"].items()}
+    with pytest.raises(ValueError, match="do not fit the model"):
+        trainer.restore(checkpoint)
