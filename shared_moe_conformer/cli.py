@@ -30,6 +30,7 @@ def field_docs(cls: type) -> dict[str, str]:
         and isinstance(before.target, ast.Name)
         and isinstance(after, ast.Expr)
         and isinstance(after.value, ast.Constant)
+        and isinstance(after.value.value, str)
     }
 
 

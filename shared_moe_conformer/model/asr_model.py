@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.loss.backend import transducer_functions
 from shared_moe_conformer.loss.ctc import ctc_loss
-from shared_moe_conformer.loss.pruned_transducer import TransducerLosses, pruned_transducer_loss
+from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss
 from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
 from shared_moe_conformer.model.joiner import Joiner
@@ -86,24 +86,8 @@ class AsrModel(nn.Module):
           am_only_scale: smoothing of the simple loss towards the encoder alone.
         """
         encoder_out, lens, router_losses = self.encode(x, x_lens)
-        transducer = self._transducer_losses(
-            encoder_out,
-            lens,
-            y,
-            y_lens,
-            prune_range=prune_range,
-            lm_only_scale=lm_only_scale,
-            am_only_scale=am_only_scale,
-        )
-        ctc = ctc_loss(self.ctc_log_probs(encoder_out), lens, y, y_lens)
-        balancing, z_loss, frames_per_expert = _sums_over_layers(router_losses, encoder_out)
-        return AsrLosses(*transducer, ctc, balancing, z_loss, lens.sum(), frames_per_expert)
-
-    def _transducer_losses(
-        self, encoder_out: Tensor, lens: Tensor, y: Tensor, y_lens: Tensor, **options: float
-    ) -> TransducerLosses:
         decoder_out = self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
-        return pruned_transducer_loss(
+        transducer = pruned_transducer_loss(
             am_simple=self.simple_am(encoder_out),
             lm_simple=self.simple_lm(decoder_out),
             encoder_frames=self.joiner.encoder_projection(encoder_out),
@@ -112,9 +96,14 @@ class AsrModel(nn.Module):
             y=y,
             x_lens=lens,
             y_lens=y_lens,
+            prune_range=prune_range,
+            lm_only_scale=lm_only_scale,
+            am_only_scale=am_only_scale,
             functions=transducer_functions(self.config.transducer_backend, encoder_out.device),
-            **options,
         )
+        ctc = ctc_loss(self.ctc_log_probs(encoder_out), lens, y, y_lens)
+        balancing, z_loss, frames_per_expert = _sums_over_layers(router_losses, encoder_out)
+        return AsrLosses(*transducer, ctc, balancing, z_loss, lens.sum(), frames_per_expert)
 
 
 def _sums_over_layers(losses: RouterLosses | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

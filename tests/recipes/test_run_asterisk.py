@@ -1,0 +1,51 @@
+"""The whole story on real speech, with a model so small that it says nothing right: prepare, train, decode, release."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.decoding.methods import METHODS
+
+TINY = (
+    "--encoder-dim=32",
+    "--feed-forward-dim=64",
+    "--group-sizes=2",
+    "--subsampling-channels=8",
+    "--max-duration=200",
+)
+
+
+def run(recipe: Path, *arguments: str) -> str:
+    """What the recipe's run.sh prints; it must succeed."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    package = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(package)}
+    command = [str(recipe / "run.sh"), *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_one_command_goes_from_speech_to_a_released_model(prepared_recipe: Path) -> None:
+    printed = run(prepared_recipe, "--num-epochs", "1", *TINY)
+    for method in METHODS:
+        assert list((prepared_recipe / "exp/base" / method).glob("wer-summary-test-epoch-1-avg-1-*.txt"))
+        assert method in printed
+    zoo = prepared_recipe.parents[2] / "zoo"
+    entry = json.loads((zoo / "index.json").read_text())
+    assert "asterisk-en-base" in json.dumps(entry)
+    expected = (zoo / "asterisk-en-base/test.txt").read_text().splitlines()[1]
+    assert printed.count(expected) >= 2, "the released model transcribes its test recording as it says it does"
+
+    trained = (prepared_recipe / "exp/base/epoch-1.pt").stat().st_mtime_ns
+    run(prepared_recipe, "--num-epochs", "1", *TINY)
+    assert (prepared_recipe / "exp/base/epoch-1.pt").stat().st_mtime_ns == trained, (
+        "a second run goes on where the first stopped"
+    )
