@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -36,14 +35,28 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
     def body() -> None:
         config, options = apply_flags(configs[args.config], args), apply_flags(RunOptions(), args)
-        with _terminated_as_interrupted():
-            train(config, exp_dir, recipe_dir=recipe_dir, options=options)
+        with _Termination() as termination:
+            train(config, exp_dir, recipe_dir=recipe_dir, options=options, between_steps=termination.check)
 
     run_main(body)
 
 
-def train(config: Config, exp_dir: Path, *, recipe_dir: Path, options: RunOptions) -> None:
+def train(
+    config: Config,
+    exp_dir: Path,
+    *,
+    recipe_dir: Path,
+    options: RunOptions,
+    between_steps: Callable[[], None] = lambda: None,
+) -> None:
     """Train a model; nothing is written before data, model and checkpoint are known to be good.
+
+    Args:
+      config: the experiment.
+      exp_dir: its folder.
+      recipe_dir: what the config's paths are relative to.
+      options: how to run.
+      between_steps: called after each update; it may raise, to stop the training.
 
     Raises:
       FileNotFoundError: no prepared data, tokenizer or checkpoint to go on from.
@@ -66,7 +79,15 @@ def train(config: Config, exp_dir: Path, *, recipe_dir: Path, options: RunOption
     try:
         _log_beginning(config, options, trainer, resume_from, len(train_loader))
         batches = Batches(train_loader, dev_loader, word_error_counter(model, tokenizer))
-        fit(trainer, batches, exp_dir=exp_dir, config=config, options=options, checkpoint=checkpoint)
+        fit(
+            trainer,
+            batches,
+            exp_dir=exp_dir,
+            config=config,
+            options=options,
+            checkpoint=checkpoint,
+            between_steps=between_steps,
+        )
         logger.info("done: %d epochs in %s", config.training.num_epochs, exp_dir)
     except BaseException as error:
         logger.debug("stopped: %s: %s", type(error).__name__, error)
@@ -136,15 +157,27 @@ def _log_beginning(
     )
 
 
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that nothing half-written is left."""
+class _Termination:
+    """SIGTERM, kept until a step has ended: an exception in the middle of torch's backward can abort the process.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+    A second SIGTERM ends the process at once, as it would without this.
+    """
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    def __enter__(self) -> _Termination:
+        self._before = signal.signal(signal.SIGTERM, self._keep)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def check(self) -> None:
+        """Leave the program if the signal has come."""
+        if self._number is not None:
+            raise SystemExit(128 + self._number)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, Model
 from shared_moe_conformer.manifest import Manifest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny tensors only lose by threads
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job's Ctrl-C is ignored, and its children's
 
 if TYPE_CHECKING:
     from shared_moe_conformer.bundle import Bundle

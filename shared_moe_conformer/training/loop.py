@@ -92,6 +92,7 @@ def fit(
     config: Config,
     options: RunOptions,
     checkpoint: dict[str, Any] | None = None,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> None:
     """Train to the last epoch.
 
@@ -105,6 +106,7 @@ def fit(
       config: the experiment.
       options: how to run.
       checkpoint: where to go on from; None: the beginning.
+      between_steps: called after each update and each batch of the validation; it may raise, to stop the training.
     """
     tracker = Tracker(
         exp_dir,
@@ -116,21 +118,22 @@ def fit(
     def save(path: Path, **more: Any) -> None:
         save_checkpoint(path, {**trainer.checkpoint(), "config": json.dumps(to_dict(config)), **more})
 
-    def save_mid_epoch() -> None:
+    def after_step() -> None:
         due = options.save_every_n_steps and trainer.state.step % options.save_every_n_steps == 0
         if due and trainer.state.num_batches < len(batches.train):
             save(exp_dir / MID_EPOCH_NAME, train_loader=json.dumps(batches.train.state_dict()), rng_state=rng_state())
+        between_steps()
 
     try:
         for epoch in range(trainer.state.epoch, config.training.num_epochs + 1):
             _begin_epoch(epoch, config.training.seed, batches.train, checkpoint)
-            _train_epoch(trainer, batches.train, tracker, save_mid_epoch)
+            _train_epoch(trainer, batches.train, tracker, after_step)
             trainer.state.next_epoch()
             save(epoch_path(exp_dir, epoch), rng_state=rng_state())
             (exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
             keep_last(exp_dir, options.keep_last_k)
             checkpoint = None
-            _validate(trainer, batches, tracker)
+            _validate(trainer, batches, tracker, between_steps)
     finally:
         tracker.close()
 
@@ -168,10 +171,11 @@ def _train_epoch(trainer: Trainer, loader: TrainLoaderLike, tracker: Tracker, af
     tracker.trained(report, state.step)
 
 
-def _validate(trainer: Trainer, batches: Batches, tracker: Tracker) -> None:
+def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_steps: Callable[[], None]) -> None:
     counts: list[tuple[int, int]] = []
 
     def count_errors(batch: AsrBatchLike) -> None:
+        between_steps()
         if batches.word_errors is not None:
             counts.append(batches.word_errors(batch))
 
