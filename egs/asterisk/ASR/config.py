@@ -35,7 +35,7 @@ COMMON = Config(
         num_workers=0,  # an epoch is read in less than a second; a worker would take a core from training
     ),
     training=TrainingConfig(
-        num_epochs=45, learning_rate=1.5e-3, warmup_steps=300, loss_warmup_steps=300, ctc_loss_scale=1.0
+        num_epochs=32, learning_rate=1.5e-3, warmup_steps=300, loss_warmup_steps=1500, ctc_loss_scale=1.0
     ),
 )
 

@@ -23,7 +23,8 @@ step 'Prepare the speech'
 ./prepare.sh
 
 step 'Train'
-./train.py --config base --resume true --num-epochs "$num_epochs" "$@"
+# one thread: for a model this small a second one gains a seventh, and loses far more on a machine that is busy
+./train.py --config base --resume true --num-epochs "$num_epochs" --num-threads 1 "$@"
 
 step 'Decode the test set by every method'
 ./decode.py --config base --epoch "$num_epochs" --avg "$avg" --decoding-method all
