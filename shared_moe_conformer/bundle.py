@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -12,18 +13,30 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.audio import read_audio, write_wav
+from shared_moe_conformer.audio import seconds_of, write_wav
 from shared_moe_conformer.checksums import verify_sums, write_sums
 from shared_moe_conformer.config import Config, load_config, require, save_config
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch
 from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, read_manifest, write_manifest
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.subsampling import MIN_NUM_FRAMES
 from shared_moe_conformer.model_card import model_card
+from shared_moe_conformer.recognition import (
+    FRAMES_PER_SECOND,
+    End,
+    Recording,
+    Samples,
+    Segment,
+    batches,
+    pools,
+    read_segments,
+)
 from shared_moe_conformer.transcript import EMPTY, Transcript, make_transcript
 
 CONFIG_FILE = "config.json"
@@ -39,6 +52,8 @@ ENCODER_FRAME_SHIFT = 0.04
 """Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""
 SHORTEST = 0.025
 """Seconds of one feature frame; a shorter recording has none."""
+MAX_DURATION = 120.0
+"""Seconds of audio that are recognised together."""
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 
 
@@ -123,7 +138,7 @@ class Bundle:
         sampling_rate: int | None = None,
         decoding: DecodingConfig | None = None,
     ) -> Transcript:
-        """What is said in a recording.
+        """What is said in a recording of any length: a long one is cut at silences.
 
         Args:
           audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
@@ -138,11 +153,41 @@ class Bundle:
           ValueError: not audio.
         """
         if isinstance(audio, (str, Path)):
-            audio, sampling_rate = read_audio(Path(audio))
+            return next(self.transcribe_many([audio], decoding=decoding))
         if sampling_rate is None:
             raise ValueError("samples without sampling_rate: give it in Hz")
-        features = self.features(audio, sampling_rate)
-        return EMPTY if len(features) < MIN_NUM_FRAMES else self._search(features, decoding or self.default_search)
+        return next(self.transcribe_many([Samples(audio, sampling_rate)], decoding=decoding))
+
+    def transcribe_many(
+        self,
+        recordings: Iterable[Recording],
+        *,
+        decoding: DecodingConfig | None = None,
+        max_duration: float = MAX_DURATION,
+        progress: bool = False,
+        on_error: Callable[[int, Exception], None] | None = None,
+    ) -> Iterator[Transcript]:
+        """What is said in each of many recordings, in their order, as soon as it is known.
+
+        Args:
+          recordings: files, or `Samples`.
+          decoding: the search; None: the bundle's own.
+          max_duration: seconds of audio, padding included, that are recognised together.
+          progress: show a bar of seconds of audio on the standard error, where that is a terminal.
+          on_error: called with the number (from 0) of a recording that cannot be read, whose transcript is then
+            empty, and the error; None: the error is raised.
+        """
+        decoding = decoding or self.default_search
+        found: dict[int, list[tuple[float, Hypothesis]]] = {}
+        with tqdm(total=_seconds(recordings), unit="s", disable=None if progress else True) as bar:
+            for pool in pools(read_segments(recordings, self.features)):
+                segments = [part for part in pool if isinstance(part, Segment)]
+                for batch in batches(segments, max_duration=max_duration):
+                    for segment, hyp in zip(batch, self._search([s.features for s in batch], decoding)):
+                        found.setdefault(segment.recording, []).append((segment.start, hyp))
+                    bar.update(sum(len(segment.features) for segment in batch) // FRAMES_PER_SECOND)
+                for end in (part for part in pool if isinstance(part, End)):
+                    yield self._finish(end, found.pop(end.recording, []), on_error)
 
     @property
     def default_search(self) -> DecodingConfig:
@@ -157,17 +202,43 @@ class Bundle:
             return torch.zeros(0, self.config.features.num_mel_bins)
         return compute_features(samples, sampling_rate, replace(self.config.features, feature_extractor="lhotse"))
 
+    def to(self, device: torch.device) -> Bundle:
+        """This bundle, its model moved to a device."""
+        self.model.to(device)
+        return self
+
     @torch.inference_mode()
-    def _search(self, features: Tensor, decoding: DecodingConfig) -> Transcript:
-        encoder_output = self.model.encode(features[None], torch.tensor([len(features)]))
-        hyp = decode_batch(self.model, encoder_output, decoding)[0]
+    def _search(self, features: Sequence[Tensor], decoding: DecodingConfig) -> list[Hypothesis]:
+        device = self.model.joiner.output.weight.device
+        x_lens = torch.tensor([len(x) for x in features], device=device)
+        encoder_output = self.model.encode(pad_sequence(list(features), batch_first=True).to(device), x_lens)
+        return decode_batch(self.model, encoder_output, decoding)
+
+    def _finish(
+        self, end: End, found: list[tuple[float, Hypothesis]], on_error: Callable[[int, Exception], None] | None
+    ) -> Transcript:
+        """The transcript of a recording, given its segments' starts and hypotheses in any order."""
+        if end.error is not None:
+            if on_error is None:
+                raise end.error
+            on_error(end.recording, end.error)
+            return EMPTY
+        found.sort(key=lambda segment: segment[0])
         return make_transcript(
-            hyp.tokens,
-            hyp.frames,
+            [token for _, hyp in found for token in hyp.tokens],
+            [start / ENCODER_FRAME_SHIFT + frame for start, hyp in found for frame in hyp.frames],
             pieces=self.tokenizer.pieces,
             decode=self.tokenizer.decode,
             frame_shift=ENCODER_FRAME_SHIFT,
         )
+
+
+def _seconds(recordings: Iterable[Recording]) -> int | None:
+    """Audio of the recordings, to the second; None where they are not known before they are read."""
+    if not isinstance(recordings, Sequence):
+        return None
+    seconds = (len(r[0]) / r[1] if isinstance(r, Samples) else seconds_of(Path(r)) for r in recordings)
+    return round(sum(seconds))
 
 
 def expected_text(folder: Path) -> str:

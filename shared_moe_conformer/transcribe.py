@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import glob
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.audio import SUFFIXES
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import USER_ERRORS, add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import DecodingConfig, resolved
-from shared_moe_conformer.transcript import FORMATS, Transcript
+from shared_moe_conformer.device import choose_device
+from shared_moe_conformer.subtitles import as_ctm, as_srt, as_vtt
+from shared_moe_conformer.transcript import Transcript, as_json, as_text, as_times
 from shared_moe_conformer.zoo import resolve
+
+STDIN = "-"
+FORMATS: dict[str, Callable[[str, Transcript], str]] = {
+    "times": as_times,
+    "text": as_text,
+    "json": as_json,
+    "ctm": as_ctm,
+    "srt": as_srt,
+    "vtt": as_vtt,
+}
+"""Ways to show a file's transcript."""
+ONE_RECORDING = ("srt", "vtt")
+"""Formats whose files hold one recording."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,24 +45,52 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def transcribe_files(
     bundle: Bundle,
-    paths: Sequence[Path],
+    paths: Sequence[str],
     *,
     decoding: DecodingConfig,
-    show: Callable[[str, Transcript], str],
-) -> list[Path]:
-    """Print each file's transcript as soon as it is known; an error of one file does not stop the others.
+    write: Callable[[str, Transcript], None],
+) -> list[str]:
+    """Write each file's transcript as soon as it is known; an error of one file does not stop the others.
 
     Returns:
       The files that could not be transcribed; why stands on the standard error.
     """
-    failed = []
-    for path in paths:
-        try:
-            print(show(str(path), bundle.transcribe(path, decoding=decoding)), flush=True)
-        except USER_ERRORS as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            failed.append(path)
-    return failed
+    failed = {}
+
+    def report(number: int, error: Exception) -> None:
+        failed[number] = paths[number]
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+    with tempfile.NamedTemporaryFile() as copy:
+        if STDIN in paths:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+        recordings = [copy.name if path == STDIN else path for path in paths]
+        transcripts = bundle.transcribe_many(recordings, decoding=decoding, progress=True, on_error=report)
+        for number, transcript in enumerate(transcripts):
+            if number not in failed:
+                write("stdin" if paths[number] == STDIN else paths[number], transcript)
+    return list(failed.values())
+
+
+def find_audio(names: Sequence[str]) -> Iterator[str]:
+    """Files that the arguments stand for, in order.
+
+    Args:
+      names: files; folders, for the audio files in and below them; patterns with `*`, `**` or `?`; `-`.
+
+    Raises:
+      FileNotFoundError: a folder without audio files, or a pattern that nothing fits. A missing file is given back.
+    """
+    for name in names:
+        if name == STDIN or Path(name).is_file() or not (Path(name).is_dir() or glob.has_magic(name)):
+            yield name
+            continue
+        paths = Path(name).rglob("*") if Path(name).is_dir() else map(Path, glob.iglob(name, recursive=True))
+        found = sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not found:
+            raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
+        yield from found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Print what is said in audio files, and when.",
     )
     parser.add_argument(
-        "audio", type=Path, nargs="+", help="files of any kind that libsndfile reads, at any sampling rate"
+        "audio",
+        nargs="+",
+        help="files of any kind that libsndfile reads, at any sampling rate and of any length; folders, with all below "
+        "them; patterns in quotes ('calls/**/*.flac'); -: an audio file on the standard input",
     )
     parser.add_argument("--model", required=True, help="a released model: its folder, or its name in the zoo")
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="the folder of released models [zoo]")
@@ -59,7 +111,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         default="times",
         help="times: text, and under it each token over its time in seconds; text: one line of text for each file; "
-        "json: one object a line with tokens and words and their times [times]",
+        "json: one object a line with tokens and words and their times; ctm: one line a word (NIST); srt, vtt: "
+        "subtitles [times]",
+    )
+    parser.add_argument("--output-dir", type=Path, help="write one file for each recording there, instead of printing")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ..; auto: a GPU if there is one [auto]"
     )
     add_flags(parser, DecodingConfig)
     return parser
@@ -67,12 +124,35 @@ def _parser() -> argparse.ArgumentParser:
 
 def _transcribe_files(args: argparse.Namespace) -> None:
     tune_cpu()
-    bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir))
+    paths = list(find_audio(args.audio))
+    require(
+        args.output_dir is not None or len(paths) == 1 or args.format not in ONE_RECORDING,
+        f"--format {args.format} holds one recording, and there are {len(paths)}: give --output-dir",
+    )
+    device = choose_device(args.device)
+    bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     decoding, *others = resolved(apply_flags(bundle.default_search, args), vocab_size=bundle.config.model.vocab_size)
     require(not others, "--decoding-method all: give one method")
-    failed = transcribe_files(bundle, args.audio, decoding=decoding, show=FORMATS[args.format])
+    failed = transcribe_files(bundle, paths, decoding=decoding, write=_writer(args, paths))
     if failed:
-        raise ValueError(f"{len(failed)} of {len(args.audio)} files failed: {', '.join(map(str, failed))}")
+        raise ValueError(f"{len(failed)} of {len(paths)} files failed: {', '.join(failed)}")
+
+
+def _writer(args: argparse.Namespace, paths: Sequence[str]) -> Callable[[str, Transcript], None]:
+    """What is done with a file's transcript."""
+    show = FORMATS[args.format]
+    if args.output_dir is None:
+        return lambda name, transcript: print(show(name, transcript), flush=True)
+    suffix = {"times": "txt", "text": "txt"}.get(args.format, args.format)
+    for stem, count in Counter(Path(path).stem for path in paths).items():
+        require(count == 1, f"{count} recordings are called {stem}: --output-dir can hold one of them")
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+
+    def write(name: str, transcript: Transcript) -> None:
+        with atomic_file(args.output_dir / f"{Path(name).stem}.{suffix}") as file:
+            file.write(f"{show(name, transcript)}\n".encode())
+
+    return write
 
 
 if __name__ == "__main__":

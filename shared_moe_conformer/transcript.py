@@ -40,7 +40,7 @@ INDENT = "    "
 
 def make_transcript(
     token_ids: Sequence[int],
-    frames: Sequence[int],
+    frames: Sequence[float],
     *,
     pieces: Sequence[str],
     decode: Callable[[list[int]], str],
@@ -50,7 +50,7 @@ def make_transcript(
 
     Args:
       token_ids: tokens in order.
-      frames: the encoder frame at which each was found.
+      frames: the encoder frame at which each was found, counted from the recording's start.
       pieces: every token's text, by id.
       decode: token ids to text.
       frame_shift: seconds from one encoder frame to the next.
@@ -92,10 +92,6 @@ def as_json(name: str, transcript: Transcript) -> str:
     """One JSON object on one line."""
     words = [word._asdict() for word in transcript.words]
     return json.dumps({"file": name, **transcript._asdict(), "words": words}, ensure_ascii=False)
-
-
-FORMATS: dict[str, Callable[[str, Transcript], str]] = {"times": as_times, "text": as_text, "json": as_json}
-"""Ways to print a file's transcript."""
 
 
 def display_width(text: str) -> int:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from shared_moe_conformer.audio import read_audio, write_wav
+from shared_moe_conformer.audio import read_audio, seconds_of, stream_audio, stream_samples, write_wav
 
 
 @pytest.fixture
@@ -53,3 +53,22 @@ def test_what_is_no_audio_is_refused_with_one_line(tmp_path: Path, content: byte
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no audio file"):
         read_audio(tmp_path / "a.wav")
+
+
+def test_blocks_are_the_whole_and_none_is_longer_than_ten_seconds(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, 25_000).astype(np.float32)
+    soundfile.write(tmp_path / "a.flac", np.stack([samples, -samples / 2], axis=1), 1000)
+    sampling_rate, blocks = stream_audio(tmp_path / "a.flac")
+    read = list(blocks)
+    assert sampling_rate == 1000
+    assert [len(block) for block in read] == [10_000, 10_000, 5_000]
+    assert np.array_equal(np.concatenate(read), read_audio(tmp_path / "a.flac")[0])
+    assert np.abs(np.concatenate(read) - samples / 4).max() < 2**-14
+    assert [len(block) for block in stream_samples(samples, 1000)] == [10_000, 10_000, 5_000]
+
+
+def test_seconds_come_from_the_header(tmp_path: Path, samples: np.ndarray) -> None:
+    write_wav(tmp_path / "a.wav", samples, sampling_rate=8000)
+    assert seconds_of(tmp_path / "a.wav") == 0.125
+    (tmp_path / "b.wav").write_text("no")
+    assert seconds_of(tmp_path / "b.wav") == seconds_of(tmp_path / "missing.wav") == 0.0

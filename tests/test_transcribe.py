@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from shared_moe_conformer.audio import write_wav
 from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text
 from shared_moe_conformer.decoding.methods import DecodingConfig
-from shared_moe_conformer.transcribe import main
+from shared_moe_conformer.transcribe import find_audio, main
 from shared_moe_conformer.zoo import add
 
 Save = Callable[..., Path]
@@ -72,6 +73,35 @@ def test_an_error_of_one_file_does_not_stop_the_others(
     assert last == f"error: 2 of 4 files failed: {bad}, {missing}"
 
 
+def test_folders_patterns_and_the_standard_input_are_files(
+    model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    for name in ("b.wav", "a [1].WAV", "deep/er/c.flac"):
+        (calls / name).parent.mkdir(parents=True, exist_ok=True)
+        write_wav(calls / name, tones, sampling_rate=16000)
+    (calls / "notes.txt").write_text("no audio")
+    names = [str(calls / name) for name in ("a [1].WAV", "b.wav", "deep/er/c.flac")]
+    assert list(find_audio([str(calls)])) == names
+    assert list(find_audio([f"{calls}/**/*.flac", f"{calls}/?.wav", names[0]])) == [names[2], names[1], names[0]]
+    with (model / TEST_WAV).open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        main(["--model", str(model), "--format", "json", "-", names[1], "-"])
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["file"], second["file"]) == ("stdin", names[1])
+    assert first == third
+    assert first["text"] == second["text"] == expected_text(model)
+
+
+def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output) -> None:
+    write_wav(tmp_path / "a.wav", tones, sampling_rate=16000)
+    files = [str(tmp_path / "a.wav"), str(model / TEST_WAV)]
+    main(["--model", str(model), "--format", "srt", "--output-dir", str(tmp_path / "new" / "out"), *files])
+    assert capsys.readouterr().out == ""
+    assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {"a.srt", "test.srt"}
+    assert (tmp_path / "new" / "out" / "a.srt").read_text().startswith("1\n00:00:00,")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,6 +109,10 @@ def test_an_error_of_one_file_does_not_stop_the_others(
         (["--model", "nobody", "--zoo-dir", "nowhere"], "the zoo nowhere has no model nobody"),
         (["--decoding-method", "all"], "give one method"),
         (["--beam", "0"], "beam is 0"),
+        (["--device", "abacus"], "--device abacus is of no use here"),
+        (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
+        (["--output-dir", "new", "other/test.wav"], "2 recordings are called test"),
+        (["nothing*.wav"], "no audio files in nothing*.wav"),
     ],
 )
 def test_a_wrong_call_is_one_line(model: Path, capsys: Output, arguments: list[str], message: str) -> None:

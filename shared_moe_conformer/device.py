@@ -1,0 +1,19 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name; auto: a GPU where torch has one, otherwise the CPU.
+
+    Raises:
+      ValueError: torch cannot use it here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name} is of no use here: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,109 @@
+"""Recordings in batches of segments of similar length: what to recognise together, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from shared_moe_conformer.audio import stream_audio, stream_samples
+from shared_moe_conformer.model.subsampling import MIN_NUM_FRAMES
+from shared_moe_conformer.segments import cut_at_silences
+
+POOL_SECONDS = 300.0
+"""Audio whose segments are sorted by length together; a transcript is ready when its pool is."""
+FRAMES_PER_SECOND = 100
+"""Of features."""
+
+
+class Samples(NamedTuple):
+    """A recording that is no file."""
+
+    samples: np.ndarray
+    """(num_samples,), in -1..1."""
+    sampling_rate: int
+    """In Hz."""
+
+
+Recording = str | Path | Samples
+
+
+class Segment(NamedTuple):
+    """Part of a recording, to be recognised as one."""
+
+    recording: int
+    """Which one."""
+    start: float
+    """Its first sample's time in the recording, in seconds."""
+    features: Tensor
+    """(T, F)"""
+
+
+class End(NamedTuple):
+    """All of a recording's segments have come."""
+
+    recording: int
+    """Which one."""
+    error: Exception | None
+    """Why it could not be read to its end."""
+
+
+def read_segments(
+    recordings: Iterable[Recording], features: Callable[[np.ndarray, int], Tensor]
+) -> Iterator[Segment | End]:
+    """The segments of each recording and its end, in order; those too short for an encoder frame are left out.
+
+    Args:
+      recordings: files or samples.
+      features: of samples (num_samples,) at a rate in Hz, (T, F).
+    """
+    for number, recording in enumerate(recordings):
+        try:
+            for start, samples, sampling_rate in _cut(recording):
+                segment = Segment(number, start, features(samples, sampling_rate))
+                if len(segment.features) >= MIN_NUM_FRAMES:
+                    yield segment
+        except (ValueError, OSError) as error:
+            yield End(number, error)
+        else:
+            yield End(number, None)
+
+
+def pools(parts: Iterable[Segment | End], *, seconds: float = POOL_SECONDS) -> Iterator[list[Segment | End]]:
+    """The parts in lists of at least this much audio, but for the last list."""
+    pool: list[Segment | End] = []
+    frames = 0
+    for part in parts:
+        pool.append(part)
+        frames += len(part.features) if isinstance(part, Segment) else 1
+        if frames >= seconds * FRAMES_PER_SECOND:
+            yield pool
+            pool, frames = [], 0
+    if pool:
+        yield pool
+
+
+def batches(segments: Iterable[Segment], *, max_duration: float) -> Iterator[list[Segment]]:
+    """The segments, longest first, in lists of at most this many seconds with their padding, or of one segment."""
+    batch: list[Segment] = []
+    for segment in sorted(segments, key=lambda segment: -len(segment.features)):
+        longest = len((batch or [segment])[0].features)
+        if batch and (len(batch) + 1) * longest > max_duration * FRAMES_PER_SECOND:
+            yield batch
+            batch = []
+        batch.append(segment)
+    if batch:
+        yield batch
+
+
+def _cut(recording: Recording) -> Iterator[tuple[float, np.ndarray, int]]:
+    """Each segment's start in seconds, its samples and their rate."""
+    if isinstance(recording, Samples):
+        sampling_rate, blocks = recording.sampling_rate, stream_samples(*recording)
+    else:
+        sampling_rate, blocks = stream_audio(Path(recording))
+    for first, samples in cut_at_silences(blocks, sampling_rate):
+        yield first / sampling_rate, samples, sampling_rate

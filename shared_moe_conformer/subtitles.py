@@ -1,0 +1,78 @@
+"""Words and times in the forms that video players (SRT, WebVTT) and scoring tools (CTM) read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from shared_moe_conformer.transcript import Transcript, Word
+
+LONGEST_CUE = 6.0
+"""Seconds that a cue's words span at most."""
+CUE_WIDTH = 74
+"""Characters of a cue at most, those of a single longer word excepted: two lines of 37.
+
+Source: EBU-TT-D's and teletext's usual width of a line.
+"""
+PAUSE = 1.0
+"""Seconds of silence that end a cue."""
+SHORTEST_CUE = 1.0
+"""Seconds that a cue stays, unless the next one begins before."""
+
+
+def as_srt(name: str, transcript: Transcript) -> str:
+    """SubRip: numbered cues."""
+    cues = enumerate(_cues(transcript), start=1)
+    return "\n".join(f"{n}\n{_clock(a, ',')} --> {_clock(b, ',')}\n{text}\n" for n, (a, b, text) in cues).rstrip("\n")
+
+
+def as_vtt(name: str, transcript: Transcript) -> str:
+    """WebVTT.
+
+    Source: W3C, WebVTT: The Web Video Text Tracks Format, section 4 (`&`, `<` and `>` are escaped in a cue's text).
+    """
+    cues = [f"\n{_clock(a, '.')} --> {_clock(b, '.')}\n{_escaped(text)}" for a, b, text in _cues(transcript)]
+    return "\n".join(["WEBVTT", *cues])
+
+
+def as_ctm(name: str, transcript: Transcript) -> str:
+    """One line a word: recording, channel, start and duration in seconds, word; a comment where nothing was said.
+
+    Source: NIST's sclite, CTM format (`;;` begins a comment; fields are separated by spaces).
+    """
+    recording = re.sub(r"\s+", "_", Path(name).stem)
+    rows = [f"{recording} 1 {w.start:.2f} {w.end - w.start:.2f} {w.text}" for w in transcript.words]
+    return "\n".join(rows or [f";; {recording}: nothing recognised"])
+
+
+def _cues(transcript: Transcript) -> list[tuple[float, float, str]]:
+    """Start and end in seconds, and text, of what is shown together."""
+    groups: list[list[Word]] = []
+    for word in transcript.words:
+        if not groups or _is_full(groups[-1], word):
+            groups.append([])
+        groups[-1].append(word)
+    starts = [group[0].start for group in groups[1:]] + [float("inf")]
+    return [
+        (group[0].start, min(max(group[-1].end, group[0].start + SHORTEST_CUE), next_start), _text(group))
+        for group, next_start in zip(groups, starts)
+    ]
+
+
+def _is_full(group: list[Word], word: Word) -> bool:
+    too_long = word.end - group[0].start > LONGEST_CUE or len(_text([*group, word])) > CUE_WIDTH
+    return too_long or word.start - group[-1].end > PAUSE
+
+
+def _text(group: list[Word]) -> str:
+    return " ".join(word.text for word in group)
+
+
+def _clock(seconds: float, point: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared_moe_conformer.segments import LONGEST, REST, cut_at_silences
+
+RATE = 1000
+
+
+def noise(seconds: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=int(seconds * RATE)).astype(np.float32)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 130_000), st.integers(500, 20_000), st.sampled_from([1000, 1103]))
+def test_segments_are_the_recording_in_order_and_none_is_too_long(milliseconds: int, block: int, rate: int) -> None:
+    samples = noise(milliseconds * rate / 1e6)
+    blocks = (samples[first : first + block] for first in range(0, len(samples), block))
+    segments = list(cut_at_silences(blocks, rate))
+    assert np.array_equal(np.concatenate([samples[:0], *(part for _, part in segments)]), samples)
+    ends = [first + len(part) for first, part in segments]
+    assert [first for first, _ in segments] == [0, *ends][: len(segments)]
+    assert all(len(part) <= LONGEST * rate for _, part in segments)
+    if len(segments) > 1:
+        assert min(len(part) for _, part in segments) >= REST * rate / 2
+
+
+def test_what_is_short_enough_is_not_cut() -> None:
+    samples = noise(LONGEST)
+    ((first, part),) = cut_at_silences([samples], RATE)
+    assert first == 0
+    assert np.array_equal(part, samples)
+
+
+@pytest.mark.parametrize("pause", [11.0, 18.3, 29.0])
+def test_cuts_lie_in_the_pause(pause: float) -> None:
+    samples = noise(70)
+    for begin in (pause, pause + 25):
+        samples[int(begin * RATE) : int((begin + 0.5) * RATE)] *= 0.01
+    starts = [first / RATE for first, _ in cut_at_silences([samples], RATE)]
+    assert any(abs(start - (pause + 0.25)) < 0.15 for start in starts)
+
+
+def test_cuts_do_not_depend_on_how_the_samples_come() -> None:
+    samples = noise(95)
+    whole = [first for first, _ in cut_at_silences([samples], RATE)]
+    # the last cut but one sees what has come: blocks of a file are alike, whatever its length
+    assert [first for first, _ in cut_at_silences(np.split(samples, 19), RATE)][:2] == whole[:2]

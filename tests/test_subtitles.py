@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_moe_conformer.subtitles import CUE_WIDTH, LONGEST_CUE, as_ctm, as_srt, as_vtt
+from shared_moe_conformer.transcript import EMPTY, Transcript, Word
+
+
+def said(*words: tuple[str, float, float]) -> Transcript:
+    return Transcript(" ".join(text for text, _, _ in words), [], [], [Word(*word) for word in words])
+
+
+GREETING = said(("HELLO", 0.5, 0.9), ("THERE", 1.0, 1.2), ("<R&D>", 3661.5, 3662.04))
+
+
+def test_subrip() -> None:
+    assert as_srt("a.wav", GREETING) == (
+        "1\n00:00:00,500 --> 00:00:01,500\nHELLO THERE\n\n2\n01:01:01,500 --> 01:01:02,500\n<R&D>"
+    )
+
+
+def test_webvtt() -> None:
+    assert as_vtt("a.wav", GREETING) == (
+        "WEBVTT\n\n00:00:00.500 --> 00:00:01.500\nHELLO THERE\n\n01:01:01.500 --> 01:01:02.500\n&lt;R&amp;D&gt;"
+    )
+
+
+def test_ctm() -> None:
+    assert as_ctm("calls/a b.wav", GREETING).splitlines() == [
+        "a_b 1 0.50 0.40 HELLO",
+        "a_b 1 1.00 0.20 THERE",
+        "a_b 1 3661.50 0.54 <R&D>",
+    ]
+
+
+def test_silence() -> None:
+    assert (as_srt("a.wav", EMPTY), as_vtt("a.wav", EMPTY)) == ("", "WEBVTT")
+    assert as_ctm("a.wav", EMPTY).startswith(";;")
+
+
+@given(st.lists(st.tuples(st.integers(1, 90), st.integers(40, 3000), st.integers(0, 3000)), max_size=30))
+def test_cues_hold_every_word_do_not_overlap_and_can_be_read(rows: list[tuple[int, int, int]]) -> None:
+    words, time = [], 0
+    for letters, duration, gap in rows:
+        words.append(("X" * letters, time / 1000, (time + duration) / 1000))
+        time += duration + gap
+    cues = re.findall(r"^(\S+) --> (\S+)\n(.*)$", as_srt("a.wav", said(*words)), re.MULTILINE)
+    assert " ".join(text for _, _, text in cues).split() == [word for word, _, _ in words]
+    times = [seconds(clock) for begin, end, _ in cues for clock in (begin, end)]
+    assert times == sorted(times)
+    for begin, end, text in cues:
+        assert " " not in text or len(text) <= CUE_WIDTH
+        assert " " not in text or seconds(end) - seconds(begin) <= LONGEST_CUE + 0.002
+
+
+def seconds(clock: str) -> float:
+    hours, minutes, rest = clock.replace(",", ".").split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + float(rest)
