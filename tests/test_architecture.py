@@ -31,6 +31,7 @@ ONLY_IN = {
     "k2": {"loss/backend.py", "lattice/k2_engine.py"},
     "lhotse": {"data/"},
     "kaldifst": {"lattice/"},
+    "kaldilm": {"lattice/decoding_graph.py"},
     "kaldi_decoder": {"lattice/"},
     "sentencepiece": {"data/tokenizer.py"},
 }

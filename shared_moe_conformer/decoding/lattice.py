@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,19 +11,8 @@ from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses_from_frames
 from shared_moe_conformer.lattice import engine, graphs
 from shared_moe_conformer.lattice.engine import EngineName
+from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
-
-CtcTopology = Literal["auto", "standard", "modified"]
-
-# From here on the standard topology's vocab_size squared arcs cost k2 seconds an utterance.
-MODIFIED_FROM_VOCAB_SIZE = 500
-
-
-def chosen_topology(ctc_topology: CtcTopology, vocab_size: int) -> CtcTopology:
-    """The topology that "auto" stands for."""
-    if ctc_topology != "auto":
-        return ctc_topology
-    return "modified" if vocab_size >= MODIFIED_FROM_VOCAB_SIZE else "standard"
 
 
 def one_best(

@@ -11,8 +11,9 @@ from shared_moe_conformer.decoding.beam_search import modified_beam_search
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
 from shared_moe_conformer.decoding.greedy import greedy_search
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.lattice import CtcTopology, chosen_topology, one_best
+from shared_moe_conformer.decoding.lattice import one_best
 from shared_moe_conformer.lattice.engine import EngineName, lattice_engine
+from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 

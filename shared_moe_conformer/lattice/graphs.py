@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+
+from shared_moe_conformer.atomic import atomic_file
+
+CtcTopology = Literal["auto", "standard", "modified"]
+
+# From here on the standard topology's vocab_size squared arcs cost k2 seconds an utterance.
+MODIFIED_FROM_VOCAB_SIZE = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,6 +24,7 @@ class Graph:
 
     Every arc consumes one frame: its input label is a unit of the CTC head, 0 being blank (not epsilon). Its output
     label is a unit or a word, 0 being "nothing". Graphs are compared by identity, so that engines can remember them.
+    In L and LG, the parts of a decoding graph, every arc consumes one token instead.
     """
 
     src: np.ndarray
@@ -36,10 +47,24 @@ class Graph:
         """States, counted from 0 to the highest one that is named."""
         return 1 + max(int(states.max(initial=0)) for states in (self.src, self.dst, self.final_state))
 
-    def save(self, path: Path) -> None:
-        """Write the arrays as one .npz file."""
-        with path.open("wb") as file:
-            np.savez_compressed(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+    def scaled(self, scale: float) -> Graph:
+        """The graph whose log-probabilities count this many times."""
+        return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)
+
+    def save(self, path: Path, *, inputs: str = "") -> None:
+        """Write the arrays as one .npz file, with a hash of what the graph was made from."""
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)}
+        with atomic_file(path) as file:
+            np.savez_compressed(file, **arrays, inputs=np.array(inputs))
+
+    @staticmethod
+    def inputs_of(path: Path) -> str:
+        """The hash that a file was saved with; none if it is not a graph."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return str(arrays["inputs"])
+        except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+            return ""
 
     @classmethod
     def load(cls, path: Path) -> Graph:
@@ -54,8 +79,39 @@ class Graph:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(**{f.name: arrays[f.name] for f in fields(cls)})
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a graph ({error}): delete it and run ./prepare.sh again") from error
+
+
+def graph_of_arcs(
+    arcs: np.ndarray, weight: np.ndarray, *, final_state: Sequence[int], final_weight: Sequence[float]
+) -> Graph:
+    """The graph of these arcs, in the order of the states that they leave.
+
+    Args:
+      arcs: src, dst, ilabel and olabel of each arc, (number of arcs, 4).
+      weight: log-probability of each arc.
+      final_state: the final states.
+      final_weight: log-probability of ending in each of them.
+    """
+    order = np.argsort(arcs[:, 0], kind="stable")
+    src, dst, ilabel, olabel = np.ascontiguousarray(arcs[order].T, dtype=np.int32)
+    return Graph(
+        src,
+        dst,
+        ilabel,
+        olabel,
+        weight=weight[order].astype(np.float32),
+        final_state=np.array(final_state, dtype=np.int32),
+        final_weight=np.array(final_weight, dtype=np.float32),
+    )
+
+
+def chosen_topology(ctc_topology: CtcTopology, vocab_size: int) -> CtcTopology:
+    """The topology that "auto" stands for."""
+    if ctc_topology != "auto":
+        return ctc_topology
+    return "modified" if vocab_size >= MODIFIED_FROM_VOCAB_SIZE else "standard"
 
 
 def ctc_topology(vocab_size: int, *, modified: bool) -> Graph:
@@ -101,3 +157,62 @@ def _unweighted(
         final_state=final_state.astype(np.int32),
         final_weight=np.zeros(len(final_state), dtype=np.float32),
     )
+
+
+def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
+    """A graph over tokens as one over frame labels: the CTC topology composed with it.
+
+    A state of the result is a state q of the graph over tokens, the last frame being blank, or such a state and a
+    token by which it was entered and whose run of frames goes on.
+
+    Args:
+      tokens: a graph each of whose arcs consumes a token, none of them blank.
+      modified: see `ctc_topology`.
+    """
+    entered, entry = np.unique(np.stack([tokens.dst, tokens.ilabel], axis=1), axis=0, return_inverse=True)
+    running = tokens.num_states + np.arange(len(entered))
+    compose = _modified_over_tokens if modified else _standard_over_tokens
+    rows, taken = compose(tokens, entered, running, entry.ravel())
+    blank = np.arange(tokens.num_states)
+    loops = _rows(blank, blank), _rows(running, running, ilabel=entered[:, 1])
+    weight = np.concatenate([tokens.weight[taken], np.zeros(sum(map(len, rows + loops)) - len(taken))])
+    final_state, final_weight = tokens.final_state, tokens.final_weight
+    if not modified:
+        ending = dict(zip(final_state.tolist(), final_weight.tolist()))
+        also = [(int(run), ending[q]) for run, (q, _) in zip(running, entered.tolist()) if q in ending]
+        final_state = np.concatenate([final_state, np.array([run for run, _ in also], dtype=np.int32)])
+        final_weight = np.concatenate([final_weight, np.array([weight for _, weight in also], dtype=np.float32)])
+    return graph_of_arcs(
+        np.concatenate([*rows, *loops]), weight, final_state=final_state.tolist(), final_weight=final_weight.tolist()
+    )
+
+
+def _standard_over_tokens(
+    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Arcs that begin a token (and which of the graph's they are), then those that end one by a blank."""
+    arcs_of = np.searchsorted(tokens.src, entered[:, 0]), np.searchsorted(tokens.src, entered[:, 0], side="right")
+    following = [np.arange(*span) for span in zip(*arcs_of)]
+    run = np.repeat(np.arange(len(entered)), [len(arcs) for arcs in following])
+    arc = np.concatenate(following).astype(np.int64)
+    other = tokens.ilabel[arc] != entered[run, 1]
+    run, arc = run[other], arc[other]
+    taken = np.concatenate([np.arange(len(tokens.src)), arc])
+    begin = _rows(
+        np.concatenate([tokens.src, running[run]]), running[entry[taken]], tokens.ilabel[taken], tokens.olabel[taken]
+    )
+    return (begin, _rows(running, entered[:, 0])), taken
+
+
+def _modified_over_tokens(
+    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """Arcs that take a token's only frame or its first (and which of the graph's they are), then its last."""
+    taken = np.tile(np.arange(len(tokens.src)), 2)
+    dst = np.concatenate([tokens.dst, running[entry]])
+    begin = _rows(tokens.src[taken], dst, tokens.ilabel[taken], tokens.olabel[taken])
+    return (begin, _rows(running, entered[:, 0], ilabel=entered[:, 1])), taken
+
+
+def _rows(src: np.ndarray, dst: np.ndarray, ilabel: np.ndarray | int = 0, olabel: np.ndarray | int = 0) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(src, dst, ilabel, olabel), axis=1)

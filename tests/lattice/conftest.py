@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.lexicon import Lexicon
 
 
 @pytest.fixture(params=["k2", "embedded"])
@@ -41,13 +46,45 @@ def random_log_probs(num_utterances: int, num_frames: int, vocab_size: int, *, s
     return (2 * torch.randn(num_utterances, num_frames, vocab_size, generator=generator)).log_softmax(-1)
 
 
-def peaked_log_probs(num_utterances: int, num_frames: int, vocab_size: int, *, seed: int) -> torch.Tensor:
-    """Posteriors as speech gives them: one label far ahead, most often blank, tokens in short runs."""
+def peaked_log_probs(
+    num_utterances: int, num_frames: int, vocab_size: int, *, seed: int, text_of: Lexicon | None = None
+) -> torch.Tensor:
+    """Posteriors as speech gives them: one label far ahead, most often blank, tokens in short runs.
+
+    With a lexicon the tokens are those of random words, each followed by a blank; without one they are random.
+    """
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(1, vocab_size, (num_utterances, num_frames), generator=generator)
-    labels[torch.rand(labels.shape, generator=generator) < 0.6] = 0
+    if text_of is None:
+        labels = torch.randint(1, vocab_size, (num_utterances, num_frames), generator=generator)
+        labels[torch.rand(labels.shape, generator=generator) < 0.6] = 0
+    else:
+        labels = _labels_of_words(text_of, num_utterances, num_frames, seed=seed)
     for t in range(1, num_frames):
-        goes_on = torch.rand(num_utterances, generator=generator) < 0.3
+        goes_on = torch.rand(num_utterances, generator=generator) < (0.3 if text_of is None else 0.0)
         labels[goes_on, t] = labels[goes_on, t - 1]
     logits = torch.randn(num_utterances, num_frames, vocab_size, generator=generator)
     return logits.scatter_add(2, labels.unsqueeze(2), torch.full((*labels.shape, 1), 12.0)).log_softmax(-1)
+
+
+def _labels_of_words(lexicon: Lexicon, num_utterances: int, num_frames: int, *, seed: int) -> torch.Tensor:
+    rng = random.Random(seed)
+    labels = torch.zeros(num_utterances, num_frames, dtype=torch.int64)
+    for row in labels:
+        frame = 0
+        while frame + 2 * len(spelling := rng.choice(list(lexicon.spellings.values()))) <= num_frames:
+            for token in spelling:
+                row[frame : frame + 2] = torch.tensor([token, 0])
+                frame += 2
+    return labels
+
+
+def make_lang_dir(folder: Path, *, num_words: int, vocab_size: int, order: int, seed: int) -> Path:
+    """Random words, of which some are spelled alike or as the beginning of others, and an n-gram of random texts."""
+    rng = random.Random(seed)
+    tokens = ["<blk>", "<sos/eos>", "<unk>", *(f"t{i}" for i in range(3, vocab_size))]
+    spellings = {f"W{i:02}": rng.choices(range(3, vocab_size), k=rng.randint(1, 3)) for i in range(num_words)}
+    (folder / "tokens.txt").write_text("".join(f"{token} {index}\n" for index, token in enumerate(tokens)))
+    Lexicon(tokens, spellings).save(folder)
+    texts = [rng.choices(list(spellings), k=rng.randint(1, 5)) for _ in range(3 * num_words)]
+    train_ngram([*texts, *([word] for word in spellings)], order).save(folder / "G.arpa")
+    return folder

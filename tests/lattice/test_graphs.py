@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import fields
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+from shared_moe_conformer.lattice.graphs import Graph, chosen_topology, ctc_topology, over_tokens
 
 
 def readings(graph: Graph, labels: tuple[int, ...]) -> set[tuple[int, ...]]:
@@ -48,6 +49,47 @@ def test_topologies_are_those_of_k2(modified: bool) -> None:
     columns = (ours.src, ours.dst, ours.ilabel, ours.olabel)
     assert sorted(zip(*(c.tolist() for c in columns))) == sorted(arc for arc in arcs if arc[2] >= 0)
     assert sorted(ours.final_state.tolist()) == sorted(arc[0] for arc in arcs if arc[2] < 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_over_tokens_is_the_topology_composed(make_graph, seed: int) -> None:
+    tokens = make_graph(num_states=3, vocab_size=2, num_arcs=8, seed=seed)
+    tokens = dataclasses.replace(tokens, ilabel=tokens.ilabel + 1)
+    for modified in (False, True):
+        topology, composed = ctc_topology(3, modified=modified), over_tokens(tokens, modified=modified)
+        for labels in itertools.product(range(3), repeat=4):
+            expected = set().union(*(readings(tokens, read) for read in readings(topology, labels)))
+            assert readings(composed, labels) == expected
+
+
+def test_over_tokens_keeps_weights(make_graph) -> None:
+    tokens = make_graph(num_states=3, vocab_size=3, num_arcs=8, seed=0)
+    tokens = dataclasses.replace(tokens, ilabel=tokens.ilabel + 1, olabel=np.arange(1, 9, dtype=np.int32))
+    for modified in (False, True):
+        composed = over_tokens(tokens, modified=modified)
+        giving = composed.olabel > 0
+        assert np.array_equal(composed.weight[giving], tokens.weight[composed.olabel[giving] - 1])
+        assert np.array_equal(composed.ilabel[giving], tokens.ilabel[composed.olabel[giving] - 1])
+        assert not composed.weight[~giving].any()
+        assert set(composed.final_weight.tolist()) <= set(tokens.final_weight.tolist())
+
+
+def test_scaled(make_graph) -> None:
+    graph = make_graph(num_states=3, vocab_size=2, num_arcs=8, seed=0)
+    half = graph.scaled(0.5)
+    assert np.allclose(half.weight, graph.weight / 2) and np.allclose(half.final_weight, graph.final_weight / 2)
+    assert half.dst is graph.dst
+
+
+def test_large_vocabularies_get_the_modified_topology() -> None:
+    assert [chosen_topology("auto", size) for size in (499, 500)] == ["standard", "modified"]
+    assert chosen_topology("standard", 5000) == "standard"
+
+
+def test_the_hash_of_the_inputs_is_saved(tmp_path: Path) -> None:
+    ctc_topology(3, modified=True).save(tmp_path / "graph.npz", inputs="abc")
+    assert Graph.inputs_of(tmp_path / "graph.npz") == "abc"
+    assert Graph.inputs_of(tmp_path / "nothing.npz") == ""
 
 
 def test_save_and_load(tmp_path: Path) -> None:

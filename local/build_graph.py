@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Build HLG, from frame labels to words: the lexicon and the n-gram of a lang folder -> HLG_<topology>.npz there.
+
+A graph that was made from the same files is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.lattice.decoding_graph import build_word_graph, graph_path, load_word_graph
+from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
+from shared_moe_conformer.lattice.lexicon import Lexicon
+
+
+def main() -> None:
+    args = parser().parse_args()
+    topology = chosen_topology(args.ctc_topology, len(Lexicon.load(args.lang_dir).tokens))
+    built = build_word_graph(args.lang_dir, topology)
+    graph = load_word_graph(args.lang_dir, topology).graph
+    state = "built" if built else "up to date"
+    print(f"{graph_path(args.lang_dir, topology)}: {len(graph.src)} arcs, {graph.num_states} states ({state})")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--lang-dir", type=Path, required=True, help="Folder of the lexicon and the n-gram.")
+    result.add_argument("--ctc-topology", choices=get_args(CtcTopology), default="auto",
+                        help="The H of HLG; auto: modified from 500 units on.")  # fmt: skip
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Spell the training words in SentencePiece units: -> words.txt, lexicon.txt, L.npz, L_disambig.npz of the lang dir."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.lattice.lexicon import Lexicon
+
+
+def main() -> None:
+    args = parser().parse_args()
+    tokenizer = Tokenizer.load(args.lang_dir)
+    cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
+    words = sorted({word for cut in cuts for s in cut.supervisions for word in (s.text or "").split()})
+    for word in words:
+        unknown = tokenizer.unknown_characters(word)
+        require(not unknown, f"the word {word!r} has {' '.join(unknown)}, which no unit of {args.lang_dir} holds")
+    lexicon = Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words))))
+    lexicon.save(args.lang_dir)
+    print(f"{args.lang_dir}: {len(words)} words, {len(lexicon.transducer(disambiguated=False).src)} arcs in L")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
+    result.add_argument("--split", default="train", help="Split whose words are used; never a held-out one.")
+    result.add_argument("--lang-dir", type=Path, required=True, help="Folder of the tokenizer.")
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main)

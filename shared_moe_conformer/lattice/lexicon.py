@@ -1,0 +1,123 @@
+"""Words, how tokens spell them, and the transducers from tokens to words.
+
+Files in a lang folder, as in icefall: words.txt ("word id" per line), lexicon.txt ("word token token .." per line),
+and L.npz and L_disambig.npz, which hold the transducers as arrays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.lattice.arpa import BOS, EOS
+from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
+
+EPSILON, BACKOFF = "<eps>", "#0"
+RESERVED = (EPSILON, BACKOFF, BOS, EOS)
+WORDS_FILE, LEXICON_FILE, TOKENS_FILE = "words.txt", "lexicon.txt", "tokens.txt"
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The words that a graph can give, each with one spelling."""
+
+    tokens: list[str]
+    """All units of the CTC head, blank first."""
+    spellings: dict[str, list[int]]
+    """The tokens of each word; words in alphabetical order."""
+
+    def __post_init__(self) -> None:
+        for word, spelling in self.spellings.items():
+            if word in RESERVED or len(word.split()) != 1:
+                raise ValueError(f"{word!r} cannot be a word: take it out of the texts")
+            if not spelling or not all(0 < token < len(self.tokens) for token in spelling):
+                raise ValueError(f"the word {word!r} is spelled {spelling}: train the tokenizer on these texts")
+        if not self.spellings:
+            raise ValueError("a lexicon without words: are the transcripts empty?")
+
+    @property
+    def words(self) -> list[str]:
+        """The word of each output label: nothing, the words, the back-off symbol, start and end of a sentence."""
+        return [EPSILON, *self.spellings, BACKOFF, BOS, EOS]
+
+    @property
+    def backoff_token(self) -> int:
+        """Input label of the back-off symbol in L_disambig; the symbols that tell spellings apart follow it."""
+        return len(self.tokens)
+
+    def transducer(self, *, disambiguated: bool) -> Graph:
+        """L: from the tokens of any sequence of words to the words; each word is given with its first token.
+
+        Args:
+          disambiguated: end spellings that are also the beginning of another with a symbol of their own, and let the
+            back-off symbol pass, so that a graph with an n-gram can be determinised. Source: Kaldi's L_disambig.
+        """
+        spellings = _told_apart(list(self.spellings.values()), self.backoff_token) if disambiguated else None
+        arcs: list[tuple[int, int, int, int]] = []
+        state = 1
+        for word, spelling in enumerate(spellings or self.spellings.values(), start=1):
+            states = [0, *range(state, state + len(spelling) - 1), 0]
+            given = [word, *[0] * (len(spelling) - 1)]
+            arcs += zip(states, states[1:], spelling, given)
+            state += len(spelling) - 1
+        if disambiguated:
+            arcs.append((0, 0, self.backoff_token, 1 + len(self.spellings)))
+        return graph_of_arcs(np.array(arcs), np.zeros(len(arcs)), final_state=[0], final_weight=[0.0])
+
+    def save(self, lang_dir: Path) -> None:
+        """Write words.txt, lexicon.txt, L.npz and L_disambig.npz."""
+        lines = [
+            " ".join([word, *(self.tokens[token] for token in spelling)]) for word, spelling in self.spellings.items()
+        ]
+        _write_lines(lang_dir / LEXICON_FILE, lines)
+        _write_lines(lang_dir / WORDS_FILE, [f"{word} {index}" for index, word in enumerate(self.words)])
+        self.transducer(disambiguated=False).save(lang_dir / "L.npz")
+        self.transducer(disambiguated=True).save(lang_dir / "L_disambig.npz")
+
+    @classmethod
+    def load(cls, lang_dir: Path) -> Lexicon:
+        """The lexicon of a lang folder.
+
+        Raises:
+          FileNotFoundError: it has none.
+          ValueError: a token that is no unit, or a words.txt that does not belong to it.
+        """
+        paths = [lang_dir / name for name in (TOKENS_FILE, LEXICON_FILE, WORDS_FILE)]
+        for path in paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"no lexicon in {path}: run ./prepare.sh first")
+        units, spelled, words = [path.read_text(encoding="utf-8").splitlines() for path in paths]
+        tokens = [line.rsplit(" ", 1)[0] for line in units]
+        numbers = {token: index for index, token in enumerate(tokens)}
+        try:
+            lexicon = cls(tokens, {w: [numbers[t] for t in spelling] for w, *spelling in map(str.split, spelled)})
+        except KeyError as error:
+            raise ValueError(
+                f"{paths[1]} spells words with {error}, no unit of {paths[0]}: run ./prepare.sh"
+            ) from error
+        if words != [f"{word} {index}" for index, word in enumerate(lexicon.words)]:
+            raise ValueError(f"{paths[2]} does not list the words of {paths[1]}: run ./prepare.sh again")
+        return lexicon
+
+
+def _told_apart(spellings: Sequence[Sequence[int]], backoff_token: int) -> list[list[int]]:
+    """Spellings of which none is equal to another or its beginning. Source: Kaldi's add_lex_disambig.pl."""
+    times = Counter(map(tuple, spellings))
+    beginnings = {tuple(spelling[:length]) for spelling in spellings for length in range(1, len(spelling))}
+    used: Counter[tuple[int, ...]] = Counter()
+    result = []
+    for spelling in map(tuple, spellings):
+        ambiguous = times[spelling] > 1 or spelling in beginnings
+        used[spelling] += ambiguous
+        result.append([*spelling, backoff_token + used[spelling]] if ambiguous else [*spelling])
+    return result
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    with atomic_file(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())

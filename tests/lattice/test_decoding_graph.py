@@ -1,0 +1,143 @@
+"""Graphs over words; their scores are compared with the n-gram's own."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("kaldifst")
+
+from shared_moe_conformer.lattice.arpa import NgramModel
+from shared_moe_conformer.lattice.decoding_graph import (
+    NGRAM_FILE,
+    build_word_graph,
+    compose_lexicon_and_ngram,
+    graph_path,
+    load_word_graph,
+)
+from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.lexicon import Lexicon
+
+from .conftest import make_lang_dir, peaked_log_probs
+
+
+@pytest.fixture
+def lang_dir(tmp_path: Path) -> Path:
+    return make_lang_dir(tmp_path, num_words=12, vocab_size=8, order=3, seed=0)
+
+
+def best_scores(graph: Graph, labels: list[int]) -> dict[tuple[int, ...], float]:
+    """The best score of each output that the graph gives for these input labels."""
+    arcs = list(zip(*(c.tolist() for c in (graph.src, graph.dst, graph.ilabel, graph.olabel, graph.weight))))
+    at: dict[tuple[int, tuple[int, ...]], float] = {(0, ()): 0.0}
+    for label in labels:
+        following: dict[tuple[int, tuple[int, ...]], float] = {}
+        for src, dst, ilabel, olabel, weight in arcs:
+            for (state, out), score in at.items():
+                if src == state and ilabel == label:
+                    key = (dst, out + (olabel,) * (olabel > 0))
+                    following[key] = max(following.get(key, -1e9), score + weight)
+        at = following
+    final = dict(zip(graph.final_state.tolist(), graph.final_weight.tolist()))
+    result: dict[tuple[int, ...], float] = {}
+    for (state, out), score in at.items():
+        if state in final:
+            result[out] = max(result.get(out, -1e9), score + final[state])
+    return result
+
+
+def test_scores_are_the_ngrams(lang_dir: Path) -> None:
+    """The best way through back-off arcs is the exact score, or better where backing off is cheaper than staying."""
+    lexicon, model = Lexicon.load(lang_dir), NgramModel.load(lang_dir / NGRAM_FILE)
+    graph = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    rng, exact = random.Random(1), 0
+    for _ in range(40):
+        words = rng.choices(model.words, k=rng.randint(1, 4))
+        tokens = [token for word in words for token in lexicon.spellings[word]]
+        score = best_scores(graph, tokens)[tuple(lexicon.words.index(word) for word in words)]
+        assert score > model.sentence_log_prob(words) - 1e-3
+        exact += score == pytest.approx(model.sentence_log_prob(words), abs=1e-3)
+    assert exact >= 30
+
+
+def test_every_reading_is_a_spelling(lang_dir: Path) -> None:
+    lexicon = Lexicon.load(lang_dir)
+    graph = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    for tokens in itertools.product(range(3, 8), repeat=3):
+        for words in best_scores(graph, list(tokens)):
+            assert [t for w in words for t in lexicon.spellings[lexicon.words[w]]] == list(tokens)
+
+
+def test_the_graph_is_built_once_and_refused_when_stale(lang_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="HLG_standard.npz"):
+        load_word_graph(lang_dir, "standard")
+    assert build_word_graph(lang_dir, "standard")
+    assert not build_word_graph(lang_dir, "standard")
+    before = load_word_graph(lang_dir, "standard").graph
+    model = NgramModel.load(lang_dir / NGRAM_FILE)
+    train_ngram([[word] for word in model.words], 1).save(lang_dir / NGRAM_FILE)
+    with pytest.raises(ValueError, match="built from other files"):
+        load_word_graph(lang_dir, "standard")
+    assert build_word_graph(lang_dir, "standard")
+    assert len(load_word_graph(lang_dir, "standard").graph.src) < len(before.src)
+
+
+def test_a_damaged_graph_is_built_again(lang_dir: Path) -> None:
+    graph_path(lang_dir, "standard").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="is not a graph"):
+        load_word_graph(lang_dir, "standard")
+    assert build_word_graph(lang_dir, "standard")
+
+
+def test_a_word_that_the_lexicon_lacks_is_named(lang_dir: Path) -> None:
+    train_ngram([["STRANGER"]], 2).save(lang_dir / NGRAM_FILE)
+    with pytest.raises(ValueError, match="'STRANGER'"):
+        build_word_graph(lang_dir, "standard")
+    (lang_dir / NGRAM_FILE).unlink()
+    with pytest.raises(FileNotFoundError, match="G.arpa is missing"):
+        build_word_graph(lang_dir, "standard")
+
+
+@pytest.mark.parametrize("topology", ["standard", "modified"])
+def test_engines_find_the_words_of_sure_posteriors(engine, lang_dir: Path, topology) -> None:
+    """Each token for one or two frames, then a blank: the words are the n-gram's reading, at its score."""
+    build_word_graph(lang_dir, topology)
+    graph, words = load_word_graph(lang_dir, topology)
+    lexicon, model = Lexicon.load(lang_dir), NgramModel.load(lang_dir / NGRAM_FILE)
+    said = random.Random(2).choices(model.words, k=4)
+    tokens = [token for word in said for token in lexicon.spellings[word]]
+    labels = torch.tensor([label for i, token in enumerate(tokens) for label in [token] * (1 + i % 2) + [0]])
+    log_probs = torch.full((1, len(labels), 8), -50.0)
+    log_probs[0, torch.arange(len(labels)), labels] = 0.0
+    (path,) = engine.one_best(
+        log_probs, torch.tensor([len(labels)]), graph, search_beam=100.0, output_beam=10.0, max_active=5000
+    )
+    readings = best_scores(compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE), tokens)
+    assert path.score == pytest.approx(max(readings.values()), abs=1e-3)
+    assert readings[tuple(path.output_labels)] == pytest.approx(max(readings.values()), abs=1e-3)
+    spelled = [token for label in path.output_labels for token in lexicon.spellings[words[label]]]
+    assert spelled == tokens
+
+
+@pytest.mark.parametrize(("vocab_size", "topology"), [(50, "standard"), (500, "modified")])
+def test_engines_agree_on_peaked_posteriors(tmp_path: Path, vocab_size: int, topology) -> None:
+    pytest.importorskip("k2")
+    from shared_moe_conformer.lattice.engine import lattice_engine
+
+    lang_dir = make_lang_dir(tmp_path, num_words=60, vocab_size=vocab_size, order=2, seed=1)
+    build_word_graph(lang_dir, topology)
+    graph = load_word_graph(lang_dir, topology).graph
+    log_probs = peaked_log_probs(16, 30, vocab_size, seed=5, text_of=Lexicon.load(lang_dir))
+    lens = torch.full((16,), 30)
+    ours, theirs = (
+        lattice_engine(name).one_best(log_probs, lens, graph, search_beam=15.0, output_beam=8.0, max_active=7000)
+        for name in ("k2", "embedded")
+    )
+    assert [path.output_labels for path in ours] == [path.output_labels for path in theirs]
+    assert [path.score for path in ours] == pytest.approx([path.score for path in theirs], abs=1e-3)
+    assert all(path.output_labels for path in ours)

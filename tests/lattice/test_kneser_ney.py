@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import itertools
+import math
+import random
+
+import pytest
+
+from shared_moe_conformer.lattice.kneser_ney import FALLBACK_DISCOUNTS, adjusted_counts, discounts, train_ngram
+
+
+def sentences(number: int, *, seed: int) -> list[list[str]]:
+    rng = random.Random(seed)
+    return [rng.choices("ABCDEFGH", weights=range(1, 9), k=rng.randint(1, 6)) for _ in range(number)]
+
+
+@pytest.mark.parametrize(("order", "number"), [(1, 5), (2, 40), (3, 3), (3, 200), (4, 60)])
+def test_probabilities_after_any_history_sum_to_one(order: int, number: int) -> None:
+    model = train_ngram(sentences(number, seed=order), order)
+    predicted = [*model.words, "</s>"]
+    for history in [(), ("<s>",), *itertools.product(model.words, repeat=2), ("<s>", "A", "B", "C")]:
+        assert sum(math.exp(model.log_prob(word, history)) for word in predicted) == pytest.approx(1.0)
+
+
+def test_counts_of_a_worked_example() -> None:
+    unigrams, bigrams = adjusted_counts([["A", "B"], ["B", "A", "B"]], 2)
+    assert unigrams == {("A",): 2, ("B",): 2, ("</s>",): 1}, "different words before, the start among them"
+    assert bigrams == {("<s>", "A"): 1, ("<s>", "B"): 1, ("A", "B"): 2, ("B", "A"): 1, ("B", "</s>"): 2}
+
+
+def test_a_bigram_by_hand() -> None:
+    """Fallback discounts; p(B | A) = (2 - 1) / 2 + 1 / 2 * p(B), p(B) = (2 - 1) / 5 + (1 + 1 + 0.5) / 5 / 3."""
+    model = train_ngram([["A", "B"], ["B", "A", "B"]], 2)
+    unigram = 1 / 5 + 2.5 / 5 / 3
+    assert math.exp(model.log_prob("B", [])) == pytest.approx(unigram)
+    assert math.exp(model.log_prob("B", ["A"])) == pytest.approx(1 / 2 + unigram / 2)
+
+
+def test_discounts_of_chen_and_goodman() -> None:
+    counts = [1] * 10 + [2] * 5 + [3] * 3 + [4] * 2 + [9]
+    y = 10 / 20
+    assert discounts(counts) == pytest.approx((1 - 2 * y * 5 / 10, 2 - 3 * y * 3 / 5, 3 - 4 * y * 2 / 3))
+    assert discounts([1, 1, 2, 9]) == FALLBACK_DISCOUNTS
+
+
+def test_longer_histories_fit_better() -> None:
+    texts = [["A", "B", "C"], ["D", "B", "E"]] * 10
+    scores = [train_ngram(texts, order).sentence_log_prob(["A", "B", "C"]) for order in (1, 2, 3)]
+    assert scores == sorted(scores)
+
+
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="no words to train"):
+        train_ngram([[], []], 2)
+    with pytest.raises(ValueError, match="order of the n-gram is 0"):
+        train_ngram([["A"]], 0)

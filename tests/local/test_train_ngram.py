@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shared_moe_conformer.lattice.arpa import NgramModel
+from tests.local.conftest import Result
+from tests.local.test_prepare_lang import write_cuts
+
+
+def test_only_the_training_texts_are_used(tmp_path: Path, run_local: Callable[..., Result]) -> None:
+    write_cuts(tmp_path, train="SOME WORDS SOME MORE", dev="OTHERS")
+    result = run_local("train_ngram", "--order", 2, "--lang-dir", "lang")
+    assert result.status == 0 and "of 3 words" in result.out
+    model = NgramModel.load(tmp_path / "lang/G.arpa")
+    assert model.order == 2 and model.words == ["MORE", "SOME", "WORDS"]
+    assert model.log_prob("WORDS", ["SOME"]) > model.log_prob("WORDS", ["MORE"])
+
+
+def test_an_impossible_order_is_one_line(tmp_path: Path, run_local: Callable[..., Result]) -> None:
+    write_cuts(tmp_path, train="SOME WORDS")
+    result = run_local("train_ngram", "--order", 0, "--lang-dir", "lang")
+    assert result.status == 1 and result.err.startswith("error: the order of the n-gram is 0")
