@@ -33,12 +33,18 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
     temporary.mkdir()
     try:
         yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            _sync(path)
-        _put_in_place(temporary, target)
-        _sync(target.parent)
+        put_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_folder(new: Path, target: Path) -> None:
+    """Have a complete folder take the place of another beside it, in one step, and delete that one."""
+    for path in (*new.rglob("*"), new):
+        _sync(path)
+    _put_in_place(new, target)
+    _sync(target.parent)
+    shutil.rmtree(new, ignore_errors=True)
 
 
 def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:

@@ -24,7 +24,19 @@ from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch
-from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, read_manifest, write_manifest
+from shared_moe_conformer.manifest import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FILES,
+    MANIFEST_FILE,
+    TEST_TEXT,
+    TEST_WAV,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model_card import model_card
 from shared_moe_conformer.recognition import (
@@ -38,15 +50,7 @@ from shared_moe_conformer.recognition import (
     read_segments,
 )
 from shared_moe_conformer.transcript import EMPTY, Transcript, make_transcript
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILES = ("bpe.model", "tokens.txt")
-CARD_FILE = "README.md"
-TEST_WAV = "test.wav"
-TEST_TEXT = "test.txt"
-FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
-"""What every bundle holds, besides SHA256SUMS."""
+from shared_moe_conformer.transfer import ZOO, resolve
 
 ENCODER_FRAME_SHIFT = 0.04
 """Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""
@@ -79,18 +83,20 @@ class Bundle:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, folder: str | Path, *, verify: bool = True) -> Bundle:
-        """The bundle in a folder.
+    def load(cls, model: str | Path, *, zoo_dir: str | Path = ZOO, verify: bool = True) -> Bundle:
+        """The bundle in a folder, or of a name in a zoo.
 
         Args:
-          folder: where `save` wrote it.
+          model: the folder that `save` wrote, a name in the zoo, or a name behind the address of another zoo
+            (`https://example.org/zoo/NAME`, `hf://owner/zoo/NAME`), from which it is pulled if it is not here.
+          zoo_dir: the folder of released models.
           verify: first compare every file with its SHA-256 sum.
 
         Raises:
           FileNotFoundError: no bundle there.
           ValueError: a file that is missing, changed, or not what this version can read; named.
         """
-        folder = Path(folder)
+        folder = resolve(model, zoo_dir=Path(zoo_dir))
         manifest = read_manifest(folder)
         if verify:
             verify_sums(folder, required=FILES)
@@ -104,9 +110,9 @@ class Bundle:
             manifest.decoding_method in METHODS,
             f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
         )
-        model = _build_model(config, folder / CONFIG_FILE)
-        copy_weights(model, read_weights(folder / WEIGHTS_FILE), source=folder / WEIGHTS_FILE)
-        return cls(manifest, config, model.eval(), tokenizer)
+        network = _build_model(config, folder / CONFIG_FILE)
+        copy_weights(network, read_weights(folder / WEIGHTS_FILE), source=folder / WEIGHTS_FILE)
+        return cls(manifest, config, network.eval(), tokenizer)
 
     def save(self, folder: Path, *, lang_dir: Path, example: ExampleRecording, overwrite: bool = False) -> None:
         """Write the bundle; the folder appears whole or not at all.

@@ -20,7 +20,7 @@ from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, package_commi
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
-from shared_moe_conformer.zoo import add
+from shared_moe_conformer.zoo_index import add
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""

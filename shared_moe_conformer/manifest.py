@@ -17,6 +17,14 @@ from shared_moe_conformer.config import from_dict, require, to_dict
 FORMAT_VERSION = 1
 """Version of the bundle's layout; raised whenever an older reader would misread a newer bundle."""
 MANIFEST_FILE = "bundle.json"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILES = ("bpe.model", "tokens.txt")
+CARD_FILE = "README.md"
+TEST_WAV = "test.wav"
+TEST_TEXT = "test.txt"
+FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
+"""What every bundle holds, besides SHA256SUMS."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

@@ -28,7 +28,7 @@ from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
-from shared_moe_conformer.zoo import resolve
+from shared_moe_conformer.transfer import resolve
 
 OPSET = 17
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"

@@ -21,7 +21,7 @@ from shared_moe_conformer.decoding.methods import DecodingConfig, resolved
 from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.subtitles import as_ctm, as_srt, as_vtt
 from shared_moe_conformer.transcript import Transcript, as_json, as_text, as_times
-from shared_moe_conformer.zoo import resolve
+from shared_moe_conformer.transfer import resolve
 
 STDIN = "-"
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {

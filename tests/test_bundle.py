@@ -19,6 +19,7 @@ from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
 from shared_moe_conformer.recognition import Recording, Samples
 from shared_moe_conformer.transcript import EMPTY
+from shared_moe_conformer.zoo_index import add
 
 ROOT = Path(__file__).resolve().parent.parent
 Save = Callable[..., Path]
@@ -77,6 +78,15 @@ def test_any_missing_file_is_refused_by_name(saved: Save, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises((ValueError, FileNotFoundError), match=name):
         Bundle.load(folder)
+
+
+def test_a_model_has_a_name_in_a_zoo_here_or_elsewhere(saved: Save, tmp_path: Path, tones: np.ndarray) -> None:
+    folder = saved()
+    add(folder)
+    expected = Bundle.load(folder).transcribe(tones, sampling_rate=16000)
+    for model, zoo_dir in (("tiny", folder.parent), (folder.as_uri(), tmp_path / "here")):
+        assert Bundle.load(model, zoo_dir=zoo_dir).transcribe(tones, sampling_rate=16000) == expected
+    assert (tmp_path / "here" / "tiny" / WEIGHTS_FILE).is_file()
 
 
 def test_sums_are_optional(saved: Save) -> None:

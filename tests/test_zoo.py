@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 
 from shared_moe_conformer.checksums import SUMS_FILE, file_sha256, write_sums
 from shared_moe_conformer.manifest import Manifest, write_manifest
-from shared_moe_conformer.zoo import INDEX_FILE, add, find, main, read_index, resolve, table, verify
+from shared_moe_conformer.transfer import resolve
+from shared_moe_conformer.zoo import main, table, verify
+from shared_moe_conformer.zoo_index import INDEX_FILE, add, find, read_index, select
 
 Save = Callable[..., Path]
 Output = pytest.CaptureFixture[str]
@@ -82,6 +85,7 @@ def test_names_cannot_leave_the_zoo(tmp_path: Path, name: str) -> None:
     [
         ({"path": "../../home"}, "cannot be a model's name"),
         ({"size": "12"}, "size is '12'"),
+        ({"sha256": "0" * 63}, "not a SHA-256"),
         ({"extra": 1}, "no option extra"),
     ],
 )
@@ -152,6 +156,39 @@ def test_a_wrong_call_is_one_line(tmp_path: Path, capsys: Output, arguments: lis
     assert exit_.value.code == 1
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_queries_choose(tmp_path: Path, capsys: Output) -> None:
+    add(fake_bundle(tmp_path, "base"))
+    fits = [["--corpus", "PHONE"], ["--language", "en"], ["--max-size", "0.01"], []]
+    for query in fits:
+        main(["list", "--zoo-dir", str(tmp_path), *query])
+        assert "base  telephone" in capsys.readouterr().out
+    for query in (["--corpus", "radio"], ["--language", "e"], ["--language", "en-GB"], ["--max-size", "0.0001"]):
+        main(["list", "--zoo-dir", str(tmp_path), *fits[0], *query])
+        assert capsys.readouterr().out == f"none of the 1 models in the zoo {tmp_path} fits\n"
+
+
+def test_a_language_finds_its_regions(tmp_path: Path) -> None:
+    entry = dataclasses.replace(add(fake_bundle(tmp_path, "base")), language="de,en-GB")
+    assert [len(select([entry], language=code)) for code in ("en", "EN-gb", "de", "en-US", "fr")] == [1, 1, 1, 0, 0]
+
+
+def test_a_model_is_shown_pulled_pushed_and_removed_by_command(saved: Save, tmp_path: Path, capsys: Output) -> None:
+    folder = saved()
+    add(folder)
+    other, source = tmp_path / "other", str(folder.parent)
+    main(["list", "--from", source])
+    assert "tiny  telephone" in capsys.readouterr().out
+    main(["show", "tiny", "--from", source])
+    assert "WER on test, modified_beam_search  97.60 %" in capsys.readouterr().out
+    main(["pull", "tiny", "--from", folder.parent.as_uri(), "--zoo-dir", str(other)])
+    assert capsys.readouterr().out == f"{other / 'tiny'}: every file is as released\n"
+    assert verify("tiny", zoo_dir=other) == verify("tiny", zoo_dir=folder.parent)
+    main(["push", "tiny", "--to", str(tmp_path / "third"), "--zoo-dir", str(other)])
+    main(["remove", "tiny", "--zoo-dir", str(other)])
+    assert not (other / "tiny").exists()
+    assert [entry.name for entry in read_index(tmp_path / "third")] == ["tiny"]
 
 
 def test_listing_needs_no_torch(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""Zoos on Hugging Face, `hf://owner/name`: a model repository with index.json and one folder a model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.zoo_index import INDEX_FILE, ZooEntry, parse_index, with_entry, write_index
+
+HUB = "hf://"
+
+
+def hub_download(location: str, path: str, target: Path, *, max_bytes: int) -> None:
+    """Copy a file of a repository, by way of huggingface_hub's own cache, which resumes.
+
+    Raises:
+      FileNotFoundError: no such repository or file.
+      ValueError: longer than allowed, or it cannot be had now.
+    """
+    with _hub_errors(f"{location}/{path}"):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+        repo_id, revision = _repository(location)
+        size = get_hf_file_metadata(hf_hub_url(repo_id, path, revision=revision)).size
+        require(size is not None and size <= max_bytes, f"{location}/{path} is longer than its zoo's index says")
+        cached = hf_hub_download(repo_id, path, revision=revision)
+        shutil.copyfile(cached, target)
+
+
+def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
+    """Put a bundle and its entry into a repository, which is made if need be; all in one commit.
+
+    Raises:
+      ValueError: the repository cannot be written.
+    """
+    with _hub_errors(location):
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        repo_id, revision = _repository(location)
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True)
+        files = [(f"{entry.path}/{path.name}", path) for path in sorted(folder.iterdir())]
+        with tempfile.TemporaryDirectory() as temporary:
+            index = Path(temporary) / INDEX_FILE
+            write_index(with_entry(_hub_index(location, index), entry), index)
+            api.create_commit(
+                repo_id,
+                operations=[CommitOperationAdd(name, str(path)) for name, path in [*files, (INDEX_FILE, index)]],
+                commit_message=f"Add {entry.name}",
+                revision=revision,
+            )
+
+
+def _hub_index(location: str, index: Path) -> list[ZooEntry]:
+    try:
+        hub_download(location, INDEX_FILE, index, max_bytes=1 << 24)
+    except FileNotFoundError:
+        return []
+    return parse_index(index.read_bytes(), source=f"{location}/{INDEX_FILE}")
+
+
+def _repository(location: str) -> tuple[str, str | None]:
+    """The repository's name and, after `@`, its revision."""
+    repo_id, _, revision = location.removeprefix(HUB).strip("/").partition("@")
+    require(repo_id.count("/") == 1, f"{location}: give {HUB}owner/name, or {HUB}owner/name@revision")
+    return repo_id, revision or None
+
+
+@contextlib.contextmanager
+def _hub_errors(what: str) -> Iterator[None]:
+    """The library's many errors as those that a person can act on."""
+    found = importlib.util.find_spec("huggingface_hub") is not None
+    require(found, f"{what}: the package huggingface_hub is not installed: pip install huggingface_hub")
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        raise ValueError(f"{what} cannot be reached now: {str(error).splitlines()[0]}") from error
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(f"{what} is not there, or not for you: look at its name, or log in") from error
+    except HfHubHTTPError as error:
+        raise ValueError(f"{what}: {str(error).splitlines()[0]}") from error

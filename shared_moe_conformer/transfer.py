@@ -1,0 +1,198 @@
+"""Models from zoo to zoo: resumed, verified before they are used, and whole or not there at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from tqdm import tqdm
+
+from shared_moe_conformer.atomic import check_free, put_folder
+from shared_moe_conformer.checksums import SUMS_FILE, file_sha256, read_sums, verify_sums
+from shared_moe_conformer.config import require
+from shared_moe_conformer.download import fetch
+from shared_moe_conformer.hub import HUB, hub_upload
+from shared_moe_conformer.manifest import FILES, MANIFEST_FILE, read_manifest, require_name
+from shared_moe_conformer.zoo_index import (
+    INDEX_FILE,
+    ZooEntry,
+    add,
+    drop,
+    entry_of,
+    find,
+    locked,
+    parse_index,
+    read_index,
+)
+
+ZOO = "zoo"
+"""Folder of released models, where no other is given."""
+MAX_INDEX = 1 << 24
+"""Bytes of an index at most."""
+MAX_SUMS = 1 << 16
+"""Bytes of a SHA256SUMS at most."""
+
+
+def resolve(model: str | Path, *, zoo_dir: Path) -> Path:
+    """The folder of a model: given by its path, by its name in the zoo, or by its name behind another zoo's address.
+
+    Raises:
+      FileNotFoundError: none of these.
+      ValueError: it cannot be pulled from the other zoo.
+    """
+    if "://" in str(model):
+        source, _, name = str(model).rstrip("/").rpartition("/")
+        return pull(name, source=source, zoo_dir=zoo_dir)
+    if Path(model).is_dir():
+        return Path(model)
+    if Path(model).name != str(model):
+        raise FileNotFoundError(f"no released model in {model}: ./export.py makes one")
+    return zoo_dir / find(str(model), zoo_dir=zoo_dir).path
+
+
+def read_remote_index(location: str) -> list[ZooEntry]:
+    """The models of a zoo that may be elsewhere.
+
+    Raises:
+      FileNotFoundError: there is no zoo.
+      ValueError: its index cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / INDEX_FILE
+        fetch(location, INDEX_FILE, index, max_bytes=MAX_INDEX)
+        return parse_index(index.read_bytes(), source=f"{location.rstrip('/')}/{INDEX_FILE}")
+
+
+def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path:
+    """Have a model of another zoo in this one; without the network if it is here already.
+
+    Args:
+      name: of the model.
+      source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
+      zoo_dir: this zoo; made if need be.
+      update: look whether the other zoo has another version, and take it.
+
+    Returns:
+      The model's folder.
+
+    Raises:
+      FileNotFoundError: the other zoo is not there, or has no such model.
+      ValueError: what came is not what the other zoo's index says; nothing of it is kept that may be wrong.
+    """
+    require_name(name)
+    zoo_dir.mkdir(parents=True, exist_ok=True)
+    with locked(zoo_dir, name):
+        if not update and _is_here(name, zoo_dir):
+            return zoo_dir / find(name, zoo_dir=zoo_dir).path
+        entry = entry_of(name, read_remote_index(source), source=source)
+        folder = zoo_dir / name
+        if not _is_version(folder, entry):
+            check_free(folder, marker=MANIFEST_FILE, overwrite=update)
+            _download(entry, source=source, folder=folder)
+        add(folder)
+        return folder
+
+
+def push(name: str, *, zoo_dir: Path, target: str) -> str:
+    """Put a model of this zoo into another one, which is made if need be.
+
+    Args:
+      name: of the model.
+      zoo_dir: this zoo.
+      target: the other zoo: a folder, `file://` or `hf://owner/name`.
+
+    Returns:
+      Where the model is now.
+
+    Raises:
+      ValueError: the model is damaged, or the other zoo cannot be written.
+    """
+    entry = find(name, zoo_dir=zoo_dir)
+    verify_files(entry, zoo_dir / entry.path)
+    if target.startswith(HUB):
+        hub_upload(zoo_dir / entry.path, entry, target)
+        return f"{target}/{entry.path}"
+    if "://" not in target:
+        return str(pull(name, source=str(zoo_dir), zoo_dir=Path(target), update=True))
+    parts = urlsplit(target)
+    require(parts.scheme == "file", f"{target} can be read only: push to a folder, file:// or {HUB}owner/name")
+    return str(pull(name, source=str(zoo_dir), zoo_dir=Path(url2pathname(parts.path)), update=True))
+
+
+def remove(name: str, *, zoo_dir: Path) -> None:
+    """Delete a model and its entry, and what is left of an interrupted download.
+
+    Raises:
+      FileNotFoundError: no such model.
+      ValueError: its folder holds something else.
+    """
+    require_name(name)
+    partials = list(zoo_dir.glob(f".{name}.*.partial"))
+    if not partials:
+        find(name, zoo_dir=zoo_dir)
+    with locked(zoo_dir, name):
+        for entry in [entry for entry in read_index(zoo_dir) if entry.name == name]:
+            folder = zoo_dir / entry.path
+            is_model = (folder / MANIFEST_FILE).is_file() and not folder.is_symlink()
+            require(is_model or not os.path.lexists(folder), f"{folder} is no model's folder: remove it yourself")
+            drop(name, zoo_dir=zoo_dir)
+            partials += [folder] if is_model else []
+        for path in partials:
+            shutil.rmtree(path)
+
+
+def verify_files(entry: ZooEntry, folder: Path) -> None:
+    """Compare a model's files with its zoo's index.
+
+    Raises:
+      ValueError: one differs; named.
+    """
+    require(
+        (folder / SUMS_FILE).is_file() and file_sha256(folder / SUMS_FILE) == entry.sha256,
+        f"{folder / SUMS_FILE} is not the one in the zoo's index: export or get the model again",
+    )
+    verify_sums(folder, required=FILES)
+
+
+def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
+    """Fetch a model's files into a hidden folder, which then becomes the model's."""
+    partial = folder.with_name(f".{entry.name}.{entry.sha256[:16]}.partial")
+    partial.mkdir(exist_ok=True)
+    free = shutil.disk_usage(partial).free
+    require(entry.size <= free, f"{entry.name} needs {entry.size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here")
+    fetch(source, f"{entry.path}/{SUMS_FILE}", partial / SUMS_FILE, max_bytes=MAX_SUMS, sha256=entry.sha256)
+    sums = read_sums(partial)
+    wrong = (set(FILES) - sums.keys()) | (sums.keys() & {SUMS_FILE})
+    require(not wrong, f"{source}/{entry.path}/{SUMS_FILE} is not a model's: look at {', '.join(sorted(wrong))}")
+    with tqdm(total=entry.size, initial=_size(partial), unit="B", unit_scale=True, disable=None) as bar:
+        for name, sha256 in sums.items():
+            file = partial / name
+            room = entry.size - _size(partial) + (file.stat().st_size if file.is_file() else 0)
+            fetch(source, f"{entry.path}/{name}", file, max_bytes=room, sha256=sha256, progress=bar.update)
+    named = read_manifest(partial).name
+    if named != entry.name:
+        shutil.rmtree(partial)
+        raise ValueError(f"{source} calls {entry.name} what calls itself {named}: it was not kept")
+    put_folder(partial, folder)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def _is_here(name: str, zoo_dir: Path) -> bool:
+    entries = [entry for entry in read_index(zoo_dir) if entry.name == name]
+    return any(_is_version(zoo_dir / entry.path, entry) for entry in entries)
+
+
+def _is_version(folder: Path, entry: ZooEntry) -> bool:
+    """Whether a folder holds all files of a model as an index describes it."""
+    try:
+        verify_files(entry, folder)
+    except ValueError:
+        return False
+    return True

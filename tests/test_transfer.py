@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.checksums import SUMS_FILE, write_sums
+from shared_moe_conformer.manifest import FILES, MANIFEST_FILE, WEIGHTS_FILE, Manifest, write_manifest
+from shared_moe_conformer.transfer import pull, push, remove, resolve
+from shared_moe_conformer.zoo_index import INDEX_FILE, add, find, read_index
+from tests.zoo_server import serve, serve_hub
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def zoo(tmp_path: Path) -> Path:
+    """A zoo of two models that look like bundles from outside."""
+    for name in ("base", "full"):
+        make_model(tmp_path / "zoo", name, seed=len(name))
+    return tmp_path / "zoo"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    return tmp_path / "here"
+
+
+def make_model(zoo_dir: Path, name: str, *, seed: int = 0) -> Path:
+    folder = zoo_dir / name
+    folder.mkdir(parents=True)
+    for file in FILES:
+        (folder / file).write_bytes(random.Random(f"{file}{seed}").randbytes(20_000 if file == WEIGHTS_FILE else 300))
+    facts = {"corpus": "telephone", "language": "en", "licence": "MIT", "decoding_method": "greedy_search"}
+    counts = {"unique_parameters": 15, "unrolled_parameters": 40, "active_parameters": 20}
+    write_manifest(Manifest(name=name, **facts, **counts), folder)  # type: ignore[arg-type]
+    write_sums(folder)
+    add(folder)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def visible(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "http", "http without ranges"])
+def test_a_pulled_model_is_the_other_zoos(zoo: Path, here: Path, kind: str) -> None:
+    with serve(zoo, resumes=kind == "http") as server:
+        source = {"folder": str(zoo), "file": zoo.as_uri()}.get(kind, server.url)
+        folder = pull("base", source=source, zoo_dir=here)
+    assert contents(folder) == contents(zoo / "base")
+    assert read_index(here) == [find("base", zoo_dir=zoo)]
+    assert visible(here) == {"base", INDEX_FILE}
+    assert not list(here.glob("*.partial"))
+
+
+def test_what_is_here_needs_no_network(zoo: Path, here: Path) -> None:
+    with serve(zoo) as server:
+        url = server.url
+        assert resolve(f"{url}/base", zoo_dir=here) == here / "base"
+    assert resolve(f"{url}/base", zoo_dir=here) == resolve("base", zoo_dir=here) == here / "base"
+    with pytest.raises(ValueError, match="cannot be read"):
+        resolve(f"{url}/full", zoo_dir=here)
+
+
+def test_damage_here_is_repaired_and_only_updating_takes_a_new_version(zoo: Path, here: Path) -> None:
+    pull("base", source=str(zoo), zoo_dir=here)
+    old = contents(here / "base")
+    shutil.rmtree(zoo / "base")
+    make_model(zoo, "base", seed=99)
+    assert contents(pull("base", source=str(zoo), zoo_dir=here)) == old
+    assert contents(pull("base", source=str(zoo), zoo_dir=here, update=True)) == contents(zoo / "base") != old
+    assert visible(here) == {"base", INDEX_FILE}
+    assert find("base", zoo_dir=here) == find("base", zoo_dir=zoo)
+
+
+def test_a_broken_connection_is_taken_up_where_it_broke(zoo: Path, here: Path) -> None:
+    breaks = [3_000, 9_000, 15_000]
+
+    def sent(total: int) -> bool:
+        if breaks and total >= breaks[0]:
+            breaks.pop(0)
+            return False
+        return True
+
+    with serve(zoo, sent=sent) as server:
+        pull("base", source=server.url, zoo_dir=here)
+        weights = [asked for path, asked in server.requests if path.endswith(WEIGHTS_FILE)]
+    assert not breaks
+    assert len(weights) == 4
+    assert weights[0] is None
+    assert all(weights[1:])
+    assert contents(here / "base") == contents(zoo / "base")
+
+
+def pull_in_child(source: str, here: Path) -> None:
+    pull("base", source=source, zoo_dir=here)
+
+
+def test_a_killed_download_leaves_nothing_to_be_used_and_goes_on_later(zoo: Path, here: Path) -> None:
+    rng = random.Random(0)
+    for _ in range(20):
+        shutil.rmtree(here, ignore_errors=True)
+        pull_and_be_killed(zoo, here, kill_at=rng.randrange(300, find("base", zoo_dir=zoo).size))
+        assert not here.exists() or visible(here) == set()
+        pull("base", source=str(zoo), zoo_dir=here)
+        assert contents(here / "base") == contents(zoo / "base")
+        assert visible(here) == {"base", INDEX_FILE}
+
+
+def pull_and_be_killed(zoo: Path, here: Path, *, kill_at: int) -> None:
+    def sent(total: int) -> bool:
+        if total >= kill_at and child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
+            child.join()
+        return True
+
+    with serve(zoo, sent=sent) as server:
+        child = multiprocessing.get_context("fork").Process(target=pull_in_child, args=(server.url, here))
+        child.start()
+        child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def test_processes_that_pull_at_once_share_one_download(zoo: Path, here: Path) -> None:
+    with serve(zoo) as server:
+        processes = [
+            multiprocessing.get_context("fork").Process(target=pull_in_child, args=(server.url, here)) for _ in range(4)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * 4
+        assert sum(path.endswith(WEIGHTS_FILE) for path, _ in server.requests) == 1
+    assert contents(here / "base") == contents(zoo / "base")
+
+
+def rewrite_index(zoo: Path, **changes: object) -> None:
+    index = json.loads((zoo / INDEX_FILE).read_text())
+    (zoo / INDEX_FILE).write_text(json.dumps([{**index[0], **changes}]))
+
+
+def rewrite_sums(zoo: Path, line: str) -> None:
+    """Have the zoo's SHA256SUMS list something else, and the index agree."""
+    from shared_moe_conformer.checksums import file_sha256
+
+    sums = zoo / "base" / SUMS_FILE
+    sums.write_text(sums.read_text() + line + "\n")
+    rewrite_index(zoo, sha256=file_sha256(sums), size=1_000_000)
+
+
+ZEROS = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/passwd", "a/b", ".hidden", "..", "-rf", "a\\b", "~", "a b", "a\0b", "é"]
+)
+def test_file_names_that_lead_elsewhere_are_refused(zoo: Path, here: Path, name: str) -> None:
+    rewrite_sums(zoo, f"{ZEROS}  {name}")
+    assert_refused(zoo, here, "not a SHA-256 and a plain file name")
+
+
+def test_sums_of_something_else_are_refused(zoo: Path, here: Path) -> None:
+    rewrite_sums(zoo, f"{ZEROS}  {SUMS_FILE}")
+    assert_refused(zoo, here, "is not a model's: look at SHA256SUMS")
+    (zoo / "base" / SUMS_FILE).write_text("")
+    rewrite_sums(zoo, f"{ZEROS}  {WEIGHTS_FILE}")
+    assert_refused(zoo, here, "is not a model's: look at README.md")
+
+
+@pytest.mark.parametrize("file", [*FILES, SUMS_FILE])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "longer", "missing"])
+def test_damaged_files_are_refused_and_not_kept(zoo: Path, here: Path, file: str, damage: str) -> None:
+    path = zoo / "base" / file
+    content = path.read_bytes()
+    path.write_bytes({"flipped": bytes([content[0] ^ 1]) + content[1:], "cut": content[:-1]}.get(damage, content * 90))
+    if damage == "missing":
+        path.unlink()
+    assert_refused(zoo, here, f"{file} is (not the file|longer|not there)")
+    assert not list(here.glob(f".base.*.partial/{file}"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"path": "../base"}, "cannot be a model's name"),
+        ({"path": "full"}, "SHA256SUMS is not the file that was released"),
+        ({"sha256": "zz/../.."}, "not a SHA-256"),
+        ({"size": 10**18}, "are free here"),
+        ({"size": 100}, "longer than its zoo's index says"),
+    ],
+)
+def test_a_lying_index_is_refused(zoo: Path, here: Path, changes: dict[str, object], message: str) -> None:
+    rewrite_index(zoo, **changes)
+    assert_refused(zoo, here, message)
+
+
+def test_a_model_of_another_name_is_refused(zoo: Path, here: Path) -> None:
+    index = json.loads((zoo / INDEX_FILE).read_text())
+    (zoo / INDEX_FILE).write_text(json.dumps([{**index[1], "name": "base"}]))
+    assert_refused(zoo, here, "calls base what calls itself full")
+    assert not list(here.glob(".base.*.partial"))
+
+
+def test_a_file_without_end_is_refused(zoo: Path, here: Path) -> None:
+    with serve(zoo, endless=True) as server, pytest.raises(ValueError, match="longer than its zoo's index says"):
+        (zoo / INDEX_FILE).write_bytes((zoo / INDEX_FILE).read_bytes() * 3)
+        pull("base", source=server.url, zoo_dir=here)
+    assert not (here / "base").exists()
+
+
+def assert_refused(zoo: Path, here: Path, message: str) -> None:
+    """Nothing usable comes into the zoo, and nothing at all around it."""
+    before = sorted(zoo.parent.glob("*"))
+    with serve(zoo) as server, pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        pull("base", source=server.url, zoo_dir=here)
+    assert "\n" not in str(caught.value)
+    assert set(zoo.parent.glob("*")) - set(before) <= {here}
+    assert visible(here) == set()
+
+
+@pytest.mark.parametrize("source", ["ftp://x/zoo", "javascript://x", "http://127.0.0.1:9", "nowhere", "hf://x"])
+def test_a_zoo_that_is_none_is_refused_in_one_line(here: Path, source: str) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        pull("base", source=source, zoo_dir=here)
+    assert source in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("as_url", [False, True])
+def test_a_pushed_model_is_in_the_other_zoo(zoo: Path, here: Path, as_url: bool) -> None:
+    for name in ("base", "full"):
+        assert push(name, zoo_dir=zoo, target=here.as_uri() if as_url else str(here)) == str(here / name)
+        assert contents(here / name) == contents(zoo / name)
+    assert read_index(here) == read_index(zoo)
+    with pytest.raises(ValueError, match="can be read only"):
+        push("base", zoo_dir=zoo, target="https://example.org/zoo")
+
+
+def test_a_damaged_model_is_not_pushed(zoo: Path, here: Path) -> None:
+    (zoo / "base" / WEIGHTS_FILE).write_bytes(b"")
+    with pytest.raises(ValueError, match=WEIGHTS_FILE):
+        push("base", zoo_dir=zoo, target=str(here))
+    assert not here.exists()
+
+
+def test_a_removed_model_is_gone_and_the_others_stay(zoo: Path) -> None:
+    remove("base", zoo_dir=zoo)
+    assert visible(zoo) == {"full", INDEX_FILE}
+    assert [entry.name for entry in read_index(zoo)] == ["full"]
+    with pytest.raises(FileNotFoundError, match="has no model base"):
+        remove("base", zoo_dir=zoo)
+
+
+def test_only_models_are_removed(zoo: Path, tmp_path: Path) -> None:
+    (zoo / "base" / MANIFEST_FILE).unlink()
+    with pytest.raises(ValueError, match="is no model's folder: remove it yourself"):
+        remove("base", zoo_dir=zoo)
+    (zoo / "full").rename(tmp_path / "elsewhere")
+    (zoo / "full").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is no model's folder: remove it yourself"):
+        remove("full", zoo_dir=zoo)
+    assert (tmp_path / "elsewhere" / MANIFEST_FILE).is_file()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed")
+def test_a_hugging_face_repository_is_a_zoo(zoo: Path, here: Path, tmp_path: Path) -> None:
+    with serve_hub(tmp_path / "hub") as url:
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": url,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_TOKEN": "hf_test",
+            "HF_HUB_DISABLE_XET": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+
+        def run_zoo(*arguments: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "shared_moe_conformer.zoo", *arguments]
+            return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+        for name in ("base", "full"):
+            pushed = run_zoo("push", name, "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
+            assert pushed.returncode == 0, pushed.stderr
+        assert contents(tmp_path / "hub" / "base") == contents(zoo / "base")
+        pulled = run_zoo("pull", "base", "--from", "hf://o/zoo", "--zoo-dir", str(here))
+        assert pulled.returncode == 0, pulled.stderr
+        assert contents(here / "base") == contents(zoo / "base")
+        (tmp_path / "hub" / "full" / WEIGHTS_FILE).write_bytes(b"0" * 20_000)
+        refused = run_zoo("pull", "full", "--from", "hf://o/zoo", "--zoo-dir", str(here))
+    assert refused.returncode == 1
+    assert "is not the file that was released" in refused.stderr
+    assert read_index(here) == [find("base", zoo_dir=here)]
