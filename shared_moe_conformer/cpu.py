@@ -6,6 +6,7 @@ import os
 import platform
 from pathlib import Path
 
+import numpy as np
 import torch
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -21,6 +22,8 @@ def tune_cpu(num_threads: int = 0) -> None:
     Args:
       num_threads: of torch; 0: as torch finds, from OMP_NUM_THREADS or the number of cores.
     """
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # numpy 1 warns if it looks at its types only after subnormals are gone
     torch.set_flush_denormal(True)  # for this thread, and for those that it makes
     if num_threads:
         torch.set_num_threads(num_threads)
