@@ -19,7 +19,14 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch, resolved, settings
+from shared_moe_conformer.decoding.methods import (
+    METHODS,
+    DecodingConfig,
+    decode_batch,
+    resolved,
+    searches_words,
+    settings,
+)
 from shared_moe_conformer.decoding.scoring import (
     Decoded,
     Scores,
@@ -28,6 +35,7 @@ from shared_moe_conformer.decoding.scoring import (
     word_error_rate,
     write_files,
 )
+from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
@@ -65,6 +73,7 @@ def decode_batches(
     configs: Sequence[DecodingConfig],
     *,
     to_text: Callable[[list[int]], str],
+    word_graph: WordGraph | None = None,
 ) -> list[MethodResult]:
     """Decode every batch by every method; the encoder runs once for all of them.
 
@@ -72,6 +81,7 @@ def decode_batches(
       model: in evaluation mode.
       configs: one for each method, as `resolved` gives them.
       to_text: token ids to text.
+      word_graph: HLG, for methods that search it.
 
     Returns:
       one result per config, in their order.
@@ -79,7 +89,7 @@ def decode_batches(
     device = next(model.parameters()).device
     results = [MethodResult(config) for config in configs]
     for config in configs:
-        _warm_up(model, config, device)
+        _warm_up(model, config, device, word_graph)
     for batch in batches:
         begin = _now(device)
         encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
@@ -87,11 +97,11 @@ def decode_batches(
         audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
         for result in results:
             begin = _now(device)
-            hyps = decode_batch(model, encoder_output, result.config)
+            hyps = decode_batch(model, encoder_output, result.config, word_graph=word_graph)
             result.seconds += encoder_seconds + _now(device) - begin
             result.audio_seconds += audio_seconds
             result.decoded += [
-                Decoded(cut_id, text, to_text(hyp.tokens))
+                Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
                 for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
             ]
     return results
@@ -136,11 +146,22 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         "decode with the tokenizer that the model was trained with",
     )
     methods = resolved(apply_flags(DecodingConfig(), args), vocab_size=config.model.vocab_size)
+    word_graph = _word_graph(recipe_dir / config.data.lang_dir, methods)
     checkpoint = f"epoch-{epoch}-avg-{args.avg}"
     for test_set, loader in AsrDataModule(config, recipe_dir, tokenizer).test_loaders().items():
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
-        results = decode_batches(model, batches, methods, to_text=tokenizer.decode)
+        results = decode_batches(model, batches, methods, to_text=tokenizer.decode, word_graph=word_graph)
         _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint)
+
+
+def _word_graph(lang_dir: Path, methods: Sequence[DecodingConfig]) -> WordGraph | None:
+    """HLG, if one of the methods searches it; kaldifst and kaldilm are needed only then."""
+    topologies = {method.ctc_topology for method in methods if searches_words(method)}
+    if not topologies:
+        return None
+    from shared_moe_conformer.lattice.decoding_graph import load_word_graph
+
+    return load_word_graph(lang_dir, topologies.pop())
 
 
 def _newest_epoch(exp_dir: Path) -> int:
@@ -181,10 +202,11 @@ def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpo
     return scores
 
 
-def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device) -> None:
+def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device, word_graph: WordGraph | None) -> None:
     """Search one frame, so that graphs and libraries are loaded before time is taken."""
     frame = torch.zeros(1, 1, model.config.encoder.encoder_dim, device=device)
-    decode_batch(model, EncoderOutput(frame, torch.ones(1, dtype=torch.int64, device=device), None), config)
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    decode_batch(model, EncoderOutput(frame, one, None), config, word_graph=word_graph)
 
 
 def _now(device: torch.device) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
-from shared_moe_conformer.data.tokenizer import train_tokenizer
+from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, resolved
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
 
 AVAILABLE = [config.decoding_method for config in resolved(DecodingConfig(decoding_method="all"), vocab_size=7)]
@@ -133,3 +137,26 @@ def test_an_unknown_method_is_refused_with_the_choices(recipe: Path, capsys) -> 
     assert stopped.value.code != 0
     error = capsys.readouterr().err
     assert all(method in error for method in METHODS)
+
+
+def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> None:
+    if "1best" not in AVAILABLE:
+        pytest.skip("no lattice engine is installed")
+    from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph
+
+    lang = recipe / "data" / "lang"
+    shared = lang.resolve()
+    lang.unlink()
+    shutil.copytree(shared, lang)
+    arguments = ("--decoding-method", "1best", "--graph", "HLG")
+    with pytest.raises(SystemExit):
+        run(recipe, *arguments)
+    assert "no graph over words in" in capsys.readouterr().err
+    tokenizer, words = Tokenizer.load(lang), ["ONE", "TWO"]
+    Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words)))).save(lang)
+    train_ngram([words], 2).save(lang / NGRAM_FILE)
+    build_word_graph(lang, "standard")
+    run(recipe, *arguments)
+    (recogs,) = (recipe / "exp/base/1best").glob("recogs-*-1best-graph-HLG-hlg-scale-1.0-*")
+    hyps = [line.split("hyp=")[1] for line in recogs.read_text().splitlines() if "hyp=" in line]
+    assert len(hyps) == 4 and {word for hyp in hyps for word in ast.literal_eval(hyp)} <= set(words)

@@ -17,6 +17,8 @@ class Hypothesis(NamedTuple):
     """Encoder frame at which each token was found."""
     score: float
     """Log-probability under the search's own model of alignments; -inf where no path was found."""
+    words: list[str] | None = None
+    """The words, where a graph with a lexicon gave them; None: the tokens alone tell the text."""
 
 
 def hypotheses_from_frames(tokens: Tensor, scores: Tensor, *, blank_id: int = 0) -> list[Hypothesis]:

@@ -11,9 +11,9 @@ from shared_moe_conformer.decoding.beam_search import modified_beam_search
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
 from shared_moe_conformer.decoding.greedy import greedy_search
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.lattice import one_best
+from shared_moe_conformer.decoding.lattice import GraphName, one_best
 from shared_moe_conformer.lattice.engine import EngineName, lattice_engine
-from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
+from shared_moe_conformer.lattice.graphs import CtcTopology, WordGraph, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -36,6 +36,10 @@ class DecodingConfig:
     """greedy_search: tokens after which it goes on to the next frame without waiting for a blank."""
     beam: int = 4
     """modified_beam_search, ctc_prefix_beam_search: hypotheses kept per utterance."""
+    graph: GraphName = "H"
+    """1best: H: the CTC topology alone; HLG: with the lexicon and the n-gram of the lang folder (./prepare.sh)."""
+    hlg_scale: float = 1.0
+    """1best over HLG: what the graph's log-probabilities are multiplied by."""
     lattice_engine: EngineName = "auto"
     """1best: who searches the graph; auto: k2 where it is installed, otherwise embedded (kaldi-decoder)."""
     ctc_topology: CtcTopology = "auto"
@@ -53,7 +57,8 @@ class DecodingConfig:
         require_choice("ctc_topology", self.ctc_topology, CtcTopology)
         for name in ("max_symbols_per_frame", "beam"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
-        for name in ("search_beam", "output_beam"):
+        require_choice("graph", self.graph, GraphName)
+        for name in ("search_beam", "output_beam", "hlg_scale"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")
         require(
             2 <= self.max_active <= MAX_ACTIVE_LIMIT,
@@ -66,6 +71,8 @@ class Method(NamedTuple):
 
     search: Callable[..., list[Hypothesis]]
     options: tuple[str, ...]
+    over_words: bool = False
+    """Whether it can search a graph over words."""
 
 
 METHODS = {
@@ -73,24 +80,39 @@ METHODS = {
     "modified_beam_search": Method(modified_beam_search, ("beam",)),
     "ctc_greedy_search": Method(ctc_greedy_search, ()),
     "ctc_prefix_beam_search": Method(ctc_prefix_beam_search, ("beam",)),
-    "1best": Method(one_best, ("lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")),
+    "1best": Method(
+        one_best,
+        ("graph", "hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active"),
+        over_words=True,
+    ),
 }
 
 
-def decode_batch(model: AsrModel, encoder_output: EncoderOutput, config: DecodingConfig) -> list[Hypothesis]:
+def decode_batch(
+    model: AsrModel, encoder_output: EncoderOutput, config: DecodingConfig, *, word_graph: WordGraph | None = None
+) -> list[Hypothesis]:
     """Return one hypothesis per utterance. The model is in evaluation mode, the call inside `torch.inference_mode`.
 
+    Args:
+      word_graph: HLG, for methods that search it.
+
     Raises:
-      ValueError: the method is "all", or needs a lattice engine where none is installed.
+      ValueError: the method is "all", needs a lattice engine where none is installed, or a graph that is not given.
     """
     require(
         config.decoding_method in METHODS,
         f"decoding_method is {config.decoding_method!r}: give one of {', '.join(METHODS)}",
     )
     method = METHODS[config.decoding_method]
-    return method.search(
-        model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **_options(config, method.options)
-    )
+    options = _options(config, method.options)
+    if method.over_words:
+        options["word_graph"] = word_graph
+    return method.search(model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **options)
+
+
+def searches_words(config: DecodingConfig) -> bool:
+    """Whether the method needs a graph over words."""
+    return METHODS[config.decoding_method].over_words and config.graph == "HLG"
 
 
 def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:

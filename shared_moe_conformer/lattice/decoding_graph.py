@@ -12,7 +12,7 @@ import kaldilm
 import numpy as np
 
 from shared_moe_conformer.lattice.arpa import BOS, EOS, NgramModel
-from shared_moe_conformer.lattice.graphs import CtcTopology, Graph, graph_of_arcs, over_tokens
+from shared_moe_conformer.lattice.graphs import CtcTopology, Graph, WordGraph, graph_of_arcs, over_tokens
 from shared_moe_conformer.lattice.lexicon import BACKOFF, LEXICON_FILE, TOKENS_FILE, WORDS_FILE, Lexicon
 
 NGRAM_FILE = "G.arpa"
@@ -21,13 +21,6 @@ FORMAT = "1"
 
 # Costs closer than this are the same. Kaldi's default, 1/1024, would change scores.
 DELTA = 1e-5
-
-
-class WordGraph(NamedTuple):
-    """A decoding graph, and the word of each of its output labels."""
-
-    graph: Graph
-    words: list[str]
 
 
 def graph_path(lang_dir: Path, topology: CtcTopology) -> Path:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -81,6 +81,13 @@ class Graph:
                 return cls(**{f.name: arrays[f.name] for f in fields(cls)})
         except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not a graph ({error}): delete it and run ./prepare.sh again") from error
+
+
+class WordGraph(NamedTuple):
+    """A decoding graph over words, and the word of each of its output labels."""
+
+    graph: Graph
+    words: list[str]
 
 
 def graph_of_arcs(

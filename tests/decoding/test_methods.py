@@ -12,6 +12,8 @@ from shared_moe_conformer.model.encoder import EncoderOutput
 OTHER_VALUES = {
     "max_symbols_per_frame": 3,
     "beam": 7,
+    "graph": "HLG",
+    "hlg_scale": 0.5,
     "lattice_engine": "k2",
     "ctc_topology": "modified",
     "search_beam": 9.5,
