@@ -14,6 +14,9 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 C = TypeVar("C")
 
+ADDED_LATER = {"may_be_missing": True}
+"""Metadata of a field that older files lack; its default is what was done before it was there."""
+
 ExpertsIn = Literal["none", "first", "second", "both"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
 FeatureExtractor = Literal["lhotse", "kaldifeat"]
@@ -203,6 +206,8 @@ class TrainingConfig:
     """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
     router_z_loss_scale: float = 0.001
     """Weight of the router z loss, per layer, as a share of the frame-averaged losses."""
+    accumulate_batches: int = field(default=1, metadata=ADDED_LATER)
+    """Batches of each process whose gradients make one update together; max_duration is that of one."""
     prune_range: int = 5
     """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
     lm_only_scale: float = 0.25
@@ -215,6 +220,7 @@ class TrainingConfig:
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
         require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
+        require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
         require(self.prune_range >= 2, f"prune_range is {self.prune_range}: give 2 or more")
 
 
@@ -243,13 +249,14 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[C], values: dict[str, Any]) -> C:
-    """The dataclass `cls` from `to_dict`'s dictionary.
+    """The dataclass `cls` from `to_dict`'s dictionary; an option that was added later may be missing.
 
     Raises:
       ValueError: an unknown or a missing key, named, or a value that its class refuses.
     """
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    unknown, missing = sorted(set(values) - names), sorted(names - set(values))
+    added = {f.name for f in dataclasses.fields(cls) if f.metadata.get("may_be_missing")}  # type: ignore[arg-type]
+    unknown, missing = sorted(set(values) - names), sorted(names - added - set(values))
     require(not unknown, f"{cls.__name__} has no option {', '.join(unknown)}: was this written by a newer version?")
     require(not missing, f"{cls.__name__} lacks the option {', '.join(missing)}: was this written by an older version?")
     types = get_type_hints(cls)

@@ -17,12 +17,19 @@ from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.loaders import Part
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
 from shared_moe_conformer.decoding.scoring import words_of
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.checkpoint import load_checkpoint
-from shared_moe_conformer.training.experiment import checkpoint_to_resume, open_experiment, refuse_other_model
+from shared_moe_conformer.training.distributed import connected, world
+from shared_moe_conformer.training.experiment import (
+    checkpoint_to_resume,
+    open_experiment,
+    refuse_other_experiment,
+    refuse_other_model,
+)
 from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.trainer import Trainer
@@ -64,18 +71,35 @@ def train(
       ValueError: the folder, the tokenizer or the checkpoint is of another config; or the training diverged.
     """
     tune_cpu(options.num_threads)
+    device = _device(options.device)
+    with connected(device):
+        _train(config, exp_dir, recipe_dir, options, device, between_steps)
+
+
+def _train(
+    config: Config,
+    exp_dir: Path,
+    recipe_dir: Path,
+    options: RunOptions,
+    device: torch.device,
+    between_steps: Callable[[], None],
+) -> None:
+    rank, num_processes, _ = world()
     resume_from = checkpoint_to_resume(exp_dir, start_epoch=options.start_epoch, resume=options.resume)
     tokenizer = _load_tokenizer(config, recipe_dir)
-    data = AsrDataModule(config, recipe_dir, tokenizer)
+    data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(rank, num_processes))
     train_loader, dev_loader = data.train_loader(), data.dev_loader()
     seed_generators(config.training.seed, 0)
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    trainer = Trainer(model, config.training, device=_device(options.device))
+    trainer = Trainer(model, config.training, device=device)
     checkpoint = None if resume_from is None else load_checkpoint(resume_from)
     if checkpoint is not None and resume_from is not None:
         refuse_other_model(checkpoint, config, resume_from)
-    open_experiment(exp_dir, config, resuming=checkpoint is not None)
-    start_log(exp_dir)
+    if rank == 0:
+        open_experiment(exp_dir, config, resuming=checkpoint is not None)
+        start_log(exp_dir)
+    else:
+        refuse_other_experiment(exp_dir, config, resuming=checkpoint is not None)
     try:
         _log_beginning(config, options, trainer, resume_from, len(train_loader))
         batches = Batches(train_loader, dev_loader, word_error_counter(model, tokenizer))
@@ -133,7 +157,7 @@ def _load_tokenizer(config: Config, recipe_dir: Path) -> Tokenizer:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda", world().local_rank) if torch.cuda.is_available() else torch.device("cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -147,10 +171,11 @@ def _log_beginning(
     logger.debug("options: %s", options)
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     logger.info(
-        "%s: %.2f million parameters, %d batches an epoch, on %s with %d threads, torch %s",
+        "%s: %.2f million parameters, %d batches an epoch, %d processes on %s with %d threads, torch %s",
         "beginning" if resume_from is None else f"going on from {resume_from}",
         num_parameters / 1e6,
         num_batches,
+        world().size,
         trainer.device,
         torch.get_num_threads(),
         torch.__version__,

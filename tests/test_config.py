@@ -39,6 +39,7 @@ from shared_moe_conformer.config import (
         (DataConfig, {"max_duration": 0.0}, "max_duration"),
         (TrainingConfig, {"learning_rate": -1.0}, "learning_rate"),
         (TrainingConfig, {"prune_range": 1}, "prune_range"),
+        (TrainingConfig, {"accumulate_batches": 0}, "accumulate_batches"),
         (FeatureConfig, {"sampling_rate": 16}, "sampling_rate"),
     ],
 )
@@ -62,6 +63,12 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="lacks the option num_experts"):
         load_config(tmp_path / "config.json")
+
+
+def test_a_file_from_before_an_option_was_there_gives_its_default() -> None:
+    values = to_dict(Config())
+    del values["training"]["accumulate_batches"]
+    assert from_dict(Config, values) == Config()
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -227,3 +228,66 @@ def wait_for_a_new_checkpoint(exp_dir: Path, process: subprocess.Popen) -> None:
         if any(path.stat().st_mtime > begin for path in exp_dir.glob("*.pt")):
             return
         time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_that_accumulates(recipe: Path, tmp_path: Path) -> None:
+    flags = ["--num-epochs", "3", "--dropout", "0", "--max-duration", "3"]
+    alone = start(recipe, tmp_path / "alone", *flags, "--accumulate-batches", "2")
+    assert alone.wait() == 0
+    result = torchrun(recipe, tmp_path / "two", *flags)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {
+        path.name for path in (tmp_path / "alone").iterdir()
+    }
+    (log,) = (tmp_path / "two" / "log").iterdir()
+    assert "2 processes on cpu" in log.read_text() and log.read_text().count("done: 3 epochs") == 1
+    curves = [loss_curve(tmp_path / name) for name in ("alone", "two")]
+    assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=0.01)
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(recipe: Path, tmp_path: Path) -> None:
+    flags = ["--num-epochs", "4", "--resume", "true", "--save-every-n-steps", "1"]
+    assert torchrun(recipe, tmp_path / "whole", *flags).returncode == 0
+    result = torchrun(recipe, tmp_path / "died", *flags, max_restarts=1, dies=tmp_path / "dead")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "dead").exists() and "going on from" in result.stderr
+    weights = [load_checkpoint(tmp_path / name / "epoch-4.pt")["model"] for name in ("whole", "died")]
+    assert_same(*weights)
+
+
+DIES = """
+import os, signal
+from tests.test_train import *
+marker, step = Path(sys.argv.pop(1)), Trainer.train_step
+def step_or_die(self, *batches, **kwargs):
+    if self.state.step == 5 and os.environ["RANK"] == "1" and not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *batches, **kwargs)
+Trainer.train_step = step_or_die
+"""
+RUNS = """
+import sys
+from tests.test_train import *
+"""
+
+
+def torchrun(
+    recipe: Path, exp_dir: Path, *flags: str, max_restarts: int = 0, dies: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Train by two processes; with `dies`, the second kills itself once and leaves that file."""
+    script = exp_dir.with_suffix(".py")
+    script.write_text((DIES if dies else RUNS) + "run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    launcher += ["--redirects=1", "--tee=1"]  # torch 1.13's torchrun fails with its own defaults on Python 3.11
+    command = [*launcher, f"--max_restarts={max_restarts}", script, *([dies] if dies else []), recipe, exp_dir]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*map(str, command), *flags], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def loss_curve(exp_dir: Path) -> list[float]:
+    """The training loss of each epoch, from the log."""
+    (log,) = (exp_dir / "log").iterdir()
+    return [float(loss) for loss in re.findall(r"train loss ([\d.]+)", log.read_text())]

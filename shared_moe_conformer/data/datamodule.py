@@ -9,7 +9,7 @@ from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.data.checks import check_cut
-from shared_moe_conformer.data.loaders import CutDataset, EvalLoader, TrainLoader
+from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
@@ -19,20 +19,32 @@ MAX_SHOWN = 3
 class AsrDataModule:
     """The cuts and loaders of one recipe under one config."""
 
-    def __init__(self, config: Config, recipe_dir: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: Config, recipe_dir: Path, tokenizer: Tokenizer, *, part: Part = WHOLE) -> None:
+        """Nothing is read yet.
+
+        Args:
+          config: the experiment.
+          recipe_dir: what the config's paths are relative to.
+          tokenizer: makes tokens of texts.
+          part: which batches this process gets of those for training and validation.
+        """
         self.config = config
         self.recipe_dir = recipe_dir
         self.tokenizer = tokenizer
+        self.part = part
         self._dataset = CutDataset(tokenizer, config.data)
 
     def train_loader(self) -> TrainLoader:
         """The training split; `set_epoch` before each epoch."""
         cuts = self.cuts(self.config.data.train_split)
-        return TrainLoader(cuts, self._dataset, seed=self.config.training.seed)
+        training = self.config.training
+        return TrainLoader(
+            cuts, self._dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
+        )
 
     def dev_loader(self) -> EvalLoader:
         """The split to validate on."""
-        return EvalLoader(self.cuts(self.config.data.dev_split), self._dataset)
+        return EvalLoader(self.cuts(self.config.data.dev_split), self._dataset, part=self.part)
 
     def test_loaders(self) -> dict[str, EvalLoader]:
         """Each test split by its name."""

@@ -26,6 +26,16 @@ class PlannedBatch(NamedTuple):
     seed: int | None
 
 
+class Part(NamedTuple):
+    """One process's part of the batches."""
+
+    rank: int
+    num_processes: int
+
+
+WHOLE = Part(0, 1)
+
+
 class CutDataset(Dataset):
     """Loads planned batches; item by item the same whoever loads it, so that workers change nothing."""
 
@@ -46,6 +56,8 @@ class CutDataset(Dataset):
 class TrainLoader:
     """Shuffled batches of similar durations, of one epoch at a time.
 
+    Several processes divide the batches of an epoch among them; every update takes the same number from each, for
+    which the largest batches are split until the last update has enough.
     The batches of an epoch follow from the seed and the epoch's number alone, whatever was drawn before:
 
         loader.set_epoch(3)
@@ -54,8 +66,21 @@ class TrainLoader:
         other_loader.load_state_dict(state) # its next iteration goes on with the batch that follows
     """
 
-    def __init__(self, cuts: CutSet, dataset: CutDataset, *, seed: int) -> None:
+    def __init__(
+        self, cuts: CutSet, dataset: CutDataset, *, seed: int, part: Part = WHOLE, accumulate_batches: int = 1
+    ) -> None:
+        """Plan the first epoch.
+
+        Args:
+          cuts: the training split.
+          dataset: loads them.
+          seed: of the shuffling and of SpecAugment.
+          part: what this process gets of every update.
+          accumulate_batches: batches of each process in an update.
+        """
         self.dataset = dataset
+        self.part = part
+        self.batches_per_update = part.num_processes * accumulate_batches
         self.seed = seed
         self.epoch = 1
         self.num_taken = 0
@@ -79,12 +104,13 @@ class TrainLoader:
         self._batches = self._draw()
 
     def __len__(self) -> int:
-        """Batches in the whole epoch; it can differ a little from epoch to epoch."""
-        return len(self._batches)
+        """This process's batches in the whole epoch; it can differ a little from epoch to epoch."""
+        return len(self._batches) // self.part.num_processes
 
     def __iter__(self) -> Iterator[AsrBatch]:
         """The batches that are left of the epoch; none after its end, until `set_epoch`."""
-        for batch in load_batches(self._batches[self.num_taken :], self.dataset):
+        own = self._batches[self.part.rank :: self.part.num_processes]
+        for batch in load_batches(own[self.num_taken :], self.dataset):
             self.num_taken += 1
             yield batch
 
@@ -102,26 +128,35 @@ class TrainLoader:
         require(
             state["fingerprint"] == self._fingerprint(),
             f"epoch {self.epoch} has other batches than when the checkpoint was written: "
-            "resume with its data, --seed, --max-duration and --num-buckets",
+            "resume with its data, number of processes, --seed, --max-duration and --num-buckets",
         )
         self.num_taken = int(state["num_taken"])
 
     def _fingerprint(self) -> str:
         """A digest of which cuts are in which batch of this epoch, and how they are masked."""
-        plan = [[batch.seed, *(cut.id for cut in batch.cuts)] for batch in self._batches]
+        plan: list[list[int | str | None]] = [[b.seed, *(cut.id for cut in b.cuts)] for b in self._batches]
+        plan += [["processes", self.part.num_processes]] if self.part.num_processes > 1 else []
         return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
 
     def _draw(self) -> list[PlannedBatch]:
         """The epoch's batches, planned whole: their number is known, and to resume is to begin further on."""
         self._sampler.set_epoch(self.epoch)
         seeds = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return [PlannedBatch(cuts, _random_seed(seeds)) for cuts in self._sampler]
+        batches = [PlannedBatch(cuts, _random_seed(seeds)) for cuts in self._sampler]
+        return _split(batches, self.batches_per_update, seeds)
 
 
 class EvalLoader:
     """A split without SpecAugment, longest cuts first, the same at each iteration."""
 
-    def __init__(self, cuts: CutSet, dataset: CutDataset) -> None:
+    def __init__(self, cuts: CutSet, dataset: CutDataset, *, part: Part = WHOLE) -> None:
+        """Plan the batches.
+
+        Args:
+          cuts: the split.
+          dataset: loads them.
+          part: which batches this loader gives; a small split may have fewer batches than parts.
+        """
         self.dataset = dataset
         sampler = SimpleCutSampler(
             cuts.sort_by_duration(ascending=False),
@@ -130,7 +165,7 @@ class EvalLoader:
             rank=0,
             world_size=1,
         )
-        self._batches = [PlannedBatch(batch, None) for batch in sampler]
+        self._batches = [PlannedBatch(batch, None) for batch in sampler][part.rank :: part.num_processes]
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -148,6 +183,20 @@ def load_batches(batches: list[PlannedBatch], dataset: CutDataset) -> DataLoader
         num_workers=dataset.config.num_workers,
         generator=torch.Generator(),
     )
+
+
+def _split(batches: list[PlannedBatch], divisor: int, seeds: torch.Generator) -> list[PlannedBatch]:
+    """The batches, the largest ones halved until their number can be divided; none if there are too few cuts."""
+    batches = list(batches)
+    while len(batches) % divisor:
+        largest = max(range(len(batches)), key=lambda i: len(batches[i].cuts))
+        cuts, seed = list(batches[largest].cuts), batches[largest].seed
+        if len(cuts) == 1:
+            return []
+        half = len(cuts) // 2
+        batches[largest] = PlannedBatch(CutSet.from_cuts(cuts[half:]), seed)
+        batches.append(PlannedBatch(CutSet.from_cuts(cuts[:half]), _random_seed(seeds)))
+    return batches
 
 
 def _random_seed(generator: torch.Generator) -> int:

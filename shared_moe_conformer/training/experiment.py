@@ -55,14 +55,12 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
     Raises:
       ValueError: the folder holds another experiment's config.json.
     """
-    path = exp_dir / "config.json"
-    if path.is_file():
-        _refuse_other(path, config, resuming=resuming)
+    refuse_other_experiment(exp_dir, config, resuming=resuming)
     exp_dir.mkdir(parents=True, exist_ok=True)
     for pattern in HALF_WRITTEN:
         for leftover in exp_dir.glob(pattern):
             leftover.unlink()
-    with atomic_file(path) as file:
+    with atomic_file(exp_dir / "config.json") as file:
         file.write((json.dumps(to_dict(config), indent=2) + "\n").encode())
 
 
@@ -73,7 +71,11 @@ def refuse_other_model(checkpoint: dict[str, Any], config: Config, path: Path) -
         raise ValueError(f"{path} is of another model ({differences}): give the options that it was trained with")
 
 
-def _refuse_other(path: Path, config: Config, *, resuming: bool) -> None:
+def refuse_other_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
+    """Raise `ValueError` if the folder holds another experiment's config.json."""
+    path = exp_dir / "config.json"
+    if not path.is_file():
+        return
     free = FREE_OPTIONS if resuming else ()
     differences = _differences(to_dict(load_config(path)), to_dict(config), free)
     if differences:

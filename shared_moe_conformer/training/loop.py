@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from shared_moe_conformer.training.checkpoint import (
     save_checkpoint,
     set_rng_state,
 )
+from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.tracking import Tracker
 from shared_moe_conformer.training.trainer import AsrBatchLike, Trainer
 
@@ -61,7 +63,7 @@ class TrainLoaderLike(Protocol):
         """Go to the beginning of an epoch, from 1."""
 
     def __len__(self) -> int:
-        """Batches in the whole epoch."""
+        """Batches in this process's part of the whole epoch, the same for every process."""
 
     def __iter__(self) -> Iterator[Any]:
         """The batches that are left of the epoch."""
@@ -98,6 +100,7 @@ def fit(
 
     Stopping and resuming gives the same weights, bit by bit, as not stopping: each epoch begins with seeds of its own,
     and a checkpoint inside an epoch holds the generators' states and the loader's position.
+    Of several processes (`distributed.world`) the first alone writes.
 
     Args:
       trainer: the model in it is trained.
@@ -108,20 +111,25 @@ def fit(
       checkpoint: where to go on from; None: the beginning.
       between_steps: called after each update and each batch of the validation; it may raise, to stop the training.
     """
+    is_first = world().rank == 0
     tracker = Tracker(
         exp_dir,
         num_epochs=config.training.num_epochs,
         log_every_n_steps=options.log_every_n_steps,
         first_step=0 if checkpoint is None else trainer.restore(checkpoint).step,
+        shown=is_first,
     )
 
     def save(path: Path, **more: Any) -> None:
-        save_checkpoint(path, {**trainer.checkpoint(), "config": json.dumps(to_dict(config)), **more})
+        first, *others = gather(rng_state())
+        if is_first:
+            state = {**trainer.checkpoint(), "rng_state": first, "rng_states_of_others": others}
+            save_checkpoint(path, {**state, "config": json.dumps(to_dict(config)), **more})
 
     def after_step() -> None:
         due = options.save_every_n_steps and trainer.state.step % options.save_every_n_steps == 0
         if due and trainer.state.num_batches < len(batches.train):
-            save(exp_dir / MID_EPOCH_NAME, train_loader=json.dumps(batches.train.state_dict()), rng_state=rng_state())
+            save(exp_dir / MID_EPOCH_NAME, train_loader=json.dumps(batches.train.state_dict()))
         between_steps()
 
     try:
@@ -129,9 +137,10 @@ def fit(
             _begin_epoch(epoch, config.training.seed, batches.train, checkpoint)
             _train_epoch(trainer, batches.train, tracker, after_step)
             trainer.state.next_epoch()
-            save(epoch_path(exp_dir, epoch), rng_state=rng_state())
-            (exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
-            keep_last(exp_dir, options.keep_last_k)
+            save(epoch_path(exp_dir, epoch))
+            if is_first:
+                (exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
+                keep_last(exp_dir, options.keep_last_k)
             checkpoint = None
             _validate(trainer, batches, tracker, between_steps)
     finally:
@@ -139,8 +148,12 @@ def fit(
 
 
 def seed_generators(seed: int, epoch: int) -> None:
-    """Seed torch, numpy and Python for an epoch; 0 is the time before the first, when weights are initialised."""
-    seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    """Seed torch, numpy and Python for an epoch; 0 is the time before the first, when weights are initialised.
+
+    Then all processes draw the same weights, later each its own dropout.
+    """
+    process = [world().rank] if epoch and world().rank else []
+    seed = int(np.random.SeedSequence([seed, epoch, *process]).generate_state(1)[0])
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
@@ -153,7 +166,8 @@ def _begin_epoch(epoch: int, seed: int, loader: TrainLoaderLike, checkpoint: dic
         loader.set_epoch(epoch)
         return
     loader.load_state_dict(json.loads(checkpoint["train_loader"]))
-    set_rng_state(checkpoint["rng_state"])
+    states = [checkpoint["rng_state"], *checkpoint.get("rng_states_of_others", [])]
+    set_rng_state(states[world().rank])
 
 
 def _train_epoch(trainer: Trainer, loader: TrainLoaderLike, tracker: Tracker, after_step: Callable[[], None]) -> None:
@@ -162,10 +176,11 @@ def _train_epoch(trainer: Trainer, loader: TrainLoaderLike, tracker: Tracker, af
     if num_batches == 0:
         raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
     trainer.model.train()
-    for batch in tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches):
-        share_of_epoch = (state.num_batches + 1) / num_batches
+    watched = tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches)
+    while update := tuple(itertools.islice(watched, trainer.config.accumulate_batches)):
+        share_of_epoch = (state.num_batches + len(update)) / num_batches
         progress = (state.epoch - 1 + share_of_epoch) / trainer.config.num_epochs
-        report = trainer.train_step(batch, progress=progress)
+        report = trainer.train_step(*update, progress=progress)
         tracker.stepped(report, state.step)
         after_step()
     tracker.trained(report, state.step)
@@ -180,5 +195,6 @@ def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_step
             counts.append(batches.word_errors(batch))
 
     totals = trainer.validate(tracker.watch_dev(batches.dev), count_errors)
-    errors, words = (sum(column) for column in zip(*counts)) if counts else (0, 0)
+    everyone = [count for part in gather(counts) for count in part]
+    errors, words = (sum(column) for column in zip(*everyone)) if everyone else (0, 0)
     tracker.validated(totals, trainer.state.step, wer=100 * errors / words if words else None)

@@ -52,7 +52,9 @@ class Span:
 class Tracker:
     """Shows the steps of a training and writes them to TensorBoard."""
 
-    def __init__(self, exp_dir: Path, *, num_epochs: int, log_every_n_steps: int = 50, first_step: int = 0) -> None:
+    def __init__(
+        self, exp_dir: Path, *, num_epochs: int, log_every_n_steps: int = 50, first_step: int = 0, shown: bool = True
+    ) -> None:
         """Open TensorBoard's file.
 
         Args:
@@ -60,9 +62,11 @@ class Tracker:
           num_epochs: epochs of the training.
           log_every_n_steps: how often averages are written.
           first_step: updates already done; what an earlier run wrote after them is hidden in TensorBoard.
+          shown: show and write anything; of several processes, one does.
         """
         self.num_epochs, self.log_every_n_steps = num_epochs, log_every_n_steps
-        self._writer = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=first_step + 1)
+        self._shown = shown
+        self._writer = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=first_step + 1) if shown else None
         self._interval, self._epoch = Span(), Span()
         self._bar: Any = None
         self._label = ""
@@ -89,7 +93,7 @@ class Tracker:
         """Show an update; every `log_every_n_steps` write the averages since the last time."""
         self._interval.add(report)
         self._epoch.add(report)
-        self._bar.update()
+        self._bar.update(report.num_batches)
         if not self._bar.disable:
             self._bar.set_postfix_str(_shown(self._interval, report))
         if step % self.log_every_n_steps == 0:
@@ -118,11 +122,12 @@ class Tracker:
 
     def watch_dev(self, batches: Iterable[T]) -> Iterable[T]:
         """The batches of the validation set, under a progress bar."""
-        return tqdm(batches, desc=f"{self._label} dev", unit="batch", disable=not sys.stderr.isatty(), leave=False)
+        return tqdm(batches, desc=f"{self._label} dev", unit="batch", disable=self._no_bar(), leave=False)
 
     def close(self) -> None:
         """Write everything out."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _new_bar(self, num_batches: int, num_done: int) -> Any:
         return tqdm(
@@ -130,10 +135,13 @@ class Tracker:
             total=num_batches,
             initial=num_done,
             bar_format="{desc} |{bar:20}| {n}/{total} [{elapsed}<{remaining}] {postfix}",
-            disable=not sys.stderr.isatty(),
+            disable=self._no_bar(),
             dynamic_ncols=True,
             leave=False,
         )
+
+    def _no_bar(self) -> bool:
+        return not (self._shown and sys.stderr.isatty())
 
     def _wait(self, seconds: float) -> None:
         self._interval.waited += seconds
@@ -156,6 +164,8 @@ class Tracker:
             self._write(f"dev_expert_share/feed_forward_{layer:02d}", values, step)
 
     def _write(self, prefix: str, values: dict[str, float], step: int) -> None:
+        if self._writer is None:
+            return
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
 

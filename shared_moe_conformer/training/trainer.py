@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from shared_moe_conformer.config import TrainingConfig
+from shared_moe_conformer.training.distributed import (
+    average_buffers,
+    data_parallel,
+    gather,
+    total_losses,
+    world,
+)
 from shared_moe_conformer.training.metrics import (
     AsrLossesLike,
     LossScales,
@@ -53,7 +62,7 @@ class TrainState:
     epoch: int = 1
     """Epoch being trained, from 1."""
     num_batches: int = 0
-    """Batches of this epoch done."""
+    """Batches of this epoch that each process has done."""
     step: int = 0
     """Updates done."""
     progress_at_peak: float = 0.0
@@ -65,21 +74,23 @@ class TrainState:
 
 
 class StepReport(NamedTuple):
-    """What one update was like."""
+    """What one update was like, over the batches of all processes."""
 
     totals: LossTotals
     num_feature_frames: int
-    """Feature frames of the batch, of 10 ms."""
+    """Feature frames of the batches, of 10 ms."""
     learning_rate: float
     grad_norm: float
     """Before clipping."""
+    num_batches: int = 1
+    """Batches of this process."""
 
 
 class Trainer:
     """Updates a model batch by batch; the losses are weighed here alone."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig, *, device: torch.device | None = None) -> None:
-        """Make the optimizer.
+        """Make the optimizer; processes must be connected before (`distributed.connected`).
 
         Args:
           model: called with `x, x_lens, y, y_lens` and the transducer's options, returns `AsrLosses`.
@@ -88,31 +99,36 @@ class Trainer:
         """
         self.device = device or next(model.parameters()).device
         self.model = model.to(self.device)
+        self._parallel_model = data_parallel(self.model)
         self.config = config
         self.optimizer = build_optimizer(model, config)
         self.state = TrainState()
 
-    def train_step(self, batch: AsrBatchLike, *, progress: float) -> StepReport:
+    def train_step(self, *batches: AsrBatchLike, progress: float) -> StepReport:
         """Update the model once; it must be in training mode.
 
+        The update is that of all batches of all processes, in which each frame weighs alike.
+
         Args:
-          batch: the batch.
-          progress: share of the whole training done, this batch included, by which the learning rate falls.
+          batches: those of this process.
+          progress: share of the whole training done, these batches included, by which the learning rate falls.
 
         Raises:
           NonFiniteError: a loss or the gradient is not finite; the weights are as before.
         """
         step = self.state.step + 1
         learning_rate = self._set_learning_rate(step, progress)
-        loss, totals = self._losses(batch, loss_scales(self.config, self.state.step))
-        refuse_non_finite(totals.averages(), step=step, cut_ids=batch.cut_ids)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        totals = self._backward(batches)
+        shares = gather((sum(int(batch.x_lens.sum()) for batch in batches), [batch.cut_ids for batch in batches]))
+        cut_ids = [cut_id for _, share in shares for batch_ids in share for cut_id in batch_ids]
+        refuse_non_finite(totals.averages(), step=step, cut_ids=cut_ids)
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
-        refuse_non_finite({"gradient norm": grad_norm}, step=step, cut_ids=batch.cut_ids)
+        refuse_non_finite({"gradient norm": grad_norm}, step=step, cut_ids=cut_ids)
         self.optimizer.step()
-        self.state.step, self.state.num_batches = step, self.state.num_batches + 1
-        return StepReport(totals, int(batch.x_lens.sum()), learning_rate, grad_norm)
+        average_buffers(self.model)
+        self.state.step, self.state.num_batches = step, self.state.num_batches + len(batches)
+        return StepReport(totals, sum(frames for frames, _ in shares), learning_rate, grad_norm, len(batches))
 
     @torch.no_grad()
     def validate(
@@ -121,16 +137,16 @@ class Trainer:
         """The losses of a set in evaluation mode, weighed as after the warm-up.
 
         Args:
-          batches: the set.
+          batches: the set, or this process's part of it.
           each: called with every batch while the model is in evaluation mode.
         """
         totals = LossTotals()
         self.model.eval()
         for batch in batches:
-            totals.add(self._losses(batch, loss_scales(self.config))[1])
+            totals.add(self._losses(self.model, batch, loss_scales(self.config))[1])
             each(batch)
         self.model.train()
-        return totals
+        return total_losses(totals)
 
     def checkpoint(self) -> dict[str, Any]:
         """Where the training is, as tensors and strings; the optimizer's options are the config's."""
@@ -156,11 +172,35 @@ class Trainer:
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
         return self.state
 
-    def _losses(self, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
+    def _backward(self, batches: Sequence[AsrBatchLike]) -> LossTotals:
+        """Leave the gradient of the loss per frame of all processes' batches; return their losses."""
+        scales = loss_scales(self.config, self.state.step)
+        alone = len(batches) == world().size == 1
+        totals = LossTotals()
+        for number, batch in enumerate(batches, start=1):
+            with self._exchange(number == len(batches)):
+                loss, more = self._losses(self._parallel_model, batch, scales)
+                (loss if alone else loss * more.num_frames).backward()
+            totals.add(more)
+        totals = total_losses(totals)
+        if not alone:
+            factor = world().size / max(totals.num_frames, 1)
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad *= factor
+        return totals
+
+    def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
+        """Where the processes' gradients meet: in the backward of the last batch of an update."""
+        if is_last or not isinstance(self._parallel_model, DistributedDataParallel):
+            return nullcontext()
+        return self._parallel_model.no_sync()
+
+    def _losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
         inputs = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
         )
-        losses: AsrLossesLike = self.model(
+        losses: AsrLossesLike = model(
             *inputs,
             prune_range=self.config.prune_range,
             lm_only_scale=self.config.lm_only_scale,

@@ -8,18 +8,21 @@ import torch
 from lhotse import CutSet
 
 from shared_moe_conformer.data.batch import AsrBatch
-from shared_moe_conformer.data.loaders import CutDataset, EvalLoader, TrainLoader
+from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
 from tests.data.conftest import Corpus
 
 
-def train_loader(corpus: Corpus, *, seed: int = 7, **data: Any) -> TrainLoader:
+def train_loader(
+    corpus: Corpus, *, seed: int = 7, part: Part = WHOLE, accumulate_batches: int = 1, **data: Any
+) -> TrainLoader:
     dataset = CutDataset(corpus.tokenizer, dataclasses.replace(corpus.config.data, **data))
-    return TrainLoader(CutSet.from_cuts(corpus.cuts("train")), dataset, seed=seed)
+    cuts = CutSet.from_cuts(corpus.cuts("train"))
+    return TrainLoader(cuts, dataset, seed=seed, part=part, accumulate_batches=accumulate_batches)
 
 
-def eval_loader(corpus: Corpus, **data: Any) -> EvalLoader:
+def eval_loader(corpus: Corpus, *, part: Part = WHOLE, **data: Any) -> EvalLoader:
     dataset = CutDataset(corpus.tokenizer, dataclasses.replace(corpus.config.data, **data))
-    return EvalLoader(CutSet.from_cuts(corpus.cuts("train")), dataset)
+    return EvalLoader(CutSet.from_cuts(corpus.cuts("train")), dataset, part=part)
 
 
 def ids(batches: list[AsrBatch]) -> list[list[str]]:
@@ -138,3 +141,45 @@ def test_extreme_sizes_still_give_every_cut(corpus: Corpus, max_duration: float,
     for loader in (train_loader, eval_loader):
         batches = list(loader(corpus, max_duration=max_duration, num_buckets=num_buckets))
         assert sum(len(batch.cut_ids) for batch in batches) == 24
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_processes_divide_an_epoch_and_no_cut_is_seen_twice(corpus: Corpus, count: int) -> None:
+    loaders = [train_loader(corpus, part=Part(rank, count)) for rank in range(count)]
+    for epoch in (1, 2):
+        parts = []
+        for loader in loaders:
+            loader.set_epoch(epoch)
+            parts.append(list(loader))
+            assert len(parts[-1]) == len(loader) == len(loaders[0]), "all take part in every update"
+        seen = [cut_id for part in parts for batch in part for cut_id in batch.cut_ids]
+        assert sorted(seen) == sorted(cut.id for cut in corpus.cuts("train"))
+
+
+def test_an_update_of_two_processes_is_that_of_one_that_accumulates_two_batches(corpus: Corpus) -> None:
+    alone = list(train_loader(corpus, accumulate_batches=2))
+    parts = [list(train_loader(corpus, part=Part(rank, 2))) for rank in range(2)]
+    assert_equal(alone, [batch for update in zip(*parts) for batch in update])
+    assert len(alone) % 2 == 0
+
+
+def test_a_process_resumes_its_part_and_another_number_of_processes_does_not(corpus: Corpus) -> None:
+    whole, stopped = (train_loader(corpus, part=Part(1, 2)) for _ in range(2))
+    rest = list(whole)[1:]
+    next(iter(stopped))
+    resumed = train_loader(corpus, part=Part(1, 2))
+    resumed.load_state_dict(stopped.state_dict())
+    assert_equal(list(resumed), rest)
+    with pytest.raises(ValueError, match="number of processes"):
+        train_loader(corpus).load_state_dict(stopped.state_dict())
+
+
+def test_too_few_cuts_for_another_update_are_left_out(corpus: Corpus) -> None:
+    assert len(train_loader(corpus, part=Part(0, 25))) == 0
+
+
+@pytest.mark.parametrize("count", [2, 30])
+def test_processes_divide_a_split_to_validate_on(corpus: Corpus, count: int) -> None:
+    parts = [ids(list(eval_loader(corpus, part=Part(rank, count)))) for rank in range(count)]
+    everything = [batch for part in parts for batch in part]
+    assert sorted(everything) == sorted(ids(list(eval_loader(corpus))))

@@ -25,9 +25,16 @@ class Killed(Exception):
 def fit_tiny(tiny_model: Callable[[], Any], loader: Callable[[], Any], batch: Any, config: Config) -> Fit:
     """Trains the stand-in in a folder, from the newest checkpoint there; returns its weights."""
 
-    def run(exp_dir: Path, *, kill_at: int | None = None, seed: int = 42, **options: Any) -> dict[str, torch.Tensor]:
+    def run(
+        exp_dir: Path,
+        *,
+        kill_at: int | None = None,
+        seed: int = 42,
+        accumulate_batches: int = 1,
+        **options: Any,
+    ) -> dict[str, torch.Tensor]:
         exp_dir.mkdir(exist_ok=True)
-        changed = replace_fields(config, {"seed": seed})
+        changed = replace_fields(config, {"seed": seed, "accumulate_batches": accumulate_batches})
         trainer = Trainer(tiny_model(), changed.training)
         step = trainer.train_step
 
@@ -104,6 +111,15 @@ def test_tensorboard_gets_losses_speed_and_expert_usage(fit_tiny: Fit, tmp_path:
     assert wanted <= tags
     assert [event.step for event in events.Scalars("dev/loss")] == [5, 10, 15]
     assert events.Scalars("dev/ctc_greedy_wer")[0].value == 25.0
+
+
+def test_updates_of_several_batches_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_path: Path) -> None:
+    whole = fit_tiny(tmp_path / "whole", accumulate_batches=2)
+    for epoch, steps in ((1, 3), (3, 9)):
+        assert f'"step": {steps}' in load_checkpoint(tmp_path / "whole" / f"epoch-{epoch}.pt")["train_state"]
+    with pytest.raises(Killed):
+        fit_tiny(tmp_path / "stopped", kill_at=5, save_every_n_steps=1, accumulate_batches=2)
+    assert_same(whole, fit_tiny(tmp_path / "stopped", accumulate_batches=2))
 
 
 def test_an_empty_epoch_is_refused(fit_tiny: Fit, loader: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -1,0 +1,110 @@
+"""Several processes that train one model, as torchrun starts them: each has a part of every update's batches.
+
+Everything here also works in a process that trains alone, where sums and means are over one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.training.metrics import LossTotals
+
+
+class World(NamedTuple):
+    """The processes of a training, and which of them this is."""
+
+    rank: int = 0
+    """This process, from 0; 0 alone writes checkpoints and the log."""
+    size: int = 1
+    """Processes on all machines."""
+    local_rank: int = 0
+    """This process among those of its machine."""
+
+
+def world() -> World:
+    """The processes that torchrun has started; one, if the program was started by itself.
+
+    Source: the environment variables of torchrun, https://pytorch.org/docs/stable/elastic/run.html
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return World()
+    values = [os.environ.get(name, "0") for name in names]
+    require(all(value.isdigit() for value in values), f"{', '.join(names)} are {', '.join(values)}: use torchrun")
+    return World(*map(int, values))
+
+
+@contextmanager
+def connected(device: torch.device) -> Iterator[None]:
+    """Connect the processes while the block runs: by nccl between GPUs, by gloo between CPUs."""
+    if world().size == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # torchrun's store outlives a restart, and with it the addresses of processes that have died
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every process, by rank."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def total_losses(totals: LossTotals) -> LossTotals:
+    """The losses of all processes added up; some may have none."""
+    total = LossTotals()
+    for part in gather(totals):
+        if part.num_frames:
+            total.add(part)
+    return total
+
+
+@torch.no_grad()
+def average_buffers(model: nn.Module) -> None:
+    """Give every process the mean of all processes' buffers: the statistics that normalisations gather.
+
+    A count of frames becomes that of one process; beside it a running mean moves as far as it should.
+    """
+    buffers = list(model.buffers())
+    if not dist.is_initialized() or not buffers:
+        return
+    flat = torch.cat([buffer.flatten().double() for buffer in buffers])
+    dist.all_reduce(flat)
+    means = (flat / dist.get_world_size()).split([buffer.numel() for buffer in buffers])
+    for buffer, mean in zip(buffers, means):
+        exact = mean if buffer.is_floating_point() else mean.round()
+        buffer.copy_(exact.view_as(buffer))
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model, called so that `backward` leaves the mean of all processes' gradients; alone it is the model itself.
+
+    Batch statistics stay each process's own (`average_buffers`).
+    """
+    if not dist.is_initialized():
+        return model
+    parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its old name
+    options: dict[str, Any] = {option: False}
+    return nn.parallel.DistributedDataParallel(model, **options)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shared_moe_conformer.config import Config, replace_fields
+from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.training.distributed import World, average_buffers, connected, gather, world
+from shared_moe_conformer.training.trainer import Trainer
+from tests.conftest import TINY, TINY_VOCAB
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+CONFIG: Config = replace_fields(
+    TINY, {"dropout": 0.0, "warmup_steps": 0, "loss_warmup_steps": 2, "learning_rate": 0.01}
+)
+
+
+def batches(step: int) -> list[AsrBatch]:
+    """Two batches of an update, of different sizes."""
+    generator = torch.Generator().manual_seed(step)
+    found = []
+    for size in (2, 3):
+        lens = torch.randint(30, 60, (size,), generator=generator).tolist()
+        features = [torch.randn(n, 80, generator=generator) for n in lens]
+        tokens = [torch.randint(3, TINY_VOCAB, (4,), generator=generator).tolist() for _ in lens]
+        names = [f"cut-{step}-{size}-{n}" for n in range(size)]
+        found.append(collate(features, tokens, cut_ids=names, texts=names))
+    return found
+
+
+def make_trainer() -> Trainer:
+    torch.manual_seed(0)
+    model = AsrModel(CONFIG.model)
+    model.encoder.feature_norm.num_frames.fill_(10**9)  # so that what one batch adds does not show in the next
+    trainer = Trainer(model, CONFIG.training)
+    for group in trainer.optimizer.param_groups:
+        group["eps"] = 1e-3  # so that rounding of gradients that are 0 by symmetry does not become an update
+    trainer.model.train()
+    return trainer
+
+
+def update_of_two_processes(path: str) -> None:
+    """What each of two processes does: three updates with a batch each, and then a batch that is not finite."""
+    torch.set_num_threads(1)
+    with connected(torch.device("cpu")):
+        trainer, rank = make_trainer(), world().rank
+        reports = [trainer.train_step(batches(step)[rank], progress=0.1) for step in range(3)]
+        result: dict[str, Any] = {
+            "model": copy.deepcopy(trainer.model.state_dict()),
+            "reports": reports,
+            "ranks": gather(rank),
+        }
+        bad = batches(3)[rank]
+        bad.x[0] += float("nan") if rank else 0.0
+        try:
+            trainer.train_step(bad, progress=0.1)
+        except ValueError as error:
+            result["error"] = str(error)
+        torch.save(result, f"{path}.{rank}")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two real processes that talk by gloo came to."""
+    path = tmp_path_factory.mktemp("processes") / "result"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    code = f"from tests.training.test_distributed import *; update_of_two_processes({str(path)!r})"
+    environment = {**os.environ, **address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**environment, "RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    allow = {"weights_only": False} if int(torch.__version__.split(".")[0]) >= 2 else {}
+    return [torch.load(f"{path}.{rank}", **allow) for rank in range(2)]
+
+
+def test_two_processes_update_as_one_that_accumulates(results: list[dict[str, Any]]) -> None:
+    alone = make_trainer()
+    for step in range(3):
+        report = alone.train_step(*batches(step), progress=0.1)
+        shared = results[0]["reports"][step]
+        assert shared.totals.averages() == pytest.approx(report.totals.averages(), rel=1e-4)
+        assert torch.equal(shared.totals.frames_per_expert, report.totals.frames_per_expert)
+        assert shared[1:3] == report[1:3] and shared.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
+    start = make_trainer().model.state_dict()
+    for name, parameter in alone.model.named_parameters():
+        torch.testing.assert_close(results[0]["model"][name], parameter.data, rtol=1e-3, atol=1e-5)
+        assert not torch.equal(start[name], parameter) or not parameter.grad.any()
+
+
+def test_all_processes_have_the_same_weights_and_statistics(results: list[dict[str, Any]]) -> None:
+    first, second = (result["model"] for result in results)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert results[0]["ranks"] == results[1]["ranks"] == [0, 1]
+
+
+def test_a_bad_batch_of_one_process_stops_all_and_is_named_by_all(results: list[dict[str, Any]]) -> None:
+    assert all("step 4: loss is nan" in result["error"] and "cut-3-3-0" in result["error"] for result in results)
+
+
+def test_each_frame_of_an_update_weighs_alike() -> None:
+    """The gradient of two batches is the mean of theirs, each weighed by its frames."""
+    gradients, frames = [], []
+    for batch in (*batches(0), None):
+        trainer = make_trainer()
+        totals = trainer._backward(batches(0) if batch is None else [batch])
+        gradients.append(trainer.model.ctc_head.weight.grad.clone())
+        frames.append(totals.num_frames)
+    first, second, both = gradients
+    assert frames[2] == frames[0] + frames[1]
+    torch.testing.assert_close(both, (first * frames[0] + second * frames[1]) / frames[2], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, World(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, World(3, 4, 1)),
+    ],
+)
+def test_torchrun_says_who_one_is(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: World
+) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert world() == expected
+
+
+def test_variables_that_torchrun_would_not_set_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="use torchrun"):
+        world()
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    model = torch.nn.BatchNorm1d(2)
+    model.running_mean.fill_(3.0)
+    with connected(torch.device("cpu")):
+        average_buffers(model)
+        assert gather("a") == ["a"]
+    assert model.running_mean.tolist() == [3.0, 3.0]
