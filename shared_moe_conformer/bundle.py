@@ -11,14 +11,13 @@ from typing import NamedTuple, cast
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.audio import seconds_of, write_wav
-from shared_moe_conformer.checksums import verify_sums, write_sums
+from shared_moe_conformer.checksums import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.config import Config, load_config, require, save_config
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -51,6 +50,7 @@ from shared_moe_conformer.recognition import (
 )
 from shared_moe_conformer.transcript import EMPTY, Transcript, make_transcript
 from shared_moe_conformer.transfer import ZOO, resolve
+from shared_moe_conformer.weights import contiguous, load_model
 
 ENCODER_FRAME_SHIFT = 0.04
 """Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""
@@ -58,6 +58,8 @@ SHORTEST = 0.025
 """Seconds of one feature frame; a shorter recording has none."""
 MAX_DURATION = 120.0
 """Seconds of audio that are recognised together."""
+MAX_READ = 1 << 24
+"""Bytes at most of a file that is read whole."""
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 
 
@@ -97,6 +99,7 @@ class Bundle:
           ValueError: a file that is missing, changed, or not what this version can read; named.
         """
         folder = resolve(model, zoo_dir=Path(zoo_dir))
+        require_small(folder, (SUMS_FILE, MANIFEST_FILE, CONFIG_FILE, *TOKENIZER_FILES), max_bytes=MAX_READ)
         manifest = read_manifest(folder)
         if verify:
             verify_sums(folder, required=FILES)
@@ -110,9 +113,8 @@ class Bundle:
             manifest.decoding_method in METHODS,
             f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
         )
-        network = _build_model(config, folder / CONFIG_FILE)
-        copy_weights(network, read_weights(folder / WEIGHTS_FILE), source=folder / WEIGHTS_FILE)
-        return cls(manifest, config, network.eval(), tokenizer)
+        network = load_model(config, folder / WEIGHTS_FILE, config_path=folder / CONFIG_FILE)
+        return cls(manifest, config, network, tokenizer)
 
     def save(self, folder: Path, *, lang_dir: Path, example: ExampleRecording, overwrite: bool = False) -> None:
         """Write the bundle; the folder appears whole or not at all.
@@ -129,7 +131,7 @@ class Bundle:
         with atomic_folder(folder, marker=MANIFEST_FILE, overwrite=overwrite) as new:
             write_manifest(self.manifest, new)
             save_config(self.config, new / CONFIG_FILE)
-            (new / WEIGHTS_FILE).write_bytes(safetensors.torch.save(_contiguous(self.model), {"format": "pt"}))
+            (new / WEIGHTS_FILE).write_bytes(safetensors.torch.save(contiguous(self.model), {"format": "pt"}))
             for name in TOKENIZER_FILES:
                 shutil.copyfile(lang_dir / name, new / name)
             (new / CARD_FILE).write_text(model_card(self.manifest, self.config), encoding="utf-8")
@@ -262,40 +264,3 @@ def expected_text(folder: Path) -> str:
 def _write_test_text(folder: Path, *, expected: str, reference: str) -> None:
     lines = f"{EXPECTED} {expected}\n{REFERENCE} {reference}\n"
     (folder / TEST_TEXT).write_text(lines, encoding="utf-8")
-
-
-def _build_model(config: Config, path: Path) -> AsrModel:
-    try:
-        return AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
-        reason = (str(error).splitlines() or ["not enough memory"])[0]
-        raise ValueError(f"{path} describes no model that can be built here: {reason}") from error
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-      ValueError: the file is damaged, or something else.
-    """
-    try:
-        return safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): get the model again") from error
-
-
-def copy_weights(model: nn.Module, weights: dict[str, Tensor], *, source: Path) -> None:
-    """Copy tensors into a model.
-
-    Raises:
-      ValueError: they are not the model's; the first one is named, and where it came from.
-    """
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | weights.keys()):
-        there, wanted = (tuple(part[name].shape) if name in part else "missing" for part in (weights, expected))
-        require(there == wanted, f"{source}: {name} is {there}, but {wanted} in the model of {CONFIG_FILE}")
-    model.load_state_dict(weights)
-
-
-def _contiguous(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.contiguous() for name, value in model.state_dict().items()}

@@ -43,6 +43,17 @@ def read_sums(folder: Path) -> dict[str, str]:
     return {match[2]: match[1] for match in matches if match}
 
 
+def require_small(folder: Path, names: Iterable[str], *, max_bytes: int) -> None:
+    """Refuse files that are too long to be read whole.
+
+    Raises:
+      ValueError: one is; named.
+    """
+    for path in (folder / name for name in names):
+        if path.is_file() and path.stat().st_size > max_bytes:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, no more than {max_bytes} are read")
+
+
 def verify_sums(folder: Path, *, required: Iterable[str]) -> None:
     """Read every file that SHA256SUMS lists, and compare.
 

@@ -89,7 +89,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.encoder_dim % (2 * self.num_attention_heads) == 0,
+            self.num_attention_heads >= 1 and self.encoder_dim % (2 * self.num_attention_heads) == 0,
             f"encoder_dim {self.encoder_dim} cannot be divided into {self.num_attention_heads} heads of even size",
         )
         require(self.feed_forward_dim >= 1, f"feed_forward_dim is {self.feed_forward_dim}: give 1 or more")
@@ -254,6 +254,7 @@ def from_dict(cls: type[C], values: dict[str, Any]) -> C:
     Raises:
       ValueError: an unknown or a missing key, named, or a value that its class refuses.
     """
+    require(isinstance(values, dict), f"{cls.__name__} is {str(values)[:80]!r}: not a JSON object")
     names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     added = {f.name for f in dataclasses.fields(cls) if f.metadata.get("may_be_missing")}  # type: ignore[arg-type]
     unknown, missing = sorted(set(values) - names), sorted(names - added - set(values))
@@ -286,7 +287,7 @@ def load_config(path: Path) -> Config:
     try:
         values = json.loads(path.read_text())
         return from_dict(Config, values)
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -12,7 +12,6 @@ import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.bundle import copy_weights
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, load_config, require
 from shared_moe_conformer.cpu import tune_cpu
@@ -39,6 +38,7 @@ from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.weights import copy_weights
 
 FRAME_SHIFT_SECONDS = 0.01
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shared_moe_conformer.atomic import check_free
-from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording, copy_weights
+from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import Config, load_config
 from shared_moe_conformer.cpu import tune_cpu
@@ -20,6 +20,7 @@ from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, package_commi
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.weights import copy_weights
 from shared_moe_conformer.zoo_index import add
 
 EXAMPLE_SECONDS = 3.0
