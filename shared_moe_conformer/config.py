@@ -208,6 +208,16 @@ class TrainingConfig:
     """Weight of the router z loss, per layer, as a share of the frame-averaged losses."""
     accumulate_batches: int = field(default=1, metadata=ADDED_LATER)
     """Batches of each process whose gradients make one update together; max_duration is that of one."""
+    teacher: str = field(default="", metadata=ADDED_LATER)
+    """Experiment folder of a trained model to imitate, relative to the recipe's folder, e.g. exp/full; empty: none."""
+    teacher_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Epoch of the teacher's weights; 0: its last."""
+    teacher_avg: int = field(default=1, metadata=ADDED_LATER)
+    """Epochs over which the teacher's weights are averaged."""
+    hidden_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
+    """Weight of the distance of the encoder's frames from the teacher's, with a teacher; 0: their sizes may differ."""
+    ctc_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
+    """Weight of the divergence of the CTC posteriors from the teacher's, with a teacher."""
     prune_range: int = 5
     """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
     lm_only_scale: float = 0.25
@@ -221,6 +231,10 @@ class TrainingConfig:
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
         require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
         require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
+        for name in ("hidden_distillation_loss_scale", "ctc_distillation_loss_scale"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        require(self.teacher_epoch >= 0, f"teacher_epoch is {self.teacher_epoch}: give 0 or more")
+        require(self.teacher_avg >= 1, f"teacher_avg is {self.teacher_avg}: give 1 or more")
         require(self.prune_range >= 2, f"prune_range is {self.prune_range}: give 2 or more")
 
 

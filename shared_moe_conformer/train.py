@@ -13,7 +13,7 @@ import kaldialign
 import torch
 
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, require, to_dict
+from shared_moe_conformer.config import Config, load_config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -22,7 +22,7 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
 from shared_moe_conformer.decoding.scoring import words_of
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.checkpoint import load_checkpoint
+from shared_moe_conformer.training.checkpoint import load_checkpoint, model_state, saved_epochs
 from shared_moe_conformer.training.distributed import connected, world
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
@@ -91,7 +91,8 @@ def _train(
     train_loader, dev_loader = data.train_loader(), data.dev_loader()
     seed_generators(config.training.seed, 0)
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    trainer = Trainer(model, config.training, device=device)
+    teacher = load_teacher(config, recipe_dir) if config.training.teacher else None
+    trainer = Trainer(model, config.training, device=device, teacher=teacher)
     checkpoint = None if resume_from is None else load_checkpoint(resume_from)
     if checkpoint is not None and resume_from is not None:
         refuse_other_model(checkpoint, config, resume_from)
@@ -118,6 +119,39 @@ def _train(
         raise
     finally:
         stop_log()
+
+
+def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
+    """The trained model that the config's is to imitate.
+
+    Raises:
+      FileNotFoundError: no such experiment, or no such epoch.
+      ValueError: its frames or units are others.
+    """
+    exp_dir = recipe_dir / config.training.teacher
+    its_config = load_config(exp_dir / "config.json")
+    epochs = saved_epochs(exp_dir)
+    require(
+        bool(epochs), f"{exp_dir} has no checkpoint to teach: train it first (./train.py), or give another --teacher"
+    )
+    require(
+        its_config.data.lang_dir == config.data.lang_dir and its_config.model.vocab_size == config.model.vocab_size,
+        f"the teacher {exp_dir} has units of {its_config.data.lang_dir}, the model those of {config.data.lang_dir}: "
+        "train both with one --lang-dir",
+    )
+    require(
+        its_config.features == config.features, f"the teacher {exp_dir} has other features: train both with the same"
+    )
+    sizes = its_config.model.encoder.encoder_dim, config.model.encoder.encoder_dim
+    require(
+        sizes[0] == sizes[1] or config.training.hidden_distillation_loss_scale == 0,
+        f"the teacher's frames have {sizes[0]} channels, the model's {sizes[1]}: give both one --encoder-dim, or "
+        "--hidden-distillation-loss-scale 0",
+    )
+    teacher = AsrModel(its_config.model, num_mel_bins=its_config.features.num_mel_bins)
+    training = config.training
+    teacher.load_state_dict(model_state(exp_dir, training.teacher_epoch or epochs[-1], training.teacher_avg))
+    return teacher
 
 
 def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBatch], tuple[int, int]]:

@@ -83,9 +83,17 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of a training that was never stopped."""
-    return run(recipe, tmp_path_factory.mktemp("whole"), "--num-threads", "1")
+def whole_dir(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that was never stopped."""
+    exp_dir = tmp_path_factory.mktemp("whole")
+    run(recipe, exp_dir, "--num-threads", "1")
+    return exp_dir
+
+
+@pytest.fixture(scope="module")
+def whole(whole_dir: Path) -> dict[str, torch.Tensor]:
+    """The weights of that training."""
+    return load_checkpoint(whole_dir / "epoch-2.pt")["model"]
 
 
 def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -181,6 +189,41 @@ def test_a_folder_with_another_experiment_is_refused(
     shown = refused(recipe, tmp_path, capsys, "--resume", "true", "--feed-forward-dim", "32")
     assert "feed_forward_dim" in shown
     assert_same(before, load_checkpoint(tmp_path / "epoch-1.pt")["model"])
+
+
+def test_a_model_learns_to_be_like_its_teacher(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "teacher", "--group-sizes", "1,1", "--experts-in", "none")
+    flags = ["--teacher", str(tmp_path / "teacher"), "--teacher-avg", "2", "--num-epochs", "4"]
+    strong = [*flags, "--hidden-distillation-loss-scale", "2", "--ctc-distillation-loss-scale", "1"]
+    run(recipe, tmp_path / "taught", *strong)
+    run(
+        recipe,
+        tmp_path / "alone",
+        *flags,
+        "--hidden-distillation-loss-scale",
+        "0",
+        "--ctc-distillation-loss-scale",
+        "0",
+    )
+    for name in ("hidden_distillation", "ctc_distillation"):
+        first, *_, last = dev_losses(tmp_path / "taught", name)
+        assert last < first and last < dev_losses(tmp_path / "alone", name)[-1]
+
+
+def test_a_teacher_that_does_not_fit_is_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture, whole_dir: Path
+) -> None:
+    teacher = ["--teacher", str(whole_dir)]
+    assert "train first" in refused(recipe, tmp_path / "exp", capsys, "--teacher", str(tmp_path / "none"))
+    assert "16 channels, the model's 24" in refused(recipe, tmp_path / "exp", capsys, *teacher, "--encoder-dim", "24")
+    assert "no epoch-9.pt" in refused(recipe, tmp_path / "exp", capsys, *teacher, "--teacher-epoch", "9")
+    assert not (tmp_path / "exp").exists()
+
+
+def dev_losses(exp_dir: Path, name: str) -> list[float]:
+    """A loss on the validation set after each epoch, from the log."""
+    (log,) = (exp_dir / "log").iterdir()
+    return [float(loss) for loss in re.findall(rf"dev loss .*{name} ([\d.e-]+)", log.read_text())]
 
 
 def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.loss.backend import transducer_functions
 from shared_moe_conformer.loss.ctc import ctc_loss
+from shared_moe_conformer.loss.distillation import ctc_divergence, hidden_distance
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss
 from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
@@ -34,6 +36,19 @@ class AsrLosses(NamedTuple):
     """Valid encoder frames of the batch, by which the summed losses become comparable."""
     frames_per_expert: Tensor | None
     """Frames that each expert computed, (L, E); None without experts."""
+    hidden_distillation_loss: Tensor | None = None
+    """Distance from the teacher's encoder frames, summed over frames; None without a teacher of the same size."""
+    ctc_distillation_loss: Tensor | None = None
+    """Divergence from the teacher's CTC posteriors, summed over frames; None without a teacher."""
+
+
+class TeacherOutput(NamedTuple):
+    """What a teacher makes of a batch, without gradient."""
+
+    encoder_out: Tensor
+    """(N, T', C)."""
+    ctc_log_probs: Tensor
+    """(N, T', V)."""
 
 
 class AsrModel(nn.Module):
@@ -63,6 +78,17 @@ class AsrModel(nn.Module):
         """Return log-probabilities (N, T', V) of the CTC head."""
         return F.log_softmax(self.ctc_head(encoder_out).float(), dim=-1)
 
+    @torch.no_grad()
+    def teach(self, x: Tensor, x_lens: Tensor) -> TeacherOutput:
+        """Return what another model should imitate of this one, which is in evaluation mode.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
+        encoder_out = self.encode(x, x_lens).encoder_out
+        return TeacherOutput(encoder_out, self.ctc_log_probs(encoder_out))
+
     def forward(
         self,
         x: Tensor,
@@ -73,6 +99,7 @@ class AsrModel(nn.Module):
         prune_range: int = 5,
         lm_only_scale: float = 0.25,
         am_only_scale: float = 0.0,
+        teacher: TeacherOutput | None = None,
     ) -> AsrLosses:
         """Return the losses of a batch.
 
@@ -84,6 +111,7 @@ class AsrModel(nn.Module):
           prune_range: tokens per frame at which the joiner is evaluated.
           lm_only_scale: smoothing of the simple loss towards the decoder alone.
           am_only_scale: smoothing of the simple loss towards the encoder alone.
+          teacher: what to imitate.
         """
         encoder_out, lens, router_losses = self.encode(x, x_lens)
         decoder_out = self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
@@ -101,9 +129,17 @@ class AsrModel(nn.Module):
             am_only_scale=am_only_scale,
             functions=transducer_functions(self.config.transducer_backend, encoder_out.device),
         )
-        ctc = ctc_loss(self.ctc_log_probs(encoder_out), lens, y, y_lens)
+        ctc_log_probs = self.ctc_log_probs(encoder_out)
+        ctc = ctc_loss(ctc_log_probs, lens, y, y_lens)
         balancing, z_loss, frames_per_expert = _sums_over_layers(router_losses, encoder_out)
-        return AsrLosses(*transducer, ctc, balancing, z_loss, lens.sum(), frames_per_expert)
+        losses = AsrLosses(*transducer, ctc, balancing, z_loss, lens.sum(), frames_per_expert)
+        if teacher is None:
+            return losses
+        same_size = encoder_out.shape == teacher.encoder_out.shape
+        return losses._replace(
+            hidden_distillation_loss=hidden_distance(encoder_out, teacher.encoder_out, lens) if same_size else None,
+            ctc_distillation_loss=ctc_divergence(ctc_log_probs, teacher.ctc_log_probs, lens),
+        )
 
 
 def _sums_over_layers(losses: RouterLosses | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

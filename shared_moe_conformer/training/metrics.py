@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 SUMMED = ("simple_loss", "pruned_loss", "ctc_loss")
+DISTILLED = ("hidden_distillation_loss", "ctc_distillation_loss")
 AVERAGED = ("load_balancing_loss", "router_z_loss")
 
 
@@ -54,6 +55,8 @@ class LossScales(NamedTuple):
     ctc_loss: float
     load_balancing_loss: float
     router_z_loss: float
+    hidden_distillation_loss: float = 0.0
+    ctc_distillation_loss: float = 0.0
 
 
 class NonFiniteError(ValueError):
@@ -63,10 +66,11 @@ class NonFiniteError(ValueError):
 def weighted_loss(losses: AsrLossesLike, scales: LossScales) -> Tensor:
     """The loss to minimise, per valid encoder frame.
 
-    The transducer and CTC losses are sums over frames and are divided by their number; the routers' losses are averages
-    over frames already, and are not.
+    The transducer, CTC and distillation losses are sums over frames and are divided by their number; the routers'
+    losses are averages over frames already, and are not.
     """
-    per_frame = sum(getattr(scales, name) * getattr(losses, name) for name in SUMMED) / losses.num_frames
+    summed = sum(getattr(scales, name) * getattr(losses, name) for name in _summed_names(losses))
+    per_frame = summed / losses.num_frames
     return per_frame + sum(getattr(scales, name) * getattr(losses, name) for name in AVERAGED)
 
 
@@ -89,11 +93,12 @@ class LossTotals:
           losses: the model's.
           loss: `weighted_loss` of them.
         """
-        names = (*SUMMED, *AVERAGED, "num_frames")
+        summed = _summed_names(losses)
+        names = (*summed, *AVERAGED, "num_frames")
         values = torch.stack([loss.detach(), *(getattr(losses, name).detach().to(loss) for name in names)])
         total, *parts, frames = values.double().tolist()
         layers = 1 if losses.frames_per_expert is None else len(losses.frames_per_expert)
-        factors = (*(1.0,) * len(SUMMED), *(frames / layers,) * len(AVERAGED))
+        factors = (*(1.0,) * len(summed), *(frames / layers,) * len(AVERAGED))
         sums = {name: part * factor for name, part, factor in zip(names, parts, factors)}
         usage = None if losses.frames_per_expert is None else losses.frames_per_expert.detach().cpu()
         return cls(round(frames), {"loss": total * frames, **sums}, usage)
@@ -110,6 +115,11 @@ class LossTotals:
     def averages(self) -> dict[str, float]:
         """Each loss per valid encoder frame; the routers' losses per expert feed-forward as well."""
         return {name: value / max(self.num_frames, 1) for name, value in self.sums.items()}
+
+
+def _summed_names(losses: AsrLossesLike) -> list[str]:
+    """The losses that are sums over frames; those of distillation only where there is a teacher."""
+    return [*SUMMED, *(name for name in DISTILLED if getattr(losses, name, None) is not None)]
 
 
 def expert_shares(frames_per_expert: Tensor) -> Tensor:

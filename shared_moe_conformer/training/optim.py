@@ -75,6 +75,8 @@ def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
         ctc_loss=config.ctc_loss_scale,
         load_balancing_loss=config.load_balancing_loss_scale,
         router_z_loss=config.router_z_loss_scale,
+        hidden_distillation_loss=config.hidden_distillation_loss_scale,
+        ctc_distillation_loss=config.ctc_distillation_loss_scale,
     )
 
 

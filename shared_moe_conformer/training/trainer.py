@@ -89,17 +89,26 @@ class StepReport(NamedTuple):
 class Trainer:
     """Updates a model batch by batch; the losses are weighed here alone."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, *, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        *,
+        device: torch.device | None = None,
+        teacher: nn.Module | None = None,
+    ) -> None:
         """Make the optimizer; processes must be connected before (`distributed.connected`).
 
         Args:
           model: called with `x, x_lens, y, y_lens` and the transducer's options, returns `AsrLosses`.
           config: schedule and losses.
           device: where to compute; None: where the model is.
+          teacher: its `teach(x, x_lens)` is what the model should imitate; it stays as it is.
         """
         self.device = device or next(model.parameters()).device
         self.model = model.to(self.device)
         self._parallel_model = data_parallel(self.model)
+        self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.config = config
         self.optimizer = build_optimizer(model, config)
         self.state = TrainState()
@@ -197,14 +206,19 @@ class Trainer:
         return self._parallel_model.no_sync()
 
     def _losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
-        inputs = (
+        x, x_lens, y, y_lens = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
         )
+        taught = {} if self.teacher is None else {"teacher": self.teacher.teach(x, x_lens)}  # type: ignore[operator]
         losses: AsrLossesLike = model(
-            *inputs,
+            x,
+            x_lens,
+            y,
+            y_lens,
             prune_range=self.config.prune_range,
             lm_only_scale=self.config.lm_only_scale,
             am_only_scale=self.config.am_only_scale,
+            **taught,
         )
         loss = weighted_loss(losses, scales)
         return loss, LossTotals.of_batch(losses, loss)
