@@ -33,7 +33,7 @@ from shared_moe_conformer.transfer import resolve
 OPSET = 17
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
 QUANTISED = (ENCODER, JOINER, CTC)
-"""Files of which there is an int8 version; the decoder has nothing to gain."""
+"""Files of which there are float16 and int8 versions; the decoder has nothing to gain."""
 MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a float32 graph is released."""
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
-    """Write a bundle's model as ONNX files, float32 and int8, with its tokens and test wav.
+    """Write a bundle's model as ONNX files, float32, float16 and int8, with its tokens and test wav.
 
     Args:
       source: the bundle's folder.
@@ -67,6 +67,7 @@ def export_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[
         write_graphs(bundle, folder)
         for name in QUANTISED:
             quantise(folder / name, folder / int8_name(name))
+            halve(folder / name, folder / fp16_name(name))
         for name in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / name, folder / name)
         differences = compare(bundle, folder)
@@ -112,6 +113,19 @@ def quantise(source: Path, target: Path) -> None:
         )
 
 
+def halve(source: Path, target: Path) -> None:
+    """Write a graph that stores and computes in float16, its inputs and outputs and the routers' products excepted."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(source))
+    routers = router_products(graph.graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tiny weights that become 0
+        half = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers)
+    onnx.save(half, target)
+
+
 def router_products(graph: Any) -> list[str]:
     """Names of the matrix products whose softmax ranks the experts."""
     producer = {output: node for node in graph.node for output in node.output}
@@ -152,6 +166,11 @@ def run_graph(path: Path, *inputs: Tensor) -> list[np.ndarray]:
 def int8_name(name: str) -> str:
     """`encoder.int8.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
     return name.replace(".onnx", ".int8.onnx")
+
+
+def fp16_name(name: str) -> str:
+    """`encoder.fp16.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
+    return name.replace(".onnx", ".fp16.onnx")
 
 
 @torch.inference_mode()

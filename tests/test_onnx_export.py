@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 import onnx  # noqa: E402
 
-from shared_moe_conformer.audio import write_wav  # noqa: E402
+from shared_moe_conformer.audio import read_audio, write_wav  # noqa: E402
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.checksums import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
@@ -28,9 +29,11 @@ from shared_moe_conformer.onnx_export import (  # noqa: E402
     JOINER,
     QUANTISED,
     export_onnx,
+    fp16_name,
     int8_name,
     main,
     router_products,
+    run_graph,
 )
 
 Save = Callable[..., Path]
@@ -85,7 +88,17 @@ def recordings(tmp_path_factory: pytest.TempPathFactory, tones: np.ndarray) -> l
 
 
 def test_folder_is_complete_and_verifies(exported: Path) -> None:
-    names = {ENCODER, DECODER, JOINER, CTC, *map(int8_name, QUANTISED), "tokens.txt", "test.wav", "test.txt"}
+    names = {
+        ENCODER,
+        DECODER,
+        JOINER,
+        CTC,
+        *map(int8_name, QUANTISED),
+        *map(fp16_name, QUANTISED),
+        "tokens.txt",
+        "test.wav",
+        "test.txt",
+    }
     assert {path.name for path in exported.iterdir()} == {*names, SUMS_FILE}
     verify_sums(exported, required=names)
 
@@ -142,10 +155,25 @@ def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
         np.testing.assert_allclose(found["times"], expected.times, atol=1e-3)
 
 
+def test_float16_stores_halves_and_hardly_differs(exported: Path, tiny_bundle: Bundle) -> None:
+    features = tiny_bundle.features(*read_audio(exported / "test.wav"))[None]
+    for name in (ENCODER, CTC):
+        stored = [tensor for tensor in onnx.load(exported / fp16_name(name)).graph.initializer if len(tensor.dims) > 1]
+        kinds = [tensor.data_type for tensor in stored]
+        assert kinds.count(onnx.TensorProto.FLOAT) == 3, "the routers"
+        assert kinds.count(onnx.TensorProto.FLOAT16) == len(kinds) - 3
+        x_lens = torch.tensor([features.size(1)])
+        half, full = (run_graph(exported / file, features, x_lens)[0] for file in (fp16_name(name), name))
+        assert half.dtype == full.dtype == np.float32
+        np.testing.assert_allclose(half, full, rtol=2e-3, atol=0.1)
+        assert np.abs(half - full).max() > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transducer", "ctc"])
-def test_sherpa_onnx_runs_the_int8_graphs(exported: Path, recordings: list[Path], kind: str) -> None:
-    assert all(found["tokens"] for found in run_sherpa(exported, recordings, kind=kind, suffix=".int8"))
+@pytest.mark.parametrize("suffix", [".int8", ".fp16"])
+def test_sherpa_onnx_runs_the_smaller_graphs(exported: Path, recordings: list[Path], kind: str, suffix: str) -> None:
+    assert all(found["tokens"] for found in run_sherpa(exported, recordings, kind=kind, suffix=suffix))
 
 
 def run_sherpa(
