@@ -35,6 +35,7 @@ setup(
         "torch": requirements("torch"),
         "k2": requirements("k2"),  # k2 itself: pip install --no-deps -r requirements/k2-wheel.txt
         "kaldifeat": ["kaldifeat==1.24"],  # compiles against the installed torch: make kaldifeat
+        "hub": requirements("hub"),
         "onnx": requirements("onnx"),
         "dev": requirements("dev"),
     },

@@ -203,7 +203,7 @@ class Trainer:
         """Where the processes' gradients meet: in the backward of the last batch of an update."""
         if is_last or not isinstance(self._parallel_model, DistributedDataParallel):
             return nullcontext()
-        return self._parallel_model.no_sync()
+        return self._parallel_model.no_sync()  # type: ignore[operator]
 
     def _losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
         x, x_lens, y, y_lens = (
