@@ -22,10 +22,11 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
 from shared_moe_conformer.decoding.scoring import words_of
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.checkpoint import load_checkpoint, model_state, saved_epochs
+from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
 from shared_moe_conformer.training.distributed import connected, world
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
+    load_to_resume,
     open_experiment,
     refuse_other_experiment,
     refuse_other_model,
@@ -93,8 +94,9 @@ def _train(
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
     teacher = load_teacher(config, recipe_dir) if config.training.teacher else None
     trainer = Trainer(model, config.training, device=device, teacher=teacher)
-    checkpoint = None if resume_from is None else load_checkpoint(resume_from)
-    if checkpoint is not None and resume_from is not None:
+    checkpoint = None
+    if resume_from is not None:
+        resume_from, checkpoint = load_to_resume(resume_from)
         refuse_other_model(checkpoint, config, resume_from)
     if rank == 0:
         open_experiment(exp_dir, config, resuming=checkpoint is not None)

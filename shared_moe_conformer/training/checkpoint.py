@@ -6,9 +6,11 @@ float there).
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,21 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     Args:
       path: its file.
       checkpoint: `model` (a state_dict) and whatever else resuming needs: tensors and strings.
+
+    Raises:
+      ValueError: the disk has no room for it, or fails; the older checkpoints are as they were.
     """
-    with atomic_file(path) as file:
-        torch.save(checkpoint, file)
+    content = io.BytesIO()  # torch 1.13 aborts the process if it writes to a file that cannot grow
+    torch.save(checkpoint, content)
+    try:
+        with atomic_file(path) as file:
+            file.write(content.getbuffer())
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise ValueError(
+            f"{path} cannot be written ({error.strerror}; {free:.0f} MiB are free there): "
+            "make room (--keep-last-k deletes old checkpoints) and go on with --resume true"
+        ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

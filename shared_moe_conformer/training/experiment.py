@@ -8,7 +8,8 @@ from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import Config, load_config, to_dict
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, saved_epochs
+from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.log import logger
 
 FREE_OPTIONS = ("num_epochs", "num_workers")
 """Options that may change when a training goes on."""
@@ -47,6 +48,27 @@ def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = 
     if start_epoch - 1 not in epochs:
         raise FileNotFoundError(f"no {epoch_path(exp_dir, start_epoch - 1)} to start epoch {start_epoch} from")
     return epoch_path(exp_dir, start_epoch - 1)
+
+
+def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint to go on from and what it holds; if it is damaged, the newest one before it that is not.
+
+    Args:
+      path: the newest checkpoint, which must be there.
+
+    Raises:
+      ValueError: all are damaged.
+    """
+    before = [epoch_path(path.parent, epoch) for epoch in reversed(saved_epochs(path.parent))]
+    if path in before:
+        before = before[before.index(path) + 1 :]
+    try:
+        return path, load_checkpoint(path)
+    except ValueError as error:
+        if not before:
+            raise
+        logger.warning("%s", error)
+        return load_to_resume(before[0])
 
 
 def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:

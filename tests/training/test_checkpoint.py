@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,17 @@ def test_only_the_last_epochs_are_kept(tmp_path: Path) -> None:
     assert saved_epochs(tmp_path) == [10, 11]
     keep_last(tmp_path, 5)
     assert saved_epochs(tmp_path) == [10, 11]
+
+
+def test_a_disk_without_room_is_one_line_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "epoch-1.pt"
+    save_checkpoint(path, {"model": {"weight": torch.zeros(1)}})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(ValueError, match=r"epoch-1\.pt cannot be written .* MiB are free"):
+            save_checkpoint(path, {"model": {"weight": torch.zeros(100_000)}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == ["epoch-1.pt"]
+    assert load_checkpoint(path)["model"]["weight"].tolist() == [0.0]

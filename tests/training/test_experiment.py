@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.config import Config, load_config, replace_fields, to_dict
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path
-from shared_moe_conformer.training.experiment import checkpoint_to_resume, open_experiment, refuse_other_model
+from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, save_checkpoint
+from shared_moe_conformer.training.experiment import (
+    checkpoint_to_resume,
+    load_to_resume,
+    open_experiment,
+    refuse_other_model,
+)
 
 
 def touch_epochs(exp_dir: Path, *epochs: int, mid_epoch: bool = False) -> None:
@@ -90,3 +95,20 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     refuse_other_model(checkpoint, Config(), tmp_path)
     with pytest.raises(ValueError, match="top_k 1 there, 2 now"):
         refuse_other_model(checkpoint, replace_fields(Config(), {"top_k": 2}), tmp_path)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for epoch in (1, 2, 3):
+        save_checkpoint(epoch_path(tmp_path, epoch), {"model": {}, "train_state": str(epoch)})
+    newest = tmp_path / MID_EPOCH_NAME
+    newest.write_bytes(epoch_path(tmp_path, 3).read_bytes()[:-200])
+    epoch_path(tmp_path, 3).write_bytes(b"")
+    path, checkpoint = load_to_resume(newest)
+    assert path == epoch_path(tmp_path, 2) and checkpoint["train_state"] == "2"
+    assert [f"{name} cannot be read" in caplog.text for name in (newest, epoch_path(tmp_path, 3))] == [True, True]
+
+
+def test_if_all_checkpoints_are_damaged_none_is_used(tmp_path: Path) -> None:
+    touch_epochs(tmp_path, 1, 2)
+    with pytest.raises(ValueError, match=r"epoch-1\.pt cannot be read"):
+        load_to_resume(epoch_path(tmp_path, 2))
