@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "shared_moe_conformer"
 
-VERBS = {"train", "decode", "export", "transcribe", "params"}
+VERBS = {"train", "decode", "export", "transcribe", "params", "onnx_export", "convert", "zoo"}
 
 FOUNDATION = {"atomic", "cpu"}
 """Parts that any other may import."""
