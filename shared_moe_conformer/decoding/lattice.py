@@ -11,8 +11,9 @@ from torch import Tensor
 from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses_from_frames
 from shared_moe_conformer.lattice import engine, graphs
-from shared_moe_conformer.lattice.engine import EngineName, LatticePath
+from shared_moe_conformer.lattice.engine import EngineName
 from shared_moe_conformer.lattice.graphs import CtcTopology, WordGraph, chosen_topology
+from shared_moe_conformer.lattice.path import LatticePath
 from shared_moe_conformer.model.asr_model import AsrModel
 
 GraphName = Literal["H", "HLG"]

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.lattice.engine import NO_PATH, LatticePath, min_active, path_of_arcs
 from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.path import NO_PATH, LatticePath, min_active, path_of_arcs
 
 
 class K2Engine:

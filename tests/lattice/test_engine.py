@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.engine import NO_PATH, lattice_engine, path_of_arcs
+from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+from shared_moe_conformer.lattice.path import NO_PATH, path_of_arcs
 
 from .conftest import peaked_log_probs, random_log_probs
 
