@@ -52,7 +52,7 @@ def test_texts_become_upper_case_words(text: str, expected: str) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.text(max_size=60))
+@given(st.text(st.characters(max_codepoint=0x17F), max_size=60) | st.just("press \U00016a60"))
 def test_a_normalised_text_stays_as_it_is(text: str) -> None:
     once = manifests.normalise(text)
     assert manifests.normalise(once) == once

@@ -115,7 +115,7 @@ def normalise(text: str) -> str:
     """Upper-case words, as in LibriSpeech: single digits spelled, punctuation gone, apostrophes inside words kept."""
     text = unicodedata.normalize("NFC", text).translate(QUOTES_AND_DASHES).lower()
     text = re.sub(r"\[.\]", " ", text)  # "dot [.]" shows the character that "dot" names
-    text = re.sub(r"\d", lambda digit: f" {DIGITS[digit[0]]} ", text)
+    text = re.sub(r"[0-9]", lambda digit: f" {DIGITS[digit[0]]} ", text)
     text = re.sub(r"[^\w' ]|_", " ", text)
     words = (word.strip("'") for word in text.split())
     return " ".join(word for word in words if word).upper()
