@@ -16,14 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.audio import seconds_of, write_wav
-from shared_moe_conformer.checksums import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.config import Config, load_config, require, save_config
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch
-from shared_moe_conformer.manifest import (
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.release.checksums import SUMS_FILE, require_small, verify_sums, write_sums
+from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,
     FILES,
@@ -36,9 +36,11 @@ from shared_moe_conformer.manifest import (
     read_manifest,
     write_manifest,
 )
-from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model_card import model_card
-from shared_moe_conformer.recognition import (
+from shared_moe_conformer.release.model_card import model_card
+from shared_moe_conformer.release.transfer import ZOO, resolve
+from shared_moe_conformer.release.weights import contiguous, load_model
+from shared_moe_conformer.speech.audio import seconds_of, write_wav
+from shared_moe_conformer.speech.recognition import (
     FRAMES_PER_SECOND,
     End,
     Recording,
@@ -48,9 +50,7 @@ from shared_moe_conformer.recognition import (
     pools,
     read_segments,
 )
-from shared_moe_conformer.transcript import EMPTY, Transcript, make_transcript
-from shared_moe_conformer.transfer import ZOO, resolve
-from shared_moe_conformer.weights import contiguous, load_model
+from shared_moe_conformer.speech.transcript import EMPTY, Transcript, make_transcript
 
 ENCODER_FRAME_SHIFT = 0.04
 """Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""

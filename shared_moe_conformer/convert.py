@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from shared_moe_conformer import __version__
 from shared_moe_conformer.atomic import atomic_file, atomic_folder, check_free
-from shared_moe_conformer.audio import read_audio
 from shared_moe_conformer.bundle import CARD_FILE, CONFIG_FILE, FILES, TEST_TEXT, TEST_WAV, TOKENIZER_FILES, Bundle
-from shared_moe_conformer.checksums import write_sums
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.manifest import WEIGHTS_FILE
-from shared_moe_conformer.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
-from shared_moe_conformer.transfer import ZOO, resolve
+from shared_moe_conformer.release.checksums import write_sums
+from shared_moe_conformer.release.manifest import WEIGHTS_FILE
+from shared_moe_conformer.release.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
+from shared_moe_conformer.release.transfer import ZOO, resolve
+from shared_moe_conformer.speech.audio import read_audio
 
 MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a TorchScript graph is written."""

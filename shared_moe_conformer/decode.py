@@ -37,8 +37,8 @@ from shared_moe_conformer.decoding.scoring import (
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
+from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
-from shared_moe_conformer.weights import copy_weights
 
 FRAME_SHIFT_SECONDS = 0.01
 

@@ -16,12 +16,12 @@ from shared_moe_conformer.config import Config, load_config
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.manifest import MANIFEST_FILE, Manifest, package_commit, require_name
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.release.manifest import MANIFEST_FILE, Manifest, package_commit, require_name
+from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
-from shared_moe_conformer.weights import copy_weights
-from shared_moe_conformer.zoo_index import add
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""

@@ -21,14 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.audio import read_audio
 from shared_moe_conformer.bundle import TEST_TEXT, TEST_WAV, Bundle
-from shared_moe_conformer.checksums import write_sums
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
-from shared_moe_conformer.transfer import resolve
+from shared_moe_conformer.release.checksums import write_sums
+from shared_moe_conformer.release.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
+from shared_moe_conformer.release.transfer import resolve
+from shared_moe_conformer.speech.audio import read_audio
 
 OPSET = 17
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"

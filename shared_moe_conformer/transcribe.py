@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.audio import SUFFIXES
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import DecodingConfig, resolved
 from shared_moe_conformer.device import choose_device
-from shared_moe_conformer.subtitles import as_ctm, as_srt, as_vtt
-from shared_moe_conformer.transcript import Transcript, as_json, as_text, as_times
-from shared_moe_conformer.transfer import resolve
+from shared_moe_conformer.release.transfer import resolve
+from shared_moe_conformer.speech.audio import SUFFIXES
+from shared_moe_conformer.speech.subtitles import as_ctm, as_srt, as_vtt
+from shared_moe_conformer.speech.transcript import Transcript, as_json, as_text, as_times
 
 STDIN = "-"
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.manifest import read_manifest
-from shared_moe_conformer.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
-from shared_moe_conformer.zoo_index import ZooEntry, entry_of, find, read_index, select
+from shared_moe_conformer.release.manifest import read_manifest
+from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
+from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
 
 ADDRESS = "a folder, file://, http(s):// or hf://owner/name (Hugging Face)"
 

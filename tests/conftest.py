@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig
-from shared_moe_conformer.manifest import Manifest
+from shared_moe_conformer.release.manifest import Manifest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny tensors only lose by threads
 

@@ -24,6 +24,8 @@ MAY_IMPORT = {
     "lattice": set(),
     "training": {"config", "loss"},
     "decoding": {"config", "model", "lattice"},
+    "speech": {"config", "model"},
+    "release": {"config", "model"},
 }
 """What each part may import of the package, besides itself; a file that is not listed may import all but verbs."""
 

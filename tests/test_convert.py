@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.checksums import verify_sums
 from shared_moe_conformer.convert import main, write_espnet, write_icefall, write_torchscript
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.release.checksums import verify_sums
 
 Save = Callable[..., Path]
 Output = pytest.CaptureFixture[str]

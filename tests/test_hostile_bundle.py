@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording
-from shared_moe_conformer.checksums import SUMS_FILE, write_sums
-from shared_moe_conformer.manifest import CONFIG_FILE, FILES, MANIFEST_FILE, WEIGHTS_FILE
+from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
+from shared_moe_conformer.release.manifest import CONFIG_FILE, FILES, MANIFEST_FILE, WEIGHTS_FILE
 
 Change = Callable[[bytes], bytes]
 LIMIT = 1 << 24

@@ -18,9 +18,7 @@ pytest.importorskip("onnxruntime")
 
 import onnx  # noqa: E402
 
-from shared_moe_conformer.audio import read_audio, write_wav  # noqa: E402
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
-from shared_moe_conformer.checksums import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.onnx_export import (  # noqa: E402
     CTC,
@@ -35,6 +33,8 @@ from shared_moe_conformer.onnx_export import (  # noqa: E402
     router_products,
     run_graph,
 )
+from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
+from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
 Save = Callable[..., Path]
 Output = pytest.CaptureFixture[str]

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared_moe_conformer.audio import write_wav
 from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text
 from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.release.zoo_index import add
+from shared_moe_conformer.speech.audio import write_wav
 from shared_moe_conformer.transcribe import find_audio, main
-from shared_moe_conformer.zoo_index import add
 
 Save = Callable[..., Path]
 Output = pytest.CaptureFixture[str]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.manifest import Manifest
-from shared_moe_conformer.model_card import model_card
+from shared_moe_conformer.release.manifest import Manifest
+from shared_moe_conformer.release.model_card import model_card
 
 MANIFEST = Manifest(
     name="asterisk-base",

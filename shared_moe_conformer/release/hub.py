@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.zoo_index import INDEX_FILE, ZooEntry, parse_index, with_entry, write_index
+from shared_moe_conformer.release.zoo_index import INDEX_FILE, ZooEntry, parse_index, with_entry, write_index
 
 HUB = "hf://"
 

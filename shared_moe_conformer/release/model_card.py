@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from shared_moe_conformer.config import Config, EncoderConfig
-from shared_moe_conformer.manifest import Manifest
+from shared_moe_conformer.release.manifest import Manifest
 
 HUB_LICENCES = {
     "Apache-2.0": "apache-2.0",

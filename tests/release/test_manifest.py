@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared_moe_conformer import manifest
-from shared_moe_conformer.manifest import (
+from shared_moe_conformer.release import manifest
+from shared_moe_conformer.release.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
     Manifest,

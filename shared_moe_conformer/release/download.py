@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from shared_moe_conformer import __version__
-from shared_moe_conformer.checksums import file_sha256
 from shared_moe_conformer.config import require
-from shared_moe_conformer.hub import HUB, hub_download
+from shared_moe_conformer.release.checksums import file_sha256
+from shared_moe_conformer.release.hub import HUB, hub_download
 
 ATTEMPTS = 4
 """Times that an interrupted download is taken up again."""

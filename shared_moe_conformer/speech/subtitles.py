@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shared_moe_conformer.transcript import Transcript, Word
+from shared_moe_conformer.speech.transcript import Transcript, Word
 
 LONGEST_CUE = 6.0
 """Seconds that a cue's words span at most."""

@@ -6,7 +6,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.transcript import (
+from shared_moe_conformer.speech.transcript import (
     EMPTY,
     LINE_WIDTH,
     Transcript,

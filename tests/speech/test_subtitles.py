@@ -5,8 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.subtitles import CUE_WIDTH, LONGEST_CUE, as_ctm, as_srt, as_vtt
-from shared_moe_conformer.transcript import EMPTY, Transcript, Word
+from shared_moe_conformer.speech.subtitles import CUE_WIDTH, LONGEST_CUE, as_ctm, as_srt, as_vtt
+from shared_moe_conformer.speech.transcript import EMPTY, Transcript, Word
 
 
 def said(*words: tuple[str, float, float]) -> Transcript:

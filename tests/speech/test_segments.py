@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.segments import LONGEST, REST, cut_at_silences
+from shared_moe_conformer.speech.segments import LONGEST, REST, cut_at_silences
 
 RATE = 1000
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.checksums import SUMS_FILE, write_sums
-from shared_moe_conformer.manifest import FILES, MANIFEST_FILE, WEIGHTS_FILE, Manifest, write_manifest
-from shared_moe_conformer.transfer import pull, push, remove, resolve
-from shared_moe_conformer.zoo_index import INDEX_FILE, add, find, read_index
+from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
+from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, WEIGHTS_FILE, Manifest, write_manifest
+from shared_moe_conformer.release.transfer import pull, push, remove, resolve
+from shared_moe_conformer.release.zoo_index import INDEX_FILE, add, find, read_index
 from tests.zoo_server import serve, serve_hub
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def rewrite_index(zoo: Path, **changes: object) -> None:
 
 def rewrite_sums(zoo: Path, line: str) -> None:
     """Have the zoo's SHA256SUMS list something else, and the index agree."""
-    from shared_moe_conformer.checksums import file_sha256
+    from shared_moe_conformer.release.checksums import file_sha256
 
     sums = zoo / "base" / SUMS_FILE
     sums.write_text(sums.read_text() + line + "\n")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from shared_moe_conformer.audio import read_audio, seconds_of, stream_audio, stream_samples, write_wav
+from shared_moe_conformer.speech.audio import read_audio, seconds_of, stream_audio, stream_samples, write_wav
 
 
 @pytest.fixture

@@ -13,7 +13,13 @@ from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import MoeFeedForward, Router
 from shared_moe_conformer.model.packing import padding_after
-from shared_moe_conformer.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, ExportableMoe, exportable_encoder
+from shared_moe_conformer.release.onnx_graphs import (
+    CtcGraph,
+    DecoderGraph,
+    EncoderGraph,
+    ExportableMoe,
+    exportable_encoder,
+)
 from tests.conftest import TINY
 
 BATCHES = [[7], [8], [33], [50, 31, 7], [60, 3], [301]]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from shared_moe_conformer.audio import stream_audio, stream_samples
 from shared_moe_conformer.model.subsampling import MIN_NUM_FRAMES
-from shared_moe_conformer.segments import cut_at_silences
+from shared_moe_conformer.speech.audio import stream_audio, stream_samples
+from shared_moe_conformer.speech.segments import cut_at_silences
 
 POOL_SECONDS = 300.0
 """Audio whose segments are sorted by length together; a transcript is ready when its pool is."""

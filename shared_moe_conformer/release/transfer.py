@@ -12,12 +12,12 @@ from urllib.request import url2pathname
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import check_free, put_folder
-from shared_moe_conformer.checksums import SUMS_FILE, file_sha256, read_sums, verify_sums
 from shared_moe_conformer.config import require
-from shared_moe_conformer.download import fetch
-from shared_moe_conformer.hub import HUB, hub_upload
-from shared_moe_conformer.manifest import FILES, MANIFEST_FILE, read_manifest, require_name
-from shared_moe_conformer.zoo_index import (
+from shared_moe_conformer.release.checksums import SUMS_FILE, file_sha256, read_sums, verify_sums
+from shared_moe_conformer.release.download import fetch
+from shared_moe_conformer.release.hub import HUB, hub_upload
+from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, read_manifest, require_name
+from shared_moe_conformer.release.zoo_index import (
     INDEX_FILE,
     ZooEntry,
     add,

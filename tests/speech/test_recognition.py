@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared_moe_conformer.recognition import End, Samples, Segment, batches, pools, read_segments
+from shared_moe_conformer.speech.recognition import End, Samples, Segment, batches, pools, read_segments
 
 LENGTHS = st.lists(st.integers(7, 3000), max_size=40)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.checksums import SUMS_FILE, file_sha256
 from shared_moe_conformer.config import from_dict, require, to_dict
-from shared_moe_conformer.manifest import read_manifest, require_name, require_types
+from shared_moe_conformer.release.checksums import SUMS_FILE, file_sha256
+from shared_moe_conformer.release.manifest import read_manifest, require_name, require_types
 
 INDEX_FILE = "index.json"
 SUM = re.compile("[0-9a-f]{64}")

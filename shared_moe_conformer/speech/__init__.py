@@ -1,0 +1,1 @@
+"""Audio in, words out: files, segments of long recordings, and what was said when."""
