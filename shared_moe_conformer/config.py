@@ -21,6 +21,7 @@ ExpertsIn = Literal["none", "first", "second", "both"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
 FeatureExtractor = Literal["lhotse", "kaldifeat"]
 TransducerBackend = Literal["auto", "k2", "torch"]
+SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -188,6 +189,8 @@ class TrainingConfig:
     """Epochs to train, counted from 1."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
+    shared_block_lr_scale: SharedBlockLrScale = field(default="none", metadata=ADDED_LATER)
+    """Learning rate of weights that n layers share, as a share of the others': 1, 1 / sqrt(n) or 1 / n."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises to its peak; then it falls by a cosine to 1 % at the last step."""
     weight_decay: float = 1e-2
@@ -228,6 +231,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
+        require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
         require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
         require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")

@@ -39,6 +39,7 @@ from shared_moe_conformer.config import (
         (DataConfig, {"max_duration": 0.0}, "max_duration"),
         (TrainingConfig, {"learning_rate": -1.0}, "learning_rate"),
         (TrainingConfig, {"prune_range": 1}, "prune_range"),
+        (TrainingConfig, {"shared_block_lr_scale": "half"}, "none, inverse_sqrt, inverse"),
         (TrainingConfig, {"accumulate_batches": 0}, "accumulate_batches"),
         (FeatureConfig, {"sampling_rate": 16}, "sampling_rate"),
     ],

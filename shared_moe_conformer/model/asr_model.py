@@ -65,6 +65,10 @@ class AsrModel(nn.Module):
         self.simple_lm = nn.Linear(config.decoder_dim, config.vocab_size)
         self.ctc_head = nn.Linear(encoder_dim, config.vocab_size)
 
+    def parameter_layers(self) -> dict[nn.Parameter, int]:
+        """How many layers use each parameter of the encoder's groups."""
+        return {parameter: n for group in self.encoder.groups for parameter, n in group.parameter_layers()}  # type: ignore[operator]
+
     def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,12 @@ class BlockGroup(nn.Module):
     def individual(self, depth: int) -> IndividualParts:
         """What the group's layer at this depth (0 is its first) adds to the block."""
         return IndividualParts(self.norms[depth % len(self.norms)], self.routers[depth % len(self.routers)])  # type: ignore[arg-type]
+
+    def parameter_layers(self) -> Iterator[tuple[nn.Parameter, int]]:
+        """Each parameter, and how many of the group's layers use it; its gradient is a sum of so many."""
+        parts = (self.block, 1), (self.norms, len(self.norms)), (self.routers, len(self.routers))
+        for part, copies in parts:
+            yield from ((parameter, self.size // copies) for parameter in part.parameters())
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> tuple[Tensor, list[RouterLosses]]:
         """Return (N, T, C) after the group's last layer, and the losses of all its routers.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.config import Config, load_config, to_dict
+from shared_moe_conformer.config import Config, from_dict, load_config, to_dict
 from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.log import logger
 
@@ -88,7 +88,8 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
 
 def refuse_other_model(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
     """Raise `ValueError` unless the checkpoint is of the config's model."""
-    differences = _differences(json.loads(checkpoint["config"])["model"], to_dict(config)["model"])
+    its_config = from_dict(Config, json.loads(checkpoint["config"]))
+    differences = _differences(to_dict(its_config)["model"], to_dict(config)["model"])
     if differences:
         raise ValueError(f"{path} is of another model ({differences}): give the options that it was trained with")
 

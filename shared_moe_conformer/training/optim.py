@@ -8,7 +8,7 @@ import math
 import torch
 from torch import nn
 
-from shared_moe_conformer.config import TrainingConfig
+from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig
 from shared_moe_conformer.training.metrics import LossScales
 
 FINAL_LEARNING_RATE_FACTOR = 0.01
@@ -21,12 +21,31 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
     section 5.3 (arXiv 1706.03762).
     """
     decayed = decayed_names(model)
-    named = list(model.named_parameters())
+    scales = learning_rate_scales(model, config.shared_block_lr_scale)
     groups = [
-        {"params": [p for name, p in named if name in decayed], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+        {
+            "params": [p for name, p in model.named_parameters() if (name in decayed, scales[name]) == (decays, scale)],
+            "weight_decay": config.weight_decay if decays else 0.0,
+            "lr_scale": scale,
+        }
+        for scale in sorted({1.0, *scales.values()}, reverse=True)
+        for decays in (True, False)
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), **_fused_option())
+
+
+def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str, float]:
+    """Share of the learning rate for each parameter: less for those that several layers use, if the config says so.
+
+    AdamW's updates do not depend on the size of a gradient, so that to scale the gradient instead would do nothing.
+
+    Args:
+      model: its `parameter_layers()`, where it has one, says how many layers use a parameter.
+      kind: a parameter of n layers has 1 (none), 1 / sqrt(n) (inverse_sqrt) or 1 / n (inverse).
+    """
+    layers: dict[nn.Parameter, int] = getattr(model, "parameter_layers", dict)()
+    power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[kind]
+    return {name: layers.get(parameter, 1) ** power for name, parameter in model.named_parameters()}
 
 
 def decayed_names(model: nn.Module) -> set[str]:

@@ -230,5 +230,5 @@ class Trainer:
             step, progress, warmup_steps=self.config.warmup_steps, progress_at_peak=self.state.progress_at_peak
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["lr_scale"]
         return learning_rate

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +10,13 @@ from torch import nn
 
 from shared_moe_conformer.config import Config, EncoderConfig, ModelConfig, TrainingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.optim import build_optimizer, decayed_names, learning_rate_factor, loss_scales
+from shared_moe_conformer.training.optim import (
+    build_optimizer,
+    decayed_names,
+    learning_rate_factor,
+    learning_rate_scales,
+    loss_scales,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,33 @@ def test_every_parameter_is_optimised_once(model: nn.Module) -> None:
     optimised = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert sorted(optimised) == sorted(id(p) for p in model.parameters())
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+
+
+@pytest.mark.parametrize(("kind", "of_two"), [("none", 1.0), ("inverse_sqrt", 2**-0.5), ("inverse", 0.5)])
+def test_weights_of_several_layers_learn_more_slowly_if_asked(model: nn.Module, kind: Any, of_two: float) -> None:
+    """The first group's block serves two layers, the second's one; norms and routers are each layer's own."""
+    scales = learning_rate_scales(model, kind)
+    shared = {name for name in scales if name.startswith("encoder.groups.0.block.")}
+    assert len(shared) > 10 and all(scales[name] == pytest.approx(of_two if name in shared else 1) for name in scales)
+    optimizer = build_optimizer(model, TrainingConfig(shared_block_lr_scale=kind, weight_decay=0.3))
+    found = {id(p): (g["lr_scale"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    decayed = decayed_names(model)
+    assert found == {id(p): (scales[name], 0.3 if name in decayed else 0.0) for name, p in model.named_parameters()}
+
+
+def test_norms_and_routers_of_a_whole_group_count_as_shared() -> None:
+    encoder = EncoderConfig(
+        encoder_dim=16,
+        num_attention_heads=2,
+        feed_forward_dim=8,
+        subsampling_channels=4,
+        group_sizes=(4,),
+        num_experts=3,
+        individual_norms=False,
+        individual_routers=False,
+    )
+    scales = learning_rate_scales(AsrModel(ModelConfig(encoder=encoder, vocab_size=7)), "inverse")
+    assert all(scale == (0.25 if ".groups." in name else 1) for name, scale in scales.items())
 
 
 def test_decay_shrinks_weights_without_a_gradient_and_leaves_biases() -> None:

@@ -90,6 +90,30 @@ def test_a_restored_trainer_goes_on_as_the_first(
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize(("kind", "scale"), [("none", 1.0), ("inverse", 0.25)])
+def test_weights_of_several_layers_take_smaller_steps_also_after_resuming(
+    tiny_model: Callable[[], Any], config: Config, batch: Callable[..., Any], kind: Any, scale: float
+) -> None:
+    """AdamW's first step is as long as the learning rate, whatever the gradient."""
+    training = dataclasses.replace(config.training, shared_block_lr_scale=kind, warmup_steps=0, weight_decay=0.0)
+
+    def make() -> Trainer:
+        model = tiny_model()
+        model.parameter_layers = lambda: {model.hidden_weight: 4}
+        return Trainer(model, training)
+
+    first, second = make(), make()
+    before = first.model.hidden_weight.detach().clone()  # type: ignore[operator, union-attr]
+    learning_rate = first.train_step(batch(1), progress=0.0).learning_rate
+    step = (first.model.hidden_weight.detach() - before).abs().max()  # type: ignore[operator]
+    assert float(step) == pytest.approx(scale * learning_rate, rel=0.01)
+    second.restore(copy.deepcopy(first.checkpoint()))
+    for trainer in (first, second):
+        torch.manual_seed(1)
+        trainer.train_step(batch(2), progress=0.1)
+    assert torch.equal(first.model.hidden_weight, second.model.hidden_weight)  # type: ignore[arg-type]
+
+
 def test_weights_of_another_model_are_refused(trainer: Trainer) -> None:
     checkpoint = trainer.checkpoint()
     checkpoint["model"] = {f"old_{name}": value for name, value in checkpoint["model"].items()}
