@@ -13,7 +13,7 @@ from shared_moe_conformer.model.packing import pack, unpack
 
 
 class RouterLosses(NamedTuple):
-    """What one router's decisions on a batch cost, or those of L routers stacked.
+    """What one router decided on a batch, and what that costs; or those of L routers stacked.
 
     Source: load balancing: Fedus et al. 2022, Switch Transformers, eq. 4-6 (arXiv 2101.03961);
     z loss: Zoph et al. 2022, ST-MoE, eq. 5 (arXiv 2202.08906).
@@ -25,6 +25,8 @@ class RouterLosses(NamedTuple):
     """() or (L,); mean square of the logits' log-sum-exp."""
     frames_per_expert: Tensor
     """(E,) or (L, E); frames that each expert computed, without gradient."""
+    expert_ids: Tensor
+    """(N, T, K) or (L, N, T, K); the experts that computed each frame, -1 at padding; (M, K) of valid frames alone."""
 
 
 class Routing(NamedTuple):
@@ -83,7 +85,7 @@ def router_losses(router_logits: Tensor, expert_ids: Tensor) -> RouterLosses:
     share = frames_per_expert / max(expert_ids.numel(), 1)
     mean_probs = router_logits.softmax(dim=-1).sum(dim=0) / max(num_frames, 1)
     z_loss = router_logits.logsumexp(dim=-1).square().sum() / max(num_frames, 1)
-    return RouterLosses(num_experts * (share * mean_probs).sum(), z_loss, frames_per_expert)
+    return RouterLosses(num_experts * (share * mean_probs).sum(), z_loss, frames_per_expert, expert_ids)
 
 
 class Experts(nn.Module):
@@ -157,4 +159,5 @@ class MoeFeedForward(nn.Module):
         router_logits = router(frames)
         routing = choose_experts(router_logits, self.top_k)
         out = unpack(self.experts(frames, routing), padding_mask)
-        return out, router_losses(router_logits, routing.expert_ids)
+        expert_ids = unpack(routing.expert_ids + 1, padding_mask) - 1
+        return out, router_losses(router_logits, routing.expert_ids)._replace(expert_ids=expert_ids)

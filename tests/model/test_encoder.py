@@ -32,6 +32,7 @@ def test_one_set_of_router_losses_for_each_expert_feed_forward(encoder_config: A
     out = Encoder(encoder_config(experts_in="both"), num_mel_bins=20)(X, X_LENS)
     assert out.router_losses.load_balancing_loss.shape == (8,)
     assert out.router_losses.frames_per_expert.sum(dim=1).tolist() == [float(out.encoder_out_lens.sum())] * 8
+    assert out.router_losses.expert_ids.shape == (8, *out.encoder_out.shape[:2], 1)
     assert Encoder(encoder_config(experts_in="none"), num_mel_bins=20)(X, X_LENS).router_losses is None
 
 

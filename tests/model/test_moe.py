@@ -66,6 +66,20 @@ def test_padding_is_never_routed() -> None:
     torch.testing.assert_close(y[1:, :3], alone)
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_experts_of_each_frame_are_told(top_k: int) -> None:
+    moe, router = MoeFeedForward(6, 10, num_experts=4, top_k=top_k), Router(6, 4)
+    x = torch.randn(2, 7, 6)
+    padding_mask = torch.arange(7) >= torch.tensor([[7], [3]])
+    _, losses = moe(x, padding_mask, router)
+    assert losses.expert_ids.shape == (2, 7, top_k)
+    assert (losses.expert_ids[1, 3:] == -1).all()
+    chosen = choose_experts(router(x[1, :3]), top_k).expert_ids
+    assert losses.expert_ids[1, :3].tolist() == chosen.tolist()
+    valid = losses.expert_ids[losses.expert_ids >= 0]
+    assert torch.bincount(valid, minlength=4).tolist() == losses.frames_per_expert.tolist()
+
+
 def test_a_batch_of_padding_alone_is_zero() -> None:
     moe = MoeFeedForward(6, 10, num_experts=4, top_k=2)
     y, losses = moe(torch.randn(2, 7, 6), ~NO_PADDING, Router(6, 4))
