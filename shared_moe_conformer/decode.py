@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ from shared_moe_conformer.decoding.methods import (
     searches_words,
     settings,
 )
+from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.decoding.scoring import (
     Decoded,
     Scores,
@@ -73,7 +74,7 @@ def decode_batches(
     configs: Sequence[DecodingConfig],
     *,
     to_text: Callable[[list[int]], str],
-    word_graph: WordGraph | None = None,
+    resources: Resources = NOTHING,
 ) -> list[MethodResult]:
     """Decode every batch by every method; the encoder runs once for all of them.
 
@@ -81,7 +82,7 @@ def decode_batches(
       model: in evaluation mode.
       configs: one for each method, as `resolved` gives them.
       to_text: token ids to text.
-      word_graph: HLG, for methods that search it.
+      resources: graphs and whatever else the methods use.
 
     Returns:
       one result per config, in their order.
@@ -89,15 +90,16 @@ def decode_batches(
     device = next(model.parameters()).device
     results = [MethodResult(config) for config in configs]
     for config in configs:
-        _warm_up(model, config, device, word_graph)
+        _warm_up(model, config, device, resources)
     for batch in batches:
         begin = _now(device)
         encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
         encoder_seconds = _now(device) - begin
+        resources = replace(resources, transcripts=batch.texts)
         audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
         for result in results:
             begin = _now(device)
-            hyps = decode_batch(model, encoder_output, result.config, word_graph=word_graph)
+            hyps = decode_batch(model, encoder_output, result.config, resources=resources)
             result.seconds += encoder_seconds + _now(device) - begin
             result.audio_seconds += audio_seconds
             result.decoded += [
@@ -147,10 +149,11 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     )
     methods = resolved(apply_flags(DecodingConfig(), args), vocab_size=config.model.vocab_size)
     word_graph = _word_graph(recipe_dir / config.data.lang_dir, methods)
+    resources = Resources(word_graph=word_graph, to_text=tokenizer.decode)
     checkpoint = f"epoch-{epoch}-avg-{args.avg}"
     for test_set, loader in AsrDataModule(config, recipe_dir, tokenizer).test_loaders().items():
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
-        results = decode_batches(model, batches, methods, to_text=tokenizer.decode, word_graph=word_graph)
+        results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
         _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint)
 
 
@@ -202,11 +205,12 @@ def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpo
     return scores
 
 
-def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device, word_graph: WordGraph | None) -> None:
+def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device, resources: Resources) -> None:
     """Search one frame, so that graphs and libraries are loaded before time is taken."""
     frame = torch.zeros(1, 1, model.config.encoder.encoder_dim, device=device)
     one = torch.ones(1, dtype=torch.int64, device=device)
-    decode_batch(model, EncoderOutput(frame, one, None), config, word_graph=word_graph)
+    nothing_said = replace(resources, transcripts=[""])
+    decode_batch(model, EncoderOutput(frame, one, None), config, resources=nothing_said)
 
 
 def _now(device: torch.device) -> float:

@@ -12,8 +12,9 @@ from shared_moe_conformer.decoding.ctc import ctc_greedy_search, ctc_prefix_beam
 from shared_moe_conformer.decoding.greedy import greedy_search
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.lattice import GraphName, one_best
+from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.lattice.engine import EngineName, lattice_engine
-from shared_moe_conformer.lattice.graphs import CtcTopology, WordGraph, chosen_topology
+from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -73,6 +74,10 @@ class Method(NamedTuple):
     options: tuple[str, ...]
     over_words: bool = False
     """Whether it can search a graph over words."""
+    uses: tuple[str, ...] = ()
+    """The parts of `Resources` that the search is given, by name."""
+    is_oracle: bool = False
+    """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
 
 
 METHODS = {
@@ -84,17 +89,18 @@ METHODS = {
         one_best,
         ("graph", "hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active"),
         over_words=True,
+        uses=("word_graph",),
     ),
 }
 
 
 def decode_batch(
-    model: AsrModel, encoder_output: EncoderOutput, config: DecodingConfig, *, word_graph: WordGraph | None = None
+    model: AsrModel, encoder_output: EncoderOutput, config: DecodingConfig, *, resources: Resources = NOTHING
 ) -> list[Hypothesis]:
     """Return one hypothesis per utterance. The model is in evaluation mode, the call inside `torch.inference_mode`.
 
     Args:
-      word_graph: HLG, for methods that search it.
+      resources: graphs and whatever else methods use.
 
     Raises:
       ValueError: the method is "all", needs a lattice engine where none is installed, or a graph that is not given.
@@ -104,9 +110,7 @@ def decode_batch(
         f"decoding_method is {config.decoding_method!r}: give one of {', '.join(METHODS)}",
     )
     method = METHODS[config.decoding_method]
-    options = _options(config, method.options)
-    if method.over_words:
-        options["word_graph"] = word_graph
+    options = _options(config, method.options) | {name: getattr(resources, name) for name in method.uses}
     return method.search(model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **options)
 
 

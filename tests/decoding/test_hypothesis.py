@@ -25,3 +25,11 @@ def test_the_way_back_follows_the_parents() -> None:
         ]
     best = torch.tensor([0, 3, 2])
     assert trace_back(parents, tokens, best).tolist() == [histories[n][k] for n, k in enumerate(best)]
+
+
+def test_confidences_stand_with_their_tokens() -> None:
+    tokens = torch.tensor([[4, 0, 6], [0, 0, 0]])
+    sure = torch.tensor([[0.5, 0.0, 0.25], [0.0, 0.0, 0.0]])
+    first, second = hypotheses_from_frames(tokens, torch.zeros(2), confidences=sure)
+    assert (first.tokens, first.confidences) == ([4, 6], [0.5, 0.25])
+    assert second.confidences == []

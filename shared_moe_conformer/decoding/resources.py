@@ -1,0 +1,32 @@
+"""What searches need besides the model, its frames and their options: graphs, language models, hotwords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
+from shared_moe_conformer.lattice.graphs import WordGraph
+
+
+@dataclass(frozen=True, eq=False)
+class Resources:
+    """Everything that some method uses; None: not loaded, since no method that is run needs it."""
+
+    word_graph: WordGraph | None = None
+    """HLG: from frame labels to words."""
+    token_word_graph: WordGraph | None = None
+    """LG: from tokens to words."""
+    token_lm: PrefixScorer | None = None
+    """Language model over tokens."""
+    low_order_lm: PrefixScorer | None = None
+    """A low-order language model of the training texts over tokens, which LODR subtracts."""
+    hotwords: PrefixScorer | None = None
+    """Phrases that are more likely than the model believes, each token counting 1."""
+    to_text: Callable[[list[int]], str] | None = None
+    """Token ids to text."""
+    transcripts: Sequence[str] | None = None
+    """What was said in each utterance of the batch; for oracle methods alone."""
+
+
+NOTHING = Resources()
