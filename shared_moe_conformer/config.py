@@ -80,6 +80,9 @@ class EncoderConfig:
     """Normalisation inside the convolution module."""
     router_jitter: float = 0.0
     """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, section 2.2)."""
+    balancing_bias_rate: float = field(default=0.0, metadata=ADDED_LATER)
+    """After each update the bias by which an expert is chosen rises by this if it had too few frames, and falls if too
+    many (balance without a loss; 0.001 in Wang et al. 2024); 0: no biases."""
     dropout: float = 0.1
     """Probability that a channel is dropped at the end of each module of a block, in training."""
 
@@ -110,6 +113,7 @@ class EncoderConfig:
             f"top_k is {self.top_k} of num_experts {self.num_experts}: give 1 <= top_k <= num_experts",
         )
         require(0 <= self.router_jitter < 1, f"router_jitter is {self.router_jitter}: give 0 <= router_jitter < 1")
+        require(self.balancing_bias_rate >= 0, f"balancing_bias_rate is {self.balancing_bias_rate}: give 0 or more")
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
 
 

@@ -34,6 +34,7 @@ from shared_moe_conformer.config import (
         (EncoderConfig, {"conv_kernel_size": 4}, "odd"),
         (EncoderConfig, {"experts_in": "third"}, "none, first, second, both"),
         (EncoderConfig, {"dropout": 1.0}, "dropout"),
+        (EncoderConfig, {"balancing_bias_rate": -0.1}, "balancing_bias_rate"),
         (ModelConfig, {"vocab_size": 1}, "vocab_size"),
         (ModelConfig, {"transducer_backend": "cuda"}, "auto, k2, torch"),
         (DataConfig, {"max_duration": 0.0}, "max_duration"),

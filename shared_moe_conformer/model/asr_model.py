@@ -69,6 +69,10 @@ class AsrModel(nn.Module):
         """How many layers use each parameter of the encoder's groups."""
         return {parameter: n for group in self.encoder.groups for parameter, n in group.parameter_layers()}  # type: ignore[operator]
 
+    def balance_experts(self, frames_per_expert: Tensor) -> None:
+        """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E)."""
+        self.encoder.balance_experts(frames_per_expert)
+
     def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.
 

@@ -37,6 +37,10 @@ class Routers(nn.Module):
         self.feed_forward1 = _router(config) if config.experts_in in ("first", "both") else None
         self.feed_forward2 = _router(config) if config.experts_in in ("second", "both") else None
 
+    def in_order(self) -> list[Router]:
+        """The routers that there are, in the order in which a layer calls them."""
+        return [router for router in (self.feed_forward1, self.feed_forward2) if router is not None]
+
 
 class IndividualParts(NamedTuple):
     """What tells the layers of a group apart."""
@@ -81,7 +85,12 @@ class ConformerBlock(nn.Module):
 
 
 def _router(config: EncoderConfig) -> Router:
-    return Router(config.encoder_dim, config.num_experts, jitter=config.router_jitter)
+    return Router(
+        config.encoder_dim,
+        config.num_experts,
+        jitter=config.router_jitter,
+        balancing_bias_rate=config.balancing_bias_rate,
+    )
 
 
 def _feed_forward(config: EncoderConfig, *, experts: bool) -> FeedForward | MoeFeedForward:

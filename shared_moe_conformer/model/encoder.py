@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
 from shared_moe_conformer.model.dropout import Dropout
-from shared_moe_conformer.model.moe import RouterLosses
+from shared_moe_conformer.model.moe import Router, RouterLosses
 from shared_moe_conformer.model.normalisation import FeatureNorm
 from shared_moe_conformer.model.packing import padding_after
 from shared_moe_conformer.model.subsampling import Conv2dSubsampling
@@ -78,6 +78,23 @@ class Encoder(nn.Module):
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
         self.dropout = Dropout(config.dropout)
         self.groups = nn.ModuleList(BlockGroup(config, size) for size in config.group_sizes)
+
+    def routers(self) -> list[Router]:
+        """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
+        individuals = [group.individual(depth) for group in self.groups for depth in range(group.size)]  # type: ignore[operator]
+        return [router for individual in individuals for router in individual.routers.in_order()]
+
+    def balance_experts(self, frames_per_expert: Tensor) -> None:
+        """Move the routers' balancing biases, if they have any, after an update.
+
+        Args:
+          frames_per_expert: frames that each expert computed, (L, E), rows in the order of `routers`.
+        """
+        loads: dict[Router, Tensor] = {}
+        for router, load in zip(self.routers(), frames_per_expert, strict=True):
+            loads[router] = loads.get(router, 0) + load  # type: ignore[operator]
+        for router, load in loads.items():
+            router.balance(load)
 
     def forward(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames of features.

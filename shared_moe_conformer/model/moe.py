@@ -41,10 +41,17 @@ class Routing(NamedTuple):
 class Router(nn.Module):
     """Linear map from a frame to one logit per expert, in float32."""
 
-    def __init__(self, encoder_dim: int, num_experts: int, *, jitter: float = 0.0) -> None:
+    balancing_bias: Tensor | None
+    """(E,), for `choose_experts`; None: without."""
+
+    def __init__(
+        self, encoder_dim: int, num_experts: int, *, jitter: float = 0.0, balancing_bias_rate: float = 0.0
+    ) -> None:
         super().__init__()
         self.jitter = jitter
+        self.balancing_bias_rate = balancing_bias_rate
         self.linear = nn.Linear(encoder_dim, num_experts, bias=False)
+        self.register_buffer("balancing_bias", torch.zeros(num_experts) if balancing_bias_rate else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return router_logits (M, E), float32, of frames (M, C)."""
@@ -54,8 +61,22 @@ class Router(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.linear(x, self.linear.weight.float())
 
+    @torch.no_grad()
+    def balance(self, frames_per_expert: Tensor) -> None:
+        """Make experts with less than their share of an update's frames likelier in the next, and the others less so.
 
-def choose_experts(router_logits: Tensor, top_k: int) -> Routing:
+        Source: Wang et al. 2024, Auxiliary-loss-free load balancing strategy for mixture-of-experts, algorithm 1
+        (arXiv 2408.15664); there the biases are added to probabilities, here to logits.
+
+        Args:
+          frames_per_expert: (E,), of the whole update.
+        """
+        if self.balancing_bias is not None:
+            error = frames_per_expert.mean() - frames_per_expert
+            self.balancing_bias += self.balancing_bias_rate * error.sign().to(self.balancing_bias)
+
+
+def choose_experts(router_logits: Tensor, top_k: int, *, balancing_bias: Tensor | None = None) -> Routing:
     """The `top_k` most probable experts of each frame.
 
     With one expert its probability is the gate, which is how the router learns; with several the gates sum to 1.
@@ -66,8 +87,14 @@ def choose_experts(router_logits: Tensor, top_k: int) -> Routing:
     Args:
       router_logits: (M, E).
       top_k: K.
+      balancing_bias: added to the logits for the choice, (E,); the gates are those without it.
     """
-    gates, expert_ids = router_logits.softmax(dim=-1).topk(top_k, dim=-1)
+    probs = router_logits.softmax(dim=-1)
+    if balancing_bias is None:
+        gates, expert_ids = probs.topk(top_k, dim=-1)
+    else:
+        expert_ids = (router_logits + balancing_bias).topk(top_k, dim=-1).indices
+        gates = probs.gather(-1, expert_ids)
     if top_k > 1:
         gates = gates / gates.sum(dim=-1, keepdim=True)
     return Routing(expert_ids, gates)
@@ -157,7 +184,7 @@ class MoeFeedForward(nn.Module):
         """
         frames = pack(x, padding_mask)
         router_logits = router(frames)
-        routing = choose_experts(router_logits, self.top_k)
+        routing = choose_experts(router_logits, self.top_k, balancing_bias=router.balancing_bias)
         out = unpack(self.experts(frames, routing), padding_mask)
         expert_ids = unpack(routing.expert_ids + 1, padding_mask) - 1
         return out, router_losses(router_logits, routing.expert_ids)._replace(expert_ids=expert_ids)

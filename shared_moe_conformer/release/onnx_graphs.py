@@ -80,7 +80,7 @@ class ExportableMoe(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor, router: Router) -> tuple[Tensor, RouterLosses]:
         """Return what `MoeFeedForward` returns, but losses that are all 0."""
         frames = x.flatten(0, 1)
-        expert_ids, gates = choose_experts(router(frames), self.top_k)
+        expert_ids, gates = choose_experts(router(frames), self.top_k, balancing_bias=router.balancing_bias)
         nobody = len(self.hidden_weights)
         expert_ids = expert_ids.masked_fill(padding_mask.flatten().unsqueeze(1), nobody).flatten()
         by_frame = self._outputs(frames, expert_ids).view(-1, self.top_k, x.size(2))

@@ -136,6 +136,8 @@ class Trainer:
         refuse_non_finite({"gradient norm": grad_norm}, step=step, cut_ids=cut_ids)
         self.optimizer.step()
         average_buffers(self.model)
+        if totals.frames_per_expert is not None:
+            self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
         self.state.step, self.state.num_batches = step, self.state.num_batches + len(batches)
         return StepReport(totals, sum(frames for frames, _ in shares), learning_rate, grad_norm, len(batches))
 

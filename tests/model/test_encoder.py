@@ -83,3 +83,17 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
     for name, parameter in group.block.named_parameters():
         summed = sum(parameters[name].grad for parameters in unrolled_parameters)
         torch.testing.assert_close(parameter.grad, summed, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("individual", [True, False])
+def test_each_router_is_balanced_by_the_frames_of_its_own_layers(encoder_config: Any, individual: bool) -> None:
+    options = {"experts_in": "both", "num_experts": 2, "group_sizes": (2,), "individual_routers": individual}
+    encoder = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
+    rows = [[9.0, 1.0], [0.0, 2.0], [1.0, 3.0], [0.0, 2.0]]  # first and second feed-forward of layer 0, then of 1
+    encoder.balance_experts(torch.tensor(rows))
+    found = [router.balancing_bias.tolist() for router in encoder.routers()]
+    alone, together = [[-1.0, 1.0], [1.0, -1.0], [1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, -1.0]] * 2
+    assert found == (alone if individual else together)
+    copy = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
+    copy.load_state_dict(encoder.state_dict())
+    assert [router.balancing_bias.tolist() for router in copy.routers()] == found

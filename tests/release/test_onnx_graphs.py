@@ -46,6 +46,17 @@ def test_exportable_experts_compute_what_the_experts_do(top_k: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_exportable_experts_are_chosen_with_the_balancing_bias() -> None:
+    torch.manual_seed(0)
+    moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3, balancing_bias_rate=1.0)
+    x, padding_mask = torch.randn(3, 9, 6), padding_after(torch.tensor([9, 4, 0]), 9)
+    unbiased, _ = moe(x, padding_mask, router)
+    router.balance(torch.tensor([9.0, 1.0, 1.0]))
+    expected, _ = moe(x, padding_mask, router)
+    assert not torch.allclose(expected, unbiased)
+    torch.testing.assert_close(ExportableMoe(moe)(x, padding_mask, router)[0], expected)
+
+
 def test_experts_without_frames_are_no_trouble() -> None:
     torch.manual_seed(0)
     moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3)

@@ -20,7 +20,7 @@ from tests.conftest import TINY, TINY_VOCAB
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG: Config = replace_fields(
-    TINY, {"dropout": 0.0, "warmup_steps": 0, "loss_warmup_steps": 2, "learning_rate": 0.01}
+    TINY, {"balancing_bias_rate": 0.1, "dropout": 0.0, "warmup_steps": 0, "loss_warmup_steps": 2, "learning_rate": 0.01}
 )
 
 
@@ -94,6 +94,10 @@ def test_two_processes_update_as_one_that_accumulates(results: list[dict[str, An
         assert shared.totals.averages() == pytest.approx(report.totals.averages(), rel=1e-4)
         assert torch.equal(shared.totals.frames_per_expert, report.totals.frames_per_expert)
         assert shared[1:3] == report[1:3] and shared.grad_norm == pytest.approx(report.grad_norm, rel=1e-4)
+    biases = [router.balancing_bias for router in alone.model.encoder.routers()]
+    names = [name for name in results[0]["model"] if name.endswith("balancing_bias")]
+    assert all(bias.any() for bias in biases) and len(biases) == len(names)
+    assert all(torch.equal(results[0]["model"][name], alone.model.state_dict()[name]) for name in names)
     start = make_trainer().model.state_dict()
     for name, parameter in alone.model.named_parameters():
         torch.testing.assert_close(results[0]["model"][name], parameter.data, rtol=1e-3, atol=1e-5)

@@ -44,6 +44,13 @@ def test_gradients_are_clipped_to_the_norm(tiny_model: Callable[[], Any], config
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_experts_are_balanced_by_the_frames_of_a_whole_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
+    report = trainer.train_step(batch(1), batch(2), progress=0.1)
+    (frames,) = trainer.model.balanced  # type: ignore[operator, misc]
+    assert torch.equal(frames, report.totals.frames_per_expert)
+    assert frames.sum() == batch(1).x_lens.sum() + batch(2).x_lens.sum()
+
+
 def test_nan_features_stop_before_the_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
     trainer.train_step(batch(1), progress=0.1)
     before = [p.detach().clone() for p in trainer.model.parameters()]
