@@ -152,13 +152,31 @@ def test_a_seed_changes_the_run(recipe: Path, whole: dict[str, torch.Tensor], tm
     assert not torch.equal(whole["ctc_head.weight"], other["ctc_head.weight"])
 
 
-def test_a_cut_with_nan_stops_the_training_and_is_named(
-    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.fixture
+def nan_cut(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A cut of the training split whose features hold no number."""
+    load, bad = MonoCut.load_features, "train-7"
+    monkeypatch.setattr(MonoCut, "load_features", lambda cut: load(cut) * (np.nan if cut.id == bad else 1))
+    return bad
+
+
+@pytest.mark.parametrize("backend", ["torch", "k2"])
+def test_a_cut_with_nan_is_skipped_and_named(
+    recipe: Path, tmp_path: Path, nan_cut: str, capsys: pytest.CaptureFixture, backend: str
 ) -> None:
-    load = MonoCut.load_features
-    monkeypatch.setattr(MonoCut, "load_features", lambda cut: load(cut) * (np.nan if cut.id == "train-7" else 1))
-    message = refused(recipe, tmp_path, capsys)
-    assert "loss is nan" in message and "train-7" in message and "step" in message
+    if backend == "k2":
+        pytest.importorskip("k2")
+    weights = run(recipe, tmp_path, "--transducer-backend", backend)
+    assert all(value.isfinite().all() for value in weights.values())
+    assert f"the update is skipped (2 so far). Cuts: {nan_cut}\n" in capsys.readouterr().err
+    assert len(list((tmp_path / "skipped").glob("epoch-*.pt"))) == 2
+
+
+def test_too_many_skipped_updates_end_the_training(
+    recipe: Path, tmp_path: Path, nan_cut: str, capsys: pytest.CaptureFixture
+) -> None:
+    message = refused(recipe, tmp_path, capsys, "--max-skipped-steps", "0")
+    assert "loss is nan" in message and nan_cut in message and "train-8" not in message
     assert not list(tmp_path.glob("*.pt"))
 
 

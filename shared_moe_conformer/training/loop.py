@@ -23,6 +23,7 @@ from shared_moe_conformer.training.checkpoint import (
     set_rng_state,
 )
 from shared_moe_conformer.training.distributed import gather, world
+from shared_moe_conformer.training.skipping import SkippedSteps
 from shared_moe_conformer.training.tracking import Tracker
 from shared_moe_conformer.training.trainer import AsrBatchLike, Trainer
 
@@ -39,6 +40,8 @@ class RunOptions:
     """Updates between checkpoints inside an epoch (checkpoint.pt, replaced each time); 0: only at ends of epochs."""
     keep_last_k: int = 0
     """Checkpoints of epochs to keep; 0: all."""
+    max_skipped_steps: int = 10
+    """Updates in a row that may be skipped, since a loss or the gradient is not finite; one more ends the training."""
     log_every_n_steps: int = 50
     """Updates between lines in the log and points in TensorBoard; the end of an epoch gives one too."""
     num_threads: int = 0
@@ -49,6 +52,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         require(self.save_every_n_steps >= 0, f"save_every_n_steps is {self.save_every_n_steps}: give 0 or more")
         require(self.keep_last_k >= 0, f"keep_last_k is {self.keep_last_k}: give 0 or more")
+        require(self.max_skipped_steps >= 0, f"max_skipped_steps is {self.max_skipped_steps}: give 0 or more")
         require(self.log_every_n_steps >= 1, f"log_every_n_steps is {self.log_every_n_steps}: give 1 or more")
         require(self.num_threads >= 0, f"num_threads is {self.num_threads}: give 0 or more")
 
@@ -132,10 +136,11 @@ def fit(
             save(exp_dir / MID_EPOCH_NAME, train_loader=json.dumps(batches.train.state_dict()))
         between_steps()
 
+    skipped = SkippedSteps(exp_dir, max_in_a_row=options.max_skipped_steps)
     try:
         for epoch in range(trainer.state.epoch, config.training.num_epochs + 1):
             _begin_epoch(epoch, config.training.seed, batches.train, checkpoint)
-            _train_epoch(trainer, batches.train, tracker, after_step)
+            _train_epoch(trainer, batches.train, tracker, skipped, after_step)
             trainer.state.next_epoch()
             save(epoch_path(exp_dir, epoch))
             if is_first:
@@ -170,7 +175,13 @@ def _begin_epoch(epoch: int, seed: int, loader: TrainLoaderLike, checkpoint: dic
     set_rng_state(states[world().rank])
 
 
-def _train_epoch(trainer: Trainer, loader: TrainLoaderLike, tracker: Tracker, after_step: Callable[[], None]) -> None:
+def _train_epoch(
+    trainer: Trainer,
+    loader: TrainLoaderLike,
+    tracker: Tracker,
+    skipped: SkippedSteps,
+    after_step: Callable[[], None],
+) -> None:
     """Train what is left of the current epoch."""
     state, num_batches = trainer.state, len(loader)
     if num_batches == 0:
@@ -182,6 +193,8 @@ def _train_epoch(trainer: Trainer, loader: TrainLoaderLike, tracker: Tracker, af
         progress = (state.epoch - 1 + share_of_epoch) / trainer.config.num_epochs
         report = trainer.train_step(*update, progress=progress)
         tracker.stepped(report, state.step)
+        if report.skipped:
+            skipped.handle(report, update, state)
         after_step()
     tracker.trained(report, state.step)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -127,11 +126,6 @@ def expert_shares(frames_per_expert: Tensor) -> Tensor:
     return frames_per_expert / frames_per_expert.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def refuse_non_finite(values: dict[str, float], *, step: int, cut_ids: Sequence[str]) -> None:
-    """Raise `NonFiniteError`, with the step and the batch's cuts, unless all values are finite."""
-    bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise NonFiniteError(
-            f"step {step}: {', '.join(bad)}; nothing was updated. Look at the cuts {', '.join(cut_ids)}, "
-            "or lower --learning-rate, and go on from the last checkpoint with --resume true"
-        )
+def non_finite(values: dict[str, float]) -> str:
+    """Those of the values that are infinite or not a number, for reading; empty if there is none."""
+    return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -29,14 +31,22 @@ class Span:
         self.totals = LossTotals()
         self.num_feature_frames = 0
         self.num_steps = 0
+        self.num_skipped = 0
+        self.num_clipped = 0
+        self.grad_norms = 0.0
         self.waited = 0.0
         self._start = time.perf_counter()
 
     def add(self, report: StepReport) -> None:
-        """Count a step in."""
+        """Count a step in; of a skipped one, that there was one."""
+        if report.skipped:
+            self.num_skipped += 1
+            return
         self.totals.add(report.totals)
         self.num_feature_frames += report.num_feature_frames
         self.num_steps += 1
+        self.num_clipped += report.clipped
+        self.grad_norms += report.grad_norm
 
     def speeds(self) -> dict[str, float]:
         """Audio per time, and the share of time spent waiting for data."""
@@ -46,6 +56,15 @@ class Span:
             "share_waiting_for_data": self.waited / elapsed,
             "seconds_per_step": elapsed / max(self.num_steps, 1),
             "seconds": elapsed,
+        }
+
+    def gradients(self) -> dict[str, float]:
+        """The mean norm before clipping, the share of updates that were clipped, and the number that were skipped."""
+        steps = max(self.num_steps, 1)
+        return {
+            "mean_grad_norm": self.grad_norms / steps,
+            "share_clipped": self.num_clipped / steps,
+            "num_skipped": float(self.num_skipped),
         }
 
 
@@ -94,6 +113,8 @@ class Tracker:
         self._interval.add(report)
         self._epoch.add(report)
         self._bar.update(report.num_batches)
+        if report.skipped:
+            return
         if not self._bar.disable:
             self._bar.set_postfix_str(_shown(self._interval, report))
         if step % self.log_every_n_steps == 0:
@@ -104,7 +125,7 @@ class Tracker:
 
     def trained(self, report: StepReport, step: int) -> None:
         """Show the training averages of an epoch after its last update."""
-        if self._interval.num_steps:
+        if self._interval.num_steps or self._interval.num_skipped:
             self._write_interval(report, step)
         speeds = self._epoch.speeds()
         time_taken = f"{speeds['seconds']:.0f} s, {speeds['hours_of_audio_per_hour']:.0f} hours of audio per hour"
@@ -150,8 +171,8 @@ class Tracker:
     def _write_interval(self, report: StepReport, step: int) -> None:
         totals = self._interval.totals
         rates = {"learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
-        self._write("train", {**totals.averages(), **rates}, step)
-        self._write("speed", self._interval.speeds(), step)
+        self._write("train", {**totals.averages(), **rates, **self._interval.gradients()}, step)
+        self._write("speed", {**self._interval.speeds(), **memory_in_use()}, step)
         if totals.frames_per_expert is not None:
             shares = expert_shares(totals.frames_per_expert)
             for layer, row in enumerate(shares):
@@ -168,6 +189,14 @@ class Tracker:
             return
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
+
+
+def memory_in_use() -> dict[str, float]:
+    """The most memory that this process has had, in MiB: of the machine and, where one is in use, of its GPU."""
+    memory = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}  # Linux counts KiB
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        memory["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+    return memory
 
 
 def shown_losses(totals: LossTotals) -> str:

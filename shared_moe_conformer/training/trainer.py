@@ -25,10 +25,11 @@ from shared_moe_conformer.training.metrics import (
     AsrLossesLike,
     LossScales,
     LossTotals,
-    refuse_non_finite,
+    non_finite,
     weighted_loss,
 )
 from shared_moe_conformer.training.optim import build_optimizer, learning_rate_factor, loss_scales
+from shared_moe_conformer.training.skipping import suspects
 
 
 class AsrBatchLike(Protocol):
@@ -67,6 +68,10 @@ class TrainState:
     """Updates done."""
     progress_at_peak: float = 0.0
     """Share of the training done when the learning rate reached its peak."""
+    num_skipped: int = 0
+    """Updates skipped, since a loss or the gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """Updates skipped since the last that was made."""
 
     def next_epoch(self) -> None:
         """Go on to the beginning of the next epoch."""
@@ -84,6 +89,12 @@ class StepReport(NamedTuple):
     """Before clipping."""
     num_batches: int = 1
     """Batches of this process."""
+    clipped: bool = False
+    """The gradient was longer than the config allows."""
+    skipped: str = ""
+    """Why the update was skipped; empty: it was made."""
+    suspects: tuple[str, ...] = ()
+    """Of a skipped update: the cuts whose features are not finite; where there is none, all its cuts."""
 
 
 class Trainer:
@@ -116,30 +127,32 @@ class Trainer:
     def train_step(self, *batches: AsrBatchLike, progress: float) -> StepReport:
         """Update the model once; it must be in training mode.
 
-        The update is that of all batches of all processes, in which each frame weighs alike.
+        The update is that of all batches of all processes, in which each frame weighs alike. If a loss or the gradient
+        is not finite it is skipped by all of them: weights, statistics, optimizer and schedule stay as they were.
 
         Args:
           batches: those of this process.
           progress: share of the whole training done, these batches included, by which the learning rate falls.
-
-        Raises:
-          NonFiniteError: a loss or the gradient is not finite; the weights are as before.
         """
-        step = self.state.step + 1
+        step, state, buffers = self.state.step + 1, self.state, [buffer.clone() for buffer in self.model.buffers()]
+        progress_at_peak = state.progress_at_peak
         learning_rate = self._set_learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
         totals = self._backward(batches)
-        shares = gather((sum(int(batch.x_lens.sum()) for batch in batches), [batch.cut_ids for batch in batches]))
-        cut_ids = [cut_id for _, share in shares for batch_ids in share for cut_id in batch_ids]
-        refuse_non_finite(totals.averages(), step=step, cut_ids=cut_ids)
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
-        refuse_non_finite({"gradient norm": grad_norm}, step=step, cut_ids=cut_ids)
+        frames, norms = zip(*gather((sum(int(batch.x_lens.sum()) for batch in batches), grad_norm)))
+        fault = non_finite(totals.averages()) or non_finite({"gradient norm": sum(norms) / len(norms)})
+        state.num_batches += len(batches)
+        report = StepReport(totals, sum(frames), learning_rate, grad_norm, len(batches))
+        if fault:
+            self._undo(buffers, progress_at_peak)
+            return report._replace(skipped=f"step {step}: {fault}", suspects=suspects(batches))
         self.optimizer.step()
         average_buffers(self.model)
         if totals.frames_per_expert is not None:
             self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
-        self.state.step, self.state.num_batches = step, self.state.num_batches + len(batches)
-        return StepReport(totals, sum(frames for frames, _ in shares), learning_rate, grad_norm, len(batches))
+        state.step, state.skipped_in_a_row = step, 0
+        return report._replace(clipped=grad_norm > self.config.max_grad_norm)
 
     @torch.no_grad()
     def validate(
@@ -224,6 +237,14 @@ class Trainer:
         )
         loss = weighted_loss(losses, scales)
         return loss, LossTotals.of_batch(losses, loss)
+
+    def _undo(self, buffers: Sequence[Tensor], progress_at_peak: float) -> None:
+        """Put back what an update changes before it is known to be good, and count it as skipped."""
+        for buffer, before in zip(self.model.buffers(), buffers):
+            buffer.copy_(before)
+        self.state.progress_at_peak = progress_at_peak
+        self.state.num_skipped += 1
+        self.state.skipped_in_a_row += 1
 
     def _set_learning_rate(self, step: int, progress: float) -> float:
         if step <= max(self.config.warmup_steps, 1):

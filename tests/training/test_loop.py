@@ -79,6 +79,27 @@ def test_stopping_and_resuming_changes_no_bit(
     assert_same(whole, fit_tiny(tmp_path / "stopped"))
 
 
+def test_skipped_updates_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_path: Path, monkeypatch: Any) -> None:
+    losses = Trainer._losses
+
+    def sometimes_nan(self: Trainer, model: Any, batch: Any, scales: Any) -> Any:
+        loss, totals = losses(self, model, batch, scales)
+        if {"cut-103-0", "cut-201-0"} & set(batch.cut_ids):
+            totals.sums["loss"] = float("nan")
+        return loss, totals
+
+    monkeypatch.setattr(Trainer, "_losses", sometimes_nan)
+    whole = fit_tiny(tmp_path / "whole")
+    with pytest.raises(Killed):
+        fit_tiny(tmp_path / "stopped", kill_at=5, save_every_n_steps=1)
+    assert_same(whole, fit_tiny(tmp_path / "stopped"))
+    state = load_checkpoint(tmp_path / "stopped" / "epoch-3.pt")["train_state"]
+    assert '"step": 13' in state and '"num_skipped": 2' in state
+    events = EventAccumulator(str(tmp_path / "whole" / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/num_skipped")] == [1, 1, 0]
+
+
 def test_a_mid_epoch_checkpoint_saves_the_work_done(fit_tiny: Fit, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         fit_tiny(tmp_path, kill_at=8, save_every_n_steps=2)
@@ -107,6 +128,7 @@ def test_tensorboard_gets_losses_speed_and_expert_usage(fit_tiny: Fit, tmp_path:
     events.Reload()
     tags = set(events.Tags()["scalars"])
     wanted = {"train/loss", "train/learning_rate", "train/grad_norm", "dev/loss", "speed/hours_of_audio_per_hour"}
+    wanted |= {"train/mean_grad_norm", "train/share_clipped", "speed/peak_memory_mib"}
     wanted |= {"speed/share_waiting_for_data", "dev/ctc_greedy_wer", "dev_expert_share/feed_forward_00/expert_1"}
     assert wanted <= tags
     assert [event.step for event in events.Scalars("dev/loss")] == [5, 10, 15]
@@ -137,7 +159,7 @@ def test_seeds_differ_by_epoch_and_by_seed() -> None:
     assert len({draw(1, 2), draw(2, 1), draw(1, 3), draw(3, 0)}) == 4
 
 
-@pytest.mark.parametrize("field", ["save_every_n_steps", "keep_last_k", "num_threads"])
+@pytest.mark.parametrize("field", ["save_every_n_steps", "keep_last_k", "num_threads", "max_skipped_steps"])
 def test_negative_options_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         RunOptions(**{field: -1})  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ import torch
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.training.log import start_log, stop_log
 from shared_moe_conformer.training.metrics import LossTotals
-from shared_moe_conformer.training.tracking import Span, Tracker, shown_losses
-from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.tracking import Span, Tracker, memory_in_use, shown_losses
+from shared_moe_conformer.training.trainer import StepReport, Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,19 @@ def test_speed_is_audio_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert speeds["hours_of_audio_per_hour"] == pytest.approx(600 / 12)
     assert speeds["share_waiting_for_data"] == pytest.approx(0.25)
     assert speeds["seconds_per_step"] == pytest.approx(3.0)
+
+
+def test_a_skipped_update_is_counted_and_nothing_else_of_it() -> None:
+    span = Span()
+    for grad_norm, clipped in ((2.0, False), (6.0, True)):
+        span.add(StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, grad_norm, clipped=clipped))
+    span.add(StepReport(LossTotals(5, {"loss": float("nan")}), 50, 0.1, float("nan"), skipped="step 3: loss is nan"))
+    assert span.gradients() == {"mean_grad_norm": 4.0, "share_clipped": 0.5, "num_skipped": 1.0}
+    assert span.totals.averages() == {"loss": 1.0} and span.num_feature_frames == 100
+
+
+def test_memory_is_that_of_this_process() -> None:
+    assert 50 < memory_in_use()["peak_memory_mib"] < 100_000
 
 
 def test_losses_are_shown_with_the_extremes_of_expert_usage() -> None:

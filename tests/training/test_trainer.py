@@ -10,7 +10,6 @@ import torch
 
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.training.checkpoint import load_checkpoint, save_checkpoint
-from shared_moe_conformer.training.metrics import NonFiniteError
 from shared_moe_conformer.training.trainer import Trainer
 
 
@@ -39,7 +38,8 @@ def test_learning_rate_peaks_after_the_warmup_and_ends_at_one_percent(trainer: T
 def test_gradients_are_clipped_to_the_norm(tiny_model: Callable[[], Any], config: Config, batch: Any) -> None:
     training = dataclasses.replace(config.training, max_grad_norm=1e-3)
     trainer = Trainer(tiny_model(), training)
-    assert trainer.train_step(batch(1), progress=0.1).grad_norm > 1e-2
+    report = trainer.train_step(batch(1), progress=0.1)
+    assert report.grad_norm > 1e-2 and report.clipped
     norm = torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -51,22 +51,57 @@ def test_experts_are_balanced_by_the_frames_of_a_whole_update(trainer: Trainer, 
     assert frames.sum() == batch(1).x_lens.sum() + batch(2).x_lens.sum()
 
 
-def test_nan_features_stop_before_the_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
+def poisoned(batch: Any, value: float = float("nan")) -> Any:
+    batch.x[0, 0, 0] = value
+    return batch
+
+
+def complete_state(trainer: Trainer) -> dict[str, Any]:
+    return copy.deepcopy({**trainer.checkpoint(), "train_state": None})
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        [assert_equal(value, b[key]) for key, value in a.items()]
+    else:
+        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_change_nothing_and_are_named(trainer: Trainer, batch: Any, value: float) -> None:
+    trainer.model.train()
     trainer.train_step(batch(1), progress=0.1)
-    before = [p.detach().clone() for p in trainer.model.parameters()]
-    bad = batch(2)
-    bad.x[0, 0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"step 2: loss is nan.*cut-2-0, cut-2-1"):
-        trainer.train_step(bad, progress=0.2)
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.model.parameters()))
+    before, peak = complete_state(trainer), trainer.state.progress_at_peak
+    report = trainer.train_step(poisoned(batch(2), value), progress=0.2)
+    assert report.skipped.startswith("step 2: loss is nan, simple_loss is nan") and report.suspects == ("cut-2-0",)
+    assert_equal(before, complete_state(trainer))
+    assert before["model"]["norm.num_batches_tracked"] == 1 and trainer.state.progress_at_peak == peak
+    state = trainer.state
+    assert (state.step, state.num_batches, state.num_skipped, state.skipped_in_a_row) == (1, 2, 1, 1)
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
+def test_after_a_skipped_update_all_goes_on_as_if_it_had_not_been(
+    tiny_model: Callable[[], Any], config: Config, batch: Callable[..., Any]
+) -> None:
+    weights = []
+    for numbers in ((1, 2, 3), (1, None, None, 2, 3)):
+        trainer = Trainer(tiny_model().eval(), config.training)
+        trainer.model.norm.train()  # type: ignore[operator, union-attr]
+        for number in numbers:
+            trainer.train_step(poisoned(batch(9)) if number is None else batch(number), progress=0.1)
+        weights.append(complete_state(trainer))
+        assert trainer.state.skipped_in_a_row == 0 and trainer.state.step == 3
+    assert_equal(*weights)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped(trainer: Trainer, batch: Callable[..., Any]) -> None:
     weight = trainer.model.hidden_weight
     weight.register_hook(lambda grad: grad * float("inf"))  # type: ignore[operator, union-attr]
     before = weight.detach().clone()  # type: ignore[operator, union-attr]
-    with pytest.raises(NonFiniteError, match="step 1: gradient norm is"):
-        trainer.train_step(batch(1), progress=0.1)
+    report = trainer.train_step(batch(1), progress=0.1)
+    assert report.skipped.startswith("step 1: gradient norm is") and not report.clipped
+    assert report.suspects == ("cut-1-0", "cut-1-1", "cut-1-2")
     assert torch.equal(before, weight)  # type: ignore[arg-type]
 
 
