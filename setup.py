@@ -29,6 +29,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["shared_moe_conformer", "shared_moe_conformer.*"]),
+    package_data={"shared_moe_conformer.web": ["*.html", "*.css"]},
     # torch and lhotse must fit each other, and k2 its torch: an extra chooses a set that does.
     install_requires=requirements("base"),
     extras_require={
@@ -37,6 +38,7 @@ setup(
         "kaldifeat": ["kaldifeat==1.24"],  # compiles against the installed torch: make kaldifeat
         "hub": requirements("hub"),
         "onnx": requirements("onnx"),
+        "serve": requirements("serve"),
         "dev": requirements("dev"),
     },
 )

@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 engine="$(requirements/venv.sh k2 printenv ENGINE)" # torch where no Python fits k2
 requirements/kaldifeat.sh
+requirements/chromium.sh
 
 logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "shared_moe_conformer"
 
-VERBS = {"train", "decode", "export", "transcribe", "params", "onnx_export", "convert", "zoo"}
+VERBS = {"train", "decode", "export", "transcribe", "params", "onnx_export", "convert", "zoo", "serve"}
 
 FOUNDATION = {"atomic", "cpu"}
 """Parts that any other may import."""
@@ -26,6 +26,8 @@ MAY_IMPORT = {
     "decoding": {"config", "model", "lattice"},
     "speech": {"config", "model"},
     "release": {"config", "model"},
+    "routing": {"bundle", "config", "speech"},
+    "web": {"bundle", "config", "release", "routing", "speech"},
 }
 """What each part may import of the package, besides itself; a file that is not listed may import all but verbs."""
 
@@ -35,6 +37,7 @@ ONLY_IN = {
     "kaldifst": {"lattice/"},
     "kaldilm": {"lattice/decoding_graph.py"},
     "kaldi_decoder": {"lattice/"},
+    "fastapi": {"web/app.py"},
     "sentencepiece": {"data/tokenizer.py"},
 }
 """Files or folders of the package in which an outside library may be imported."""

@@ -89,6 +89,7 @@ def test_script_is_executable_strict_and_parses(script: Path) -> None:
 @pytest.mark.skipif("ENGINE" not in os.environ, reason="only make says which environment this is")
 def test_environment_has_what_other_tests_would_skip_without() -> None:
     needed = {"k2": ["k2"], "torch": []}[os.environ["ENGINE"]] + ["kaldi_decoder", "onnx", "onnxruntime", "sherpa_onnx"]
+    needed += ["fastapi", "uvicorn", "selenium"]
     assert [name for name in needed if importlib.util.find_spec(name) is None] == []
 
 
@@ -111,6 +112,22 @@ def test_each_python_of_k2_has_its_own_hash() -> None:
 def test_setup_py_reads_the_version() -> None:
     setup_py = run(sys.executable, "setup.py", "--quiet", "--version", "--name")
     assert setup_py.stdout.split() == [__version__, "shared-moe-conformer"], setup_py.stderr
+
+
+def test_chromium_is_left_alone_where_it_is_and_missed_where_nobody_can_install_it(tmp_path: Path) -> None:
+    for tool in ("bash", "env"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    stub(tmp_path / "id", "echo 0")
+    missing = run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path))
+    assert missing.returncode == 0
+    assert missing.stderr.endswith("tests of pages skip\n")
+    stub(tmp_path / "apt-get", 'if [[ "$*" == *install* ]]; then exit 100; fi')
+    failing = run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path))
+    assert failing.returncode == 0
+    assert failing.stderr.endswith("not installed: tests of pages skip\n")
+    for name in ("chromium", "chromedriver"):
+        stub(tmp_path / name, "")
+    assert run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path)).stderr == ""
 
 
 def test_unknown_engine_is_refused(clone: Path) -> None:

@@ -1,0 +1,90 @@
+"""The verb that serves a page to speak to a model: `python -m shared_moe_conformer.serve --model zoo/NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.device import choose_device
+from shared_moe_conformer.release.transfer import ZOO, resolve
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    args = _parser().parse_args(arguments)
+    run_main(lambda: _serve(args))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there; port 0: at any that is free.
+
+    Raises:
+      ValueError: nobody can listen there, or somebody does.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"cannot listen at {host}, port {port} ({error}): give another --port or --host") from error
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """Names under which browsers may ask for the page that is served at this address."""
+    if host in ("0.0.0.0", "::"):
+        return ["*"]
+    return [*LOCAL_HOSTS, f"[{host}]" if ":" in host else host]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared_moe_conformer.serve",
+        description="Serve a page on which one speaks, or drops an audio file, and sees the words, their times and "
+        "which experts computed each frame.",
+    )
+    parser.add_argument("--model", required=True, help="a released model: its folder, or its name in the zoo")
+    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
+    parser.add_argument("--port", type=int, default=8000, help="where the page is served; 0: at a free port [8000]")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen at; by default only this machine can ask; 0.0.0.0: every machine that reaches this "
+        "one, but browsers allow recording on localhost and behind https only [127.0.0.1]",
+    )
+    parser.add_argument("--max-megabytes", type=float, default=32.0, help="size of a file at most, in MB [32]")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ..; auto: a GPU if there is one [auto]"
+    )
+    return parser
+
+
+def _serve(args: argparse.Namespace) -> None:
+    for package in ("fastapi", "uvicorn"):
+        found = importlib.util.find_spec(package) is not None
+        require(found, f"the package {package} is not installed: pip install fastapi uvicorn")
+    import uvicorn
+
+    from shared_moe_conformer.web.app import create_app
+
+    require(args.max_megabytes > 0, f"max_megabytes is {args.max_megabytes}: give a positive number")
+    tune_cpu()
+    folder = resolve(args.model, zoo_dir=args.zoo_dir)
+    bundle = Bundle.load(folder).to(choose_device(args.device))
+    max_bytes = int(args.max_megabytes * 1e6)
+    app = create_app(bundle, folder, max_bytes=max_bytes, hosts=allowed_hosts(args.host))
+    with listen(args.host, args.port) as listener:
+        shown = f"[{args.host}]" if ":" in args.host else args.host
+        print(f"http://{shown}:{listener.getsockname()[1]} serves {bundle.manifest.name}; Ctrl-C ends it", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

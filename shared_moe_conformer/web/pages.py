@@ -1,0 +1,44 @@
+"""The pages' files, each made one file that needs nothing else, and what a browser may do with it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+STYLE_MARK = "/* style.css */"
+"""Stands in a page where the style that all pages share belongs."""
+
+
+def read_page(name: str) -> str:
+    """A page of this folder, the shared style in it."""
+    folder = Path(__file__).resolve().parent
+    style = (folder / "style.css").read_text(encoding="utf-8")
+    return (folder / name).read_text(encoding="utf-8").replace(STYLE_MARK, style)
+
+
+def security_policy(page: str, **sources: str) -> str:
+    """What a browser may load and run for a page: its own inline style and scripts, and else nothing.
+
+    Args:
+      page: the HTML, with inline `<style>` and `<script>` elements only.
+      sources: what else, by directive, `_` for `-`: `connect_src="'self'"`.
+
+    Source: W3C, Content Security Policy Level 3, section 6.7 (hashes of inline elements).
+    """
+    directives = {
+        "default-src": "'none'",
+        "style-src": " ".join(_hashes(page, "style")),
+        "script-src": " ".join(_hashes(page, "script")),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        **{name.replace("_", "-"): value for name, value in sources.items()},
+    }
+    return "; ".join(f"{name} {value}" for name, value in directives.items() if value)
+
+
+def _hashes(page: str, element: str) -> list[str]:
+    contents = re.findall(f"<{element}>(.*?)</{element}>", page, flags=re.DOTALL)
+    digests = [hashlib.sha256(content.encode()).digest() for content in contents]
+    return [f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests]

@@ -1,0 +1,70 @@
+"""What the page shows of a recording, as JSON values: words with their times, and the experts of each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT, Bundle
+from shared_moe_conformer.config import require
+from shared_moe_conformer.routing import SegmentExperts, expert_layers, frame_experts
+from shared_moe_conformer.speech.audio import seconds_of
+
+MAX_SECONDS = 600.0
+"""Seconds of a recording that a page shows at most; `transcribe` has no such limit."""
+
+
+def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
+    """The transcript of a recording, and its experts.
+
+    Args:
+      bundle: the model.
+      path: the recording.
+      name: what its owner calls it.
+
+    Raises:
+      ValueError: no audio, or too long; said with the owner's name of it.
+    """
+    try:
+        seconds = seconds_of(path)
+        require(seconds <= MAX_SECONDS, f"{name} lasts {seconds / 60:.0f} minutes, a page shows {MAX_SECONDS / 60:.0f}")
+        transcript = bundle.transcribe(path)
+        segments = list(frame_experts(bundle, path))
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(path), name)) from error
+    values = transcript._asdict()
+    values["words"] = [word._asdict() for word in transcript.words]
+    return {"name": name, "seconds": round(seconds, 3), **values, "experts": experts_table(bundle, segments)}
+
+
+def experts_table(bundle: Bundle, segments: Sequence[SegmentExperts]) -> dict[str, Any] | None:
+    """The experts of each frame; None where the model has none.
+
+    Returns:
+      frame_shift, in seconds; num_experts; layers; and each segment's start in seconds and expert_ids, (L, T', K).
+    """
+    encoder = bundle.config.model.encoder
+    if encoder.experts_in == "none":
+        return None
+    return {
+        "frame_shift": ENCODER_FRAME_SHIFT,
+        "num_experts": encoder.num_experts,
+        "layers": [layer._asdict() for layer in expert_layers(encoder)],
+        "segments": [{"start": round(s.start, 3), "expert_ids": s.expert_ids.tolist()} for s in segments],
+    }
+
+
+def describe_model(bundle: Bundle) -> dict[str, Any]:
+    """What the page says about the model."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "corpus": manifest.corpus,
+        "language": manifest.language,
+        "licence": manifest.licence,
+        "unique_parameters": manifest.unique_parameters,
+        "active_parameters": manifest.active_parameters,
+        "decoding_method": manifest.decoding_method,
+        "max_seconds": MAX_SECONDS,
+    }
