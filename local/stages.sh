@@ -18,6 +18,7 @@ cd "$(dirname "$0")"
 stage=0
 stop_stage=100
 force=false
+MARKERS=data/.done
 
 # A path that the user gave, seen from the folder in which the program was started.
 from_start() {
@@ -34,6 +35,7 @@ fail() {
 
 show_help() {
   sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${0##*/}"
+  if [ -n "${COMMON_HELP:-}" ]; then echo && sed -n 's/^#: \{0,1\}//p' "$COMMON_HELP"; fi
   exit 0
 }
 
@@ -79,14 +81,14 @@ have_outputs() {
 
 forget_stages_from() {
   local marker
-  for marker in data/.done/*; do
+  for marker in "$MARKERS"/*; do
     if [ -f "$marker" ] && [ "${marker##*/}" -ge "$1" ]; then rm "$marker"; fi
   done
 }
 
 # Usage: stage NUMBER TITLE FUNCTION [OPTION or OUTPUT...]
 stage() {
-  local number="$1" title="$2" body="$3" settings marker="data/.done/$1" start=$SECONDS
+  local number="$1" title="$2" body="$3" settings marker="$MARKERS/$1" start=$SECONDS
   shift 3
   if [ "$number" -lt "$stage" ] || [ "$number" -gt "$stop_stage" ]; then return 0; fi
   settings="$(settings_of "$@")"
@@ -95,12 +97,12 @@ stage() {
     return 0
   fi
   echo "stage $number: $title"
-  mkdir -p data/.done
+  mkdir -p "$MARKERS"
   forget_stages_from "$number"
   "$body"
   have_outputs "$@" || fail "stage $number ended without one of its outputs: $*"
-  echo "$settings" >data/.done/.new
-  mv data/.done/.new "$marker"
+  echo "$settings" >"$MARKERS/.new"
+  mv "$MARKERS/.new" "$marker"
   echo "stage $number: finished in $((SECONDS - start)) s"
 }
 

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lhotse import CutSet
+from lhotse import (
+    CutSet,
+    MonoCut,
+    Recording,
+    RecordingSet,
+    SupervisionSegment,
+    SupervisionSet,
+    validate_recordings_and_supervisions,
+)
+from lhotse.utils import fastcopy
 
 
 def cuts_path(manifest_dir: Path, split: str) -> Path:
@@ -23,6 +33,44 @@ def write_manifest(manifest: Any, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_split(recordings: RecordingSet, supervisions: SupervisionSet, split: str, directory: Path) -> CutSet:
+    """Write a split's recordings_, supervisions_ and cuts_<split>.jsonl.gz; a cut for each supervision, with its id.
+
+    Audio below the working folder is named relative to it, as `read_cuts` expects it.
+    """
+    recordings = RecordingSet.from_recordings(map(_seen_from_here, recordings))
+    validate_recordings_and_supervisions(recordings, supervisions)
+    by_id = {recording.id: recording for recording in recordings}
+    cuts = CutSet.from_cuts(_cut_out(s, by_id[s.recording_id]) for s in supervisions)
+    write_manifest(recordings, directory / f"recordings_{split}.jsonl.gz")
+    write_manifest(supervisions, directory / f"supervisions_{split}.jsonl.gz")
+    write_manifest(cuts, cuts_path(directory, split))
+    print(f"{split}: {summary_of(cuts)}")
+    return cuts
+
+
+def summary_of(cuts: Iterable[MonoCut]) -> str:
+    """How much speech it is."""
+    durations = [cut.duration for cut in cuts]
+    words = sum(len((s.text or "").split()) for cut in cuts for s in cut.supervisions)
+    return f"{len(durations)} utterances, {words} words, {sum(durations) / 60:.1f} minutes"
+
+
+def _cut_out(supervision: SupervisionSegment, recording: Recording) -> MonoCut:
+    own = supervision.with_offset(-supervision.start)
+    span = {"start": supervision.start, "duration": supervision.duration}
+    return MonoCut(supervision.id, channel=0, recording=recording, supervisions=[own], **span)
+
+
+def _seen_from_here(recording: Recording) -> Recording:
+    sources = [fastcopy(s, source=_relative(s.source)) if s.type == "file" else s for s in recording.sources]
+    return fastcopy(recording, sources=sources)
+
+
+def _relative(path: str) -> str:
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def read_cuts(manifest_dir: Path, split: str, *, recipe_dir: Path) -> CutSet:

@@ -15,19 +15,12 @@ import wave
 from pathlib import Path
 from typing import NamedTuple
 
-from lhotse import (
-    CutSet,
-    Recording,
-    RecordingSet,
-    SupervisionSegment,
-    SupervisionSet,
-    validate_recordings_and_supervisions,
-)
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+from shared_moe_conformer.data.manifests import write_split
 
 SPEAKER = "en_US_f_Allison"
 AUDIO_DIR = Path("usr/share/asterisk/sounds") / SPEAKER
@@ -55,7 +48,9 @@ def main() -> None:
     for name, reason in dropped.items():
         print(f"  {name}: {reason}")
     for split in SPLITS:
-        write_split([r for r in recordings if split_of(texts[r.id]) == split], texts, split, args.output_dir)
+        chosen = [recording for recording in recordings if split_of(texts[recording.id]) == split]
+        supervisions = SupervisionSet.from_segments(supervise(r, texts[r.id]) for r in chosen)
+        write_split(RecordingSet.from_recordings(chosen), supervisions, split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,24 +148,6 @@ def read_recording(clip: Clip) -> Recording:
     require(recording.num_channels == 1, f"{clip.path} has {recording.num_channels} channels: one is expected")
     require(recording.num_samples == num_samples, f"{clip.path} is cut off: unpack the packages again")
     return recording
-
-
-def write_split(recordings: list[Recording], texts: dict[str, str], split: str, directory: Path) -> None:
-    supervisions = SupervisionSet.from_segments(supervise(recording, texts[recording.id]) for recording in recordings)
-    recording_set = RecordingSet.from_recordings(recordings)
-    validate_recordings_and_supervisions(recording_set, supervisions)
-    cuts = CutSet.from_manifests(recordings=recording_set, supervisions=supervisions).modify_ids(original_id)
-    write_manifest(recording_set, directory / f"recordings_{split}.jsonl.gz")
-    write_manifest(supervisions, directory / f"supervisions_{split}.jsonl.gz")
-    write_manifest(cuts, cuts_path(directory, split))
-    words = sum(len(texts[recording.id].split()) for recording in recordings)
-    minutes = sum(recording.duration for recording in recordings) / 60
-    print(f"{split}: {len(recordings)} utterances, {words} words, {minutes:.1f} minutes")
-
-
-def original_id(cut_id: str) -> str:
-    """A cut's id without the number that Lhotse appends for its recording's channel."""
-    return cut_id.rsplit("-", 1)[0]
 
 
 def supervise(recording: Recording, text: str) -> SupervisionSegment:

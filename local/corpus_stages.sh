@@ -1,0 +1,139 @@
+# Sourced by a recipe's prepare.sh instead of stages.sh, once its own options have their defaults: the stages that every
+# corpus goes through. The recipe then defines the functions `download` and `manifests`, and calls `prepare_corpus`:
+#
+#   vocab_size=500                                           # an option of the recipe, and its default
+#   . "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
+#   splits=(train dev-clean test-clean)                      # what differs from the settings below
+#   download() { openslr librispeech; }                      # not called where --corpus-dir is given
+#   manifests() { ...; }                                     # writes $data/manifests/cuts_<split>.jsonl.gz
+#   prepare_corpus
+#
+#: Options of every corpus:
+#:
+#:   --stage N          first stage to run (0)
+#:   --stop-stage N     last stage to run (all)
+#:   --force true       run stages that are done, too
+#:   --corpus-dir DIR   the corpus, where it is here already; nothing of it is downloaded
+#:   --download-dir DIR where it is downloaded to otherwise (download)
+#:   --mirror URL       of what OpenSLR has (http://www.openslr.org/resources)
+#:   --perturb-speed false    train on the recordings alone; true: on copies at 0.9 and 1.1 times their speed, too (true)
+#:   --musan DIR|download     prepare MUSAN's noises, too, for ./train.py --noise-manifest (none)
+#:   --ngram-order N    words of the language model's longest n-grams (3)
+#:   --ctc-topology standard|modified|auto   of the decoding graph; auto: modified, which is smaller, from 500 units on
+#:   --thorough true|false    read all recordings and all features when they are checked
+#:   --num-jobs J       processes that compute features (1)
+#:   --feature-extractor lhotse|kaldifeat
+#:
+#: Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts, 6 lexicon,
+#: 7 n-gram, 8 decoding graph.
+
+corpus_dir=
+download_dir=download
+mirror=http://www.openslr.org/resources
+perturb_speed=true
+musan=
+ngram_order=3
+ctc_topology="${ctc_topology:-auto}"
+thorough="${thorough:-true}"
+num_jobs=1
+feature_extractor=lhotse
+
+LOCAL="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+COMMON_HELP="$LOCAL/corpus_stages.sh"
+. "$LOCAL/stages.sh" "$@"
+corpus_dir="$(from_start "$corpus_dir")"
+[ "$download_dir" = download ] || download_dir="$(from_start "$download_dir")"
+[ "$musan" = download ] || musan="$(from_start "$musan")"
+
+# What a recipe may set otherwise before it calls prepare_corpus.
+data=data                  # folder of all that is made
+splits=(train dev test)    # the first one is trained on
+unit=bpe                   # or char
+allowed=()                 # options of validate_cuts.py
+
+run_local() {
+  local program="$1"
+  shift
+  python3 "$LOCAL/$program.py" "$@"
+}
+
+# Usage: openslr CORPUS [PART...]
+openslr() {
+  run_local download_openslr "$@" --mirror "$mirror" --target-dir "$download_dir"
+}
+
+# The files of the cut sets in a folder of $data.
+cuts_in() {
+  printf "$data/$1/cuts_%s.jsonl.gz\n" "${splits[@]}"
+}
+
+get_corpus() {
+  if [ -n "$corpus_dir" ]; then echo "using $corpus_dir"; else download; fi
+  if [ "$musan" = download ]; then openslr musan; fi
+}
+
+make_manifests() {
+  manifests
+  if [ -n "$musan" ]; then
+    run_local prepare_musan --corpus-dir "${musan/#download/$download_dir/musan}" --output-dir "$data/manifests"
+  fi
+}
+
+check() {
+  run_local validate_cuts --splits "${splits[@]}" "${allowed[@]}" "$@"
+}
+
+check_recordings() {
+  local read=()
+  if [ "$thorough" = true ]; then read=(--read-audio); fi
+  check --manifest-dir "$data/manifests" "${read[@]}"
+}
+
+features() {
+  local speeds=() noises=()
+  if [ "$perturb_speed" = true ]; then speeds=(0.9 1.1); fi
+  if [ -n "$musan" ]; then noises=(musan); fi
+  run_local compute_fbank --manifest-dir "$data/manifests" --output-dir "$data/fbank" --num-jobs "$num_jobs" \
+    --feature-extractor "$feature_extractor" --splits "${splits[@]}" "${noises[@]}" --speeds "${speeds[@]}"
+}
+
+tokenizer() {
+  local size=()
+  if [ "$unit" = bpe ]; then size=(--vocab-size "$vocab_size"); fi
+  run_local train_tokenizer --manifest-dir "$data/manifests" --lang-dir "$lang_dir" "${size[@]}"
+}
+
+check_cuts() {
+  local read=()
+  if [ "$thorough" = true ]; then read=(--read-features); fi
+  check --manifest-dir "$data/fbank" --lang-dir "$lang_dir" "${read[@]}"
+}
+
+lexicon() {
+  run_local prepare_lang --manifest-dir "$data/manifests" --lang-dir "$lang_dir"
+}
+
+ngram() {
+  run_local train_ngram --manifest-dir "$data/manifests" --order "$ngram_order" --lang-dir "$lang_dir"
+}
+
+graph() {
+  run_local build_graph --ctc-topology "$ctc_topology" --lang-dir "$lang_dir"
+}
+
+prepare_corpus() {
+  local made=()
+  vocab_size="${vocab_size:-}"
+  lang_dir="$data/lang_$unit${vocab_size:+_$vocab_size}"
+  MARKERS="$data/.done"
+  if [ "$ctc_topology" != auto ]; then made=("$lang_dir/HLG_$ctc_topology.npz"); fi
+  stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
+  stage 1 "Manifests and splits" make_manifests corpus_dir musan $(cuts_in manifests)
+  stage 2 "Check the recordings" check_recordings
+  stage 3 "Features" features feature_extractor perturb_speed $(cuts_in fbank)
+  stage 4 "Tokenizer" tokenizer vocab_size "$lang_dir"/{bpe.model,tokens.txt}
+  stage 5 "Check the cuts" check_cuts
+  stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words.txt,lexicon.txt,L.npz,L_disambig.npz}
+  stage 7 "n-gram" ngram vocab_size ngram_order "$lang_dir/G.arpa"
+  stage 8 "Decoding graph" graph vocab_size ngram_order ctc_topology "${made[@]}"
+}
