@@ -80,6 +80,8 @@ class EncoderConfig:
     """Normalisation inside the convolution module."""
     router_jitter: float = 0.0
     """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, section 2.2)."""
+    low_rank_delta: int = field(default=0, metadata=ADDED_LATER)
+    """Rank of what each layer adds to its block's attention and dense feed-forwards (B A x beside W x); 0: nothing."""
     balancing_bias_rate: float = field(default=0.0, metadata=ADDED_LATER)
     """After each update the bias by which an expert is chosen rises by this if it had too few frames, and falls if too
     many (balance without a loss; 0.001 in Wang et al. 2024); 0: no biases."""
@@ -113,6 +115,10 @@ class EncoderConfig:
             f"top_k is {self.top_k} of num_experts {self.num_experts}: give 1 <= top_k <= num_experts",
         )
         require(0 <= self.router_jitter < 1, f"router_jitter is {self.router_jitter}: give 0 <= router_jitter < 1")
+        require(
+            0 <= self.low_rank_delta <= self.encoder_dim,
+            f"low_rank_delta is {self.low_rank_delta}: give 0 to encoder_dim, {self.encoder_dim}",
+        )
         require(self.balancing_bias_rate >= 0, f"balancing_bias_rate is {self.balancing_bias_rate}: give 0 or more")
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
 

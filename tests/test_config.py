@@ -35,6 +35,7 @@ from shared_moe_conformer.config import (
         (EncoderConfig, {"experts_in": "third"}, "none, first, second, both"),
         (EncoderConfig, {"dropout": 1.0}, "dropout"),
         (EncoderConfig, {"balancing_bias_rate": -0.1}, "balancing_bias_rate"),
+        (EncoderConfig, {"low_rank_delta": 300}, "0 to encoder_dim, 256"),
         (ModelConfig, {"vocab_size": 1}, "vocab_size"),
         (ModelConfig, {"transducer_backend": "cuda"}, "auto, k2, torch"),
         (DataConfig, {"max_duration": 0.0}, "max_duration"),

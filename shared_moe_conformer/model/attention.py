@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.model.low_rank import project
+
 ROTARY_BASE = 10000.0
 
 
@@ -21,19 +23,22 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(encoder_dim, 3 * encoder_dim)
         self.output = nn.Linear(encoder_dim, encoder_dim)
 
-    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, padding_mask: Tensor, deltas: nn.ModuleDict | None = None) -> Tensor:
         """Return (N, T, C); what stands at padded frames is finite and has no meaning.
 
         Args:
           x: frames, (N, T, C).
           padding_mask: True where a frame is padding, (N, T).
+          deltas: what the calling layer adds to the projections.
         """
         n, t, c = x.shape
-        heads = self.query_key_value(x).view(n, t, 3, self.num_heads, c // self.num_heads)
+        heads = project(self.query_key_value, x, deltas, "query_key_value").view(
+            n, t, 3, self.num_heads, c // self.num_heads
+        )
         query, key = rotate(heads[:, :, :2]).permute(2, 0, 3, 1, 4).unbind(0)
         value = heads[:, :, 2].transpose(1, 2)
         out = attend(query, key, value, attended_frames(padding_mask))
-        return self.output(out.transpose(1, 2).reshape(n, t, c))
+        return project(self.output, out.transpose(1, 2).reshape(n, t, c), deltas, "output")
 
 
 def rotate(x: Tensor) -> Tensor:

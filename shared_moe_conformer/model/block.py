@@ -11,6 +11,7 @@ from shared_moe_conformer.model.attention import SelfAttention
 from shared_moe_conformer.model.convolution import ConvolutionModule
 from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.feed_forward import FeedForward
+from shared_moe_conformer.model.low_rank import Deltas
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, RouterLosses
 from shared_moe_conformer.model.normalisation import FrameLayerNorm, MaskedBatchNorm
 
@@ -47,6 +48,8 @@ class IndividualParts(NamedTuple):
 
     norms: Norms
     routers: Routers
+    deltas: Deltas | None = None
+    """None: the block's linear maps as they are."""
 
 
 class ConformerBlock(nn.Module):
@@ -73,14 +76,19 @@ class ConformerBlock(nn.Module):
         Args:
           x: frames, (N, T, C).
           padding_mask: True where a frame is padding, (N, T).
-          individual: the calling layer's normalisations and routers.
+          individual: the calling layer's normalisations, routers and deltas.
         """
-        norms, routers = individual
-        y, losses1 = _apply(self.feed_forward1, norms.feed_forward1(x), padding_mask, routers.feed_forward1)
+        norms, routers, deltas = individual
+        of = {name: None if deltas is None else deltas.of(name) for name in Deltas.PARTS}
+        y, losses1 = _apply(
+            self.feed_forward1, norms.feed_forward1(x), padding_mask, routers.feed_forward1, of["feed_forward1"]
+        )
         x = x + 0.5 * self.dropout(y)
-        x = x + self.dropout(self.attention(norms.attention(x), padding_mask))
+        x = x + self.dropout(self.attention(norms.attention(x), padding_mask, of["attention"]))
         x = x + self.dropout(self.convolution(norms.convolution(x), padding_mask, norms.depthwise))
-        y, losses2 = _apply(self.feed_forward2, norms.feed_forward2(x), padding_mask, routers.feed_forward2)
+        y, losses2 = _apply(
+            self.feed_forward2, norms.feed_forward2(x), padding_mask, routers.feed_forward2, of["feed_forward2"]
+        )
         return norms.final(x + 0.5 * self.dropout(y)), losses1 + losses2
 
 
@@ -102,9 +110,9 @@ def _feed_forward(config: EncoderConfig, *, experts: bool) -> FeedForward | MoeF
 
 
 def _apply(
-    module: nn.Module, x: Tensor, padding_mask: Tensor, router: Router | None
+    module: nn.Module, x: Tensor, padding_mask: Tensor, router: Router | None, deltas: nn.ModuleDict | None
 ) -> tuple[Tensor, list[RouterLosses]]:
     if router is None:
-        return module(x), []
+        return module(x, deltas), []
     y, losses = module(x, padding_mask, router)
     return y, [losses]

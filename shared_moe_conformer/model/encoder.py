@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
 from shared_moe_conformer.model.dropout import Dropout
+from shared_moe_conformer.model.low_rank import Deltas
 from shared_moe_conformer.model.moe import Router, RouterLosses
 from shared_moe_conformer.model.normalisation import FeatureNorm
 from shared_moe_conformer.model.packing import padding_after
@@ -29,7 +30,8 @@ class EncoderOutput(NamedTuple):
 
 
 class BlockGroup(nn.Module):
-    """Layers that use one block's weights; each has normalisations and routers of its own, if the config says so.
+    """Layers that use one block's weights; each has normalisations, routers and deltas of its own, if the config
+    says so.
 
     Source: Bai et al. 2022, section 2.3 (arXiv 2209.08326).
     """
@@ -40,16 +42,20 @@ class BlockGroup(nn.Module):
         self.block = ConformerBlock(config)
         self.norms = nn.ModuleList(Norms(config) for _ in range(size if config.individual_norms else 1))
         self.routers = nn.ModuleList(Routers(config) for _ in range(size if config.individual_routers else 1))
+        rank = config.low_rank_delta
+        self.deltas = nn.ModuleList(Deltas(self.block, rank) for _ in range(size if rank else 0))
 
     def individual(self, depth: int) -> IndividualParts:
         """What the group's layer at this depth (0 is its first) adds to the block."""
-        return IndividualParts(self.norms[depth % len(self.norms)], self.routers[depth % len(self.routers)])  # type: ignore[arg-type]
+        deltas = self.deltas[depth] if len(self.deltas) else None
+        return IndividualParts(self.norms[depth % len(self.norms)], self.routers[depth % len(self.routers)], deltas)  # type: ignore[arg-type]
 
     def parameter_layers(self) -> Iterator[tuple[nn.Parameter, int]]:
         """Each parameter, and how many of the group's layers use it; its gradient is a sum of so many."""
         parts = (self.block, 1), (self.norms, len(self.norms)), (self.routers, len(self.routers))
         for part, copies in parts:
             yield from ((parameter, self.size // copies) for parameter in part.parameters())
+        yield from ((parameter, 1) for parameter in self.deltas.parameters())
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> tuple[Tensor, list[RouterLosses]]:
         """Return (N, T, C) after the group's last layer, and the losses of all its routers.

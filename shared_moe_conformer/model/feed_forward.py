@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.model.low_rank import project
+
 
 class FeedForward(nn.Module):
     """Linear map to `feed_forward_dim` channels, SiLU, linear map back.
@@ -17,6 +19,11 @@ class FeedForward(nn.Module):
         self.hidden = nn.Linear(encoder_dim, feed_forward_dim)
         self.output = nn.Linear(feed_forward_dim, encoder_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (..., C) for frames (..., C)."""
-        return self.output(F.silu(self.hidden(x)))
+    def forward(self, x: Tensor, deltas: nn.ModuleDict | None = None) -> Tensor:
+        """Return (..., C).
+
+        Args:
+          x: frames, (..., C).
+          deltas: what the calling layer adds to the linear maps.
+        """
+        return project(self.output, F.silu(project(self.hidden, x, deltas, "hidden")), deltas, "output")

@@ -49,7 +49,7 @@ def _group_counts(group: BlockGroup, config: EncoderConfig) -> ParameterCounts:
     idle = idle // config.num_experts * (config.num_experts - config.top_k)
     individual = _size(group.norms) * group.size // len(group.norms)
     individual += _size(group.routers) * group.size // len(group.routers)
-    unrolled = block * group.size + individual
+    unrolled = block * group.size + individual + _size(group.deltas)
     return ParameterCounts(_size(group), unrolled, unrolled - idle * group.size)
 
 

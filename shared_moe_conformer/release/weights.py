@@ -59,6 +59,8 @@ def require_possible(config: Config, *, num_values: int, path: Path) -> None:
         ]
         if encoder.experts_in != "none":
             sizes.append(encoder.num_experts * encoder.encoder_dim * encoder.feed_forward_dim)
+        if encoder.low_rank_delta:
+            sizes.append(encoder.num_layers * encoder.low_rank_delta * encoder.encoder_dim)
         possible = min(sizes) > 0 and max(sizes) <= num_values and encoder.num_layers <= MAX_LAYERS
     except TypeError as error:
         raise ValueError(f"{path} describes no model that can be built here: {error}") from error

@@ -57,7 +57,7 @@ def unroll(group: BlockGroup, config: Any) -> list[BlockGroup]:
     for depth in range(group.size):
         layer = BlockGroup(config, 1)
         layer.block.load_state_dict(group.block.state_dict())
-        norms, routers = group.individual(depth)
+        norms, routers, _ = group.individual(depth)
         layer.norms[0].load_state_dict(norms.state_dict())
         layer.routers[0].load_state_dict(routers.state_dict())
         layers.append(layer)
