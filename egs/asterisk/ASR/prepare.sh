@@ -12,7 +12,7 @@ ctc_topology=standard
 . "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
 
 download() {
-  ./local/download.sh "$download_dir" asterisk-core-sounds-en-wav asterisk-core-sounds-en
+  ../../../local/download_debian.sh "$download_dir" asterisk-core-sounds-en-wav asterisk-core-sounds-en
 }
 
 manifests() {

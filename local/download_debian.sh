@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Unpack Debian packages into DIR/usr without root. Usage: download.sh DIR PACKAGE...
+# Unpack Debian packages into DIR/usr without root. Usage: download_debian.sh DIR PACKAGE...
 
 set -euo pipefail
 

@@ -1,0 +1,62 @@
+"""The named configs of the game's dialogues, `<size>-<language>`: the same sizes for each language."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig, replace_fields
+
+VOCAB_SIZE = 64
+LANGUAGES = ("nl", "cs")
+
+
+def base(language: str) -> Config:
+    """One block for six layers, with three experts in its second feed-forward."""
+    return Config(
+        model=ModelConfig(
+            encoder=EncoderConfig(
+                encoder_dim=128,
+                num_attention_heads=4,
+                feed_forward_dim=512,
+                conv_kernel_size=15,
+                subsampling_channels=16,
+                group_sizes=(6,),
+                experts_in="second",
+                num_experts=3,
+                top_k=1,
+            ),
+            vocab_size=VOCAB_SIZE,
+            decoder_dim=128,
+            joiner_dim=128,
+        ),
+        data=DataConfig(
+            corpus=f"fillets-ng-data-{language}",
+            language=language,
+            licence="GPL-2.0-only",
+            manifest_dir=f"data/{language}/fbank",
+            lang_dir=f"data/{language}/lang_bpe_{VOCAB_SIZE}",
+            max_duration=30.0,
+            num_time_masks=2,
+            max_time_mask_fraction=0.1,
+            max_freq_mask_bins=10,
+            num_workers=0,  # an epoch is read in seconds; a worker would take a core from training
+        ),
+        training=TrainingConfig(
+            num_epochs=20, learning_rate=1.5e-3, warmup_steps=300, loss_warmup_steps=1000, ctc_loss_scale=1.0
+        ),
+    )
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "shared": {"experts_in": "none"},
+    "full": {"experts_in": "none", "group_sizes": (1,) * 6},
+    "small": {"encoder_dim": 96, "feed_forward_dim": 256, "num_experts": 2, "decoder_dim": 96, "joiner_dim": 96},
+}
+"""shared: without experts; full: every layer has its own weights; small: for devices with little memory."""
+
+CONFIGS = {
+    f"{size}-{language}": replace_fields(base(language), changes)
+    for language in LANGUAGES
+    for size, changes in SIZES.items()
+}

@@ -1,0 +1,123 @@
+#!/usr/bin/env python3
+"""Recordings, supervisions and cuts of the game's dialogues in one language, in splits that share no level and no text.
+
+Each clip becomes a 16 kHz FLAC file of one channel, the mean of the clip's channels, without its last silence.
+
+Source of speech and texts: the Debian packages fillets-ng-data, fillets-ng-data-cs and fillets-ng-data-nl (GPL-2).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from audio import duration_of, write_flac
+from dialogues import Clip, find_clips
+from lhotse import (
+    CutSet,
+    Recording,
+    RecordingSet,
+    SupervisionSegment,
+    SupervisionSet,
+    validate_recordings_and_supervisions,
+)
+from splits import SPLITS, splits_of
+from texts import LANGUAGES, normalise, reason_to_drop
+from tqdm import tqdm
+
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+
+SAYS_LESS = {"nl-gems-zav-v-restart"}
+"""Clips in which less is said than their text tells: 64 characters in 1.8 s."""
+
+
+def main() -> None:
+    args = parser().parse_args()
+    clips = find_clips(args.corpus_dir, args.language)
+    texts = {clip.id: normalise(clip.text, args.language) for clip in clips}
+    usable, dropped = usable_clips(clips, texts, min_duration=args.min_duration, max_duration=args.max_duration)
+    print(f"{len(clips)} clips with a text, {len(usable)} usable; dropped:")
+    for name, reason in dropped.items():
+        print(f"  {name}: {reason}")
+    splits = splits_of([clip for clip, _ in usable], {clip.id: seconds for clip, seconds in usable}, texts)
+    for split in SPLITS:
+        recordings = [record(clip, args.audio_dir) for clip in tqdm(splits[split], desc=split, unit="clip")]
+        write_split(recordings, splits[split], texts, split, args)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--language", choices=LANGUAGES, required=True, help="Language of the speech.")
+    result.add_argument("--corpus-dir", type=Path, default=Path("download"), help="Holds the packages' usr/ folder.")
+    result.add_argument("--audio-dir", type=Path, required=True, help="Folder of the FLAC files, relative.")
+    result.add_argument("--output-dir", type=Path, required=True, help="Folder of the manifests.")
+    result.add_argument("--min-duration", type=float, default=0.3, help="Shortest clip that is kept, in seconds.")
+    result.add_argument("--max-duration", type=float, default=26.0, help="Longest clip that is kept, in seconds.")
+    return result
+
+
+def usable_clips(
+    clips: Iterable[Clip], texts: Mapping[str, str], *, min_duration: float, max_duration: float
+) -> tuple[list[tuple[Clip, float]], dict[str, str]]:
+    """The clips to keep, with their seconds, and the reason for each other clip."""
+    kept, dropped = [], {}
+    for clip in tqdm(clips, desc="clips", unit="file"):
+        seconds = duration_of(clip.path)
+        reason = reason_to_drop(clip.text, texts[clip.id])
+        if clip.id in SAYS_LESS:
+            reason = "says less than its text"
+        if reason is None and not min_duration <= seconds <= max_duration:
+            reason = f"{seconds:.1f} s long"
+        if reason is None:
+            kept.append((clip, seconds))
+        else:
+            dropped[clip.id] = reason
+    return kept, dropped
+
+
+def record(clip: Clip, audio_dir: Path) -> Recording:
+    """The recording of a clip as FLAC, which is written."""
+    path = audio_dir / f"{clip.id}.flac"
+    write_flac(clip.path, path)
+    return Recording.from_file(path, recording_id=clip.id)
+
+
+def write_split(
+    recordings: list[Recording], clips: list[Clip], texts: Mapping[str, str], split: str, args: argparse.Namespace
+) -> None:
+    supervisions = SupervisionSet.from_segments(
+        supervise(recording, clip, texts[clip.id], LANGUAGES[args.language])
+        for recording, clip in zip(recordings, clips, strict=True)
+    )
+    recording_set = RecordingSet.from_recordings(recordings)
+    validate_recordings_and_supervisions(recording_set, supervisions)
+    cuts = CutSet.from_manifests(recordings=recording_set, supervisions=supervisions).modify_ids(original_id)
+    write_manifest(recording_set, args.output_dir / f"recordings_{split}.jsonl.gz")
+    write_manifest(supervisions, args.output_dir / f"supervisions_{split}.jsonl.gz")
+    write_manifest(cuts, cuts_path(args.output_dir, split))
+    words = sum(len(texts[clip.id].split()) for clip in clips)
+    minutes = sum(recording.duration for recording in recordings) / 60
+    print(f"{split}: {len(clips)} utterances, {words} words, {minutes:.1f} minutes")
+
+
+def original_id(cut_id: str) -> str:
+    """A cut's id without the number that Lhotse appends for its recording's channel."""
+    return cut_id.rsplit("-", 1)[0]
+
+
+def supervise(recording: Recording, clip: Clip, text: str, language: str) -> SupervisionSegment:
+    return SupervisionSegment(
+        id=clip.id,
+        recording_id=clip.id,
+        start=0.0,
+        duration=recording.duration,
+        text=text,
+        language=language,
+        speaker=clip.speaker,
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)
