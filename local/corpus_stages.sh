@@ -25,7 +25,7 @@
 #:   --feature-extractor lhotse|kaldifeat
 #:
 #: Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts, 6 lexicon,
-#: 7 n-gram, 8 decoding graph.
+#: 7 n-gram, 8 decoding graph, 9 n-grams over tokens.
 
 corpus_dir=
 download_dir=download
@@ -121,6 +121,13 @@ graph() {
   run_local build_graph --ctc-topology "$ctc_topology" --lang-dir "$lang_dir"
 }
 
+token_ngrams() {
+  local order
+  for order in 2 3; do
+    run_local train_ngram --manifest-dir "$data/manifests" --unit token --order "$order" --lang-dir "$lang_dir"
+  done
+}
+
 prepare_corpus() {
   local made=()
   vocab_size="${vocab_size:-}"
@@ -136,4 +143,5 @@ prepare_corpus() {
   stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words.txt,lexicon.txt,L.npz,L_disambig.npz}
   stage 7 "n-gram" ngram vocab_size ngram_order "$lang_dir/G.arpa"
   stage 8 "Decoding graph" graph vocab_size ngram_order ctc_topology "${made[@]}"
+  stage 9 "n-grams over tokens" token_ngrams vocab_size "$lang_dir"/token_{2,3}gram.arpa
 }

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Train an n-gram on one split's texts, by modified Kneser-Ney: cuts_train.jsonl.gz -> data/lang_bpe_<V>/G.arpa."""
+"""Train an n-gram on one split's texts, by modified Kneser-Ney: cuts_train.jsonl.gz -> data/lang_bpe_<V>/.
+
+Over words it is G.arpa, for graphs; over tokens token_<order>gram.arpa, for the transducer's beam search.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.loading import token_ngram_path
+from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 
@@ -15,19 +21,31 @@ from shared_moe_conformer.lattice.kneser_ney import train_ngram
 def main() -> None:
     args = parser().parse_args()
     cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
-    texts = [(supervision.text or "").split() for cut in cuts for supervision in cut.supervisions]
-    model = train_ngram(texts, args.order)
+    texts = [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
+    if args.unit == "word":
+        path, model = args.lang_dir / NGRAM_FILE, train_ngram(map(str.split, texts), args.order)
+    else:
+        path, model = token_ngram_path(args.lang_dir, args.order), _over_tokens(texts, args)
     args.lang_dir.mkdir(parents=True, exist_ok=True)
-    model.save(args.lang_dir / NGRAM_FILE)
-    print(f"{args.lang_dir / NGRAM_FILE}: {len(model.log_probs)} n-grams of {len(model.words)} words")
+    model.save(path)
+    print(f"{path}: {len(model.log_probs)} n-grams of {len(model.words)} {args.unit}s")
+
+
+def _over_tokens(texts: list[str], args: argparse.Namespace) -> NgramModel:
+    """An n-gram that knows every unit but blank."""
+    tokenizer = Tokenizer.load(args.lang_dir)
+    sentences = [[tokenizer.pieces[token] for token in spelling] for spelling in tokenizer.encode(texts)]
+    return train_ngram(sentences, args.order, vocabulary=tokenizer.pieces[1:])
 
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
     result.add_argument("--split", default="train", help="Split whose texts are used; never a held-out one.")
-    result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write to.")
-    result.add_argument("--order", type=int, default=3, help="Words of the longest n-grams.")
+    result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write to; of the tokenizer.")
+    result.add_argument("--order", type=int, default=3, help="Units of the longest n-grams.")
+    result.add_argument("--unit", choices=("word", "token"), default="word",
+                        help="What is counted; tokens are those of the lang folder's tokenizer.")  # fmt: skip
     return result
 
 

@@ -18,12 +18,13 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.loading import load_resources
 from shared_moe_conformer.decoding.methods import (
     METHODS,
     DecodingConfig,
     decode_batch,
+    label,
     resolved,
-    searches_words,
     settings,
 )
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
@@ -35,7 +36,6 @@ from shared_moe_conformer.decoding.scoring import (
     word_error_rate,
     write_files,
 )
-from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.release.weights import copy_weights
@@ -148,23 +148,14 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         "decode with the tokenizer that the model was trained with",
     )
     methods = resolved(apply_flags(DecodingConfig(), args), vocab_size=config.model.vocab_size)
-    word_graph = _word_graph(recipe_dir / config.data.lang_dir, methods)
-    resources = Resources(word_graph=word_graph, to_text=tokenizer.decode)
+    without_engine = {name for name in METHODS if name not in {method.decoding_method for method in methods}}
+    methods, resources, left_out = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
+    left_out |= dict.fromkeys(sorted(without_engine), "no lattice engine that can run it is installed")
     checkpoint = f"epoch-{epoch}-avg-{args.avg}"
     for test_set, loader in AsrDataModule(config, recipe_dir, tokenizer).test_loaders().items():
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
         results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
-        _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint)
-
-
-def _word_graph(lang_dir: Path, methods: Sequence[DecodingConfig]) -> WordGraph | None:
-    """HLG, if one of the methods searches it; kaldifst and kaldilm are needed only then."""
-    topologies = {method.ctc_topology for method in methods if searches_words(method)}
-    if not topologies:
-        return None
-    from shared_moe_conformer.lattice.decoding_graph import load_word_graph
-
-    return load_word_graph(lang_dir, topologies.pop())
+        _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint, left_out=left_out)
 
 
 def _newest_epoch(exp_dir: Path) -> int:
@@ -174,15 +165,15 @@ def _newest_epoch(exp_dir: Path) -> int:
     return epochs[-1]
 
 
-def _report(results: Sequence[MethodResult], exp_dir: Path, *, test_set: str, checkpoint: str) -> None:
+def _report(
+    results: Sequence[MethodResult], exp_dir: Path, *, test_set: str, checkpoint: str, left_out: Mapping[str, str]
+) -> None:
     """Print the scores and write the files; with several methods, a table of them too."""
     scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
     if len(scores) == 1:
         return
     table = f"{test_set}, {checkpoint}\n{table_text(scores)}"
-    missing = METHODS.keys() - {result.config.decoding_method for result in results}
-    if missing:
-        table += f"left out, since no lattice engine is installed: {', '.join(sorted(missing))}\n"
+    table += "".join(f"left out: {name}: {reason}\n" for name, reason in left_out.items())
     path = exp_dir / f"comparison-{test_set}-{checkpoint}.txt"
     with atomic_file(path) as file:
         file.write(table.encode())
@@ -193,7 +184,7 @@ def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpo
     method = result.config.decoding_method
     scores = Scores(
         test_set,
-        method,
+        label(result.config),
         settings(result.config),
         word_error_rate(result.decoded),
         character_error_rate(result.decoded),

@@ -13,12 +13,13 @@ from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, resolved
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
 
-AVAILABLE = [config.decoding_method for config in resolved(DecodingConfig(decoding_method="all"), vocab_size=7)]
+SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "HLG" not in label(c)]
+"""What can run here; the recipe has no graph over words."""
 
 
 class OneUtterancePerBatch:
@@ -52,7 +53,12 @@ def _batch(cuts: list[tuple[str, torch.Tensor, str]]) -> AsrBatch:
 def recipe(tmp_path: Path, lang_dir: Path, tiny_bundle, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe's folder with an experiment of three epochs."""
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "lang").symlink_to(lang_dir)
+    shutil.copytree(lang_dir, tmp_path / "data" / "lang")
+    for order in (2, 3):
+        pieces = Tokenizer.load(lang_dir).pieces
+        train_ngram([pieces[3:9]], order, vocabulary=pieces[1:]).save(
+            tmp_path / "data/lang" / f"token_{order}gram.arpa"
+        )
     exp_dir = tmp_path / "exp" / "base"
     exp_dir.mkdir(parents=True)
     config = replace_fields(tiny_bundle.config, {"lang_dir": "data/lang"})
@@ -70,12 +76,14 @@ def run(recipe: Path, *arguments: str) -> None:
 def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None:
     run(recipe, "--decoding-method", "all", "--epoch", "3", "--avg", "2")
     exp_dir = recipe / "exp" / "base"
-    for method in AVAILABLE:
-        names = sorted(path.name for path in (exp_dir / method).iterdir())
-        assert [name.split("-clean-")[0] for name in names] == ["errs", "recogs", "wer-summary"]
-        assert all(f"-clean-epoch-3-avg-2-{method}" in name for name in names)
+    for config in SEARCHES:
+        names = {path.name for path in (exp_dir / config.decoding_method).iterdir()}
+        searched = f"-clean-epoch-3-avg-2-{settings(config)}.txt"
+        assert {kind + searched for kind in ("errs", "recogs", "wer-summary")} <= names
     table = (exp_dir / "comparison-clean-epoch-3-avg-2.txt").read_text()
-    assert all(method in table for method in AVAILABLE)
+    assert all(f"\n{label(config)}  " in table for config in SEARCHES)
+    if "1best" in {config.decoding_method for config in SEARCHES}:
+        assert "left out: 1best over HLG" in table and "no graph over words in" in table
     assert table in capsys.readouterr().out
 
 
@@ -87,7 +95,7 @@ def test_results_do_not_depend_on_the_batches(recipe: Path, monkeypatch: pytest.
     one_by_one = all_recogs()
     monkeypatch.setattr(decode, "AsrDataModule", AllInOneBatch)
     assert all_recogs() == one_by_one
-    assert len(one_by_one) == len(AVAILABLE)
+    assert len(one_by_one) == len(SEARCHES)
     assert any("hyp=['" in text for text in one_by_one), "the model must say something"
 
 
@@ -115,6 +123,26 @@ def test_mistakes_end_with_one_line(recipe: Path, capsys, arguments: list[str], 
     assert len(error) == 1 and message in error[0]
 
 
+@pytest.mark.parametrize("phrases", ["FOUR\n", "two"])
+def test_hotwords_change_a_recognition_and_must_be_spelled(recipe: Path, capsys, phrases: str) -> None:
+    (recipe / "names.txt").write_text(phrases)
+    arguments = ("--decoding-method", "modified_beam_search", "--hotwords-file", str(recipe / "names.txt"))
+    if phrases.islower():
+        with pytest.raises(SystemExit):
+            run(recipe, *arguments)
+        assert "error: the hotword 'two' has o t w, which no unit" in capsys.readouterr().err
+        return
+    run(recipe, *arguments, "--beam", "8", "--hotwords-score", "60")
+    (recogs,) = (recipe / "exp/base/modified_beam_search").glob("recogs-*-hotwords-score-60.0-hotwords-file-names.txt")
+    assert "FOUR" in recogs.read_text()
+
+
+def test_a_language_model_that_is_missing_is_named_with_the_command_that_makes_it(recipe: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        run(recipe, "--decoding-method", "modified_beam_search_lm_shallow_fusion", "--lm-order", "4")
+    assert "run local/train_ngram.py --unit token --order 4 --lang-dir" in capsys.readouterr().err
+
+
 def test_an_experiment_without_checkpoints_is_named(recipe: Path, capsys) -> None:
     for path in (recipe / "exp" / "base").glob("epoch-*.pt"):
         path.unlink()
@@ -124,7 +152,7 @@ def test_an_experiment_without_checkpoints_is_named(recipe: Path, capsys) -> Non
 
 
 def test_a_tokenizer_of_another_model_is_refused(recipe: Path, capsys) -> None:
-    (recipe / "data" / "lang").unlink()
+    shutil.rmtree(recipe / "data" / "lang")
     train_tokenizer(["ONE TWO THREE"], recipe / "data" / "lang", 15)
     with pytest.raises(SystemExit):
         run(recipe)
@@ -140,14 +168,11 @@ def test_an_unknown_method_is_refused_with_the_choices(recipe: Path, capsys) -> 
 
 
 def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> None:
-    if "1best" not in AVAILABLE:
+    if "1best" not in {config.decoding_method for config in SEARCHES}:
         pytest.skip("no lattice engine is installed")
     from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph
 
     lang = recipe / "data" / "lang"
-    shared = lang.resolve()
-    lang.unlink()
-    shutil.copytree(shared, lang)
     arguments = ("--decoding-method", "1best", "--graph", "HLG")
     with pytest.raises(SystemExit):
         run(recipe, *arguments)

@@ -20,6 +20,8 @@ def greedy_search(
       encoder_out_lens: valid frames of each utterance, (N,).
       max_symbols_per_frame: tokens after which the search goes on to the next frame without waiting for a blank.
 
+    A token's confidence is the model's probability of it.
+
     Source: greedy_search_batch of icefall, which emits one token a frame at most.
     """
     encoder_frames = model.joiner.encoder_projection(encoder_out)
@@ -27,6 +29,7 @@ def greedy_search(
     blank_id = model.decoder.blank_id
     tokens = torch.full((*valid.shape, max_symbols_per_frame), blank_id, device=valid.device)
     scores = torch.zeros(len(valid), device=valid.device)
+    posteriors = torch.zeros(tokens.shape, device=valid.device)
     context = torch.tensor(model.decoder.start_context, device=valid.device).repeat(len(valid), 1)
     decoder_frame = model.joiner.decoder_projection(model.decoder.step(context))
     for t in range(valid.size(1)):
@@ -39,7 +42,8 @@ def greedy_search(
             if not active.any():
                 break
             tokens[:, t, symbol] = token.where(active, torch.full_like(token, blank_id))
+            posteriors[:, t, symbol] = log_prob.exp()
             longer = torch.cat([context[:, 1:], token.unsqueeze(1)], dim=1)
             context = longer.where(active.unsqueeze(1), context)
             decoder_frame = model.joiner.decoder_projection(model.decoder.step(context))
-    return hypotheses_from_frames(tokens, scores, blank_id=blank_id)
+    return hypotheses_from_frames(tokens, scores, blank_id=blank_id, confidences=posteriors)

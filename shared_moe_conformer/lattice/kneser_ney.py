@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from shared_moe_conformer.lattice.arpa import BOS, EOS, Ngram, NgramModel
 
@@ -15,8 +15,15 @@ from shared_moe_conformer.lattice.arpa import BOS, EOS, Ngram, NgramModel
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 
-def train_ngram(sentences: Iterable[Sequence[str]], order: int) -> NgramModel:
+def train_ngram(
+    sentences: Iterable[Sequence[str]], order: int, *, vocabulary: Collection[str] = frozenset()
+) -> NgramModel:
     """The n-gram model of sentences.
+
+    Args:
+      sentences: words of each sentence.
+      order: words of the longest n-grams.
+      vocabulary: words that get a probability even if no sentence has them.
 
     Raises:
       ValueError: no sentence has a word, or the order is below 1.
@@ -27,11 +34,13 @@ def train_ngram(sentences: Iterable[Sequence[str]], order: int) -> NgramModel:
     if not sentences:
         raise ValueError("no words to train an n-gram on: are the transcripts empty?")
     counts = adjusted_counts(sentences, order)
-    uniform = 1 / len(counts[0])
+    unseen = sorted(set(vocabulary) - {word for (word,) in counts[0]})
+    uniform = 1 / (len(counts[0]) + len(unseen))
     probs: dict[Ngram, float] = {}
     backoffs: dict[Ngram, float] = {}
     for of_order in counts:
         left_over = _add_order(of_order, probs, uniform=uniform)
+        probs.update({(word,): left_over[()] * uniform for word in unseen if () in left_over})
         backoffs.update({history: math.log(mass) for history, mass in left_over.items() if history})
     return NgramModel(order, {ngram: math.log(prob) for ngram, prob in probs.items()}, backoffs)
 

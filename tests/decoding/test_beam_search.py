@@ -7,8 +7,14 @@ from collections import defaultdict
 import pytest
 import torch
 
-from shared_moe_conformer.decoding.beam_search import modified_beam_search
+from shared_moe_conformer.decoding.beam_search import (
+    modified_beam_search,
+    modified_beam_search_lm_shallow_fusion,
+    modified_beam_search_lodr,
+)
 from shared_moe_conformer.decoding.greedy import greedy_search
+from shared_moe_conformer.decoding.hotwords import phrase_scorer
+from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 
 
 def probabilities(model, frames: torch.Tensor) -> dict[tuple[int, ...], float]:
@@ -64,3 +70,86 @@ def test_frames_are_those_of_the_tokens(make_model, make_batch) -> None:
     x, lens = make_batch([15, 9])
     greedy, beam = greedy_search(model, x, lens), modified_beam_search(model, x, lens, beam=4)
     assert [hyp[:2] for hyp in beam] == [hyp[:2] for hyp in greedy]
+
+
+SCORERS = {
+    "lm": PrefixScorer(
+        torch.tensor([[0, 1, 0], [1, 0, 1]]), torch.tensor([[0.0, -0.3, -2.0], [0.0, -1.5, -0.2]]), torch.zeros(2)
+    ),
+    "low_order": PrefixScorer(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0.0, -0.4, -1.6]]), torch.zeros(1)),
+    "hotwords": phrase_scorer([[2, 1]], vocab_size=3),
+}
+
+
+def searched(model, x, lens, **options):
+    """The method and the options under which it adds the named scorers at these scales."""
+    return modified_beam_search_lodr(
+        model,
+        x,
+        lens,
+        token_lm=SCORERS["lm"],
+        low_order_lm=SCORERS["low_order"],
+        hotwords=SCORERS["hotwords"],
+        **options,
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wide_beam_is_brute_force_over_all_fused_scores(make_model, make_batch, seed) -> None:
+    model = make_model(3, seed=seed, sharpness=1.5)
+    x, lens = make_batch([4, 3], seed=seed)
+    hyps = searched(model, x, lens, beam=40, lm_scale=0.7, lodr_scale=0.3, hotwords_score=0.9)
+    for frames, num_frames, hyp in zip(x, lens, hyps):
+        fused = {
+            tokens: math.log(p)
+            + 0.7 * SCORERS["lm"].total(tokens)
+            - 0.3 * SCORERS["low_order"].total(tokens)
+            + 0.9 * SCORERS["hotwords"].total(tokens)
+            for tokens, p in probabilities(model, frames[:num_frames]).items()
+        }
+        per_token = {tokens: score / (len(tokens) + model.decoder.context_size) for tokens, score in fused.items()}
+        assert tuple(hyp.tokens) == max(per_token, key=lambda tokens: per_token[tokens])
+        assert hyp.score == pytest.approx(fused[tuple(hyp.tokens)], abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scales_of_zero_change_nothing(make_model, make_batch, seed) -> None:
+    model = make_model(3, seed=seed)
+    x, lens = make_batch([9, 4, 0], seed=seed)
+    plain = modified_beam_search(model, x, lens)
+    assert searched(model, x, lens, lm_scale=0.0, lodr_scale=0.0, hotwords_score=0.0) == plain
+    assert modified_beam_search_lm_shallow_fusion(model, x, lens, token_lm=SCORERS["lm"], lm_scale=0.0) == plain
+    fused = modified_beam_search_lm_shallow_fusion(model, x, lens, token_lm=SCORERS["lm"], lm_scale=0.5)
+    assert [hyp.score for hyp in fused] != [hyp.score for hyp in plain]
+
+
+def test_a_language_model_must_be_there(make_model, make_batch) -> None:
+    with pytest.raises(ValueError, match="no language model over tokens: run"):
+        modified_beam_search_lm_shallow_fusion(make_model(3), *make_batch([3]), token_lm=None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_beam_finds_more_than_the_one_that_holds_all(make_model, make_batch, seed) -> None:
+    """A narrow beam may score better than a wider one, since each drops other alignments; none beats the widest."""
+    model = make_model(3, seed=seed, sharpness=2.0)
+    x, lens = make_batch([4, 3], seed=seed)
+
+    def per_token(beam: int) -> list[float]:
+        hyps = modified_beam_search(model, x, lens, beam=beam)
+        return [hyp.score / (len(hyp.tokens) + model.decoder.context_size) for hyp in hyps]
+
+    widest = per_token(40)
+    for beam in (1, 2, 3, 5, 8):
+        assert all(score <= best + 1e-5 for score, best in zip(per_token(beam), widest))
+
+
+def test_confidences_are_the_models_probabilities(make_model, make_batch) -> None:
+    model = make_model(7, seed=1)
+    x, lens = make_batch([12, 6])
+    for search in (greedy_search, modified_beam_search):
+        for frames, hyp in zip(model.joiner.encoder_projection(x), search(model, x, lens)):
+            assert hyp.confidences is not None and len(hyp.confidences) == len(hyp.tokens) > 0
+            for position, (token, frame) in enumerate(zip(hyp.tokens, hyp.frames)):
+                decoder_out = model.decoder(torch.tensor([[0, *hyp.tokens[:position]]]))[0, -1]
+                probs = model.joiner(frames[frame], model.joiner.decoder_projection(decoder_out)).softmax(-1)
+                assert hyp.confidences[position] == pytest.approx(float(probs[token]), abs=1e-5)

@@ -1,17 +1,34 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding import methods
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch, resolved, settings
+from shared_moe_conformer.decoding.methods import (
+    METHODS,
+    DecodingConfig,
+    decode_batch,
+    label,
+    resolved,
+    settings,
+    used,
+)
+from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
+from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {
     "max_symbols_per_frame": 3,
     "beam": 7,
+    "lm_order": 2,
+    "lm_scale": 0.5,
+    "lodr_scale": 0.25,
+    "hotwords_file": "lists/names.txt",
+    "hotwords_score": 2.5,
     "graph": "HLG",
     "hlg_scale": 0.5,
     "lattice_engine": "k2",
@@ -22,8 +39,13 @@ OTHER_VALUES = {
 }
 
 
-def available() -> list[str]:
-    return [config.decoding_method for config in resolved(DecodingConfig(decoding_method="all"), vocab_size=7)]
+LM = ngram_scorer(train_ngram(["abc", "cab"], 2, vocabulary="abcdef"), ["<blk>", *"abcdef"])
+RESOURCES = Resources(token_lm=LM, low_order_lm=LM)
+"""What the methods need, for a model of seven units."""
+
+
+def available() -> set[str]:
+    return {config.decoding_method for config in resolved(DecodingConfig(decoding_method="all"), vocab_size=7)}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -32,7 +54,9 @@ def test_every_method_decodes_a_batch(method, make_model, make_batch) -> None:
         pytest.skip("no lattice engine is installed")
     model = make_model(7)
     x, lens = make_batch([12, 0, 5])
-    hyps = decode_batch(model, EncoderOutput(x, lens, None), DecodingConfig(decoding_method=method))
+    hyps = decode_batch(
+        model, EncoderOutput(x, lens, None), DecodingConfig(decoding_method=method), resources=RESOURCES
+    )
     assert [len(hyp.tokens) == len(hyp.frames) for hyp in hyps] == [True] * 3
     assert len(hyps[0].tokens) > 0 and hyps[1].tokens == []
     assert hyps[0].frames == sorted(hyps[0].frames) and max(hyps[0].frames) < 12 and max(hyps[2].frames) < 5
@@ -54,22 +78,45 @@ def test_1best_over_the_topology_is_ctc_greedy_search(topology, make_model, make
 def test_options_of_the_methods_are_all_there_are() -> None:
     """An option that no method names would change results without changing the names of their files."""
     options = {f.name for f in dataclasses.fields(DecodingConfig)} - {"decoding_method"}
-    assert options == {name for method in METHODS.values() for name in method.options} == OTHER_VALUES.keys()
+    named = {name for method in METHODS.values() for name in (*method.options, *method.inputs)}
+    assert options == named == OTHER_VALUES.keys()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_settings_tell_every_option_that_matters(method) -> None:
-    config = DecodingConfig(decoding_method=method)
+    config = DecodingConfig(decoding_method=method, hotwords_file="cities.txt")
     for name, value in OTHER_VALUES.items():
         other = settings(replace_fields(config, {name: value}))
-        assert (other != settings(config)) == (name in METHODS[method].options)
+        assert (other != settings(config)) == (name in (*METHODS[method].options, *METHODS[method].inputs))
 
 
-def test_all_is_every_method_without_auto() -> None:
+def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_there() -> None:
+    config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="/some/where/names.txt")
+    assert settings(config) == "modified_beam_search-beam-4-hotwords-score-1.5-hotwords-file-names"
+    assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-4"
+
+
+def test_all_is_every_method_over_every_graph_by_every_engine() -> None:
     configs = resolved(DecodingConfig(decoding_method="all"), vocab_size=2000)
-    assert [config.decoding_method for config in configs] == available()
+    assert len({label(config) for config in configs}) == len({settings(config) for config in configs}) == len(configs)
     assert all(config.ctc_topology == "modified" for config in configs)
-    assert {c.lattice_engine for c in configs if c.decoding_method == "1best"} <= {"k2", "embedded"}
+    searches = [(c.graph, c.lattice_engine) for c in configs if c.decoding_method == "1best"]
+    installed = {engine for _, engine in searches}
+    assert sorted(searches) == sorted(itertools.product(("H", "HLG"), installed)) and "auto" not in installed
+
+
+def test_all_by_one_engine() -> None:
+    if "1best" not in available():
+        pytest.skip("no lattice engine is installed")
+    one = resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)[0].lattice_engine
+    configs = resolved(DecodingConfig(decoding_method="all", lattice_engine=one), vocab_size=7)
+    assert {c.lattice_engine for c in configs if METHODS[c.decoding_method].engines} == {one}
+
+
+def test_resources_are_used_as_far_as_the_options_need_them() -> None:
+    assert used(DecodingConfig(decoding_method="1best")) == []
+    assert used(DecodingConfig(decoding_method="1best", graph="HLG")) == ["word_graph"]
+    assert used(DecodingConfig(decoding_method="modified_beam_search_LODR")) == ["token_lm", "low_order_lm", "hotwords"]
 
 
 def test_without_an_engine_1best_is_refused_and_all_leaves_it_out(monkeypatch) -> None:
@@ -79,13 +126,22 @@ def test_without_an_engine_1best_is_refused_and_all_leaves_it_out(monkeypatch) -
     monkeypatch.setattr(methods, "lattice_engine", none_installed)
     with pytest.raises(ValueError, match="no lattice engine"):
         resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)
-    assert available() == [method for method in METHODS if method != "1best"]
+    assert available() == {name for name, method in METHODS.items() if not method.engines}
     assert resolved(DecodingConfig(), vocab_size=7)[0].decoding_method == "greedy_search"
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("decoding_method", "magic"), ("beam", 0), ("max_symbols_per_frame", 0), ("search_beam", 0.0), ("max_active", 1)],
+    [
+        ("decoding_method", "magic"),
+        ("beam", 0),
+        ("max_symbols_per_frame", 0),
+        ("search_beam", 0.0),
+        ("max_active", 1),
+        ("lm_scale", -0.5),
+        ("lm_order", 0),
+        ("hotwords_score", -1.0),
+    ],
 )
 def test_values_that_cannot_be_are_refused(name, value) -> None:
     with pytest.raises(ValueError, match=f"{name} is {value!r}"):

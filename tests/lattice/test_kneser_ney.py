@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from shared_moe_conformer.lattice.arpa import BOS, EOS
 from shared_moe_conformer.lattice.kneser_ney import FALLBACK_DISCOUNTS, adjusted_counts, discounts, train_ngram
 
 
@@ -54,3 +55,12 @@ def test_nothing_to_train_on_is_refused() -> None:
         train_ngram([[], []], 2)
     with pytest.raises(ValueError, match="order of the n-gram is 0"):
         train_ngram([["A"]], 0)
+
+
+def test_a_given_vocabulary_leaves_no_word_without_probability() -> None:
+    model = train_ngram([["A", "B", "A"], ["B"]], 2, vocabulary=["A", "C", "D"])
+    assert model.words == ["A", "B", "C", "D"]
+    for history in ((), ("A",), ("C",), (BOS,)):
+        total = sum(math.exp(model.log_prob(word, history)) for word in [*model.words, EOS])
+        assert total == pytest.approx(1.0)
+    assert model.log_prob("C", ["A"]) == model.log_prob("D", ["A"]) < model.log_prob("B", ["A"])

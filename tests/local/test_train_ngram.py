@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.lattice.arpa import NgramModel
 from tests.local.conftest import Result
 from tests.local.test_prepare_lang import write_cuts
@@ -21,3 +23,17 @@ def test_an_impossible_order_is_one_line(tmp_path: Path, run_local: Callable[...
     write_cuts(tmp_path, train="SOME WORDS")
     result = run_local("train_ngram", "--order", 0, "--lang-dir", "lang")
     assert result.status == 1 and result.err.startswith("error: the order of the n-gram is 0")
+
+
+def test_over_tokens_every_unit_has_a_probability(
+    tmp_path: Path, lang_dir: Path, run_local: Callable[..., Result]
+) -> None:
+    write_cuts(tmp_path, train="ONE TWO THREE ONE TWO")
+    shutil.copytree(lang_dir, tmp_path / "lang")
+    result = run_local("train_ngram", "--unit", "token", "--order", 2, "--lang-dir", "lang")
+    assert result.status == 0 and "of 39 tokens" in result.out
+    model = NgramModel.load(tmp_path / "lang/token_2gram.arpa")
+    tokenizer = Tokenizer.load(lang_dir)
+    assert set(model.words) == set(tokenizer.pieces[1:])
+    first, second = (tokenizer.pieces[token] for token in tokenizer.encode(["TWO"])[0][:2])
+    assert model.log_prob(second, [first]) > model.log_prob("<unk>", [first]) > -20

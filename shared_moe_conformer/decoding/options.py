@@ -1,0 +1,78 @@
+"""The options of every decoding method: how encoder frames become tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from shared_moe_conformer.config import require, require_choice
+from shared_moe_conformer.decoding.lattice import GraphName
+from shared_moe_conformer.lattice.engine import EngineName
+from shared_moe_conformer.lattice.graphs import CtcTopology
+
+DecodingMethod = Literal[
+    "greedy_search",
+    "modified_beam_search",
+    "modified_beam_search_lm_shallow_fusion",
+    "modified_beam_search_LODR",
+    "ctc_greedy_search",
+    "ctc_prefix_beam_search",
+    "1best",
+    "all",
+]
+
+# k2 counts arcs in 32 bits (max_active x batch x 4 must stay below 2**31), and flat posteriors of an untrained model
+# activate every state.
+MAX_ACTIVE_LIMIT = 10_000
+
+
+@dataclass(frozen=True)
+class DecodingConfig:
+    """How encoder frames become tokens."""
+
+    decoding_method: DecodingMethod = "greedy_search"
+    """The search; all: every one that can run here, and a table that compares them."""
+    max_symbols_per_frame: int = 1
+    """greedy_search: tokens after which it goes on to the next frame without waiting for a blank."""
+    beam: int = 4
+    """modified_beam_search and its kin, ctc_prefix_beam_search: hypotheses kept per utterance."""
+    lm_order: int = 3
+    """modified_beam_search_lm_shallow_fusion, .._LODR: tokens of the longest n-grams of the LM in the lang folder."""
+    lm_scale: float = 0.3
+    """modified_beam_search_lm_shallow_fusion, .._LODR: what the LM's log-probabilities are multiplied by."""
+    lodr_scale: float = 0.1
+    """modified_beam_search_LODR: what the 2-gram's are multiplied by before they are subtracted."""
+    hotwords_file: str = ""
+    """modified_beam_search and its kin: file of phrases, one a line, that get a bonus; empty: none."""
+    hotwords_score: float = 1.5
+    """Bonus (nats) for each token of a hotword; icefall's --context-score."""
+    graph: GraphName = "H"
+    """1best: H: the CTC topology alone; HLG: with the lexicon and the n-gram of the lang folder (./prepare.sh)."""
+    hlg_scale: float = 1.0
+    """1best over HLG: what the graph's log-probabilities are multiplied by."""
+    lattice_engine: EngineName = "auto"
+    """1best: who searches the graph; auto: k2 where it is installed, otherwise embedded (kaldi-decoder)."""
+    ctc_topology: CtcTopology = "auto"
+    """1best: the graph; standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
+    search_beam: float = 15.0
+    """1best: paths this much (nats) worse than a frame's best are dropped."""
+    output_beam: float = 8.0
+    """1best: paths this much (nats) worse than the utterance's best leave the lattice (k2)."""
+    max_active: int = 7000
+    """1best: states kept on a frame at most."""
+
+    def __post_init__(self) -> None:
+        require_choice("decoding_method", self.decoding_method, DecodingMethod)
+        require_choice("lattice_engine", self.lattice_engine, EngineName)
+        require_choice("ctc_topology", self.ctc_topology, CtcTopology)
+        for name in ("max_symbols_per_frame", "beam", "lm_order"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
+        for name in ("lm_scale", "lodr_scale", "hotwords_score"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        require_choice("graph", self.graph, GraphName)
+        for name in ("search_beam", "output_beam", "hlg_scale"):
+            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")
+        require(
+            2 <= self.max_active <= MAX_ACTIVE_LIMIT,
+            f"max_active is {self.max_active}: give 2 to {MAX_ACTIVE_LIMIT} states",
+        )

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.beam_search import modified_beam_search
+from shared_moe_conformer.decoding.hotwords import hotwords_scorer, phrase_scorer, read_hotwords
+
+VOCAB = 4
+SEQUENCES = st.lists(st.integers(1, VOCAB - 1), max_size=12)
+PHRASES = st.lists(st.lists(st.integers(1, VOCAB - 1), min_size=1, max_size=4), max_size=5)
+
+
+def counted(phrases: list[list[int]], tokens: list[int]) -> int:
+    """The definition: each occurrence of each phrase counts its length."""
+    distinct = {tuple(phrase) for phrase in phrases}
+    return sum(
+        len(phrase)
+        for phrase in distinct
+        for begin in range(len(tokens))
+        if tuple(tokens[begin : begin + len(phrase)]) == phrase
+    )
+
+
+@given(PHRASES, SEQUENCES)
+def test_every_occurrence_counts_its_tokens(phrases: list[list[int]], tokens: list[int]) -> None:
+    assert phrase_scorer(phrases, vocab_size=VOCAB).total(tokens) == counted(phrases, tokens)
+
+
+@given(PHRASES, SEQUENCES)
+def test_blanks_change_nothing(phrases: list[list[int]], tokens: list[int]) -> None:
+    scorer = phrase_scorer(phrases, vocab_size=VOCAB)
+    with_blanks = [label for token in tokens for label in (0, token, 0)]
+    assert scorer.total(with_blanks) == scorer.total(tokens)
+
+
+def test_the_bonus_comes_early_and_is_given_back() -> None:
+    scorer = phrase_scorer([[1, 2, 3]], vocab_size=VOCAB)
+    assert [float(scorer.score[0, 1]), float(scorer.score[scorer.next_state[0, 1], 2])] == [1.0, 1.0]
+    after_two = scorer.next_state[scorer.next_state[0, 1], 2]
+    assert float(scorer.score[after_two, 2]) == -2.0 and float(scorer.final[after_two]) == -2.0
+    assert float(scorer.score[after_two, 1]) == -1.0, "a new beginning"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bonus_brings_its_phrase_and_none_changes_nothing(make_model, make_batch, seed) -> None:
+    model = make_model(7, seed=seed)
+    x, lens = make_batch([15, 8], seed=seed)
+    phrase = [[5, 3, 5]]
+    hotwords = phrase_scorer(phrase, vocab_size=7)
+    plain = modified_beam_search(model, x, lens, beam=8)
+    assert modified_beam_search(model, x, lens, beam=8, hotwords=hotwords, hotwords_score=0.0) == plain
+    biased = modified_beam_search(model, x, lens, beam=8, hotwords=hotwords, hotwords_score=20.0)
+    assert all(counted(phrase, hyp.tokens) for hyp in biased)
+    assert not all(counted(phrase, hyp.tokens) for hyp in plain)
+
+
+def test_phrases_are_spelled_and_damaged_lists_are_named(lang_dir: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(lang_dir)
+
+    def scorer(*phrases: str):
+        return hotwords_scorer(
+            phrases, vocab_size=40, encode=tokenizer.encode, unknown_characters=tokenizer.unknown_characters
+        )
+
+    spelled = tokenizer.encode(["THANK YOU"])[0]
+    assert scorer("THANK YOU", "ONE").total([5, *spelled]) == len(spelled)
+    with pytest.raises(ValueError, match="'zürich' has c h i r z ü, which no unit"):
+        scorer("ONE", "zürich")
+    with pytest.raises(ValueError, match="'' has no tokens"):
+        scorer("")
+    path = tmp_path / "hotwords.txt"
+    with pytest.raises(FileNotFoundError, match="one phrase a line"):
+        read_hotwords(path)
+    path.write_text("\n# names\n  PRESS   STAR \nONE\n")
+    assert read_hotwords(path) == ["PRESS STAR", "ONE"]
+    path.write_text("#\n")
+    with pytest.raises(ValueError, match="holds no phrase"):
+        read_hotwords(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="no text in UTF-8"):
+        read_hotwords(path)
+
+
+def test_tables_have_a_row_for_each_beginning() -> None:
+    scorer = phrase_scorer([[1, 2], [1, 2], [1, 3]], vocab_size=VOCAB)
+    assert scorer.score.shape == scorer.next_state.shape == (4, VOCAB)
+    assert int(scorer.next_state.max()) < 4 and torch.isfinite(scorer.score).all()
