@@ -1,4 +1,4 @@
-"""The zoo's command line: `python -m shared_moe_conformer.zoo list|show|pull|push|verify|remove`."""
+"""The zoo's command line: `python -m shared_moe_conformer.zoo list|show|pull|push|verify|remove|html`."""
 
 from __future__ import annotations
 
@@ -90,6 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     pusher.set_defaults(run=_push)
     helped = "check a model's files and its test wav"
     commands.add_parser("verify", parents=[where, name], help=helped).set_defaults(run=_verify)
+    pages = commands.add_parser("html", parents=[where], help="write a page that shows all models, for any browser")
+    pages.add_argument("--output-dir", type=Path, default=Path("site"), help="the folder to be made [site]")
+    pages.add_argument("--overwrite", action="store_true", help="replace a page that was written before")
+    pages.set_defaults(run=_html)
     commands.add_parser("remove", parents=[where, name], help="delete a model here").set_defaults(run=_remove)
     return parser
 
@@ -126,6 +130,13 @@ def _verify(args: argparse.Namespace) -> None:
 def _remove(args: argparse.Namespace) -> None:
     remove(args.name, zoo_dir=args.zoo_dir)
     print(f"{args.name} is removed from {args.zoo_dir}")
+
+
+def _html(args: argparse.Namespace) -> None:
+    from shared_moe_conformer.web.zoo_site import INDEX_PAGE, write_site  # Markdown: not for the other commands
+
+    count = write_site(args.zoo_dir, args.output_dir, overwrite=args.overwrite)
+    print(f"{args.output_dir / INDEX_PAGE}: {count} model{'s' * (count != 1)}")
 
 
 def _entries(args: argparse.Namespace) -> list[ZooEntry]:

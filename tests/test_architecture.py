@@ -38,6 +38,7 @@ ONLY_IN = {
     "kaldilm": {"lattice/decoding_graph.py"},
     "kaldi_decoder": {"lattice/"},
     "fastapi": {"web/app.py"},
+    "markdown_it": {"web/cards.py"},
     "sentencepiece": {"data/tokenizer.py"},
 }
 """Files or folders of the package in which an outside library may be imported."""
