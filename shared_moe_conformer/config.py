@@ -180,6 +180,12 @@ class DataConfig:
     """Frequency masks of SpecAugment per utterance; 0: none."""
     max_freq_mask_bins: int = 20
     """Widest frequency mask, in mel bins."""
+    noise_manifest: str = field(default="", metadata=ADDED_LATER)
+    """Cuts of noise with features, mixed into training, e.g. data/fbank/cuts_musan.jsonl.gz; empty: none."""
+    noise_probability: float = field(default=0.5, metadata=ADDED_LATER)
+    """Share of the utterances that get noise, where there is a noise_manifest (icefall's)."""
+    noise_snr: tuple[float, float] = field(default=(10.0, 20.0), metadata=ADDED_LATER)
+    """Lowest and highest ratio of speech to noise, in decibel; uniformly random between them (icefall's)."""
 
     def __post_init__(self) -> None:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
@@ -188,6 +194,14 @@ class DataConfig:
         require(
             0 <= self.max_time_mask_fraction <= 1,
             f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
+        )
+        require(
+            0 <= self.noise_probability <= 1,
+            f"noise_probability is {self.noise_probability}: give a number from 0 to 1",
+        )
+        require(
+            len(self.noise_snr) == 2 and self.noise_snr[0] <= self.noise_snr[1],
+            f"noise_snr is {self.noise_snr}: give the lowest and the highest ratio in decibel, e.g. 10,20",
         )
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from lhotse import CutSet, MonoCut
 
-from shared_moe_conformer.config import Config
+from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.checks import check_cut
 from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
-from shared_moe_conformer.data.manifests import cuts_path, read_cuts
+from shared_moe_conformer.data.manifests import cuts_path, read_cut_file, read_cuts
+from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 MAX_SHOWN = 3
@@ -37,9 +38,10 @@ class AsrDataModule:
     def train_loader(self) -> TrainLoader:
         """The training split; `set_epoch` before each epoch."""
         cuts = self.cuts(self.config.data.train_split)
+        dataset = CutDataset(self.tokenizer, self.config.data, noise=self._noise())
         training = self.config.training
         return TrainLoader(
-            cuts, self._dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
+            cuts, dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
         )
 
     def dev_loader(self) -> EvalLoader:
@@ -66,6 +68,18 @@ class AsrDataModule:
                 f"{len(problems)} problems in {cuts_path(manifest_dir, split)}: {shown}; see local/validate_cuts.py"
             )
         return cuts
+
+    def _noise(self) -> NoiseMixer | None:
+        """What is mixed into training."""
+        data = self.config.data
+        if not data.noise_manifest:
+            return None
+        path = self.recipe_dir / data.noise_manifest
+        cuts = read_cut_file(path, recipe_dir=self.recipe_dir)
+        bins = self.config.features.num_mel_bins
+        wrong = [cut.id for cut in cuts if not cut.has_features or cut.num_features != bins]
+        require(not wrong, f"{len(wrong)} noises in {path} have no features of {bins} mel bins, {wrong[:1]} first")
+        return NoiseMixer(cuts, data)
 
     def _problems(self, cuts: Iterable[MonoCut]) -> list[str]:
         bins = self.config.features.num_mel_bins

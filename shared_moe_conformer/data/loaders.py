@@ -11,16 +11,18 @@ from typing import NamedTuple
 import torch
 from lhotse import CutSet
 from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared_moe_conformer.config import DataConfig, require
 from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.spec_augment import spec_augment
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
 class PlannedBatch(NamedTuple):
-    """The cuts of a batch, and the seed of its SpecAugment (None: no SpecAugment)."""
+    """The cuts of a batch, and the seed of its noise and SpecAugment (None: neither)."""
 
     cuts: CutSet
     seed: int | None
@@ -39,18 +41,24 @@ WHOLE = Part(0, 1)
 class CutDataset(Dataset):
     """Loads planned batches; item by item the same whoever loads it, so that workers change nothing."""
 
-    def __init__(self, tokenizer: Tokenizer, config: DataConfig) -> None:
+    def __init__(self, tokenizer: Tokenizer, config: DataConfig, *, noise: NoiseMixer | None = None) -> None:
         self.tokenizer = tokenizer
         self.config = config
+        self.noise = noise
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
         cuts = list(planned.cuts)
         features = [torch.from_numpy(cut.load_features()) for cut in cuts]
         if planned.seed is not None:
             generator = torch.Generator().manual_seed(planned.seed)
-            features = [spec_augment(f, self.config, generator=generator) for f in features]
+            features = [self._augment(f, generator) for f in features]
         texts = [cut.supervisions[0].text for cut in cuts]
         return collate(features, self.tokenizer.encode(texts), cut_ids=[cut.id for cut in cuts], texts=texts)
+
+    def _augment(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        if self.noise is not None:
+            features = self.noise(features, generator=generator)
+        return spec_augment(features, self.config, generator=generator)
 
 
 class TrainLoader:

@@ -80,7 +80,16 @@ def read_cuts(manifest_dir: Path, split: str, *, recipe_dir: Path) -> CutSet:
       FileNotFoundError: the split has not been prepared.
       ValueError: the file holds no cut, or is not a manifest of cuts.
     """
-    path = cuts_path(manifest_dir, split)
+    return read_cut_file(cuts_path(manifest_dir, split), recipe_dir=recipe_dir)
+
+
+def read_cut_file(path: Path, *, recipe_dir: Path) -> CutSet:
+    """The cuts of one file, as `read_cuts` gives them.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: the file holds no cut, or is not a manifest of cuts.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no cuts in {path}: run ./prepare.sh first")
     try:
