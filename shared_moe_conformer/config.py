@@ -233,6 +233,18 @@ class TrainingConfig:
     """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
     router_z_loss_scale: float = 0.001
     """Weight of the router z loss, per layer, as a share of the frame-averaged losses."""
+    init_from: str = field(default="", metadata=ADDED_LATER)
+    """Trained model to begin with, an experiment's or a bundle's folder, relative to the recipe's, e.g. exp/full; it
+    may share fewer weights, have no experts, or have other units; empty: begin with random weights."""
+    init_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Epoch of an experiment's weights to begin with; 0: its last."""
+    init_avg: int = field(default=1, metadata=ADDED_LATER)
+    """Epochs over which the weights to begin with are averaged."""
+    init_expert_noise: float = field(default=0.1, metadata=ADDED_LATER)
+    """Noise on experts that begin as a dense feed-forward, as a share of its weights' standard deviation."""
+    freeze: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Parts of the model that are not trained, e.g. encoder,decoder or encoder.groups.0.block; they also compute as in
+    evaluation: no dropout, and statistics that stay."""
     accumulate_batches: int = field(default=1, metadata=ADDED_LATER)
     """Batches of each process whose gradients make one update together; max_duration is that of one."""
     teacher: str = field(default="", metadata=ADDED_LATER)
@@ -259,6 +271,9 @@ class TrainingConfig:
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
         require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
         require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
+        require(self.init_epoch >= 0, f"init_epoch is {self.init_epoch}: give 0 or more")
+        require(self.init_avg >= 1, f"init_avg is {self.init_avg}: give 1 or more")
+        require(self.init_expert_noise >= 0, f"init_expert_noise is {self.init_expert_noise}: give 0 or more")
         for name in ("hidden_distillation_loss_scale", "ctc_distillation_loss_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         require(self.teacher_epoch >= 0, f"teacher_epoch is {self.teacher_epoch}: give 0 or more")

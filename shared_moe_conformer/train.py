@@ -13,7 +13,7 @@ import kaldialign
 import torch
 
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, load_config, require, to_dict
+from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -21,8 +21,10 @@ from shared_moe_conformer.data.loaders import Part
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
 from shared_moe_conformer.decoding.scoring import words_of
+from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.model.initialise import initialise
+from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.training.distributed import connected, world
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
@@ -72,7 +74,9 @@ def train(
       ValueError: the folder, the tokenizer or the checkpoint is of another config; or the training diverged.
     """
     tune_cpu(options.num_threads)
-    device = _device(options.device)
+    device = choose_device(options.device)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", world().local_rank)
     with connected(device):
         _train(config, exp_dir, recipe_dir, options, device, between_steps)
 
@@ -92,6 +96,9 @@ def _train(
     train_loader, dev_loader = data.train_loader(), data.dev_loader()
     seed_generators(config.training.seed, 0)
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    begin = ""
+    if config.training.init_from and resume_from is None:
+        begin = begin_with(model, config, tokenizer, recipe_dir)
     teacher = load_teacher(config, recipe_dir) if config.training.teacher else None
     trainer = Trainer(model, config.training, device=device, teacher=teacher)
     checkpoint = None
@@ -105,6 +112,8 @@ def _train(
         refuse_other_experiment(exp_dir, config, resuming=checkpoint is not None)
     try:
         _log_beginning(config, options, trainer, resume_from, len(train_loader))
+        if begin:
+            logger.info("%s", begin)
         batches = Batches(train_loader, dev_loader, word_error_counter(model, tokenizer))
         fit(
             trainer,
@@ -130,30 +139,45 @@ def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
       FileNotFoundError: no such experiment, or no such epoch.
       ValueError: its frames or units are others.
     """
-    exp_dir = recipe_dir / config.training.teacher
-    its_config = load_config(exp_dir / "config.json")
-    epochs = saved_epochs(exp_dir)
-    require(
-        bool(epochs), f"{exp_dir} has no checkpoint to teach: train it first (./train.py), or give another --teacher"
+    exp_dir, training = recipe_dir / config.training.teacher, config.training
+    pretrained = load_pretrained(
+        Path(training.teacher), recipe_dir=recipe_dir, epoch=training.teacher_epoch, avg=training.teacher_avg
     )
+    its_config = pretrained.config
     require(
-        its_config.data.lang_dir == config.data.lang_dir and its_config.model.vocab_size == config.model.vocab_size,
-        f"the teacher {exp_dir} has units of {its_config.data.lang_dir}, the model those of {config.data.lang_dir}: "
-        "train both with one --lang-dir",
+        pretrained.tokenizer.pieces == Tokenizer.load(recipe_dir / config.data.lang_dir).pieces,
+        f"the teacher {exp_dir} has other units than {config.data.lang_dir}: train both with one --lang-dir",
     )
     require(
         its_config.features == config.features, f"the teacher {exp_dir} has other features: train both with the same"
     )
     sizes = its_config.model.encoder.encoder_dim, config.model.encoder.encoder_dim
     require(
-        sizes[0] == sizes[1] or config.training.hidden_distillation_loss_scale == 0,
+        sizes[0] == sizes[1] or training.hidden_distillation_loss_scale == 0,
         f"the teacher's frames have {sizes[0]} channels, the model's {sizes[1]}: give both one --encoder-dim, or "
         "--hidden-distillation-loss-scale 0",
     )
-    teacher = AsrModel(its_config.model, num_mel_bins=its_config.features.num_mel_bins)
+    return pretrained.model
+
+
+def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir: Path) -> str:
+    """Give the model the weights of the trained one that the config names; return what was done, for reading.
+
+    Raises:
+      FileNotFoundError: no such experiment or bundle, or no such epoch.
+      ValueError: it does not fit.
+    """
     training = config.training
-    teacher.load_state_dict(model_state(exp_dir, training.teacher_epoch or epochs[-1], training.teacher_avg))
-    return teacher
+    trained = load_pretrained(
+        Path(training.init_from), recipe_dir=recipe_dir, epoch=training.init_epoch, avg=training.init_avg
+    )
+    require(trained.config.features == config.features, f"{training.init_from} has other features: give the same")
+    rows = common_units(tokenizer.pieces, trained.tokenizer.pieces)
+    try:
+        initialise(model, trained.model, rows=rows, noise=training.init_expert_noise)
+    except ValueError as error:
+        raise ValueError(f"--init-from {training.init_from}: {error}") from error
+    return f"weights of {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
 
 
 def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBatch], tuple[int, int]]:
@@ -189,15 +213,6 @@ def _load_tokenizer(config: Config, recipe_dir: Path) -> Tokenizer:
         f"{config.model.vocab_size}: give --vocab-size {tokenizer.vocab_size}, or another --lang-dir",
     )
     return tokenizer
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda", world().local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name} is of no use here: {str(error).splitlines()[0]}") from error
 
 
 def _log_beginning(

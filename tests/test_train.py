@@ -238,6 +238,35 @@ def test_a_teacher_that_does_not_fit_is_refused(
     assert not (tmp_path / "exp").exists()
 
 
+def test_a_shared_model_begins_with_a_dense_one_and_other_units(recipe: Path, tmp_path: Path) -> None:
+    run(recipe, tmp_path / "dense", "--group-sizes", "1,1", "--experts-in", "none", "--num-epochs", "1")
+    texts = [" ".join(WORDS[i : i + 3]) for i in range(8)]
+    train_tokenizer(texts, recipe / "data/lang_other", 38)
+    flags = ["--init-from", str(tmp_path / "dense"), "--lang-dir", "data/lang_other", "--vocab-size", "38"]
+    flags += ["--num-epochs", "1", "--freeze", "encoder.subsampling"]
+    begun = run(recipe, tmp_path / "begun", *flags)
+    dense = load_checkpoint(tmp_path / "dense" / "epoch-1.pt")["model"]
+    assert begun["ctc_head.weight"].size(0) == 38
+    names = [name for name in dense if name.startswith("encoder.subsampling")]
+    assert names and all(torch.equal(dense[name], begun[name]) for name in names)
+    (log,) = (tmp_path / "begun" / "log").iterdir()
+    found = re.search(r"weights of .*dense; (\d+) of 38 units are among its own", log.read_text())
+    assert found and 10 < int(found[1]) < 38
+    before = saved_epochs(tmp_path / "begun")
+    run(recipe, tmp_path / "begun", *flags, "--resume", "true")
+    assert before == saved_epochs(tmp_path / "begun") == [1]
+
+
+def test_weights_to_begin_with_that_do_not_fit_are_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture, whole_dir: Path
+) -> None:
+    begin = ["--init-from", str(whole_dir)]
+    assert "train first" in refused(recipe, tmp_path / "exp", capsys, "--init-from", str(tmp_path / "none"))
+    assert "number of layers 2 there, 3 here" in refused(recipe, tmp_path / "exp", capsys, *begin, "--group-sizes", "3")
+    assert "--freeze encodr: give parts" in refused(recipe, tmp_path / "exp", capsys, "--freeze", "encodr")
+    assert not (tmp_path / "exp").exists()
+
+
 def dev_losses(exp_dir: Path, name: str) -> list[float]:
     """A loss on the validation set after each epoch, from the log."""
     (log,) = (exp_dir / "log").iterdir()

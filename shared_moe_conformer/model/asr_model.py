@@ -18,6 +18,9 @@ from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
 from shared_moe_conformer.model.joiner import Joiner
 from shared_moe_conformer.model.moe import RouterLosses
 
+VOCAB_LAYERS = ("decoder.embedding", "joiner.output", "simple_am", "simple_lm", "ctc_head")
+"""Layers of `AsrModel` whose weights have one row for each unit."""
+
 
 class AsrLosses(NamedTuple):
     """The losses of a batch, scalars, none of them weighed; the trainer alone weighs them."""

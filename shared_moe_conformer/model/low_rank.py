@@ -29,10 +29,12 @@ class LowRankDelta(nn.Module):
 
     @torch.no_grad()
     def approximate(self, matrix: Tensor) -> None:
-        """Make B A the matrix of this rank that is nearest to one of W's shape.
+        """Make B A the matrix of this rank that is nearest to one of W's shape; for 0 it stays as it began.
 
         Source: Eckart and Young 1936, The approximation of one matrix by another of lower rank.
         """
+        if not matrix.any():
+            return  # A and B both 0 would never learn
         left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
         rank = min(self.up.size(1), singular.numel())
         root = singular[:rank].sqrt()

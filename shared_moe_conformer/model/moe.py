@@ -71,7 +71,7 @@ class Router(nn.Module):
         Args:
           frames_per_expert: (E,), of the whole update.
         """
-        if self.balancing_bias is not None:
+        if self.balancing_bias is not None and self.training:
             error = frames_per_expert.mean() - frames_per_expert
             self.balancing_bias += self.balancing_bias_rate * error.sign().to(self.balancing_bias)
 

@@ -186,7 +186,7 @@ def _train_epoch(
     state, num_batches = trainer.state, len(loader)
     if num_batches == 0:
         raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
-    trainer.model.train()
+    trainer.train_mode()
     watched = tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches)
     while update := tuple(itertools.islice(watched, trainer.config.accumulate_batches)):
         share_of_epoch = (state.num_batches + len(update)) / num_batches

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig
+from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig, require
 from shared_moe_conformer.training.metrics import LossScales
 
 FINAL_LEARNING_RATE_FACTOR = 0.01
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters of the model, with weight decay on some of them (`decayed_names`).
+    """AdamW over the parameters of the model that are not frozen, with weight decay on some of them (`decayed_names`).
 
     Source: Loshchilov and Hutter 2019, Decoupled weight decay (arXiv 1711.05101); beta2: Vaswani et al. 2017,
     section 5.3 (arXiv 1706.03762).
     """
     decayed = decayed_names(model)
     scales = learning_rate_scales(model, config.shared_block_lr_scale)
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {
-            "params": [p for name, p in model.named_parameters() if (name in decayed, scales[name]) == (decays, scale)],
+            "params": [p for name, p in trained if (name in decayed, scales[name]) == (decays, scale)],
             "weight_decay": config.weight_decay if decays else 0.0,
             "lr_scale": scale,
         }
@@ -46,6 +48,21 @@ def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str
     layers: dict[nn.Parameter, int] = getattr(model, "parameter_layers", dict)()
     power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[kind]
     return {name: layers.get(parameter, 1) ** power for name, parameter in model.named_parameters()}
+
+
+def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Let these parts of the model have no gradient, and return them.
+
+    Raises:
+      ValueError: the model has no part of a name, or nothing is left to train.
+    """
+    parts = dict(model.named_modules())
+    for name in names:
+        top = ", ".join(part for part, _ in model.named_children())
+        require(name in parts and name != "", f"--freeze {name}: give parts of the model ({top}), or parts of those")
+        parts[name].requires_grad_(False)
+    require(any(p.requires_grad for p in model.parameters()), f"--freeze {','.join(names)} leaves nothing to train")
+    return [module for name in names for module in parts[name].modules()]
 
 
 def decayed_names(model: nn.Module) -> set[str]:

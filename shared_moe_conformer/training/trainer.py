@@ -28,7 +28,7 @@ from shared_moe_conformer.training.metrics import (
     non_finite,
     weighted_loss,
 )
-from shared_moe_conformer.training.optim import build_optimizer, learning_rate_factor, loss_scales
+from shared_moe_conformer.training.optim import build_optimizer, freeze, learning_rate_factor, loss_scales
 from shared_moe_conformer.training.skipping import suspects
 
 
@@ -118,11 +118,18 @@ class Trainer:
         """
         self.device = device or next(model.parameters()).device
         self.model = model.to(self.device)
-        self._parallel_model = data_parallel(self.model)
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.config = config
+        self._frozen = freeze(self.model, config.freeze)
+        self._parallel_model = data_parallel(self.model)
         self.optimizer = build_optimizer(model, config)
         self.state = TrainState()
+
+    def train_mode(self) -> None:
+        """Put the model into training mode, all but its frozen parts."""
+        self.model.train()
+        for module in self._frozen:
+            module.eval()
 
     def train_step(self, *batches: AsrBatchLike, progress: float) -> StepReport:
         """Update the model once; it must be in training mode.
@@ -169,7 +176,7 @@ class Trainer:
         for batch in batches:
             totals.add(self._losses(self.model, batch, loss_scales(self.config))[1])
             each(batch)
-        self.model.train()
+        self.train_mode()
         return total_losses(totals)
 
     def checkpoint(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared_moe_conformer.model.asr_model import AsrLosses, AsrModel
+from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrLosses, AsrModel
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])
 Y, Y_LENS = torch.tensor([[4, 5, 6, 7], [3, 3, 0, 0], [9, 0, 0, 0]]), torch.tensor([4, 2, 1])
@@ -51,3 +51,10 @@ def test_a_few_steps_lower_the_losses(model_config: Any) -> None:
         optimizer.step()
         totals.append(total.item())
     assert totals[-1] < 0.5 * totals[0]
+
+
+def test_layers_with_one_row_for_each_unit_are_named(model_config: Any) -> None:
+    """Against all tensors with 11 rows, a size that nothing else has."""
+    state = AsrModel(model_config(), num_mel_bins=20).state_dict()
+    found = {name for name, value in state.items() if value.dim() and value.size(0) == 11}
+    assert found == {name for name in state if name.startswith(VOCAB_LAYERS)} and len(found) == 9

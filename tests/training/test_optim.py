@@ -13,6 +13,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.optim import (
     build_optimizer,
     decayed_names,
+    freeze,
     learning_rate_factor,
     learning_rate_scales,
     loss_scales,
@@ -75,6 +76,22 @@ def test_norms_and_routers_of_a_whole_group_count_as_shared() -> None:
     )
     scales = learning_rate_scales(AsrModel(ModelConfig(encoder=encoder, vocab_size=7)), "inverse")
     assert all(scale == (0.25 if ".groups." in name else 1) for name, scale in scales.items())
+
+
+def test_frozen_parts_are_not_optimised() -> None:
+    part = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    frozen = freeze(part, ["0", "1"])
+    assert frozen == [part[0], part[1]]
+    optimised = [p for group in build_optimizer(part, TrainingConfig()).param_groups for p in group["params"]]
+    assert {id(p) for p in optimised} == {id(p) for p in part[2].parameters()}
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["3"], r"--freeze 3: give parts of the model \(0, 1\)"), (["0", "1"], "nothing to train")]
+)
+def test_freezing_nothing_or_everything_is_refused(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        freeze(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), names)
 
 
 def test_decay_shrinks_weights_without_a_gradient_and_leaves_biases() -> None:

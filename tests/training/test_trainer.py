@@ -156,6 +156,20 @@ def test_weights_of_several_layers_take_smaller_steps_also_after_resuming(
     assert torch.equal(first.model.hidden_weight, second.model.hidden_weight)  # type: ignore[arg-type]
 
 
+def test_frozen_parts_stay_as_they_are_and_the_rest_learns(
+    tiny_model: Callable[[], Any], config: Config, batch: Callable[..., Any]
+) -> None:
+    trainer = Trainer(tiny_model(), dataclasses.replace(config.training, freeze=("norm", "router")))
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train_mode()
+    for n in range(2):
+        trainer.train_step(batch(n), progress=0.1)
+    trainer.validate([batch(1)])
+    trainer.train_step(batch(3), progress=0.1)
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"hidden_weight", "hidden_bias", "embedding.weight"}
+
+
 def test_weights_of_another_model_are_refused(trainer: Trainer) -> None:
     checkpoint = trainer.checkpoint()
     checkpoint["model"] = {f"old_{name}": value for name, value in checkpoint["model"].items()}

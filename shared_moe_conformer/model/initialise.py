@@ -1,0 +1,189 @@
+"""A model that begins with the weights of a trained one: of the same layout, or of one that shares less.
+
+Source: Komatsuzaki et al. 2022, Sparse upcycling (arXiv 2212.05055), for dense feed-forwards that become experts; Bae
+et al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for layers that become one by the mean of
+their weights, with the nearest matrices of low rank to what the mean lacks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import EncoderConfig, ModelConfig, require
+from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrModel
+from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Routers
+from shared_moe_conformer.model.encoder import BlockGroup, Encoder
+from shared_moe_conformer.model.feed_forward import FeedForward
+from shared_moe_conformer.model.low_rank import Deltas
+from shared_moe_conformer.model.moe import MoeFeedForward
+
+MAY_DIFFER = (
+    "group_sizes",
+    "experts_in",
+    "num_experts",
+    "top_k",
+    "individual_routers",
+    "individual_norms",
+    "router_jitter",
+    "low_rank_delta",
+    "balancing_bias_rate",
+    "dropout",
+)
+"""Options of an encoder that it need not share with the one it begins as; all others must be equal."""
+BLOCK_PARTS = ("feed_forward1", "attention", "convolution", "feed_forward2")
+NEW_ROUTER_SCALE = 0.01
+"""Routers of new experts begin near 0, so that the gates begin near 1/E."""
+
+
+class Layer(NamedTuple):
+    """One depth of an encoder."""
+
+    block: ConformerBlock
+    individual: IndividualParts
+
+
+@torch.no_grad()
+def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, int]], noise: float) -> None:
+    """Copy a trained model into one that may share more of its weights, have experts, or other units.
+
+    A group's block gets the mean of its layers' weights; what each layer keeps for itself is copied, and deltas of low
+    rank take what they can of the difference. A dense feed-forward becomes experts that are noisy copies of it.
+
+    Args:
+      model: as its constructor leaves it.
+      trained: of the same channels and depth.
+      rows: (unit of the model, the same unit of the trained one); other units stay as they are.
+      noise: standard deviation of what is added to each new expert's weights, as a share of theirs.
+
+    Raises:
+      ValueError: the trained model does not fit.
+    """
+    refuse_misfit(model.config, trained.config)
+    _copy_outside_groups(model, trained, rows)
+    if same_layout(model.config.encoder, trained.config.encoder):
+        for group, its_group in zip(model.encoder.groups, trained.encoder.groups):
+            _load(group, its_group.state_dict())
+        return
+    layers = layers_of(trained.encoder)
+    for group in model.encoder.groups:
+        _fill_group(group, layers[: group.size], noise)  # type: ignore[arg-type, misc]
+        layers = layers[group.size :]  # type: ignore[misc]
+
+
+def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
+    """Raise `ValueError` unless a model can begin with the weights of the trained one."""
+    ours, theirs = dataclasses.asdict(config.encoder), dataclasses.asdict(trained.encoder)
+    pairs = {name: (ours[name], theirs[name]) for name in ours if name not in MAY_DIFFER}
+    pairs["number of layers"] = config.encoder.num_layers, trained.encoder.num_layers
+    for name in ("decoder_dim", "context_size", "joiner_dim"):
+        pairs[name] = getattr(config, name), getattr(trained, name)
+    different = [f"{name} {theirs} there, {ours} here" for name, (ours, theirs) in pairs.items() if ours != theirs]
+    require(not different, f"the model to begin with has another size ({', '.join(different)}): give it the same")
+    if same_layout(config.encoder, trained.encoder):
+        return
+    require(trained.encoder.low_rank_delta == 0, "a model with --low-rank-delta can only begin one of the same layout")
+    for number in ("first", "second"):
+        here, there = (e.experts_in in (number, "both") for e in (config.encoder, trained.encoder))
+        require(here or not there, f"its {number} feed-forwards are experts, which cannot become dense: --experts-in")
+        require(
+            not (here and there) or config.encoder.num_experts == trained.encoder.num_experts,
+            f"it has {trained.encoder.num_experts} experts, not {config.encoder.num_experts}: give the same",
+        )
+
+
+def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
+    """Both store tensors of the same names and shapes."""
+    free = {"top_k": 1, "router_jitter": 0.0, "dropout": 0.0, "balancing_bias_rate": 0.0}
+    if config.experts_in == trained.experts_in == "none":
+        free |= {"num_experts": 1, "individual_routers": True}
+    return dataclasses.replace(config, **free) == dataclasses.replace(trained, **free)  # type: ignore[arg-type]
+
+
+def layers_of(encoder: Encoder) -> list[Layer]:
+    """The encoder's layers by depth; those of a group have the same block."""
+    groups: list[BlockGroup] = list(encoder.groups)  # type: ignore[arg-type]
+    return [Layer(group.block, group.individual(depth)) for group in groups for depth in range(group.size)]
+
+
+def _copy_outside_groups(model: AsrModel, trained: AsrModel, rows: Sequence[tuple[int, int]]) -> None:
+    """Copy front end, decoder, joiner and heads; of layers whose rows are units, the rows of common units."""
+    ours, theirs = model.state_dict(), trained.state_dict()
+    here, there = torch.tensor(list(rows), dtype=torch.int64).view(-1, 2).unbind(1)
+    for name in [name for name in ours if not name.startswith("encoder.groups.") and name in theirs]:
+        if name.startswith(VOCAB_LAYERS):
+            ours[name][here] = theirs[name][there]
+        else:
+            ours[name].copy_(theirs[name])
+
+
+def _fill_group(group: BlockGroup, layers: Sequence[Layer], noise: float) -> None:
+    for name in BLOCK_PARTS:
+        sources = [getattr(layer.block, name) for layer in layers]
+        part = getattr(group.block, name)
+        if isinstance(part, MoeFeedForward) and isinstance(sources[0], FeedForward):
+            _fill_experts(part, _mean(sources), noise)
+        else:
+            _load(part, _mean(sources))
+    for norms, of in zip(group.norms, _divided(layers, len(group.norms))):
+        _load(norms, _mean([layer.individual.norms for layer in of]))
+    for routers, of in zip(group.routers, _divided(layers, len(group.routers))):
+        _fill_routers(routers, [layer.individual.routers for layer in of])  # type: ignore[arg-type]
+    for deltas, layer in zip(group.deltas, layers):
+        _fill_deltas(deltas, group.block, layer.block)  # type: ignore[arg-type]
+
+
+def _fill_experts(part: MoeFeedForward, dense: dict[str, Tensor], noise: float) -> None:
+    """Make every expert a noisy copy of a dense feed-forward.
+
+    One expert's gate is at first 1/E: its last map is multiplied by E, so that the whole computes what it did.
+    """
+    experts = part.experts
+    gate = experts.hidden_weight.size(0) if part.top_k == 1 else 1
+    for layer, scale in (("hidden", 1), ("output", gate)):
+        weight = getattr(experts, f"{layer}_weight")
+        copy = dense[f"{layer}.weight"].T
+        weight.copy_((copy + noise * copy.std() * torch.randn_like(weight)) * scale)
+        getattr(experts, f"{layer}_bias").copy_((dense[f"{layer}.bias"] * scale).expand(weight.size(0), -1))
+
+
+def _fill_routers(routers: Routers, sources: Sequence[Routers]) -> None:
+    for name in ("feed_forward1", "feed_forward2"):
+        router, theirs = getattr(routers, name), [getattr(source, name) for source in sources]
+        if router is None:
+            continue
+        if theirs[0] is None:
+            router.linear.weight.mul_(NEW_ROUTER_SCALE)
+        else:
+            _load(router, _mean(theirs))
+
+
+def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: ConformerBlock) -> None:
+    for part in Deltas.PARTS:
+        for name, delta in deltas.of(part).items():
+            ours, theirs = (getattr(getattr(of, part), name).weight for of in (block, source))
+            delta.approximate(theirs - ours)
+
+
+def _divided(layers: Sequence[Layer], parts: int) -> list[Sequence[Layer]]:
+    """The layers one by one, or all together."""
+    return [[layer] for layer in layers] if parts == len(layers) else [layers]
+
+
+def _mean(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """The mean of modules' weights and statistics."""
+    states = [module.state_dict() for module in modules]
+    return {
+        name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+        for name, value in states[0].items()
+    }
+
+
+def _load(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load what the module has of a state; balancing biases that the state lacks stay 0."""
+    own = module.state_dict()
+    module.load_state_dict(own | {name: value for name, value in state.items() if name in own})

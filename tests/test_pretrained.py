@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared_moe_conformer.config import replace_fields, save_config
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.pretrained import common_units, load_pretrained
+from shared_moe_conformer.training.checkpoint import save_checkpoint
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def recipe_dir(tmp_path: Path, lang_dir: Path) -> Path:
+    """A recipe with an experiment of two epochs."""
+    exp_dir = tmp_path / "exp" / "full"
+    exp_dir.mkdir(parents=True)
+    save_config(replace_fields(TINY, {"lang_dir": str(lang_dir)}), exp_dir / "config.json")
+    for epoch in (1, 2):
+        model = AsrModel(TINY.model)
+        torch.nn.init.constant_(model.ctc_head.bias, float(epoch))
+        save_checkpoint(exp_dir / f"epoch-{epoch}.pt", {"model": model.state_dict()})
+    return tmp_path
+
+
+@pytest.mark.parametrize(("epoch", "avg", "bias"), [(0, 1, 2.0), (1, 1, 1.0), (0, 2, 1.5)])
+def test_an_experiment_gives_the_mean_of_its_epochs(recipe_dir: Path, epoch: int, avg: int, bias: float) -> None:
+    found = load_pretrained(Path("exp/full"), recipe_dir=recipe_dir, epoch=epoch, avg=avg)
+    assert found.model.ctc_head.bias.eq(bias).all() and not found.model.training
+    assert found.config.model == TINY.model and found.tokenizer.vocab_size == TINY.model.vocab_size
+
+
+def test_a_bundle_gives_its_model(tmp_path: Path, saved: Callable[..., Path], tiny_bundle) -> None:
+    saved("tiny")
+    found = load_pretrained(Path("zoo/tiny"), recipe_dir=tmp_path)
+    state = tiny_bundle.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in found.model.state_dict().items())
+    with pytest.raises(ValueError, match="has no epochs"):
+        load_pretrained(Path("zoo/tiny"), recipe_dir=tmp_path, epoch=3)
+
+
+def test_what_is_not_there_is_named(recipe_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train first"):
+        load_pretrained(Path("exp/none"), recipe_dir=recipe_dir)
+    for path in (recipe_dir / "exp/full").glob("*.pt"):
+        path.unlink()
+    with pytest.raises(ValueError, match="has no checkpoint: train it first"):
+        load_pretrained(Path("exp/full"), recipe_dir=recipe_dir)
+
+
+def test_units_are_matched_by_their_pieces() -> None:
+    assert common_units(["<blk>", "A", "B", "NEW"], ["<blk>", "X", "B", "A"]) == [(0, 0), (1, 3), (2, 2)]
