@@ -33,7 +33,7 @@ class AsrDataModule:
         self.recipe_dir = recipe_dir
         self.tokenizer = tokenizer
         self.part = part
-        self._dataset = CutDataset(tokenizer, config.data)
+        self.dataset = CutDataset(tokenizer, config.data)
 
     def train_loader(self) -> TrainLoader:
         """The training split; `set_epoch` before each epoch."""
@@ -46,11 +46,11 @@ class AsrDataModule:
 
     def dev_loader(self) -> EvalLoader:
         """The split to validate on."""
-        return EvalLoader(self.cuts(self.config.data.dev_split), self._dataset, part=self.part)
+        return EvalLoader(self.cuts(self.config.data.dev_split), self.dataset, part=self.part)
 
     def test_loaders(self) -> dict[str, EvalLoader]:
         """Each test split by its name."""
-        return {split: EvalLoader(self.cuts(split), self._dataset) for split in self.config.data.test_splits}
+        return {split: EvalLoader(self.cuts(split), self.dataset) for split in self.config.data.test_splits}
 
     def cuts(self, split: str) -> CutSet:
         """A split's cuts, checked, with absolute or working-folder paths of audio and features.

@@ -1,0 +1,87 @@
+"""The verb that shows an experiment: `python -m shared_moe_conformer.report exp/base`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import load_config, require
+from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.loaders import EvalLoader
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.expert_usage import frames_per_expert
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.reporting.expert_usage import ExpertUsage, expert_layer_names, usage_map, usage_table
+from shared_moe_conformer.reporting.svg import standalone
+from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    args = _parser().parse_args(arguments)
+    run_main(lambda: _draw_usage(args))
+
+
+def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, epoch: int | None, avg: int) -> ExpertUsage:
+    """How many frames of a split each expert computes.
+
+    Args:
+      exp_dir: what ./train.py wrote.
+      recipe_dir: where the config's paths begin.
+      split: of the recipe's prepared cuts.
+      epoch: last epoch to average; None: the newest.
+      avg: epochs to average.
+
+    Raises:
+      FileNotFoundError: no such experiment, epoch or split.
+      ValueError: a model without experts.
+    """
+    config = load_config(exp_dir / "config.json")
+    require(config.model.encoder.experts_in != "none", f"the model of {exp_dir} has no experts (--experts-in none)")
+    epochs = saved_epochs(exp_dir)
+    require(bool(epochs) or epoch is not None, f"no epoch-<N>.pt in {exp_dir}: train first (./train.py)")
+    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    copy_weights(model, model_state(exp_dir, epoch or epochs[-1], avg), source=exp_dir)
+    data = AsrDataModule(config, recipe_dir, Tokenizer.load(recipe_dir / config.data.lang_dir))
+    batches = tqdm(EvalLoader(data.cuts(split), data.dataset), desc=f"expert usage on {split}", unit="batch")
+    return ExpertUsage(expert_layer_names(config.model.encoder), frames_per_expert(model.eval(), batches).tolist())
+
+
+def _draw_usage(args: argparse.Namespace) -> None:
+    """Write the picture that --expert-usage asks for, and print the table."""
+    tune_cpu()
+    recipe_dir = args.recipe_dir or args.exp_dir.resolve().parent.parent
+    split = args.split or load_config(args.exp_dir / "config.json").data.test_splits[0]
+    usage = count_usage(args.exp_dir, recipe_dir=recipe_dir, split=split, epoch=args.epoch, avg=args.avg)
+    picture = usage_map(usage, title=f"Frames by expert: {args.exp_dir.resolve().name}, {split}")
+    args.expert_usage.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(args.expert_usage) as file:
+        file.write(standalone(picture).encode())
+    print(f"{usage_table(usage)}wrote {args.expert_usage}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared_moe_conformer.report", description="Show an experiment in one page, or a part of it."
+    )
+    parser.add_argument("exp_dir", type=Path, help="what ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
+    usage = parser.add_argument_group("the experts' usage on a split")
+    usage.add_argument(
+        "--expert-usage", type=Path, metavar="FILE.svg", help="draw how many frames each expert computes"
+    )
+    usage.add_argument("--split", help="split of the prepared cuts [the first test split]")
+    usage.add_argument("--epoch", type=int, help="last epoch to average [the newest]")
+    usage.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
+    usage.add_argument("--recipe-dir", type=Path, help="the recipe's folder [two above the experiment's]")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pictures and pages about experiments, that need nothing but a browser."""

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.reporting.expert_usage import (
+    ExpertUsage,
+    evenness,
+    expert_layer_names,
+    usage_map,
+    usage_over_time,
+    usage_table,
+)
+
+USAGE = ExpertUsage(["layer 1", "layer 2"], [[25.0, 75.0, 100.0], [199.0, 1.0, 0.0]])
+
+
+def texts(picture: str, name: str = "text") -> list[str]:
+    return [str(e.text) for e in ElementTree.fromstring(picture).iter(f"{{http://www.w3.org/2000/svg}}{name}")]
+
+
+def test_layers_have_names_in_the_order_of_depth() -> None:
+    def names(experts_in: str) -> list[str]:
+        return expert_layer_names(EncoderConfig(group_sizes=(2, 1), experts_in=experts_in))  # type: ignore[arg-type]
+
+    assert names("none") == []
+    assert names("first") == ["layer 1", "layer 2", "layer 3"]
+    assert names("both")[:3] == ["layer 1, first", "layer 1, second", "layer 2, first"]
+
+
+def test_evenness_is_one_for_equal_shares_and_zero_for_one_expert() -> None:
+    assert evenness([0.25] * 4) == pytest.approx(1)
+    assert evenness([1.0, 0.0, 0.0]) == 0 and evenness([1.0]) == 1
+    assert evenness([0.5, 0.5, 0.0, 0.0]) == pytest.approx(0.5)
+
+
+def test_the_table_shows_shares() -> None:
+    head, first, second = usage_table(USAGE).splitlines()
+    assert first.split() == ["layer", "1", "12.5%", "37.5%", "50.0%", "0.887"]
+    assert second.split()[2:5] == ["99.5%", "0.5%", "0.0%"]
+
+
+def test_the_map_has_a_cell_for_each_expert_and_outlines_the_unused() -> None:
+    picture = usage_map(USAGE, title="a & b")
+    assert [text for text in texts(picture) if text.endswith("%")] == ["12 %", "38 %", "50 %", "100 %", "0 %", "0 %"]
+    assert picture.count('class="outline"') == 2
+    assert "layer 2, expert 2: 0.50% of the frames" in texts(picture, "title")
+
+
+def test_over_time_there_is_a_column_for_each_moment_up_to_a_limit() -> None:
+    moment = [[0.2, 0.8], [0.5, 0.5], [0.0, 1.0]]
+    for count, columns in ((1, 1), (5, 5), (500, 60)):
+        when = [f"epoch {n + 1}" for n in range(count)]
+        picture = usage_over_time(["a", "b", "c"], [moment] * count, when=when)
+        titles = [title for title in texts(picture, "title") if "expert 1" in title]
+        assert len(titles) == 3 * columns
+        assert titles[-1] == f"c, expert 1, epoch {count}: 0.0%"

@@ -1,0 +1,57 @@
+"""The verb on an experiment of random weights and a corpus of noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from shared_moe_conformer import report
+from shared_moe_conformer.config import Config, replace_fields, save_config
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from tests.conftest import TINY
+from tests.data.conftest import Corpus, corpus  # noqa: F401
+
+CONFIG: Config = replace_fields(TINY, {"lang_dir": "data/lang", "num_workers": 0, "max_duration": 8.0})
+
+
+@pytest.fixture
+def exp_dir(corpus: Corpus) -> Path:  # noqa: F811
+    """An experiment with two epochs, in the corpus's recipe."""
+    folder = corpus.recipe_dir / "exp" / "base"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(CONFIG, folder / "config.json")
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        save_checkpoint(epoch_path(folder, epoch), {"model": AsrModel(CONFIG.model).state_dict()})
+    return folder
+
+
+def refused(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        report.main([*map(str, arguments)])
+    assert stopped.value.code == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_expert_usage_is_a_picture_and_a_table(exp_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report.main([str(exp_dir), "--expert-usage", str(tmp_path / "new" / "usage.svg"), "--avg", "2", "--split", "dev"])
+    picture = (tmp_path / "new" / "usage.svg").read_text()
+    assert "base, dev" in picture and ElementTree.fromstring(picture).tag.endswith("svg")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[1:4]] == [["layer", str(n)] for n in (1, 2, 3)]
+    shares = [float(share.rstrip("%")) for share in lines[1].split()[2:5]]
+    assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_mistakes_are_one_line(exp_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    usage = "--expert-usage", tmp_path / "usage.svg"
+    assert "train first" in refused(capsys, tmp_path, *usage)
+    assert "no epoch-9.pt" in refused(capsys, exp_dir, *usage, "--epoch", 9)
+    assert "cuts_other.jsonl.gz" in refused(capsys, exp_dir, *usage, "--split", "other")
+    save_config(replace_fields(CONFIG, {"experts_in": "none"}), exp_dir / "config.json")
+    assert "has no experts" in refused(capsys, exp_dir, *usage)
+    assert not (tmp_path / "usage.svg").exists()
