@@ -94,13 +94,15 @@ features() {
   if [ "$perturb_speed" = true ]; then speeds=(0.9 1.1); fi
   if [ -n "$musan" ]; then noises=(musan); fi
   run_local compute_fbank --manifest-dir "$data/manifests" --output-dir "$data/fbank" --num-jobs "$num_jobs" \
-    --feature-extractor "$feature_extractor" --splits "${splits[@]}" "${noises[@]}" --speeds "${speeds[@]}"
+    --feature-extractor "$feature_extractor" --splits "${splits[@]}" "${noises[@]}" \
+    --perturbed-splits "${splits[0]}" --speeds "${speeds[@]}"
 }
 
 tokenizer() {
   local size=()
   if [ "$unit" = bpe ]; then size=(--vocab-size "$vocab_size"); fi
-  run_local train_tokenizer --manifest-dir "$data/manifests" --lang-dir "$lang_dir" "${size[@]}"
+  run_local train_tokenizer --manifest-dir "$data/manifests" --lang-dir "$lang_dir" "${size[@]}" \
+    --split "${splits[0]}" --covered-splits "${splits[@]:1}"
 }
 
 check_cuts() {
@@ -110,11 +112,11 @@ check_cuts() {
 }
 
 lexicon() {
-  run_local prepare_lang --manifest-dir "$data/manifests" --lang-dir "$lang_dir"
+  run_local prepare_lang --manifest-dir "$data/manifests" --split "${splits[0]}" --lang-dir "$lang_dir"
 }
 
 ngram() {
-  run_local train_ngram --manifest-dir "$data/manifests" --order "$ngram_order" --lang-dir "$lang_dir"
+  run_local train_ngram --manifest-dir "$data/manifests" --split "${splits[0]}" --order "$ngram_order" --lang-dir "$lang_dir"
 }
 
 graph() {

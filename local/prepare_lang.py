@@ -11,13 +11,14 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.text import words_of
 
 
 def main() -> None:
     args = parser().parse_args()
     tokenizer = Tokenizer.load(args.lang_dir)
     cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
-    words = sorted({word for cut in cuts for s in cut.supervisions for word in (s.text or "").split()})
+    words = sorted({word for cut in cuts for s in cut.supervisions for word in words_of(s.text or "")})
     for word in words:
         unknown = tokenizer.unknown_characters(word)
         require(not unknown, f"the word {word!r} has {' '.join(unknown)}, which no unit of {args.lang_dir} holds")

@@ -16,6 +16,7 @@ from shared_moe_conformer.decoding.loading import token_ngram_path
 from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.text import words_of
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
     texts = [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
     if args.unit == "word":
-        path, model = args.lang_dir / NGRAM_FILE, train_ngram(map(str.split, texts), args.order)
+        path, model = args.lang_dir / NGRAM_FILE, train_ngram(map(words_of, texts), args.order)
     else:
         path, model = token_ngram_path(args.lang_dir, args.order), _over_tokens(texts, args)
     args.lang_dir.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ PACKAGE = "shared_moe_conformer"
 
 VERBS = {"train", "decode", "export", "transcribe", "params", "onnx_export", "convert", "zoo", "serve", "report"}
 
-FOUNDATION = {"atomic", "cpu"}
+FOUNDATION = {"atomic", "cpu", "text"}
 """Parts that any other may import."""
 
 MAY_IMPORT = {

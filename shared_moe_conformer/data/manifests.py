@@ -18,6 +18,8 @@ from lhotse import (
 )
 from lhotse.utils import fastcopy
 
+from shared_moe_conformer.text import words_of
+
 
 def cuts_path(manifest_dir: Path, split: str) -> Path:
     """The file of a split's cuts."""
@@ -54,7 +56,7 @@ def write_split(recordings: RecordingSet, supervisions: SupervisionSet, split: s
 def summary_of(cuts: Iterable[MonoCut]) -> str:
     """How much speech it is."""
     durations = [cut.duration for cut in cuts]
-    words = sum(len((s.text or "").split()) for cut in cuts for s in cut.supervisions)
+    words = sum(len(words_of(s.text or "")) for cut in cuts for s in cut.supervisions)
     return f"{len(durations)} utterances, {words} words, {sum(durations) / 60:.1f} minutes"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -12,6 +13,8 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.config import require
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
+MANY = 200_000
+"""More than there are characters."""
 MODEL_FILE, TOKENS_FILE = "bpe.model", "tokens.txt"
 
 
@@ -67,31 +70,42 @@ class Tokenizer:
         return sorted(set(text) - self.characters - {" "})
 
 
-def train_tokenizer(texts: Iterable[str], lang_dir: Path, vocab_size: int) -> Tokenizer:
-    """Train byte-pair units on texts and write bpe.model and tokens.txt into a lang folder.
+def train_tokenizer(texts: Iterable[str], lang_dir: Path, vocab_size: int | None, *, covered: str = "") -> Tokenizer:
+    """Train units on texts and write bpe.model and tokens.txt into a lang folder.
 
     Source: Kudo and Richardson 2018, SentencePiece; the unit numbers are icefall's (local/train_bpe_model.py).
+
+    Args:
+      texts: to learn from.
+      lang_dir: folder to be made.
+      vocab_size: byte-pair units; None: as many as there are characters, each of them one.
+      covered: characters that get a unit even if the texts lack them.
 
     Raises:
       ValueError: no text, or a vocabulary that these texts cannot fill or is smaller than their characters.
     """
     lines = [text for text in texts if text.strip()]
     require(len(lines) > 0, "no texts to train a tokenizer on: are the transcripts empty?")
-    tokenizer = Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=_train_model(lines, vocab_size)))
+    missing = "".join(sorted(set(covered) - set("".join(lines)) - {" "}))
+    tokenizer = Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=_train_model(lines, vocab_size, missing)))
     with atomic_folder(lang_dir, marker=MODEL_FILE, overwrite=True) as folder:
         (folder / MODEL_FILE).write_bytes(tokenizer.processor.serialized_model_proto())
         (folder / TOKENS_FILE).write_text(_tokens_text(tokenizer.pieces), encoding="utf-8")
     return tokenizer
 
 
-def _train_model(lines: list[str], vocab_size: int) -> bytes:
+def _train_model(lines: list[str], vocab_size: int | None, missing: str) -> bytes:
     model = io.BytesIO()
+    kind: dict[str, Any] = {"vocab_size": vocab_size, "model_type": "bpe"}
+    if vocab_size is None:
+        kind = {"vocab_size": MANY, "model_type": "char", "hard_vocab_limit": False}
+        kind["add_dummy_prefix"] = any(" " in line for line in lines)  # no mark of a word's start without spaces
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
-            vocab_size=vocab_size,
-            model_type="bpe",
+            required_chars=missing,
+            **kind,
             character_coverage=1.0,
             normalization_rule_name="identity",
             user_defined_symbols=[BLANK, SOS_EOS],
@@ -104,7 +118,9 @@ def _train_model(lines: list[str], vocab_size: int) -> bytes:
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise ValueError(f"no tokenizer of {vocab_size} units from {len(lines)} texts: {reason}") from error
+        raise ValueError(
+            f"no tokenizer of {vocab_size or 'character'} units from {len(lines)} texts: {reason}"
+        ) from error
     return model.getvalue()
 
 

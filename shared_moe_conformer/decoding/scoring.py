@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import kaldialign
 
+from shared_moe_conformer.text import words_of as text_words
+
 # Stands in alignments for "no word here"; no transcript holds it, since words hold no space.
 GAP = " "
 SHOWN_GAP = "*"
@@ -65,8 +67,8 @@ def normalize_for_scoring(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """What the word error rate counts."""
-    return normalize_for_scoring(text).split()
+    """What the word error rate counts; of Chinese and Japanese every character."""
+    return text_words(normalize_for_scoring(text))
 
 
 def characters_of(text: str) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from shared_moe_conformer.speech.transcript import Transcript, Word
+from shared_moe_conformer.text import join_words
 
 LONGEST_CUE = 6.0
 """Seconds that a cue's words span at most."""
@@ -65,7 +66,7 @@ def _is_full(group: list[Word], word: Word) -> bool:
 
 
 def _text(group: list[Word]) -> str:
-    return " ".join(word.text for word in group)
+    return join_words(word.text for word in group)
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -8,6 +8,8 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from shared_moe_conformer.text import is_ideograph
+
 WORD_START = "\u2581"
 """Mark that SentencePiece puts before the first piece of a word."""
 
@@ -66,10 +68,15 @@ def make_transcript(
 
 
 def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
-    """Positions of each word's tokens."""
-    starts = itertools.accumulate(token.startswith(WORD_START) for token in tokens)
+    """Positions of each word's tokens; a Chinese or Japanese character is a word by itself."""
+    before = ("", *tokens)
+    starts = itertools.accumulate(_starts_word(token, last) for token, last in zip(tokens, before))
     numbered = itertools.groupby(enumerate(starts), key=lambda item: item[1])
     return [[position for position, _ in group] for _, group in numbered]
+
+
+def _starts_word(token: str, before: str) -> bool:
+    return token.startswith(WORD_START) or is_ideograph(token[:1]) or is_ideograph(before[-1:])
 
 
 def as_text(name: str, transcript: Transcript) -> str:

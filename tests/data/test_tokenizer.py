@@ -85,3 +85,31 @@ def test_damaged_folders_are_refused(lang_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "lang" / "bpe.model").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"bpe\.model"):
         Tokenizer.load(tmp_path / "lang")
+
+
+CHINESE = ["甚至出现交易几乎停滞的情况", "一二线城市虽然也处于调整中", "但因为聚集了过多公共资源"]
+
+
+def test_characters_can_be_the_units(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(CHINESE, tmp_path / "lang_char", None)
+    characters = sorted(set("".join(CHINESE)))
+    assert sorted(tokenizer.pieces[3:]) == characters
+    assert [len(ids) for ids in tokenizer.encode(CHINESE)] == [len(text) for text in CHINESE], "no mark of a word"
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode(CHINESE)] == CHINESE
+    assert tokenizer.pieces == Tokenizer.load(tmp_path / "lang_char").pieces
+
+
+def test_characters_as_units_keep_spaces(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, tmp_path / "lang_char", None)
+    assert {len(piece) for piece in tokenizer.pieces[3:]} == {1}
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode(TEXTS)] == TEXTS
+
+
+@pytest.mark.parametrize("vocab_size", [50, None])
+def test_covered_characters_get_units_and_change_nothing_else(tmp_path: Path, vocab_size: int | None) -> None:
+    plain = train_tokenizer(TEXTS, tmp_path / "plain", vocab_size)
+    same = train_tokenizer(TEXTS, tmp_path / "same", vocab_size, covered="ZEBRA DOG")
+    assert same.pieces == plain.pieces
+    more = train_tokenizer(TEXTS, tmp_path / "more", vocab_size and vocab_size + 2, covered="ÉZEBRAÑ")
+    assert set(more.pieces) - set(plain.pieces) == {"É", "Ñ"}
+    assert not more.unknown_characters("ZÉBRÁ".replace("Á", "Ñ"))

@@ -107,3 +107,9 @@ def section(text: str, title: str) -> list[str]:
     """The lines under a title, up to the next empty line."""
     after = text[text.index(title) :].splitlines()[1:]
     return after[: after.index("")] if "" in after else after
+
+
+def test_mandarins_word_error_rate_is_its_character_error_rate() -> None:
+    results = [Decoded("a", "甚至出现", "甚至 出观"), Decoded("b", "用GPT", "用GPT")]
+    assert word_error_rate(results)[:4] == (0, 0, 1, 6)
+    assert character_error_rate([results[0]])[:4] == word_error_rate([results[0]])[:4] == (0, 0, 1, 4)

@@ -31,6 +31,18 @@ def test_the_training_words_are_spelled_in_the_tokenizers_units(
     assert spelled == tokenizer.encode(["SOME WORDS"])[0], "a text is spelled as its words are"
 
 
+def test_of_chinese_each_character_is_a_word(tmp_path: Path, run_local: Callable[..., Result]) -> None:
+    write_cuts(tmp_path, train="甚至出现甚")
+    run_local("train_tokenizer", "--lang-dir", "lang")
+    assert run_local("prepare_lang", "--lang-dir", "lang").status == 0
+    lexicon = Lexicon.load(tmp_path / "lang")
+    assert sorted(lexicon.spellings) == sorted(set("甚至出现"))
+    assert {word: [lexicon.tokens[t] for t in spelling] for word, spelling in lexicon.spellings.items()} == {
+        word: [word] for word in lexicon.spellings
+    }
+    assert "4 words" in run_local("train_ngram", "--order", 2, "--lang-dir", "lang").out
+
+
 def test_a_word_that_cannot_be_spelled_is_named(tmp_path: Path, run_local: Callable[..., Result]) -> None:
     write_cuts(tmp_path, train="SOME WORDS", dev="SOME XYLOPHONE")
     run_local("train_tokenizer", "--vocab-size", 14, "--lang-dir", "lang")

@@ -21,6 +21,8 @@ def test_only_the_training_texts_are_used(tmp_path: Path, run_local: Callable[..
     assert tokenizer.vocab_size == 20
     assert tokenizer.unknown_characters("SOME XYZ") == ["X", "Y", "Z"]
     assert "20 units" in result.out and "1 texts" in result.out
+    assert run_local("train_tokenizer", "--covered-splits", "dev", "--lang-dir", "data/lang_char").status == 0
+    assert sorted(Tokenizer.load(tmp_path / "data/lang_char").pieces[3:]) == sorted("SOMEWRDHXYZ\u2581")
 
 
 def test_an_impossible_vocabulary_is_one_line(tmp_path: Path, run_local: Callable[..., Result]) -> None:

@@ -22,6 +22,10 @@ def test_subrip() -> None:
     )
 
 
+def test_chinese_has_no_spaces() -> None:
+    assert as_srt("a.wav", said(("甚", 0.5, 0.7), ("至", 0.8, 1.0))).endswith("\n甚至")
+
+
 def test_webvtt() -> None:
     assert as_vtt("a.wav", GREETING) == (
         "WEBVTT\n\n00:00:00.500 --> 00:00:01.500\nHELLO THERE\n\n01:01:01.500 --> 01:01:02.500\n&lt;R&amp;D&gt;"

@@ -35,6 +35,15 @@ def test_words_start_at_their_first_token_and_end_after_their_last() -> None:
     assert result.words == [("HELLO", 0.0, 0.28), ("WORLD", 0.36, 0.4)]
 
 
+def test_each_chinese_character_is_a_word() -> None:
+    pieces = ["▁0", "用", "模", "型", "G", "PT"]
+    result = make_transcript(
+        [1, 4, 5, 2, 3], range(5), pieces=pieces, decode=lambda ids: "".join(pieces[i] for i in ids), frame_shift=0.04
+    )
+    assert result.text == "用GPT模型"
+    assert [word.text for word in result.words] == ["用", "GPT", "模", "型"]
+
+
 @given(st.lists(st.integers(3, len(PIECES) - 1)))
 def test_words_are_the_text_and_lie_in_order(ids: list[int]) -> None:
     result = transcript(ids)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_moe_conformer.text import is_ideograph, join_words, words_of
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("THE QUICK  FOX", ["THE", "QUICK", "FOX"]),
+        ("L'ÉTÉ", ["L'ÉTÉ"]),
+        ("", []),
+        ("甚至出现", ["甚", "至", "出", "现"]),
+        ("甚 至出", ["甚", "至", "出"]),
+        ("用GPT模型 OK", ["用", "GPT", "模", "型", "OK"]),
+        ("カレーを", ["カ", "レ", "ー", "を"]),
+        ("안녕 하세요", ["안녕", "하세요"]),
+        ("\U00020000A", ["\U00020000", "A"]),
+    ],
+)
+def test_words(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
+
+
+@given(st.text(st.sampled_from("AB \t甚至カ'é")))
+def test_words_that_are_joined_are_the_same_words(text: str) -> None:
+    assert words_of(join_words(words_of(text))) == words_of(text)
+    if not any(map(is_ideograph, text)):
+        assert words_of(text) == text.split()
+
+
+def test_ideographs_are_joined_without_spaces() -> None:
+    assert join_words(["用", "GPT", "模", "型"]) == "用GPT模型"
+    assert join_words(["GPT", "OK"]) == "GPT OK"
