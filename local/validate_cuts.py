@@ -39,7 +39,8 @@ def main() -> None:
 
 def find_problems(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argparse.Namespace) -> list[str]:
     cuts = [cut for split in splits.values() for cut in split]
-    problems = checks.check_duplicates(cuts) + checks.check_overlap(splits)
+    kinds = [kind for kind in checks.OVERLAP_KINDS if kind != "text" or args.shared_texts == "refused"]
+    problems = checks.check_duplicates(cuts) + checks.check_overlap(splits, kinds=kinds)
     for cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
         problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=args.max_duration)
         if args.read_features:
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "--manifest-dir", type=Path, default=Path("data/fbank"), help="Folder of cuts_<split>.jsonl.gz."
     )
     result.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="Splits; no two may overlap.")
+    result.add_argument("--shared-texts", choices=("refused", "allowed"), default="refused",
+                        help="What is done with a text in two splits; official splits may have such.")  # fmt: skip
     result.add_argument("--lang-dir", type=Path, default=None, help="Folder of the tokenizer.")
     result.add_argument("--read-features", action="store_true", help="Read all features and look for NaN.")
     result.add_argument("--read-audio", action="store_true", help="Read all audio and look for damaged files.")

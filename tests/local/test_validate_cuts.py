@@ -90,3 +90,19 @@ def test_many_problems_are_counted_and_few_are_shown(plant: Plant, run_local: Ca
     result = validate(run_local)
     assert result.out.splitlines()[20] == "... and 30 more"
     assert "error: 50 problems" in result.err
+
+
+def test_official_splits_may_share_texts_but_no_recording(plant: Plant, run_local: Callable[..., Result]) -> None:
+    plant("test", lambda cuts: [say(cuts[0], "TEXT OF TRAIN 1"), *cuts[1:]])
+    assert validate(run_local).status == 1
+    allowed = ("validate_cuts", "--lang-dir", LANG, "--shared-texts", "allowed")
+    assert run_local(*allowed).status == 0
+    plant(
+        "dev",
+        lambda cuts: [
+            fastcopy(cuts[0], recording=noise_cut(Path("audio"), "train-0", "", duration=1.0).recording),
+            *cuts[1:],
+        ],
+    )
+    result = run_local(*allowed)
+    assert result.status == 1 and "dev-0 (dev): same recording as train-0 (train)" in result.out
