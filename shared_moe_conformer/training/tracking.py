@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from shared_moe_conformer.training.collapse import NUM_UPDATES, CollapseDetector, CollapsedExpert
 from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.metrics import LossTotals, expert_shares
 from shared_moe_conformer.training.trainer import StepReport
@@ -87,6 +88,7 @@ class Tracker:
         self._shown = shown
         self._writer = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=first_step + 1) if shown else None
         self._interval, self._epoch = Span(), Span()
+        self._collapse = CollapseDetector()
         self._bar: Any = None
         self._label = ""
 
@@ -115,6 +117,8 @@ class Tracker:
         self._bar.update(report.num_batches)
         if report.skipped:
             return
+        for expert in self._collapse.add(report.totals.frames_per_expert):
+            self._warn_of_collapse(expert, step)
         if not self._bar.disable:
             self._bar.set_postfix_str(_shown(self._interval, report))
         if step % self.log_every_n_steps == 0:
@@ -135,7 +139,7 @@ class Tracker:
         """Show the losses and expert usage on the validation set, and its word error rate in percent."""
         self._write("dev", totals.averages(), step)
         if totals.frames_per_expert is not None:
-            self._write_usage(totals.frames_per_expert, step)
+            self._write_usage("dev", totals.frames_per_expert, step)
         if wer is not None:
             self._write("dev", {"ctc_greedy_wer": wer}, step)
         shown = "" if wer is None else f", WER {wer:.1f} % (CTC, greedy)"
@@ -174,15 +178,24 @@ class Tracker:
         self._write("train", {**totals.averages(), **rates, **self._interval.gradients()}, step)
         self._write("speed", {**self._interval.speeds(), **memory_in_use()}, step)
         if totals.frames_per_expert is not None:
-            shares = expert_shares(totals.frames_per_expert)
-            for layer, row in enumerate(shares):
+            self._write_usage("train", totals.frames_per_expert, step)
+            for layer, row in enumerate(expert_shares(totals.frames_per_expert)):
                 values = {"busiest": row.max().item(), "least_used": row.min().item()}
                 self._write(f"train_expert_share/feed_forward_{layer:02d}", values, step)
 
-    def _write_usage(self, frames_per_expert: Tensor, step: int) -> None:
+    def _write_usage(self, part: str, frames_per_expert: Tensor, step: int) -> None:
         for layer, row in enumerate(expert_shares(frames_per_expert).tolist()):
             values = {f"expert_{expert}": share for expert, share in enumerate(row)}
-            self._write(f"dev_expert_share/feed_forward_{layer:02d}", values, step)
+            self._write(f"{part}_expert_share/feed_forward_{layer:02d}", values, step)
+
+    def _warn_of_collapse(self, found: CollapsedExpert, step: int) -> None:
+        name = f"feed_forward_{found.feed_forward:02d}"
+        self._write(f"collapsed_expert/{name}", {f"expert_{found.expert}": found.share}, step)
+        logger.warning(
+            "%s, step %d: expert_%d of %s computed %.2f %% of its frames in the last %d updates: it is hardly used "
+            "(a larger --load-balancing-loss-scale spreads the frames)",
+            *(self._label, step, found.expert, name, 100 * found.share, NUM_UPDATES),
+        )
 
     def _write(self, prefix: str, values: dict[str, float], step: int) -> None:
         if self._writer is None:

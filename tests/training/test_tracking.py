@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.training.log import start_log, stop_log
@@ -96,6 +97,21 @@ def test_a_skipped_update_is_counted_and_nothing_else_of_it() -> None:
 
 def test_memory_is_that_of_this_process() -> None:
     assert 50 < memory_in_use()["peak_memory_mib"] < 100_000
+
+
+def test_a_collapsed_expert_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Tracker(tmp_path, num_epochs=1)
+    totals = LossTotals(5, {"loss": 5.0}, torch.tensor([[4.0, 4.0], [999.0, 1.0]]))
+    for step, _ in enumerate(tracker.watch(range(500), epoch=1, num_batches=500), start=1):
+        tracker.stepped(StepReport(totals, 50, 0.1, 1.0), step)
+    tracker.close()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "step 200: expert_1 of feed_forward_01 computed 0.10 % of its frames" in warnings[0]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("collapsed_expert/feed_forward_01/expert_1")] == [200]
+    assert events.Scalars("train_expert_share/feed_forward_01/expert_0")[-1].value == pytest.approx(0.999)
 
 
 def test_losses_are_shown_with_the_extremes_of_expert_usage() -> None:
