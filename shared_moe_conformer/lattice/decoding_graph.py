@@ -57,7 +57,10 @@ def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
     graph = Graph.load(path)
     if Graph.inputs_of(path) != inputs_hash(lang_dir, topology):
         raise ValueError(f"{path} was built from other files than {lang_dir} holds now: {remedy}")
-    return WordGraph(graph, Lexicon.load(lang_dir).words)
+    words = Lexicon.load(lang_dir).words
+    if int(graph.olabel.max()) >= len(words):
+        raise ValueError(f"{path} gives words that {lang_dir / WORDS_FILE} lacks: {remedy}")
+    return WordGraph(graph, words)
 
 
 def inputs_hash(lang_dir: Path, topology: CtcTopology) -> str:

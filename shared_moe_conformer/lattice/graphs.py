@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.lattice.archive import Kind, read_arrays
 
 CtcTopology = Literal["auto", "standard", "modified"]
 
@@ -51,6 +51,28 @@ class Graph:
         """The graph whose log-probabilities count this many times."""
         return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)
 
+    def require_sound(self) -> None:
+        """Refuse arrays that are no graph, whoever made them.
+
+        Raises:
+          ValueError: what is wrong.
+        """
+        of_arcs = [self.src, self.dst, self.ilabel, self.olabel, self.weight]
+        integers = [self.src, self.dst, self.ilabel, self.olabel, self.final_state]
+        problems = {
+            "arrays differ in length": len({len(array) for array in of_arcs}) > 1
+            or len(self.final_state) != len(self.final_weight),
+            "it has no arcs or no final state": not len(self.src) or not len(self.final_state),
+            "a state or a label is negative": any(int(array.min(initial=0)) < 0 for array in integers),
+            "it has more states than arcs lead to": self.num_states > 1 + len(self.src) + len(self.final_state),
+            "its arcs are not in the order of states": bool((np.diff(self.src) < 0).any()),
+            "a state is final twice": len(np.unique(self.final_state)) < len(self.final_state),
+            "a weight is no number": not (np.isfinite(self.weight).all() and np.isfinite(self.final_weight).all()),
+        }
+        for problem, found in problems.items():
+            if found:
+                raise ValueError(problem)
+
     def save(self, path: Path, *, inputs: str = "") -> None:
         """Write the arrays as one .npz file, with a hash of what the graph was made from."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -61,9 +83,8 @@ class Graph:
     def inputs_of(path: Path) -> str:
         """The hash that a file was saved with; none if it is not a graph."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return str(arrays["inputs"])
-        except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+            return str(read_arrays(path, {"inputs": Kind("<U", 0)})["inputs"])
+        except ValueError:
             return ""
 
     @classmethod
@@ -72,15 +93,20 @@ class Graph:
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: not a file that `save` wrote.
+          ValueError: not a file that `save` wrote, or what it holds is no graph.
         """
         if not path.is_file():
             raise FileNotFoundError(f"no graph in {path}: run ./prepare.sh first")
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return cls(**{f.name: arrays[f.name] for f in fields(cls)})
-        except (KeyError, OSError, ValueError, zipfile.BadZipFile) as error:
+            graph = cls(**read_arrays(path, ARRAYS))
+            graph.require_sound()
+            return graph
+        except ValueError as error:
             raise ValueError(f"{path} is not a graph ({error}): delete it and run ./prepare.sh again") from error
+
+
+ARRAYS = {f.name: Kind("<f4" if "weight" in f.name else "<i4", 1) for f in fields(Graph)}
+"""What each array of a graph's file must be."""
 
 
 class WordGraph(NamedTuple):

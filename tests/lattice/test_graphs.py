@@ -107,3 +107,31 @@ def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "graph.npz").write_bytes(b"no graph")
     with pytest.raises(ValueError, match="is not a graph"):
         Graph.load(tmp_path / "graph.npz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": np.zeros(3, "f4")}, "differ in length"),
+        ({"final_weight": np.zeros(0, "f4")}, "differ in length"),
+        ({"final_state": np.zeros(0, "i4"), "final_weight": np.zeros(0, "f4")}, "no arcs or no final state"),
+        ({"dst": np.array([0, 0, -1, 0], "i4")}, "negative"),
+        ({"ilabel": np.array([0, 0, -1, 0], "i4")}, "negative"),
+        ({"dst": np.array([0, 0, 2**31 - 1, 0], "i4")}, "more states than arcs lead to"),
+        ({"final_state": np.array([10**9], "i4")}, "more states than arcs lead to"),
+        ({"src": np.array([0, 1, 0, 1], "i4")}, "not in the order of states"),
+        ({"final_state": np.array([1, 1], "i4"), "final_weight": np.zeros(2, "f4")}, "final twice"),
+        ({"weight": np.array([0, np.nan, 0, 0], "f4")}, "no number"),
+        ({"final_weight": np.array([np.inf], "f4")}, "no number"),
+        ({"src": np.zeros(4, "i8")}, "holds int64"),
+        ({"src": np.zeros((4, 1), "i4")}, "of 2 dimensions"),
+    ],
+)
+def test_arrays_that_are_no_graph_are_refused(tmp_path: Path, changes: dict[str, np.ndarray], message: str) -> None:
+    one = np.array([1], "i4")
+    graph = Graph(*(np.array([0, 0, 1, 1], "i4") for _ in range(4)), np.zeros(4, "f4"), one, np.zeros(1, "f4"))
+    graph.save(tmp_path / "graph.npz")
+    Graph.load(tmp_path / "graph.npz")
+    dataclasses.replace(graph, **changes).save(tmp_path / "graph.npz")
+    with pytest.raises(ValueError, match=f"graph.npz is not a graph .*{message}"):
+        Graph.load(tmp_path / "graph.npz")
