@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +21,16 @@ from shared_moe_conformer.config import Config, load_config, require, save_confi
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch
+from shared_moe_conformer.decoding.loading import load_resources
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch, resolved, used
+from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.checksums import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,
     FILES,
+    GRAPH_FILES,
     MANIFEST_FILE,
     TEST_TEXT,
     TEST_WAV,
@@ -83,6 +87,8 @@ class Bundle:
     model: AsrModel
     """On the CPU, in evaluation mode."""
     tokenizer: Tokenizer
+    folder: Path | None = None
+    """Where it was loaded from; its decoding graph, if it has one, is read from there when a search first needs it."""
 
     @classmethod
     def load(cls, model: str | Path, *, zoo_dir: str | Path = ZOO, verify: bool = True) -> Bundle:
@@ -102,7 +108,7 @@ class Bundle:
         require_small(folder, (SUMS_FILE, MANIFEST_FILE, CONFIG_FILE, *TOKENIZER_FILES), max_bytes=MAX_READ)
         manifest = read_manifest(folder)
         if verify:
-            verify_sums(folder, required=FILES)
+            verify_sums(folder, required=[*FILES, *(name for name in GRAPH_FILES if (folder / name).exists())])
         config = load_config(folder / CONFIG_FILE)
         tokenizer = Tokenizer.load(folder)
         require(
@@ -114,15 +120,24 @@ class Bundle:
             f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
         )
         network = load_model(config, folder / WEIGHTS_FILE, config_path=folder / CONFIG_FILE)
-        return cls(manifest, config, network, tokenizer)
+        return cls(manifest, config, network, tokenizer, folder)
 
-    def save(self, folder: Path, *, lang_dir: Path, example: ExampleRecording, overwrite: bool = False) -> None:
+    def save(
+        self,
+        folder: Path,
+        *,
+        lang_dir: Path,
+        example: ExampleRecording,
+        graph_files: Sequence[str] = (),
+        overwrite: bool = False,
+    ) -> None:
         """Write the bundle; the folder appears whole or not at all.
 
         Args:
           folder: to be made.
           lang_dir: holds the tokenizer's files; another bundle's folder does too.
           example: a recording whose transcript goes along.
+          graph_files: files of the lang folder that make up its decoding graph, of `GRAPH_FILES`.
           overwrite: replace a bundle that is there.
 
         Raises:
@@ -132,9 +147,10 @@ class Bundle:
             write_manifest(self.manifest, new)
             save_config(self.config, new / CONFIG_FILE)
             (new / WEIGHTS_FILE).write_bytes(safetensors.torch.save(contiguous(self.model), {"format": "pt"}))
-            for name in TOKENIZER_FILES:
+            for name in (*TOKENIZER_FILES, *graph_files):
                 shutil.copyfile(lang_dir / name, new / name)
-            (new / CARD_FILE).write_text(model_card(self.manifest, self.config), encoding="utf-8")
+            card = model_card(self.manifest, self.config, graph_files=graph_files)
+            (new / CARD_FILE).write_text(card, encoding="utf-8")
             write_wav(new / TEST_WAV, example.samples, sampling_rate=example.sampling_rate)
             _write_test_text(new, expected=self.transcribe(new / TEST_WAV).text, reference=example.reference)
             write_sums(new)
@@ -151,14 +167,14 @@ class Bundle:
         Args:
           audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
           sampling_rate: of the samples, in Hz; of a file it is known.
-          decoding: the search; None: the bundle's own.
+          decoding: the search; None: the bundle's own. 1best over HLG needs a bundle with a decoding graph.
 
         Returns:
           The transcript; an empty one if the recording is too short for one encoder frame (70 ms).
 
         Raises:
-          FileNotFoundError: no such file.
-          ValueError: not audio.
+          FileNotFoundError: no such file, or none that the search needs.
+          ValueError: not audio, or a damaged decoding graph.
         """
         if isinstance(audio, (str, Path)):
             return next(self.transcribe_many([audio], decoding=decoding))
@@ -186,12 +202,13 @@ class Bundle:
             empty, and the error; None: the error is raised.
         """
         decoding = decoding or self.default_search
+        resources = _resources(self.folder, self.tokenizer, decoding)
         found: dict[int, list[tuple[float, Hypothesis]]] = {}
         with tqdm(total=_seconds(recordings), unit="s", disable=None if progress else True) as bar:
             for pool in pools(read_segments(recordings, self.features)):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):
-                    for segment, hyp in zip(batch, self._search([s.features for s in batch], decoding)):
+                    for segment, hyp in zip(batch, self._search([s.features for s in batch], decoding, resources)):
                         found.setdefault(segment.recording, []).append((segment.start, hyp))
                     bar.update(sum(len(segment.features) for segment in batch) // FRAMES_PER_SECOND)
                 for end in (part for part in pool if isinstance(part, End)):
@@ -216,11 +233,11 @@ class Bundle:
         return self
 
     @torch.inference_mode()
-    def _search(self, features: Sequence[Tensor], decoding: DecodingConfig) -> list[Hypothesis]:
+    def _search(self, features: Sequence[Tensor], decoding: DecodingConfig, resources: Resources) -> list[Hypothesis]:
         device = self.model.joiner.output.weight.device
         x_lens = torch.tensor([len(x) for x in features], device=device)
         encoder_output = self.model.encode(pad_sequence(list(features), batch_first=True).to(device), x_lens)
-        return decode_batch(self.model, encoder_output, decoding)
+        return decode_batch(self.model, encoder_output, decoding, resources=resources)
 
     def _finish(
         self, end: End, found: list[tuple[float, Hypothesis]], on_error: Callable[[int, Exception], None] | None
@@ -238,7 +255,39 @@ class Bundle:
             pieces=self.tokenizer.pieces,
             decode=self.tokenizer.decode,
             frame_shift=ENCODER_FRAME_SHIFT,
+            words=_words_of_graph(found),
         )
+
+
+def _words_of_graph(found: list[tuple[float, Hypothesis]]) -> list[tuple[str, float]] | None:
+    """The words that a graph gave, each with its frame, counted from the recording's start; None without a graph."""
+    if not any(hyp.words for _, hyp in found):
+        return None
+    return [
+        (word, start / ENCODER_FRAME_SHIFT + frame)
+        for start, hyp in found
+        for word, frame in zip(hyp.words or (), hyp.word_frames or ())
+    ]
+
+
+@functools.lru_cache(maxsize=4)
+def _resources(folder: Path | None, tokenizer: Tokenizer, decoding: DecodingConfig) -> Resources:
+    """What a search needs besides the model, from the bundle's folder.
+
+    Raises:
+      FileNotFoundError: the bundle has no such thing.
+      ValueError: it is damaged.
+    """
+    needed = used(decoding) if decoding.decoding_method in METHODS else []
+    if not needed:
+        return NOTHING
+    if "word_graph" in needed and (folder is None or not (folder / GRAPH_FILES[0]).is_file()):
+        raise FileNotFoundError(
+            f"{folder or 'this model'} has no decoding graph: release it with one (./export.py --with-graph), or "
+            "search with --graph H"
+        )
+    (decoding,) = resolved(decoding, vocab_size=tokenizer.vocab_size)
+    return load_resources([decoding], folder or Path(), tokenizer).resources
 
 
 def _seconds(recordings: Iterable[Recording]) -> int | None:

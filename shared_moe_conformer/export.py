@@ -16,9 +16,10 @@ from shared_moe_conformer.config import Config, load_config
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.lattice.graphs import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
-from shared_moe_conformer.release.manifest import MANIFEST_FILE, Manifest, package_commit, require_name
+from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Manifest, package_commit, require_name
 from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
@@ -35,7 +36,16 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
     run_main(lambda: _export(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
 
 
-def export(folder: Path, *, exp_dir: Path, recipe_dir: Path, epoch: int, avg: int, overwrite: bool = False) -> None:
+def export(
+    folder: Path,
+    *,
+    exp_dir: Path,
+    recipe_dir: Path,
+    epoch: int,
+    avg: int,
+    with_graph: bool = False,
+    overwrite: bool = False,
+) -> None:
     """Write the bundle of an experiment's averaged model, and enter it into the index of the zoo around it.
 
     Args:
@@ -44,11 +54,12 @@ def export(folder: Path, *, exp_dir: Path, recipe_dir: Path, epoch: int, avg: in
       recipe_dir: where the config's paths begin.
       epoch: last epoch to average.
       avg: epochs to average.
+      with_graph: release the decoding graph over words, its lexicon and its n-gram, too.
       overwrite: replace a model of this name.
 
     Raises:
       FileExistsError: there is a model of this name.
-      FileNotFoundError: no such experiment or epoch, or its recipe's data are gone.
+      FileNotFoundError: no such experiment or epoch, or its recipe's data or graph are gone.
       ValueError: a name that no folder can have, or damaged files.
     """
     require_name(folder.name)
@@ -60,8 +71,27 @@ def export(folder: Path, *, exp_dir: Path, recipe_dir: Path, epoch: int, avg: in
     manifest = describe(folder.name, config, error_rates=read_error_rates(exp_dir, config, epoch=epoch, avg=avg))
     bundle = Bundle(manifest, config, model.eval(), Tokenizer.load(lang_dir))
     example = choose_example(config, recipe_dir=recipe_dir)
-    bundle.save(folder, lang_dir=lang_dir, example=example, overwrite=overwrite)
+    graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
+    bundle.save(folder, lang_dir=lang_dir, example=example, graph_files=graph, overwrite=overwrite)
     add(folder)
+
+
+def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:
+    """The files of a lang folder that make up its decoding graph, which must be up to date.
+
+    Raises:
+      FileNotFoundError: it has none.
+      ValueError: it was built from other files.
+    """
+    from shared_moe_conformer.lattice.decoding_graph import (  # kaldifst and kaldilm are needed only here
+        graph_path,
+        load_word_graph,
+    )
+
+    topology = chosen_topology("auto", vocab_size)
+    load_word_graph(lang_dir, topology)
+    other_graphs = {graph_path(lang_dir, other).name for other in ("standard", "modified") if other != topology}
+    return tuple(name for name in GRAPH_FILES if name not in other_graphs)
 
 
 def describe(name: str, config: Config, *, error_rates: dict[str, dict[str, float]]) -> Manifest:
@@ -134,6 +164,11 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
     parser.add_argument("--name", required=True, help="of the model in the zoo, e.g. asterisk-base")
+    parser.add_argument(
+        "--with-graph",
+        action="store_true",
+        help="release the decoding graph over words as well (HLG, its lexicon and its n-gram)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a model of this name")
     return parser
 
@@ -144,8 +179,19 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     folder = args.zoo_dir / args.name
     epochs = saved_epochs(exp_dir)
     epoch = args.epoch if args.epoch is not None else (epochs or [1])[-1]
-    export(folder, exp_dir=exp_dir, recipe_dir=recipe_dir, epoch=epoch, avg=args.avg, overwrite=args.overwrite)
+    export(
+        folder,
+        exp_dir=exp_dir,
+        recipe_dir=recipe_dir,
+        epoch=epoch,
+        avg=args.avg,
+        with_graph=args.with_graph,
+        overwrite=args.overwrite,
+    )
     size = sum(path.stat().st_size for path in folder.iterdir())
     print(f"released {folder} ({size / 1e6:.1f} MB): epochs {epoch - args.avg + 1} to {epoch}, averaged")
+    sizes = [(name, (folder / name).stat().st_size / 1e6) for name in GRAPH_FILES if (folder / name).is_file()]
+    if sizes:
+        print(f"with a decoding graph: {', '.join(f'{name} ({size:.2f} MB)' for name, size in sizes)}")
     print((folder / TEST_TEXT).read_text(encoding="utf-8"), end="")
     print(f"try: python -m shared_moe_conformer.transcribe --model {folder} {folder / 'test.wav'}")

@@ -56,6 +56,24 @@ def lang_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def graph_lang_dir(tmp_path_factory: pytest.TempPathFactory, lang_dir: Path) -> Path:
+    """That folder with a lexicon, an n-gram and a decoding graph, too."""
+    pytest.importorskip("kaldifst")
+    from shared_moe_conformer.data.tokenizer import Tokenizer
+    from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph
+    from shared_moe_conformer.lattice.kneser_ney import train_ngram
+    from shared_moe_conformer.lattice.lexicon import Lexicon
+
+    folder = tmp_path_factory.mktemp("graph") / lang_dir.name
+    shutil.copytree(lang_dir, folder)
+    tokenizer, words = Tokenizer.load(lang_dir), sorted({word for text in TEXTS for word in text.split()})
+    Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words)))).save(folder)
+    train_ngram([text.split() for text in TEXTS], 2).save(folder / NGRAM_FILE)
+    build_word_graph(folder, "standard")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_bundle(lang_dir: Path, tones: np.ndarray) -> Bundle:
     """A model that finds tokens in the tones."""
     import torch

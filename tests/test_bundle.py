@@ -288,7 +288,17 @@ def test_an_hour_takes_no_more_memory_than_its_pool(saved: Save, tones: np.ndarr
     assert megabytes < 150, "an hour's samples are 230 MB, its features 115 MB"
 
 
-@pytest.mark.parametrize("method", METHODS)
+BY_THEMSELVES = [name for name, method in METHODS.items() if set(method.uses) <= {"word_graph", "hotwords", "to_text"}]
+"""Searches that need no file besides the model, with the default options."""
+
+
+def test_a_search_that_needs_a_language_model_says_that_there_is_none(saved: Save, tones: np.ndarray) -> None:
+    decoding = DecodingConfig(decoding_method="modified_beam_search_LODR")
+    with pytest.raises(FileNotFoundError, match="no n-gram over tokens in .*tiny/token_"):
+        Bundle.load(saved()).transcribe(tones, sampling_rate=16000, decoding=decoding)
+
+
+@pytest.mark.parametrize("method", BY_THEMSELVES)
 def test_every_search_gives_rising_times_and_the_words_of_the_text(
     tiny_bundle: Bundle, tones: np.ndarray, method: str
 ) -> None:

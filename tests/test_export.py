@@ -9,7 +9,7 @@ import torch
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text
-from shared_moe_conformer.config import Config, replace_fields, save_config
+from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
 from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.release.zoo_index import find
@@ -49,6 +49,22 @@ def make_cut(folder: Path, name: str, samples: np.ndarray) -> MonoCut:
 def run(recipe: Path, config: Config, *arguments: str) -> None:
     zoo = ["--zoo-dir", str(recipe / "zoo")] if "--zoo-dir" not in arguments else []
     main({"base": config}, recipe_dir=recipe, arguments=["--name", "tiny", *zoo, *arguments])
+
+
+def test_a_decoding_graph_is_released_on_demand(recipe: Path, graph_lang_dir: Path, capsys: Output) -> None:
+    config = load_config(recipe / "exp" / "base" / "config.json")
+    with pytest.raises(SystemExit):
+        run(recipe, config, "--with-graph")
+    assert "no graph over words in" in capsys.readouterr().err
+    assert not (recipe / "zoo" / "tiny").exists()
+    save_config(replace_fields(config, {"lang_dir": str(graph_lang_dir)}), recipe / "exp" / "base" / "config.json")
+    run(recipe, config, "--with-graph")
+    folder = recipe / "zoo" / "tiny"
+    names = {"words.txt", "lexicon.txt", "G.arpa", "HLG_standard.npz"}
+    assert names <= {path.name for path in folder.iterdir()}
+    assert names <= {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
+    assert "with a decoding graph: words.txt (0.00 MB), lexicon.txt" in capsys.readouterr().out
+    assert "`HLG_standard.npz` a decoding graph over words" in (folder / "README.md").read_text()
 
 
 def write_summary(exp_dir: Path, method: str, suffix: str, hyp: str) -> None:

@@ -70,7 +70,7 @@ def one_best(
     if words is None:
         return hyps
     return [
-        hyp._replace(words=[words[label] for label in path.output_labels])
+        hyp._replace(words=[words[label] for label in path.output_labels], word_frames=path.output_frames)
         for hyp, path in zip(hyps, paths, strict=True)
     ]
 

@@ -25,6 +25,8 @@ TEST_WAV = "test.wav"
 TEST_TEXT = "test.txt"
 FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
 """What every bundle holds, besides SHA256SUMS."""
+GRAPH_FILES = ("words.txt", "lexicon.txt", "G.arpa", "HLG_standard.npz", "HLG_modified.npz")
+"""What a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -64,15 +65,21 @@ averaged.
 
 `config.json` every option of the experiment, features included; `model.safetensors` weights, float32; `bpe.model` and
 `tokens.txt` output units (SentencePiece); `bundle.json` versions and facts; `test.wav` a recording of the test set with
-`test.txt`, its text as this model transcribes it and its reference; `SHA256SUMS` for `sha256sum -c SHA256SUMS`. No file
-is a pickle.
+`test.txt`, its text as this model transcribes it and its reference; {graph}`SHA256SUMS` for
+`sha256sum -c SHA256SUMS`. No file is a pickle.
 
 Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.
 """
 
 
-def model_card(manifest: Manifest, config: Config) -> str:
-    """The text of README.md."""
+def model_card(manifest: Manifest, config: Config, *, graph_files: Sequence[str] = ()) -> str:
+    """The text of README.md.
+
+    Args:
+      graph_files: the files of the decoding graph that is released with the model.
+    """
+    names = ", ".join(f"`{name}`" for name in graph_files)
+    graph = f"{names} a decoding graph over words (`--decoding-method 1best --graph HLG`); " if graph_files else ""
     header = yaml.safe_dump(card_header(manifest, config), sort_keys=False, allow_unicode=True)
     body = BODY.format(
         name=manifest.name,
@@ -87,6 +94,7 @@ def model_card(manifest: Manifest, config: Config) -> str:
         package_version=manifest.package_version,
         commit=f" (commit {manifest.commit})" if manifest.commit else "",
         licence=manifest.licence,
+        graph=graph,
     )
     return f"---\n{header}---\n{body}"
 

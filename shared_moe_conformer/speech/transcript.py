@@ -47,6 +47,7 @@ def make_transcript(
     pieces: Sequence[str],
     decode: Callable[[list[int]], str],
     frame_shift: float,
+    words: Sequence[tuple[str, float]] | None = None,
 ) -> Transcript:
     """The transcript of a search's result.
 
@@ -56,15 +57,23 @@ def make_transcript(
       pieces: every token's text, by id.
       decode: token ids to text.
       frame_shift: seconds from one encoder frame to the next.
+      words: the words, where a graph with a lexicon gave them, and the frame at which it gave each; None: the tokens
+        alone tell the text.
     """
     times = [round(frame * frame_shift, 3) for frame in frames]
     tokens = [pieces[i] for i in token_ids]
-    words = []
+    spelled = []
     for group in _word_groups(tokens):
         text = decode([token_ids[i] for i in group]).strip()
         if text:
-            words.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3)))
-    return Transcript(decode(list(token_ids)).strip(), tokens, times, words)
+            spelled.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3)))
+    if words is None:
+        return Transcript(decode(list(token_ids)).strip(), tokens, times, spelled)
+    if len(words) == len(spelled):
+        given = [word._replace(text=text) for word, (text, _) in zip(spelled, words)]
+    else:  # a run of a token, which a graph may read as one token or as two
+        given = [Word(text, round(f * frame_shift, 3), round((f + 1) * frame_shift, 3)) for text, f in words]
+    return Transcript(" ".join(text for text, _ in words), tokens, times, given)
 
 
 def _word_groups(tokens: Sequence[str]) -> list[list[int]]:

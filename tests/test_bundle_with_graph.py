@@ -1,0 +1,180 @@
+"""Released models that carry a decoding graph over words."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("kaldifst")
+
+from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.decoding.methods import DecodingConfig, decode_batch  # noqa: E402
+from shared_moe_conformer.decoding.resources import Resources  # noqa: E402
+from shared_moe_conformer.lattice.decoding_graph import inputs_hash, load_word_graph  # noqa: E402
+from shared_moe_conformer.lattice.graphs import Graph  # noqa: E402
+from shared_moe_conformer.model.encoder import EncoderOutput  # noqa: E402
+from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums, write_sums  # noqa: E402
+from shared_moe_conformer.release.manifest import FILES, GRAPH_FILES  # noqa: E402
+from shared_moe_conformer.speech.subtitles import as_ctm  # noqa: E402
+from shared_moe_conformer.transcribe import main  # noqa: E402
+from tests.conftest import TEXTS  # noqa: E402
+
+HLG, NGRAM = "HLG_standard.npz", "G.arpa"
+RELEASED = tuple(name for name in GRAPH_FILES if name != "HLG_modified.npz")
+OVER_WORDS = DecodingConfig(decoding_method="1best", graph="HLG")
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_bundle: Bundle, graph_lang_dir: Path, tones: np.ndarray) -> Path:
+    """A bundle with its graph."""
+    example = ExampleRecording(tones, 16000, "ONE TWO")
+    tiny_bundle.save(tmp_path / "tiny", lang_dir=graph_lang_dir, example=example, graph_files=RELEASED)
+    return tmp_path / "tiny"
+
+
+def test_the_graph_is_released_and_verified_with_the_model(folder: Path) -> None:
+    assert {path.name for path in folder.iterdir()} == {*FILES, *RELEASED, SUMS_FILE}
+    verify_sums(folder, required=[*FILES, *RELEASED])
+    for name in RELEASED:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b"\n")
+        with pytest.raises(ValueError, match=name):
+            Bundle.load(folder)
+        (folder / name).write_bytes(content)
+
+
+def test_a_graph_that_was_put_beside_a_model_is_refused(saved: Save, graph_lang_dir: Path) -> None:
+    folder = saved()
+    shutil.copyfile(graph_lang_dir / HLG, folder / HLG)
+    with pytest.raises(ValueError, match=f"does not list {HLG}"):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize("engine", ["k2", "embedded"])
+def test_it_transcribes_with_the_words_of_its_lexicon(
+    folder: Path, graph_lang_dir: Path, tones: np.ndarray, engine: str
+) -> None:
+    pytest.importorskip("k2" if engine == "k2" else "kaldi_decoder")
+    bundle, decoding = Bundle.load(folder), dataclasses.replace(OVER_WORDS, lattice_engine=engine)
+    transcript = bundle.transcribe(tones, sampling_rate=16000, decoding=decoding)
+    features = bundle.features(tones, 16000)[None]
+    resources = Resources(word_graph=load_word_graph(graph_lang_dir, "standard"))
+    with torch.inference_mode():
+        frames = bundle.model.encode(features, torch.tensor([features.size(1)]))
+        (hyp,) = decode_batch(bundle.model, frames, decoding, resources=resources)
+    assert transcript.text == " ".join(hyp.words or [])
+    assert transcript.text
+    assert {word.text for word in transcript.words} <= {word for text in TEXTS for word in text.split()}
+    assert " ".join(word.text for word in transcript.words) == transcript.text
+    assert [word.start for word in transcript.words] == sorted(word.start for word in transcript.words)
+    assert transcript != bundle.transcribe(tones, sampling_rate=16000)
+
+
+def test_the_command_line_searches_it(
+    folder: Path, saved: Save, tones: np.ndarray, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav, options = str(folder / "test.wav"), ["--decoding-method", "1best", "--graph", "HLG", "--format", "ctm"]
+    main(["--model", str(folder), wav, *options])
+    expected = Bundle.load(folder).transcribe(wav, decoding=OVER_WORDS)
+    assert capsys.readouterr().out == as_ctm(wav, expected) + "\n"
+    with pytest.raises(SystemExit):
+        main(["--model", str(saved()), wav, *options])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "has no decoding graph: release it with one (./export.py --with-graph)" in err
+
+
+def rebuild(folder: Path, **arrays: np.ndarray) -> None:
+    """Write the graph with other arrays, all hashes right."""
+    graph = dataclasses.replace(Graph.load(folder / HLG), **arrays)
+    graph.save(folder / HLG, inputs=inputs_hash(folder, "standard"))
+
+
+def refuse(folder: Path, match: str) -> None:
+    write_sums(folder)
+    with pytest.raises(ValueError, match=match) as caught:
+        Bundle.load(folder).transcribe(folder / "test.wav", decoding=OVER_WORDS)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+def test_hostile_graphs_are_refused(folder: Path) -> None:
+    graph = Graph.load(folder / HLG)
+    rebuild(folder, ilabel=graph.ilabel + 40)
+    refuse(folder, "HLG for at least")
+    rebuild(folder, olabel=graph.olabel + 10**6, ilabel=graph.ilabel)
+    refuse(folder, "gives words that .*words.txt lacks")
+    with zipfile.ZipFile(folder / HLG, "w") as archive:
+        file = io.BytesIO()
+        np.save(file, np.array([print], dtype=object), allow_pickle=True)
+        for name in ("src", "dst", "ilabel", "olabel", "weight", "final_state", "final_weight", "inputs"):
+            archive.writestr(f"{name}.npy", file.getvalue())
+    refuse(folder, "is not a graph")
+
+
+@pytest.mark.parametrize("name", ["words.txt", "lexicon.txt", NGRAM])
+@pytest.mark.parametrize("content", [b"", b"\xff\n", b"THE\n" * 9, b"THE \xe2\x96\x81NO_SUCH_UNIT\n"])
+def test_hostile_words_are_refused(folder: Path, name: str, content: bytes) -> None:
+    graph = Graph.load(folder / HLG)
+    (folder / name).write_bytes(content)
+    write_sums(folder)
+    refuse(folder, "was built from other files")
+    graph.save(folder / HLG, inputs=inputs_hash(folder, "standard"))
+    if name != NGRAM:  # which the search does not read: it is in the graph
+        refuse(folder, "word|lexicon|utf-8|decode")
+
+
+ARRAYS = ("src", "dst", "ilabel", "olabel", "weight", "final_state", "final_weight")
+VALUES = st.sampled_from([-1, 0, 1, 5, 39, 40, 10**6, 2**31 - 1, -(2**31)]) | st.integers(0, 60)
+WEIGHTS = st.sampled_from([0.0, -1e38, 1e38, 3.0, -50.0, float("nan"), float("-inf")])
+
+
+@pytest.fixture(scope="module")
+def frames(tiny_bundle: Bundle, tones: np.ndarray) -> EncoderOutput:
+    features = tiny_bundle.features(tones[:8000], 16000)[None]
+    with torch.inference_mode():
+        return tiny_bundle.model.encode(features, torch.tensor([features.size(1)]))
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory: pytest.TempPathFactory, graph_lang_dir: Path) -> Path:
+    return Path(shutil.copytree(graph_lang_dir, tmp_path_factory.mktemp("fuzzed") / "tiny"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["k2", "embedded"])
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.sampled_from(ARRAYS), st.integers(0, 2**20), VALUES, WEIGHTS), max_size=4))
+def test_any_graph_is_searched_or_refused(
+    fuzzed: Path,
+    graph_lang_dir: Path,
+    tiny_bundle: Bundle,
+    frames: EncoderOutput,
+    engine: str,
+    changes: list[tuple[str, int, int, float]],
+) -> None:
+    pytest.importorskip("k2" if engine == "k2" else "kaldi_decoder")
+    graph = Graph.load(graph_lang_dir / HLG)
+    arrays = {name: getattr(graph, name).copy() for name in ARRAYS}
+    for name, where, value, weight in changes:
+        arrays[name][where % len(arrays[name])] = weight if "weight" in name else value
+    Graph(**arrays).save(fuzzed / HLG, inputs=inputs_hash(fuzzed, "standard"))
+    decoding = dataclasses.replace(OVER_WORDS, lattice_engine=engine, max_active=200)
+    try:
+        resources = Resources(word_graph=load_word_graph(fuzzed, "standard"))
+        with torch.inference_mode():
+            (hyp,) = decode_batch(tiny_bundle.model, frames, decoding, resources=resources)
+        assert hyp.words is not None
+    except ValueError as error:
+        assert 0 < len(str(error)) < 1000 and "\n" not in str(error)
