@@ -42,7 +42,7 @@ def base(language: str) -> Config:
             num_workers=0,  # an epoch is read in seconds; a worker would take a core from training
         ),
         training=TrainingConfig(
-            num_epochs=20, learning_rate=1.5e-3, warmup_steps=300, loss_warmup_steps=1000, ctc_loss_scale=1.0
+            num_epochs=20, learning_rate=1e-3, warmup_steps=200, loss_warmup_steps=1000, ctc_loss_scale=1.0
         ),
     )
 

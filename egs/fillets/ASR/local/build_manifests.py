@@ -14,20 +14,13 @@ from pathlib import Path
 
 from audio import duration_of, write_flac
 from dialogues import Clip, find_clips
-from lhotse import (
-    CutSet,
-    Recording,
-    RecordingSet,
-    SupervisionSegment,
-    SupervisionSet,
-    validate_recordings_and_supervisions,
-)
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from splits import SPLITS, splits_of
 from texts import LANGUAGES, normalise, reason_to_drop
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import run_main
-from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+from shared_moe_conformer.data.manifests import write_split
 
 SAYS_LESS = {"nl-gems-zav-v-restart"}
 """Clips in which less is said than their text tells: 64 characters in 1.8 s."""
@@ -44,7 +37,13 @@ def main() -> None:
     splits = splits_of([clip for clip, _ in usable], {clip.id: seconds for clip, seconds in usable}, texts)
     for split in SPLITS:
         recordings = [record(clip, args.audio_dir) for clip in tqdm(splits[split], desc=split, unit="clip")]
-        write_split(recordings, splits[split], texts, split, args)
+        supervisions = [
+            supervise(recording, clip, texts[clip.id], LANGUAGES[args.language])
+            for recording, clip in zip(recordings, splits[split], strict=True)
+        ]
+        write_split(
+            RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), split, args.output_dir
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,29 +81,6 @@ def record(clip: Clip, audio_dir: Path) -> Recording:
     path = audio_dir / f"{clip.id}.flac"
     write_flac(clip.path, path)
     return Recording.from_file(path, recording_id=clip.id)
-
-
-def write_split(
-    recordings: list[Recording], clips: list[Clip], texts: Mapping[str, str], split: str, args: argparse.Namespace
-) -> None:
-    supervisions = SupervisionSet.from_segments(
-        supervise(recording, clip, texts[clip.id], LANGUAGES[args.language])
-        for recording, clip in zip(recordings, clips, strict=True)
-    )
-    recording_set = RecordingSet.from_recordings(recordings)
-    validate_recordings_and_supervisions(recording_set, supervisions)
-    cuts = CutSet.from_manifests(recordings=recording_set, supervisions=supervisions).modify_ids(original_id)
-    write_manifest(recording_set, args.output_dir / f"recordings_{split}.jsonl.gz")
-    write_manifest(supervisions, args.output_dir / f"supervisions_{split}.jsonl.gz")
-    write_manifest(cuts, cuts_path(args.output_dir, split))
-    words = sum(len(texts[clip.id].split()) for clip in clips)
-    minutes = sum(recording.duration for recording in recordings) / 60
-    print(f"{split}: {len(clips)} utterances, {words} words, {minutes:.1f} minutes")
-
-
-def original_id(cut_id: str) -> str:
-    """A cut's id without the number that Lhotse appends for its recording's channel."""
-    return cut_id.rsplit("-", 1)[0]
 
 
 def supervise(recording: Recording, clip: Clip, text: str, language: str) -> SupervisionSegment:
