@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Build HLG, from frame labels to words: the lexicon and the n-gram of a lang folder -> HLG_<topology>.npz there.
+"""Build the graphs over words: the lexicon and the n-gram of a lang folder -> HLG_<topology>.npz and LG.npz there.
 
-A graph that was made from the same files is left as it is.
+HLG goes from frame labels to words, LG from tokens, for the transducer. A graph that was
+made from the same files is left as it is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from pathlib import Path
 from typing import get_args
 
 from shared_moe_conformer.cli import run_main
-from shared_moe_conformer.lattice.decoding_graph import build_word_graph, graph_path, load_word_graph
+from shared_moe_conformer.lattice.decoding_graph import (
+    LG_FILE,
+    build_token_word_graph,
+    build_word_graph,
+    graph_path,
+    load_word_graph,
+)
 from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
 from shared_moe_conformer.lattice.lexicon import Lexicon
 
@@ -23,6 +30,8 @@ def main() -> None:
     graph = load_word_graph(args.lang_dir, topology).graph
     state = "built" if built else "up to date"
     print(f"{graph_path(args.lang_dir, topology)}: {len(graph.src)} arcs, {graph.num_states} states ({state})")
+    state = "built" if build_token_word_graph(args.lang_dir) else "up to date"
+    print(f"{args.lang_dir / LG_FILE}: {state}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -131,11 +131,12 @@ token_ngrams() {
 }
 
 prepare_corpus() {
-  local made=()
+  local made
   vocab_size="${vocab_size:-}"
   lang_dir="$data/lang_$unit${vocab_size:+_$vocab_size}"
   MARKERS="$data/.done"
-  if [ "$ctc_topology" != auto ]; then made=("$lang_dir/HLG_$ctc_topology.npz"); fi
+  made=("$lang_dir/LG.npz")
+  if [ "$ctc_topology" != auto ]; then made+=("$lang_dir/HLG_$ctc_topology.npz"); fi
   stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
   stage 1 "Manifests and splits" make_manifests corpus_dir musan $(cuts_in manifests)
   stage 2 "Check the recordings" check_recordings

@@ -18,7 +18,7 @@ from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
 
-SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "HLG" not in label(c)]
+SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "LG" not in label(c)]
 """What can run here; the recipe has no graph over words."""
 
 

@@ -81,6 +81,12 @@ def _word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> WordGra
     return load_word_graph(lang_dir, config.ctc_topology)
 
 
+def _token_word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> WordGraph:
+    from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph
+
+    return load_token_word_graph(lang_dir)
+
+
 def _token_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer:
     return _ngram(lang_dir, config.lm_order, units)
 
@@ -118,6 +124,7 @@ def spelled_hotwords(phrases: Sequence[str], units: Units) -> PrefixScorer:
 
 _LOADERS: dict[str, Callable[[DecodingConfig, Path, Units], Any]] = {
     "word_graph": _word_graph,
+    "token_word_graph": _token_word_graph,
     "token_lm": _token_lm,
     "low_order_lm": _low_order_lm,
     "hotwords": _hotwords,

@@ -13,12 +13,18 @@ from shared_moe_conformer.decoding.beam_search import (
     modified_beam_search_lodr,
 )
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
+from shared_moe_conformer.decoding.fast_beam_search import (
+    fast_beam_search,
+    fast_beam_search_nbest,
+    fast_beam_search_nbest_lg,
+    fast_beam_search_nbest_oracle,
+)
 from shared_moe_conformer.decoding.greedy import greedy_search
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.lattice import one_best
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
-from shared_moe_conformer.lattice.engine import lattice_engine
+from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
 from shared_moe_conformer.lattice.graphs import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
@@ -54,6 +60,8 @@ class Method(NamedTuple):
 
 ENGINES = ("k2", "embedded")
 HOTWORDS = ("hotwords_file", "hotwords_score")
+FAST = ("search_beam", "max_contexts", "max_states")
+NBEST = ("num_paths", "nbest_scale")
 LATTICE = ("graph", "hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
 
 METHODS = {
@@ -72,6 +80,21 @@ METHODS = {
         ("beam", "lm_scale", "lodr_scale", "hotwords_score"),
         uses=("token_lm", "low_order_lm", "hotwords"),
         inputs=("lm_order", "hotwords_file"),
+    ),
+    "fast_beam_search": Method(fast_beam_search, FAST, engines=("k2",)),
+    "fast_beam_search_nbest": Method(fast_beam_search_nbest, (*FAST, *NBEST), engines=("k2",)),
+    "fast_beam_search_nbest_LG": Method(
+        fast_beam_search_nbest_lg,
+        (*FAST, *NBEST, "ngram_lm_scale"),
+        uses=("token_word_graph",),
+        engines=("k2",),
+    ),
+    "fast_beam_search_nbest_oracle": Method(
+        fast_beam_search_nbest_oracle,
+        (*FAST, *NBEST),
+        uses=("transcripts", "to_text"),
+        engines=("k2",),
+        is_oracle=True,
     ),
     "ctc_greedy_search": Method(ctc_greedy_search, ()),
     "ctc_prefix_beam_search": Method(ctc_prefix_beam_search, ("beam",)),
@@ -121,8 +144,16 @@ def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]
 
 
 def _with_engine(config: DecodingConfig) -> DecodingConfig:
-    if not METHODS[config.decoding_method].engines:
+    engines = METHODS[config.decoding_method].engines
+    if not engines:
         return config
+    require(
+        config.lattice_engine in ("auto", *engines),
+        f"{config.decoding_method} needs {engines[0]}: leave --lattice-engine {config.lattice_engine} out",
+    )
+    if engines == ("k2",):
+        transducer_search()
+        return replace_fields(config, {"lattice_engine": "k2"})
     return replace_fields(config, {"lattice_engine": lattice_engine(config.lattice_engine).name})
 
 

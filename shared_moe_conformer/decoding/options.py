@@ -15,6 +15,10 @@ DecodingMethod = Literal[
     "modified_beam_search",
     "modified_beam_search_lm_shallow_fusion",
     "modified_beam_search_LODR",
+    "fast_beam_search",
+    "fast_beam_search_nbest",
+    "fast_beam_search_nbest_LG",
+    "fast_beam_search_nbest_oracle",
     "ctc_greedy_search",
     "ctc_prefix_beam_search",
     "1best",
@@ -55,22 +59,32 @@ class DecodingConfig:
     ctc_topology: CtcTopology = "auto"
     """1best: the graph; standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 15.0
-    """1best: paths this much (nats) worse than a frame's best are dropped."""
+    """1best, fast_beam_search and its kin (icefall's --beam): paths this much (nats) worse than a frame's best go."""
     output_beam: float = 8.0
     """1best: paths this much (nats) worse than the utterance's best leave the lattice (k2)."""
     max_active: int = 7000
     """1best: states kept on a frame at most."""
+    max_contexts: int = 8
+    """fast_beam_search and its kin: contexts of an utterance for each of which the joiner is computed on a frame."""
+    max_states: int = 64
+    """fast_beam_search and its kin: states of the graph with a context, kept for an utterance on a frame."""
+    num_paths: int = 200
+    """n-best methods: paths that are drawn from each lattice."""
+    nbest_scale: float = 0.5
+    """n-best methods: what log-probabilities are multiplied by for drawing; smaller: more different paths."""
+    ngram_lm_scale: float = 0.01
+    """fast_beam_search_nbest_LG: what the log-probabilities of LG are multiplied by."""
 
     def __post_init__(self) -> None:
         require_choice("decoding_method", self.decoding_method, DecodingMethod)
         require_choice("lattice_engine", self.lattice_engine, EngineName)
         require_choice("ctc_topology", self.ctc_topology, CtcTopology)
-        for name in ("max_symbols_per_frame", "beam", "lm_order"):
+        for name in ("max_symbols_per_frame", "beam", "lm_order", "max_contexts", "max_states", "num_paths"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
-        for name in ("lm_scale", "lodr_scale", "hotwords_score"):
+        for name in ("lm_scale", "lodr_scale", "hotwords_score", "ngram_lm_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         require_choice("graph", self.graph, GraphName)
-        for name in ("search_beam", "output_beam", "hlg_scale"):
+        for name in ("search_beam", "output_beam", "hlg_scale", "nbest_scale"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")
         require(
             2 <= self.max_active <= MAX_ACTIVE_LIMIT,

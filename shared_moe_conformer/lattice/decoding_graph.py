@@ -1,4 +1,7 @@
-"""HLG: from frame labels to words, by the CTC topology, a lexicon and an n-gram; built once, then read from a file."""
+"""HLG: from frame labels to words, by the CTC topology, a lexicon and an n-gram; and LG, the same from tokens.
+
+Built once, then read from files.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from shared_moe_conformer.lattice.graphs import CtcTopology, Graph, WordGraph, g
 from shared_moe_conformer.lattice.lexicon import BACKOFF, LEXICON_FILE, TOKENS_FILE, WORDS_FILE, Lexicon
 
 NGRAM_FILE = "G.arpa"
+LG_FILE = "LG.npz"
 FORMAT = "1"
 """Changes whenever the same inputs give another graph, so that older files are stale."""
 
@@ -35,12 +39,27 @@ def build_word_graph(lang_dir: Path, topology: CtcTopology) -> bool:
       FileNotFoundError: a file of the lang folder is missing.
       ValueError: one is damaged, or the n-gram has a word that the lexicon lacks.
     """
-    path, inputs = graph_path(lang_dir, topology), inputs_hash(lang_dir, topology)
+    return _build(
+        graph_path(lang_dir, topology),
+        inputs_hash(lang_dir, topology),
+        lambda: over_tokens(_tokens_to_words(lang_dir), modified=topology == "modified"),
+    )
+
+
+def build_token_word_graph(lang_dir: Path) -> bool:
+    """Build the LG of a lang folder, as `build_word_graph` does."""
+    return _build(lang_dir / LG_FILE, inputs_hash(lang_dir, "LG"), lambda: _tokens_to_words(lang_dir))
+
+
+def _build(path: Path, inputs: str, make: Callable[[], Graph]) -> bool:
     if path.is_file() and Graph.inputs_of(path) == inputs:
         return False
-    tokens_to_words = compose_lexicon_and_ngram(Lexicon.load(lang_dir), lang_dir / NGRAM_FILE)
-    over_tokens(tokens_to_words, modified=topology == "modified").save(path, inputs=inputs)
+    make().save(path, inputs=inputs)
     return True
+
+
+def _tokens_to_words(lang_dir: Path) -> Graph:
+    return compose_lexicon_and_ngram(Lexicon.load(lang_dir), lang_dir / NGRAM_FILE)
 
 
 def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
@@ -50,12 +69,22 @@ def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
       FileNotFoundError: it has none.
       ValueError: it is stale: made from other files than the folder holds now.
     """
-    path = graph_path(lang_dir, topology)
     remedy = f"run local/build_graph.py --lang-dir {lang_dir} --ctc-topology {topology}"
+    return _load(graph_path(lang_dir, topology), topology, remedy)
+
+
+def load_token_word_graph(lang_dir: Path) -> WordGraph:
+    """The LG of a lang folder, as `load_word_graph` loads HLG."""
+    remedy = f"run local/build_graph.py --lang-dir {lang_dir}"
+    return _load(lang_dir / LG_FILE, "LG", remedy)
+
+
+def _load(path: Path, kind: str, remedy: str) -> WordGraph:
+    lang_dir = path.parent
     if not path.is_file():
         raise FileNotFoundError(f"no graph over words in {path}: {remedy}, after ./prepare.sh")
     graph = Graph.load(path)
-    if Graph.inputs_of(path) != inputs_hash(lang_dir, topology):
+    if Graph.inputs_of(path) != inputs_hash(lang_dir, kind):
         raise ValueError(f"{path} was built from other files than {lang_dir} holds now: {remedy}")
     words = Lexicon.load(lang_dir).words
     if int(graph.olabel.max()) >= len(words):
@@ -63,13 +92,16 @@ def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
     return WordGraph(graph, words)
 
 
-def inputs_hash(lang_dir: Path, topology: CtcTopology) -> str:
-    """SHA-256 of all that decides what the HLG is.
+def inputs_hash(lang_dir: Path, kind: str) -> str:
+    """SHA-256 of all that decides what a graph over words is.
+
+    Args:
+      kind: the CTC topology of HLG, or LG.
 
     Raises:
       FileNotFoundError: a file of the lang folder is missing.
     """
-    result = hashlib.sha256(f"{FORMAT} {topology}".encode())
+    result = hashlib.sha256(f"{FORMAT} {kind}".encode())
     for name in (TOKENS_FILE, WORDS_FILE, LEXICON_FILE, NGRAM_FILE):
         path = lang_dir / name
         if not path.is_file():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -72,3 +73,19 @@ def _embedded_engine() -> LatticeEngine:
 
 
 _ENGINES = {"k2": _k2_engine, "embedded": _embedded_engine}
+
+
+def transducer_search() -> Callable[..., Any]:
+    """k2's search of transducers (`k2_transducer.search`), which no other engine has.
+
+    Raises:
+      ValueError: k2 is not installed.
+    """
+    try:
+        from shared_moe_conformer.lattice.k2_transducer import search
+    except ImportError as error:
+        raise ValueError(
+            f"the fast_beam_search methods need k2 ({error}): make install ENGINE=k2, or decode with "
+            "modified_beam_search, which needs none"
+        ) from error
+    return search

@@ -36,3 +36,12 @@ def path_of_arcs(graph: Graph, arcs: list[int], score: float) -> LatticePath:
     given = graph.olabel[arcs]
     frames = given.nonzero()[0]
     return LatticePath(graph.ilabel[arcs].tolist(), given[frames].tolist(), frames.tolist(), score)
+
+
+class AlignedPath(NamedTuple):
+    """A way through a transducer's lattice."""
+
+    path: LatticePath
+    """Its frame labels are tokens and blanks."""
+    log_probs: list[float]
+    """The model's log-probability of each frame's label."""

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding import methods
+from shared_moe_conformer.decoding.fast_beam_search import any_tokens
 from shared_moe_conformer.decoding.methods import (
     METHODS,
     DecodingConfig,
@@ -18,6 +22,7 @@ from shared_moe_conformer.decoding.methods import (
 )
 from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
 from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -36,11 +41,23 @@ OTHER_VALUES = {
     "search_beam": 9.5,
     "output_beam": 3.0,
     "max_active": 123,
+    "max_contexts": 5,
+    "max_states": 32,
+    "num_paths": 17,
+    "nbest_scale": 0.75,
+    "ngram_lm_scale": 0.25,
 }
 
 
 LM = ngram_scorer(train_ngram(["abc", "cab"], 2, vocabulary="abcdef"), ["<blk>", *"abcdef"])
-RESOURCES = Resources(token_lm=LM, low_order_lm=LM)
+LG = WordGraph(replace(any_tokens(7), olabel=np.tile([1, 2], 3).astype(np.int32)), ["<eps>", "ODD", "EVEN"])
+RESOURCES = Resources(
+    token_lm=LM,
+    low_order_lm=LM,
+    token_word_graph=LG,
+    transcripts=["5 4", "", "3"],
+    to_text=lambda tokens: " ".join(map(str, tokens)),
+)
 """What the methods need, for a model of seven units."""
 
 
@@ -111,6 +128,16 @@ def test_all_by_one_engine() -> None:
     one = resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)[0].lattice_engine
     configs = resolved(DecodingConfig(decoding_method="all", lattice_engine=one), vocab_size=7)
     assert {c.lattice_engine for c in configs if METHODS[c.decoding_method].engines} == {one}
+    assert {c.decoding_method for c in configs} >= {name for name, method in METHODS.items() if not method.engines}
+
+
+def test_without_k2_the_fast_beam_searches_say_so(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "shared_moe_conformer.lattice.k2_transducer", None)
+    for method in ("fast_beam_search", "fast_beam_search_nbest_LG"):
+        with pytest.raises(ValueError, match="need k2 .*: make install ENGINE=k2, or decode with modified_beam_search"):
+            resolved(DecodingConfig(decoding_method=method), vocab_size=7)
+    with pytest.raises(ValueError, match="fast_beam_search needs k2: leave --lattice-engine embedded out"):
+        resolved(DecodingConfig(decoding_method="fast_beam_search", lattice_engine="embedded"), vocab_size=7)
 
 
 def test_resources_are_used_as_far_as_the_options_need_them() -> None:

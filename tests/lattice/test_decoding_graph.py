@@ -14,9 +14,11 @@ pytest.importorskip("kaldifst")
 from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import (
     NGRAM_FILE,
+    build_token_word_graph,
     build_word_graph,
     compose_lexicon_and_ngram,
     graph_path,
+    load_token_word_graph,
     load_word_graph,
 )
 from shared_moe_conformer.lattice.graphs import Graph
@@ -85,6 +87,16 @@ def test_the_graph_is_built_once_and_refused_when_stale(lang_dir: Path) -> None:
         load_word_graph(lang_dir, "standard")
     assert build_word_graph(lang_dir, "standard")
     assert len(load_word_graph(lang_dir, "standard").graph.src) < len(before.src)
+
+
+def test_lg_is_built_beside_it(lang_dir: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="LG.npz: run local/build_graph.py"):
+        load_token_word_graph(lang_dir)
+    assert build_token_word_graph(lang_dir) and not build_token_word_graph(lang_dir)
+    loaded, words = load_token_word_graph(lang_dir)
+    lexicon = Lexicon.load(lang_dir)
+    composed = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    assert words == lexicon.words and (loaded.weight == composed.weight).all() and loaded.ilabel.min() > 0
 
 
 def test_a_damaged_graph_is_built_again(lang_dir: Path) -> None:

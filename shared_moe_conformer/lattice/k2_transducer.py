@@ -1,0 +1,181 @@
+"""The transducer's fast beam search by k2: lattices over any graph of tokens, their best paths and their sequences.
+
+Written against k2 1.23.4 and 1.24.4, as k2_engine.py is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import k2
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.k2_engine import where_accepted
+from shared_moe_conformer.lattice.path import NO_PATH, AlignedPath, LatticePath
+
+NextLogProbs = Callable[[int, Tensor, Tensor], Tensor]
+"""Log-probabilities (M, V) at a frame, of utterances (M,) after contexts (M, context_size)."""
+
+
+class TransducerLattices:
+    """What a search left of every utterance: paths through its frames and the graph.
+
+    Every arc but the last consumes a frame. Besides its scores it knows the graph's arc that it came from, plus 1, and
+    what that arc gives.
+    """
+
+    def __init__(self, lattice: k2.Fsa, graph: Graph) -> None:
+        self.lattice = lattice
+        self.graph = graph
+
+    @torch.inference_mode(False)  # k2 asks tensors for their version counters, which inference mode leaves out
+    @torch.no_grad()
+    def one_best(self) -> list[AlignedPath]:
+        """The best path of each utterance; an empty one where the search found none."""
+        return self._paths(k2.shortest_path(self.lattice, use_double_scores=True), tokens="labels")
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def sampled_outputs(self, *, num_paths: int, nbest_scale: float) -> list[list[list[int]]]:
+        """The different output sequences among paths drawn by their probability, of each utterance.
+
+        Args:
+          num_paths: paths that are drawn.
+          nbest_scale: what log-probabilities are multiplied by for that; smaller: more different ones.
+        """
+        scores = self.lattice.scores.clone()
+        self.lattice.scores = nbest_scale * scores
+        paths = k2.random_paths(self.lattice, use_double_scores=True, num_paths=num_paths)
+        self.lattice.scores = scores
+        given = self.lattice.aux_labels[paths.values.long()]
+        outputs = k2.RaggedTensor(paths.shape, given).remove_values_leq(0)
+        return [sorted({tuple(o) for o in of_one}) for of_one in outputs.tolist()]  # type: ignore[misc]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def total_scores(self, outputs: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+        """Log-probability of each output sequence of each utterance, all its paths through the lattice summed."""
+        flat = [output for of_one in outputs for output in of_one]
+        utterances = [index for index, of_one in enumerate(outputs) for _ in of_one]
+        totals = iter(
+            self._with_outputs(flat, utterances).get_tot_scores(use_double_scores=True, log_semiring=True).tolist()
+            if flat
+            else []
+        )
+        return [[next(totals) for _ in of_one] for of_one in outputs]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def aligned(self, outputs: Sequence[Sequence[int]]) -> list[AlignedPath]:
+        """The best path of each utterance that gives this output sequence."""
+        lattice = self._with_outputs(outputs, range(len(outputs)))
+        return self._paths(k2.shortest_path(lattice, use_double_scores=True), tokens="aux_labels")
+
+    def _with_outputs(self, outputs: Sequence[Sequence[int]], utterances: Sequence[int]) -> k2.Fsa:
+        """The parts of utterances' lattices that give these sequences; labels: outputs, auxiliary labels: tokens."""
+        device = self.lattice.device
+        linear = k2.add_epsilon_self_loops(k2.linear_fsa([list(output) for output in outputs]).to(device))
+        return k2.intersect_device(
+            k2.arc_sort(k2.invert(self.lattice)),
+            linear,
+            b_to_a_map=torch.tensor(utterances, dtype=torch.int32, device=device),
+            sorted_match_a=True,
+        )
+
+    def _paths(self, best: k2.Fsa, *, tokens: str) -> list[AlignedPath]:
+        return [_path(best[index], self.graph, tokens) for index in range(best.shape[0])]
+
+
+def _path(best: k2.Fsa, graph: Graph, tokens: str) -> AlignedPath:
+    """A linear FSA, whose last arc enters its final state and consumes no frame, as a path."""
+    if best.num_arcs == 0:
+        return AlignedPath(NO_PATH, [])
+    labels, scores = getattr(best, tokens)[:-1].tolist(), best.scores[:-1].cpu().numpy()
+    arcs = best.graph_arc[:-1].cpu().numpy()  # 0: a blank, which the graph does not see
+    given = np.concatenate([[0], graph.olabel])[arcs]
+    log_probs = scores - np.concatenate([[0.0], graph.weight])[arcs]
+    frames = given.nonzero()[0]
+    path = LatticePath(labels, given[frames].tolist(), frames.tolist(), float(best.scores.double().sum()))
+    return AlignedPath(path, log_probs.tolist())
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def search(
+    next_log_probs: NextLogProbs,
+    lens: Tensor,
+    graph: Graph,
+    *,
+    vocab_size: int,
+    context_size: int,
+    search_beam: float,
+    max_contexts: int,
+    max_states: int,
+) -> TransducerLattices:
+    """The lattices of a batch; at most one token a frame.
+
+    k2 leaves the last frame out of a lattice, and with it that frame's token. So one more frame is searched, on which
+    blank is certain: then the probabilities of all paths of a trivial graph sum to one.
+
+    Args:
+      next_log_probs: from the `lens[n]`-th frame of utterance n on, blank is certain.
+      lens: valid frames of each utterance, (N,).
+      graph: from tokens to outputs.
+      vocab_size: tokens, blank included.
+      context_size: tokens that the decoder sees.
+      search_beam: states this much (nats) worse than a frame's best are dropped.
+      max_contexts: contexts of an utterance at a frame at most, for each of which the joiner is computed.
+      max_states: states of an utterance at a frame at most.
+
+    Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training (arXiv 2206.13236), section 4;
+    fast_beam_search of icefall.
+    """
+    loaded = _loaded(graph, lens.device)
+    config = k2.RnntDecodingConfig(
+        vocab_size=vocab_size,
+        decoder_history_len=context_size,
+        beam=search_beam,
+        max_states=max_states,
+        max_contexts=max_contexts,
+    )
+    streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(loaded) for _ in range(len(lens))], config)
+    num_frames = (lens + 1).tolist()
+    for t in range(max(num_frames)):
+        shape, contexts = streams.get_contexts()
+        with torch.inference_mode():
+            log_probs = next_log_probs(t, shape.row_ids(1).long(), contexts.long())
+        streams.advance(log_probs.clone())
+    streams.terminate_and_flush_to_streams()
+    lattice = streams.format_output(num_frames, **where_accepted(streams.format_output, allow_partial=True))
+    return TransducerLattices(k2.connect(_with_outputs(lattice, graph)), graph)
+
+
+def _with_outputs(lattice: k2.Fsa, graph: Graph) -> k2.Fsa:
+    """The lattice whose auxiliary labels, arcs of the graph until now, are what those arcs give."""
+    arcs = lattice.aux_labels
+    outputs = torch.from_numpy(np.concatenate([[0], graph.olabel, [-1]]).astype(np.int32)).to(arcs.device)
+    lattice.graph_arc = arcs.clamp(min=0)
+    lattice.aux_labels = outputs[arcs.long()]  # -1, the end, is the last entry
+    return lattice
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(graph: Graph, device: torch.device) -> k2.Fsa:
+    """The graph, its final state being one that arcs with label -1 enter; auxiliary labels: its arcs, from 1 on."""
+    end = np.full_like(graph.final_state, graph.num_states)
+    minus_one = np.full_like(graph.final_state, -1)
+    src = np.concatenate([graph.src, graph.final_state])
+    order = np.argsort(src, kind="stable")
+    columns = [
+        src,
+        np.concatenate([graph.dst, end]),
+        np.concatenate([graph.ilabel, minus_one]),
+        np.concatenate([graph.weight, graph.final_weight]).view(np.int32),
+    ]
+    arcs = torch.from_numpy(np.stack(columns, axis=1)[order])
+    numbers = np.concatenate([np.arange(1, len(graph.src) + 1, dtype=np.int32), minus_one])
+    return k2.arc_sort(k2.Fsa(arcs, torch.from_numpy(numbers[order]))).to(device)
