@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from shared_moe_conformer.model.low_rank import project
 
 ROTARY_BASE = 10000.0
+QUERIES_AT_ONCE = 512
+"""Frames whose attention is computed at once where torch has no fused one."""
 
 
 class SelfAttention(nn.Module):
@@ -61,8 +63,19 @@ def attended_frames(padding_mask: Tensor) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-    """Softmax attention, (N, H, T, D) each, over the allowed keys, (N, 1, 1, T); fused where torch has it (2.0)."""
+    """Softmax attention, (N, H, T, D) each, over the allowed keys, (N, 1, 1, T); fused where torch has it (2.0).
+
+    Memory grows linearly with T: no more scores are held at once than those of some queries. A traced graph, whose
+    lengths must stay free, holds all.
+    """
     if hasattr(F, "scaled_dot_product_attention"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    if torch.jit.is_tracing():
+        return _attend_at_once(query, key, value, allowed)
+    parts = query.split(QUERIES_AT_ONCE, dim=2)
+    return torch.cat([_attend_at_once(part, key, value, allowed) for part in parts], dim=2)
+
+
+def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
     scores = (query @ key.transpose(-2, -1)) * query.size(-1) ** -0.5
     return scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1) @ value

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_moe_conformer.model.packing import pack, unpack
+from shared_moe_conformer.model.expert_products import ExpertWeights, gated_experts
+from shared_moe_conformer.model.packing import unpack, valid_indexes
 
 
 class RouterLosses(NamedTuple):
@@ -136,29 +137,23 @@ class Experts(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
-    def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """Return the gated sum (M, C) of the outputs of each frame's experts.
+    def forward(self, x: Tensor, routing: Routing, valid: Tensor) -> Tensor:
+        """Return the gated sum of the outputs of each frame's experts, 0 for frames that are not routed, (M', C).
 
         Args:
-          x: frames, (M, C).
-          routing: each frame's experts and gates, (M, K).
+          x: frames, (M', C).
+          routing: experts and gates of those that are routed, (M, K).
+          valid: which frames these are, (M,).
         """
-        top_k = routing.expert_ids.size(1)
-        order = routing.expert_ids.flatten().argsort(stable=True)
-        counts = torch.bincount(routing.expert_ids.flatten(), minlength=self.hidden_weight.size(0)).tolist()
-        parts = zip(
-            x[order // top_k].split(counts),
-            self.hidden_weight.unbind(),
-            self.hidden_bias.unbind(),
-            self.output_weight.unbind(),
-            self.output_bias.unbind(),
-            strict=True,
-        )
-        by_expert = torch.cat(
-            [torch.addmm(b2, F.silu(torch.addmm(b1, part, w1)), w2) for part, w1, b1, w2, b2 in parts]
-        )
-        by_frame = by_expert[order.argsort()].view(x.size(0), top_k, x.size(1))
-        return (by_frame * routing.gates.to(x.dtype).unsqueeze(-1)).sum(dim=1)
+        expert_ids = routing.expert_ids.flatten()
+        order = expert_ids.argsort(stable=True)
+        counts = torch.bincount(expert_ids, minlength=len(self.hidden_weight))
+        index = valid.index_select(0, order // routing.expert_ids.size(1))
+        return gated_experts(x, index, routing.gates.flatten().index_select(0, order), counts, self.weights())
+
+    def weights(self) -> ExpertWeights:
+        """The stacked weights."""
+        return ExpertWeights(self.hidden_weight, self.hidden_bias, self.output_weight, self.output_bias)
 
 
 class MoeFeedForward(nn.Module):
@@ -182,9 +177,9 @@ class MoeFeedForward(nn.Module):
           padding_mask: True where a frame is padding, (N, T); padding is never routed.
           router: the calling layer's router.
         """
-        frames = pack(x, padding_mask)
-        router_logits = router(frames)
+        frames, valid = x.flatten(0, 1), valid_indexes(padding_mask)
+        router_logits = router(frames).index_select(0, valid)
         routing = choose_experts(router_logits, self.top_k, balancing_bias=router.balancing_bias)
-        out = unpack(self.experts(frames, routing), padding_mask)
+        out = self.experts(frames, routing, valid).view_as(x)
         expert_ids = unpack(routing.expert_ids + 1, padding_mask) - 1
         return out, router_losses(router_logits, routing.expert_ids)._replace(expert_ids=expert_ids)

@@ -18,7 +18,7 @@ def pack(x: Tensor, padding_mask: Tensor) -> Tensor:
       x: frames, (N, T, C).
       padding_mask: True where a frame is padding, (N, T).
     """
-    return x.flatten(0, 1).index_select(0, _valid_indexes(padding_mask))
+    return x.flatten(0, 1).index_select(0, valid_indexes(padding_mask))
 
 
 def unpack(frames: Tensor, padding_mask: Tensor) -> Tensor:
@@ -30,8 +30,9 @@ def unpack(frames: Tensor, padding_mask: Tensor) -> Tensor:
     """
     n, t = padding_mask.shape
     padded = frames.new_zeros(n * t, frames.size(1))
-    return padded.index_copy(0, _valid_indexes(padding_mask), frames).view(n, t, -1)
+    return padded.index_copy(0, valid_indexes(padding_mask), frames).view(n, t, -1)
 
 
-def _valid_indexes(padding_mask: Tensor) -> Tensor:
+def valid_indexes(padding_mask: Tensor) -> Tensor:
+    """The valid frames' places in the flattened batch, (M,)."""
     return (~padding_mask).flatten().nonzero().squeeze(1)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.nn.functional as F
 
+from shared_moe_conformer.model import attention
 from shared_moe_conformer.model.attention import SelfAttention, attend, attended_frames, rotate
 
 
@@ -30,6 +33,17 @@ def test_attention_equals_its_definition() -> None:
     scores[1, :, :, 4:] = float("-inf")
     expected = torch.einsum("nhqk,nhkd->nhqd", scores.softmax(-1), value)
     torch.testing.assert_close(attend(query, key, value, attended_frames(padding_mask)), expected)
+
+
+@pytest.mark.parametrize("queries", [4, 100])
+def test_attention_without_the_fused_kernel(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether some queries are computed at once or all."""
+    query, key, value = torch.randn(3, 2, 4, 11, 8).unbind(0)
+    allowed = attended_frames(torch.arange(11) >= torch.tensor([[11], [7]]))
+    expected = attend(query, key, value, allowed)
+    monkeypatch.delattr(F, "scaled_dot_product_attention", raising=False)
+    monkeypatch.setattr(attention, "QUERIES_AT_ONCE", queries)
+    torch.testing.assert_close(attend(query, key, value, allowed), expected)
 
 
 def test_padding_is_not_attended_to() -> None:

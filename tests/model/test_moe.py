@@ -31,7 +31,7 @@ def test_output_is_the_gated_sum_of_the_chosen_experts(top_k: int) -> None:
     routing = choose_experts(torch.randn(30, 4), top_k)
     all_outputs = torch.stack([dense_copy(experts, e)(x) for e in range(4)], dim=1)
     chosen = all_outputs.gather(1, routing.expert_ids.unsqueeze(-1).expand(-1, -1, 6))
-    torch.testing.assert_close(experts(x, routing), (chosen * routing.gates.unsqueeze(-1)).sum(dim=1))
+    torch.testing.assert_close(experts(x, routing, torch.arange(30)), (chosen * routing.gates.unsqueeze(-1)).sum(dim=1))
 
 
 def test_one_expert_is_the_feed_forward() -> None:
@@ -91,7 +91,7 @@ def test_an_expert_without_frames_has_a_zero_gradient() -> None:
     """So that data-parallel training needs no search for unused parameters."""
     experts = Experts(6, 10, num_experts=3)
     routing = Routing(torch.tensor([[0], [2], [0]]), torch.ones(3, 1))
-    experts(torch.randn(3, 6), routing).sum().backward()
+    experts(torch.randn(3, 6), routing, torch.arange(3)).sum().backward()
     for parameter in experts.parameters():
         assert parameter.grad is not None
         assert parameter.grad[1].abs().max() == 0 and parameter.grad[0].abs().max() > 0

@@ -1,0 +1,102 @@
+"""How everything here is measured: contenders take turns, so that what else the machine does falls on all of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Timing(NamedTuple):
+    """CPU time of a contender."""
+
+    seconds: float
+    """Median of its calls."""
+    ratio: float
+    """Median over the rounds of its time over the first contender's in the same round."""
+
+
+def take_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, Timing]:
+    """Call each contender once a round, in one order and then in the other; the first is what all are compared to.
+
+    CPU time of the process counts, not the clock: another program's load would be on the clock.
+    """
+    names = list(contenders)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-warm_up, rounds):
+        for name in names if number % 2 else reversed(names):
+            start = time.process_time()
+            contenders[name]()
+            if number >= 0:
+                seconds[name].append(time.process_time() - start)
+    return {
+        name: Timing(
+            statistics.median(values), statistics.median(x / y for x, y in zip(values, seconds[names[0]], strict=True))
+        )
+        for name, values in seconds.items()
+    }
+
+
+def forward(function: Callable[..., Any], *inputs: Any) -> Callable[[], object]:
+    """A call without gradients."""
+
+    def call() -> object:
+        with torch.inference_mode():
+            return function(*inputs)
+
+    return call
+
+
+def training_step(module: nn.Module, function: Callable[[], Tensor]) -> Callable[[], object]:
+    """Forward, backward and update of a module in training mode; `function` returns its output frames or loss."""
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.0)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        function().square().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def peak_memory(function: Callable[..., Callable[[], object]], *arguments: Any) -> float:
+    """Memory that a call needs beside what was there before it, in MiB, measured in a process of its own.
+
+    Args:
+      function: top-level, called with the arguments; what it returns is measured at its second call, since libraries
+        allocate much once.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_own_peak_memory, function, arguments).result()
+
+
+def _own_peak_memory(function: Callable[..., Callable[[], object]], arguments: tuple[Any, ...]) -> float:
+    torch.set_num_threads(1)
+    call = function(*arguments)
+    call()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before = resident_memory()
+    call()
+    return peak_resident_memory() - before
+
+
+def resident_memory() -> float:
+    """Memory of this process, in MiB."""
+    return _status("VmRSS")
+
+
+def peak_resident_memory() -> float:
+    """The most memory that this process has had, in MiB."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024

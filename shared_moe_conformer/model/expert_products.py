@@ -1,0 +1,156 @@
+"""The matrix products of experts: frames sorted by expert, each expert computing one slice of them.
+
+On a CPU a slice is computed in pieces whose hidden channels stay in its cache, and the backward computes activations
+again instead of keeping them. On a GPU one grouped product computes all slices, without asking for their lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+PIECE = 512
+"""Rows that are computed at once."""
+
+
+class ExpertWeights(NamedTuple):
+    """Feed-forwards of equal shape, stacked."""
+
+    hidden_weight: Tensor
+    """(E, C, H)."""
+    hidden_bias: Tensor
+    """(E, H)."""
+    output_weight: Tensor
+    """(E, H, C)."""
+    output_bias: Tensor
+    """(E, C)."""
+
+
+def gated_experts(x: Tensor, index: Tensor, gates: Tensor, counts: Tensor, weights: ExpertWeights) -> Tensor:
+    """The gated sum (M, C) of the outputs of each frame's experts; 0 where a frame has none.
+
+    Args:
+      x: frames, (M, C).
+      index: the frames that each expert computes, expert by expert, (R,); a frame may occur several times.
+      gates: weight of each of these outputs, (R,).
+      counts: how many of them are each expert's, (E,).
+      weights: the experts.
+    """
+    dtype = _dtype_of_products(x, weights.hidden_weight)
+    x, gates, *parts = (tensor.to(dtype) for tensor in (x, gates, *weights))
+    if x.is_cuda and has_grouped_product():
+        return by_grouped_product(x, index, gates, counts, ExpertWeights(*parts))
+    arguments = x, gates, index, counts.tolist(), *parts
+    if torch.is_grad_enabled():
+        return _GatedExperts.apply(*arguments)
+    return _forward(*arguments, keep=False)[0]
+
+
+def has_grouped_product() -> bool:
+    """Whether torch has products of matrices of different lengths (from 2.10)."""
+    return hasattr(F, "grouped_mm")
+
+
+def by_grouped_product(x: Tensor, index: Tensor, gates: Tensor, counts: Tensor, weights: ExpertWeights) -> Tensor:
+    """What `gated_experts` returns, by `torch.nn.functional.grouped_mm`."""
+    ends = counts.cumsum(0).to(torch.int32)
+    expert = torch.searchsorted(ends, torch.arange(len(index), device=x.device), right=True)
+    hidden = F.grouped_mm(x.index_select(0, index), weights.hidden_weight, offs=ends)
+    hidden = F.silu(hidden + weights.hidden_bias[expert])
+    out = F.grouped_mm(hidden, weights.output_weight, offs=ends) + weights.output_bias[expert]
+    return torch.zeros_like(x).index_add(0, index, out * gates.unsqueeze(1))
+
+
+class _GatedExperts(torch.autograd.Function):
+    """Arguments as `_forward`; autograd would stack the weights' gradients once more and keep every activation."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        gates: Tensor,
+        index: Tensor,
+        counts: list[int],
+        w1: Tensor,
+        b1: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:
+        result, hidden, out = _forward(x, gates, index, counts, w1, b1, w2, b2, keep=True)
+        ctx.save_for_backward(x, gates, index, hidden, out, w1, w2)
+        ctx.counts = counts
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, gates, index, hidden, out, w1, w2 = ctx.saved_tensors
+        rows, grad = x.index_select(0, index), grad.index_select(0, index)
+        grad_gates = (grad * out).sum(1)
+        grad = grad.mul_(gates.unsqueeze(1))
+        grad_rows = torch.empty_like(rows)
+        grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
+        grad_b1, grad_b2 = (w.new_zeros(w.size(0), w.size(2)) for w in (w1, w2))
+        for e in (e for e, count in enumerate(ctx.counts) if count == 0):
+            grad_w1[e].zero_()
+            grad_w2[e].zero_()
+        for e, piece, first in _pieces(ctx.counts, x.dtype):
+            beta = 0 if first else 1
+            grad_w2[e].addmm_(F.silu(hidden[piece]).t(), grad[piece], beta=beta)
+            grad_b2[e] += grad[piece].sum(0)
+            grad_hidden = torch.ops.aten.silu_backward(grad[piece] @ w2[e].t(), hidden[piece])
+            grad_w1[e].addmm_(rows[piece].t(), grad_hidden, beta=beta)
+            grad_b1[e] += grad_hidden.sum(0)
+            torch.mm(grad_hidden, w1[e].t(), out=grad_rows[piece])
+        grad_x = torch.zeros_like(x).index_add_(0, index, grad_rows)
+        return grad_x, grad_gates, None, None, grad_w1, grad_b1, grad_w2, grad_b2
+
+
+def _forward(
+    x: Tensor,
+    gates: Tensor,
+    index: Tensor,
+    counts: list[int],
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    *,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gated sum (M, C), and for the backward hidden channels before the activation (R, H) and outputs (R, C)."""
+    rows = x.index_select(0, index)
+    out = torch.empty_like(rows)
+    hidden = rows.new_empty(len(rows) if keep else 0, w1.size(2))
+    for e, piece, _ in _pieces(counts, x.dtype):
+        if keep:
+            activation = F.silu(torch.addmm(b1[e], rows[piece], w1[e], out=hidden[piece]))
+        else:
+            activation = F.silu(torch.addmm(b1[e], rows[piece], w1[e]), inplace=True)
+        torch.addmm(b2[e], activation, w2[e], out=out[piece])
+    gated = out * gates.unsqueeze(1) if keep else out.mul_(gates.unsqueeze(1))
+    return torch.zeros_like(x).index_add_(0, index, gated), hidden, out
+
+
+def _pieces(counts: list[int], dtype: torch.dtype) -> Iterator[tuple[int, slice, bool]]:
+    """Each expert, some of its rows, and whether they are its first.
+
+    In half precision all its rows at once, because sums of gradients would be rounded too often.
+    """
+    begin = 0
+    for e, count in enumerate(counts):
+        end, size = begin + count, PIECE if dtype in (torch.float32, torch.float64) else max(count, 1)
+        for start in range(begin, end, size):
+            yield e, slice(start, min(start + size, end)), start == begin
+        begin = end
+
+
+def _dtype_of_products(x: Tensor, weight: Tensor) -> torch.dtype:
+    """What autocast makes of a product, or the tensors' own type."""
+    with torch.no_grad():
+        return torch.mm(x[:0], weight[0]).dtype

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared_moe_conformer.model import expert_products
+from shared_moe_conformer.model.expert_products import ExpertWeights, by_grouped_product, gated_experts
+
+C, H, E, M = 8, 16, 4, 40
+
+
+def make_weights() -> ExpertWeights:
+    shapes = (E, C, H), (E, H), (E, H, C), (E, C)
+    return ExpertWeights(*(torch.randn(shape, requires_grad=True) for shape in shapes))
+
+
+def make_routing() -> tuple[Tensor, Tensor, Tensor]:
+    """Index, gates and counts: frames 3 to 35 go to experts 0, 1 and 3, some of them to two of these, none to 2."""
+    index = torch.cat([torch.arange(3, 20), torch.arange(15, 30), torch.arange(5, 36)])
+    return index, torch.rand(len(index), requires_grad=True), torch.tensor([17, 15, 0, 31])
+
+
+def frame_by_frame(x: Tensor, index: Tensor, gates: Tensor, counts: Tensor, weights: ExpertWeights) -> Tensor:
+    """The definition, by autograd."""
+    out = [torch.zeros(C) for _ in x]
+    for frame, gate, e in zip(index, gates, torch.repeat_interleave(torch.arange(E), counts)):
+        w1, b1, w2, b2 = (tensor[e] for tensor in weights)
+        out[frame] = out[frame] + gate * (F.silu(x[frame] @ w1 + b1) @ w2 + b2)
+    return torch.stack(out)
+
+
+def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad((out * torch.linspace(-1, 1, C)).sum(), inputs)
+
+
+@pytest.mark.parametrize("piece", [512, 7, 1])
+def test_output_and_gradients_are_those_of_each_frame_by_itself(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_products, "PIECE", piece)
+    x, weights, (index, gates, counts) = torch.randn(M, C, requires_grad=True), make_weights(), make_routing()
+    expected = frame_by_frame(x, index, gates, counts, weights)
+    found = gated_experts(x, index, gates, counts, weights)
+    torch.testing.assert_close(found, expected)
+    inputs = x, gates, *weights
+    torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
+    with torch.no_grad():
+        torch.testing.assert_close(gated_experts(x, index, gates, counts, weights), expected)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    x, weights, (index, gates, counts) = torch.randn(M, C), make_weights(), make_routing()
+    inputs = [tensor.detach().double().requires_grad_() for tensor in (x[:8], gates[:10], *weights)]
+    index, counts = torch.tensor([0, 1, 2, 3, 3, 5, 1, 2, 4, 6]), torch.tensor([4, 0, 1, 5])
+    assert torch.autograd.gradcheck(
+        lambda x, gates, *w: gated_experts(x, index, gates, counts, ExpertWeights(*w)), inputs
+    )
+
+
+def test_grouped_product_equals_the_slices() -> None:
+    if not expert_products.has_grouped_product():
+        pytest.skip("torch has no grouped product before 2.10")
+    x, weights, (index, gates, counts) = torch.randn(M, C, requires_grad=True), make_weights(), make_routing()
+    inputs = x, gates, *weights
+    by_slices = gated_experts(x, index, gates, counts, weights)
+    grouped = by_grouped_product(x, index, gates, counts, weights)
+    torch.testing.assert_close(grouped, by_slices)
+    torch.testing.assert_close(gradients(grouped, *inputs), gradients(by_slices, *inputs))
+
+
+def test_autocast_computes_in_half_precision_and_leaves_gradients_in_full() -> None:
+    x, weights, (index, gates, counts) = torch.randn(M, C, requires_grad=True), make_weights(), make_routing()
+    expected = gated_experts(x, index, gates, counts, weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = gated_experts(x, index, gates, counts, weights)
+    assert found.dtype == torch.bfloat16
+    inputs = x, gates, *weights
+    for gradient, reference in zip(gradients(found, *inputs), gradients(expected, *inputs)):
+        assert gradient.dtype == torch.float32
+        assert (gradient - reference).abs().max() < 0.03 * reference.abs().max()
+
+
+def test_nothing_but_padding_is_zero() -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    x = torch.randn(M, C, requires_grad=True)
+    out = gated_experts(x, nothing, torch.zeros(0), torch.zeros(E, dtype=torch.int64), make_weights())
+    assert out.abs().max() == 0
+    assert torch.autograd.grad(out.sum(), x)[0].abs().max() == 0
