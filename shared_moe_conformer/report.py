@@ -17,16 +17,20 @@ from shared_moe_conformer.data.loaders import EvalLoader
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.expert_usage import frames_per_expert
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.reporting.experiment import experiment_page, read_experiment
 from shared_moe_conformer.reporting.expert_usage import ExpertUsage, expert_layer_names, usage_map, usage_table
 from shared_moe_conformer.reporting.svg import standalone
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+
+PAGE = "report.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     args = _parser().parse_args(arguments)
-    run_main(lambda: _draw_usage(args))
+    run_main(lambda: _draw_usage(args) if args.expert_usage else _write_page(args))
 
 
 def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, epoch: int | None, avg: int) -> ExpertUsage:
@@ -54,6 +58,19 @@ def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, epoch: int | Non
     return ExpertUsage(expert_layer_names(config.model.encoder), frames_per_expert(model.eval(), batches).tolist())
 
 
+def _write_page(args: argparse.Namespace) -> None:
+    """Write the report of an experiment, or of a training that still runs."""
+    experiment = read_experiment(args.exp_dir)
+    features = experiment.config.features
+    counts = count_parameters(experiment.config.model, num_mel_bins=features.num_mel_bins)["total"]
+    parameters = [(f"{kind} parameters", count) for kind, count in counts._asdict().items()]
+    path = args.output or args.exp_dir / PAGE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file:
+        file.write(experiment_page(experiment, parameters=parameters).encode())
+    print(f"wrote {path}")
+
+
 def _draw_usage(args: argparse.Namespace) -> None:
     """Write the picture that --expert-usage asks for, and print the table."""
     tune_cpu()
@@ -72,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m shared_moe_conformer.report", description="Show an experiment in one page, or a part of it."
     )
     parser.add_argument("exp_dir", type=Path, help="what ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE.html", help=f"the page [{PAGE} in the experiment's folder]"
+    )
     usage = parser.add_argument_group("the experts' usage on a split")
     usage.add_argument(
         "--expert-usage", type=Path, metavar="FILE.svg", help="draw how many frames each expert computes"

@@ -25,7 +25,9 @@ from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.pretrained import common_units, load_pretrained
+from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.distributed import connected, world
+from shared_moe_conformer.training.environment import environment
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
     load_to_resume,
@@ -220,6 +222,9 @@ def _log_beginning(
 ) -> None:
     logger.debug("config: %s", json.dumps(to_dict(config)))
     logger.debug("options: %s", options)
+    logger.debug(
+        "environment: %s", json.dumps({**environment(trainer.device), "commit": package_commit() or "unknown"})
+    )
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     logger.info(
         "%s: %.2f million parameters, %d batches an epoch, %d processes on %s with %d threads, torch %s",

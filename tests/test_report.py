@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -45,6 +46,20 @@ def test_expert_usage_is_a_picture_and_a_table(exp_dir: Path, tmp_path: Path, ca
     assert [line.split()[:2] for line in lines[1:4]] == [["layer", str(n)] for n in (1, 2, 3)]
     shares = [float(share.rstrip("%")) for share in lines[1].split()[2:5]]
     assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_a_training_that_was_not_decoded_has_a_page(exp_dir: Path, tmp_path: Path, capsys: Any) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    assert "train first" in refused(capsys, exp_dir)
+    with SummaryWriter(str(exp_dir / "tensorboard")) as writer:
+        writer.add_scalar("dev/loss", 2.0, 10)
+    report.main([str(exp_dir)])
+    assert capsys.readouterr().out == f"wrote {exp_dir}/report.html\n"
+    text = (exp_dir / "report.html").read_text()
+    assert text.startswith("<!doctype html>") and "unrolled parameters" in text and "Loss per frame" in text
+    report.main([str(exp_dir), "--output", str(tmp_path / "new" / "page.html")])
+    assert (tmp_path / "new" / "page.html").read_text() == text
 
 
 def test_mistakes_are_one_line(exp_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

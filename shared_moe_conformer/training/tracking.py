@@ -90,7 +90,7 @@ class Tracker:
         self._interval, self._epoch = Span(), Span()
         self._collapse = CollapseDetector()
         self._bar: Any = None
-        self._label = ""
+        self._label, self._number = "", 0
 
     def watch(self, batches: Iterable[T], *, epoch: int, num_batches: int, num_done: int = 0) -> Iterator[T]:
         """The batches of an epoch, under a progress bar; the time until each comes is counted as waiting.
@@ -101,7 +101,7 @@ class Tracker:
           num_batches: batches of the whole epoch.
           num_done: those already done.
         """
-        self._label = f"epoch {epoch}/{self.num_epochs}"
+        self._label, self._number = f"epoch {epoch}/{self.num_epochs}", epoch
         self._interval, self._epoch = Span(), Span()
         with self._new_bar(num_batches, num_done) as self._bar:
             asked = time.perf_counter()
@@ -137,7 +137,7 @@ class Tracker:
 
     def validated(self, totals: LossTotals, step: int, *, wer: float | None) -> None:
         """Show the losses and expert usage on the validation set, and its word error rate in percent."""
-        self._write("dev", totals.averages(), step)
+        self._write("dev", {**totals.averages(), "epoch": float(self._number)}, step)
         if totals.frames_per_expert is not None:
             self._write_usage("dev", totals.frames_per_expert, step)
         if wer is not None:

@@ -132,6 +132,7 @@ def test_tensorboard_gets_losses_speed_and_expert_usage(fit_tiny: Fit, tmp_path:
     wanted |= {"speed/share_waiting_for_data", "dev/ctc_greedy_wer", "dev_expert_share/feed_forward_00/expert_1"}
     assert wanted <= tags
     assert [event.step for event in events.Scalars("dev/loss")] == [5, 10, 15]
+    assert [event.value for event in events.Scalars("dev/epoch")] == [1, 2, 3]
     assert events.Scalars("dev/ctc_greedy_wer")[0].value == 25.0
 
 

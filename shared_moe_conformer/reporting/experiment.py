@@ -1,0 +1,166 @@
+"""An experiment as one page: how it went, what its experts did, what it reached, and with which options."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared_moe_conformer.config import Config, load_config, to_dict
+from shared_moe_conformer.reporting.curves import training_charts, wer_by_epoch
+from shared_moe_conformer.reporting.expert_sections import collapsed_experts, expert_charts
+from shared_moe_conformer.reporting.history import Series, TrainingLog, read_history, read_log
+from shared_moe_conformer.reporting.interval_chart import Rate, interval_chart
+from shared_moe_conformer.reporting.markup import Markup, tag
+from shared_moe_conformer.reporting.page import cards, folded, page, section, table, tiles, warning, wide_card
+from shared_moe_conformer.reporting.results import Result, most_frequent_errors, read_results
+
+MAX_LOG_LINES = 40
+MAX_NAME = 30
+
+
+class Experiment(NamedTuple):
+    """What is known of an experiment's folder."""
+
+    name: str
+    config: Config
+    history: Mapping[str, Series]
+    log: TrainingLog
+    results: list[Result]
+
+
+def read_experiment(exp_dir: Path) -> Experiment:
+    """What a training and its decodings have left in a folder.
+
+    Raises:
+      FileNotFoundError: no training there.
+      ValueError: its files are damaged, or nothing has been written yet.
+    """
+    config = load_config(exp_dir / "config.json")
+    return Experiment(exp_dir.resolve().name, config, read_history(exp_dir), read_log(exp_dir), read_results(exp_dir))
+
+
+def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, int]] = ()) -> str:
+    """The page.
+
+    Args:
+      experiment: what it shows.
+      parameters: counts by their names.
+    """
+    config = experiment.config
+    about = f"{config.data.corpus}, {config.data.language}; {experiment.log.beginning}".rstrip("; ")
+    return page(
+        f"{experiment.name}: training report",
+        tag("h1", experiment.name),
+        tag("p", about, class_="faint"),
+        tiles(_key_numbers(experiment, parameters)),
+        *_warnings(experiment),
+        *filter(
+            None,
+            (
+                section("Training", cards(*training_charts(experiment.history))),
+                section("Experts", *expert_charts(experiment.history, config.model.encoder)),
+                section("Results", *_results(experiment.results)),
+                section("Most frequent errors", *_errors(experiment.results)),
+                section("Options", *_options(config)),
+                section("Environment", _environment(experiment.log)),
+            ),
+        ),
+    )
+
+
+def _key_numbers(experiment: Experiment, parameters: Sequence[tuple[str, int]]) -> list[tuple[str, str]]:
+    epochs, rates = wer_by_epoch(experiment.history)
+    planned = experiment.config.training.num_epochs
+    numbers = [(f"{epochs[-1] if epochs else 0} of {planned}", "epochs")]
+    if rates:
+        best = min(range(len(rates)), key=rates.__getitem__)
+        numbers.append((f"{rates[best]:.1f} %", f"best dev WER, CTC greedy, epoch {epochs[best]}"))
+    for test_set in dict.fromkeys(result.test_set for result in experiment.results):
+        best_result = next(result for result in experiment.results if result.test_set == test_set)
+        numbers.append((f"{best_result.wer:.1f} %", f"best WER on {test_set}, {best_result.method}"))
+    numbers += [(f"{count / 1e6:.2f} M", name) for name, count in parameters]
+    speed = experiment.history.get("speed/hours_of_audio_per_hour")
+    if speed:
+        numbers.append((f"{sorted(speed.values)[len(speed.values) // 2]:.0f} h/h", "hours of audio per hour, median"))
+    return numbers
+
+
+def _warnings(experiment: Experiment) -> list[Markup]:
+    found = collapsed_experts(experiment.history, experiment.config.model.encoder)
+    boxes = [warning("Experts that are hardly used", found)] if found else []
+    skipped = experiment.history.get("train/num_skipped")
+    count = round(sum(skipped.values)) if skipped else 0
+    if count:
+        boxes.append(warning(f"{count} updates were skipped", ["A loss or the gradient was not finite: see the log."]))
+    if experiment.log.warnings:
+        shown = [*experiment.log.warnings[-MAX_LOG_LINES:]]
+        title = f"{len(experiment.log.warnings)} warnings in the log"
+        boxes.append(tag("div", folded(title, tag("ul", *(tag("li", line) for line in shown))), class_="card warning"))
+    return boxes
+
+
+def _results(results: Sequence[Result]) -> list[Markup]:
+    parts = []
+    for test_set in dict.fromkeys(result.test_set for result in results):
+        own = [result for result in results if result.test_set == test_set]
+        rates = [Rate(name, r.wer, r.wer_low, r.wer_high) for name, r in zip(_row_names(own), own)]
+        chart = interval_chart(rates[:20], title=f"{test_set}: WER in percent, with its 95 % interval")
+        rows = [
+            [r.settings, f"{r.epoch}/{r.avg}", r.errors, f"{r.wer:.2f}", f"{r.cer:.2f}", f"{r.real_time_factor:.4f}"]
+            for r in own
+        ]
+        columns = ["settings", "epoch/avg", f"errors of {own[0].words} words", "WER %", "CER %", "RTF"]
+        parts.append(wide_card(chart, table(columns, rows, numbers=3)))
+    return parts
+
+
+def _row_names(results: Sequence[Result]) -> list[str]:
+    """The methods; where one occurs more than once, its options, and which epochs, if they are not all the same."""
+    methods = Counter(result.method for result in results)
+    several = len({(result.epoch, result.avg) for result in results}) > 1
+    names = []
+    for result in results:
+        name = result.method if methods[result.method] == 1 else result.settings
+        short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+        names.append(short + f" ({result.epoch}/{result.avg})" * several)
+    return names
+
+
+def _errors(results: Sequence[Result]) -> list[Markup]:
+    """Those of the best method on each test set."""
+    parts = []
+    for test_set in dict.fromkeys(result.test_set for result in results):
+        best = next(result for result in results if result.test_set == test_set)
+        lists = [
+            tag("div", tag("h3", kind.lower()), table(["", ""], [[what, str(n)] for n, what in found], numbers=1))
+            for kind, found in most_frequent_errors(best).items()
+        ]
+        shown = cards(*lists)
+        if shown:
+            parts += [tag("p", f"{test_set}, {best.method} (reference -> recognised)", class_="faint"), shown]
+    return parts
+
+
+def _options(config: Config) -> list[Markup]:
+    return [folded(name, _option_table(values)) for name, values in to_dict(config).items()]
+
+
+def _option_table(values: dict[str, Any]) -> Markup:
+    return table(["option", "value"], [[name, _shown(value)] for name, value in _leaves(values).items()])
+
+
+def _leaves(values: dict[str, Any]) -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in values.items():
+        leaves |= _leaves(value) if isinstance(value, dict) else {name: value}
+    return leaves
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _environment(log: TrainingLog) -> Markup | None:
+    return wide_card(table(["", ""], [*log.environment.items()])) if log.environment else None

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared_moe_conformer.reporting.results import most_frequent_errors, read_results
+from tests.reporting.conftest import EVIL
+
+
+def test_results_are_read_best_first(exp_dir: Path) -> None:
+    best, other = read_results(exp_dir)
+    assert (best.method, best.test_set, best.epoch, best.avg) == ("beam", "test", 3, 2)
+    assert (best.wer, other.wer, best.words) == (40.0, 60.0, 5)
+    assert best.wer_low <= best.wer <= best.wer_high and best.errors == "1 ins, 1 del, 0 sub"
+
+
+def test_damaged_summaries_are_left_out(exp_dir: Path) -> None:
+    for name, content in (("a", b""), ("b", b"settings\tWER\nx\tmany\n"), ("c", b"\xff\xfe\x00")):
+        (exp_dir / "beam" / f"wer-summary-test-epoch-1-avg-1-{name}.txt").write_bytes(content)
+    (exp_dir / "beam" / "wer-summary-other.txt").write_text("")
+    assert len(read_results(exp_dir)) == 2
+
+
+def test_errors_are_counted_by_kind(exp_dir: Path) -> None:
+    best, other = read_results(exp_dir)
+    assert most_frequent_errors(best) == {"DELETIONS": [(1, EVIL)], "INSERTIONS": [(1, "E")]}
+    assert most_frequent_errors(other)["SUBSTITUTIONS"] == [(1, "B -> X")]
+    assert most_frequent_errors(best, at_most=0) == {"DELETIONS": [], "INSERTIONS": []}
+    best.path.with_name(best.path.name.replace("wer-summary", "errs")).unlink()
+    assert most_frequent_errors(best) == {}
