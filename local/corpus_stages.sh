@@ -18,7 +18,7 @@
 #:   --mirror URL       of what OpenSLR has (http://www.openslr.org/resources)
 #:   --perturb-speed false    train on the recordings alone; true: on copies at 0.9 and 1.1 times their speed, too (true)
 #:   --musan DIR|download     prepare MUSAN's noises, too, for ./train.py --noise-manifest (none)
-#:   --ngram-order N    words of the language model's longest n-grams (3)
+#:   --ngram-order N    words of the language model's longest n-grams
 #:   --ctc-topology standard|modified|auto   of the decoding graph; auto: modified, which is smaller, from 500 units on
 #:   --thorough true|false    read all recordings and all features when they are checked
 #:   --num-jobs J       processes that compute features (1)
@@ -32,7 +32,7 @@ download_dir=download
 mirror=http://www.openslr.org/resources
 perturb_speed=true
 musan=
-ngram_order=3
+ngram_order="${ngram_order:-3}"
 ctc_topology="${ctc_topology:-auto}"
 thorough="${thorough:-true}"
 num_jobs=1

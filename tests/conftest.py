@@ -138,8 +138,8 @@ def saved(tmp_path: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
 
 
 @pytest.fixture(scope="session")
-def prepared_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the asterisk recipe's folder that its own prepare.sh has prepared: real speech, for slow tests.
+def downloaded_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the asterisk recipe's folder after its prepare.sh's first stage: real speech in `download`.
 
     With PREPARED_RECIPE=<recipe folder> in the environment, what is prepared there is copied instead.
     """
@@ -155,9 +155,15 @@ def prepared_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     download = run_prepare(recipe, "--stop-stage", "0")
     if "the packages cannot be downloaded" in download.stderr or "is missing: use a Debian" in download.stderr:
         pytest.skip(f"no corpus: {download.stderr.splitlines()[-1]}")
-    result = run_prepare(recipe)
-    assert result.returncode == 0, result.stderr
     return recipe
+
+
+@pytest.fixture(scope="session")
+def prepared_recipe(downloaded_recipe: Path) -> Path:
+    """The same after all stages, for slow tests."""
+    result = run_prepare(downloaded_recipe)
+    assert result.returncode == 0, result.stderr
+    return downloaded_recipe
 
 
 def run_prepare(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

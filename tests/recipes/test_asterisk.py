@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import wave
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -14,17 +12,9 @@ from hypothesis import strategies as st
 
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.parameters import count_parameters
+from tests.recipes.loading import load
 
 RECIPE = Path(__file__).resolve().parents[2] / "egs/asterisk/ASR"
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 manifests = load(RECIPE / "local/build_manifests.py")
@@ -149,10 +139,3 @@ def test_the_configs_differ_in_sharing_and_experts_alone() -> None:
     assert set(encoders["full"].group_sizes) == {1} and encoders["full"].experts_in == "none"
     assert encoders["shared"].experts_in == "none" and encoders["base"].experts_in == "second"
     assert encoders["shared"].group_sizes == encoders["base"].group_sizes != encoders["full"].group_sizes
-
-
-def test_base_stores_at_most_a_third_of_fulls_encoder_and_computes_as_much() -> None:
-    full, base = (count_parameters(CONFIGS[name].model)["encoder"] for name in ("full", "base"))
-    assert 3 * base.unique <= full.unique
-    encoder = CONFIGS["base"].model.encoder
-    assert base.active - full.active == encoder.num_layers * encoder.encoder_dim * encoder.num_experts  # the routers
