@@ -54,7 +54,7 @@ from shared_moe_conformer.speech.recognition import (
     pools,
     read_segments,
 )
-from shared_moe_conformer.speech.transcript import EMPTY, Transcript, make_transcript
+from shared_moe_conformer.speech.transcript import EMPTY, Transcript, transcript_of
 
 ENCODER_FRAME_SHIFT = 0.04
 """Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""
@@ -249,25 +249,9 @@ class Bundle:
             on_error(end.recording, end.error)
             return EMPTY
         found.sort(key=lambda segment: segment[0])
-        return make_transcript(
-            [token for _, hyp in found for token in hyp.tokens],
-            [start / ENCODER_FRAME_SHIFT + frame for start, hyp in found for frame in hyp.frames],
-            pieces=self.tokenizer.pieces,
-            decode=self.tokenizer.decode,
-            frame_shift=ENCODER_FRAME_SHIFT,
-            words=_words_of_graph(found),
+        return transcript_of(
+            found, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode, frame_shift=ENCODER_FRAME_SHIFT
         )
-
-
-def _words_of_graph(found: list[tuple[float, Hypothesis]]) -> list[tuple[str, float]] | None:
-    """The words that a graph gave, each with its frame, counted from the recording's start; None without a graph."""
-    if not any(hyp.words for _, hyp in found):
-        return None
-    return [
-        (word, start / ENCODER_FRAME_SHIFT + frame)
-        for start, hyp in found
-        for word, frame in zip(hyp.words or (), hyp.word_frames or ())
-    ]
 
 
 @functools.lru_cache(maxsize=4)

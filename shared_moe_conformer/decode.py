@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,12 +13,14 @@ import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, load_config, require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.loading import load_resources
 from shared_moe_conformer.decoding.methods import (
     METHODS,
@@ -39,6 +42,8 @@ from shared_moe_conformer.decoding.scoring import (
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
+from shared_moe_conformer.speech.transcript import transcript_of
 from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
 
 FRAME_SHIFT_SECONDS = 0.01
@@ -57,6 +62,8 @@ class MethodResult:
 
     config: DecodingConfig
     decoded: list[Decoded] = field(default_factory=list)
+    hyps: list[Hypothesis] = field(default_factory=list)
+    """Of the same utterances."""
     seconds: float = 0.0
     """Encoder and search."""
     audio_seconds: float = 0.0
@@ -102,6 +109,7 @@ def decode_batches(
             hyps = decode_batch(model, encoder_output, result.config, resources=resources)
             result.seconds += encoder_seconds + _now(device) - begin
             result.audio_seconds += audio_seconds
+            result.hyps += hyps
             result.decoded += [
                 Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
                 for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
@@ -132,6 +140,9 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
                         help="audio in a batch, in seconds; changes no result [as in training]")  # fmt: skip
     parser.add_argument("--num-workers", type=int, default=argparse.SUPPRESS,
                         help="processes that load batches [as in training]")  # fmt: skip
+    parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
+                        help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
+                        "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
     add_flags(parser, DecodingConfig)
     return parser
 
@@ -156,6 +167,22 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
         results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
         _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint, left_out=left_out)
+        for result in results:
+            name = f"{test_set}-{checkpoint}-{settings(result.config)}"
+            folder = exp_dir / result.config.decoding_method
+            for output_format in args.output_format:
+                write_results(_with_times(result, tokenizer), folder, name=name, output_format=output_format)
+
+
+def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
+    """The utterances with the times and confidences of their words."""
+    transcript = functools.partial(
+        transcript_of, pieces=tokenizer.pieces, decode=tokenizer.decode, frame_shift=ENCODER_FRAME_SHIFT
+    )
+    return [
+        Result(decoded.cut_id, decoded.ref, transcript([(0.0, hyp)]))
+        for decoded, hyp in zip(result.decoded, result.hyps, strict=True)
+    ]
 
 
 def _newest_epoch(exp_dir: Path) -> int:

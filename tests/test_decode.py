@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,23 @@ def test_mistakes_end_with_one_line(recipe: Path, capsys, arguments: list[str], 
     error = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 1
     assert len(error) == 1 and message in error[0]
+
+
+def test_words_have_times_and_confidences_in_other_formats(recipe: Path) -> None:
+    formats = ("--output-format", "ctm", "--output-format", "jsonl")
+    run(recipe, "--decoding-method", "ctc_prefix_beam_search", *formats)
+    (ctm,), (jsonl,) = (
+        (recipe / "exp/base/ctc_prefix_beam_search").glob(f"hyps-*.{kind}") for kind in ("ctm", "jsonl")
+    )
+    records = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    words = [(record["id"], word) for record in records for word in record["words"]]
+    rows = [line.split() for line in ctm.read_text().splitlines()]
+    assert len(records) == 4 and words
+    assert [(cut_id, word["text"], f"{word['confidence']:.2f}") for cut_id, word in words] == [
+        (row[0], row[4], row[5]) for row in rows
+    ]
+    (recogs,) = (recipe / "exp/base/ctc_prefix_beam_search").glob("recogs-*")
+    assert recogs.name.removeprefix("recogs-") == jsonl.name.removeprefix("hyps-").replace(".jsonl", ".txt")
 
 
 @pytest.mark.parametrize("phrases", ["FOUR\n", "two"])

@@ -27,15 +27,37 @@ def collapse(labels: Tensor) -> Tensor:
 def ctc_greedy_search(model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor) -> list[Hypothesis]:
     """Return the tokens of the best path, which takes the likeliest label of each frame.
 
+    Their confidences are `peak_posteriors`.
+
     Args:
       encoder_out: encoder frames, (N, T, C).
       encoder_out_lens: valid frames of each utterance, (N,).
     """
     valid = valid_frames(encoder_out, encoder_out_lens)
-    log_probs, labels = model.ctc_log_probs(encoder_out).max(dim=-1)
-    labels = labels.where(valid, torch.full_like(labels, BLANK_ID))
-    scores = log_probs.where(valid, torch.zeros_like(log_probs)).sum(dim=1)
-    return hypotheses_from_frames(collapse(labels), scores, blank_id=BLANK_ID)
+    posteriors = only_blank_in_padding(model.ctc_log_probs(encoder_out), valid)
+    log_probs, labels = posteriors.max(dim=-1)
+    path = collapse(labels)
+    return hypotheses_from_frames(
+        path, log_probs.sum(dim=1), blank_id=BLANK_ID, confidences=peak_posteriors(posteriors, path)
+    )
+
+
+def peak_posteriors(log_probs: Tensor, path: Tensor) -> Tensor:
+    """How sure the CTC head is of each token of a path: its highest posterior until the next token begins, (N, T).
+
+    Args:
+      log_probs: of the CTC head, (N, T, V).
+      path: the token that begins at each frame, blank where none does, (N, T).
+
+    Source of posteriors as confidences: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence
+    estimation for end-to-end automatic speech recognition (arXiv 2212.08703), the maximum probability.
+    """
+    frame = torch.arange(path.size(1), device=path.device).expand_as(path)
+    begin = frame.where(path != BLANK_ID, torch.zeros_like(path)).cummax(dim=1).values  # of each frame's token
+    posterior = log_probs.gather(2, path.gather(1, begin).unsqueeze(2)).squeeze(2).exp()
+    # Read from the end, each token's beginning outweighs all posteriors of the next token's.
+    highest = (posterior.double() - 2 * begin).flip(1).cummax(dim=1).values.flip(1) + 2 * begin
+    return highest.to(posterior.dtype)
 
 
 class Prefixes(NamedTuple):
@@ -63,7 +85,7 @@ def ctc_prefix_beam_search(
     """Return the likeliest token sequence, each one's alignments summed, among `beam` prefixes kept per utterance.
 
     With a beam that holds every prefix the sum is exact. A token's frame is the one at which the likeliest way
-    into its prefix begins.
+    into its prefix begins; its confidence is `peak_posteriors`.
 
     Args:
       encoder_out: encoder frames, (N, T, C).
@@ -80,7 +102,8 @@ def ctc_prefix_beam_search(
     for t in range(valid.size(1)):
         prefixes, parents[t], tokens[t] = _advance(prefixes, log_probs[:, t])
     scores, best = prefixes.total.max(dim=1)
-    return hypotheses_from_frames(trace_back(parents, tokens, best), scores, blank_id=BLANK_ID)
+    path = trace_back(parents, tokens, best)
+    return hypotheses_from_frames(path, scores, blank_id=BLANK_ID, confidences=peak_posteriors(log_probs, path))
 
 
 def _empty_prefixes(num_utterances: int, beam: int, device: torch.device) -> Prefixes:

@@ -37,12 +37,22 @@ def as_vtt(name: str, transcript: Transcript) -> str:
 
 
 def as_ctm(name: str, transcript: Transcript) -> str:
-    """One line a word: recording, channel, start and duration in seconds, word; a comment where nothing was said.
+    """`ctm_lines` of a file, under its name without folder and suffix."""
+    return ctm_lines(Path(name).stem, transcript)
+
+
+def ctm_lines(recording: str, transcript: Transcript) -> str:
+    """One line a word: recording, channel, start and duration in seconds, word, and its confidence if it is known; a
+    comment where nothing was said.
 
     Source: NIST's sclite, CTM format (`;;` begins a comment; fields are separated by spaces).
     """
-    recording = re.sub(r"\s+", "_", Path(name).stem)
-    rows = [f"{recording} 1 {w.start:.2f} {w.end - w.start:.2f} {w.text}" for w in transcript.words]
+    recording = re.sub(r"\s+", "_", recording)
+    rows = [
+        f"{recording} 1 {w.start:.2f} {w.end - w.start:.2f} {w.text}"
+        + ("" if w.confidence is None else f" {w.confidence:.2f}")
+        for w in transcript.words
+    ]
     return "\n".join(rows or [f";; {recording}: nothing recognised"])
 
 

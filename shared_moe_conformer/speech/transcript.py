@@ -6,7 +6,7 @@ import itertools
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from shared_moe_conformer.text import is_ideograph
 
@@ -22,6 +22,8 @@ class Word(NamedTuple):
     """When its first token was found."""
     end: float
     """One encoder frame after its last token was found: a little before the word really ends."""
+    confidence: float | None = None
+    """How sure the search is of it, 0 to 1; None: it does not say."""
 
 
 class Transcript(NamedTuple):
@@ -33,11 +35,76 @@ class Transcript(NamedTuple):
     times: list[float]
     """When each token was found, in seconds from the start."""
     words: list[Word]
+    confidences: list[float] | None = None
+    """How sure the search is of each token, 0 to 1; None: it does not say."""
+
+
+class GivenWord(NamedTuple):
+    """A word that a graph with a lexicon gave."""
+
+    text: str
+    frame: float
+    """Encoder frame at which it was given."""
+    confidence: float | None = None
+
+
+class Found(Protocol):
+    """What a search found in a piece of audio (`decoding.hypothesis.Hypothesis`)."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+    @property
+    def frames(self) -> list[int]: ...
+    @property
+    def words(self) -> list[str] | None: ...
+    @property
+    def confidences(self) -> list[float] | None: ...
+    @property
+    def word_frames(self) -> list[int] | None: ...
+    @property
+    def word_confidences(self) -> list[float] | None: ...
 
 
 EMPTY = Transcript("", [], [], [])
 LINE_WIDTH = 100
 INDENT = "    "
+DIGITS = 2
+"""Of confidences: what versions of torch compute differs by less."""
+
+
+def transcript_of(
+    found: Sequence[tuple[float, Found]],
+    *,
+    pieces: Sequence[str],
+    decode: Callable[[list[int]], str],
+    frame_shift: float,
+) -> Transcript:
+    """The transcript of a recording.
+
+    Args:
+      found: the start of each piece of it, in seconds, and what was found there; in order.
+      pieces, decode, frame_shift: see `make_transcript`.
+    """
+    offsets = [start / frame_shift for start, _ in found]
+    sure = [c for _, hyp in found for c in hyp.confidences or ()]
+    tokens = [token for _, hyp in found for token in hyp.tokens]
+    return make_transcript(
+        tokens,
+        [offset + frame for offset, (_, hyp) in zip(offsets, found) for frame in hyp.frames],
+        pieces=pieces,
+        decode=decode,
+        frame_shift=frame_shift,
+        words=[word for offset, (_, hyp) in zip(offsets, found) for word in _given_words(hyp, offset)]
+        if any(hyp.words for _, hyp in found)
+        else None,
+        confidences=sure if len(sure) == len(tokens) and found else None,
+    )
+
+
+def _given_words(hyp: Found, offset: float) -> list[GivenWord]:
+    words, frames = hyp.words or [], hyp.word_frames or []
+    sure: Sequence[float | None] = hyp.word_confidences or [None] * len(words)
+    return [GivenWord(text, offset + frame, c) for text, frame, c in zip(words, frames, sure)]
 
 
 def make_transcript(
@@ -47,7 +114,8 @@ def make_transcript(
     pieces: Sequence[str],
     decode: Callable[[list[int]], str],
     frame_shift: float,
-    words: Sequence[tuple[str, float]] | None = None,
+    words: Sequence[GivenWord] | None = None,
+    confidences: Sequence[float] | None = None,
 ) -> Transcript:
     """The transcript of a search's result.
 
@@ -57,23 +125,39 @@ def make_transcript(
       pieces: every token's text, by id.
       decode: token ids to text.
       frame_shift: seconds from one encoder frame to the next.
-      words: the words, where a graph with a lexicon gave them, and the frame at which it gave each; None: the tokens
-        alone tell the text.
+      words: the words, where a graph with a lexicon gave them; None: the tokens alone tell the text.
+      confidences: of each token; a word that no graph gave is as sure as its least sure token.
+
+    Source of the minimum: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
+    end-to-end automatic speech recognition (arXiv 2212.08703), one of the aggregations compared there.
     """
     times = [round(frame * frame_shift, 3) for frame in frames]
     tokens = [pieces[i] for i in token_ids]
+    sure = None if confidences is None else [round(confidence, DIGITS) for confidence in confidences]
     spelled = []
     for group in _word_groups(tokens):
         text = decode([token_ids[i] for i in group]).strip()
         if text:
-            spelled.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3)))
+            least = min(sure[i] for i in group) if sure is not None else None
+            spelled.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3), least))
     if words is None:
-        return Transcript(decode(list(token_ids)).strip(), tokens, times, spelled)
+        return Transcript(decode(list(token_ids)).strip(), tokens, times, spelled, sure)
+    return Transcript(" ".join(word.text for word in words), tokens, times, _timed(words, spelled, frame_shift), sure)
+
+
+def _timed(words: Sequence[GivenWord], spelled: Sequence[Word], frame_shift: float) -> list[Word]:
+    """The words of a graph with the times of their tokens."""
+    sure = [None if word.confidence is None else round(word.confidence, DIGITS) for word in words]
     if len(words) == len(spelled):
-        given = [word._replace(text=text) for word, (text, _) in zip(spelled, words)]
-    else:  # a run of a token, which a graph may read as one token or as two
-        given = [Word(text, round(f * frame_shift, 3), round((f + 1) * frame_shift, 3)) for text, f in words]
-    return Transcript(" ".join(text for text, _ in words), tokens, times, given)
+        return [
+            by_tokens._replace(text=word.text, confidence=by_tokens.confidence if c is None else c)
+            for by_tokens, word, c in zip(spelled, words, sure)
+        ]
+    # a run of a token, which a graph may read as one token or as two
+    return [
+        Word(word.text, round(word.frame * frame_shift, 3), round((word.frame + 1) * frame_shift, 3), c)
+        for word, c in zip(words, sure)
+    ]
 
 
 def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
@@ -106,8 +190,17 @@ def as_times(name: str, transcript: Transcript) -> str:
 
 def as_json(name: str, transcript: Transcript) -> str:
     """One JSON object on one line."""
-    words = [word._asdict() for word in transcript.words]
-    return json.dumps({"file": name, **transcript._asdict(), "words": words}, ensure_ascii=False)
+    return json.dumps({"file": name, **as_record(transcript)}, ensure_ascii=False)
+
+
+def as_record(transcript: Transcript) -> dict[str, Any]:
+    """The transcript as JSON holds it: confidences only where the search tells them."""
+    record = {**transcript._asdict(), "words": [_known(word) for word in transcript.words]}
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _known(word: Word) -> dict[str, Any]:
+    return {name: value for name, value in word._asdict().items() if value is not None}
 
 
 def display_width(text: str) -> int:

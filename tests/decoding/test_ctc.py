@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared_moe_conformer.decoding.ctc import collapse, ctc_greedy_search, ctc_prefix_beam_search
+from shared_moe_conformer.decoding.ctc import collapse, ctc_greedy_search, ctc_prefix_beam_search, peak_posteriors
 
 # A model whose encoder frames are the posteriors themselves.
 POSTERIORS: Any = SimpleNamespace(ctc_log_probs=lambda encoder_out: encoder_out)
@@ -123,3 +123,21 @@ def test_prefix_beam_keeps_the_frames_of_the_likeliest_way() -> None:
     log_probs[0, 3, 0], log_probs[0, 3, 1] = 1e-4, 1.0
     (hyp,) = ctc_prefix_beam_search(POSTERIORS, log_probs.log(), torch.tensor([6]), beam=4)
     assert (hyp.tokens, hyp.frames) == ([1], [3])
+
+
+def test_a_token_is_as_sure_as_its_highest_posterior_until_the_next_one() -> None:
+    generator = torch.Generator().manual_seed(5)
+    log_probs = torch.randn(3, 8, 4, generator=generator).log_softmax(-1)
+    path = torch.tensor([[0, 2, 0, 0, 3, 3, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1], [0] * 8])
+    sure = peak_posteriors(log_probs, path)
+    for row, frames, probs in zip(sure, path, log_probs.exp()):
+        begins = frames.nonzero().squeeze(1).tolist()
+        for begin, end in zip(begins, [*begins[1:], len(frames)]):
+            assert float(row[begin]) == pytest.approx(float(probs[begin:end, frames[begin]].max()))
+
+
+@pytest.mark.parametrize("search", [ctc_greedy_search, ctc_prefix_beam_search])
+def test_every_token_has_a_confidence(search, make_model, make_batch) -> None:
+    hyps = search(make_model(7), *make_batch([12, 0, 5]))
+    assert all(len(hyp.confidences) == len(hyp.tokens) for hyp in hyps) and hyps[0].tokens
+    assert all(0 < confidence <= 1 for hyp in hyps for confidence in hyp.confidences)

@@ -38,6 +38,8 @@ def test_ctm() -> None:
         "a_b 1 1.00 0.20 THERE",
         "a_b 1 3661.50 0.54 <R&D>",
     ]
+    sure = GREETING._replace(words=[GREETING.words[0]._replace(confidence=0.5)])
+    assert as_ctm("a.wav", sure) == "a 1 0.50 0.40 HELLO 0.50"
 
 
 def test_silence() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from shared_moe_conformer.speech.transcript import (
     as_times,
     display_width,
     make_transcript,
+    transcript_of,
 )
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", "▁HE", "L", "LO", "▁WORLD", "▁", "▁I"]
@@ -32,7 +34,7 @@ def test_words_start_at_their_first_token_and_end_after_their_last() -> None:
     result = transcript([3, 4, 5, 6])
     assert result.text == "HELLO WORLD"
     assert result.times == [0.0, 0.12, 0.24, 0.36]
-    assert result.words == [("HELLO", 0.0, 0.28), ("WORLD", 0.36, 0.4)]
+    assert result.words == [("HELLO", 0.0, 0.28, None), ("WORLD", 0.36, 0.4, None)]
 
 
 def test_each_chinese_character_is_a_word() -> None:
@@ -88,3 +90,34 @@ def test_json_is_one_line_with_everything() -> None:
     assert values["file"] == "a.wav"
     assert values["tokens"] == ["▁HE", "▁WORLD"]
     assert values["words"][1] == {"text": "WORLD", "start": 0.12, "end": 0.16}
+
+
+class Hyp(NamedTuple):
+    tokens: list[int]
+    frames: list[int]
+    words: list[str] | None = None
+    confidences: list[float] | None = None
+    word_frames: list[int] | None = None
+    word_confidences: list[float] | None = None
+
+
+def pieced(*found: tuple[float, Hyp]) -> Transcript:
+    return transcript_of(found, pieces=PIECES, decode=decode, frame_shift=0.04)
+
+
+def test_a_word_is_as_sure_as_its_least_sure_token() -> None:
+    result = pieced((0.0, Hyp([3, 5], [0, 2], confidences=[0.987, 0.5])), (4.0, Hyp([6], [1], confidences=[0.25])))
+    assert result.confidences == [0.99, 0.5, 0.25]
+    assert result.words == [("HELO", 0.0, 0.12, 0.5), ("WORLD", 4.04, 4.08, 0.25)]
+    assert json.loads(as_json("a.wav", result))["words"][1]["confidence"] == 0.25
+    unsure = pieced((0.0, Hyp([3, 5], [0, 2])))
+    assert unsure.confidences is None and unsure.words[0].confidence is None
+    assert "confidence" not in as_json("a.wav", unsure)
+
+
+def test_words_of_a_graph_keep_its_confidences() -> None:
+    hyp = Hyp([3, 6], [0, 4], ["HE", "WORLD"], [0.9, 0.8], [0, 4], [0.75, 0.5])
+    assert [word.confidence for word in pieced((0.0, hyp)).words] == [0.75, 0.5]
+    assert [word.confidence for word in pieced((0.0, hyp._replace(word_confidences=None))).words] == [0.9, 0.8]
+    other = hyp._replace(words=["ONE"], word_frames=[4], word_confidences=[0.125])
+    assert pieced((1.0, other)).words == [("ONE", 1.16, 1.2, 0.12)]
