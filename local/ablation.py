@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Train and decode variants of a recipe's config with several seeds, and write the comparison into its README.
+
+    local/ablation.py --recipe fillets --config base-nl --seeds 3 --num-epochs 5
+    local/ablation.py --recipe fillets --report
+
+Every run is one of the recipe's train.py and decode.py; it can be killed at any time, and the same command goes on.
+A run that has ended is a line in the recipe's results.jsonl, to which other machines can add.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from shared_moe_conformer.ablation.report import write_report
+from shared_moe_conformer.ablation.results import read_results
+from shared_moe_conformer.ablation.runs import Ablation, Budget, run_all
+from shared_moe_conformer.ablation.variants import chosen, variants_of
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.params import read_configs
+
+EGS = Path(__file__).resolve().parent.parent / "egs"
+
+
+def main() -> None:
+    args = parser().parse_args()
+    recipe = args.recipe if args.recipe.is_dir() else EGS / args.recipe / "ASR"
+    configs = read_configs(recipe / "config.py")
+    if args.report:
+        results = read_results(recipe / "results.jsonl")
+        variants = {result.config: variants_of(configs[result.config]) for result in results}
+        write_report(recipe / "README.md", results, variants)
+        print(f"wrote {recipe / 'README.md'}, of {len(results)} runs")
+        return
+    require(args.config in configs, f"--config {args.config}: {recipe} has {', '.join(configs)}")
+    base = configs[args.config]
+    budget = Budget(args.num_epochs or base.training.num_epochs, args.avg, args.num_threads)
+    ablation = Ablation(recipe.resolve(), args.config, base, budget)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    run_all(ablation, chosen(variants_of(base), args.variants), seeds)
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--recipe", type=Path, required=True, help="a recipe's name or its folder")
+    result.add_argument("--config", default="base", help="named config that shares blocks and has experts [base]")
+    result.add_argument("--variants", nargs="*", default=[], help="some of the table's [all]")
+    result.add_argument("--seeds", type=int, default=3, help="seeds of each variant [3]")
+    result.add_argument("--first-seed", type=int, default=1, help="[1]")
+    result.add_argument("--num-epochs", type=int, default=0, help="epochs of each run [the config's]")
+    result.add_argument("--avg", type=int, default=1, help="epochs over which weights are averaged [1]")
+    result.add_argument("--num-threads", type=int, default=1, help="threads of each run [1]")
+    result.add_argument("--report", action="store_true", help="run nothing; write the recipe's README")
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,140 @@
+"""The report of an ablation: tables and a picture, written into a recipe's README between two marks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shared_moe_conformer.ablation.figure import Point, draw
+from shared_moe_conformer.ablation.results import Result
+from shared_moe_conformer.ablation.statistics import Rates, error_rates
+from shared_moe_conformer.ablation.variants import Variant
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.config import require
+
+BEGIN = "<!-- written by local/ablation.py --report; do not edit -->"
+END = "<!-- end of what local/ablation.py wrote -->"
+REFERENCE = "full"
+OTHER_METHODS = ("modified_beam_search", "ctc_greedy_search")
+
+
+class Row(NamedTuple):
+    """A variant in the table."""
+
+    variant: Variant
+    runs: list[Result]
+    words: Rates
+    """Of greedy search, as are the characters'."""
+    characters: Rates
+    others: list[Rates]
+    """Word error rates of the other searches."""
+
+    @property
+    def unique(self) -> int:
+        """Parameters that the encoder stores."""
+        return self.runs[0].encoder_unique
+
+
+def write_report(readme: Path, results: Iterable[Result], variants: dict[str, dict[str, Variant]]) -> None:
+    """Replace what stands between the marks of a README, and draw the pictures beside it.
+
+    Args:
+      readme: the recipe's.
+      results: all of the recipe.
+      variants: by named config, the variants of its ablation.
+
+    Raises:
+      ValueError: the README lacks the marks, or there is nothing to report.
+    """
+    text = readme.read_text(encoding="utf-8")
+    require(
+        text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END),
+        f"{readme} lacks the two lines between which the report goes: {BEGIN} and {END}",
+    )
+    tables = [section(runs, variants[runs[0].config], readme.parent) for runs in budgets(results)]
+    require(bool(tables), "there is no result to report: run the ablation first")
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    with atomic_file(readme) as file:
+        file.write((before + BEGIN + "\n\n" + "\n\n".join(tables) + "\n\n" + after).encode())
+
+
+def budgets(results: Iterable[Result]) -> list[list[Result]]:
+    """Results that can be compared: of one config, with one number of epochs."""
+    groups: dict[tuple[str, int], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.config, result.num_epochs), []).append(result)
+    return list(groups.values())
+
+
+def section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> str:
+    """One table with its picture, in Markdown."""
+    rows = rows_of(runs, variants)
+    first = runs[0]
+    picture = folder / f"ablation-{first.config}-{first.num_epochs}-epochs.svg"
+    draw(picture, [Point(r.variant.name, r.unique, r.words.percent, r.characters.percent) for r in rows])
+    lines = [
+        f"**`{first.config}`, {first.num_epochs} epochs.** {description(runs)}",
+        "",
+        f"![Error rates against the encoder's parameters]({picture.name})",
+        "",
+        *table(rows),
+    ]
+    return "\n".join(lines)
+
+
+def rows_of(runs: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
+    """The variants that have results, in the order of their table."""
+    by_variant = {name: [run for run in runs if run.variant == name] for name in variants}
+    by_variant = {name: found for name, found in by_variant.items() if found}
+    words, *others = (
+        error_rates(by_variant, method=method, level="word", reference=REFERENCE)
+        for method in ("greedy_search", *OTHER_METHODS)
+    )
+    characters = error_rates(by_variant, method="greedy_search", level="character", reference=REFERENCE)
+    return [
+        Row(variants[name], found, words[name], characters[name], [rates[name] for rates in others])
+        for name, found in by_variant.items()
+    ]
+
+
+def description(runs: Sequence[Result]) -> str:
+    """What all runs of a table have in common."""
+    first = runs[0]
+    updates = sorted({run.updates for run in runs})
+    minutes = sum(run.minutes for run in runs)
+    commits = sorted({(run.commit or "unknown")[:7] for run in runs})
+    hardware = sorted({f"{run.hardware}, {run.engine}" for run in runs})
+    return (
+        f"{len(runs)} runs of {updates[0]:,} to {updates[-1]:,} updates, {minutes:.0f} minutes together; "
+        f"test set of {len(first.words)} utterances, {sum(first.words):,} words, {sum(first.characters):,} characters; "
+        f"weights of the last {first.avg} epochs averaged; commit {', '.join(commits)}; {'; '.join(hardware)}. "
+        "In brackets the interval that holds the number with a probability of 95 %, over utterances and seeds."
+    )
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """The rows in Markdown."""
+    full = next((row.unique for row in rows if row.variant.name == REFERENCE), None)
+    head = ["variant", "", "seeds", "stored", "of `full`", "active", "WER %, greedy", "times `full`", "CER %, greedy",
+            "times `full`", "WER %, beam", "WER %, CTC"]  # fmt: skip
+    cells = [[
+        f"`{row.variant.name}`",
+        row.variant.title,
+        str(len(row.runs)),
+        f"{row.unique / 1e6:.2f} M",
+        f"{row.unique / full:.2f}" if full else "",
+        f"{row.runs[0].encoder_active / 1e6:.2f} M",
+        str(row.words.percent),
+        times(row.words),
+        str(row.characters.percent),
+        times(row.characters),
+        *(f"{rates.percent.mean:.1f}" for rates in row.others),
+    ] for row in rows]  # fmt: skip
+    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
+
+
+def times(rates: Rates) -> str:
+    """A ratio to the reference, empty where there is none."""
+    ratio = rates.ratio
+    return "" if ratio.mean != ratio.mean else f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"

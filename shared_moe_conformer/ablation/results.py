@@ -1,0 +1,155 @@
+"""What runs of ablations gave: one JSON line for each, in a file that many machines can add to."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import kaldialign
+
+from shared_moe_conformer.config import from_dict, require
+from shared_moe_conformer.decoding.scoring import Decoded, characters_of, words_of
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """The errors of one search on the test set."""
+
+    method: str
+    """The search."""
+    insertions: int
+    """Words too many."""
+    deletions: int
+    """Words too few."""
+    substitutions: int
+    """Words that are others."""
+    word_errors: tuple[int, ...]
+    """Word errors of each utterance, in the order of their ids."""
+    character_errors: tuple[int, ...]
+    """Character errors of each utterance."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One variant, trained with one seed."""
+
+    config: str
+    """Named config of the recipe that the ablation is about."""
+    variant: str
+    """Row of the ablation."""
+    seed: int
+    """Seed of the training."""
+    num_epochs: int
+    """Budget: epochs of training."""
+    avg: int
+    """Epochs over which the weights are averaged."""
+    options: dict
+    """Options that differ from the named config, as flags of train.py."""
+    encoder_unique: int
+    """Parameters that the encoder stores."""
+    encoder_active: int
+    """Unrolled parameters of the encoder that compute a frame."""
+    updates: int
+    """Updates of the training."""
+    minutes: float
+    """Training and decoding, of the clock."""
+    hardware: str
+    """CPU or GPU, and threads."""
+    engine: str
+    """Versions of torch and k2."""
+    commit: str | None
+    """Of the code that trained."""
+    command: str
+    """What trained it, in the recipe's folder."""
+    words: tuple[int, ...] = ()
+    """Words of each utterance of the test set, in the order of their ids."""
+    characters: tuple[int, ...] = ()
+    """Characters of each utterance."""
+    methods: tuple[dict, ...] = field(default=())
+    """A `MethodResult` for each search, as a dictionary."""
+
+    def method(self, name: str) -> MethodResult:
+        """The errors of a search.
+
+        Raises:
+          ValueError: it was not run.
+        """
+        for values in self.methods:
+            if values["method"] == name:
+                return from_dict(MethodResult, values)
+        raise ValueError(f"{self.config}, {self.variant}, seed {self.seed}: not decoded by {name}")
+
+    @property
+    def key(self) -> RunKey:
+        """What makes it another run than the others."""
+        return RunKey(self.config, self.variant, self.seed, self.num_epochs)
+
+
+class RunKey(NamedTuple):
+    """A run of an ablation."""
+
+    config: str
+    variant: str
+    seed: int
+    num_epochs: int
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results of a file, none where there is none; a last line that a killed program left unfinished is none.
+
+    Raises:
+      ValueError: a line is no result.
+    """
+    results = []
+    text = path.read_text() if path.is_file() else ""
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            results.append(from_dict(Result, json.loads(line)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}, is no result: {error}") from error
+    return results
+
+
+def add_result(path: Path, result: Result) -> None:
+    """Add a line to a file; several programs may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(json.dumps(asdict(result)).encode() + b"\n")
+
+
+def method_result(method: str, decoded: Sequence[Decoded]) -> MethodResult:
+    """Errors of what was recognised, utterance by utterance."""
+    rows = [kaldialign.edit_distance(words_of(d.ref), words_of(d.hyp)) for d in decoded]
+    characters = [kaldialign.edit_distance(characters_of(d.ref), characters_of(d.hyp)) for d in decoded]
+    return MethodResult(
+        method,
+        insertions=sum(row["ins"] for row in rows),
+        deletions=sum(row["del"] for row in rows),
+        substitutions=sum(row["sub"] for row in rows),
+        word_errors=tuple(row["total"] for row in rows),
+        character_errors=tuple(row["total"] for row in characters),
+    )
+
+
+def read_transcripts(path: Path) -> list[Decoded]:
+    """What `decoding.scoring.write_files` wrote as recogs-*.txt, in the order of the ids.
+
+    Raises:
+      ValueError: a line is not of that form.
+    """
+    texts: dict[str, dict[str, str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line:
+            name, _, rest = line.rpartition(":\t")
+            kind, equals, words = rest.partition("=")
+            require(bool(name and equals) and kind in ("ref", "hyp"), f"{path}: {line[:60]!r} is no transcript")
+            texts.setdefault(name, {})[kind] = " ".join(ast.literal_eval(words))
+    return [Decoded(name, both["ref"], both["hyp"]) for name, both in sorted(texts.items())]

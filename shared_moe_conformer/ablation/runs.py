@@ -1,0 +1,236 @@
+"""Run the variants of an ablation one after the other, each by the recipe's own train.py and decode.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from shared_moe_conformer.ablation.results import (
+    Result,
+    RunKey,
+    add_result,
+    method_result,
+    read_results,
+    read_transcripts,
+)
+from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
+from shared_moe_conformer.config import Config, require
+from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.release.manifest import package_commit
+from shared_moe_conformer.training.checkpoint import epoch_path, load_checkpoint
+
+METHODS = ("greedy_search", "modified_beam_search", "ctc_greedy_search")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every run is given."""
+
+    num_epochs: int
+    """Epochs of training."""
+    avg: int = 1
+    """Epochs over which the weights are averaged."""
+    num_threads: int = 1
+    """Threads of torch."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One config of one recipe, and where its runs and results go."""
+
+    recipe_dir: Path
+    """Folder of the recipe."""
+    config_name: str
+    """Named config that the ablation is about."""
+    base: Config
+    """That config."""
+    budget: Budget
+    """The same for every run."""
+
+    @property
+    def results_path(self) -> Path:
+        """The file of results, committed with the recipe."""
+        return self.recipe_dir / "results.jsonl"
+
+    def exp_dir(self, variant: str, seed: int) -> Path:
+        """A run's folder, relative to the recipe's."""
+        return Path("exp/ablation") / self.config_name / f"{variant}-seed-{seed}"
+
+    def key(self, variant: Variant, seed: int) -> RunKey:
+        """A run's name among the results."""
+        return RunKey(self.config_name, variant.name, seed, self.budget.num_epochs)
+
+
+def in_order(variants: Iterable[Variant], seeds: Sequence[int]) -> list[tuple[Variant, int]]:
+    """The main rows with the first seed, then with the others, then the rest likewise; teachers before their pupils."""
+    variants = list(variants)
+    main = sorted((v for v in variants if v.name in MAIN), key=lambda v: MAIN.index(v.name))
+    rest = [v for v in variants if v.name not in MAIN]
+    return [(variant, seed) for part in (main, rest) for seed in seeds for variant in part]
+
+
+def run_all(ablation: Ablation, variants: Sequence[Variant], seeds: Sequence[int]) -> None:
+    """Run what has no result yet; killed at any point, the next call goes on where this one was.
+
+    Raises:
+      ValueError: a program failed.
+    """
+    done = {result.key for result in read_results(ablation.results_path)}
+    runs = [run for run in in_order(variants, seeds) if ablation.key(*run) not in done]
+    for number, (variant, seed) in enumerate(tqdm(runs, desc="ablation", unit="run"), start=1):
+        print(f"\nrun {number} of {len(runs)}: {variant.name}, seed {seed}: {variant.title}", flush=True)
+        add_result(ablation.results_path, run_one(ablation, variant, seed))
+
+
+def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
+    """Train and decode one variant."""
+    exp_dir = ablation.exp_dir(variant.name, seed)
+    watch = _Stopwatch(ablation.recipe_dir / exp_dir)
+    with watch:
+        _train(ablation, variant, seed)
+    with watch:
+        for method in METHODS:
+            _call(decode_command(ablation, exp_dir, method), ablation.recipe_dir)
+    config = config_of(ablation.base, variant, seed=seed, num_epochs=ablation.budget.num_epochs)
+    encoder = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["encoder"]
+    decoded = {method: read_transcripts(_transcripts(ablation, exp_dir, method)) for method in METHODS}
+    refs = [d.ref for d in decoded[METHODS[0]]]
+    return Result(
+        **ablation.key(variant, seed)._asdict(),
+        avg=ablation.budget.avg,
+        options=flags_of(ablation, variant, seed),
+        encoder_unique=encoder.unique,
+        encoder_active=encoder.active,
+        updates=_updates(ablation.recipe_dir / exp_dir, ablation.budget.num_epochs),
+        minutes=round(watch.seconds / 60, 1),
+        hardware=f"{_processor()}, {ablation.budget.num_threads} threads",
+        engine=_engine(),
+        commit=_commit(ablation.recipe_dir / exp_dir),
+        command=shlex.join(["./train.py", *train_command(ablation, variant, seed)[2:]]),
+        words=tuple(len(ref.split()) for ref in refs),
+        characters=tuple(len("".join(ref.split())) for ref in refs),
+        methods=tuple(asdict(method_result(method, results)) for method, results in decoded.items()),
+    )
+
+
+def train_command(ablation: Ablation, variant: Variant, seed: int) -> list[str]:
+    """What trains a run, or goes on with it."""
+    flags = flags_of(ablation, variant, seed)
+    return [
+        sys.executable,
+        "train.py",
+        f"--config={ablation.config_name}",
+        f"--exp-dir={ablation.exp_dir(variant.name, seed)}",
+        "--resume=true",
+        f"--num-threads={ablation.budget.num_threads}",
+        f"--num-epochs={ablation.budget.num_epochs}",
+        *(f"--{name.replace('_', '-')}={value}" for name, value in flags.items()),
+    ]
+
+
+def flags_of(ablation: Ablation, variant: Variant, seed: int) -> dict[str, str]:
+    """Options of train.py that make the variant of the named config."""
+    flags = {name: _as_flag(value) for name, value in variant.options.items()} | {"seed": str(seed)}
+    if variant.teacher:
+        flags["teacher"] = str(ablation.exp_dir(variant.teacher, seed))
+        flags["teacher_avg"] = str(ablation.budget.avg)
+    return flags
+
+
+def decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]:
+    """What decodes a run's test set."""
+    budget = ablation.budget
+    where = [f"--config={ablation.config_name}", f"--exp-dir={exp_dir}", f"--epoch={budget.num_epochs}"]
+    return [sys.executable, "decode.py", *where, f"--avg={budget.avg}", f"--decoding-method={method}"]
+
+
+def _train(ablation: Ablation, variant: Variant, seed: int) -> None:
+    """Train a run to its end, and its teacher before, where that has not been trained on this machine."""
+    if variant.teacher:
+        teacher = ablation.recipe_dir / ablation.exp_dir(variant.teacher, seed)
+        if not epoch_path(teacher, ablation.budget.num_epochs).is_file():
+            _train(ablation, variants_of(ablation.base)[variant.teacher], seed)
+    _commit(ablation.recipe_dir / ablation.exp_dir(variant.name, seed))
+    _call(train_command(ablation, variant, seed), ablation.recipe_dir)
+
+
+def _commit(exp_dir: Path) -> str | None:
+    """The commit of the code with which a run began, kept in its folder."""
+    file = exp_dir / "commit.txt"
+    if not file.is_file():
+        exp_dir.mkdir(parents=True, exist_ok=True)
+        file.write_text(package_commit() or "")
+    return file.read_text() or None
+
+
+def _call(command: Sequence[str], folder: Path) -> None:
+    status = subprocess.run(command, cwd=folder, check=False).returncode
+    require(status == 0, f"{shlex.join(command[1:])} failed in {folder} with status {status}: see above")
+
+
+def _transcripts(ablation: Ablation, exp_dir: Path, method: str) -> Path:
+    budget = ablation.budget
+    split = ablation.base.data.test_splits[0]
+    pattern = f"recogs-{split}-epoch-{budget.num_epochs}-avg-{budget.avg}-*.txt"
+    found = sorted((ablation.recipe_dir / exp_dir / method).glob(pattern))
+    require(len(found) == 1, f"{exp_dir}/{method} has {len(found)} files {pattern}: one is expected")
+    return found[0]
+
+
+def _updates(exp_dir: Path, epoch: int) -> int:
+    """Updates that the checkpoint of an epoch is made of."""
+    return int(json.loads(load_checkpoint(epoch_path(exp_dir, epoch))["train_state"])["step"])
+
+
+def _as_flag(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.*)", info.read_text()) if info.is_file() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _engine() -> str:
+    try:
+        k2 = f"k2 {metadata.version('k2')}"
+    except metadata.PackageNotFoundError:
+        k2 = "no k2"
+    return f"torch {torch.__version__}, {k2}"
+
+
+class _Stopwatch:
+    """Seconds that a run has taken, also before it was killed and begun again: kept in its folder."""
+
+    def __init__(self, exp_dir: Path) -> None:
+        self._file = exp_dir / "seconds.txt"
+        self.seconds = float(self._file.read_text()) if self._file.is_file() else 0.0
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds += time.monotonic() - self._begin
+        if self._file.parent.is_dir():
+            temporary = self._file.with_name(f".{os.getpid()}.seconds")
+            temporary.write_text(f"{self.seconds:.0f}\n")
+            temporary.replace(self._file)

@@ -1,0 +1,89 @@
+"""The variants of a config that an ablation compares: each a few options that differ from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from shared_moe_conformer.config import Config, replace_fields, require
+
+
+class Variant(NamedTuple):
+    """A row of the ablation."""
+
+    name: str
+    title: str
+    """What it is, for the report."""
+    options: dict[str, Any] = {}
+    """Options that differ from the config which the ablation is about."""
+    teacher: str = ""
+    """The variant whose run with the same seed it imitates; empty: none."""
+
+
+MAIN = ("full", "shared", "base", "base-distilled")
+"""The rows of the paper's claim; these are run first."""
+
+NOTHING_INDIVIDUAL = {"individual_norms": False, "individual_routers": False}
+
+
+def variants_of(base: Config) -> dict[str, Variant]:
+    """Every variant of a config that shares blocks and has experts, by name, the main ones first.
+
+    Raises:
+      ValueError: the config has nothing to ablate.
+    """
+    encoder = base.model.encoder
+    require(
+        encoder.experts_in != "none" and max(encoder.group_sizes) > 1,
+        "an ablation is about a config that shares blocks and has experts: give such a one",
+    )
+    layers = encoder.num_layers
+    table = [
+        Variant("full", "nothing shared, no experts", {"group_sizes": (1,) * layers, "experts_in": "none"}),
+        Variant("shared", "shared, no experts", {"experts_in": "none"}),
+        Variant("base", "shared, experts, individual norms and routers"),
+        Variant("base-distilled", "the same, taught by `full`", teacher="full"),
+        Variant("shared-norms", "shared with its norms, no experts", {"experts_in": "none", "individual_norms": False}),
+        Variant("experts-alone", "shared with norms and routers, experts", NOTHING_INDIVIDUAL),
+        Variant("individual-norms", "shared with routers, experts, individual norms", {"individual_routers": False}),
+        Variant("shared-distilled", "shared, no experts, taught by `full`", {"experts_in": "none"}, teacher="full"),
+        Variant("full-experts", "nothing shared, experts", {"group_sizes": (1,) * layers}),
+        *[
+            Variant(f"groups-of-{n}", f"a block for every {n} layers", {"group_sizes": split(layers, n)})
+            for n in (3, 2)
+        ],
+        Variant("top-2", "two experts for each frame", {"top_k": 2, "num_experts": max(encoder.num_experts, 2)}),
+        Variant("experts-first", "experts in the first feed-forward", {"experts_in": "first"}),
+        Variant("experts-both", "experts in both feed-forwards", {"experts_in": "both"}),
+        *[Variant(f"{n}-experts", f"{n} experts", {"num_experts": n}) for n in (2, 4, 8)],
+        Variant("block-lr-scaled", "shared weights learn at 1/sqrt(n)", {"shared_block_lr_scale": "inverse_sqrt"}),
+        Variant(
+            "bias-balanced",
+            "experts balanced by biases, not by a loss",
+            {"balancing_bias_rate": 0.001, "load_balancing_loss_scale": 0.0},
+        ),
+        Variant("low-rank-8", "low-rank matrices of each layer", {"low_rank_delta": 8}),
+    ]
+    return {variant.name: variant for variant in table}
+
+
+def split(num_layers: int, size: int) -> tuple[int, ...]:
+    """Layers in groups of a size; the last group has what is left."""
+    whole, left = divmod(num_layers, size)
+    return (size,) * whole + ((left,) if left else ())
+
+
+def chosen(variants: dict[str, Variant], names: Sequence[str]) -> list[Variant]:
+    """The variants of these names; of all where none is given.
+
+    Raises:
+      ValueError: a name that no variant has.
+    """
+    unknown = [name for name in names if name not in variants]
+    require(not unknown, f"no variant {', '.join(unknown)}: give some of {', '.join(variants)}")
+    return [variants[name] for name in (names or variants)]
+
+
+def config_of(base: Config, variant: Variant, *, seed: int, num_epochs: int) -> Config:
+    """The variant's whole config, but for its teacher's folder."""
+    return replace_fields(base, {**variant.options, "seed": seed, "num_epochs": num_epochs})
