@@ -21,6 +21,7 @@ ExpertsIn = Literal["none", "first", "second", "both"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
 FeatureExtractor = Literal["lhotse", "kaldifeat"]
 TransducerBackend = Literal["auto", "k2", "torch"]
+PrecisionName = Literal["float32", "bfloat16", "float16"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 
 
@@ -215,6 +216,8 @@ class TrainingConfig:
     """Peak learning rate of AdamW."""
     shared_block_lr_scale: SharedBlockLrScale = field(default="none", metadata=ADDED_LATER)
     """Learning rate of weights that n layers share, as a share of the others': 1, 1 / sqrt(n) or 1 / n."""
+    precision: PrecisionName = field(default="float32", metadata=ADDED_LATER)
+    """Format of matrix products in training; routers, softmaxes, losses, weights and validation stay in float32."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises to its peak; then it falls by a cosine to 1 % at the last step."""
     weight_decay: float = 1e-2
@@ -268,6 +271,7 @@ class TrainingConfig:
         require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
         require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)
+        require_choice("precision", self.precision, PrecisionName)
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
         require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
         require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")

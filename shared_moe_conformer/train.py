@@ -26,6 +26,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.release.manifest import package_commit
+from shared_moe_conformer.training.compiling import compile_parts
 from shared_moe_conformer.training.distributed import connected, world
 from shared_moe_conformer.training.environment import environment
 from shared_moe_conformer.training.experiment import (
@@ -102,6 +103,10 @@ def _train(
     if config.training.init_from and resume_from is None:
         begin = begin_with(model, config, tokenizer, recipe_dir)
     teacher = load_teacher(config, recipe_dir) if config.training.teacher else None
+    if options.checkpoint_activations:
+        model.checkpoint_activations()
+    if options.compile:
+        compile_parts(model.compilable_parts())
     trainer = Trainer(model, config.training, device=device, teacher=teacher)
     checkpoint = None
     if resume_from is not None:

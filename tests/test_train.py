@@ -140,6 +140,16 @@ def test_ctrl_c_and_resume_change_no_bit(
     assert_same(whole, run(recipe, tmp_path, *flags))
 
 
+def test_recomputed_layers_change_next_to_nothing_and_half_precision_little(
+    recipe: Path, whole_dir: Path, tmp_path: Path
+) -> None:
+    expected = dev_losses(whole_dir, "loss")
+    run(recipe, tmp_path / "recomputed", "--num-threads", "1", "--checkpoint-activations", "true")
+    assert dev_losses(tmp_path / "recomputed", "loss") == pytest.approx(expected, rel=1e-3)
+    run(recipe, tmp_path / "half", "--num-threads", "1", "--precision", "bfloat16")
+    assert dev_losses(tmp_path / "half", "loss") == pytest.approx(expected, rel=0.02)
+
+
 def test_start_epoch_goes_on_as_in_icefall(recipe: Path, tmp_path: Path) -> None:
     run(recipe, tmp_path, "--num-epochs", "1")
     run(recipe, tmp_path, "--num-epochs", "2", "--start-epoch", "2")
@@ -270,7 +280,7 @@ def test_weights_to_begin_with_that_do_not_fit_are_refused(
 def dev_losses(exp_dir: Path, name: str) -> list[float]:
     """A loss on the validation set after each epoch, from the log."""
     (log,) = (exp_dir / "log").iterdir()
-    return [float(loss) for loss in re.findall(rf"dev loss .*{name} ([\d.e-]+)", log.read_text())]
+    return [float(loss) for loss in re.findall(rf"dev .*?{name} ([\d.e-]+)", log.read_text())]
 
 
 def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: str) -> str:

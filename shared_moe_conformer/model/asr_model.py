@@ -13,8 +13,10 @@ from shared_moe_conformer.loss.backend import transducer_functions
 from shared_moe_conformer.loss.ctc import ctc_loss
 from shared_moe_conformer.loss.distillation import ctc_divergence, hidden_distance
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss
+from shared_moe_conformer.model.attention import SelfAttention
 from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
+from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.joiner import Joiner
 from shared_moe_conformer.model.moe import RouterLosses
 
@@ -71,6 +73,16 @@ class AsrModel(nn.Module):
     def parameter_layers(self) -> dict[nn.Parameter, int]:
         """How many layers use each parameter of the encoder's groups."""
         return {parameter: n for group in self.encoder.groups for parameter, n in group.parameter_layers()}  # type: ignore[operator]
+
+    def compilable_parts(self) -> list[nn.Module]:
+        """Modules of the layers whose shapes follow from those of their inputs, unlike experts and batch statistics."""
+        kinds = SelfAttention, FeedForward
+        return [module for module in self.encoder.modules() if isinstance(module, kinds)]
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep only the layers' inputs for the backward pass, which computes the rest again."""
+        for group in self.encoder.groups:
+            group.recomputes = True  # type: ignore[assignment]
 
     def balance_experts(self, frames_per_expert: Tensor) -> None:
         """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E)."""

@@ -78,4 +78,5 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor
 
 def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
     scores = (query @ key.transpose(-2, -1)) * query.size(-1) ** -0.5
-    return scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1) @ value
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    return scores.masked_fill(~allowed, float("-inf")).softmax(dim=-1).to(value.dtype) @ value

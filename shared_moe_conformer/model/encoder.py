@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, No
 from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.low_rank import Deltas
 from shared_moe_conformer.model.moe import Router, RouterLosses
-from shared_moe_conformer.model.normalisation import FeatureNorm
+from shared_moe_conformer.model.normalisation import FeatureNorm, as_wide_as
 from shared_moe_conformer.model.packing import padding_after
+from shared_moe_conformer.model.recomputing import recomputed
 from shared_moe_conformer.model.subsampling import Conv2dSubsampling
 
 
@@ -39,6 +41,7 @@ class BlockGroup(nn.Module):
     def __init__(self, config: EncoderConfig, size: int) -> None:
         super().__init__()
         self.size = size
+        self.recomputes = False
         self.block = ConformerBlock(config)
         self.norms = nn.ModuleList(Norms(config) for _ in range(size if config.individual_norms else 1))
         self.routers = nn.ModuleList(Routers(config) for _ in range(size if config.individual_routers else 1))
@@ -65,8 +68,10 @@ class BlockGroup(nn.Module):
           padding_mask: True where a frame is padding, (N, T).
         """
         losses: list[RouterLosses] = []
+        keeps_all = not (self.recomputes and self.training and torch.is_grad_enabled())
+        layer = self.block if keeps_all else functools.partial(recomputed, self.block)
         for depth in range(self.size):
-            x, layer_losses = self.block(x, padding_mask, self.individual(depth))
+            x, layer_losses = layer(x, padding_mask, self.individual(depth))
             losses += layer_losses
         return x, losses
 
@@ -87,7 +92,8 @@ class Encoder(nn.Module):
 
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
-        individuals = [group.individual(depth) for group in self.groups for depth in range(group.size)]  # type: ignore[operator]
+        groups: list[BlockGroup] = list(self.groups)  # type: ignore[arg-type]
+        individuals = [group.individual(depth) for group in groups for depth in range(group.size)]
         return [router for individual in individuals for router in individual.routers.in_order()]
 
     def balance_experts(self, frames_per_expert: Tensor) -> None:
@@ -109,9 +115,9 @@ class Encoder(nn.Module):
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
         """
-        x = self.feature_norm(x, padding_after(x_lens, x.size(1)))
-        x, lens = self.subsampling(x, x_lens)
-        x = self.dropout(x)
+        features = self.feature_norm(x, padding_after(x_lens, x.size(1)))
+        x, lens = self.subsampling(features, x_lens)
+        x = self.dropout(as_wide_as(features, x))  # layers add to it, in float32 under autocast too
         padding_mask = padding_after(lens, x.size(1))
         losses: list[RouterLosses] = []
         for group in self.groups:

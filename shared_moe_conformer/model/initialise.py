@@ -70,9 +70,10 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
             _load(group, its_group.state_dict())
         return
     layers = layers_of(trained.encoder)
-    for group in model.encoder.groups:
-        _fill_group(group, layers[: group.size], noise)  # type: ignore[arg-type, misc]
-        layers = layers[group.size :]  # type: ignore[misc]
+    groups: list[BlockGroup] = list(model.encoder.groups)  # type: ignore[arg-type]
+    for group in groups:
+        _fill_group(group, layers[: group.size], noise)
+        layers = layers[group.size :]
 
 
 def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
@@ -166,7 +167,7 @@ def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: ConformerBlock) 
     for part in Deltas.PARTS:
         for name, delta in deltas.of(part).items():
             ours, theirs = (getattr(getattr(of, part), name).weight for of in (block, source))
-            delta.approximate(theirs - ours)
+            delta.approximate(theirs - ours)  # type: ignore[operator]
 
 
 def _divided(layers: Sequence[Layer], parts: int) -> list[Sequence[Layer]]:

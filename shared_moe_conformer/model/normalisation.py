@@ -60,10 +60,13 @@ class MaskedBatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    counts: bool
+    """False: batches in training leave the running statistics as they are."""
 
     def __init__(self, num_channels: int, *, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
+        self.counts = True
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("running_mean", torch.zeros(num_channels))
@@ -81,8 +84,11 @@ class MaskedBatchNorm(nn.Module):
         return unpack(self._normalise(pack(x, padding_mask)), padding_mask)
 
     def _normalise(self, frames: Tensor) -> Tensor:
-        statistics = self.running_mean, self.running_var
-        return F.batch_norm(frames, *statistics, self.weight, self.bias, self.training, self.momentum)
+        mean, variance = self.running_mean, self.running_var
+        if not self.counts:
+            mean, variance = mean.clone(), variance.clone()
+        frames = as_wide_as(self.weight, frames)
+        return F.batch_norm(frames, mean, variance, self.weight, self.bias, self.training, self.momentum)
 
 
 class FrameLayerNorm(nn.LayerNorm):
@@ -90,4 +96,9 @@ class FrameLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:  # type: ignore[override]
         """Return (N, T, C); each frame is normalised by itself, so padding does not matter."""
-        return super().forward(x)
+        return super().forward(as_wide_as(self.weight, x))
+
+
+def as_wide_as(other: Tensor, x: Tensor) -> Tensor:
+    """x in the number format of another tensor; autocast's 16 bits become the weights' 32."""
+    return x if x.dtype == other.dtype else x.to(other.dtype)

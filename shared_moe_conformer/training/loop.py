@@ -48,6 +48,10 @@ class RunOptions:
     """Threads of torch; 0: as torch finds, from OMP_NUM_THREADS or the number of cores."""
     device: str = "auto"
     """Where to compute, e.g. cpu or cuda:0; auto: a GPU if there is one."""
+    compile: bool = False
+    """Compile attention and dense feed-forwards (torch.compile): a minute at the start, then perhaps faster."""
+    checkpoint_activations: bool = False
+    """Keep only the layers' inputs for the backward pass, which computes the rest again: less memory, more time."""
 
     def __post_init__(self) -> None:
         require(self.save_every_n_steps >= 0, f"save_every_n_steps is {self.save_every_n_steps}: give 0 or more")

@@ -29,6 +29,7 @@ from shared_moe_conformer.training.metrics import (
     weighted_loss,
 )
 from shared_moe_conformer.training.optim import build_optimizer, freeze, learning_rate_factor, loss_scales
+from shared_moe_conformer.training.precision import Precision
 from shared_moe_conformer.training.skipping import suspects
 
 
@@ -115,12 +116,16 @@ class Trainer:
           config: schedule and losses.
           device: where to compute; None: where the model is.
           teacher: its `teach(x, x_lens)` is what the model should imitate; it stays as it is.
+
+        Raises:
+          ValueError: this torch cannot compute with the config's precision.
         """
         self.device = device or next(model.parameters()).device
         self.model = model.to(self.device)
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.config = config
         self._frozen = freeze(self.model, config.freeze)
+        self.precision = Precision(config.precision, self.device)
         self._parallel_model = data_parallel(self.model)
         self.optimizer = build_optimizer(model, config)
         self.state = TrainState()
@@ -146,6 +151,7 @@ class Trainer:
         learning_rate = self._set_learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
         totals = self._backward(batches)
+        self.precision.unscale(self.optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         frames, norms = zip(*gather((sum(int(batch.x_lens.sum()) for batch in batches), grad_norm)))
         fault = non_finite(totals.averages()) or non_finite({"gradient norm": sum(norms) / len(norms)})
@@ -153,8 +159,9 @@ class Trainer:
         report = StepReport(totals, sum(frames), learning_rate, grad_norm, len(batches))
         if fault:
             self._undo(buffers, progress_at_peak)
+            self.precision.skip()
             return report._replace(skipped=f"step {step}: {fault}", suspects=suspects(batches))
-        self.optimizer.step()
+        self.precision.step(self.optimizer)
         average_buffers(self.model)
         if totals.frames_per_expert is not None:
             self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
@@ -185,6 +192,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
             "train_state": json.dumps(dataclasses.asdict(self.state)),
+            **self.precision.state(),
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> TrainState:
@@ -200,6 +208,7 @@ class Trainer:
                 f"the checkpoint's weights do not fit the model: train anew, or use the version that wrote it ({error})"
             ) from error
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": checkpoint["optimizer"]})
+        self.precision.restore(checkpoint)
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
         return self.state
 
@@ -210,8 +219,9 @@ class Trainer:
         totals = LossTotals()
         for number, batch in enumerate(batches, start=1):
             with self._exchange(number == len(batches)):
-                loss, more = self._losses(self._parallel_model, batch, scales)
-                (loss if alone else loss * more.num_frames).backward()
+                with self.precision.autocast():
+                    loss, more = self._losses(self._parallel_model, batch, scales)
+                self.precision.scale(loss if alone else loss * more.num_frames).backward()
             totals.add(more)
         totals = total_losses(totals)
         if not alone:

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.moe import Router
+from shared_moe_conformer.training.precision import Precision
+from shared_moe_conformer.training.trainer import Trainer
+from tests.training.test_distributed import CONFIG, batches
+
+CPU = torch.device("cpu")
+HAS_SCALER = hasattr(torch.amp, "GradScaler")
+float16_trains_here = pytest.mark.skipif(not HAS_SCALER, reason="torch 2.3 scales losses on a CPU")
+
+
+def make_trainer(precision: str) -> Trainer:
+    torch.manual_seed(0)
+    config = replace_fields(CONFIG, {"precision": precision, "experts_in": "both", "low_rank_delta": 2})
+    trainer = Trainer(AsrModel(config.model), config.training)
+    trainer.train_mode()
+    return trainer
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", pytest.param("float16", marks=float16_trains_here)])
+def test_half_precision_trains_as_float32_does(precision: str) -> None:
+    losses = {}
+    for name in ("float32", precision):
+        trainer = make_trainer(name)
+        reports = [trainer.train_step(*batches(step % 2), progress=0.1) for step in range(12)]
+        assert not any(report.skipped for report in reports)
+        losses[name] = [report.totals.averages()["loss"] for report in reports]
+        assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    assert losses[precision] == pytest.approx(losses["float32"], rel=0.02) and losses[precision] != losses["float32"]
+    assert losses[precision][-1] < 0.8 * losses[precision][0]
+
+
+def test_matrix_products_have_16_bits_and_routers_layers_and_losses_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, seen = make_trainer("bfloat16"), {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            seen.setdefault(name, set()).add(first.dtype)
+
+        return hook
+
+    group = trainer.model.encoder.groups[0]  # type: ignore[union-attr, index]
+    for name, module in (("block", group.block), ("product", group.block.attention.output)):
+        module.register_forward_hook(watch(name))
+    for module in group.modules():
+        if isinstance(module, Router):
+            module.register_forward_hook(watch("router"))
+    with trainer.precision.autocast():
+        loss, _ = trainer._losses(trainer.model, batches(0)[0], trainer_scales(trainer))
+    float32 = {torch.float32}
+    assert seen == {"block": float32, "product": {torch.bfloat16}, "router": float32} and loss.dtype == torch.float32
+
+
+def trainer_scales(trainer: Trainer) -> Any:
+    from shared_moe_conformer.training.optim import loss_scales
+
+    return loss_scales(trainer.config)
+
+
+@float16_trains_here
+def test_the_loss_scale_is_in_the_checkpoint_and_falls_when_gradients_overflow(
+    tiny_model: Callable[[], Any], config: Any, batch: Callable[..., Any]
+) -> None:
+    trainer = Trainer(tiny_model(), dataclasses.replace(config.training, precision="float16"))
+    trainer.train_step(batch(1), progress=0.1)
+    before = copy.deepcopy(trainer.model.state_dict())
+    handle = trainer.model.hidden_weight.register_hook(lambda grad: grad * float("inf"))  # type: ignore[operator, union-attr]
+    report = trainer.train_step(batch(2), progress=0.2)
+    handle.remove()
+    assert "gradient norm is" in report.skipped
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
+    other = Trainer(tiny_model(), dataclasses.replace(config.training, precision="float16"))
+    other.restore(copy.deepcopy(trainer.checkpoint()))
+    assert '"scale": 512.0' in other.checkpoint()["grad_scaler"]
+    assert not other.train_step(batch(3), progress=0.3).skipped
+
+
+@pytest.mark.skipif(HAS_SCALER, reason="this torch can")
+def test_float16_on_a_cpu_of_an_older_torch_is_refused() -> None:
+    with pytest.raises(ValueError, match="float16 on a CPU needs torch 2.3 or newer, this is 1"):
+        Precision("float16", CPU)
+
+
+def test_float32_changes_nothing() -> None:
+    precision, loss = Precision("float32", CPU), torch.tensor(3.0)
+    assert precision.scale(loss) is loss and precision.state() == {}
+    with precision.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
