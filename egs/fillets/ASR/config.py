@@ -24,6 +24,7 @@ def base(language: str) -> Config:
                 experts_in="second",
                 num_experts=3,
                 top_k=1,
+                dropout=0.05,
             ),
             vocab_size=VOCAB_SIZE,
             decoder_dim=128,
@@ -36,13 +37,12 @@ def base(language: str) -> Config:
             manifest_dir=f"data/{language}/fbank",
             lang_dir=f"data/{language}/lang_bpe_{VOCAB_SIZE}",
             max_duration=30.0,
-            num_time_masks=2,
-            max_time_mask_fraction=0.1,
-            max_freq_mask_bins=10,
+            num_time_masks=0,  # in as few updates as these, what is learned is not yet learned by heart
+            num_freq_masks=0,
             num_workers=0,  # an epoch is read in seconds; a worker would take a core from training
         ),
         training=TrainingConfig(
-            num_epochs=20, learning_rate=1e-3, warmup_steps=200, loss_warmup_steps=1000, ctc_loss_scale=1.0
+            num_epochs=12, learning_rate=1e-3, warmup_steps=200, loss_warmup_steps=600, ctc_loss_scale=1.0
         ),
     )
 
