@@ -21,6 +21,7 @@
 #:   --ngram-order N    words of the language model's longest n-grams
 #:   --ctc-topology standard|modified|auto   of the decoding graph; auto: modified, which is smaller, from 500 units on
 #:   --thorough true|false    read all recordings and all features when they are checked
+#:   --drop-faulty true|false   leave faulty cuts out of the training split and name them, instead of stopping (false)
 #:   --num-jobs J       processes that compute features (1)
 #:   --feature-extractor lhotse|kaldifeat
 #:
@@ -35,6 +36,7 @@ musan=
 ngram_order="${ngram_order:-3}"
 ctc_topology="${ctc_topology:-auto}"
 thorough="${thorough:-true}"
+drop_faulty=false
 num_jobs=1
 feature_extractor=lhotse
 
@@ -80,7 +82,9 @@ make_manifests() {
 }
 
 check() {
-  run_local validate_cuts --splits "${splits[@]}" "${allowed[@]}" "$@"
+  local drop=()
+  if [ "$drop_faulty" = true ]; then drop=(--drop-faulty); fi
+  run_local validate_cuts --splits "${splits[@]}" "${allowed[@]}" "${drop[@]}" "$@"
 }
 
 check_recordings() {

@@ -2,7 +2,8 @@
 """Refuse prepared cuts on which training or scoring would go wrong, naming each; exit status 1 if there are any.
 
 Checks transcripts, durations, ids, and that no text or recording is in two splits; with --lang-dir also characters
-that the tokenizer does not know and features with fewer frames after subsampling than their tokens need.
+that the tokenizer does not know and features with fewer frames after subsampling than their tokens need. All that
+was found is in checks.txt and checks.png beside the cuts, and so are notices: clipped or mostly silent recordings.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from lhotse import CutSet
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
 from shared_moe_conformer.data import checks
-from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
+from shared_moe_conformer.data.preflight import Preflight, facts_of, write_report
+from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
@@ -23,31 +27,64 @@ def main() -> None:
     args = parser().parse_args()
     tokenizer = Tokenizer.load(args.lang_dir) if args.lang_dir else None
     splits = {split: read_cuts(args.manifest_dir, split, recipe_dir=Path()) for split in args.splits}
-    problems = find_problems(splits, tokenizer, args)
-    for problem in problems[: args.max_shown]:
-        print(problem)
-    if len(problems) > args.max_shown:
-        print(f"... and {len(problems) - args.max_shown} more")
-    if problems:
+    found = examine(splits, tokenizer, args)
+    report, picture = write_report(found, args.manifest_dir)
+    show(found.problems, args.max_shown)
+    print(f"wrote {report} and {picture}")
+    if args.drop_faulty:
+        splits, left = drop_faulty(splits, found.problems, args)
+        found = found._replace(problems=left)
+    if found.problems:
         raise ValueError(
-            f"{len(problems)} problems in {args.manifest_dir}: correct or drop these cuts where the recipe builds its "
-            f"manifests (local/), then run ./prepare.sh --stage 1 --force true"
+            f"{len(found.problems)} problems in {args.manifest_dir}, see checks.txt there: correct or drop these cuts "
+            "where the recipe builds its manifests (local/), then run ./prepare.sh --stage 1 --force true; or leave "
+            "those of the training split out with ./prepare.sh --drop-faulty true"
         )
     for split, cuts in splits.items():
         print(f"{split}: {len(cuts)} cuts, {sum(cut.duration for cut in cuts) / 60:.1f} minutes, no problems")
 
 
-def find_problems(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argparse.Namespace) -> list[str]:
-    cuts = [cut for split in splits.values() for cut in split]
+def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argparse.Namespace) -> Preflight:
+    cuts = [(split, cut) for split, part in splits.items() for cut in part]
     kinds = [kind for kind in checks.OVERLAP_KINDS if kind != "text" or args.shared_texts == "refused"]
-    problems = checks.check_duplicates(cuts) + checks.check_overlap(splits, kinds=kinds)
-    for cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
+    problems = checks.check_duplicates(cut for _, cut in cuts) + checks.check_overlap(splits, kinds=kinds)
+    facts = []
+    for split, cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
         problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=args.max_duration)
         if args.read_features:
             problems += checks.check_features(cut)
-        if args.read_audio:
-            problems += checks.check_audio(cut)
-    return problems
+        of_audio, level = checks.examine_audio(cut) if args.read_audio else ([], None)
+        problems += of_audio
+        facts.append(facts_of(cut, split, tokenizer, level))
+    return Preflight(facts, problems)
+
+
+def show(problems: list[Problem], max_shown: int) -> None:
+    for problem in problems[:max_shown]:
+        print(problem)
+    if len(problems) > max_shown:
+        print(f"... and {len(problems) - max_shown} more")
+
+
+def drop_faulty(
+    splits: dict[str, CutSet], problems: list[Problem], args: argparse.Namespace
+) -> tuple[dict[str, CutSet], list[Problem]]:
+    """Write the first split, the one that is trained on, without its faulty cuts; the splits, and what is left."""
+    train = args.splits[0]
+    faulty = {problem.cut_id for problem in problems}
+    good = [cut for cut in splits[train] if cut.id not in faulty]
+    dropped = {cut.id for cut in splits[train]} & faulty
+    require(
+        len(dropped) <= args.max_dropped_share * len(splits[train]),
+        f"{len(dropped)} of {len(splits[train])} cuts of {train} are faulty, more than --max-dropped-share "
+        f"{args.max_dropped_share:g}: look for the reason in {args.manifest_dir}/checks.txt",
+    )
+    if dropped:
+        write_manifest(CutSet.from_cuts(good), cuts_path(args.manifest_dir, train))
+        print(f"LEFT OUT of {train}: {len(dropped)} of {len(splits[train])} cuts: {', '.join(sorted(dropped))}")
+    elsewhere = {cut.id for split in args.splits[1:] for cut in splits[split]}
+    left = [problem for problem in problems if problem.cut_id not in dropped or problem.cut_id in elsewhere]
+    return {**splits, train: CutSet.from_cuts(good)}, left
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,6 +100,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--read-audio", action="store_true", help="Read all audio and look for damaged files.")
     result.add_argument("--min-duration", type=float, default=checks.MIN_DURATION, help="Shortest cut, in seconds.")
     result.add_argument("--max-duration", type=float, default=checks.MAX_DURATION, help="Longest cut, in seconds.")
+    result.add_argument("--drop-faulty", action="store_true",
+                        help="Leave faulty cuts out of the first split, the training's, and name them.")  # fmt: skip
+    result.add_argument("--max-dropped-share", type=float, default=0.1, help="Share of it that may be left out.")
     result.add_argument("--max-shown", type=int, default=20, help="Problems that are printed.")
     return result
 

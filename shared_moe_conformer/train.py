@@ -118,6 +118,8 @@ def _train(
     else:
         refuse_other_experiment(exp_dir, config, resuming=checkpoint is not None)
     try:
+        for problem in data.left_out:
+            logger.warning("left out of the training: %s", problem)
         _log_beginning(config, options, trainer, resume_from, len(train_loader))
         if begin:
             logger.info("%s", begin)

@@ -6,8 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+import soundfile
 from lhotse import MonoCut
 
+from shared_moe_conformer.data.levels import Level, measure_level
+from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 MIN_DURATION, MAX_DURATION = 0.3, 30.0
@@ -37,55 +40,71 @@ def check_cut(
     *,
     min_duration: float = MIN_DURATION,
     max_duration: float = MAX_DURATION,
-) -> list[str]:
+) -> list[Problem]:
     """Problems that the manifest alone shows; without a tokenizer, those of a cut that has no features yet."""
     problems = _check_duration(cut, min_duration, max_duration)
     if len(cut.supervisions) != 1:
-        return [*problems, f"{cut.id}: {len(cut.supervisions)} supervisions where one is expected"]
+        return [
+            *problems,
+            Problem(cut.id, "supervisions", f"{len(cut.supervisions)} supervisions where one is expected"),
+        ]
     text = cut.supervisions[0].text or ""
     if not text.strip():
-        return [*problems, f"{cut.id}: empty transcript"]
+        return [*problems, Problem(cut.id, "empty text", "empty transcript")]
     if len(text) > MAX_CHARACTERS_PER_SECOND * cut.duration:
-        problems.append(f"{cut.id}: {len(text)} characters cannot be said in {cut.duration:.2f} s")
+        message = f"{len(text)} characters cannot be said in {cut.duration:.2f} s"
+        problems.append(Problem(cut.id, "too much text", message))
     if tokenizer is not None:
         problems += _check_units(cut, text, tokenizer)
     return problems
 
 
-def check_features(cut: MonoCut) -> list[str]:
+def check_features(cut: MonoCut) -> list[Problem]:
     """Problems of the stored features themselves."""
     if not cut.has_features:
-        return [f"{cut.id}: no features"]
+        return [Problem(cut.id, "no features", "no features")]
     try:
         features = cut.load_features()
     except Exception as error:  # storage backends have their own
-        return [f"{cut.id}: features in {cut.features.storage_path} cannot be read ({_first_line(error)})"]
+        message = f"features in {cut.features.storage_path} cannot be read ({_first_line(error)})"
+        return [Problem(cut.id, "unreadable", message)]
     if features is None or len(features) == 0:
-        return [f"{cut.id}: features of no frames"]
-    return [] if np.isfinite(features).all() else [f"{cut.id}: features hold NaN or infinity"]
+        return [Problem(cut.id, "no features", "features of no frames")]
+    return [] if np.isfinite(features).all() else [Problem(cut.id, "not finite", "features hold NaN or infinity")]
 
 
-def check_audio(cut: MonoCut) -> list[str]:
+def check_audio(cut: MonoCut) -> list[Problem]:
     """Problems of the recording itself, read from its beginning to its end."""
-    source, declared = cut.recording.sources[0], cut.recording.num_samples
+    return examine_audio(cut)[0]
+
+
+def examine_audio(cut: MonoCut) -> tuple[list[Problem], Level | None]:
+    """Problems of the recording, read from its beginning to its end, and its level where it has one."""
+    recording, source = cut.recording, cut.recording.sources[0]
     try:
         samples = source.load_audio()
     except Exception as error:  # audio backends have their own
-        return [f"{cut.id}: {source.source} cannot be read ({_first_line(error)})"]
-    if samples.shape[-1] != declared and not cut.recording.transforms:  # Lhotse itself mends up to 0.5 s in silence
-        return [f"{cut.id}: {source.source} has {samples.shape[-1]} samples, not {declared}"]
+        return [Problem(cut.id, "unreadable", f"{source.source} cannot be read ({_first_line(error)})")], None
     if not np.isfinite(samples).all():
-        return [f"{cut.id}: recording holds NaN or infinity"]
-    return [] if np.any(samples) else [f"{cut.id}: recording is digital silence"]
+        return [Problem(cut.id, "not finite", "recording holds NaN or infinity")], None
+    problems = []
+    if not recording.transforms:  # with them, rate and length are those after them
+        problems += _check_rate(cut)
+        if samples.shape[-1] != recording.num_samples:  # Lhotse itself mends up to 0.5 s in silence
+            message = f"{source.source} has {samples.shape[-1]} samples, not {recording.num_samples}"
+            problems.append(Problem(cut.id, "length", message))
+    if not np.any(samples):
+        problems.append(Problem(cut.id, "silence", "recording is digital silence"))
+    return problems, measure_level(samples, recording.sampling_rate)
 
 
-def check_duplicates(cuts: Iterable[MonoCut]) -> list[str]:
+def check_duplicates(cuts: Iterable[MonoCut]) -> list[Problem]:
     """Ids that occur more than once, in all splits together."""
     counts = Counter(cut.id for cut in cuts)
-    return [f"{cut_id}: {count} cuts have this id" for cut_id, count in counts.items() if count > 1]
+    return [Problem(cut_id, "same id", f"{count} cuts have this id") for cut_id, count in counts.items() if count > 1]
 
 
-def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[str] = OVERLAP_KINDS) -> list[str]:
+def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[str] = OVERLAP_KINDS) -> list[Problem]:
     """Cuts whose text, or whose recording, is in an earlier split too: such a test would flatter the model.
 
     Args:
@@ -99,29 +118,43 @@ def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[st
             for kind, value in _fingerprints(cut, kinds):
                 other_split, other_id = first_seen.setdefault((kind, value), (split, cut.id))
                 if other_split != split:
-                    problems.append(f"{cut.id} ({split}): same {kind} as {other_id} ({other_split})")
+                    message = f"same {kind} as {other_id} ({other_split})"
+                    problems.append(Problem(cut.id, f"same {kind}", message, split=split))
     return problems
 
 
-def _check_duration(cut: MonoCut, min_duration: float, max_duration: float) -> list[str]:
+def _check_duration(cut: MonoCut, min_duration: float, max_duration: float) -> list[Problem]:
     problems = []
     if not min_duration <= cut.duration <= max_duration:
-        problems.append(f"{cut.id}: {cut.duration:.2f} s long, not {min_duration:g} to {max_duration:g}")
+        message = f"{cut.duration:.2f} s long, not {min_duration:g} to {max_duration:g}"
+        problems.append(Problem(cut.id, "duration", message))
     if any(s.start < -0.01 or s.end > cut.duration + 0.01 for s in cut.supervisions):
-        problems.append(f"{cut.id}: supervision reaches beyond the cut")
+        problems.append(Problem(cut.id, "supervisions", "supervision reaches beyond the cut"))
     return problems
 
 
-def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[str]:
+def _check_rate(cut: MonoCut) -> list[Problem]:
+    """The rate in the file's head must be the manifest's: otherwise all sounds slower or faster than it was."""
+    source = cut.recording.sources[0]
+    rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else cut.recording.sampling_rate
+    if rate == cut.recording.sampling_rate:
+        return []
+    message = f"{source.source} is at {rate} Hz, its manifest says {cut.recording.sampling_rate} Hz"
+    return [Problem(cut.id, "sampling rate", message)]
+
+
+def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]:
     problems = []
     unknown = tokenizer.unknown_characters(text)
     if unknown:
-        problems.append(f"{cut.id}: the tokenizer does not know {' '.join(map(repr, unknown))}")
+        message = f"the tokenizer does not know {' '.join(map(repr, unknown))}"
+        problems.append(Problem(cut.id, "unknown characters", message))
     if not cut.has_features:
-        return [*problems, f"{cut.id}: no features"]
+        return [*problems, Problem(cut.id, "no features", "no features")]
     needed, frames = frames_needed(tokenizer.encode([text])[0]), encoder_frames(cut.num_frames)
     if frames < needed:
-        problems.append(f"{cut.id}: {frames} frames after subsampling, its tokens need {needed}")
+        message = f"{frames} frames after subsampling, its tokens need {needed}"
+        problems.append(Problem(cut.id, "too many tokens", message))
     return problems
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lhotse import CutSet, MonoCut
@@ -12,9 +12,12 @@ from shared_moe_conformer.data.checks import check_cut
 from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import cuts_path, read_cut_file, read_cuts
 from shared_moe_conformer.data.noise import NoiseMixer
+from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 MAX_SHOWN = 3
+MAX_LEFT_OUT_SHARE = 0.1
+"""Of the training split; where more cannot be trained on, something is wrong with all of it."""
 
 
 class AsrDataModule:
@@ -33,11 +36,12 @@ class AsrDataModule:
         self.recipe_dir = recipe_dir
         self.tokenizer = tokenizer
         self.part = part
+        self.left_out: list[Problem] = []
         self.dataset = CutDataset(tokenizer, config.data)
 
     def train_loader(self) -> TrainLoader:
         """The training split; `set_epoch` before each epoch."""
-        cuts = self.cuts(self.config.data.train_split)
+        cuts = self.training_cuts()
         dataset = CutDataset(self.tokenizer, self.config.data, noise=self._noise())
         training = self.config.training
         return TrainLoader(
@@ -52,6 +56,21 @@ class AsrDataModule:
         """Each test split by its name."""
         return {split: EvalLoader(self.cuts(split), self.dataset) for split in self.config.data.test_splits}
 
+    def training_cuts(self) -> CutSet:
+        """The cuts of the training split without those that cannot be trained on, which go into `left_out`.
+
+        Raises:
+          FileNotFoundError: the split has not been prepared.
+          ValueError: more than a tenth of it cannot be trained on, some named.
+        """
+        path, cuts = self._read(self.config.data.train_split)
+        self.left_out = self._problems(cuts)
+        faulty = {problem.cut_id for problem in self.left_out}
+        good = [cut for cut in cuts if cut.id not in faulty]
+        if len(cuts) - len(good) > MAX_LEFT_OUT_SHARE * len(cuts):
+            raise _refusal(self.left_out, path)
+        return CutSet.from_cuts(good)
+
     def cuts(self, split: str) -> CutSet:
         """A split's cuts, checked, with absolute or working-folder paths of audio and features.
 
@@ -59,15 +78,15 @@ class AsrDataModule:
           FileNotFoundError: the split has not been prepared.
           ValueError: cuts that cannot be trained on or scored, named.
         """
-        manifest_dir = self.recipe_dir / self.config.data.manifest_dir
-        cuts = read_cuts(manifest_dir, split, recipe_dir=self.recipe_dir)
+        path, cuts = self._read(split)
         problems = self._problems(cuts)
         if problems:
-            shown = "; ".join(problems[:MAX_SHOWN])
-            raise ValueError(
-                f"{len(problems)} problems in {cuts_path(manifest_dir, split)}: {shown}; see local/validate_cuts.py"
-            )
+            raise _refusal(problems, path)
         return cuts
+
+    def _read(self, split: str) -> tuple[Path, CutSet]:
+        manifest_dir = self.recipe_dir / self.config.data.manifest_dir
+        return cuts_path(manifest_dir, split), read_cuts(manifest_dir, split, recipe_dir=self.recipe_dir)
 
     def _noise(self) -> NoiseMixer | None:
         """What is mixed into training."""
@@ -81,11 +100,17 @@ class AsrDataModule:
         require(not wrong, f"{len(wrong)} noises in {path} have no features of {bins} mel bins, {wrong[:1]} first")
         return NoiseMixer(cuts, data)
 
-    def _problems(self, cuts: Iterable[MonoCut]) -> list[str]:
+    def _problems(self, cuts: Iterable[MonoCut]) -> list[Problem]:
         bins = self.config.features.num_mel_bins
         problems = []
         for cut in cuts:
             problems += check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
             if cut.has_features and cut.num_features != bins:
-                problems.append(f"{cut.id}: {cut.num_features} mel bins, the config says {bins}")
+                message = f"{cut.num_features} mel bins, the config says {bins}"
+                problems.append(Problem(cut.id, "features", message))
         return problems
+
+
+def _refusal(problems: Sequence[Problem], path: Path) -> ValueError:
+    shown = "; ".join(problems[:MAX_SHOWN])
+    return ValueError(f"{len(problems)} problems in {path}: {shown}; see local/validate_cuts.py")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from lhotse import MonoCut, NumpyFilesWriter
@@ -105,6 +106,24 @@ def test_audio_that_is_damaged_or_silent(tmp_path: Path) -> None:
         assert problem.startswith(f"a: {path} cannot be read") and "\n" not in problem
     path.write_bytes(whole[:2044])
     assert checks.check_audio(cut) == [f"a: {path} has 1000 samples, not 4000"]
+
+
+def test_the_rate_in_the_file_must_be_the_manifests(tmp_path: Path) -> None:
+    cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
+    samples, _ = soundfile.read(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "a.wav", samples, 11025)
+    (problem,) = checks.check_audio(cut)
+    assert problem == f"a: {tmp_path}/a.wav is at 11025 Hz, its manifest says 8000 Hz"
+    assert problem.kind == "sampling rate"  # type: ignore[attr-defined]
+
+
+def test_samples_that_are_not_finite_are_a_problem_and_have_no_level(tmp_path: Path) -> None:
+    cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
+    samples, rate = soundfile.read(tmp_path / "a.wav")
+    assert checks.examine_audio(cut)[1] is not None
+    samples[100] = np.nan
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    assert checks.examine_audio(cut) == (["a: recording holds NaN or infinity"], None)
 
 
 def test_ids_are_unique(corpus: Corpus) -> None:

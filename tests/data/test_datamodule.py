@@ -54,13 +54,19 @@ def test_an_unprepared_split_says_what_to_do(corpus: Corpus, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "reason"), [("", "empty transcript"), ("J F " * 40, "tokens need"), ("éêè", "does not know")]
 )
-def test_unusable_cuts_are_refused_by_name(faulty: Callable[..., AsrDataModule], text: str, reason: str) -> None:
+def test_unusable_cuts_are_left_out_of_training_and_refused_elsewhere_by_name(
+    faulty: Callable[..., AsrDataModule], text: str, reason: str
+) -> None:
     def plant(cut: MonoCut) -> MonoCut:
         wrong = cut.id == "train-11"
         return fastcopy(cut, supervisions=[fastcopy(cut.supervisions[0], text=text)]) if wrong else cut
 
+    data = faulty(plant)
+    ids = {cut_id for batch in data.train_loader() for cut_id in batch.cut_ids}
+    assert len(ids) == 23 and "train-11" not in ids
+    assert all(problem.startswith("train-11: ") for problem in data.left_out) and reason in "; ".join(data.left_out)
     with pytest.raises(ValueError, match=f"train-11: .*{reason}") as error:
-        faulty(plant).train_loader()
+        data.cuts("train")
     assert "\n" not in str(error.value)
 
 

@@ -85,6 +85,34 @@ def test_a_corrupt_wav_is_named(plant: Plant, run_local: Callable[..., Result], 
     assert "dev-1: audio/dev-1.wav cannot be read" in result.out
 
 
+def drop_faulty(run_local: Callable[..., Result], *flags: str) -> Result:
+    return run_local("validate_cuts", "--lang-dir", LANG, "--read-audio", "--drop-faulty", *flags)
+
+
+def test_faulty_cuts_are_left_out_of_training_and_named(plant: Plant, run_local: Callable[..., Result]) -> None:
+    plant("train", lambda cuts: [say(cuts[0], ""), *cuts[1:]])
+    result = drop_faulty(run_local, "--max-dropped-share", "0.4")
+    assert result.status == 0, result.err
+    assert "LEFT OUT of train: 1 of 3 cuts: train-0" in result.out and "train: 2 cuts" in result.out
+    assert "train-0: empty transcript" in (FBANK / "checks.txt").read_text()
+    assert (FBANK / "checks.png").read_bytes().startswith(b"\x89PNG")
+    again = validate(run_local)
+    assert again.status == 0 and "train: 2 cuts" in again.out
+
+
+def test_when_too_much_is_faulty_nothing_is_dropped(plant: Plant, run_local: Callable[..., Result]) -> None:
+    plant("train", lambda cuts: [say(cuts[0], ""), *cuts[1:]])
+    result = drop_faulty(run_local)
+    assert result.status == 1 and "1 of 3 cuts of train are faulty, more than --max-dropped-share 0.1" in result.err
+    assert "train-0: empty transcript" in validate(run_local).out
+
+
+def test_faulty_cuts_of_other_splits_are_refused_all_the_same(plant: Plant, run_local: Callable[..., Result]) -> None:
+    plant("test", lambda cuts: [say(cuts[0], ""), *cuts[1:]])
+    result = drop_faulty(run_local, "--max-dropped-share", "1")
+    assert result.status == 1 and "error: 1 problems in data/fbank" in result.err
+
+
 def test_many_problems_are_counted_and_few_are_shown(plant: Plant, run_local: Callable[..., Result]) -> None:
     plant("train", lambda cuts: [fastcopy(say(cuts[0], ""), id=f"empty-{i}") for i in range(50)])
     result = validate(run_local)
