@@ -44,7 +44,7 @@ from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
-from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.training.averaging import Selection
 
 FRAME_SHIFT_SECONDS = 0.01
 
@@ -117,15 +117,15 @@ def decode_batches(
     return results
 
 
-def load_model(config: Config, exp_dir: Path, *, epoch: int, avg: int) -> AsrModel:
-    """The model in evaluation mode with the mean weights of `avg` epochs, on the GPU where there is one.
+def load_model(config: Config, exp_dir: Path, selection: Selection) -> AsrModel:
+    """The model in evaluation mode with the mean weights of some checkpoints, on the GPU where there is one.
 
     Raises:
-      FileNotFoundError: an epoch without a checkpoint.
+      FileNotFoundError: a checkpoint that is not there.
       ValueError: checkpoints of another model.
     """
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, model_state(exp_dir, epoch, avg), source=exp_dir)
+    copy_weights(model, selection.state(exp_dir), source=exp_dir)
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -134,8 +134,6 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--config", choices=configs, default="base" if "base" in configs else next(iter(configs)),
                         help="named config, whose experiment is exp/<config> [%(default)s]")  # fmt: skip
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
-    parser.add_argument("--epoch", type=int, help="last epoch to average [the newest]")
-    parser.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
     parser.add_argument("--max-duration", type=float, default=argparse.SUPPRESS,
                         help="audio in a batch, in seconds; changes no result [as in training]")  # fmt: skip
     parser.add_argument("--num-workers", type=int, default=argparse.SUPPRESS,
@@ -143,6 +141,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
                         help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
                         "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
+    add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
     return parser
 
@@ -150,8 +149,9 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     tune_cpu()
     config = apply_flags(load_config(exp_dir / "config.json"), args)
-    epoch = _newest_epoch(exp_dir) if args.epoch is None else args.epoch
-    model = load_model(config, exp_dir, epoch=epoch, avg=args.avg)
+    selection = apply_flags(Selection(), args)
+    checkpoint = selection.name(exp_dir)
+    model = load_model(config, exp_dir, selection)
     tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
     require(
         tokenizer.vocab_size == config.model.vocab_size,
@@ -162,7 +162,6 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     without_engine = {name for name in METHODS if name not in {method.decoding_method for method in methods}}
     methods, resources, left_out = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     left_out |= dict.fromkeys(sorted(without_engine), "no lattice engine that can run it is installed")
-    checkpoint = f"epoch-{epoch}-avg-{args.avg}"
     for test_set, loader in AsrDataModule(config, recipe_dir, tokenizer).test_loaders().items():
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
         results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
@@ -183,13 +182,6 @@ def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
         Result(decoded.cut_id, decoded.ref, transcript([(0.0, hyp)]))
         for decoded, hyp in zip(result.decoded, result.hyps, strict=True)
     ]
-
-
-def _newest_epoch(exp_dir: Path) -> int:
-    epochs = saved_epochs(exp_dir)
-    if not epochs:
-        raise FileNotFoundError(f"no epoch-<N>.pt in {exp_dir}: train first (./train.py)")
-    return epochs[-1]
 
 
 def _report(

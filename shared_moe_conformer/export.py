@@ -11,7 +11,7 @@ import numpy as np
 
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, load_config
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
@@ -22,7 +22,7 @@ from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Manifest, package_commit, require_name
 from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.release.zoo_index import add
-from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.training.averaging import Selection
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""
@@ -41,8 +41,7 @@ def export(
     *,
     exp_dir: Path,
     recipe_dir: Path,
-    epoch: int,
-    avg: int,
+    selection: Selection,
     with_graph: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -52,8 +51,7 @@ def export(
       folder: to be made; its name is the model's, the folder around it the zoo.
       exp_dir: what ./train.py wrote.
       recipe_dir: where the config's paths begin.
-      epoch: last epoch to average.
-      avg: epochs to average.
+      selection: the checkpoints to average.
       with_graph: release the decoding graph over words, its lexicon and its n-gram, too.
       overwrite: replace a model of this name.
 
@@ -67,8 +65,9 @@ def export(
     config = load_config(exp_dir / "config.json")
     lang_dir = recipe_dir / config.data.lang_dir
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, model_state(exp_dir, epoch, avg), source=exp_dir)
-    manifest = describe(folder.name, config, error_rates=read_error_rates(exp_dir, config, epoch=epoch, avg=avg))
+    copy_weights(model, selection.state(exp_dir), source=exp_dir)
+    error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
+    manifest = describe(folder.name, config, error_rates=error_rates)
     bundle = Bundle(manifest, config, model.eval(), Tokenizer.load(lang_dir))
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
@@ -111,15 +110,20 @@ def describe(name: str, config: Config, *, error_rates: dict[str, dict[str, floa
     )
 
 
-def read_error_rates(exp_dir: Path, config: Config, *, epoch: int, avg: int) -> dict[str, dict[str, float]]:
-    """WER in percent by test set and search, from the summaries that ./decode.py wrote for these very epochs.
+def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str) -> dict[str, dict[str, float]]:
+    """WER in percent by test set and search, from the summaries that ./decode.py wrote for these very checkpoints.
+
+    Args:
+      exp_dir: the experiment's folder.
+      config: the experiment.
+      checkpoint: the selection's name, e.g. epoch-30-avg-9.
 
     Raises:
       ValueError: a summary is damaged.
     """
     rates: dict[str, dict[str, float]] = {}
     for test_set in config.data.test_splits:
-        pattern = f"*/wer-summary-{test_set}-epoch-{epoch}-avg-{avg}-*.txt"
+        pattern = f"*/wer-summary-{test_set}-{checkpoint}-*.txt"
         for path in sorted(exp_dir.glob(pattern)):
             rates.setdefault(test_set, {}).update(_read_summary(path))
     return rates
@@ -160,8 +164,6 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
         "--config", choices=configs, default=default, help=f"named config, whose experiment is exp/<config> [{default}]"
     )
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
-    parser.add_argument("--epoch", type=int, help="last epoch to average [the newest]")
-    parser.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
     parser.add_argument("--name", required=True, help="of the model in the zoo, e.g. asterisk-base")
     parser.add_argument(
@@ -170,6 +172,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
         help="release the decoding graph over words as well (HLG, its lexicon and its n-gram)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model of this name")
+    add_flags(parser, Selection)
     return parser
 
 
@@ -177,19 +180,17 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     tune_cpu()
     require_name(args.name)
     folder = args.zoo_dir / args.name
-    epochs = saved_epochs(exp_dir)
-    epoch = args.epoch if args.epoch is not None else (epochs or [1])[-1]
+    selection = apply_flags(Selection(), args)
     export(
         folder,
         exp_dir=exp_dir,
         recipe_dir=recipe_dir,
-        epoch=epoch,
-        avg=args.avg,
+        selection=selection,
         with_graph=args.with_graph,
         overwrite=args.overwrite,
     )
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(f"released {folder} ({size / 1e6:.1f} MB): epochs {epoch - args.avg + 1} to {epoch}, averaged")
+    print(f"released {folder} ({size / 1e6:.1f} MB) from {selection.name(exp_dir)}")
     sizes = [(name, (folder / name).stat().st_size / 1e6) for name in GRAPH_FILES if (folder / name).is_file()]
     if sizes:
         print(f"with a decoding graph: {', '.join(f'{name} ({size:.2f} MB)' for name, size in sizes)}")

@@ -107,7 +107,7 @@ def _train(
         model.checkpoint_activations()
     if options.compile:
         compile_parts(model.compilable_parts())
-    trainer = Trainer(model, config.training, device=device, teacher=teacher)
+    trainer = Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
     checkpoint = None
     if resume_from is not None:
         resume_from, checkpoint = load_to_resume(resume_from)

@@ -81,7 +81,7 @@ def test_released_model_is_the_average_and_verifies(recipe: Path, tiny_bundle: B
     for name, value in bundle.model.state_dict().items():
         torch.testing.assert_close(value, state[name] + (1.5 if value.is_floating_point() else 0))
     assert verify("tiny", zoo_dir=recipe / "zoo") == expected_text(recipe / "zoo" / "tiny")
-    assert "epochs 1 to 2, averaged" in capsys.readouterr().out
+    assert "from epoch-2-avg-2" in capsys.readouterr().out
 
 
 def test_facts_come_from_the_experiment(recipe: Path, tiny_bundle: Bundle) -> None:
@@ -128,7 +128,7 @@ def test_damaged_summary_is_named(recipe: Path, tiny_bundle: Bundle) -> None:
     path.parent.mkdir()
     path.write_text("settings\tWER\ngreedy_search\n")
     with pytest.raises(ValueError, match=path.name):
-        read_error_rates(recipe / "exp" / "base", tiny_bundle.config, epoch=2, avg=1)
+        read_error_rates(recipe / "exp" / "base", tiny_bundle.config, checkpoint="epoch-2-avg-1")
 
 
 def test_lost_audio_is_named(recipe: Path, tiny_bundle: Bundle) -> None:

@@ -99,7 +99,7 @@ def whole(whole_dir: Path) -> dict[str, torch.Tensor]:
 def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2")
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
-    assert names == {"config.json", "epoch-1.pt", "tensorboard", "log"}
+    assert names == {"config.json", "epoch-1.pt", "tensorboard", "log", "best-valid-wer.pt"}
     config = load_config(tmp_path / "a" / "b" / "config.json")
     assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2})
     shown = capsys.readouterr().err

@@ -22,6 +22,7 @@ from torch import Tensor
 from shared_moe_conformer.atomic import atomic_file
 
 MID_EPOCH_NAME = "checkpoint.pt"
+BEST_NAME = "best-valid-wer.pt"
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
@@ -35,10 +36,36 @@ def saved_epochs(exp_dir: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def step_path(exp_dir: Path, step: int) -> Path:
+    """Where the checkpoint of an update is, if those are kept."""
+    return exp_dir / f"checkpoint-{step}.pt"
+
+
+def saved_steps(exp_dir: Path) -> list[int]:
+    """The updates with a checkpoint of their own, rising."""
+    matches = (re.fullmatch(r"checkpoint-(\d+)\.pt", path.name) for path in exp_dir.glob("checkpoint-*.pt"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
 def keep_last(exp_dir: Path, count: int) -> None:
     """Delete all but the last `count` epochs' checkpoints; 0 keeps all."""
     for epoch in saved_epochs(exp_dir)[:-count] if count else []:
         epoch_path(exp_dir, epoch).unlink()
+
+
+def keep_last_steps(exp_dir: Path, count: int) -> None:
+    """Delete all but the last `count` updates' checkpoints."""
+    for step in saved_steps(exp_dir)[:-count]:
+        step_path(exp_dir, step).unlink()
+
+
+def save_if_best(exp_dir: Path, state: dict[str, Tensor], *, wer: float, epoch: int) -> bool:
+    """Keep the weights if their word error rate is the lowest so far; return whether it is."""
+    path = exp_dir / BEST_NAME
+    if path.is_file() and json.loads(load_checkpoint(path)["valid_wer"]) <= wer:
+        return False
+    save_checkpoint(path, {"model": state, "valid_wer": json.dumps(wer), "epoch": json.dumps(epoch)})
+    return True
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:

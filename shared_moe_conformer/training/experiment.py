@@ -8,12 +8,18 @@ from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import Config, from_dict, load_config, to_dict
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.checkpoint import (
+    BEST_NAME,
+    MID_EPOCH_NAME,
+    epoch_path,
+    load_checkpoint,
+    saved_epochs,
+)
 from shared_moe_conformer.training.log import logger
 
 FREE_OPTIONS = ("num_epochs", "num_workers")
 """Options that may change when a training goes on."""
-HALF_WRITTEN = (".config.json.*", ".epoch-*.pt.*", f".{MID_EPOCH_NAME}.*")
+HALF_WRITTEN = (".config.json.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
 """What a run that was killed while writing leaves behind (`atomic_file`)."""
 
 

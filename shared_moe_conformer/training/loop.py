@@ -18,9 +18,12 @@ from shared_moe_conformer.training.checkpoint import (
     MID_EPOCH_NAME,
     epoch_path,
     keep_last,
+    keep_last_steps,
     rng_state,
     save_checkpoint,
+    save_if_best,
     set_rng_state,
+    step_path,
 )
 from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.skipping import SkippedSteps
@@ -40,6 +43,10 @@ class RunOptions:
     """Updates between checkpoints inside an epoch (checkpoint.pt, replaced each time); 0: only at ends of epochs."""
     keep_last_k: int = 0
     """Checkpoints of epochs to keep; 0: all."""
+    keep_last_k_steps: int = 0
+    """Checkpoints of updates to keep as well (checkpoint-<update>.pt, at save_every_n_steps), for --iter; 0: none."""
+    average_period: int = 0
+    """Updates between those whose weights are summed up, for --use-averaged-model (icefall: 200); 0: no sums."""
     max_skipped_steps: int = 10
     """Updates in a row that may be skipped, since a loss or the gradient is not finite; one more ends the training."""
     log_every_n_steps: int = 50
@@ -56,6 +63,12 @@ class RunOptions:
     def __post_init__(self) -> None:
         require(self.save_every_n_steps >= 0, f"save_every_n_steps is {self.save_every_n_steps}: give 0 or more")
         require(self.keep_last_k >= 0, f"keep_last_k is {self.keep_last_k}: give 0 or more")
+        require(self.keep_last_k_steps >= 0, f"keep_last_k_steps is {self.keep_last_k_steps}: give 0 or more")
+        require(
+            self.keep_last_k_steps == 0 or self.save_every_n_steps > 0,
+            f"keep_last_k_steps is {self.keep_last_k_steps}: give --save-every-n-steps too",
+        )
+        require(self.average_period >= 0, f"average_period is {self.average_period}: give 0 or more")
         require(self.max_skipped_steps >= 0, f"max_skipped_steps is {self.max_skipped_steps}: give 0 or more")
         require(self.log_every_n_steps >= 1, f"log_every_n_steps is {self.log_every_n_steps}: give 1 or more")
         require(self.num_threads >= 0, f"num_threads is {self.num_threads}: give 0 or more")
@@ -136,8 +149,13 @@ def fit(
 
     def after_step() -> None:
         due = options.save_every_n_steps and trainer.state.step % options.save_every_n_steps == 0
+        position = {"train_loader": json.dumps(batches.train.state_dict())}
+        if due and options.keep_last_k_steps:
+            save(step_path(exp_dir, trainer.state.step), **position)
+            if is_first:
+                keep_last_steps(exp_dir, options.keep_last_k_steps)
         if due and trainer.state.num_batches < len(batches.train):
-            save(exp_dir / MID_EPOCH_NAME, train_loader=json.dumps(batches.train.state_dict()))
+            save(exp_dir / MID_EPOCH_NAME, **position)
         between_steps()
 
     skipped = SkippedSteps(exp_dir, max_in_a_row=options.max_skipped_steps)
@@ -151,7 +169,9 @@ def fit(
                 (exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
                 keep_last(exp_dir, options.keep_last_k)
             checkpoint = None
-            _validate(trainer, batches, tracker, between_steps)
+            wer = _validate(trainer, batches, tracker, between_steps)
+            if is_first and wer is not None:
+                save_if_best(exp_dir, trainer.model.state_dict(), wer=wer, epoch=epoch)
     finally:
         tracker.close()
 
@@ -203,7 +223,8 @@ def _train_epoch(
     tracker.trained(report, state.step)
 
 
-def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_steps: Callable[[], None]) -> None:
+def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_steps: Callable[[], None]) -> float | None:
+    """Show the losses on the validation set; return its word error rate in percent, if it has one."""
     counts: list[tuple[int, int]] = []
 
     def count_errors(batch: AsrBatchLike) -> None:
@@ -214,4 +235,6 @@ def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_step
     totals = trainer.validate(tracker.watch_dev(batches.dev), count_errors)
     everyone = [count for part in gather(counts) for count in part]
     errors, words = (sum(column) for column in zip(*everyone)) if everyone else (0, 0)
-    tracker.validated(totals, trainer.state.step, wer=100 * errors / words if words else None)
+    wer = 100 * errors / words if words else None
+    tracker.validated(totals, trainer.state.step, wer=wer)
+    return wer

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from shared_moe_conformer.config import TrainingConfig
+from shared_moe_conformer.training.averaging import RunningSum
 from shared_moe_conformer.training.distributed import (
     average_buffers,
     data_parallel,
@@ -108,6 +109,7 @@ class Trainer:
         *,
         device: torch.device | None = None,
         teacher: nn.Module | None = None,
+        average_period: int = 0,
     ) -> None:
         """Make the optimizer; processes must be connected before (`distributed.connected`).
 
@@ -116,6 +118,7 @@ class Trainer:
           config: schedule and losses.
           device: where to compute; None: where the model is.
           teacher: its `teach(x, x_lens)` is what the model should imitate; it stays as it is.
+          average_period: updates between those whose weights are summed up for averages; 0: none are.
 
         Raises:
           ValueError: this torch cannot compute with the config's precision.
@@ -129,6 +132,7 @@ class Trainer:
         self._parallel_model = data_parallel(self.model)
         self.optimizer = build_optimizer(model, config)
         self.state = TrainState()
+        self._sum = RunningSum(self.model, average_period) if average_period else None
 
     def train_mode(self) -> None:
         """Put the model into training mode, all but its frozen parts."""
@@ -166,6 +170,8 @@ class Trainer:
         if totals.frames_per_expert is not None:
             self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
         state.step, state.skipped_in_a_row = step, 0
+        if self._sum is not None:
+            self._sum.stepped(step)
         return report._replace(clipped=grad_norm > self.config.max_grad_norm)
 
     @torch.no_grad()
@@ -193,6 +199,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict()["state"],
             "train_state": json.dumps(dataclasses.asdict(self.state)),
             **self.precision.state(),
+            **({} if self._sum is None else self._sum.state()),
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> TrainState:
@@ -209,6 +216,8 @@ class Trainer:
             ) from error
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": checkpoint["optimizer"]})
         self.precision.restore(checkpoint)
+        if self._sum is not None:
+            self._sum.restore(checkpoint)
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
         return self.state
 
