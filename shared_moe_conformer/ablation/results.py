@@ -6,7 +6,7 @@ import ast
 import fcntl
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,8 +70,8 @@ class Result:
     """Words of each utterance of the test set, in the order of their ids."""
     characters: tuple[int, ...] = ()
     """Characters of each utterance."""
-    methods: tuple[dict, ...] = field(default=())
-    """A `MethodResult` for each search, as a dictionary."""
+    methods: tuple[MethodResult, ...] = ()
+    """Of each search."""
 
     def method(self, name: str) -> MethodResult:
         """The errors of a search.
@@ -79,9 +79,9 @@ class Result:
         Raises:
           ValueError: it was not run.
         """
-        for values in self.methods:
-            if values["method"] == name:
-                return from_dict(MethodResult, values)
+        for result in self.methods:
+            if result.method == name:
+                return result
         raise ValueError(f"{self.config}, {self.variant}, seed {self.seed}: not decoded by {name}")
 
     @property
@@ -109,8 +109,10 @@ def read_results(path: Path) -> list[Result]:
     text = path.read_text() if path.is_file() else ""
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
-            results.append(from_dict(Result, json.loads(line)))
-        except (TypeError, ValueError) as error:
+            values = json.loads(line)
+            methods = tuple(from_dict(MethodResult, method) for method in values.pop("methods"))
+            results.append(from_dict(Result, {**values, "methods": methods}))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}, is no result: {error}") from error
     return results
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
         command=shlex.join(["./train.py", *train_command(ablation, variant, seed)[2:]]),
         words=tuple(len(ref.split()) for ref in refs),
         characters=tuple(len("".join(ref.split())) for ref in refs),
-        methods=tuple(asdict(method_result(method, results)) for method, results in decoded.items()),
+        methods=tuple(method_result(method, results) for method, results in decoded.items()),
     )
 
 

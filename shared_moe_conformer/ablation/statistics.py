@@ -63,8 +63,9 @@ def error_rates(
         errors = np.array([_errors(run, method, level) for run in runs])
         drawn[variant] = _draw_seeds(100 * (weights @ errors.T) / (weights @ lengths)[:, None], rng)
         rates[variant] = 100 * errors.sum() / len(runs) / lengths.sum()
-    ratios = {variant: (rates[variant] / rates[reference], drawn[variant] / drawn[reference])
-              for variant in results if reference in results}  # fmt: skip
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which the reference makes no error
+        ratios = {variant: (rates[variant] / rates[reference], drawn[variant] / drawn[reference])
+                  for variant in results if reference in results}  # fmt: skip
     unknown = (float("nan"), np.full(1, np.nan))
     return {
         variant: Rates(_estimate(rates[variant], drawn[variant]), _estimate(*ratios.get(variant, unknown)))
@@ -92,5 +93,5 @@ def _draw_seeds(rates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _estimate(value: float, drawn: np.ndarray) -> Estimate:
-    low, high = np.percentile(drawn, (2.5, 97.5))
+    low, high = np.nanpercentile(drawn, (2.5, 97.5)) if not np.isnan(drawn).all() else (value, value)
     return Estimate(float(value), float(low), float(high))

@@ -1,0 +1,44 @@
+"""The report in a README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.ablation.report import BEGIN, END, write_report
+from shared_moe_conformer.ablation.results import Result
+from shared_moe_conformer.ablation.variants import variants_of
+from tests.conftest import TINY
+
+VARIANTS = {"base": variants_of(TINY)}
+
+
+def test_the_table_stands_between_the_marks_and_nothing_else_changes(
+    tmp_path: Path, make_result: Callable[..., Result]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    results = [make_result("base", 1, (2, 2, 2, 0)), make_result("full"), make_result("full", 2, num_epochs=9)]
+    write_report(readme, results, VARIANTS)
+    text = readme.read_text()
+    assert text.startswith(f"# Before\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nafter\n") and "\nold\n" not in text
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["full", "base", "full"], "each budget has its table"
+    assert "| 60.0 [" in rows[1] and "| 2.000 [2.000, 2.000] |" in rows[1] and "| 0.33 |" in rows[1]
+    for epochs in (2, 9):
+        assert f"(ablation-base-{epochs}-epochs.svg)" in text
+        assert (tmp_path / f"ablation-base-{epochs}-epochs.svg").is_file()
+    write_report(readme, results, VARIANTS)
+    assert readme.read_text() == text
+
+
+def test_what_cannot_be_reported_is_said(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("# No marks\n")
+    with pytest.raises(ValueError, match="lacks the two lines"):
+        write_report(readme, [make_result()], VARIANTS)
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    with pytest.raises(ValueError, match="run the ablation first"):
+        write_report(readme, [], VARIANTS)

@@ -1,0 +1,67 @@
+"""The file of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.ablation.results import (
+    Result,
+    add_result,
+    method_result,
+    read_results,
+    read_transcripts,
+)
+from shared_moe_conformer.decoding.scoring import Decoded, transcripts_text
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    path = tmp_path / "results.jsonl"
+    results = [make_result("full"), make_result("base", 2, options={"num_experts": "3"})]
+    for result in results:
+        add_result(path, result)
+    assert read_results(path) == results
+    assert len(path.read_text().splitlines()) == 2
+    assert read_results(tmp_path / "none.jsonl") == []
+
+
+def test_a_line_that_was_not_finished_is_no_result(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    path = tmp_path / "results.jsonl"
+    add_result(path, make_result("full"))
+    with path.open("a") as file:
+        file.write('{"config": "ba')
+    assert [result.variant for result in read_results(path)] == ["full"]
+    add_result(path, make_result("base"))
+    assert [result.variant for result in read_results(path)] == ["full", "base"]
+
+
+def test_a_damaged_line_is_named(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    path = tmp_path / "results.jsonl"
+    add_result(path, make_result("full"))
+    path.write_text(path.read_text() + "{}\n")
+    with pytest.raises(ValueError, match="line 2, is no result"):
+        read_results(path)
+
+
+def test_errors_are_counted_by_utterance() -> None:
+    result = method_result("greedy_search", [Decoded("a", "ab cd", "ab xd e"), Decoded("b", "ab", "")])
+    assert (result.insertions, result.deletions, result.substitutions) == (1, 1, 1)
+    assert result.word_errors == (2, 1) and result.character_errors == (2, 2)
+
+
+def test_transcripts_are_read_as_decoding_writes_them(tmp_path: Path) -> None:
+    decoded = [Decoded("b:\t1", "it's so", "it is so"), Decoded("a", "ž", "")]
+    path = tmp_path / "recogs.txt"
+    path.write_text(transcripts_text(decoded), encoding="utf-8")
+    assert read_transcripts(path) == sorted(decoded)
+    path.write_text("a: ref\n")
+    with pytest.raises(ValueError, match="is no transcript"):
+        read_transcripts(path)
+
+
+def test_a_search_that_was_not_run_is_named(make_result: Callable[..., Result]) -> None:
+    assert make_result().method("greedy_search").word_errors == (1, 1, 1, 0)
+    with pytest.raises(ValueError, match="base, full, seed 1: not decoded by 1best"):
+        make_result().method("1best")

@@ -1,0 +1,113 @@
+"""Running an ablation, killing it and going on, with programs that stand for the recipe's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from shared_moe_conformer.ablation import runs
+from shared_moe_conformer.ablation.results import read_results
+from shared_moe_conformer.ablation.runs import METHODS, Ablation, Budget, flags_of, in_order, run_all, train_command
+from shared_moe_conformer.ablation.variants import variants_of
+from tests.conftest import TINY
+
+VARIANTS = variants_of(TINY)
+
+# They note what they are called with. Training fails, as if killed, while the file "kill" holds its variant.
+STAND_IN = """
+import json, pathlib, sys
+flags = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
+exp_dir = pathlib.Path(flags["exp-dir"])
+with open("calls.txt", "a") as file:
+    file.write(f"{sys.argv[0]} {exp_dir.name} {flags.get('decoding-method', '')}\\n")
+if sys.argv[0] == "train.py":
+    kill = pathlib.Path("kill")
+    if kill.is_file() and kill.read_text() == exp_dir.name:
+        sys.exit(137)
+    (exp_dir / f"epoch-{flags['num-epochs']}.pt").write_text("")
+else:
+    folder = exp_dir / flags["decoding-method"]
+    folder.mkdir(exist_ok=True)
+    name = f"recogs-test-epoch-{flags['epoch']}-avg-{flags['avg']}-{flags['decoding-method']}-beam-4.txt"
+    (folder / name).write_text("a:\\tref=['b', 'c']\\na:\\thyp=['b']\\n\\n")
+"""
+
+
+@pytest.fixture
+def ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ablation:
+    for name in ("train.py", "decode.py"):
+        (tmp_path / name).write_text(STAND_IN)
+    monkeypatch.setattr(runs, "load_checkpoint", lambda path: {"train_state": '{"step": 12}'})
+    return Ablation(tmp_path, "base", TINY, Budget(num_epochs=2))
+
+
+def calls(ablation: Ablation, program: str = "train.py") -> list[str]:
+    lines = [line.split() for line in (ablation.recipe_dir / "calls.txt").read_text().splitlines()]
+    return [line[1] for line in lines if line[0] == program]
+
+
+def test_main_rows_first_seed_by_seed() -> None:
+    some = [VARIANTS[name] for name in ("top-2", "base-distilled", "full", "shared")]
+    assert [(variant.name, seed) for variant, seed in in_order(some, (1, 2))] == [
+        ("full", 1), ("shared", 1), ("base-distilled", 1),
+        ("full", 2), ("shared", 2), ("base-distilled", 2),
+        ("top-2", 1), ("top-2", 2),
+    ]  # fmt: skip
+
+
+def test_a_killed_ablation_goes_on_where_it_was(ablation: Ablation) -> None:
+    chosen = [VARIANTS[name] for name in ("full", "shared", "base")]
+    kill = ablation.recipe_dir / "kill"
+    kill.write_text("shared-seed-1")
+    with pytest.raises(ValueError, match=r"train.py .*shared-seed-1.* failed .* with status 137"):
+        run_all(ablation, chosen, [1])
+    assert [result.variant for result in read_results(ablation.results_path)] == ["full"]
+    kill.unlink()
+    run_all(ablation, chosen, [1])
+    assert calls(ablation) == ["full-seed-1", "shared-seed-1", "shared-seed-1", "base-seed-1"]
+    assert len(calls(ablation, "decode.py")) == 3 * len(METHODS)
+    run_all(ablation, chosen, [1])
+    assert len(calls(ablation)) == 4, "what has a result is not run again"
+    results = read_results(ablation.results_path)
+    assert [(r.variant, r.updates, r.words, r.method("greedy_search").word_errors) for r in results] == [
+        ("full", 12, (2,), (1,)), ("shared", 12, (2,), (1,)), ("base", 12, (2,), (1,))
+    ]  # fmt: skip
+
+
+def test_a_teacher_that_was_trained_elsewhere_is_trained_again(ablation: Ablation) -> None:
+    run_all(ablation, [VARIANTS["base-distilled"]], [3])
+    assert calls(ablation) == ["full-seed-3", "base-distilled-seed-3"]
+    assert [result.variant for result in read_results(ablation.results_path)] == ["base-distilled"]
+    run_all(ablation, [VARIANTS["shared-distilled"]], [3])
+    assert calls(ablation)[2:] == ["shared-distilled-seed-3"], "now it is there"
+
+
+def test_another_budget_is_another_run(ablation: Ablation) -> None:
+    run_all(ablation, [VARIANTS["full"]], [1])
+    longer = Ablation(ablation.recipe_dir, "base", TINY, Budget(num_epochs=3))
+    run_all(longer, [VARIANTS["full"]], [1])
+    assert [result.num_epochs for result in read_results(ablation.results_path)] == [2, 3]
+
+
+def test_flags_of_train(ablation: Ablation) -> None:
+    assert flags_of(ablation, VARIANTS["full"], 1) == {"group_sizes": "1,1,1", "experts_in": "none", "seed": "1"}
+    assert flags_of(ablation, VARIANTS["individual-norms"], 1)["individual_routers"] == "false"
+    command = train_command(ablation, VARIANTS["base-distilled"], 2)
+    assert command[:3] == [sys.executable, "train.py", "--config=base"]
+    assert "--teacher=exp/ablation/base/full-seed-2" in command and "--resume=true" in command
+
+
+def test_the_commit_is_that_of_the_beginning(ablation: Ablation, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = iter(["first", "second"])
+    monkeypatch.setattr(runs, "package_commit", lambda: next(commits))
+    kill = ablation.recipe_dir / "kill"
+    kill.write_text("full-seed-1")
+    with pytest.raises(ValueError):
+        run_all(ablation, [VARIANTS["full"]], [1])
+    kill.unlink()
+    run_all(ablation, [VARIANTS["full"]], [1])
+    (result,) = read_results(ablation.results_path)
+    assert result.commit == "first" and torch.__version__ in result.engine and result.minutes >= 0
