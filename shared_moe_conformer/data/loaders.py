@@ -65,7 +65,8 @@ class TrainLoader:
     """Shuffled batches of similar durations, of one epoch at a time.
 
     Several processes divide the batches of an epoch among them; every update takes the same number from each, for
-    which the largest batches are split until the last update has enough.
+    which the largest batches are split until the last update has enough. The batches of an update have similar sizes,
+    so that no process waits long for the others.
     The batches of an epoch follow from the seed and the epoch's number alone, whatever was drawn before:
 
         loader.set_epoch(3)
@@ -151,7 +152,8 @@ class TrainLoader:
         self._sampler.set_epoch(self.epoch)
         seeds = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         batches = [PlannedBatch(cuts, _random_seed(seeds)) for cuts in self._sampler]
-        return _split(batches, self.batches_per_update, seeds)
+        batches = _split(batches, self.batches_per_update, seeds)
+        return batches if self.batches_per_update == 1 else _alike(batches, self.batches_per_update, seeds)
 
 
 class EvalLoader:
@@ -205,6 +207,19 @@ def _split(batches: list[PlannedBatch], divisor: int, seeds: torch.Generator) ->
         batches[largest] = PlannedBatch(CutSet.from_cuts(cuts[half:]), seed)
         batches.append(PlannedBatch(CutSet.from_cuts(cuts[:half]), _random_seed(seeds)))
     return batches
+
+
+def _alike(batches: list[PlannedBatch], per_update: int, seeds: torch.Generator) -> list[PlannedBatch]:
+    """The batches, those of equal size next to each other in updates, which come in random order."""
+    by_size = sorted(batches, key=lambda batch: _padded_duration(batch.cuts))
+    order = torch.randperm(len(batches) // per_update, generator=seeds).tolist()
+    return [batch for update in order for batch in by_size[update * per_update : (update + 1) * per_update]]
+
+
+def _padded_duration(cuts: CutSet) -> tuple[float, float]:
+    """Seconds of a batch, padding included, and of its longest cut."""
+    longest = max(cut.duration for cut in cuts)
+    return longest * len(cuts), longest
 
 
 def _random_seed(generator: torch.Generator) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -78,6 +78,29 @@ def total_losses(totals: LossTotals) -> LossTotals:
         if part.num_frames:
             total.add(part)
     return total
+
+
+def add_up(values: Sequence[float], device: torch.device) -> list[float]:
+    """Each value summed over all processes, in float64; all give equally many."""
+    if not dist.is_initialized():
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def total_of_update(totals: LossTotals, num_feature_frames: int, device: torch.device) -> tuple[LossTotals, int]:
+    """The losses and feature frames of all processes' batches of an update, in one small exchange."""
+    if not dist.is_initialized():
+        return totals, num_feature_frames
+    names, usage = list(totals.sums), totals.frames_per_expert
+    counts = [] if usage is None else usage.flatten().tolist()
+    sums = add_up([*totals.sums.values(), *counts, totals.num_frames, num_feature_frames], device)
+    *sums, num_frames, num_feature_frames = sums  # type: ignore[assignment]
+    if usage is not None:
+        usage = torch.tensor(sums[len(names) :]).view_as(usage).to(usage)
+    total = LossTotals(round(num_frames), dict(zip(names, sums)), usage)
+    return total, round(num_feature_frames)
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from shared_moe_conformer.training.averaging import RunningSum
 from shared_moe_conformer.training.distributed import (
     average_buffers,
     data_parallel,
-    gather,
     total_losses,
+    total_of_update,
     world,
 )
 from shared_moe_conformer.training.metrics import (
@@ -154,13 +154,12 @@ class Trainer:
         progress_at_peak = state.progress_at_peak
         learning_rate = self._set_learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        totals = self._backward(batches)
+        totals, frames = self._backward(batches)
         self.precision.unscale(self.optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
-        frames, norms = zip(*gather((sum(int(batch.x_lens.sum()) for batch in batches), grad_norm)))
-        fault = non_finite(totals.averages()) or non_finite({"gradient norm": sum(norms) / len(norms)})
+        fault = non_finite(totals.averages()) or non_finite({"gradient norm": grad_norm})  # the same in all processes
         state.num_batches += len(batches)
-        report = StepReport(totals, sum(frames), learning_rate, grad_norm, len(batches))
+        report = StepReport(totals, frames, learning_rate, grad_norm, len(batches))
         if fault:
             self._undo(buffers, progress_at_peak)
             self.precision.skip()
@@ -221,8 +220,8 @@ class Trainer:
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
         return self.state
 
-    def _backward(self, batches: Sequence[AsrBatchLike]) -> LossTotals:
-        """Leave the gradient of the loss per frame of all processes' batches; return their losses."""
+    def _backward(self, batches: Sequence[AsrBatchLike]) -> tuple[LossTotals, int]:
+        """Leave the gradient of the loss per frame of all processes' batches; return their losses, feature frames."""
         scales = loss_scales(self.config, self.state.step)
         alone = len(batches) == world().size == 1
         totals = LossTotals()
@@ -232,13 +231,13 @@ class Trainer:
                     loss, more = self._losses(self._parallel_model, batch, scales)
                 self.precision.scale(loss if alone else loss * more.num_frames).backward()
             totals.add(more)
-        totals = total_losses(totals)
+        totals, frames = total_of_update(totals, sum(int(batch.x_lens.sum()) for batch in batches), self.device)
         if not alone:
             factor = world().size / max(totals.num_frames, 1)
             for parameter in self.model.parameters():
                 if parameter.grad is not None:
                     parameter.grad *= factor
-        return totals
+        return totals, frames
 
     def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
         """Where the processes' gradients meet: in the backward of the last batch of an update."""

@@ -183,3 +183,22 @@ def test_processes_divide_a_split_to_validate_on(corpus: Corpus, count: int) -> 
     parts = [ids(list(eval_loader(corpus, part=Part(rank, count)))) for rank in range(count)]
     everything = [batch for part in parts for batch in part]
     assert sorted(everything) == sorted(ids(list(eval_loader(corpus))))
+
+
+def test_the_batches_of_an_update_are_of_similar_sizes(corpus: Corpus) -> None:
+    """Padded durations of two processes differ less than those of batches in random order would."""
+    parts = [[padded(batch) for batch in train_loader(corpus, part=Part(rank, 2), max_duration=3.0)] for rank in (0, 1)]
+    differences = sum(abs(a - b) for a, b in zip(*parts))
+    shifted = sum(abs(a - b) for a, b in zip(parts[0], parts[1][1:] + parts[1][:1]))
+    assert len(parts[0]) > 3 and differences < 0.5 * shifted
+
+
+def test_the_updates_of_an_epoch_come_in_another_order_in_the_next(corpus: Corpus) -> None:
+    loader = train_loader(corpus, part=Part(0, 2), max_duration=3.0)
+    first = [padded(batch) for batch in loader]
+    loader.set_epoch(2)
+    assert first != [padded(batch) for batch in loader] and first != sorted(first)
+
+
+def padded(batch: AsrBatch) -> int:
+    return batch.x.size(0) * batch.x.size(1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import socket
 import subprocess
@@ -118,12 +119,62 @@ def test_a_bad_batch_of_one_process_is_skipped_and_named_by_all(results: list[di
         assert result["unchanged"] and step == 3
 
 
+def fifty_losses(path: str) -> None:
+    """What each process does: fifty updates of its part of the batches, whose losses the first writes."""
+    torch.set_num_threads(1)
+    with connected(torch.device("cpu")):
+        trainer, (rank, size, _) = make_trainer(), world()
+        losses = []
+        for step in range(50):
+            report = trainer.train_step(*batches(step % 5)[rank::size], progress=0.1)
+            losses.append(report.totals.averages()["loss"])
+        if rank == 0:
+            Path(path).write_text(json.dumps(losses))
+
+
+@pytest.fixture(scope="module")
+def losses_of_one(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Those of one process that accumulates."""
+    path = tmp_path_factory.mktemp("one") / "losses"
+    fifty_losses(str(path))
+    return json.loads(path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_fifty_losses_of_two_processes_are_those_of_one(
+    losses_of_one: list[float], tmp_path: Path, num_nodes: int
+) -> None:
+    """Started by one torchrun, and by two that meet on this machine as two machines would."""
+    path = tmp_path / "losses"
+    script = tmp_path / "run.py"
+    script.write_text(f"from tests.training.test_distributed import fifty_losses; fifty_losses({str(path)!r})")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=test"]
+    agents = [
+        start_agent(script, *meet, f"--nnodes={num_nodes}", f"--nproc_per_node={2 // num_nodes}")
+        for _ in range(num_nodes)
+    ]
+    assert [agent.wait(timeout=240) for agent in agents] == [0] * num_nodes
+    losses = json.loads(path.read_text())
+    assert losses == pytest.approx(losses_of_one, rel=1e-4) and losses[-1] < 0.8 * losses[0]
+
+
+def start_agent(script: Path, *options: str) -> subprocess.Popen:
+    """A torchrun; torch 1.13's fails with its own defaults on Python 3.11."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--redirects=1", "--tee=1", *options, str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+
 def test_each_frame_of_an_update_weighs_alike() -> None:
     """The gradient of two batches is the mean of theirs, each weighed by its frames."""
     gradients, frames = [], []
     for batch in (*batches(0), None):
         trainer = make_trainer()
-        totals = trainer._backward(batches(0) if batch is None else [batch])
+        totals, _ = trainer._backward(batches(0) if batch is None else [batch])
         gradients.append(trainer.model.ctc_head.weight.grad.clone())
         frames.append(totals.num_frames)
     first, second, both = gradients
