@@ -45,7 +45,7 @@ def gated_experts(x: Tensor, index: Tensor, gates: Tensor, counts: Tensor, weigh
     x, gates, *parts = (tensor.to(dtype) for tensor in (x, gates, *weights))
     if x.is_cuda and has_grouped_product():
         return by_grouped_product(x, index, gates, counts, ExpertWeights(*parts))
-    arguments = x, gates, index, counts.tolist(), *parts
+    arguments: tuple[Any, ...] = (x, gates, index, counts.tolist(), *parts)
     if torch.is_grad_enabled():
         return _GatedExperts.apply(*arguments)
     return _forward(*arguments, keep=False)[0]

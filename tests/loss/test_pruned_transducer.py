@@ -1,109 +1,46 @@
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import benchmarks.transducer_batch
+from benchmarks.transducer_batch import Batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.backend import TransducerFunctions, transducer_functions
 from shared_moe_conformer.loss.pruned_transducer import TransducerLosses, pruned_transducer_loss
 from shared_moe_conformer.loss.transducer import full_transducer_loss
-from shared_moe_conformer.model.joiner import Joiner
-
-V, J = 11, 5
 
 
-class Batch(NamedTuple):
-    am_simple: Tensor
-    lm_simple: Tensor
-    encoder_frames: Tensor
-    decoder_frames: Tensor
-    joiner: Joiner
-    y: Tensor
-    x_lens: Tensor
-    y_lens: Tensor
+def one_utterance(batch: Batch, n: int) -> Batch:
+    """One utterance without its padding."""
+    frames, tokens = int(batch.x_lens[n]), int(batch.y_lens[n])
 
-    def utterance(self, n: int) -> Batch:
-        """One utterance without its padding."""
-        frames, tokens = int(self.x_lens[n]), int(self.y_lens[n])
-
-        def alone(x: Tensor, length: int) -> Tensor:
-            return x[n : n + 1, :length].detach().requires_grad_()
-
-        return Batch(
-            am_simple=alone(self.am_simple, frames),
-            lm_simple=alone(self.lm_simple, tokens + 1),
-            encoder_frames=alone(self.encoder_frames, frames),
-            decoder_frames=alone(self.decoder_frames, tokens + 1),
-            joiner=self.joiner,
-            y=self.y[n : n + 1, :tokens],
-            x_lens=self.x_lens[n : n + 1],
-            y_lens=self.y_lens[n : n + 1],
-        )
-
-    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        return torch.autograd.grad(loss, [*self[:4], *self.joiner.output.parameters()], allow_unused=True)
-
-
-def make_batch(x_lens: list[int], y_lens: list[int], dtype: torch.dtype = torch.float32) -> Batch:
-    """Random frames, random at padding too."""
-    batch, num_frames, num_tokens = len(x_lens), max(x_lens), max(y_lens)
-    lengths = torch.tensor(y_lens)
-    y = torch.randint(1, V, (batch, num_tokens)) * (torch.arange(num_tokens) < lengths.unsqueeze(1))
-
-    def frames(length: int, channels: int) -> Tensor:
-        return torch.randn(batch, length, channels, dtype=dtype, requires_grad=True)
+    def alone(x: Tensor, length: int) -> Tensor:
+        return x[n : n + 1, :length].detach().requires_grad_()
 
     return Batch(
-        am_simple=frames(num_frames, V),
-        lm_simple=frames(num_tokens + 1, V),
-        encoder_frames=frames(num_frames, J),
-        decoder_frames=frames(num_tokens + 1, J),
-        joiner=Joiner(3, 3, J, V).to(dtype),
-        y=y,
-        x_lens=torch.tensor(x_lens),
-        y_lens=lengths,
+        am_simple=alone(batch.am_simple, frames),
+        lm_simple=alone(batch.lm_simple, tokens + 1),
+        encoder_frames=alone(batch.encoder_frames, frames),
+        decoder_frames=alone(batch.decoder_frames, tokens + 1),
+        joiner=batch.joiner,
+        y=batch.y[n : n + 1, :tokens],
+        x_lens=batch.x_lens[n : n + 1],
+        y_lens=batch.y_lens[n : n + 1],
     )
+
+
+make_batch = functools.partial(benchmarks.transducer_batch.make_batch, vocab_size=11, joiner_dim=5)
 
 
 def losses_of(batch: Batch, functions: TransducerFunctions, prune_range: int = 4, **changes: Any) -> TransducerLosses:
     options = {"lm_only_scale": 0.25, "am_only_scale": 0.0, **changes}
     return pruned_transducer_loss(*batch, prune_range=prune_range, functions=functions, **options)
-
-
-def boundary_of(batch: Batch) -> Tensor:
-    zero = torch.zeros_like(batch.x_lens)
-    return torch.stack([zero, zero, batch.y_lens, batch.x_lens], dim=1)
-
-
-def step_by_step(batch: Batch, prune_range: int, functions: Any) -> TransducerLosses:
-    """The same losses as icefall computes them, from k2's four functions or their namesakes here."""
-    boundary = boundary_of(batch)
-    simple_loss, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
-        lm=batch.lm_simple,
-        am=batch.am_simple,
-        symbols=batch.y,
-        termination_symbol=0,
-        lm_only_scale=0.25,
-        am_only_scale=0.0,
-        boundary=boundary,
-        reduction="sum",
-        return_grad=True,
-    )
-    ranges = functions.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
-    encoder_frames, decoder_frames = functions.do_rnnt_pruning(batch.encoder_frames, batch.decoder_frames, ranges)
-    pruned_loss = functions.rnnt_loss_pruned(
-        logits=batch.joiner(encoder_frames, decoder_frames),
-        symbols=batch.y,
-        ranges=ranges,
-        termination_symbol=0,
-        boundary=boundary,
-        reduction="sum",
-    )
-    return TransducerLosses(simple_loss, pruned_loss)
 
 
 def assert_equal_with_gradients(batch: Batch, found: TransducerLosses, expected: TransducerLosses) -> None:
@@ -139,7 +76,7 @@ def test_backends_agree() -> None:
 def test_without_pruning_it_is_the_full_loss(functions: TransducerFunctions) -> None:
     batch = make_batch([9, 7, 4], [5, 2, 4])
     logits = batch.joiner(batch.encoder_frames.unsqueeze(2), batch.decoder_frames.unsqueeze(1))
-    full = full_transducer_loss(logits, batch.y, boundary_of(batch))
+    full = full_transducer_loss(logits, batch.y, batch.boundary())
     expected_gradients = batch.gradients(full)[2:]
     for prune_range in (6, 20):
         found = losses_of(batch, functions, prune_range).pruned_loss
@@ -149,7 +86,7 @@ def test_without_pruning_it_is_the_full_loss(functions: TransducerFunctions) -> 
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    batch = make_batch([5, 3], [3, 1], torch.float64)
+    batch = make_batch([5, 3], [3, 1], dtype=torch.float64)
     functions = transducer_functions("torch", "cpu")
 
     def total(*frames: Tensor) -> Tensor:
@@ -162,7 +99,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_padding_and_batch_mates_change_nothing(functions: TransducerFunctions) -> None:
     batch = make_batch([20, 12, 30, 8], [6, 3, 10, 0])
     together = losses_of(batch, functions)
-    utterances = [batch.utterance(n) for n in range(4)]
+    utterances = [one_utterance(batch, n) for n in range(4)]
     alone = [losses_of(utterance, functions) for utterance in utterances]
     for i, inputs in ((0, slice(0, 2)), (1, slice(2, 4))):
         torch.testing.assert_close(together[i], torch.stack([losses[i] for losses in alone]).sum())
@@ -206,7 +143,7 @@ def test_autocast_changes_the_joiner_alone(functions: TransducerFunctions) -> No
 
 
 def test_half_precision_frames_give_float32_losses(functions: TransducerFunctions) -> None:
-    batch = make_batch([20, 12], [6, 3], torch.bfloat16)
+    batch = make_batch([20, 12], [6, 3], dtype=torch.bfloat16)
     found = losses_of(batch, functions, 7)
     assert found.simple_loss.dtype == found.pruned_loss.dtype == torch.float32
     assert [x.dtype for x in batch.gradients(found.pruned_loss)[2:]] == [torch.bfloat16] * 4

@@ -1,0 +1,162 @@
+"""The expert feed-forward against the dense one that does the same work for each frame.
+
+    python -m benchmarks.expert_layer
+
+"training" is forward and backward: the update of stored weights belongs to benchmarks.sharing, where several layers
+share them. The dense feed-forward is torch's own: linear, SiLU, linear.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.tables import Floor, Report, Table, command_line
+from benchmarks.timing import forward, take_turns
+from shared_moe_conformer.model.expert_products import gated_experts
+from shared_moe_conformer.model.feed_forward import FeedForward
+from shared_moe_conformer.model.moe import MoeFeedForward, Router
+
+
+class Size(NamedTuple):
+    """What is measured."""
+
+    encoder_dim: int
+    hidden: int
+    num_experts: int
+    num_frames: int
+    forward_floor: float | None = None
+    training_floor: float | None = None
+
+
+SIZES = [
+    Size(256, 1024, 4, 200, 1.4, 1.4),
+    Size(256, 1024, 8, 200),
+    Size(256, 1024, 4, 2000, 1.10, 1.10),
+    Size(256, 1024, 8, 2000, 1.15, 1.15),
+    Size(256, 1024, 4, 20000, 1.0, 1.0),
+    Size(256, 1024, 8, 20000, 1.0, 1.0),
+    Size(512, 2048, 4, 2000),
+    Size(512, 2048, 8, 2000),
+]
+QUICK_SIZES = [Size(16, 32, 3, 20, 1.4, 1.4)]
+SKEW_FLOOR = 1.2
+
+
+def measure(quick: bool) -> Report:
+    """Time against the dense layer, skewed routing against balanced, lower precision against float32."""
+    torch.manual_seed(0)
+    sizes = QUICK_SIZES if quick else SIZES
+    rows, floors = [], []
+    for size in sizes:
+        ratios = against_dense(size, rounds=rounds(size, quick))
+        rows.append([*size[:4], *ratios])
+        name = f"{size.num_experts} experts, {size.num_frames:,} frames, against dense"
+        for kind, floor, ratio in zip(("forward", "training"), size[4:], ratios[1:]):
+            floors += [Floor(f"{name}, {kind}", floor, ratio)] if floor is not None else []
+    columns = ["C", "hidden", "experts", "frames", "dense forward ms", "forward", "training"]
+    against = Table("Expert layer, top-1, as ratios to the dense feed-forward", columns, rows)
+    skew, skew_floors = skewed(sizes[-5:-4] or sizes, quick)
+    return Report([against, skew, precisions(sizes[0] if quick else sizes[3], quick)], floors + skew_floors)
+
+
+def rounds(size: Size, quick: bool) -> int:
+    """More rounds where a call is short."""
+    return 1 if quick else max(5, min(41, 30000 // size.num_frames))
+
+
+def against_dense(size: Size, *, rounds: int) -> tuple[float, float, float]:
+    """Milliseconds of the dense forward; ratios of forward and of forward and backward."""
+    dense = FeedForward(size.encoder_dim, size.hidden)
+    moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1)
+    router = Router(size.encoder_dim, size.num_experts)
+    x = torch.randn(1, size.num_frames, size.encoder_dim)
+    padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+    found = take_turns({"dense": forward(dense, x), "experts": forward(moe, x, padding_mask, router)}, rounds=rounds)
+    x = x.clone().requires_grad_()
+    trained = {
+        "dense": gradients(lambda: dense(x), [x, *dense.parameters()]),
+        "experts": gradients(lambda: moe(x, padding_mask, router)[0], [x, *moe.parameters(), *router.parameters()]),
+    }
+    training = take_turns(trained, rounds=rounds)
+    return 1e3 * found["dense"].seconds, found["experts"].ratio, training["experts"].ratio
+
+
+def gradients(function: Callable[[], Tensor], inputs: list[Tensor]) -> Callable[[], object]:
+    """Forward and backward."""
+    return lambda: torch.autograd.grad(function().square().mean(), inputs)
+
+
+def skewed(sizes: list[Size], quick: bool) -> tuple[Table, list[Floor]]:
+    """One expert with 90 % of the frames against all with the same number."""
+    rows, floors = [], []
+    for size in sizes:
+        times = take_turns(
+            {name: routed(size, share) for name, share in (("balanced", None), ("skewed", 0.9))},
+            rounds=rounds(size, quick),
+        )
+        rows.append([f"{size.num_experts} experts, {size.num_frames:,} frames", times["skewed"].ratio])
+        floors.append(Floor("skewed routing against balanced, training", SKEW_FLOOR, times["skewed"].ratio))
+    return Table("One expert gets 90 % of the frames, ratio to balanced routing", ["", "training"], rows), floors
+
+
+def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
+    """Forward and backward of experts that get these shares of the frames, in random order."""
+    experts = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1).experts
+    first = 1 / size.num_experts if share_of_first is None else share_of_first
+    rest = (1 - first) / max(size.num_experts - 1, 1)
+    counts = (torch.tensor([first, *[rest] * (size.num_experts - 1)]) * size.num_frames).long()
+    counts[0] += size.num_frames - counts.sum()
+    x = torch.randn(size.num_frames, size.encoder_dim, requires_grad=True)
+    index, gates = torch.randperm(size.num_frames), torch.rand(size.num_frames, requires_grad=True)
+    return gradients(
+        lambda: gated_experts(x, index, gates, counts, experts.weights()), [x, gates, *experts.parameters()]
+    )
+
+
+def precisions(size: Size, quick: bool) -> Table:
+    """Inference in lower precision: bf16 by autocast; int8 weights by torch's dynamic quantisation, dense only."""
+    dense = FeedForward(size.encoder_dim, size.hidden)
+    moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1).eval()
+    router = Router(size.encoder_dim, size.num_experts).eval()
+    x = torch.randn(1, size.num_frames, size.encoder_dim)
+    padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool)
+    contenders = {
+        "experts, float32": forward(moe, x, padding_mask, router),
+        "experts, bf16 (autocast)": forward(in_bf16(moe), x, padding_mask, router),
+        "dense, float32": forward(dense, x),
+        "dense, bf16 (autocast)": forward(in_bf16(dense), x),
+    }
+    quantised = in_int8(dense)
+    if quantised is not None:
+        contenders["dense, int8 (dynamic)"] = forward(quantised, x)
+    times = take_turns(contenders, rounds=rounds(size, quick))
+    rows = [[name, 1e3 * time.seconds, time.ratio] for name, time in times.items()]
+    return Table(f"Inference in lower precision, {size.num_frames:,} frames", ["", "ms", "ratio"], rows)
+
+
+def in_bf16(module: nn.Module) -> Callable[..., object]:
+    """The module under autocast."""
+
+    def call(*inputs: object) -> object:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return module(*inputs)
+
+    return call
+
+
+def in_int8(module: nn.Module) -> nn.Module | None:
+    """A copy whose linear maps have int8 weights; None where torch can no longer do that."""
+    warnings.simplefilter("ignore")  # deprecated, without a successor in torch itself
+    try:
+        return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return None
+
+
+if __name__ == "__main__":
+    command_line(measure, __doc__)

@@ -1,0 +1,133 @@
+"""One shared block with experts (`base`) against twelve blocks of their own (`full`): time, memory and checkpoints.
+
+    python -m benchmarks.sharing
+
+Both compute the same for each frame; the encoder has 12 layers of 256 channels, `base` 8 experts of which one computes
+each frame.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.tables import Floor, Report, Table, command_line
+from benchmarks.timing import forward, peak_memory, take_turns, training_step
+from shared_moe_conformer.config import EncoderConfig, ModelConfig, TrainingConfig
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import Encoder
+from shared_moe_conformer.training.trainer import Trainer
+
+TIME_FLOOR, MEMORY_FLOOR = 1.07, 0.4
+
+
+class Size(NamedTuple):
+    """Encoder and batch."""
+
+    dim: int = 256
+    hidden: int = 1024
+    num_layers: int = 12
+    num_experts: int = 8
+    channels: int = 64
+    batch: int = 8
+    num_frames: int = 1006
+
+
+QUICK = Size(16, 32, 2, 2, 4, 2, 40)
+
+
+def configs(size: Size) -> dict[str, EncoderConfig]:
+    """`full` and `base`."""
+    common = {
+        "encoder_dim": size.dim,
+        "feed_forward_dim": size.hidden,
+        "num_experts": size.num_experts,
+        "subsampling_channels": size.channels,
+    }
+    unshared = (1,) * size.num_layers
+    return {
+        "full": EncoderConfig(**common, group_sizes=unshared, experts_in="none"),  # type: ignore[arg-type]
+        "base": EncoderConfig(**common, group_sizes=(size.num_layers,), experts_in="second"),  # type: ignore[arg-type]
+    }
+
+
+def measure(quick: bool) -> Report:
+    """Times in turns, peaks in processes of their own, sizes from the objects themselves."""
+    torch.manual_seed(0)
+    size = QUICK if quick else Size()
+    encoders = {name: Encoder(config, num_mel_bins=80) for name, config in configs(size).items()}
+    for encoder in encoders.values():
+        encoder.eval()
+    rounds = 1 if quick else 9
+    evaluated = take_turns({name: one_forward(it, size) for name, it in encoders.items()}, rounds=rounds)
+    for encoder in encoders.values():
+        encoder.train()
+    trained = take_turns({name: one_step(it, size) for name, it in encoders.items()}, rounds=rounds)
+    figures = {
+        "forward, ms": {name: 1e3 * time.seconds for name, time in evaluated.items()},
+        "training step, ms": {name: 1e3 * time.seconds for name, time in trained.items()},
+        "weights, gradients and AdamW's state, MiB": {name: stored(it) for name, it in encoders.items()},
+        "checkpoint of the whole model, MiB": {name: checkpoint(c) for name, c in configs(size).items()},
+        "peak of a forward beside the weights, MiB": {name: peak_memory(forward_of, name, size) for name in encoders},
+        "peak of a training step beside weights and state, MiB": {
+            name: peak_memory(step_of, name, size) for name in encoders
+        },
+    }
+    ratios = [evaluated["base"].ratio, trained["base"].ratio]
+    ratios += [row["base"] / row["full"] for row in list(figures.values())[2:]]
+    rows = [[name, row["full"], row["base"], ratio] for (name, row), ratio in zip(figures.items(), ratios)]
+    limits = [TIME_FLOOR, TIME_FLOOR, MEMORY_FLOOR, MEMORY_FLOOR]
+    floors = [Floor(f"base against full, {row[0].split(', M')[0]}", limit, row[3]) for row, limit in zip(rows, limits)]
+    title = f"base against full, batch {size.batch} of {size.num_frames / 100:g} s"
+    return Report([Table(title, ["", "full", "base", "ratio"], rows)], floors)
+
+
+def features(size: Size) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch without padding."""
+    return torch.randn(size.batch, size.num_frames, 80), torch.full((size.batch,), size.num_frames)
+
+
+def one_forward(encoder: Encoder, size: Size) -> Callable[[], object]:
+    """A forward in evaluation mode."""
+    return forward(encoder, *features(size))
+
+
+def one_step(encoder: Encoder, size: Size) -> Callable[[], object]:
+    """A training step."""
+    batch = features(size)
+    return training_step(encoder, lambda: encoder(*batch).encoder_out)
+
+
+def forward_of(name: str, size: Size) -> Callable[[], object]:
+    """`one_forward` of a new encoder, for a process of its own."""
+    return one_forward(Encoder(configs(size)[name], num_mel_bins=80).eval(), size)
+
+
+def step_of(name: str, size: Size) -> Callable[[], object]:
+    """`one_step` of a new encoder, for a process of its own."""
+    return one_step(Encoder(configs(size)[name], num_mel_bins=80), size)
+
+
+def stored(encoder: Encoder) -> float:
+    """MiB of the weights, their gradients and AdamW's two averages."""
+    return 4 * sum(p.numel() * p.element_size() for p in encoder.parameters()) / 2**20
+
+
+def checkpoint(config: EncoderConfig) -> float:
+    """MiB of what training writes for its resumption, after a step."""
+    trainer = Trainer(AsrModel(ModelConfig(encoder=config)), TrainingConfig())
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pt"
+        torch.save(trainer.checkpoint(), path)
+        return path.stat().st_size / 2**20
+
+
+if __name__ == "__main__":
+    command_line(measure, __doc__)
