@@ -7,7 +7,7 @@ export TORCH K2_WHEELS PYTHON
 
 IN_VENV := requirements/venv.sh $(ENGINE)
 
-.PHONY: help install run test check format kaldifeat clean
+.PHONY: help install run test check bench format kaldifeat clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z0-9]+): ## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,10 @@ check: ## check format, lint and types; run the fast tests
 	@$(IN_VENV) ruff check
 	@$(IN_VENV) mypy
 	@$(IN_VENV) pytest -m 'not slow'
+
+bench: ## measure speed and memory against peers (BENCH=--quick: does it run?)
+	@requirements/peers.sh python -m benchmarks.run $(BENCH)
+	@requirements/venv.sh k2 python -m benchmarks.run $(BENCH) pruned_transducer long_recordings
 
 format: ## format the code, sort imports
 	@$(IN_VENV) ruff check --select I --fix

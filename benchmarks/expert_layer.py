@@ -66,7 +66,7 @@ def measure(quick: bool) -> Report:
 
 def rounds(size: Size, quick: bool) -> int:
     """More rounds where a call is short."""
-    return 1 if quick else max(5, min(41, 30000 // size.num_frames))
+    return 1 if quick else max(5, min(31, 24000 // size.num_frames))
 
 
 def against_dense(size: Size, *, rounds: int) -> tuple[float, float, float]:

@@ -90,24 +90,23 @@ class _GatedExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, gates, index, hidden, out, w1, w2 = ctx.saved_tensors
-        rows, grad = x.index_select(0, index), grad.index_select(0, index)
-        grad_gates = (grad * out).sum(1)
-        grad = grad.mul_(gates.unsqueeze(1))
-        grad_rows = torch.empty_like(rows)
+        grad_x, grad_gates = torch.zeros_like(x), torch.empty_like(gates)
         grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
         grad_b1, grad_b2 = (w.new_zeros(w.size(0), w.size(2)) for w in (w1, w2))
         for e in (e for e, count in enumerate(ctx.counts) if count == 0):
             grad_w1[e].zero_()
             grad_w2[e].zero_()
         for e, piece, first in _pieces(ctx.counts, x.dtype):
-            beta = 0 if first else 1
-            grad_w2[e].addmm_(F.silu(hidden[piece]).t(), grad[piece], beta=beta)
-            grad_b2[e] += grad[piece].sum(0)
-            grad_hidden = torch.ops.aten.silu_backward(grad[piece] @ w2[e].t(), hidden[piece])
-            grad_w1[e].addmm_(rows[piece].t(), grad_hidden, beta=beta)
+            beta, places = 0 if first else 1, index[piece]
+            grad_out = grad.index_select(0, places)
+            grad_gates[piece] = (grad_out * out[piece]).sum(1)
+            grad_out.mul_(gates[piece].unsqueeze(1))
+            grad_w2[e].addmm_(F.silu(hidden[piece]).t(), grad_out, beta=beta)
+            grad_b2[e] += grad_out.sum(0)
+            grad_hidden = torch.ops.aten.silu_backward(grad_out @ w2[e].t(), hidden[piece])
+            grad_w1[e].addmm_(x.index_select(0, places).t(), grad_hidden, beta=beta)
             grad_b1[e] += grad_hidden.sum(0)
-            torch.mm(grad_hidden, w1[e].t(), out=grad_rows[piece])
-        grad_x = torch.zeros_like(x).index_add_(0, index, grad_rows)
+            grad_x.index_add_(0, places, grad_hidden @ w1[e].t())
         return grad_x, grad_gates, None, None, grad_w1, grad_b1, grad_w2, grad_b2
 
 
@@ -124,17 +123,19 @@ def _forward(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gated sum (M, C), and for the backward hidden channels before the activation (R, H) and outputs (R, C)."""
-    rows = x.index_select(0, index)
-    out = torch.empty_like(rows)
-    hidden = rows.new_empty(len(rows) if keep else 0, w1.size(2))
+    result = torch.zeros_like(x)
+    kept = len(index) if keep else 0
+    hidden, out = x.new_empty(kept, w1.size(2)), x.new_empty(kept, x.size(1))
     for e, piece, _ in _pieces(counts, x.dtype):
+        rows, gate = x.index_select(0, index[piece]), gates[piece].unsqueeze(1)
         if keep:
-            activation = F.silu(torch.addmm(b1[e], rows[piece], w1[e], out=hidden[piece]))
+            activation = F.silu(torch.addmm(b1[e], rows, w1[e], out=hidden[piece]))
+            gated = torch.addmm(b2[e], activation, w2[e], out=out[piece]) * gate
         else:
-            activation = F.silu(torch.addmm(b1[e], rows[piece], w1[e]), inplace=True)
-        torch.addmm(b2[e], activation, w2[e], out=out[piece])
-    gated = out * gates.unsqueeze(1) if keep else out.mul_(gates.unsqueeze(1))
-    return torch.zeros_like(x).index_add_(0, index, gated), hidden, out
+            activation = F.silu(torch.addmm(b1[e], rows, w1[e]), inplace=True)
+            gated = torch.addmm(b2[e], activation, w2[e]).mul_(gate)
+        result.index_add_(0, index[piece], gated)
+    return result, hidden, out
 
 
 def _pieces(counts: list[int], dtype: torch.dtype) -> Iterator[tuple[int, slice, bool]]:

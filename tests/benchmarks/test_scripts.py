@@ -1,0 +1,45 @@
+"""Every script runs with tiny sizes and returns whole rows."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.run import SCRIPTS
+from benchmarks.tables import Report
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def measured(script: str) -> Report:
+    return importlib.import_module(f"benchmarks.{script}").measure(True)
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "data_loading"])
+def test_script_measures_what_its_columns_say(script: str) -> None:
+    assert_whole(measured(script))
+
+
+@pytest.mark.slow
+def test_data_loading_measures_what_its_columns_say() -> None:
+    """It starts processes."""
+    assert_whole(measured("data_loading"))
+
+
+def assert_whole(report: Report) -> None:
+    assert report.tables
+    for table in report.tables:
+        for row in table.rows:
+            assert len(row) == len(table.columns)
+            numbers = [cell for cell in row if isinstance(cell, (int, float))]
+            assert numbers and all(math.isfinite(number) and number >= 0 for number in numbers)
+    assert all(math.isfinite(floor.measured) and floor.target > 0 for floor in report.floors)
+
+
+def test_readme_names_every_script() -> None:
+    listed = re.findall(r"^\| \[(\w+)\.py\]", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(SCRIPTS)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from benchmarks.timing import forward, take_turns, training_step
+
+
+def work(repetitions: int) -> None:
+    sum(i * i for i in range(20000 * repetitions))
+
+
+def test_contenders_take_turns_and_are_compared_to_the_first() -> None:
+    calls: list[str] = []
+
+    def contender(name: str, repetitions: int) -> None:
+        calls.append(name)
+        work(repetitions)
+
+    times = take_turns({"one": lambda: contender("one", 1), "five": lambda: contender("five", 5)}, rounds=4)
+    assert calls == ["one", "five", "five", "one", "one", "five", "five", "one", "one", "five"]
+    assert times["one"].ratio == 1.0
+    assert 2 < times["five"].ratio < 12
+
+
+def test_forward_has_no_gradients() -> None:
+    layer = nn.Linear(2, 2)
+    assert not forward(layer, torch.ones(1, 2))().requires_grad  # type: ignore
+
+
+def test_training_step_computes_gradients_anew() -> None:
+    layer = nn.Linear(2, 1)
+    step = training_step(layer, lambda: layer(torch.ones(1, 2)))
+    step()
+    first = layer.weight.grad.clone()
+    step()
+    torch.testing.assert_close(layer.weight.grad, first)
