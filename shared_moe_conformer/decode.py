@@ -20,6 +20,7 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding.comparison import comparison_text, draw
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.loading import load_resources
 from shared_moe_conformer.decoding.methods import (
@@ -30,12 +31,12 @@ from shared_moe_conformer.decoding.methods import (
     resolved,
     settings,
 )
+from shared_moe_conformer.decoding.peak_memory import peak_memory
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.decoding.scoring import (
     Decoded,
     Scores,
     character_error_rate,
-    table_text,
     word_error_rate,
     write_files,
 )
@@ -67,6 +68,8 @@ class MethodResult:
     seconds: float = 0.0
     """Encoder and search."""
     audio_seconds: float = 0.0
+    peak_memory: float | None = None
+    """Memory (MiB) that the search of the largest batch takes at most; None: not measured."""
 
     @property
     def real_time_factor(self) -> float:
@@ -162,15 +165,40 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     without_engine = {name for name in METHODS if name not in {method.decoding_method for method in methods}}
     methods, resources, left_out = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     left_out |= dict.fromkeys(sorted(without_engine), "no lattice engine that can run it is installed")
-    for test_set, loader in AsrDataModule(config, recipe_dir, tokenizer).test_loaders().items():
+    loaders = AsrDataModule(config, recipe_dir, tokenizer).test_loaders()
+    memory = _peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
+    for test_set, loader in loaders.items():
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
         results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
+        results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
         _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint, left_out=left_out)
         for result in results:
             name = f"{test_set}-{checkpoint}-{settings(result.config)}"
             folder = exp_dir / result.config.decoding_method
             for output_format in args.output_format:
                 write_results(_with_times(result, tokenizer), folder, name=name, output_format=output_format)
+
+
+@torch.inference_mode()
+def _peak_memories(
+    model: AsrModel, batches: Iterable[AsrBatch], configs: Sequence[DecodingConfig], resources: Resources
+) -> list[float | None]:
+    """What each search takes at most for the largest batch; after one that cannot be measured, no other is tried.
+
+    Measured before anything is decoded, since k2's threads, once there, do not come along into the copies of this
+    process in which `peak_memory` searches.
+    """
+    largest = max(batches, key=lambda batch: batch.x.size(0) * batch.x.size(1))
+    device = next(model.parameters()).device
+    encoder_output = model.encode(largest.x.to(device), largest.x_lens.to(device))
+    resources = replace(resources, transcripts=largest.texts)
+    peaks: list[float | None] = []
+    for config in tqdm(configs, desc="measuring memory", unit="search"):
+        search = functools.partial(decode_batch, model, encoder_output, config, resources=resources)
+        peaks.append(peak_memory(search, device))
+        if peaks[-1] is None:
+            break
+    return peaks + [None] * (len(configs) - len(peaks))
 
 
 def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
@@ -191,12 +219,13 @@ def _report(
     scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
     if len(scores) == 1:
         return
-    table = f"{test_set}, {checkpoint}\n{table_text(scores)}"
-    table += "".join(f"left out: {name}: {reason}\n" for name, reason in left_out.items())
+    title = f"{test_set}, {checkpoint}"
+    table = comparison_text(scores, title=title, left_out=left_out)
     path = exp_dir / f"comparison-{test_set}-{checkpoint}.txt"
     with atomic_file(path) as file:
         file.write(table.encode())
-    print(f"\n{table}\nwrote {path}")
+    draw(scores, path.with_suffix(".png"), title=title)
+    print(f"\n{table}\nwrote {path} and .png")
 
 
 def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:
@@ -208,6 +237,8 @@ def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpo
         word_error_rate(result.decoded),
         character_error_rate(result.decoded),
         result.real_time_factor,
+        result.peak_memory,
+        METHODS[method].is_oracle,
     )
     suffix = f"{checkpoint}-{scores.settings}"
     *_, summary = write_files(result.decoded, scores, exp_dir / method, suffix=suffix)

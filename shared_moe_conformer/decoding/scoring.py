@@ -122,6 +122,10 @@ class Scores(NamedTuple):
     cer: ErrorRate
     real_time_factor: float
     """Seconds of encoder and search per second of audio."""
+    peak_memory: float | None = None
+    """Memory (MiB) that the search takes at most; None: not measured."""
+    is_oracle: bool = False
+    """Whether the transcripts were used, so that the rates are bounds and no results."""
 
     def __str__(self) -> str:
         """One line for the terminal."""
@@ -132,7 +136,10 @@ class Scores(NamedTuple):
 
 
 def write_files(results: Sequence[Decoded], scores: Scores, folder: Path, *, suffix: str) -> list[Path]:
-    """Write recogs-, errs- and wer-summary-<test set>-<suffix>.txt and return their paths."""
+    """Write recogs-, errs- and wer-summary-<test set>-<suffix>.txt and return their paths.
+
+    An oracle's are called oracle-recogs- and so on, so that nobody takes its rates for results.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     results = sorted(results)
     texts = {
@@ -140,7 +147,8 @@ def write_files(results: Sequence[Decoded], scores: Scores, folder: Path, *, suf
         "errs": error_statistics_text(results, scores.wer),
         "wer-summary": summary_text([scores]),
     }
-    paths = [folder / f"{kind}-{scores.test_set}-{suffix}.txt" for kind in texts]
+    before = "oracle-" if scores.is_oracle else ""
+    paths = [folder / f"{before}{kind}-{scores.test_set}-{suffix}.txt" for kind in texts]
     for path, text in zip(paths, texts.values()):
         path.write_text(text, encoding="utf-8")
     return paths
@@ -160,23 +168,6 @@ def summary_text(scores: Sequence[Scores]) -> str:
         f"\t{s.cer.percent:.2f}\t{s.cer.low:.2f}\t{s.cer.high:.2f}\t{s.real_time_factor:.4f}\n"
         for s in scores
     )
-
-
-def table_text(scores: Sequence[Scores]) -> str:
-    """A table that compares methods, for reading; the intervals hold the rate with a probability of 95 %."""
-    rows = [["method", "WER % [95 %]", "ins", "del", "sub", "CER % [95 %]", "RTF"]]
-    rows += [
-        [
-            s.method,
-            str(s.wer).replace(" %", ""),
-            *map(str, (s.wer.insertions, s.wer.deletions, s.wer.substitutions)),
-            str(s.cer).replace(" %", ""),
-            f"{s.real_time_factor:.4f}",
-        ]
-        for s in scores
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
 
 
 def error_statistics_text(results: Sequence[Decoded], wer: ErrorRate) -> str:

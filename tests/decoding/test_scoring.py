@@ -11,7 +11,6 @@ from shared_moe_conformer.decoding.scoring import (
     Scores,
     character_error_rate,
     summary_text,
-    table_text,
     word_error_rate,
     write_files,
 )
@@ -96,11 +95,13 @@ def test_recogs_hold_every_word(tmp_path: Path) -> None:
     assert (" ".join(ref), " ".join(hyp)) == results[0][1:]
 
 
-def test_tables_have_a_line_for_each_method() -> None:
-    table = table_text([scores(), scores("modified_beam_search")]).splitlines()
-    assert [line.split()[0] for line in table] == ["method", "greedy_search", "modified_beam_search"]
-    assert len({line.index("]") for line in table}) <= 2, "columns are aligned"
+def test_summaries_have_a_line_for_each_method() -> None:
     assert len(summary_text([scores(), scores()]).splitlines()) == 3
+
+
+def test_nobody_takes_an_oracle_for_a_result(tmp_path: Path) -> None:
+    paths = write_files(RESULTS, scores()._replace(is_oracle=True), tmp_path, suffix="x")
+    assert [path.name for path in paths] == [f"oracle-{kind}-test-x.txt" for kind in ("recogs", "errs", "wer-summary")]
 
 
 def section(text: str, title: str) -> list[str]:

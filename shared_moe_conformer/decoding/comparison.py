@@ -1,0 +1,105 @@
+"""Decoding methods side by side, as a table and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.decoding.scoring import ErrorRate, Scores
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ORACLE = " (oracle)"
+UNKNOWN = "-"
+SECONDS_OF_RTF = "RTF: seconds of encoder and search per second of audio"
+HEADER = ("method", "WER % [95 %]", "ins", "del", "sub", "CER % [95 %]", "RTF", "MiB")
+
+
+def comparison_text(scores: Sequence[Scores], *, title: str, left_out: Mapping[str, str]) -> str:
+    """The table, and what is to be known about it.
+
+    Args:
+      left_out: methods that could not run, and why.
+    """
+    notes = [f"{SECONDS_OF_RTF}, all methods in turn on each batch"]
+    if any(s.peak_memory is not None for s in scores):
+        notes.append("MiB: memory that the search of the largest batch takes at most, graphs as it loads them included")
+    if any(s.is_oracle for s in scores):
+        notes.append("oracle: chosen by the transcripts, a bound and no result")
+    notes += [f"left out: {name}: {reason}" for name, reason in left_out.items()]
+    return "".join(f"{part}\n" for part in [title, table_text(scores), *notes]).replace("\n\n", "\n")
+
+
+def table_text(scores: Sequence[Scores]) -> str:
+    """One line for each method; the intervals hold the rate with a probability of 95 %."""
+    rows = [HEADER, *map(_row, scores)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
+
+
+def _row(scores: Scores) -> tuple[str, ...]:
+    return (
+        name_of(scores),
+        str(scores.wer).replace(" %", ""),
+        *map(str, (scores.wer.insertions, scores.wer.deletions, scores.wer.substitutions)),
+        str(scores.cer).replace(" %", ""),
+        f"{scores.real_time_factor:.4f}",
+        UNKNOWN if scores.peak_memory is None else f"{scores.peak_memory:.1f}",
+    )
+
+
+def name_of(scores: Scores) -> str:
+    """The method, marked if it is an oracle."""
+    return scores.method + ORACLE * scores.is_oracle
+
+
+def draw(scores: Sequence[Scores], path: Path, *, title: str) -> None:
+    """Write the picture as PNG: error rates with their intervals, real-time factors, and memory where it is known."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context({"font.size": 9}):
+        figure, axes = plt.subplots(
+            1, 3, sharey=True, figsize=(11, 1.4 + 0.27 * len(scores)), width_ratios=(2, 1, 1), layout="constrained"
+        )
+        _error_rates(axes[0], scores)
+        _bars(axes[1], scores, [s.real_time_factor for s in scores], "real-time factor")
+        _bars(axes[2], scores, [s.peak_memory or 0.0 for s in scores], "memory of the search, MiB")
+        axes[0].set_yticks(range(len(scores)), [name_of(s) for s in scores])
+        axes[0].invert_yaxis()
+        figure.suptitle(title)
+        with atomic_file(path) as file:
+            figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+        plt.close(figure)
+
+
+def _error_rates(axis: Axes, scores: Sequence[Scores]) -> None:
+    rates: dict[str, list[ErrorRate]] = {"WER": [s.wer for s in scores], "CER": [s.cer for s in scores]}
+    for shift, (name, of_methods), colour in zip((-0.15, 0.15), rates.items(), ("C0", "C1")):
+        for place, (rate, of_method) in enumerate(zip(of_methods, scores)):
+            axis.errorbar(
+                rate.percent,
+                place + shift,
+                xerr=[[rate.percent - rate.low], [rate.high - rate.percent]],
+                fmt="o",
+                color=colour,
+                markerfacecolor="white" if of_method.is_oracle else colour,
+                capsize=2,
+                markersize=4,
+                label=name if place == 0 else None,
+            )
+    axis.set_xlabel("errors in %, with 95 % intervals; hollow: oracle")
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend(loc="best")
+
+
+def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: str) -> None:
+    bars = axis.barh(range(len(scores)), values, color=["0.8" if s.is_oracle else "0.55" for s in scores], height=0.6)
+    axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
+    axis.set_xlabel(label)
+    axis.margins(x=0.2)
