@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 # Chinese characters, their extensions, compatibility forms and iteration mark; hiragana and katakana.
@@ -28,3 +29,24 @@ def join_words(words: Iterable[str]) -> str:
 def is_ideograph(character: str) -> bool:
     """Whether a character is a word by itself."""
     return _IDEOGRAPH.fullmatch(character) is not None
+
+
+_QUOTES_AND_DASHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2013": "-", "\u2014": "-"})
+
+
+def normalise(text: str, case: str) -> str:
+    """A transcript as training wants it.
+
+    Args:
+      text: any.
+      case: `upper` or `lower`: words in that case, without punctuation but the apostrophes inside words; numbers and
+        signs stay as they are. `none`: as it is, but for spaces.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if case == "none":
+        return " ".join(text.split())
+    text = text.translate(_QUOTES_AND_DASHES)
+    kept = (c if c == "'" or unicodedata.category(c)[0] in "LMN" or c in "%&+@#" else " " for c in text)
+    words = (word.strip("'") for word in "".join(kept).split())
+    joined = join_words(word for part in words for word in words_of(part))
+    return unicodedata.normalize("NFC", joined.upper() if case == "upper" else joined.lower())

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.text import is_ideograph, join_words, words_of
+from shared_moe_conformer.text import is_ideograph, join_words, normalise, words_of
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,26 @@ def test_words_that_are_joined_are_the_same_words(text: str) -> None:
 def test_ideographs_are_joined_without_spaces() -> None:
     assert join_words(["用", "GPT", "模", "型"]) == "用GPT模型"
     assert join_words(["GPT", "OK"]) == "GPT OK"
+
+
+@pytest.mark.parametrize(
+    ("text", "upper", "as_it_is"),
+    [
+        ("Don\u2019t  stop \u2013 \u201cnow\u201d!", "DON'T STOP NOW", "Don\u2019t stop \u2013 \u201cnow\u201d!"),
+        ("well-known, 'quoted' rock'n'roll", "WELL KNOWN QUOTED ROCK'N'ROLL", "well-known, 'quoted' rock'n'roll"),
+        ("cafe\u0301 at 5:30", "CAF\u00c9 AT 5 30", "caf\u00e9 at 5:30"),
+        ("甚至，出现。 ok", "甚至出现OK", "甚至，出现。 ok"),
+        ("a_b C&A 100%", "A B C&A 100%", "a_b C&A 100%"),
+        ("...", "", "..."),
+    ],
+)
+def test_normalisation(text: str, upper: str, as_it_is: str) -> None:
+    assert normalise(text, "upper") == upper
+    assert normalise(text, "lower") == upper.lower()
+    assert normalise(text, "none") == as_it_is
+
+
+@given(st.text(max_size=30), st.sampled_from(["upper", "lower", "none"]))
+def test_a_normalised_text_stays_as_it_is(text: str, case: str) -> None:
+    once = normalise(text, case)
+    assert normalise(once, case) == once == " ".join(once.split())

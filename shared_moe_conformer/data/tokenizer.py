@@ -13,6 +13,8 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.config import require
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
+NUM_SPECIAL = 3
+"""Those three, which come first."""
 MANY = 200_000
 """More than there are characters."""
 MODEL_FILE, TOKENS_FILE = "bpe.model", "tokens.txt"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from tests.recipes.corpora import Clip
+from tests.recipes.corpora import MADE, Clip
 from tests.recipes.loading import load
 from tests.warm_python import warm_python
 
@@ -59,8 +59,7 @@ def recipe(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of a recipe's folder in a clone of its own; the test's parameter names the recipe."""
     shutil.copytree(ROOT / "local", tmp_path / "clone/local")
     folder = tmp_path / "clone/egs" / request.param / "ASR"
-    made = shutil.ignore_patterns("data", "download", "exp", "zoo", "__pycache__")
-    shutil.copytree(ROOT / "egs" / request.param / "ASR", folder, ignore=made)
+    shutil.copytree(ROOT / "egs" / request.param / "ASR", folder, ignore=MADE)
     return folder
 
 

@@ -7,6 +7,7 @@ such are given to these clips at random: nothing can be learned from them, but t
 from __future__ import annotations
 
 import itertools
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ import soundfile
 from shared_moe_conformer.data.features import resample
 
 SENTENCES = "甚至出现交易几乎停滞的情况一二线城市虽然也处于调整中但因为聚集了过多公共资源为了规避三四线"
+MADE = shutil.ignore_patterns("data", "download", "exp", "zoo", "__pycache__")
+"""What a recipe's programs make in its folder."""
 LIBRISPEECH_PARTS = {"train-clean-100": 12, "dev-clean": 3, "dev-other": 3, "test-clean": 3, "test-other": 3}
 AISHELL_SPEAKERS = {"train": ("S0002", "S0003"), "dev": ("S0724",), "test": ("S0764",)}
 
@@ -92,3 +95,36 @@ def musan(folder: Path, clips: Iterator[Clip]) -> Path:
         soundfile.write(str(path), resample(np.concatenate(parts), 8000, 16000), 16000, subtype="PCM_16")
     (root / "music/fma/ANNOTATIONS").write_text("music-fma-0000 rock,pop Y Somebody\n")
     return root
+
+
+def own(folder: Path, clips: Iterator[Clip]) -> list[tuple[str, str]]:
+    """Paths and texts of clips as wav, flac and ogg, every fourth of two channels, and of one that is too short."""
+    rows = []
+    for number, clip in enumerate(clips):
+        samples, rate = soundfile.read(str(clip.path), dtype="float32")
+        path = Path("sub folder") / f"clip {number}.{('wav', 'flac', 'ogg')[number % 3]}"
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        channels = np.stack([0 * samples, samples], axis=1) if number % 4 == 0 else samples
+        soundfile.write(str(folder / path), channels, rate)
+        rows.append((str(path), clip.text.capitalize() + "."))
+    soundfile.write(str(folder / "short.wav"), samples[:800], rate)
+    return [*rows, ("short.wav", "too short")]
+
+
+def kaldi(folder: Path, clips: list[Clip]) -> dict[str, Path]:
+    """A Kaldi data folder for each split, half of the clips for training, with one recording and its segments."""
+    half, quarter = len(clips) // 2, len(clips) // 4
+    parts = {"train": clips[:half], "dev": clips[half : half + quarter], "test": clips[half + quarter :]}
+    for split, its in parts.items():
+        audio = [soundfile.read(str(clip.path), dtype="float32")[0] for clip in its]
+        ends = np.cumsum([len(samples) for samples in audio]) / 8000
+        (folder / split).mkdir(parents=True)
+        soundfile.write(str(folder / split / "all.wav"), np.concatenate(audio), 8000)
+        (folder / split / "wav.scp").write_text(f"rec-{split} {folder / split / 'all.wav'}\n")
+        names = [f"{split}-{number}" for number in range(len(its))]
+        (folder / split / "text").write_text("".join(f"{name} {clip.text}\n" for name, clip in zip(names, its)))
+        starts = [0.0, *ends[:-1]]
+        segments = (f"{n} rec-{split} {start:.3f} {end:.3f}\n" for n, start, end in zip(names, starts, ends))
+        (folder / split / "segments").write_text("".join(segments))
+        (folder / split / "utt2spk").write_text("".join(f"{name} allison\n" for name in names))
+    return {split: folder / split for split in parts}

@@ -16,7 +16,7 @@ from lhotse import CutSet
 
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from tests.recipes import corpora
-from tests.recipes.conftest import Run
+from tests.recipes.conftest import ROOT, Run
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +99,36 @@ def test_yesno(recipe: Path, clips: list, run: Run, use: Callable[..., str], tmp
     shutil.copytree(corpus, tmp_path / "less")
     (tmp_path / "less" / f"{names[0]}.wav").unlink()
     assert "59 wav files" in run(recipe / "prepare.sh", "--corpus-dir", tmp_path / "less", status=1).stderr
+
+
+def test_a_corpus_of_ones_own(clips: list, run: Run, use: Callable[..., str], tmp_path: Path) -> None:
+    """A TSV file of clips in several formats, one of two channels, with a line that is left out."""
+    shutil.copytree(ROOT / "local", tmp_path / "clone/local")
+    shutil.copytree(ROOT / "egs/asterisk/ASR", tmp_path / "clone/egs/asterisk/ASR", ignore=corpora.MADE)
+    rows = corpora.own(tmp_path / "my clips", iter(clips[:24]))
+    (tmp_path / "my clips/clips.tsv").write_text("path\ttext\n" + "".join(f"{path}\t{text}\n" for path, text in rows))
+    made = run(tmp_path / "clone/local/new_recipe.py", "mine", "--tsv", tmp_path / "my clips/clips.tsv",
+               "--normalise", "lower", "--language", "en", "--licence", "CC-BY-SA-3.0")  # fmt: skip
+    assert "24 utterances; 1 left out" in made.stdout
+    recipe = tmp_path / "clone/egs/mine/ASR"
+    assert (recipe / "data/manifests/cuts_train.jsonl.gz").is_file()
+    (size,) = re.findall(r"^VOCAB_SIZE = (\d+)", (recipe / "config.py").read_text(), re.MULTILINE)
+    run(recipe / "prepare.sh", *QUICK)
+    cuts = [cut for cuts in cuts_of(recipe, "data/fbank").values() for cut in cuts]
+    assert sorted(cut.supervisions[0].text for cut in cuts) == sorted(clip.text.lower() for clip in clips[:24])
+    assert Tokenizer.load(recipe / f"data/lang_bpe_{size}").vocab_size == int(size)
+    use(recipe)
+    assert summaries(recipe) == 2 * ["wer-summary-test"]
+
+
+def test_a_kaldi_folder(clips: list, run: Run, tmp_path: Path) -> None:
+    """Segments of a recording that is all clips one after the other, in splits that the folders say."""
+    folders = corpora.kaldi(tmp_path / "data", clips[:12])
+    recipe = tmp_path / "recipe"
+    run(ROOT / "local/new_recipe.py", "talk", "--recipe-dir", recipe, "--normalise", "none", "--kaldi",
+        *(f"{split}={folder}" for split, folder in folders.items()))  # fmt: skip
+    run(recipe / "prepare.sh", *QUICK, "--stop-stage", 5)
+    cuts = cuts_of(recipe, "data/fbank")
+    assert sizes(cuts) == {"train": 6, "dev": 3, "test": 3}
+    assert [cut.supervisions[0].text for cut in cuts["dev"]] == [clip.text for clip in clips[6:9]]
+    assert sum(cut.duration for cut in cuts["train"]) < 6 * 4

@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Recordings, supervisions and cuts of a recipe's utterances.tsv, which local/new_recipe.py has written.
+
+Recordings of several channels, or in other formats than wav and flac, become flac files of one channel.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from tqdm import tqdm
+
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.recordings import make_recording
+from shared_moe_conformer.data.utterances import SPLITS, Utterance, read_table
+
+
+def main() -> None:
+    args = parser().parse_args()
+    utterances = read_table(args.table)
+    recordings = {}
+    for path in tqdm(dict.fromkeys(utterance.path for utterance in utterances), desc="recordings", unit="file"):
+        if not (args.audio_dir / path).is_file():
+            raise FileNotFoundError(f"no file {args.audio_dir / path}: where is the audio now? give --corpus-dir")
+        recordings[path] = make_recording(args.audio_dir / path, recording_id=path, converted_dir=args.converted_dir)
+    for split in SPLITS:
+        chosen = [utterance for utterance in utterances if utterance.split == split]
+        require(len(chosen) > 0, f"no utterance of {args.table} is in {split}: correct its split column")
+        its_recordings = [recordings[path] for path in dict.fromkeys(utterance.path for utterance in chosen)]
+        supervisions = SupervisionSet.from_segments(supervise(u, recordings[u.path]) for u in chosen)
+        write_split(RecordingSet.from_recordings(its_recordings), supervisions, split, args.output_dir)
+
+
+def supervise(utterance: Utterance, recording: Recording) -> SupervisionSegment:
+    """The supervision of an utterance."""
+    return SupervisionSegment(
+        id=utterance.id,
+        recording_id=recording.id,
+        start=utterance.start,
+        duration=min(utterance.duration, recording.duration - utterance.start),
+        text=utterance.text,
+        speaker=utterance.speaker or None,
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result.add_argument("--table", type=Path, default=Path("utterances.tsv"), help="The utterances.")
+    result.add_argument("--audio-dir", type=Path, required=True, help="What the table's paths are relative to.")
+    result.add_argument("--converted-dir", type=Path, default=Path("data/audio"), help="Folder for converted files.")
+    result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder to write.")
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,147 @@
+#!/usr/bin/env python3
+"""Make a recipe of audio files and their texts: egs/NAME/ASR with its splits, units and configs, in one command.
+
+    local/new_recipe.py calls --tsv calls.tsv --normalise lower --language en
+    local/new_recipe.py calls --kaldi data/calls --normalise none
+    local/new_recipe.py calls --kaldi train=data/train dev=data/dev test=data/test --normalise none
+
+Lines of a TSV file are path<TAB>text[<TAB>speaker][<TAB>split]; a first line may name these columns in another order.
+Lines that cannot be used are named, and nothing is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+from pathlib import Path
+
+from shared_moe_conformer.atomic import atomic_folder, check_free
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.recordings import measure, reason_to_drop
+from shared_moe_conformer.data.splits import assign_splits, shared_texts
+from shared_moe_conformer.data.tokenizer import NUM_SPECIAL
+from shared_moe_conformer.data.units import choose_vocab_size
+from shared_moe_conformer.data.utterances import (
+    SPLITS,
+    Utterance,
+    read_kaldi,
+    read_tsv,
+    refuse,
+    with_ids,
+    write_table,
+)
+from shared_moe_conformer.recipe_files import NewRecipe, fill_templates
+from shared_moe_conformer.release.manifest import require_name
+from shared_moe_conformer.text import normalise
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE, DROPPED = "utterances.tsv", "dropped.tsv"
+
+
+def main() -> None:
+    args = parser().parse_args()
+    require_name(args.name)
+    folder = args.recipe_dir or ROOT / "egs" / args.name / "ASR"
+    check_free(folder, marker=TABLE)
+    audio_dir = (args.audio_dir or (args.tsv.parent if args.tsv else Path())).resolve()
+    utterances = measure(normalised(read(args), args.normalise), audio_dir)
+    limits = {"min_duration": args.min_duration, "max_duration": args.max_duration}
+    dropped = {utterance: reason for utterance in utterances if (reason := reason_to_drop(utterance, **limits))}
+    kept = with_ids(utterance for utterance in utterances if utterance not in dropped)
+    require(len(kept) > 0, f"all {len(dropped)} utterances are left out: {next(iter(dropped.values()), '')}")
+    write_recipe(folder, assign_splits(kept, by=args.split_by), dropped, audio_dir=audio_dir, args=args)
+    print(f"made {folder}: {len(kept)} utterances; {len(dropped)} left out, named in {DROPPED}", flush=True)
+    done = subprocess.run([folder / "prepare.sh", "--stop-stage", "1"])
+    require(done.returncode == 0, f"{folder} is made, and its manifests are not: run its prepare.sh")
+    print(f"go on with: cd {folder} && ./prepare.sh && ./train.py")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("name", help="of the corpus: letters, digits and - _ .")
+    source = result.add_mutually_exclusive_group(required=True)
+    source.add_argument("--tsv", type=Path, help="lines of path, text, and optionally speaker and split")
+    source.add_argument("--kaldi", nargs="+", help="a Kaldi data folder, or SPLIT=FOLDER for each split")
+    result.add_argument("--normalise", choices=("upper", "lower", "none"), required=True,
+                        help="texts in upper or lower case without punctuation, or as they are")  # fmt: skip
+    result.add_argument("--audio-dir", type=Path, help="what paths are relative to [the TSV's folder; with --kaldi .]")
+    result.add_argument("--split-by", choices=("text", "speaker"), default="text",
+                        help="what stays in one split, where the lines give none [text]")  # fmt: skip
+    result.add_argument("--recipe-dir", type=Path, help="the recipe's folder [egs/NAME/ASR]")
+    result.add_argument("--language", default="und", help="BCP-47 code, e.g. en [und]")
+    result.add_argument("--licence", default="unknown", help="SPDX identifier of the corpus's licence [unknown]")
+    result.add_argument("--min-duration", type=float, default=0.4, help="shorter utterances are left out, in s [0.4]")
+    result.add_argument("--max-duration", type=float, default=25.0, help="longer ones are left out, in s [25]")
+    return result
+
+
+def read(args: argparse.Namespace) -> list[Utterance]:
+    """The utterances that the user names."""
+    if args.tsv:
+        return read_tsv(args.tsv)
+    utterances = []
+    for argument in args.kaldi:
+        split, equals, folder = argument.partition("=")
+        require(not equals or split in SPLITS, f"--kaldi {argument}: write SPLIT=FOLDER with {', '.join(SPLITS)}")
+        utterances += read_kaldi(Path(folder if equals else argument), split=split if equals else "")
+    return utterances
+
+
+def normalised(utterances: list[Utterance], case: str) -> list[Utterance]:
+    """The utterances with final texts."""
+    result = [utterance._replace(text=normalise(utterance.text, case)) for utterance in utterances]
+    refuse([
+        f"{before.origin}: nothing is left of {before.text!r} by --normalise {case}: take the line out"
+        for before, after in zip(utterances, result)
+        if not after.text
+    ])  # fmt: skip
+    return result
+
+
+def write_recipe(
+    folder: Path,
+    utterances: list[Utterance],
+    dropped: dict[Utterance, str],
+    *,
+    audio_dir: Path,
+    args: argparse.Namespace,
+) -> None:
+    """Write the recipe's folder, whole or not at all."""
+    recipe = describe(utterances, audio_dir=audio_dir, args=args)
+    with atomic_folder(folder, marker=TABLE) as new:
+        write_table(utterances, new / TABLE)
+        lines = (f"{utterance.path}\t{reason}\t{utterance.text}\n" for utterance, reason in dropped.items())
+        (new / DROPPED).write_text("".join(lines), encoding="utf-8")
+        fill_templates(ROOT / "local/recipe_template", new, recipe, target=folder, local=ROOT / "local")
+        for program in ("train.py", "decode.py", "export.py"):
+            shutil.copy(ROOT / "egs/asterisk/ASR" / program, new)
+
+
+def describe(utterances: list[Utterance], *, audio_dir: Path, args: argparse.Namespace) -> NewRecipe:
+    """What the recipe's files must say."""
+    texts = [utterance.text for utterance in utterances if utterance.split == "train"]
+    characters = {character for utterance in utterances for character in utterance.text} - {" "}
+    vocab_size = choose_vocab_size(texts, covered="".join(sorted(characters)))
+    shared = shared_texts(utterances)
+    if shared:
+        print(
+            f"{len(shared)} texts are in two splits, which the lines say: error rates will be lower than on new texts"
+        )
+    spaces = any(" " in text for text in texts)
+    return NewRecipe(
+        args.name,
+        args.language,
+        args.licence,
+        audio_dir,
+        num_utterances=len(utterances),
+        hours=sum(utterance.duration for utterance in utterances) / 3600,
+        vocab_size=vocab_size or NUM_SPECIAL + len(characters) + spaces,
+        characters_are_units=vocab_size is None,
+        texts_are_shared=bool(shared),
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,136 @@
+"""The files of a recipe that is made for a corpus of one's own: templates, filled with what suits its size."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SMALL_HOURS, LARGE_HOURS = 5.0, 100.0
+"""Below: a model that a CPU trains; above: fewer epochs."""
+THOROUGH_HOURS = 20.0
+"""Above, reading all recordings and features once more for checks takes too long to be the default."""
+
+SMALL_CORPUS = {
+    "encoder_dim": 128,
+    "feed_forward_dim": 512,
+    "subsampling_channels": 32,
+    "group_sizes": (6,),
+    "decoder_dim": 128,
+    "max_duration": 30.0,
+    "num_workers": 0,
+    "num_epochs": 32,
+    "learning_rate": 1.5e-3,
+    "warmup_steps": 300,
+    "loss_warmup_steps": 1500,
+    "ctc_loss_scale": 1.0,
+}
+"""As egs/asterisk, which has 16 minutes."""
+CORPUS = {
+    "encoder_dim": 256,
+    "feed_forward_dim": 2048,
+    "subsampling_channels": 64,
+    "group_sizes": (6, 6),
+    "decoder_dim": 512,
+    "max_duration": 200.0,
+    "num_workers": 4,
+    "num_epochs": 60,
+    "learning_rate": 1e-3,
+    "warmup_steps": 3000,
+    "loss_warmup_steps": 2000,
+    "ctc_loss_scale": 0.3,
+}
+"""As egs/librispeech on 100 hours."""
+
+
+class NewRecipe(NamedTuple):
+    """What the templates need to know."""
+
+    name: str
+    language: str
+    licence: str
+    audio_dir: Path
+    num_utterances: int
+    hours: float
+    vocab_size: int
+    """Units, special ones included."""
+    characters_are_units: bool
+    texts_are_shared: bool
+    """Whether the splits, which the user gave, have texts in common."""
+
+
+def fill_templates(templates: Path, new: Path, recipe: NewRecipe, *, target: Path, local: Path) -> None:
+    """Write the files of a recipe.
+
+    Args:
+      templates: folder of NAME.in files, in which @word stands for a value.
+      new: folder to write into.
+      recipe: what it is about.
+      target: where the folder will be in the end.
+      local: the folder of the programs that all recipes share.
+    """
+    values = _values(recipe, target=target, local=local)
+    for template in sorted(templates.glob("*.in")):
+        path = new / template.stem
+        path.write_text(_Template(template.read_text(encoding="utf-8")).substitute(values), encoding="utf-8")
+        if path.suffix == ".sh":
+            path.chmod(0o755)
+
+
+class _Template(string.Template):
+    delimiter = "@"
+
+
+def _values(recipe: NewRecipe, *, target: Path, local: Path) -> Mapping[str, Any]:
+    preset = SMALL_CORPUS if recipe.hours < SMALL_HOURS else CORPUS
+    if recipe.hours > LARGE_HOURS:
+        preset = {**preset, "num_epochs": 30, "warmup_steps": 10000}
+    lang_dir = "data/lang_char" if recipe.characters_are_units else f"data/lang_bpe_{recipe.vocab_size}"
+    return {
+        **preset,
+        **_shell_values(recipe, target=target, local=local),
+        "name": recipe.name,
+        "corpus": json.dumps(recipe.name),
+        "language": json.dumps(recipe.language),
+        "licence": json.dumps(recipe.licence),
+        "language_name": recipe.language,
+        "licence_name": recipe.licence,
+        "lang_dir": json.dumps(lang_dir),
+        "num_utterances": recipe.num_utterances,
+        "size": f"{recipe.hours:.1f} hours" if recipe.hours >= 1 else f"{60 * recipe.hours:.1f} minutes",
+        "vocab_size": recipe.vocab_size,
+        "zoo": _seen_from(target, local.parent / "zoo", clone=local.parent),
+    }
+
+
+def _shell_values(recipe: NewRecipe, *, target: Path, local: Path) -> dict[str, str]:
+    """Parts of prepare.sh."""
+    size = f"  --vocab-size V     SentencePiece units, in data/lang_bpe_V ({recipe.vocab_size})"
+    defaults = [] if recipe.characters_are_units else [f"vocab_size={recipe.vocab_size}"]
+    defaults += ["thorough=false"] if recipe.hours > THOROUGH_HOURS else []
+    settings = ["unit=char"] if recipe.characters_are_units else []
+    settings += ["allowed=(--shared-texts allowed)"] if recipe.texts_are_shared else []
+    return {
+        "vocab_help": "" if recipe.characters_are_units else f"# {size}\n#\n",
+        "defaults": "".join(f"{line}\n" for line in defaults),
+        "settings": "".join(f"{line}\n" for line in settings),
+        "audio_dir": shlex.quote(str(recipe.audio_dir)),
+        "stages": _stages(target, local),
+    }
+
+
+def _stages(target: Path, local: Path) -> str:
+    """Where a shell finds the stages, wherever it is started."""
+    seen = _seen_from(target, local / "corpus_stages.sh", clone=local.parent)
+    return shlex.quote(seen) if Path(seen).is_absolute() else f'"$(dirname "${{BASH_SOURCE[0]}}")/{seen}"'
+
+
+def _seen_from(target: Path, path: Path, *, clone: Path) -> str:
+    """The way to a path from a recipe's folder in the same clone; from elsewhere the whole path."""
+    if target.resolve().is_relative_to(clone.resolve()):
+        return os.path.relpath(path.resolve(), target.resolve())
+    return str(path.resolve())

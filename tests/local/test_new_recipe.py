@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.data.conftest import noise_cut
+from tests.local.conftest import Result
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> list[str]:
+    """Lines of a TSV file of twelve recordings."""
+    result = []
+    for number in range(12):
+        noise_cut(tmp_path / "audio", str(number), "", duration=1.0)
+        result.append(f"audio/{number}.wav\tSentence number {chr(65 + number)}!")
+    return result
+
+
+@pytest.fixture
+def make(tmp_path: Path, run_local: Callable[..., Result]) -> Callable[..., Result]:
+    """Make a recipe of lines, without running its prepare.sh."""
+
+    def make(lines: list[str], *options: object) -> Result:
+        (tmp_path / "clips.tsv").write_text("\n".join(lines))
+        arguments = ("calls", "--tsv", "clips.tsv", "--recipe-dir", "recipe", "--normalise", "upper", *options)
+        return run_local("new_recipe", *arguments)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def no_preparation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """prepare.sh is run by tests/recipes; here it always succeeds."""
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: type("Done", (), {"returncode": 0}))
+
+
+def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
+    noise_cut(tmp_path / "audio", "short", "", duration=0.2)
+    result = make([*lines, "audio/short.wav\tshort"])
+    assert result.status == 0 and "12 utterances; 1 left out" in result.out and "./prepare.sh" in result.out
+    names = {"README.md", "config.py", "prepare.sh", "train.py", "decode.py", "export.py", "utterances.tsv", "dropped.tsv"}
+    assert {path.name for path in (tmp_path / "recipe").iterdir()} == names
+    assert (tmp_path / "recipe/dropped.tsv").read_text() == "audio/short.wav\t0.20 s long, not 0.4 to 25\tSHORT\n"
+    table = [line.split("\t") for line in (tmp_path / "recipe/utterances.tsv").read_text().splitlines()[1:]]
+    assert {row[2] for row in table} == {f"SENTENCE NUMBER {chr(65 + number)}" for number in range(12)}
+    assert {row[4] for row in table} == {"train", "dev", "test"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("audio/0.wav no tab", "clips.tsv line 13: no tab"),
+        ("audio/nothing.wav\tTEXT", "clips.tsv line 13: no file"),
+        ("clips.tsv\tTEXT", "clips.tsv line 13: .*cannot be read"),
+        ("audio/1.wav\t!?", "the same recording as clips.tsv line 2"),
+    ],
+)
+def test_a_bad_line_is_named_and_nothing_is_made(
+    tmp_path: Path, lines: list[str], make: Callable[..., Result], line: str, message: str
+) -> None:
+    result = make([*lines, line])
+    assert result.status == 1
+    last = result.err.splitlines()[-1]
+    assert last.startswith("error: ") and message.split(": .*")[0] in last and message.split(".*")[-1] in last
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["audio", "clips.tsv"]
+
+
+def test_a_text_of_which_nothing_is_left_is_named(lines: list[str], make: Callable[..., Result]) -> None:
+    result = make([*lines[1:], "audio/0.wav\t!?"])
+    assert result.status == 1 and "clips.tsv line 12: nothing is left of '!?' by --normalise upper" in result.err
+
+
+def test_what_is_there_already_stays(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
+    assert make(lines).status == 0
+    table = (tmp_path / "recipe/utterances.tsv").read_text()
+    result = make(lines[:5])
+    assert result.status == 1 and "recipe exists" in result.err
+    assert (tmp_path / "recipe/utterances.tsv").read_text() == table
+
+
+def test_texts_in_two_splits_are_allowed_where_the_lines_say_so(
+    tmp_path: Path, lines: list[str], make: Callable[..., Result]
+) -> None:
+    rows = [f"{line.split(chr(9))[0]}\tSAME\t\t{split}" for line, split in zip(lines, ["train", "dev", "test"] * 4)]
+    result = make(rows)
+    assert result.status == 0 and "1 texts are in two splits" in result.out
+    assert "--shared-texts allowed" in (tmp_path / "recipe/prepare.sh").read_text()
+    assert "--shared-texts" not in (make(lines, "--recipe-dir", "other") and (tmp_path / "other/prepare.sh").read_text())

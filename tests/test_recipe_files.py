@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.params import read_configs
+from shared_moe_conformer.recipe_files import NewRecipe, fill_templates
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE = NewRecipe("calls", "en", "CC0-1.0", Path("/some where/audio's"), 50, 0.5, 64, False, False)
+
+
+def fill(folder: Path, recipe: NewRecipe, *, target: Path = ROOT / "egs/calls/ASR") -> dict[str, str]:
+    fill_templates(ROOT / "local/recipe_template", folder, recipe, target=target, local=ROOT / "local")
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("hours", [0.5, 50.0, 900.0])
+def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
+    files = fill(tmp_path, RECIPE._replace(hours=hours))
+    configs = read_configs(tmp_path / "config.py")
+    assert list(configs) == ["full", "shared", "base", "small"]
+    base = configs["base"]
+    assert (base.data.corpus, base.data.language, base.data.licence) == ("calls", "en", "CC0-1.0")
+    assert (base.model.vocab_size, base.data.lang_dir) == (64, "data/lang_bpe_64")
+    assert base.model.encoder.num_layers == (6 if hours < 5 else 12)
+    assert "@" not in re.sub(r'"\$@"|\[@\]', "", "".join(files.values()))
+    assert ("thorough=false" in files["prepare.sh"]) == (hours > 20)
+
+
+def test_the_shell_script_parses_and_finds_the_stages_from_any_folder(tmp_path: Path) -> None:
+    files = fill(tmp_path, RECIPE)
+    assert '. "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"' in files["prepare.sh"]
+    assert "audio_dir='/some where/audio'\"'\"'s'" in files["prepare.sh"]
+    subprocess.run(["bash", "-n", tmp_path / "prepare.sh"], check=True)
+    fill(tmp_path, RECIPE, target=tmp_path)
+    shown = subprocess.run([tmp_path / "prepare.sh", "--help"], cwd="/", check=True, capture_output=True, text=True)
+    assert "Prepare calls" in shown.stdout and "--vocab-size" in shown.stdout and "--corpus-dir" in shown.stdout
+
+
+def test_characters_as_units(tmp_path: Path) -> None:
+    files = fill(tmp_path, RECIPE._replace(vocab_size=900, characters_are_units=True, texts_are_shared=True))
+    assert "\nunit=char\nallowed=(--shared-texts allowed)\n" in files["prepare.sh"]
+    assert "vocab_size=" not in files["prepare.sh"]
+    base = read_configs(tmp_path / "config.py")["base"]
+    assert (base.model.vocab_size, base.data.lang_dir) == (900, "data/lang_char")
