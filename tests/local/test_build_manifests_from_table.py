@@ -38,7 +38,7 @@ def test_the_cuts_are_the_tables(tmp_path: Path, table: list[Utterance], run_loc
 
 def test_what_is_missing_is_named(tmp_path: Path, table: list[Utterance], run_local: Callable[..., Result]) -> None:
     result = run_local("build_manifests_from_table", "--audio-dir", tmp_path)
-    assert result.status == 1 and "talk.wav: where is the audio now? give --corpus-dir" in result.err
+    assert result.status == 1 and "other.wav: where is the audio now? give --corpus-dir" in result.err
     write_table([u for u in table if u.split != "dev"], tmp_path / "utterances.tsv")
     result = run_local("build_manifests_from_table", "--audio-dir", tmp_path / "audio")
     assert result.status == 1 and "is in dev" in result.err

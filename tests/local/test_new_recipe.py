@@ -41,7 +41,16 @@ def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable
     noise_cut(tmp_path / "audio", "short", "", duration=0.2)
     result = make([*lines, "audio/short.wav\tshort"])
     assert result.status == 0 and "12 utterances; 1 left out" in result.out and "./prepare.sh" in result.out
-    names = {"README.md", "config.py", "prepare.sh", "train.py", "decode.py", "export.py", "utterances.tsv", "dropped.tsv"}
+    names = {
+        "README.md",
+        "config.py",
+        "prepare.sh",
+        "train.py",
+        "decode.py",
+        "export.py",
+        "utterances.tsv",
+        "dropped.tsv",
+    }
     assert {path.name for path in (tmp_path / "recipe").iterdir()} == names
     assert (tmp_path / "recipe/dropped.tsv").read_text() == "audio/short.wav\t0.20 s long, not 0.4 to 25\tSHORT\n"
     table = [line.split("\t") for line in (tmp_path / "recipe/utterances.tsv").read_text().splitlines()[1:]]
@@ -88,4 +97,6 @@ def test_texts_in_two_splits_are_allowed_where_the_lines_say_so(
     result = make(rows)
     assert result.status == 0 and "1 texts are in two splits" in result.out
     assert "--shared-texts allowed" in (tmp_path / "recipe/prepare.sh").read_text()
-    assert "--shared-texts" not in (make(lines, "--recipe-dir", "other") and (tmp_path / "other/prepare.sh").read_text())
+    assert "--shared-texts" not in (
+        make(lines, "--recipe-dir", "other") and (tmp_path / "other/prepare.sh").read_text()
+    )
