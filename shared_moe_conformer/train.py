@@ -108,7 +108,7 @@ def _train(
     if options.compile:
         compile_parts(model.compilable_parts())
     trainer = Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
-    checkpoint = None
+    checkpoint, newest = None, resume_from
     if resume_from is not None:
         resume_from, checkpoint = load_to_resume(resume_from)
         refuse_other_model(checkpoint, config, resume_from)
@@ -118,6 +118,8 @@ def _train(
     else:
         refuse_other_experiment(exp_dir, config, resuming=checkpoint is not None)
     try:
+        if newest != resume_from:
+            logger.warning("%s is damaged: going on from the checkpoint before it, %s", newest, resume_from)
         for problem in data.left_out:
             logger.warning("left out of the training: %s", problem)
         _log_beginning(config, options, trainer, resume_from, len(train_loader))
