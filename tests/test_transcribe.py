@@ -55,6 +55,17 @@ def test_another_search_can_be_chosen(model: Path, capsys: Output) -> None:
     assert expected.text != expected_text(model)
 
 
+def test_hotwords_are_found_and_confidences_shown(model: Path, capsys: Output) -> None:
+    arguments = ["--model", str(model), "--decoding-method", "modified_beam_search", str(model / TEST_WAV)]
+    main([*arguments, "--format", "text"])
+    assert "FOUR" not in capsys.readouterr().out
+    hotwords = ["--hotwords", "FOUR,THANK YOU", "--hotwords-score", "60", "--beam", "8"]
+    main([*arguments, "--format", "ctm", *hotwords])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert any("FOUR" in row[4] for row in rows)
+    assert all(0 <= float(row[5]) <= 1 for row in rows)
+
+
 def test_an_error_of_one_file_does_not_stop_the_others(
     model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output
 ) -> None:
@@ -109,6 +120,8 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         (["--model", "nobody", "--zoo-dir", "nowhere"], "the zoo nowhere has no model nobody"),
         (["--decoding-method", "all"], "give one method"),
         (["--beam", "0"], "beam is 0"),
+        (["--hotwords", "ONE"], "greedy_search knows no hotwords"),
+        (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has e n o, which no"),
         (["--device", "abacus"], "--device abacus is of no use here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
         (["--output-dir", "new", "other/test.wav"], "2 recordings are called test"),

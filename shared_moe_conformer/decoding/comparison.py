@@ -102,4 +102,4 @@ def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: 
     bars = axis.barh(range(len(scores)), values, color=["0.8" if s.is_oracle else "0.55" for s in scores], height=0.6)
     axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
     axis.set_xlabel(label)
-    axis.margins(x=0.2)
+    axis.margins(x=0.3)

@@ -106,9 +106,8 @@ def _ngram(lang_dir: Path, order: int, units: Units) -> PrefixScorer:
 
 
 def _hotwords(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer | None:
-    if not config.hotwords_file:
-        return None
-    return spelled_hotwords(read_hotwords(Path(config.hotwords_file)), units)
+    phrases = [*config.hotwords, *(read_hotwords(Path(config.hotwords_file)) if config.hotwords_file else ())]
+    return spelled_hotwords(phrases, units) if phrases else None
 
 
 def spelled_hotwords(phrases: Sequence[str], units: Units) -> PrefixScorer:

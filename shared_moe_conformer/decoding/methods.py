@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +60,7 @@ class Method(NamedTuple):
 
 
 ENGINES = ("k2", "embedded")
-HOTWORDS = ("hotwords_file", "hotwords_score")
+HOTWORDS = ("hotwords", "hotwords_file", "hotwords_score")
 FAST = ("search_beam", "max_contexts", "max_states")
 NBEST = ("num_paths", "nbest_scale")
 LATTICE = ("graph", "hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
@@ -67,19 +68,19 @@ LATTICE = ("graph", "hlg_scale", "lattice_engine", "ctc_topology", "search_beam"
 METHODS = {
     "greedy_search": Method(greedy_search, ("max_symbols_per_frame",)),
     "modified_beam_search": Method(
-        modified_beam_search, ("beam", "hotwords_score"), uses=("hotwords",), inputs=("hotwords_file",)
+        modified_beam_search, ("beam", "hotwords_score"), uses=("hotwords",), inputs=("hotwords", "hotwords_file")
     ),
     "modified_beam_search_lm_shallow_fusion": Method(
         modified_beam_search_lm_shallow_fusion,
         ("beam", "lm_scale", "hotwords_score"),
         uses=("token_lm", "hotwords"),
-        inputs=("lm_order", "hotwords_file"),
+        inputs=("lm_order", "hotwords", "hotwords_file"),
     ),
     "modified_beam_search_LODR": Method(
         modified_beam_search_lodr,
         ("beam", "lm_scale", "lodr_scale", "hotwords_score"),
         uses=("token_lm", "low_order_lm", "hotwords"),
-        inputs=("lm_order", "hotwords_file"),
+        inputs=("lm_order", "hotwords", "hotwords_file"),
     ),
     "fast_beam_search": Method(fast_beam_search, FAST, engines=("k2",)),
     "fast_beam_search_nbest": Method(fast_beam_search_nbest, (*FAST, *NBEST), engines=("k2",)),
@@ -135,10 +136,16 @@ def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]
     For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
 
     Raises:
-      ValueError: one method is asked for, and the lattice engine that it needs is not installed.
+      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or hotwords are given
+        of which it knows nothing.
     """
     config = replace_fields(config, {"ctc_topology": chosen_topology(config.ctc_topology, vocab_size)})
     if config.decoding_method != "all":
+        takes_hotwords = "hotwords" in METHODS[config.decoding_method].uses
+        require(
+            takes_hotwords or not (config.hotwords or config.hotwords_file),
+            f"{config.decoding_method} knows no hotwords: give --decoding-method modified_beam_search",
+        )
         return [_with_engine(config)]
     return [variant for name in METHODS for variant in _variants(replace_fields(config, {"decoding_method": name}))]
 
@@ -178,11 +185,18 @@ def _is_installed(engine: Any) -> bool:
 def settings(config: DecodingConfig) -> str:
     """The method and every option that changes its result, as file names carry them: greedy_search-max-symbols-.."""
     method = METHODS[config.decoding_method]
-    names = [name for name in (*method.options, *method.inputs) if config.hotwords_file or name not in HOTWORDS]
+    has_hotwords = bool(config.hotwords or config.hotwords_file)
+    names = [name for name in (*method.options, *method.inputs) if has_hotwords or name not in HOTWORDS]
     values = {name: getattr(config, name) for name in names}
-    if "hotwords_file" in values:
+    if "hotwords" in values:
+        values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
         values["hotwords_file"] = Path(config.hotwords_file).stem
-    return "-".join([config.decoding_method, *(f"{name.replace('_', '-')}-{value}" for name, value in values.items())])
+    return "-".join(
+        [
+            config.decoding_method,
+            *(f"{name.replace('_', '-')}-{value}" for name, value in values.items() if value != ""),
+        ]
+    )
 
 
 def label(config: DecodingConfig) -> str:

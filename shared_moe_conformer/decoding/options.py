@@ -46,8 +46,10 @@ class DecodingConfig:
     """modified_beam_search_lm_shallow_fusion, .._LODR: what the LM's log-probabilities are multiplied by."""
     lodr_scale: float = 0.1
     """modified_beam_search_LODR: what the 2-gram's are multiplied by before they are subtracted."""
+    hotwords: tuple[str, ...] = ()
+    """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; none: empty."""
     hotwords_file: str = ""
-    """modified_beam_search and its kin: file of phrases, one a line, that get a bonus; empty: none."""
+    """File with more of them, one a line; empty: none."""
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
     graph: GraphName = "H"

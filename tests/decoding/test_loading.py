@@ -46,3 +46,19 @@ def test_a_search_alone_must_have_all(tmp_path: Path, units: Tokenizer) -> None:
     with pytest.raises(FileNotFoundError, match="no hotwords in nowhere.txt"):
         config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="nowhere.txt")
         load_resources([config], tmp_path, units)
+
+
+def test_hotwords_come_from_options_and_files(tmp_path: Path, units: Tokenizer) -> None:
+    (tmp_path / "names.txt").write_text("THANK YOU\n")
+    config = DecodingConfig(
+        decoding_method="modified_beam_search", hotwords=("ONE",), hotwords_file=str(tmp_path / "names.txt")
+    )
+    scorer = load_resources([config], tmp_path, units).resources.hotwords
+    assert scorer is not None
+    for phrase in ("ONE", "THANK YOU"):
+        (spelled,) = units.encode([phrase])
+        assert scorer.total(spelled) == len(spelled)
+    assert (
+        load_resources([DecodingConfig(decoding_method="modified_beam_search")], tmp_path, units).resources.hotwords
+        is None
+    )

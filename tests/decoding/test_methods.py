@@ -32,6 +32,7 @@ OTHER_VALUES = {
     "lm_order": 2,
     "lm_scale": 0.5,
     "lodr_scale": 0.25,
+    "hotwords": ("PRESS STAR", "MENU"),
     "hotwords_file": "lists/names.txt",
     "hotwords_score": 2.5,
     "graph": "HLG",
@@ -111,6 +112,16 @@ def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_th
     config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="/some/where/names.txt")
     assert settings(config) == "modified_beam_search-beam-4-hotwords-score-1.5-hotwords-file-names"
     assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-4"
+    given = replace_fields(config, {"hotwords_file": "", "hotwords": ("PRESS STAR", "../A")})
+    assert settings(given) == "modified_beam_search-beam-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
+
+
+def test_a_method_that_knows_no_hotwords_refuses_them() -> None:
+    with pytest.raises(
+        ValueError, match="greedy_search knows no hotwords: give --decoding-method modified_beam_search"
+    ):
+        resolved(DecodingConfig(hotwords=("STAR",)), vocab_size=7)
+    assert resolved(DecodingConfig(decoding_method="all", hotwords=("STAR",)), vocab_size=7)
 
 
 def test_all_is_every_method_over_every_graph_by_every_engine() -> None:
