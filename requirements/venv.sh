@@ -69,6 +69,7 @@ install_packages() {
   shift
   say "install $(grep '^torch==' "$file" || echo "$@") (some GB to download) and the rest of ${file#"$root/"}"
   pip_install -r "$file" -r "$requirements/dev.txt" "$@"
+  pip_install --no-deps -r "$requirements/espnet.txt"
 }
 
 install_pinned_k2() {

@@ -26,14 +26,21 @@ from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.checksums import write_sums
+from shared_moe_conformer.release.onnx_files import (
+    CTC,
+    DECODER,
+    ENCODER,
+    JOINER,
+    QUANTISED,
+    fp16_name,
+    int8_name,
+    load_graph,
+)
 from shared_moe_conformer.release.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
 from shared_moe_conformer.release.transfer import resolve
 from shared_moe_conformer.speech.audio import read_audio
 
 OPSET = 17
-ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
-QUANTISED = (ENCODER, JOINER, CTC)
-"""Files of which there are float16 and int8 versions; the decoder has nothing to gain."""
 MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a float32 graph is released."""
 
@@ -109,8 +116,10 @@ def quantise(source: Path, target: Path) -> None:
             target,
             op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,
+            per_channel=True,
             nodes_to_exclude=routers,
         )
+    _save_lean(onnx.load(target), target)
 
 
 def halve(source: Path, target: Path) -> None:
@@ -123,7 +132,21 @@ def halve(source: Path, target: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tiny weights that become 0
         half = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers)
-    onnx.save(half, target)
+    _save_lean(half, target)
+
+
+def _save_lean(model: Any, target: Path) -> None:
+    """Write a graph without what nobody reads: onnxruntime's tools leave float32 copies of weights that several layers
+    use, and the shapes that they inferred."""
+    import onnx
+
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert not any(attribute.HasField("g") for node in graph.node for attribute in node.attribute), "graphs in nodes"
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
+    onnx.save(model, target)
 
 
 def router_products(graph: Any) -> list[str]:
@@ -154,23 +177,7 @@ def compare(bundle: Bundle, folder: Path) -> dict[str, float]:
 
 def run_graph(path: Path, *inputs: Tensor) -> list[np.ndarray]:
     """Outputs of a graph in onnxruntime, on one CPU thread; inputs by order."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    return session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
-
-
-def int8_name(name: str) -> str:
-    """`encoder.int8.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
-    return name.replace(".onnx", ".int8.onnx")
-
-
-def fp16_name(name: str) -> str:
-    """`encoder.fp16.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
-    return name.replace(".onnx", ".fp16.onnx")
+    return load_graph(path)(*(value.numpy() for value in inputs))
 
 
 @torch.inference_mode()
@@ -198,6 +205,8 @@ def write_graph(
     path: Path,
 ) -> None:
     """Trace a module into an ONNX file, by the exporter that torch 1.13 and 2.x share."""
+    import onnx
+
     legacy: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
         warnings.simplefilter("ignore")  # of the exporter's own age, and of sizes that no input changes
@@ -211,6 +220,26 @@ def write_graph(
             opset_version=OPSET,
             **legacy,
         )
+    model = onnx.load(path)
+    _read_weights_directly(model.graph)
+    onnx.save(model, path)
+
+
+def _read_weights_directly(graph: Any) -> None:
+    """Have every node read the stored weights themselves.
+
+    The exporter lets all but one of a shared block's layers read a copy (Identity), which no quantiser takes for a
+    weight.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    outputs = {output.name for output in graph.output}
+    copies = [n for n in graph.node if n.op_type == "Identity" and n.input[0] in stored and n.output[0] not in outputs]
+    original = {node.output[0]: node.input[0] for node in copies}
+    for node in copies:
+        graph.node.remove(node)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = original.get(name, name)
 
 
 def _describe(bundle: Bundle, folder: Path) -> None:

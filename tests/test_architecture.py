@@ -10,7 +10,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "shared_moe_conformer"
 
-VERBS = {"train", "decode", "export", "transcribe", "params", "onnx_export", "convert", "zoo", "serve", "report"}
+VERBS = {
+    "train",
+    "decode",
+    "export",
+    "transcribe",
+    "params",
+    "onnx_export",
+    "onnx_compare",
+    "convert",
+    "zoo",
+    "serve",
+    "report",
+}
 
 FOUNDATION = {"atomic", "cpu", "text"}
 """Parts that any other may import."""

@@ -91,6 +91,25 @@ def test_espnets_archive_names_files_that_it_holds_and_a_bundle_comes_out(saved:
         write_espnet(folder, tmp_path / "a.zip")
 
 
+def test_espnets_own_reader_unpacks_the_archive(saved: Save, tmp_path: Path) -> None:
+    downloader = pytest.importorskip(
+        "espnet_model_zoo.downloader", reason="needs espnet_model_zoo", exc_type=ImportError
+    )
+    folder, archive = saved(), tmp_path / "tiny-espnet.zip"
+    write_espnet(folder, archive)
+    reader = downloader.ModelDownloader(tmp_path / "cache")
+    with pytest.warns(UserWarning, match="Expanding a local model"):
+        files = reader.unpack_local_file(archive)
+    assert files == reader.download_and_unpack(str(archive))
+    assert files.keys() == {"asr_model_file", "bpemodel", "token_list", "asr_train_config"}
+    assert all(Path(path).is_file() and Path(path).is_absolute() for path in files.values())
+    assert Path(files["asr_model_file"]).read_bytes() == (folder / "model.safetensors").read_bytes()
+    config = yaml.safe_load(Path(files["asr_train_config"]).read_text())
+    assert (config["token_list"], config["bpemodel"]) == (files["token_list"], files["bpemodel"])
+    unpacked = Bundle.load(Path(files["asr_model_file"]).parent, verify=False)
+    assert unpacked.transcribe(folder / "test.wav") == Bundle.load(folder).transcribe(folder / "test.wav")
+
+
 @pytest.mark.parametrize("form", ["torchscript", "icefall", "espnet"])
 def test_forms_are_written_beside_the_model(saved: Save, capsys: Output, form: str) -> None:
     folder = saved()

@@ -119,9 +119,10 @@ def test_metadata_is_what_sherpa_reads_and_no_path_of_this_machine_is_in_it(expo
 
 
 def matrix_products(path: Path) -> list[Any]:
-    """Products of frames with stored weights."""
+    """Products of frames with stored weights, which no node may copy first."""
     graph = onnx.load(path).graph
     stored = {tensor.name for tensor in graph.initializer}
+    assert not [node.name for node in graph.node if node.op_type == "Identity" and node.input[0] in stored]
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored]
 
 
@@ -133,6 +134,14 @@ def test_int8_covers_every_weight_but_the_routers(exported: Path) -> None:
         assert [node.name for node in matrix_products(exported / int8_name(name))] == routers
         quantised = [n for n in onnx.load(exported / int8_name(name)).graph.node if n.op_type == "MatMulInteger"]
         assert len(quantised) >= len(matrix_products(exported / name)) - len(routers)
+
+
+def test_small_files_hold_nothing_that_nobody_reads(exported: Path) -> None:
+    for path in (exported / rename(name) for name in QUANTISED for rename in (int8_name, fp16_name)):
+        graph = onnx.load(path).graph
+        read = {name for node in graph.node for name in node.input}
+        assert {tensor.name for tensor in graph.initializer} <= read
+        assert not graph.value_info
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_script_is_executable_strict_and_parses(script: Path) -> None:
 @pytest.mark.skipif("ENGINE" not in os.environ, reason="only make says which environment this is")
 def test_environment_has_what_other_tests_would_skip_without() -> None:
     needed = {"k2": ["k2"], "torch": []}[os.environ["ENGINE"]] + ["kaldi_decoder", "onnx", "onnxruntime", "sherpa_onnx"]
-    needed += ["fastapi", "uvicorn", "selenium"]
+    needed += ["fastapi", "uvicorn", "selenium", "espnet_model_zoo"]
     assert [name for name in needed if importlib.util.find_spec(name) is None] == []
 
 

@@ -1,0 +1,86 @@
+"""sherpa-onnx in a process of its own, which it ends where it dislikes a model; job and result are JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Recognised(NamedTuple):
+    """What one of several recognisers made of all recordings."""
+
+    texts: list[str]
+    """Of each recording."""
+    seconds: list[float]
+    """CPU time that all recordings together took, of each round."""
+
+
+def recognise(
+    files: Mapping[str, Mapping[str, str]], recordings: Sequence[Path], *, folder: Path, rounds: int = 1
+) -> dict[str, Recognised]:
+    """What sherpa-onnx recognises, on one thread; the recognisers take turns, so that their times compare.
+
+    Args:
+      files: by the name of a recogniser its graphs: encoder, decoder and joiner, or ctc alone.
+      recordings: wav files of the sampling rate that the model wants.
+      folder: of the graphs and tokens.txt.
+      rounds: times that all is recognised.
+
+    Raises:
+      ValueError: sherpa-onnx is not installed, or ended; what it said last is told.
+    """
+    job = {
+        "files": {name: {part: str(folder / file) for part, file in parts.items()} for name, parts in files.items()},
+        "tokens": str(folder / "tokens.txt"),
+        "recordings": [str(path) for path in recordings],
+        "rounds": rounds,
+    }
+    command = [sys.executable, "-m", __name__]
+    result = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("{")]
+    if result.returncode or not lines:
+        said = (result.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise ValueError(f"sherpa-onnx ended with status {result.returncode}: {said}")
+    return {name: Recognised(**values) for name, values in json.loads(lines[-1]).items()}
+
+
+def main() -> None:
+    """Do the job of the standard input."""
+    job = json.load(sys.stdin)
+    recognisers = {name: _recogniser(parts, job["tokens"]) for name, parts in job["files"].items()}
+    found: dict[str, dict[str, list[Any]]] = {name: {"texts": [], "seconds": []} for name in recognisers}
+    for _ in range(job["rounds"]):
+        for name, recogniser in recognisers.items():
+            streams = [_stream(recogniser, path) for path in job["recordings"]]
+            begin = time.process_time()
+            for stream in streams:
+                recogniser.decode_stream(stream)
+            found[name]["seconds"].append(time.process_time() - begin)
+            found[name]["texts"] = [" ".join(stream.result.text.split()) for stream in streams]
+    print(json.dumps(found))
+
+
+def _recogniser(files: Mapping[str, str], tokens: str) -> Any:
+    import sherpa_onnx
+
+    if "ctc" in files:
+        return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model=files["ctc"], tokens=tokens, num_threads=1)
+    return sherpa_onnx.OfflineRecognizer.from_transducer(**files, tokens=tokens, num_threads=1)
+
+
+def _stream(recogniser: Any, path: str) -> Any:
+    import soundfile
+
+    samples, sampling_rate = soundfile.read(path, dtype="float32")
+    stream = recogniser.create_stream()
+    stream.accept_waveform(sampling_rate, samples)
+    return stream
+
+
+if __name__ == "__main__":
+    main()
