@@ -1,21 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from torch.nn.utils.rnn import pad_sequence
 
 for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
 
-from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.onnx_compare import Row, compare_precisions, main, table, write_test_set  # noqa: E402
+from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402
+from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
+from shared_moe_conformer.onnx_compare import Row, Utterance, compare_precisions, main, table, write_test_set  # noqa: E402
 from shared_moe_conformer.onnx_export import export_onnx  # noqa: E402
 from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
 
 Save = Callable[..., Path]
+STEPS = 200
+"""Updates after which the tiny model has learned the tones."""
 
 
 @pytest.fixture
@@ -53,6 +60,61 @@ def test_float32_is_the_model_and_the_others_are_near_it(
         assert half.megabytes < full.megabytes  # of so tiny a model int8 saves less than it writes
         assert half.difference > 0 and byte.difference > 0
         assert full.word_error_rate > 0 and full.seconds > 0
+
+
+WORDS = ["ONE", "TWO", "THREE", "FOUR", "YOUR", "CALLING"]
+
+
+def spoken(words: list[str], rng: np.random.Generator) -> np.ndarray:
+    """Each word as a pair of tones of its own, 0.3 s long, with a pause behind; at 16 kHz."""
+    time = np.arange(4800) / 16000
+    parts = [np.zeros(1600)]
+    for word in words:
+        pitch = 300 + 500 * WORDS.index(word) + rng.normal() * 10
+        parts += [np.sin(2 * np.pi * pitch * time) * rng.uniform(0.1, 0.3), np.zeros(2400)]
+    samples = np.concatenate(parts)
+    return (samples + 0.003 * rng.normal(size=len(samples))).astype(np.float32)
+
+
+def trained_on_tones(bundle: Bundle, rng: np.random.Generator) -> Bundle:
+    """A model that has learned to read `spoken` words with its CTC head."""
+    torch.manual_seed(0)
+    model = AsrModel(bundle.config.model).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    texts = [rng.choice(WORDS, size=rng.integers(1, 5)).tolist() for _ in range(48)]
+    x = [bundle.features(spoken(words, rng), 16000) for words in texts]
+    y = [torch.tensor(ids) for ids in bundle.tokenizer.encode([" ".join(words) for words in texts])]
+    for step in range(STEPS):
+        chosen = [(step * 12 + i) % len(x) for i in range(12)]
+        x_lens = torch.tensor([len(x[i]) for i in chosen])
+        encoder_out, lens, _ = model.encode(pad_sequence([x[i] for i in chosen], batch_first=True), x_lens)
+        y_lens = torch.tensor([len(y[i]) for i in chosen])
+        targets = pad_sequence([y[i] for i in chosen], batch_first=True)
+        loss = ctc_loss(model.ctc_log_probs(encoder_out), lens, targets, y_lens) / lens.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return dataclasses.replace(bundle, model=model.eval())
+
+
+@pytest.mark.slow
+def test_a_model_that_knows_its_words_says_them_in_int8_too(
+    tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    bundle = trained_on_tones(tiny_bundle, rng)
+    bundle.save(tmp_path / "tiny", lang_dir=lang_dir, example=ExampleRecording(tones, 16000, ""))
+    export_onnx(tmp_path / "tiny", tmp_path / "onnx")
+    utterances = []
+    for number in range(60):
+        words = rng.choice(WORDS, size=rng.integers(1, 5)).tolist()
+        write_wav(tmp_path / f"{number}.wav", spoken(words, rng), sampling_rate=16000)
+        utterances.append(Utterance(str(number), tmp_path / f"{number}.wav", " ".join(words)))
+    rows = compare_precisions(bundle, tmp_path / "onnx", utterances, rounds=1)
+    rates = {row.precision: row.word_error_rate for row in rows if row.kind == "ctc"}
+    assert rates["float32"] < 15
+    assert abs(rates["float16"] - rates["float32"]) <= 0.5
+    assert abs(rates["int8"] - rates["float32"]) <= 0.5
 
 
 def test_times_are_told_as_ratios() -> None:
