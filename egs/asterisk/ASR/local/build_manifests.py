@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
 import re
 import unicodedata
 import wave
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.splits import split_of
 
 SPEAKER = "en_US_f_Allison"
 AUDIO_DIR = Path("usr/share/asterisk/sounds") / SPEAKER
@@ -114,13 +114,6 @@ def normalise(text: str) -> str:
     text = re.sub(r"[^\w' ]|_", " ", text)
     words = (word.strip("'") for word in text.split())
     return " ".join(word for word in words if word).upper()
-
-
-def split_of(normalised_text: str) -> str:
-    """The split of a text: 10 % test, 10 % dev; equal texts stay together, whoever prepares the corpus."""
-    digest = hashlib.sha1(f"split1|{normalised_text.lower()}".encode()).hexdigest()
-    number = int(digest, 16) % 100
-    return "test" if number < 10 else "dev" if number < 20 else "train"
 
 
 def usable_recordings(
