@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.methods import DecodingConfig, label, resolved
 
 TINY = (
     "--encoder-dim=32",
@@ -35,9 +35,12 @@ def run(recipe: Path, *arguments: str) -> str:
 @pytest.mark.slow
 def test_one_command_goes_from_speech_to_a_released_model(prepared_recipe: Path) -> None:
     printed = run(prepared_recipe, "--num-epochs", "1", *TINY)
-    for method in METHODS:
-        assert list((prepared_recipe / "exp/base" / method).glob("wer-summary-test-epoch-1-avg-1-*.txt"))
-        assert method in printed
+    for search in resolved(DecodingConfig(decoding_method="all"), vocab_size=64):
+        method = search.decoding_method
+        assert list((prepared_recipe / "exp/base" / method).glob("*wer-summary-test-epoch-1-avg-1-*.txt"))
+        assert f"\n{label(search)} " in printed
+    assert "left out" not in printed or "no lattice engine" in printed, "prepare.sh makes all that searches need"
+    assert (prepared_recipe / "exp/base/comparison-test-epoch-1-avg-1.png").is_file()
     zoo = prepared_recipe.parents[2] / "zoo"
     entry = json.loads((zoo / "index.json").read_text())
     assert "asterisk-en-base" in json.dumps(entry)

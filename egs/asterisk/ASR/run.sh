@@ -28,7 +28,6 @@ step 'Train'
 
 step 'Decode the test set by every method'
 ./decode.py --config base --epoch "$num_epochs" --avg "$avg" --decoding-method all
-./decode.py --config base --epoch "$num_epochs" --avg "$avg" --decoding-method 1best --graph HLG
 
 step 'Release the model'
 ./export.py --config base --epoch "$num_epochs" --avg "$avg" --zoo-dir "$root/zoo" --name "$model" --overwrite
@@ -36,8 +35,6 @@ step 'Release the model'
 step 'Results'
 python3 -m shared_moe_conformer.params config.py
 cat "exp/base/comparison-test-epoch-$num_epochs-avg-$avg.txt"
-printf 'With the lexicon and the 3-gram of the training texts (1best over HLG), by settings:\n'
-cut -f 2-7,9 exp/base/1best/wer-summary-test-epoch-"$num_epochs"-avg-"$avg"-1best-graph-HLG-*.txt
 cd "$root"
 echo "The model is zoo/$model. Its test recording, transcribed by:"
 echo "  python -m shared_moe_conformer.transcribe --model zoo/$model zoo/$model/test.wav"
