@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.largest import largest_batches
 from shared_moe_conformer.data.loaders import Part
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
@@ -38,6 +40,7 @@ from shared_moe_conformer.training.experiment import (
 )
 from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
+from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
 
 
@@ -125,6 +128,9 @@ def _train(
         _log_beginning(config, options, trainer, resume_from, len(train_loader))
         if begin:
             logger.info("%s", begin)
+        if options.prescan:
+            largest = functools.partial(largest_batches, train_loader.cuts, train_loader.dataset)
+            prescan(trainer, lambda seconds: largest(max_duration=seconds), max_duration=config.data.max_duration)
         batches = Batches(train_loader, dev_loader, word_error_counter(model, tokenizer))
         fit(
             trainer,

@@ -115,6 +115,13 @@ def test_workers_that_load_batches_change_no_bit(recipe: Path, whole: dict[str, 
     assert_same(whole, run(recipe, tmp_path, "--num-threads", "1", "--num-workers", "2"))
 
 
+def test_a_scan_of_the_largest_batches_changes_no_bit(
+    recipe: Path, whole: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert_same(whole, run(recipe, tmp_path, "--num-threads", "1", "--prescan", "true"))
+    assert "the largest batches of 6 s fit into memory" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("stop_at", "save_every_n_steps"), [(2, 0), (2, 1), (7, 0), (7, 2)])
 def test_ctrl_c_and_resume_change_no_bit(
     recipe: Path,

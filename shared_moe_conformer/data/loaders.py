@@ -87,6 +87,7 @@ class TrainLoader:
           part: what this process gets of every update.
           accumulate_batches: batches of each process in an update.
         """
+        self.cuts = cuts
         self.dataset = dataset
         self.part = part
         self.batches_per_update = part.num_processes * accumulate_batches

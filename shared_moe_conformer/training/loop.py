@@ -55,6 +55,8 @@ class RunOptions:
     """Threads of torch; 0: as torch finds, from OMP_NUM_THREADS or the number of cores."""
     device: str = "auto"
     """Where to compute, e.g. cpu or cuda:0; auto: a GPU if there is one."""
+    prescan: bool = False
+    """Compute the largest batches first, to know at once whether they fit into memory; changes no result."""
     compile: bool = False
     """Compile attention and dense feed-forwards (torch.compile): a minute at the start, then perhaps faster."""
     checkpoint_activations: bool = False

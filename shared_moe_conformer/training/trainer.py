@@ -186,7 +186,7 @@ class Trainer:
         totals = LossTotals()
         self.model.eval()
         for batch in batches:
-            totals.add(self._losses(self.model, batch, loss_scales(self.config))[1])
+            totals.add(self.losses(self.model, batch, loss_scales(self.config))[1])
             each(batch)
         self.train_mode()
         return total_losses(totals)
@@ -228,7 +228,7 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             with self._exchange(number == len(batches)):
                 with self.precision.autocast():
-                    loss, more = self._losses(self._parallel_model, batch, scales)
+                    loss, more = self.losses(self._parallel_model, batch, scales)
                 self.precision.scale(loss if alone else loss * more.num_frames).backward()
             totals.add(more)
         totals, frames = total_of_update(totals, sum(int(batch.x_lens.sum()) for batch in batches), self.device)
@@ -245,7 +245,8 @@ class Trainer:
             return nullcontext()
         return self._parallel_model.no_sync()  # type: ignore[operator]
 
-    def _losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
+    def losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
+        """The weighted loss of a batch, per frame, and what it consists of."""
         x, x_lens, y, y_lens = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
         )

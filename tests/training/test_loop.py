@@ -80,7 +80,7 @@ def test_stopping_and_resuming_changes_no_bit(
 
 
 def test_skipped_updates_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_path: Path, monkeypatch: Any) -> None:
-    losses = Trainer._losses
+    losses = Trainer.losses
 
     def sometimes_nan(self: Trainer, model: Any, batch: Any, scales: Any) -> Any:
         loss, totals = losses(self, model, batch, scales)
@@ -88,7 +88,7 @@ def test_skipped_updates_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_pat
             totals.sums["loss"] = float("nan")
         return loss, totals
 
-    monkeypatch.setattr(Trainer, "_losses", sometimes_nan)
+    monkeypatch.setattr(Trainer, "losses", sometimes_nan)
     whole = fit_tiny(tmp_path / "whole")
     with pytest.raises(Killed):
         fit_tiny(tmp_path / "stopped", kill_at=5, save_every_n_steps=1)

@@ -59,7 +59,7 @@ def test_matrix_products_have_16_bits_and_routers_layers_and_losses_32(monkeypat
         if isinstance(module, Router):
             module.register_forward_hook(watch("router"))
     with trainer.precision.autocast():
-        loss, _ = trainer._losses(trainer.model, batches(0)[0], trainer_scales(trainer))
+        loss, _ = trainer.losses(trainer.model, batches(0)[0], trainer_scales(trainer))
     float32 = {torch.float32}
     assert seen == {"block": float32, "product": {torch.bfloat16}, "router": float32} and loss.dtype == torch.float32
 
