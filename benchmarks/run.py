@@ -34,6 +34,7 @@ SCRIPTS = [
     "data_loading",
     "long_recordings",
     "compilation",
+    "onnx_experts",
 ]
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 PEERS = ("torchaudio", "transformers", "espnet", "fast_rnnt", "k2")

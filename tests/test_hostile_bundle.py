@@ -19,7 +19,15 @@ from hypothesis import strategies as st
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording
 from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
-from shared_moe_conformer.release.manifest import CONFIG_FILE, FILES, MANIFEST_FILE, WEIGHTS_FILE
+from shared_moe_conformer.release.manifest import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FILES,
+    MANIFEST_FILE,
+    TEST_TEXT,
+    TEST_WAV,
+    WEIGHTS_FILE,
+)
 
 Change = Callable[[bytes], bytes]
 LIMIT = 1 << 24
@@ -201,3 +209,48 @@ def test_integers_do_not_pass_for_weights(folder: Path) -> None:
     name = "joiner.output.weight"
     content = save({**weights, name: weights[name].to(torch.int32)})
     refuse(folder, WEIGHTS_FILE, content, name)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kind", ["dangling link", "link to a device", "link to a folder", "pipe", "folder"])
+def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, tmp_path: Path, name: str, kind: str) -> None:
+    path, kept = folder / name, tmp_path / "kept"
+    path.rename(kept)
+    makers: dict[str, Callable[[], object]] = {
+        "dangling link": lambda: path.symlink_to(tmp_path / "nowhere"),
+        "link to a device": lambda: path.symlink_to("/dev/zero"),
+        "link to a folder": lambda: path.symlink_to(tmp_path),
+        "pipe": lambda: os.mkfifo(path),
+        "folder": path.mkdir,
+    }
+    makers[kind]()
+    try:
+        for verify in (True, False) if name not in (CARD_FILE, TEST_WAV, TEST_TEXT) else (True,):
+            with pytest.raises((ValueError, FileNotFoundError), match=name) as caught:
+                Bundle.load(folder, verify=verify)
+            assert "\n" not in str(caught.value)
+    finally:
+        path.rmdir() if kind == "folder" else path.unlink()
+        kept.rename(path)
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, MANIFEST_FILE])
+def test_each_missing_key_is_named_unless_it_has_been_added_later(folder: Path, name: str) -> None:
+    original = json.loads((folder / name).read_bytes())
+    places = list(places_in(original))
+    refused = 0
+    for number in range(len(places)):
+        values = copy.deepcopy(original)
+        part, key = list(places_in(values))[number]
+        del part[key]
+        content = json.dumps(values).encode()
+        before = (folder / name).read_bytes()
+        try:
+            (folder / name).write_bytes(content)
+            Bundle.load(folder, verify=False)
+        except ValueError as error:
+            assert key in str(error) and "\n" not in str(error)
+            refused += 1
+        finally:
+            (folder / name).write_bytes(before)
+    assert refused > 6

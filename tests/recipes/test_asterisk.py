@@ -7,6 +7,7 @@ import wave
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,3 +140,12 @@ def test_the_configs_differ_in_sharing_and_experts_alone() -> None:
     assert set(encoders["full"].group_sizes) == {1} and encoders["full"].experts_in == "none"
     assert encoders["shared"].experts_in == "none" and encoders["base"].experts_in == "second"
     assert encoders["shared"].group_sizes == encoders["base"].group_sizes != encoders["full"].group_sizes
+
+
+def test_base_is_released_in_less_than_two_fifths_of_fulls_bytes() -> None:
+    """Weights as a bundle stores them, and 0.1 MB for its test recording and tokenizer."""
+    sizes = {}
+    for name in ("base", "full"):
+        weights = AsrModel(CONFIGS[name].model).state_dict()
+        sizes[name] = len(safetensors.torch.save(weights)) + 100_000
+    assert sizes["base"] < 0.4 * sizes["full"]
