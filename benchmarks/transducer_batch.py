@@ -69,6 +69,5 @@ def step_by_step(batch: Batch, prune_range: int, functions: Any) -> TransducerLo
     )
     ranges = functions.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
     frames = functions.do_rnnt_pruning(batch.encoder_frames, batch.decoder_frames, ranges)
-    return TransducerLosses(
-        simple_loss, functions.rnnt_loss_pruned(logits=batch.joiner(*frames), ranges=ranges, **common)
-    )
+    pruned_loss = functions.rnnt_loss_pruned(logits=batch.joiner(*frames), ranges=ranges, **common)
+    return TransducerLosses(simple_loss, pruned_loss, torch.zeros(()))

@@ -251,15 +251,19 @@ class TrainingConfig:
     accumulate_batches: int = field(default=1, metadata=ADDED_LATER)
     """Batches of each process whose gradients make one update together; max_duration is that of one."""
     teacher: str = field(default="", metadata=ADDED_LATER)
-    """Experiment folder of a trained model to imitate, relative to the recipe's folder, e.g. exp/full; empty: none."""
+    """Trained model to imitate, an experiment's or a bundle's folder, relative to the recipe's folder, e.g. exp/full;
+    empty: none."""
     teacher_epoch: int = field(default=0, metadata=ADDED_LATER)
     """Epoch of the teacher's weights; 0: its last."""
     teacher_avg: int = field(default=1, metadata=ADDED_LATER)
     """Epochs over which the teacher's weights are averaged."""
     hidden_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
-    """Weight of the distance of the encoder's frames from the teacher's, with a teacher; 0: their sizes may differ."""
+    """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
+    teacher; 0: their sizes may differ."""
     ctc_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
     """Weight of the divergence of the CTC posteriors from the teacher's, with a teacher."""
+    transducer_distillation_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight of the divergence of the joiner from the teacher's, where pruning keeps positions, with a teacher."""
     prune_range: int = 5
     """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
     lm_only_scale: float = 0.25
@@ -278,7 +282,11 @@ class TrainingConfig:
         require(self.init_epoch >= 0, f"init_epoch is {self.init_epoch}: give 0 or more")
         require(self.init_avg >= 1, f"init_avg is {self.init_avg}: give 1 or more")
         require(self.init_expert_noise >= 0, f"init_expert_noise is {self.init_expert_noise}: give 0 or more")
-        for name in ("hidden_distillation_loss_scale", "ctc_distillation_loss_scale"):
+        for name in (
+            "hidden_distillation_loss_scale",
+            "ctc_distillation_loss_scale",
+            "transducer_distillation_loss_scale",
+        ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         require(self.teacher_epoch >= 0, f"teacher_epoch is {self.teacher_epoch}: give 0 or more")
         require(self.teacher_avg >= 1, f"teacher_avg is {self.teacher_avg}: give 1 or more")

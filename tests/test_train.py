@@ -230,6 +230,7 @@ def test_a_model_learns_to_be_like_its_teacher(recipe: Path, tmp_path: Path) -> 
     run(recipe, tmp_path / "teacher", "--group-sizes", "1,1", "--experts-in", "none")
     flags = ["--teacher", str(tmp_path / "teacher"), "--teacher-avg", "2", "--num-epochs", "4"]
     strong = [*flags, "--hidden-distillation-loss-scale", "2", "--ctc-distillation-loss-scale", "1"]
+    strong += ["--transducer-distillation-loss-scale", "1"]
     run(recipe, tmp_path / "taught", *strong)
     run(
         recipe,

@@ -5,6 +5,7 @@ Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_moe_conformer.loss.backend import TransducerFunctions
+from shared_moe_conformer.loss.distillation import arc_divergence
 from shared_moe_conformer.loss.joiner_log_probs import AdditiveJoiner, Rows, joiner_log_probs
 
 
@@ -20,6 +22,18 @@ class TransducerLosses(NamedTuple):
 
     simple_loss: Tensor
     pruned_loss: Tensor
+    distillation_loss: Tensor
+    """Divergence from a teacher's joiner, averaged over the positions kept and summed over frames; 0 without one."""
+
+
+class TeacherJoiner(NamedTuple):
+    """A teacher's joiner and what it is applied to, without gradient; its frames are those of the model in number."""
+
+    joiner: AdditiveJoiner
+    encoder_frames: Tensor
+    """(N, T, J'), projected."""
+    decoder_frames: Tensor
+    """(N, U + 1, J'), projected."""
 
 
 def pruned_transducer_loss(
@@ -36,6 +50,7 @@ def pruned_transducer_loss(
     lm_only_scale: float,
     am_only_scale: float,
     functions: TransducerFunctions,
+    teacher: TeacherJoiner | None = None,
 ) -> TransducerLosses:
     """Both losses, computed in float32 or wider whatever autocast says.
 
@@ -52,6 +67,7 @@ def pruned_transducer_loss(
       lm_only_scale: smoothing of the simple loss towards the decoder alone.
       am_only_scale: smoothing of the simple loss towards the encoder alone; not 0: batch-mates matter.
       functions: who computes the lattices (`transducer_functions`).
+      teacher: whose joiner this one should imitate at the positions kept.
     """
     boundary = torch.stack([torch.zeros_like(x_lens), torch.zeros_like(x_lens), y_lens, x_lens], dim=1)
     # k2 1.23.4 refuses U = 0 and T < U; what is beyond the boundary changes nothing.
@@ -72,22 +88,32 @@ def pruned_transducer_loss(
     s_range = min(max(prune_range, _smallest_range(x_lens, y_lens)), y.shape[1] + 1)
     ranges = functions.get_rnnt_prune_ranges(*posteriors, boundary, s_range)
     cells = _kept_cells(ranges, x_lens, y_lens)
-    px, py = _arcs(joiner, encoder_frames, decoder_frames, y, cells)
-    return TransducerLosses(simple_loss, -functions.mutual_information_recursion(px, py, boundary).sum())
+    rows = _rows(cells, y, num_frames=encoder_frames.shape[1], num_positions=decoder_frames.shape[1])
+    log_probs = joiner_log_probs(joiner, encoder_frames, decoder_frames, rows)
+    px, py = _arcs(log_probs, cells, encoder_frames.shape[:2], decoder_frames.shape[1])
+    pruned_loss = -functions.mutual_information_recursion(px, py, boundary).sum()
+    if teacher is None:
+        return TransducerLosses(simple_loss, pruned_loss, torch.zeros_like(simple_loss))
+    with torch.no_grad():
+        theirs = joiner_log_probs(teacher.joiner, teacher.encoder_frames, teacher.decoder_frames, rows)
+    return TransducerLosses(simple_loss, pruned_loss, arc_divergence(log_probs, theirs, rows.token) * x_lens.sum())
 
 
-def _arcs(
-    joiner: AdditiveJoiner, encoder_frames: Tensor, decoder_frames: Tensor, y: Tensor, cells: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """The joiner's log-probabilities of tokens (N, U, T + 1) and blanks (N, U + 1, T), -inf where nothing is kept."""
-    (batch, num_frames, _), num_positions = encoder_frames.shape, decoder_frames.shape[1]
+def _rows(cells: tuple[Tensor, ...], y: Tensor, *, num_frames: int, num_positions: int) -> Rows:
+    """Where the joiner is evaluated."""
     utterance, position, frame = cells
-    rows = Rows(
+    return Rows(
         encoder_frame=utterance * num_frames + frame,
         decoder_frame=utterance * num_positions + position,
         token=F.pad(y, (0, 1))[utterance, position],
     )
-    log_probs = joiner_log_probs(joiner, encoder_frames, decoder_frames, rows)
+
+
+def _arcs(
+    log_probs: Tensor, cells: tuple[Tensor, ...], size: Sequence[int], num_positions: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of tokens (N, U, T + 1) and blanks (N, U + 1, T), -inf where nothing is kept."""
+    batch, num_frames = size
     nothing = log_probs.new_full((batch, num_positions, num_frames + 1), -torch.inf)
     px, py = (nothing.index_put(cells, column) for column in log_probs.unbind(1))
     return px[:, :-1].contiguous(), py[:, :, :-1].contiguous()

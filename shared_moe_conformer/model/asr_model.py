@@ -12,7 +12,7 @@ from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.loss.backend import transducer_functions
 from shared_moe_conformer.loss.ctc import ctc_loss
 from shared_moe_conformer.loss.distillation import ctc_divergence, hidden_distance
-from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss
+from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss
 from shared_moe_conformer.model.attention import SelfAttention
 from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
@@ -42,9 +42,12 @@ class AsrLosses(NamedTuple):
     frames_per_expert: Tensor | None
     """Frames that each expert computed, (L, E); None without experts."""
     hidden_distillation_loss: Tensor | None = None
-    """Distance from the teacher's encoder frames, summed over frames; None without a teacher of the same size."""
+    """Distance from the teacher's frames, averaged over the ends of groups that both have, summed over frames; None
+    without a teacher of the same size."""
     ctc_distillation_loss: Tensor | None = None
     """Divergence from the teacher's CTC posteriors, summed over frames; None without a teacher."""
+    transducer_distillation_loss: Tensor | None = None
+    """Divergence from the teacher's joiner, summed over frames; None without a teacher's joiner."""
 
 
 class TeacherOutput(NamedTuple):
@@ -54,6 +57,10 @@ class TeacherOutput(NamedTuple):
     """(N, T', C)."""
     ctc_log_probs: Tensor
     """(N, T', V)."""
+    group_ends: dict[int, Tensor]
+    """(N, T', C) after the last layer of each group, by its depth."""
+    joiner: TeacherJoiner | None = None
+    """None: not to be imitated."""
 
 
 class AsrModel(nn.Module):
@@ -102,15 +109,24 @@ class AsrModel(nn.Module):
         return F.log_softmax(self.ctc_head(encoder_out).float(), dim=-1)
 
     @torch.no_grad()
-    def teach(self, x: Tensor, x_lens: Tensor) -> TeacherOutput:
+    def teach(self, x: Tensor, x_lens: Tensor, y: Tensor | None = None) -> TeacherOutput:
         """Return what another model should imitate of this one, which is in evaluation mode.
 
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
+          y: tokens, (N, U), if the joiner should be imitated too.
         """
-        encoder_out = self.encode(x, x_lens).encoder_out
-        return TeacherOutput(encoder_out, self.ctc_log_probs(encoder_out))
+        (encoder_out, _, _), ends = self.encoder.forward_with_ends(x, x_lens)
+        joiner = None
+        if y is not None:
+            decoder_frames = self.joiner.decoder_projection(self._decoder_out(y))
+            joiner = TeacherJoiner(self.joiner, self.joiner.encoder_projection(encoder_out), decoder_frames)
+        return TeacherOutput(encoder_out, self.ctc_log_probs(encoder_out), ends, joiner)
+
+    def _decoder_out(self, y: Tensor) -> Tensor:
+        """Decoder frames (N, U + 1, D) of tokens (N, U)."""
+        return self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
 
     def forward(
         self,
@@ -136,8 +152,8 @@ class AsrModel(nn.Module):
           am_only_scale: smoothing of the simple loss towards the encoder alone.
           teacher: what to imitate.
         """
-        encoder_out, lens, router_losses = self.encode(x, x_lens)
-        decoder_out = self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
+        (encoder_out, lens, router_losses), ends = self.encoder.forward_with_ends(x, x_lens)
+        decoder_out = self._decoder_out(y)
         transducer = pruned_transducer_loss(
             am_simple=self.simple_am(encoder_out),
             lm_simple=self.simple_lm(decoder_out),
@@ -151,18 +167,28 @@ class AsrModel(nn.Module):
             lm_only_scale=lm_only_scale,
             am_only_scale=am_only_scale,
             functions=transducer_functions(self.config.transducer_backend, encoder_out.device),
+            teacher=None if teacher is None else teacher.joiner,
         )
         ctc_log_probs = self.ctc_log_probs(encoder_out)
         ctc = ctc_loss(ctc_log_probs, lens, y, y_lens)
         balancing, z_loss, frames_per_expert = _sums_over_layers(router_losses, encoder_out)
-        losses = AsrLosses(*transducer, ctc, balancing, z_loss, lens.sum(), frames_per_expert)
+        losses = AsrLosses(*transducer[:2], ctc, balancing, z_loss, lens.sum(), frames_per_expert)
         if teacher is None:
             return losses
         same_size = encoder_out.shape == teacher.encoder_out.shape
         return losses._replace(
-            hidden_distillation_loss=hidden_distance(encoder_out, teacher.encoder_out, lens) if same_size else None,
+            hidden_distillation_loss=_hidden_distance(ends, teacher.group_ends, lens) if same_size else None,
             ctc_distillation_loss=ctc_divergence(ctc_log_probs, teacher.ctc_log_probs, lens),
+            transducer_distillation_loss=None if teacher.joiner is None else transducer.distillation_loss,
         )
+
+
+def _hidden_distance(ends: dict[int, Tensor], teacher_ends: dict[int, Tensor], lens: Tensor) -> Tensor:
+    """The distance after the layers at which groups of both end, averaged; after the last, if their depths differ."""
+    pairs = [(ends[depth], teacher_ends[depth]) for depth in ends if depth in teacher_ends]
+    if max(ends) != max(teacher_ends):
+        pairs = [(ends[max(ends)], teacher_ends[max(teacher_ends)])]
+    return torch.stack([hidden_distance(ours, theirs, lens) for ours, theirs in pairs]).mean()
 
 
 def _sums_over_layers(losses: RouterLosses | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -57,7 +57,7 @@ class ConformerBlock(nn.Module):
 
     It owns weights only; the normalisations and routers are the calling layer's.
 
-    Source: Gulati et al. 2020, Conformer, eq. 1 (arXiv 2005.08100); Bai et al. 2022, section 2 (arXiv 2209.08326).
+    Source: Gulati et al. 2020, Conformer, eq. 1 (arXiv 2005.08100); Bai et al. 2022, abstract (arXiv 2209.08326).
     """
 
     def __init__(self, config: EncoderConfig) -> None:

@@ -35,7 +35,7 @@ class BlockGroup(nn.Module):
     """Layers that use one block's weights; each has normalisations, routers and deltas of its own, if the config
     says so.
 
-    Source: Bai et al. 2022, section 2.3 (arXiv 2209.08326).
+    Source: Bai et al. 2022, abstract (arXiv 2209.08326).
     """
 
     def __init__(self, config: EncoderConfig, size: int) -> None:
@@ -115,13 +115,26 @@ class Encoder(nn.Module):
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
         """
+        return self.forward_with_ends(x, x_lens)[0]
+
+    def forward_with_ends(self, x: Tensor, x_lens: Tensor) -> tuple[EncoderOutput, dict[int, Tensor]]:
+        """Return encoder frames of features, and the frames (N, T', C) after each group's last layer, by its depth.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
         features = self.feature_norm(x, padding_after(x_lens, x.size(1)))
         x, lens = self.subsampling(features, x_lens)
         x = self.dropout(as_wide_as(features, x))  # layers add to it, in float32 under autocast too
         padding_mask = padding_after(lens, x.size(1))
         losses: list[RouterLosses] = []
+        ends: dict[int, Tensor] = {}
+        depth = 0
         for group in self.groups:
             x, group_losses = group(x, padding_mask)
             losses += group_losses
+            depth += group.size  # type: ignore[assignment, operator]
+            ends[depth] = x
         stacked = RouterLosses(*(torch.stack(parts) for parts in zip(*losses, strict=True))) if losses else None
-        return EncoderOutput(x, lens, stacked)
+        return EncoderOutput(x, lens, stacked), ends

@@ -161,7 +161,7 @@ class MoeFeedForward(nn.Module):
 
     The experts belong to the group; each layer passes its own router.
 
-    Source: Bai et al. 2022, section 2.2 (arXiv 2209.08326); Fedus et al. 2022, Switch Transformers (arXiv 2101.03961).
+    Source: Bai et al. 2022, abstract (arXiv 2209.08326); Fedus et al. 2022, Switch Transformers (arXiv 2101.03961).
     """
 
     def __init__(self, encoder_dim: int, feed_forward_dim: int, *, num_experts: int, top_k: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SUMMED = ("simple_loss", "pruned_loss", "ctc_loss")
-DISTILLED = ("hidden_distillation_loss", "ctc_distillation_loss")
+DISTILLED = ("hidden_distillation_loss", "ctc_distillation_loss", "transducer_distillation_loss")
 AVERAGED = ("load_balancing_loss", "router_z_loss")
 
 
@@ -56,6 +56,7 @@ class LossScales(NamedTuple):
     router_z_loss: float
     hidden_distillation_loss: float = 0.0
     ctc_distillation_loss: float = 0.0
+    transducer_distillation_loss: float = 0.0
 
 
 class NonFiniteError(ValueError):

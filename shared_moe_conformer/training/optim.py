@@ -113,6 +113,7 @@ def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
         router_z_loss=config.router_z_loss_scale,
         hidden_distillation_loss=config.hidden_distillation_loss_scale,
         ctc_distillation_loss=config.ctc_distillation_loss_scale,
+        transducer_distillation_loss=config.transducer_distillation_loss_scale,
     )
 
 

@@ -117,7 +117,7 @@ class Trainer:
           model: called with `x, x_lens, y, y_lens` and the transducer's options, returns `AsrLosses`.
           config: schedule and losses.
           device: where to compute; None: where the model is.
-          teacher: its `teach(x, x_lens)` is what the model should imitate; it stays as it is.
+          teacher: its `teach(x, x_lens, y)` is what the model should imitate; it stays as it is.
           average_period: updates between those whose weights are summed up for averages; 0: none are.
 
         Raises:
@@ -250,7 +250,10 @@ class Trainer:
         x, x_lens, y, y_lens = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
         )
-        taught = {} if self.teacher is None else {"teacher": self.teacher.teach(x, x_lens)}  # type: ignore[operator]
+        taught = {}
+        if self.teacher is not None:
+            tokens = y if self.config.transducer_distillation_loss_scale else None
+            taught["teacher"] = self.teacher.teach(x, x_lens, tokens)  # type: ignore[operator]
         losses: AsrLossesLike = model(
             x,
             x_lens,

@@ -12,7 +12,7 @@ import benchmarks.transducer_batch
 from benchmarks.transducer_batch import Batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.backend import TransducerFunctions, transducer_functions
-from shared_moe_conformer.loss.pruned_transducer import TransducerLosses, pruned_transducer_loss
+from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, TransducerLosses, pruned_transducer_loss
 from shared_moe_conformer.loss.transducer import full_transducer_loss
 
 
@@ -44,7 +44,7 @@ def losses_of(batch: Batch, functions: TransducerFunctions, prune_range: int = 4
 
 
 def assert_equal_with_gradients(batch: Batch, found: TransducerLosses, expected: TransducerLosses) -> None:
-    for loss, expected_loss in zip(found, expected):
+    for loss, expected_loss in zip(found[:2], expected):
         torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
         for gradient, expected_gradient in zip(batch.gradients(loss), batch.gradients(expected_loss)):
             if expected_gradient is None:
@@ -155,3 +155,22 @@ def test_nothing_is_kept_for_a_backward_that_will_not_come(functions: Transducer
         found = losses_of(batch, functions)
     assert not found.pruned_loss.requires_grad
     torch.testing.assert_close(found, losses_of(batch, functions))
+
+
+def test_a_teachers_joiner_is_imitated_where_positions_are_kept() -> None:
+    """Learning from it alone brings the joiner to it; other losses and a joiner like the teacher's stay as they are."""
+    torch.manual_seed(0)
+    functions = transducer_functions("torch", "cpu")
+    batch, other = make_batch([9, 6], [4, 2]), make_batch([9, 6], [4, 2])
+    teacher = TeacherJoiner(other.joiner, other.encoder_frames.detach(), other.decoder_frames.detach())
+    itself = TeacherJoiner(batch.joiner, batch.encoder_frames.detach(), batch.decoder_frames.detach())
+    plain, taught, same = (losses_of(batch, functions, teacher=of) for of in (None, teacher, itself))
+    assert plain[:2] == taught[:2] == same[:2] and plain.distillation_loss == 0
+    assert taught.distillation_loss > 0.1 and same.distillation_loss < 1e-5
+    parameters = [batch.encoder_frames, batch.decoder_frames, *batch.joiner.output.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.05)
+    for _ in range(60):
+        optimizer.zero_grad()
+        losses_of(batch, functions, teacher=teacher).distillation_loss.backward()
+        optimizer.step()
+    assert losses_of(batch, functions, teacher=teacher).distillation_loss < 0.3 * taught.distillation_loss

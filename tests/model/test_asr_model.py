@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from shared_moe_conformer.loss.distillation import hidden_distance
 from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrLosses, AsrModel
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])
@@ -58,3 +59,27 @@ def test_layers_with_one_row_for_each_unit_are_named(model_config: Any) -> None:
     state = AsrModel(model_config(), num_mel_bins=20).state_dict()
     found = {name for name, value in state.items() if value.dim() and value.size(0) == 11}
     assert found == {name for name in state if name.startswith(VOCAB_LAYERS)} and len(found) == 9
+
+
+def test_a_teacher_is_imitated_at_the_ends_of_groups_that_both_have(model_config: Any) -> None:
+    student = AsrModel(model_config(group_sizes=(2, 2)), num_mel_bins=20).eval()
+    for sizes in ((1, 1, 1, 1), (4,), (3,)):
+        teacher = AsrModel(model_config(group_sizes=sizes), num_mel_bins=20).eval()
+        output = teacher.teach(X, X_LENS, Y)
+        losses = student(X, X_LENS, Y, Y_LENS, teacher=output)
+        (ours, lens, _), our_ends = student.encoder.forward_with_ends(X, X_LENS)
+        assert list(our_ends) == [2, 4] and torch.equal(our_ends[4], ours)
+        last = hidden_distance(ours, output.encoder_out, lens)
+        assert losses.transducer_distillation_loss > 0
+        first = hidden_distance(our_ends[2], output.group_ends.get(2, ours), lens)
+        expected = (first + last) / 2 if sizes == (1, 1, 1, 1) else last
+        torch.testing.assert_close(losses.hidden_distillation_loss, expected)
+    without = student(X, X_LENS, Y, Y_LENS, teacher=teacher.teach(X, X_LENS))
+    assert without.transducer_distillation_loss is None and without.ctc_distillation_loss > 0
+
+
+def test_a_model_that_teaches_itself_has_nothing_to_learn(model_config: Any) -> None:
+    model = AsrModel(model_config(), num_mel_bins=20).eval()
+    losses = model(X, X_LENS, Y, Y_LENS, teacher=model.teach(X, X_LENS, Y))
+    distilled = [value for name, value in losses._asdict().items() if "distillation" in name]
+    assert len(distilled) == 3 and all(abs(value.item()) < 1e-4 for value in distilled)
