@@ -21,6 +21,8 @@ IMPORTED = (
     "torch",
     "sentencepiece",
     "lhotse.recipes",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
     "shared_moe_conformer.train",
     "shared_moe_conformer.decode",
     "shared_moe_conformer.export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,14 @@ def test_the_readme_says_how_large_the_configs_are(recipe: str) -> None:
         if its_recipe == recipe and not name.endswith("-100"):
             counts = count_parameters(config.model)["encoder"]
             assert f"| `{name}` | {counts.unique / 1e6:.2f} M | {counts.active / 1e6:.2f} M |" in readme
+
+
+@pytest.mark.parametrize(
+    "readme", [ROOT / "README.md", *(folder / "README.md" for folder in RECIPES.values())], ids=str
+)
+def test_links_lead_somewhere(readme: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme.read_text())
+    assert [link for link in links if not (readme.parent / link).exists()] == []
 
 
 def _stored(model: ModelConfig) -> int:
