@@ -58,9 +58,7 @@ def test_the_readme_says_how_large_the_configs_are(recipe: str) -> None:
             assert f"| `{name}` | {counts.unique / 1e6:.2f} M | {counts.active / 1e6:.2f} M |" in readme
 
 
-@pytest.mark.parametrize(
-    "readme", [ROOT / "README.md", *(folder / "README.md" for folder in RECIPES.values())], ids=str
-)
+@pytest.mark.parametrize("readme", [ROOT / "README.md", *sorted(ROOT.glob("egs/*/ASR/README.md"))], ids=str)
 def test_links_lead_somewhere(readme: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", readme.read_text())
     assert [link for link in links if not (readme.parent / link).exists()] == []
