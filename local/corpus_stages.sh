@@ -26,7 +26,7 @@
 #:   --feature-extractor lhotse|kaldifeat
 #:
 #: Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts, 6 lexicon,
-#: 7 n-gram, 8 decoding graph, 9 n-grams over tokens.
+#: 7 n-grams, 8 decoding graph, 9 n-grams over tokens.
 
 corpus_dir=
 download_dir=download
@@ -120,7 +120,9 @@ lexicon() {
 }
 
 ngram() {
-  run_local train_ngram --manifest-dir "$data/manifests" --split "${splits[0]}" --order "$ngram_order" --lang-dir "$lang_dir"
+  local words=(--manifest-dir "$data/manifests" --split "${splits[0]}" --lang-dir "$lang_dir")
+  run_local train_ngram "${words[@]}" --order "$ngram_order"
+  run_local train_ngram "${words[@]}" --order 4 --name G_4_gram.arpa
 }
 
 graph() {
@@ -148,7 +150,7 @@ prepare_corpus() {
   stage 4 "Tokenizer" tokenizer vocab_size "$lang_dir"/{bpe.model,tokens.txt}
   stage 5 "Check the cuts" check_cuts
   stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words.txt,lexicon.txt,L.npz,L_disambig.npz}
-  stage 7 "n-gram" ngram vocab_size ngram_order "$lang_dir/G.arpa"
+  stage 7 "n-grams, for the graph and for rescoring" ngram vocab_size ngram_order "$lang_dir"/{G,G_4_gram}.arpa
   stage 8 "Decoding graph" graph vocab_size ngram_order ctc_topology "${made[@]}"
   stage 9 "n-grams over tokens" token_ngrams vocab_size "$lang_dir"/token_{2,3}gram.arpa
 }

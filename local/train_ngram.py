@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Train an n-gram on one split's texts, by modified Kneser-Ney: cuts_train.jsonl.gz -> data/lang_bpe_<V>/.
 
-Over words it is G.arpa, for graphs; over tokens token_<order>gram.arpa, for the transducer's beam search.
+Over words it is G.arpa, for graphs, or one of another --name, for rescoring; over tokens it is token_<order>gram.arpa,
+for the transducer's beam search.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def main() -> None:
     cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
     texts = [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
     if args.unit == "word":
-        path, model = args.lang_dir / NGRAM_FILE, train_ngram(map(words_of, texts), args.order)
+        path, model = args.lang_dir / args.name, train_ngram(map(words_of, texts), args.order)
     else:
         path, model = token_ngram_path(args.lang_dir, args.order), _over_tokens(texts, args)
     args.lang_dir.mkdir(parents=True, exist_ok=True)
@@ -47,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--order", type=int, default=3, help="Units of the longest n-grams.")
     result.add_argument("--unit", choices=("word", "token"), default="word",
                         help="What is counted; tokens are those of the lang folder's tokenizer.")  # fmt: skip
+    result.add_argument("--name", default=NGRAM_FILE,
+                        help="File of an n-gram over words; G_4_gram.arpa for one to rescore with.")  # fmt: skip
     return result
 
 

@@ -26,7 +26,9 @@ from shared_moe_conformer.decoding.loading import load_resources
 from shared_moe_conformer.decoding.methods import (
     METHODS,
     DecodingConfig,
+    decode_at_scales,
     decode_batch,
+    grouped,
     label,
     resolved,
     settings,
@@ -66,7 +68,7 @@ class MethodResult:
     hyps: list[Hypothesis] = field(default_factory=list)
     """Of the same utterances."""
     seconds: float = 0.0
-    """Encoder and search."""
+    """Encoder and search; the whole search where it serves several results."""
     audio_seconds: float = 0.0
     peak_memory: float | None = None
     """Memory (MiB) that the search of the largest batch takes at most; None: not measured."""
@@ -107,16 +109,19 @@ def decode_batches(
         encoder_seconds = _now(device) - begin
         resources = replace(resources, transcripts=batch.texts)
         audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
-        for result in results:
+        rest = iter(results)
+        for group in grouped(configs):
             begin = _now(device)
-            hyps = decode_batch(model, encoder_output, result.config, resources=resources)
-            result.seconds += encoder_seconds + _now(device) - begin
-            result.audio_seconds += audio_seconds
-            result.hyps += hyps
-            result.decoded += [
-                Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
-                for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
-            ]
+            hyps_of_each = decode_at_scales(model, encoder_output, group, resources=resources)
+            seconds = encoder_seconds + _now(device) - begin
+            for hyps, result in zip(hyps_of_each, rest):
+                result.seconds += seconds
+                result.audio_seconds += audio_seconds
+                result.hyps += hyps
+                result.decoded += [
+                    Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
+                    for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
+                ]
     return results
 
 

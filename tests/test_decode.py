@@ -200,20 +200,49 @@ def test_an_unknown_method_is_refused_with_the_choices(recipe: Path, capsys) -> 
     assert all(method in error for method in METHODS)
 
 
-def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> None:
+def make_word_graph(lang: Path) -> list[str]:
+    """Make a lang folder's lexicon, n-gram and HLG over two words, which are returned."""
     if "1best" not in {config.decoding_method for config in SEARCHES}:
         pytest.skip("no lattice engine is installed")
     from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph
 
+    tokenizer, words = Tokenizer.load(lang), ["ONE", "TWO"]
+    Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words)))).save(lang)
+    train_ngram([words], 2).save(lang / NGRAM_FILE)
+    build_word_graph(lang, "standard")
+    return words
+
+
+def test_each_scale_of_a_rescoring_has_files_of_its_own(recipe: Path, capsys) -> None:
+    lang = recipe / "data" / "lang"
+    words = make_word_graph(lang)
+    arguments = ("--decoding-method", "nbest_rescoring", "--lm-scales", "0.0,0.5,9.0")
+    with pytest.raises(SystemExit):
+        run(recipe, *arguments)
+    assert "local/train_ngram.py --order 4 --name G_4_gram.arpa" in capsys.readouterr().err
+    train_ngram([words, words[::-1]], 4).save(lang / "G_4_gram.arpa")
+    run(recipe, *arguments)
+    names = sorted(path.name for path in (recipe / "exp/base/nbest_rescoring").iterdir())
+    assert [sum(f"-lm-scale-{scale}.txt" in name for name in names) for scale in (0.0, 0.5, 9.0)] == [3, 3, 3]
+    assert len(names) == 9
+    (table,) = (recipe / "exp/base").glob("comparison-*.txt")
+    text = table.read_text()
+    assert all(f" at {scale} " in text for scale in (0.0, 0.5, 9.0))
+    train_ngram([["ONE"]], 2).save(lang / "G_4_gram.arpa")
+    with pytest.raises(SystemExit):
+        run(recipe, "--decoding-method", "whole_lattice_rescoring")
+    assert "the n-gram lacks 1 words of the graph, 'TWO'" in capsys.readouterr().err
+
+
+def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> None:
+    if "1best" not in {config.decoding_method for config in SEARCHES}:
+        pytest.skip("no lattice engine is installed")
     lang = recipe / "data" / "lang"
     arguments = ("--decoding-method", "1best", "--graph", "HLG")
     with pytest.raises(SystemExit):
         run(recipe, *arguments)
     assert "no graph over words in" in capsys.readouterr().err
-    tokenizer, words = Tokenizer.load(lang), ["ONE", "TWO"]
-    Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words)))).save(lang)
-    train_ngram([words], 2).save(lang / NGRAM_FILE)
-    build_word_graph(lang, "standard")
+    words = make_word_graph(lang)
     run(recipe, *arguments)
     (recogs,) = (recipe / "exp/base/1best").glob("recogs-*-1best-graph-HLG-hlg-scale-1.0-*")
     hyps = [line.split("hyp=")[1] for line in recogs.read_text().splitlines() if "hyp=" in line]

@@ -1,25 +1,52 @@
-"""Searches through a lattice: the CTC head's posteriors intersected with a graph."""
+"""Lattices of a batch, the CTC head's posteriors intersected with a graph, and their best paths as hypotheses."""
 
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
-from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses_from_frames
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.lattice import engine, graphs
+from shared_moe_conformer.lattice.bounded_search import find_lattices
+from shared_moe_conformer.lattice.confidence import frame_confidences, label_confidences
 from shared_moe_conformer.lattice.engine import EngineName
+from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import CtcTopology, WordGraph, chosen_topology
+from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.path import LatticePath
 from shared_moe_conformer.model.asr_model import AsrModel
 
 GraphName = Literal["H", "HLG"]
 
 
-def one_best(
+class Lattices(NamedTuple):
+    """What was found in a batch."""
+
+    of_utterances: list[Lattice]
+    words: list[str] | None
+    """The word of each output label; None: output labels are tokens."""
+
+
+def one_best(model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, **search: Any) -> list[Hypothesis]:
+    """Return the best path through each lattice.
+
+    Args:
+      encoder_out: encoder frames, (N, T, C).
+      encoder_out_lens: valid frames of each utterance, (N,).
+      search: see `search_lattices`.
+
+    Raises:
+      ValueError: see `search_lattices`.
+    """
+    lattices, words = search_lattices(model, encoder_out, encoder_out_lens, **search)
+    return [hypothesis(lattice, lattice.path(best_arcs(lattice)), words) for lattice in lattices]
+
+
+def search_lattices(
     model: AsrModel,
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
@@ -32,12 +59,8 @@ def one_best(
     output_beam: float = 8.0,
     max_active: int = 7000,
     word_graph: WordGraph | None = None,
-) -> list[Hypothesis]:
-    """Return the best path through the lattice over the CTC topology, or over words.
-
-    The tokens are those of the path's frame labels: the modified topology reads a run of a token as one token or as
-    several, at the same score, and engines break that tie differently. Over words it is the lexicon that tells, and
-    the words are the path's own.
+) -> Lattices:
+    """Return the lattice of each utterance over the CTC topology, or over words.
 
     Args:
       encoder_out: encoder frames, (N, T, C).
@@ -46,7 +69,7 @@ def one_best(
       hlg_scale: what the log-probabilities of HLG are multiplied by.
       lattice_engine: who searches.
       ctc_topology: which label sequences H allows.
-      search_beam, output_beam, max_active: see `LatticeEngine.one_best`.
+      search_beam, output_beam, max_active: see `LatticeEngine.lattices`.
       word_graph: HLG.
 
     Raises:
@@ -58,7 +81,8 @@ def one_best(
         searched, words = _topology(vocab_size, chosen_topology(ctc_topology, vocab_size)), None
     else:
         searched, words = _scaled(word_graph, hlg_scale, vocab_size)
-    paths = engine.lattice_engine(lattice_engine).one_best(
+    found = find_lattices(
+        engine.lattice_engine(lattice_engine),
         log_probs,
         encoder_out_lens,
         searched,
@@ -66,21 +90,32 @@ def one_best(
         output_beam=output_beam,
         max_active=max_active,
     )
-    hyps = _hypotheses(paths, num_frames=log_probs.size(1))
+    return Lattices(found, words)
+
+
+def hypothesis(lattice: Lattice, path: LatticePath, words: list[str] | None) -> Hypothesis:
+    """The hypothesis of a path, as sure as the lattice is."""
+    tokens, frames = tokens_of(path)
+    sure = frame_confidences(lattice, path)
+    hyp = Hypothesis(tokens, frames, path.score, confidences=[sure[frame] for frame in frames])
     if words is None:
-        return hyps
-    return [
-        hyp._replace(words=[words[label] for label in path.output_labels], word_frames=path.output_frames)
-        for hyp, path in zip(hyps, paths, strict=True)
-    ]
+        return hyp
+    return hyp._replace(
+        words=[words[label] for label in path.output_labels],
+        word_frames=path.output_frames,
+        word_confidences=label_confidences(lattice, path),
+    )
 
 
-def _hypotheses(paths: list[LatticePath], *, num_frames: int) -> list[Hypothesis]:
-    labels = torch.full((len(paths), num_frames), BLANK_ID)
-    for row, path in zip(labels, paths):
-        row[: len(path.frame_labels)] = torch.tensor(path.frame_labels, dtype=torch.int64)
-    scores = torch.tensor([path.score for path in paths], dtype=torch.float64)
-    return hypotheses_from_frames(collapse(labels), scores, blank_id=BLANK_ID)
+def tokens_of(path: LatticePath) -> tuple[list[int], list[int]]:
+    """The tokens of a path's frame labels, and the frame of each.
+
+    The modified topology reads a run of a token as one token or as several, at the same score, and engines break that
+    tie differently. Over words it is the lexicon that tells, and the words are the path's own.
+    """
+    tokens = collapse(torch.tensor([path.frame_labels], dtype=torch.int64))[0]
+    frames = (tokens != BLANK_ID).nonzero().squeeze(1)
+    return tokens[frames].tolist(), frames.tolist()
 
 
 @functools.lru_cache(maxsize=4)
@@ -90,7 +125,7 @@ def _topology(vocab_size: int, topology: CtcTopology) -> graphs.Graph:
 
 def _scaled(word_graph: WordGraph | None, scale: float, vocab_size: int) -> tuple[graphs.Graph, list[str]]:
     if word_graph is None:
-        raise ValueError("no HLG to search: run ./prepare.sh, whose last stage builds it, or decode with --graph H")
+        raise ValueError("no HLG to search: run ./prepare.sh, which builds it, or decode with --graph H")
     units = int(word_graph.graph.ilabel.max()) + 1
     if units > vocab_size:
         raise ValueError(

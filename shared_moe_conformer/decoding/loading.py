@@ -14,6 +14,8 @@ from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 from shared_moe_conformer.decoding.resources import Resources
 from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.graphs import WordGraph
+from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
 
 LOW_ORDER = 2
 """Order of the n-gram that LODR subtracts. Source: Zheng et al. 2022, section 3.4."""
@@ -53,7 +55,7 @@ def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, units: Uni
       units: the tokenizer.
 
     Raises:
-      FileNotFoundError: the only search needs a file that is not there.
+      FileNotFoundError: the only method needs a file that is not there.
       ValueError: it needs one that is damaged or stale.
     """
     parts: dict[str, Any] = {}
@@ -62,7 +64,7 @@ def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, units: Uni
         try:
             parts[name] = _LOADERS[name](config, lang_dir, units)
         except (FileNotFoundError, ValueError, ImportError) as error:
-            if len(configs) == 1:
+            if len({c.decoding_method for c in configs}) == 1:
                 raise
             problems[name] = " ".join(str(error).split())
     left_out = {label(c): problems[n] for c in configs for n in used(c) if n in problems}
@@ -85,6 +87,16 @@ def _token_word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> W
     from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph
 
     return load_token_word_graph(lang_dir)
+
+
+def _rescoring_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> NgramAutomaton:
+    path = lang_dir / config.rescoring_ngram
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no n-gram to rescore with in {path}: run local/train_ngram.py --order 4 --name {path.name} "
+            f"--lang-dir {lang_dir}, after ./prepare.sh"
+        )
+    return NgramAutomaton(NgramModel.load(path), Lexicon.load(lang_dir).words, backoff=config.backoff)
 
 
 def _token_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer:
@@ -124,6 +136,7 @@ def spelled_hotwords(phrases: Sequence[str], units: Units) -> PrefixScorer:
 _LOADERS: dict[str, Callable[[DecodingConfig, Path, Units], Any]] = {
     "word_graph": _word_graph,
     "token_word_graph": _token_word_graph,
+    "rescoring_lm": _rescoring_lm,
     "token_lm": _token_lm,
     "low_order_lm": _low_order_lm,
     "hotwords": _hotwords,

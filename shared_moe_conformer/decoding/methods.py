@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +26,7 @@ from shared_moe_conformer.decoding.greedy import greedy_search
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.lattice import one_best
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
+from shared_moe_conformer.decoding.rescoring import nbest, nbest_oracle, nbest_rescoring, whole_lattice_rescoring
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
 from shared_moe_conformer.lattice.graphs import chosen_topology
@@ -35,7 +38,9 @@ __all__ = [
     "DecodingConfig",
     "DecodingMethod",
     "Method",
+    "decode_at_scales",
     "decode_batch",
+    "grouped",
     "label",
     "resolved",
     "settings",
@@ -46,7 +51,8 @@ __all__ = [
 class Method(NamedTuple):
     """A search and the options of `DecodingConfig` that change its result."""
 
-    search: Callable[..., list[Hypothesis]]
+    search: Callable[..., Any]
+    """Gives a hypothesis for each utterance, or one such list for each scale."""
     options: tuple[str, ...]
     """Those that the search is given."""
     uses: tuple[str, ...] = ()
@@ -55,6 +61,8 @@ class Method(NamedTuple):
     """Options that decide what these parts are."""
     engines: tuple[str, ...] = ()
     """Lattice engines of which it needs one; none: it needs no engine."""
+    at_scales: bool = False
+    """Whether it is given several LM scales, for all of which one search serves."""
     is_oracle: bool = False
     """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
 
@@ -63,7 +71,9 @@ ENGINES = ("k2", "embedded")
 HOTWORDS = ("hotwords", "hotwords_file", "hotwords_score")
 FAST = ("search_beam", "max_contexts", "max_states")
 NBEST = ("num_paths", "nbest_scale")
-LATTICE = ("graph", "hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
+OVER_WORDS = ("hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
+LATTICE = ("graph", *OVER_WORDS)
+RESCORING = ("rescoring_ngram", "backoff", "lm_scale", "lm_scales")
 
 METHODS = {
     "greedy_search": Method(greedy_search, ("max_symbols_per_frame",)),
@@ -100,6 +110,30 @@ METHODS = {
     "ctc_greedy_search": Method(ctc_greedy_search, ()),
     "ctc_prefix_beam_search": Method(ctc_prefix_beam_search, ("beam",)),
     "1best": Method(one_best, LATTICE, uses=("word_graph",), engines=ENGINES),
+    "nbest": Method(nbest, (*LATTICE, "num_paths"), uses=("word_graph",), engines=ENGINES),
+    "nbest_rescoring": Method(
+        nbest_rescoring,
+        (*OVER_WORDS, "num_paths"),
+        uses=("word_graph", "rescoring_lm"),
+        inputs=RESCORING,
+        engines=ENGINES,
+        at_scales=True,
+    ),
+    "whole_lattice_rescoring": Method(
+        whole_lattice_rescoring,
+        OVER_WORDS,
+        uses=("word_graph", "rescoring_lm"),
+        inputs=RESCORING,
+        engines=ENGINES,
+        at_scales=True,
+    ),
+    "nbest_oracle": Method(
+        nbest_oracle,
+        (*LATTICE, "num_paths"),
+        uses=("word_graph", "transcripts", "to_text"),
+        engines=ENGINES,
+        is_oracle=True,
+    ),
 }
 
 
@@ -118,16 +152,42 @@ def decode_batch(
         config.decoding_method in METHODS,
         f"decoding_method is {config.decoding_method!r}: give one of {', '.join(METHODS)}",
     )
-    method = METHODS[config.decoding_method]
-    options = {name: getattr(config, name) for name in method.options}
+    return decode_at_scales(model, encoder_output, [config], resources=resources)[0]
+
+
+def decode_at_scales(
+    model: AsrModel,
+    encoder_output: EncoderOutput,
+    configs: Sequence[DecodingConfig],
+    *,
+    resources: Resources = NOTHING,
+) -> list[list[Hypothesis]]:
+    """Return what `decode_batch` does for each of several configs that differ in nothing but the LM's scale."""
+    method = METHODS[configs[0].decoding_method]
+    options = {name: getattr(configs[0], name) for name in method.options}
     given = {name: getattr(resources, name) for name in method.uses}
-    return method.search(model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **options, **given)
+    search = functools.partial(
+        method.search, model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **options, **given
+    )
+    if method.at_scales:
+        return search(lm_scales=[config.lm_scale for config in configs])
+    return [search() for _ in configs]
+
+
+def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
+    """The configs in lists of those for which one search serves."""
+
+    def search_of(config: DecodingConfig) -> DecodingConfig:
+        return replace_fields(config, {"lm_scale": 0.0}) if METHODS[config.decoding_method].at_scales else config
+
+    return [list(group) for _, group in itertools.groupby(configs, key=search_of)]
 
 
 def used(config: DecodingConfig) -> list[str]:
     """The parts of `Resources` that the method needs with these options."""
-    unused = {"word_graph"} if config.graph == "H" else set()
-    return [name for name in METHODS[config.decoding_method].uses if name not in unused]
+    method = METHODS[config.decoding_method]
+    unused = {"word_graph"} if "graph" in method.options and config.graph == "H" else set()
+    return [name for name in method.uses if name not in unused]
 
 
 def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:
@@ -146,8 +206,16 @@ def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]
             takes_hotwords or not (config.hotwords or config.hotwords_file),
             f"{config.decoding_method} knows no hotwords: give --decoding-method modified_beam_search",
         )
-        return [_with_engine(config)]
-    return [variant for name in METHODS for variant in _variants(replace_fields(config, {"decoding_method": name}))]
+        return _at_each_scale(_with_engine(config))
+    variants = [v for name in METHODS for v in _variants(replace_fields(config, {"decoding_method": name}))]
+    return [at_scale for variant in variants for at_scale in _at_each_scale(variant)]
+
+
+def _at_each_scale(config: DecodingConfig) -> list[DecodingConfig]:
+    """The config at each of its LM scales."""
+    if not METHODS[config.decoding_method].at_scales or not config.lm_scales:
+        return [config]
+    return [replace_fields(config, {"lm_scale": scale, "lm_scales": ()}) for scale in config.lm_scales]
 
 
 def _with_engine(config: DecodingConfig) -> DecodingConfig:
@@ -190,7 +258,9 @@ def settings(config: DecodingConfig) -> str:
     values = {name: getattr(config, name) for name in names}
     if "hotwords" in values:
         values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
-        values["hotwords_file"] = Path(config.hotwords_file).stem
+    if not config.lm_scales:
+        values.pop("lm_scales", None)
+    values |= {name: Path(values[name]).stem for name in ("hotwords_file", "rescoring_ngram") if name in values}
     return "-".join(
         [
             config.decoding_method,
@@ -202,6 +272,8 @@ def settings(config: DecodingConfig) -> str:
 def label(config: DecodingConfig) -> str:
     """The method, with its graph and its engine if it has them, as tables name it."""
     method = METHODS[config.decoding_method]
-    over = f" over {config.graph}" if "graph" in method.options else ""
+    graph = config.graph if "graph" in method.options else "HLG"
+    over = f" over {graph}" if "word_graph" in method.uses else ""
     by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
-    return f"{config.decoding_method}{over}{by}"
+    at = f" at {config.lm_scale}" if method.at_scales else ""
+    return f"{config.decoding_method}{over}{by}{at}"

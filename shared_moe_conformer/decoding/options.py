@@ -9,6 +9,7 @@ from shared_moe_conformer.config import require, require_choice
 from shared_moe_conformer.decoding.lattice import GraphName
 from shared_moe_conformer.lattice.engine import EngineName
 from shared_moe_conformer.lattice.graphs import CtcTopology
+from shared_moe_conformer.lattice.ngram_automaton import Backoff
 
 DecodingMethod = Literal[
     "greedy_search",
@@ -22,6 +23,10 @@ DecodingMethod = Literal[
     "ctc_greedy_search",
     "ctc_prefix_beam_search",
     "1best",
+    "nbest",
+    "nbest_rescoring",
+    "whole_lattice_rescoring",
+    "nbest_oracle",
     "all",
 ]
 
@@ -43,7 +48,13 @@ class DecodingConfig:
     lm_order: int = 3
     """modified_beam_search_lm_shallow_fusion, .._LODR: tokens of the longest n-grams of the LM in the lang folder."""
     lm_scale: float = 0.3
-    """modified_beam_search_lm_shallow_fusion, .._LODR: what the LM's log-probabilities are multiplied by."""
+    """.._lm_shallow_fusion, .._LODR, .._rescoring: what the LM's log-probabilities are multiplied by."""
+    lm_scales: tuple[float, ...] = ()
+    """nbest_rescoring, whole_lattice_rescoring: several such scales, each with results of its own; empty: lm_scale."""
+    rescoring_ngram: str = "G_4_gram.arpa"
+    """nbest_rescoring, whole_lattice_rescoring: the n-gram over words, a file of the lang folder."""
+    backoff: Backoff = "exact"
+    """Rescoring: exact: the scores of the ARPA file; epsilon: backing off is always allowed, as in icefall's G."""
     lodr_scale: float = 0.1
     """modified_beam_search_LODR: what the 2-gram's are multiplied by before they are subtracted."""
     hotwords: tuple[str, ...] = ()
@@ -53,27 +64,27 @@ class DecodingConfig:
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
     graph: GraphName = "H"
-    """1best: H: the CTC topology alone; HLG: with the lexicon and the n-gram of the lang folder (./prepare.sh)."""
+    """1best, nbest, nbest_oracle: H: the CTC topology alone; HLG: with the lang folder's lexicon and n-gram."""
     hlg_scale: float = 1.0
-    """1best over HLG: what the graph's log-probabilities are multiplied by."""
+    """Lattices over HLG: what the graph's log-probabilities are multiplied by."""
     lattice_engine: EngineName = "auto"
-    """1best: who searches the graph; auto: k2 where it is installed, otherwise embedded (kaldi-decoder)."""
+    """Lattices: who searches the graph; auto: k2 where it is installed, otherwise embedded (this package's own)."""
     ctc_topology: CtcTopology = "auto"
-    """1best: the graph; standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
+    """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 15.0
-    """1best, fast_beam_search and its kin (icefall's --beam): paths this much (nats) worse than a frame's best go."""
+    """Lattices, fast_beam_search and its kin (icefall's --beam): ways this much (nats) worse than a frame's best go."""
     output_beam: float = 8.0
-    """1best: paths this much (nats) worse than the utterance's best leave the lattice (k2)."""
+    """Lattices: paths this much (nats) worse than the utterance's best are left out."""
     max_active: int = 7000
-    """1best: states kept on a frame at most."""
+    """Lattices: states kept on a frame at most."""
     max_contexts: int = 8
     """fast_beam_search and its kin: contexts of an utterance for each of which the joiner is computed on a frame."""
     max_states: int = 64
     """fast_beam_search and its kin: states of the graph with a context, kept for an utterance on a frame."""
     num_paths: int = 200
-    """n-best methods: paths that are drawn from each lattice."""
+    """n-best methods: different sequences in the list, at most; of fast_beam_search: paths that are drawn."""
     nbest_scale: float = 0.5
-    """n-best methods: what log-probabilities are multiplied by for drawing; smaller: more different paths."""
+    """fast_beam_search_nbest..: what log-probabilities are multiplied by for drawing; smaller: more different paths."""
     ngram_lm_scale: float = 0.01
     """fast_beam_search_nbest_LG: what the log-probabilities of LG are multiplied by."""
 
@@ -85,6 +96,8 @@ class DecodingConfig:
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
         for name in ("lm_scale", "lodr_scale", "hotwords_score", "ngram_lm_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        require(all(scale >= 0 for scale in self.lm_scales), f"lm_scales is {self.lm_scales}: give 0 or more")
+        require_choice("backoff", self.backoff, Backoff)
         require_choice("graph", self.graph, GraphName)
         for name in ("search_beam", "output_beam", "hlg_scale", "nbest_scale"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")

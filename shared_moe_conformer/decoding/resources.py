@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 from shared_moe_conformer.lattice.graphs import WordGraph
+from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,8 @@ class Resources:
     """Language model over tokens."""
     low_order_lm: PrefixScorer | None = None
     """A low-order language model of the training texts over tokens, which LODR subtracts."""
+    rescoring_lm: NgramAutomaton | None = None
+    """A stronger n-gram over the words of HLG than HLG's own."""
     hotwords: PrefixScorer | None = None
     """Phrases that are more likely than the model believes, each token counting 1."""
     to_text: Callable[[list[int]], str] | None = None

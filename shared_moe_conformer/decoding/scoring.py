@@ -76,6 +76,11 @@ def characters_of(text: str) -> list[str]:
     return list("".join(words_of(text)))
 
 
+def num_errors(ref: list[str], hyp: list[str]) -> int:
+    """Insertions, deletions and substitutions between two sequences."""
+    return int(kaldialign.edit_distance(ref, hyp)["total"])
+
+
 def word_error_rate(results: Sequence[Decoded]) -> ErrorRate:
     """The word error rate of a test set.
 

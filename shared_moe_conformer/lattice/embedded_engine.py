@@ -1,4 +1,4 @@
-"""Lattices without k2, by kaldi-decoder over a kaldifst graph; the only module that imports them."""
+"""Lattices without k2: best paths by kaldi-decoder over a kaldifst graph, lattices by this package's own search."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import numpy as np
 from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.path import NO_PATH, LatticePath, min_active, path_of_arcs
+from shared_moe_conformer.lattice.search import find_lattice
 
 
 class EmbeddedEngine:
-    """Kaldi's token-passing decoder, one utterance after the other."""
+    """One utterance after the other, on the CPU: Kaldi's token-passing decoder, and a search that keeps lattices."""
 
     name = "embedded"
 
@@ -32,8 +34,31 @@ class EmbeddedEngine:
         options = kaldi_decoder.FasterDecoderOptions(
             beam=search_beam, max_active=max_active, min_active=min_active(max_active)
         )
-        rows = log_probs.float().cpu().contiguous().numpy()
-        return [_best_path(row[:num_frames], graph, options) for row, num_frames in zip(rows, lens.tolist())]
+        return [_best_path(row, graph, options) for row in _rows(log_probs, lens)]
+
+    def lattices(
+        self,
+        log_probs: Tensor,
+        lens: Tensor,
+        graph: Graph,
+        *,
+        search_beam: float,
+        output_beam: float,
+        max_active: int,
+        max_arcs: int,
+    ) -> list[Lattice | None]:
+        """See `LatticeEngine.lattices`."""
+        options = {"search_beam": search_beam, "output_beam": output_beam}
+        return [
+            find_lattice(row, graph, **options, max_active=max_active, max_arcs=max_arcs)
+            for row in _rows(log_probs, lens)
+        ]
+
+
+def _rows(log_probs: Tensor, lens: Tensor) -> list[np.ndarray]:
+    """The valid frames of each utterance."""
+    rows = log_probs.float().cpu().contiguous().numpy()
+    return [row[:num_frames] for row, num_frames in zip(rows, lens.tolist())]
 
 
 def _best_path(log_probs: np.ndarray, graph: Graph, options: kaldi_decoder.FasterDecoderOptions) -> LatticePath:

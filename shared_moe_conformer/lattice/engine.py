@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.path import LatticePath
 
 EngineName = Literal["auto", "k2", "embedded"]
@@ -38,6 +39,24 @@ class LatticeEngine(Protocol):
           search_beam: paths this much (nats) worse than a frame's best are dropped.
           output_beam: paths this much (nats) worse than the utterance's best are no part of its lattice.
           max_active: states that are kept on a frame at most.
+        """
+
+    def lattices(
+        self,
+        log_probs: Tensor,
+        lens: Tensor,
+        graph: Graph,
+        *,
+        search_beam: float,
+        output_beam: float,
+        max_active: int,
+        max_arcs: int,
+    ) -> list[Lattice | None]:
+        """Return the lattice of each utterance: `EMPTY` where there is no path, None where it has too many arcs.
+
+        Args:
+          log_probs, lens, graph, search_beam, output_beam, max_active: see `one_best`.
+          max_arcs: arcs of an utterance at most; those that only the search keeps may count.
         """
 
 

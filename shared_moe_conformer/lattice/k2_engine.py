@@ -16,8 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared_moe_conformer.lattice.forward_backward import within_beam
 from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs
 from shared_moe_conformer.lattice.path import NO_PATH, LatticePath, min_active, path_of_arcs
+
+MAX_ARCS = 24_000_000
+"""Arcs that k2 may meet in one search if all states are active, at some 80 bytes each; from 2**31 on it would abort."""
 
 
 class K2Engine:
@@ -49,6 +54,58 @@ class K2Engine:
                 paths[index] = path
         return paths
 
+    @torch.no_grad()
+    @torch.inference_mode(False)
+    def lattices(
+        self,
+        log_probs: Tensor,
+        lens: Tensor,
+        graph: Graph,
+        *,
+        search_beam: float,
+        output_beam: float,
+        max_active: int,
+        max_arcs: int,
+    ) -> list[Lattice | None]:
+        """See `LatticeEngine.lattices`."""
+        max_frames = _max_frames(graph, max_active)
+        lattices: list[Lattice | None] = [None if n > max_frames else EMPTY for n in lens.tolist()]
+        rows = log_probs.float().cpu().numpy()
+        for group in _groups(lens, max_frames=max_frames):
+            found = _lattice(
+                log_probs[group],
+                lens[group],
+                graph,
+                search_beam=search_beam,
+                output_beam=output_beam,
+                max_active=max_active,
+            ).to("cpu")
+            for number, index in enumerate(group):
+                whole = _portable(found[number], rows[index, : lens[index]], graph, max_arcs=max_arcs)
+                lattices[index] = whole and within_beam(whole, output_beam)
+        return lattices
+
+
+def _max_frames(graph: Graph, max_active: int) -> int:
+    """Frames that can be searched at once, whatever the posteriors are."""
+    active_arcs = len(graph.src) * min(1.0, max_active / graph.num_states)
+    return max(1, int(MAX_ARCS / max(1.0, active_arcs)))
+
+
+def _groups(lens: Tensor, *, max_frames: int) -> list[list[int]]:
+    """Utterances with a frame in lists of at most this many frames together; without those that are longer."""
+    groups: list[list[int]] = []
+    left = 0
+    for index, num_frames in enumerate(lens.tolist()):
+        if not 0 < num_frames <= max_frames:
+            continue
+        if num_frames > left:
+            groups.append([])
+            left = max_frames
+        groups[-1].append(index)
+        left -= num_frames
+    return groups
+
 
 def _lattice(
     log_probs: Tensor, lens: Tensor, graph: Graph, *, search_beam: float, output_beam: float, max_active: int
@@ -71,6 +128,16 @@ def _lattice(
             **where_accepted(k2.intersect_dense_pruned, allow_partial=True),
         )
     )
+
+
+def _portable(fsa: k2.Fsa, log_probs: np.ndarray, graph: Graph, *, max_arcs: int) -> Lattice | None:
+    """The lattice as arrays, without the arcs that enter k2's final state; None: it has too many arcs."""
+    if fsa.num_arcs > max_arcs:
+        return None
+    src, dst, label, _ = fsa.arcs.values().numpy().T
+    consuming = label >= 0
+    arc = fsa.aux_labels.numpy()[consuming]
+    return lattice_of_arcs(src[consuming], dst[consuming], arc, log_probs=log_probs, graph=graph)
 
 
 def where_accepted(function: Callable[..., Any], **keywords: Any) -> dict[str, Any]:

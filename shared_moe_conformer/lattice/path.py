@@ -18,6 +18,10 @@ class LatticePath(NamedTuple):
     """Frame at which each output label was given."""
     score: float
     """Log-probability of frames and graph together; -inf where no path was found."""
+    am_score: float = float("-inf")
+    """The part of the frames, where the lattice is at hand."""
+    lm_score: float = 0.0
+    """The part of the graph, where the lattice is at hand."""
 
 
 NO_PATH = LatticePath([], [], [], float("-inf"))

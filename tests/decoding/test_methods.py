@@ -14,7 +14,9 @@ from shared_moe_conformer.decoding.fast_beam_search import any_tokens
 from shared_moe_conformer.decoding.methods import (
     METHODS,
     DecodingConfig,
+    decode_at_scales,
     decode_batch,
+    grouped,
     label,
     resolved,
     settings,
@@ -22,8 +24,10 @@ from shared_moe_conformer.decoding.methods import (
 )
 from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
 from shared_moe_conformer.decoding.resources import Resources
-from shared_moe_conformer.lattice.graphs import WordGraph
+from shared_moe_conformer.lattice.graphs import WordGraph, over_tokens
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {
@@ -31,6 +35,9 @@ OTHER_VALUES = {
     "beam": 7,
     "lm_order": 2,
     "lm_scale": 0.5,
+    "lm_scales": (0.25, 0.5),
+    "rescoring_ngram": "G_5_gram.arpa",
+    "backoff": "epsilon",
     "lodr_scale": 0.25,
     "hotwords": ("PRESS STAR", "MENU"),
     "hotwords_file": "lists/names.txt",
@@ -52,9 +59,14 @@ OTHER_VALUES = {
 
 LM = ngram_scorer(train_ngram(["abc", "cab"], 2, vocabulary="abcdef"), ["<blk>", *"abcdef"])
 LG = WordGraph(replace(any_tokens(7), olabel=np.tile([1, 2], 3).astype(np.int32)), ["<eps>", "ODD", "EVEN"])
+LEXICON = Lexicon(["<blk>", *"abcdef"], {"AB": [1, 2], "BE": [2, 5], "C": [3], "D": [4], "E": [5], "F": [6]})
+HLG = WordGraph(over_tokens(LEXICON.transducer(disambiguated=False), modified=False), LEXICON.words)
+STRONGER = NgramAutomaton(train_ngram([[*LEXICON.spellings], ["AB", "C", "D"]], 2), LEXICON.words)
 RESOURCES = Resources(
     token_lm=LM,
     low_order_lm=LM,
+    word_graph=HLG,
+    rescoring_lm=STRONGER,
     token_word_graph=LG,
     transcripts=["5 4", "", "3"],
     to_text=lambda tokens: " ".join(map(str, tokens)),
@@ -157,6 +169,22 @@ def test_resources_are_used_as_far_as_the_options_need_them() -> None:
     assert used(DecodingConfig(decoding_method="modified_beam_search_LODR")) == ["token_lm", "low_order_lm", "hotwords"]
 
 
+def test_each_scale_is_a_search_of_its_own_name_and_all_share_one_lattice(make_model, make_batch) -> None:
+    config = DecodingConfig(decoding_method="whole_lattice_rescoring", lm_scales=(0.0, 0.5, 3.0))
+    if config.decoding_method not in available():
+        pytest.skip("no lattice engine is installed")
+    configs = resolved(config, vocab_size=7)
+    assert [c.lm_scale for c in configs] == [0.0, 0.5, 3.0]
+    assert len({settings(c) for c in configs}) == len({label(c) for c in configs}) == 3
+    others = resolved(DecodingConfig(decoding_method="ctc_greedy_search", lm_scales=(0.0, 0.5)), vocab_size=7)
+    assert [len(group) for group in grouped([*others, *configs])] == [1, 3]
+    x, lens = make_batch([12, 0, 5])
+    batch = EncoderOutput(x, lens, None)
+    together = decode_at_scales(make_model(7), batch, configs, resources=RESOURCES)
+    alone = [decode_batch(make_model(7), batch, c, resources=RESOURCES) for c in configs]
+    assert together == alone
+
+
 def test_without_an_engine_1best_is_refused_and_all_leaves_it_out(monkeypatch) -> None:
     def none_installed(name: str) -> None:
         raise ValueError("no lattice engine")
@@ -179,6 +207,8 @@ def test_without_an_engine_1best_is_refused_and_all_leaves_it_out(monkeypatch) -
         ("lm_scale", -0.5),
         ("lm_order", 0),
         ("hotwords_score", -1.0),
+        ("num_paths", 0),
+        ("backoff", "none"),
     ],
 )
 def test_values_that_cannot_be_are_refused(name, value) -> None:

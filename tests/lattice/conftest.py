@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import torch
 from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.path import LatticePath
+from shared_moe_conformer.lattice.search import find_lattice
 
 
 @pytest.fixture(params=["k2", "embedded"])
@@ -22,23 +26,56 @@ def engine(request: pytest.FixtureRequest) -> LatticeEngine:
     return lattice_engine(request.param)
 
 
+def random_graph(*, num_states: int, vocab_size: int, num_arcs: int, seed: int) -> Graph:
+    """A random graph, of which two states are final and some may be dead ends."""
+    rng = np.random.default_rng(seed)
+    final = rng.choice(num_states, size=2, replace=False)
+    return Graph(
+        src=np.sort(rng.integers(num_states, size=num_arcs)).astype(np.int32),
+        dst=rng.integers(num_states, size=num_arcs).astype(np.int32),
+        ilabel=rng.integers(vocab_size, size=num_arcs).astype(np.int32),
+        olabel=rng.integers(5, size=num_arcs).astype(np.int32),
+        weight=rng.normal(size=num_arcs).astype(np.float32),
+        final_state=final.astype(np.int32),
+        final_weight=rng.normal(size=2).astype(np.float32),
+    )
+
+
 @pytest.fixture
 def make_graph():
-    def make(*, num_states: int, vocab_size: int, num_arcs: int, seed: int) -> Graph:
-        """A random graph, of which two states are final and some may be dead ends."""
-        rng = np.random.default_rng(seed)
-        final = rng.choice(num_states, size=2, replace=False)
-        return Graph(
-            src=np.sort(rng.integers(num_states, size=num_arcs)).astype(np.int32),
-            dst=rng.integers(num_states, size=num_arcs).astype(np.int32),
-            ilabel=rng.integers(vocab_size, size=num_arcs).astype(np.int32),
-            olabel=rng.integers(5, size=num_arcs).astype(np.int32),
-            weight=rng.normal(size=num_arcs).astype(np.float32),
-            final_state=final.astype(np.int32),
-            final_weight=rng.normal(size=2).astype(np.float32),
-        )
+    return random_graph
 
-    return make
+
+def all_paths(graph: Graph, log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """The score of every path from the start to a final state, by its arcs."""
+    final = dict(zip(graph.final_state.tolist(), graph.final_weight.tolist()))
+    paths = {}
+    for arcs in itertools.product(range(len(graph.src)), repeat=len(log_probs)):
+        states = [0, *graph.dst[list(arcs)].tolist()]
+        if graph.src[list(arcs)].tolist() == states[:-1] and states[-1] in final:
+            frames = sum(float(row[graph.ilabel[arc]]) for row, arc in zip(log_probs, arcs))
+            paths[arcs] = frames + float(graph.weight[list(arcs)].sum()) + final[states[-1]]
+    return paths
+
+
+def paths_of(lattice: Lattice) -> list[LatticePath]:
+    """Every path of a lattice, best first."""
+    arcs_of: dict[int, list[int]] = {}
+    for arc, state in enumerate(lattice.src.tolist()):
+        arcs_of.setdefault(state, []).append(arc)
+    ways: list[list[int]] = [[]]
+    for _ in range(lattice.num_frames):
+        ways = [[*way, arc] for way in ways for arc in arcs_of[int(lattice.dst[way[-1]]) if way else 0]]
+    return sorted((lattice.path(np.array(way)) for way in ways if way), key=lambda path: -path.score)
+
+
+def random_lattice(make_graph, *, seed: int, num_frames: int = 4, beam: float = 100.0) -> Lattice:
+    """A lattice of a random graph: all its paths within the beam."""
+    graph = make_graph(num_states=4, vocab_size=4, num_arcs=16, seed=seed)
+    log_probs = random_log_probs(1, num_frames, 4, seed=seed)[0].numpy()
+    lattice = find_lattice(log_probs, graph, search_beam=100.0, output_beam=beam, max_active=1000, max_arcs=10**6)
+    assert lattice is not None
+    return lattice
 
 
 def random_log_probs(num_utterances: int, num_frames: int, vocab_size: int, *, seed: int) -> torch.Tensor:

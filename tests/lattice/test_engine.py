@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from typing import Any
 
@@ -10,25 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.engine import lattice_engine
+from shared_moe_conformer.lattice.engine import EngineName, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+from shared_moe_conformer.lattice.lattice import EMPTY
+from shared_moe_conformer.lattice.n_best import n_best
 from shared_moe_conformer.lattice.path import NO_PATH, path_of_arcs
 
-from .conftest import peaked_log_probs, random_log_probs
+from .conftest import all_paths, paths_of, peaked_log_probs, random_log_probs
 
+MANY = {"max_arcs": 10**7}
+ENGINES: tuple[EngineName, ...] = ("k2", "embedded")
 EXACT: dict[str, Any] = {"search_beam": 100.0, "output_beam": 10.0, "max_active": 1000}
-
-
-def all_paths(graph: Graph, log_probs: torch.Tensor) -> dict[tuple[int, ...], float]:
-    """The score of every path from the start to a final state, by its arcs."""
-    final = dict(zip(graph.final_state.tolist(), graph.final_weight.tolist()))
-    paths = {}
-    for arcs in itertools.product(range(len(graph.src)), repeat=len(log_probs)):
-        states = [0, *graph.dst[list(arcs)].tolist()]
-        if graph.src[list(arcs)].tolist() == states[:-1] and states[-1] in final:
-            frames = sum(float(row[graph.ilabel[arc]]) for row, arc in zip(log_probs, arcs))
-            paths[arcs] = frames + float(graph.weight[list(arcs)].sum()) + final[states[-1]]
-    return paths
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -42,6 +33,51 @@ def test_best_path_of_tiny_graphs(engine, make_graph, seed) -> None:
             best = max(exact, key=lambda arcs: exact[arcs])
             assert path.score == pytest.approx(exact[best], abs=1e-4)
             assert path[:3] == path_of_arcs(graph, list(best), 0.0)[:3]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_lattices_of_tiny_graphs_hold_the_paths_within_the_beam(engine, make_graph, seed) -> None:
+    graph = make_graph(num_states=3, vocab_size=4, num_arcs=9, seed=seed)
+    log_probs = random_log_probs(3, 4, 4, seed=seed)
+    lens = torch.tensor([4, 3, 0])
+    options = {**EXACT, "output_beam": 3.0}
+    for row, num_frames, lattice in zip(log_probs, lens, engine.lattices(log_probs, lens, graph, **options, **MANY)):
+        exact = all_paths(graph, row[:num_frames]) if num_frames else {}
+        expected = [path_of_arcs(graph, list(arcs), score) for arcs, score in exact.items()]
+        found = paths_of(lattice)
+        scores = [round(path.score, 3) for path in found]
+        within = [path for path in expected if path.score > max(exact.values()) - 3.0 + 1e-3]
+        assert scores[: len(within)] == sorted((round(path.score, 3) for path in within), reverse=True)
+        assert {(tuple(p[0]), tuple(p[1])) for p in found} >= {(tuple(p[0]), tuple(p[1])) for p in within}
+        for path in found:
+            am = sum(float(frame[label]) for frame, label in zip(row, path.frame_labels))
+            assert path.am_score == pytest.approx(am, abs=1e-5)
+            assert path.am_score + path.lm_score == pytest.approx(path.score)
+
+
+def test_a_lattice_with_too_many_arcs_is_none_and_the_others_are_there(engine) -> None:
+    log_probs, lens = random_log_probs(3, 20, 10, seed=0), torch.tensor([20, 2, 0])
+    found = engine.lattices(log_probs, lens, ctc_topology(10, modified=False), **EXACT, max_arcs=300)
+    assert found[0] is None
+    assert found[1] is not None and found[1].num_frames == 2
+    assert found[2] is EMPTY
+
+
+@pytest.mark.parametrize(("vocab_size", "peaked"), [(50, True), (500, True), (20, False)])
+def test_engines_find_the_same_lattices(vocab_size: int, peaked: bool) -> None:
+    """Of speech-like posteriors with the usual beams, and of random ones with wide beams over a small graph."""
+    pytest.importorskip("k2")
+    graph = ctc_topology(vocab_size, modified=vocab_size >= 500)
+    log_probs = (peaked_log_probs if peaked else random_log_probs)(8, 30, vocab_size, seed=7)
+    lens = torch.tensor([30, 17, 30, 0, 1, 25, 30, 30])
+    beams: dict[str, Any] = {"search_beam": 15.0, "output_beam": 6.0, "max_active": 7000} if peaked else EXACT
+    ours, theirs = (lattice_engine(name).lattices(log_probs, lens, graph, **beams, **MANY) for name in ENGINES)
+    for one, other in zip(ours, theirs, strict=True):
+        assert abs(one.num_arcs - other.num_arcs) <= 2 + 0.01 * one.num_arcs, "arcs at the very edge of the beam"
+        if one.num_arcs:
+            paths = n_best(one, 10), n_best(other, 10)
+            assert [p.score for p in paths[0]] == pytest.approx([p.score for p in paths[1]], abs=1e-3)
+            assert paths[0][0].output_labels == paths[1][0].output_labels
 
 
 def test_tiny_graphs_mostly_have_paths(make_graph) -> None:

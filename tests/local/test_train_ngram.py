@@ -19,6 +19,13 @@ def test_only_the_training_texts_are_used(tmp_path: Path, run_local: Callable[..
     assert model.log_prob("WORDS", ["SOME"]) > model.log_prob("WORDS", ["MORE"])
 
 
+def test_an_ngram_to_rescore_with_has_a_name_of_its_own(tmp_path: Path, run_local: Callable[..., Result]) -> None:
+    write_cuts(tmp_path, train="SOME WORDS SOME MORE WORDS")
+    run_local("train_ngram", "--order", 4, "--name", "G_4_gram.arpa", "--lang-dir", "lang")
+    assert NgramModel.load(tmp_path / "lang/G_4_gram.arpa").order == 4
+    assert not (tmp_path / "lang/G.arpa").exists()
+
+
 def test_an_impossible_order_is_one_line(tmp_path: Path, run_local: Callable[..., Result]) -> None:
     write_cuts(tmp_path, train="SOME WORDS")
     result = run_local("train_ngram", "--order", 0, "--lang-dir", "lang")

@@ -1,0 +1,134 @@
+"""A lattice composed with an automaton over its output labels, such as an n-gram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, live_parts, spans, taken_out
+
+
+class Automaton(Protocol):
+    """What weighs sequences of output labels; its states are numbered, 0 is its start."""
+
+    def step(self, state: int, label: int) -> Sequence[tuple[int, float]]:
+        """The states that a label leads to, and its log-probability on the way to each of them."""
+
+    def end(self, state: int) -> float:
+        """Log-probability of ending in a state; -inf where nothing may end."""
+
+
+class LastLabel:
+    """The automaton that remembers the label that came last, and weighs nothing."""
+
+    def step(self, state: int, label: int) -> Sequence[tuple[int, float]]:
+        """The label itself."""
+        return [(label, 0.0)]
+
+    def end(self, state: int) -> float:
+        """Anything may end."""
+        return 0.0
+
+
+class Composition(NamedTuple):
+    """A lattice whose paths also are the automaton's."""
+
+    lattice: Lattice
+    automaton_state: np.ndarray
+    """The state of the automaton in each state of the lattice."""
+
+
+class _Pairs(NamedTuple):
+    """The states of the composition at one frame, in the order of the lattice's states."""
+
+    state: np.ndarray
+    other: np.ndarray
+    """The automaton's state."""
+
+
+class _Arcs(NamedTuple):
+    src: np.ndarray
+    dst: np.ndarray
+    arc: np.ndarray
+    """The lattice's arc."""
+    weight: np.ndarray
+    """The automaton's."""
+
+
+def composed(lattice: Lattice, automaton: Automaton) -> Composition:
+    """The lattice in which the automaton's log-probabilities have been added to the graph's.
+
+    To replace the graph's instead, give the lattice scaled by 0.
+    """
+    pairs = [_Pairs(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))]
+    found = []
+    number = 0
+    bounds = lattice.first_arcs
+    steps = _Steps(automaton)
+    for begin, end in zip(bounds, bounds[1:]):
+        arcs, reached = _step(lattice, np.arange(begin, end), pairs[-1], steps)
+        found.append(arcs._replace(src=arcs.src + number, dst=arcs.dst + number + len(pairs[-1].state)))
+        number += len(pairs[-1].state)
+        pairs.append(reached)
+    if not found:
+        return Composition(EMPTY, np.zeros(0, dtype=np.int64))
+    src, dst, arc, weight = (np.concatenate(column) for column in zip(*found))
+    order = np.argsort(src, kind="stable")
+    src, dst, arc, weight = src[order], dst[order], arc[order], weight[order]
+    final_lm = dict(zip(lattice.final_state.tolist(), lattice.final_lm.tolist()))
+    ends = np.array([final_lm[s] + automaton.end(q) for s, q in zip(*(c.tolist() for c in pairs[-1]))])
+    alive = np.flatnonzero(np.isfinite(ends))
+    taken = {name: getattr(lattice, name)[arc] for name in ("frame", "ilabel", "olabel", "am")}
+    whole = Lattice(
+        src.astype(np.int32),
+        dst.astype(np.int32),
+        **taken,
+        lm=lattice.lm[arc] + weight,
+        final_state=(number + alive).astype(np.int32),
+        final_lm=ends[alive],
+    )
+    kept, states = live_parts(whole)
+    return Composition(taken_out(whole, kept, states), np.concatenate([pair.other for pair in pairs])[states])
+
+
+class _Steps:
+    """An automaton's steps, remembered."""
+
+    def __init__(self, automaton: Automaton) -> None:
+        self._automaton = automaton
+        self._known: dict[tuple[int, int], Sequence[tuple[int, float]]] = {}
+
+    def of(self, states: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How many steps each pair of state and label has, the states that they lead to, and their weights."""
+        steps = [self._step(*pair) for pair in zip(states.tolist(), labels.tolist())]
+        flat = [step for several in steps for step in several]
+        counts = np.array([len(several) for several in steps], dtype=np.int64)
+        return counts, np.array([s for s, _ in flat], dtype=np.int64), np.array([w for _, w in flat], dtype=np.float64)
+
+    def _step(self, state: int, label: int) -> Sequence[tuple[int, float]]:
+        if label == 0:
+            return [(state, 0.0)]
+        if (state, label) not in self._known:
+            self._known[state, label] = self._automaton.step(state, label)
+        return self._known[state, label]
+
+
+def _step(lattice: Lattice, arcs: np.ndarray, pairs: _Pairs, steps: _Steps) -> tuple[_Arcs, _Pairs]:
+    """The composition's arcs of one frame, its states numbered within their frames, and the states reached."""
+    first = np.searchsorted(pairs.state, lattice.src[arcs])
+    end = np.searchsorted(pairs.state, lattice.src[arcs], side="right")
+    src, arcs = spans(first, end), np.repeat(arcs, end - first)
+    together, which = _different(pairs.other[src], lattice.olabel[arcs])
+    counts, other, weight = steps.of(*together)
+    taken = spans((np.cumsum(counts) - counts)[which], np.cumsum(counts)[which])
+    src, arcs = (np.repeat(column, counts[which]) for column in (src, arcs))
+    reached, dst = _different(lattice.dst[arcs], other[taken])
+    return _Arcs(src, dst, arcs, weight[taken]), reached
+
+
+def _different(first: np.ndarray, second: np.ndarray) -> tuple[_Pairs, np.ndarray]:
+    """The different pairs of two columns, in ascending order, and which of them each row is."""
+    keys, which = np.unique(first.astype(np.int64) << 32 | second.astype(np.int64), return_inverse=True)
+    return _Pairs(keys >> 32, keys & 0xFFFFFFFF), which

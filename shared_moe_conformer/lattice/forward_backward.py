@@ -1,0 +1,102 @@
+"""Sums and maxima over all paths of a lattice, in log space: totals, arc posteriors, pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from shared_moe_conformer.lattice.lattice import Lattice, trimmed
+
+Sum = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From values and the position at which each group of them begins to one value for each group."""
+
+
+def best_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The maximum of each group: of all ways, the best one."""
+    return np.maximum.reduceat(values, starts)
+
+
+def log_sum_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """The logarithm of the sum of each group's exponentials: all ways together."""
+    best = np.maximum.reduceat(values, starts)
+    finite = np.where(np.isfinite(best), best, 0.0)
+    counts = np.diff(np.append(starts, len(values)))
+    with np.errstate(divide="ignore"):
+        return finite + np.log(np.add.reduceat(np.exp(values - np.repeat(finite, counts)), starts))
+
+
+def forward(lattice: Lattice, total: Sum) -> np.ndarray:
+    """Log-probability of all ways from the start to each state, joined by `total`."""
+    result = np.full(lattice.num_states, -np.inf)
+    result[0] = 0.0
+    order = np.argsort(lattice.dst, kind="stable")
+    src, dst, score = lattice.src[order], lattice.dst[order], lattice.score[order]
+    bounds = lattice.first_arcs
+    for begin, end in zip(bounds, bounds[1:]):
+        starts = group_starts(dst[begin:end])
+        result[dst[begin:end][starts]] = total(result[src[begin:end]] + score[begin:end], starts)
+    return result
+
+
+def backward(lattice: Lattice, total: Sum) -> np.ndarray:
+    """Log-probability of all ways from each state to the end, joined by `total`."""
+    result = np.full(lattice.num_states, -np.inf)
+    result[lattice.final_state] = lattice.final_lm
+    src, dst, score = lattice.src, lattice.dst, lattice.score
+    bounds = lattice.first_arcs
+    for begin, end in zip(bounds[-2::-1], bounds[:0:-1]):
+        starts = group_starts(src[begin:end])
+        result[src[begin:end][starts]] = total(score[begin:end] + result[dst[begin:end]], starts)
+    return result
+
+
+def group_starts(keys: np.ndarray) -> np.ndarray:
+    """The position of the first of each run of equal keys."""
+    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))[: len(keys)]
+
+
+def arc_log_posteriors(lattice: Lattice) -> np.ndarray:
+    """Log-probability of each arc, given the frames: of all paths that use it, among all paths.
+
+    Source: Rabiner 1989, A tutorial on hidden Markov models, eq. 26-27.
+    """
+    if not lattice.num_arcs:
+        return np.zeros(0)
+    before, after = forward(lattice, log_sum_of), backward(lattice, log_sum_of)
+    return before[lattice.src] + lattice.score + after[lattice.dst] - after[0]
+
+
+def best_arcs(lattice: Lattice) -> np.ndarray:
+    """The arcs of the best path, one a frame."""
+    if not lattice.num_arcs:
+        return np.zeros(0, dtype=np.int64)
+    after = backward(lattice, best_of)
+    bounds = np.searchsorted(lattice.src, np.arange(lattice.num_states + 1))
+    arcs, state = [], 0
+    for _ in range(lattice.num_frames):
+        leaving = slice(bounds[state], bounds[state + 1])
+        arcs.append(int(leaving.start + np.argmax(lattice.score[leaving] + after[lattice.dst[leaving]])))
+        state = lattice.dst[arcs[-1]]
+    return np.array(arcs)
+
+
+def within_beam(lattice: Lattice, beam: float) -> Lattice:
+    """The lattice of the arcs through which there is a path at most this much (nats) worse than the best one."""
+    if not lattice.num_arcs:
+        return lattice
+    before, after = forward(lattice, best_of), backward(lattice, best_of)
+    through = before[lattice.src] + lattice.score + after[lattice.dst]
+    return trimmed(lattice, through >= after[0] - beam)
+
+
+def pruned(lattice: Lattice, min_posterior: float) -> Lattice:
+    """The lattice of the arcs with at least this posterior, and of the best path.
+
+    Source: k2.prune_on_arc_post.
+    """
+    if not lattice.num_arcs:
+        return lattice
+    keep = arc_log_posteriors(lattice) >= np.log(min_posterior)
+    keep[best_arcs(lattice)] = True
+    return trimmed(lattice, keep)

@@ -1,0 +1,201 @@
+"""A lattice as plain arrays, whichever engine found it: the ways that a search kept through one utterance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.path import NO_PATH, LatticePath
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """An acyclic graph each of whose arcs consumes one frame; state 0 is its start.
+
+    States are numbered frame by frame, and arcs are in the order of the states that they leave. Every arc lies on a
+    path from the start to a final state; a search that found no path gives a lattice without arcs.
+    """
+
+    src: np.ndarray
+    """State that each arc leaves, int32, ascending."""
+    dst: np.ndarray
+    """State that each arc enters, int32."""
+    frame: np.ndarray
+    """Frame that each arc consumes, int32, ascending."""
+    ilabel: np.ndarray
+    """Frame label of each arc: a unit of the CTC head, blank being 0, int32."""
+    olabel: np.ndarray
+    """Output label of each arc, 0 being nothing, int32."""
+    am: np.ndarray
+    """The model's log-probability of each arc's frame label, float64."""
+    lm: np.ndarray
+    """The graph's log-probability of each arc, float64."""
+    final_state: np.ndarray
+    """The final states, which no arc leaves, int32."""
+    final_lm: np.ndarray
+    """The graph's log-probability of ending in each of them, float64."""
+
+    @property
+    def num_arcs(self) -> int:
+        """Arcs; 0 where no path was found."""
+        return len(self.src)
+
+    @property
+    def num_frames(self) -> int:
+        """Frames, which are the arcs of every path."""
+        return 1 + int(self.frame[-1]) if self.num_arcs else 0
+
+    @property
+    def num_states(self) -> int:
+        """States, the start included."""
+        return 1 + int(self.dst.max(initial=0))
+
+    @property
+    def score(self) -> np.ndarray:
+        """Log-probability of each arc, frames and graph together."""
+        return self.am + self.lm
+
+    @property
+    def first_arcs(self) -> np.ndarray:
+        """The first arc of each frame, and the number of arcs."""
+        return np.searchsorted(self.frame, np.arange(self.num_frames + 1))
+
+    def scaled(self, lm_scale: float) -> Lattice:
+        """The lattice in which the graph's log-probabilities count this many times."""
+        return replace(self, lm=lm_scale * self.lm, final_lm=lm_scale * self.final_lm)
+
+    def path(self, arcs: np.ndarray) -> LatticePath:
+        """The path that takes these arcs, one a frame; none of them: no path."""
+        if len(arcs) == 0:
+            return NO_PATH
+        given = self.olabel[arcs]
+        frames = given.nonzero()[0]
+        ending = self.final_lm[np.flatnonzero(self.final_state == self.dst[arcs[-1]])[0]]
+        am, lm = float(self.am[arcs].sum()), float(self.lm[arcs].sum() + ending)
+        return LatticePath(self.ilabel[arcs].tolist(), given[frames].tolist(), frames.tolist(), am + lm, am, lm)
+
+
+NO_ARCS = np.zeros(0, dtype=np.int32)
+EMPTY = Lattice(
+    src=NO_ARCS,
+    dst=NO_ARCS,
+    frame=NO_ARCS,
+    ilabel=NO_ARCS,
+    olabel=NO_ARCS,
+    am=np.zeros(0),
+    lm=np.zeros(0),
+    final_state=NO_ARCS,
+    final_lm=np.zeros(0),
+)
+"""The lattice without a path."""
+
+
+def lattice_of_arcs(
+    src: np.ndarray, dst: np.ndarray, arc: np.ndarray, *, log_probs: np.ndarray, graph: Graph
+) -> Lattice:
+    """The lattice of a search's arcs, which may be numbered anyhow and lead nowhere; its scores are looked up.
+
+    Args:
+      src, dst: states between which each arc leads; 0 is the start.
+      arc: the graph's arc that each one takes.
+      log_probs: log-probabilities of frame labels, (T, V).
+      graph: what was searched.
+    """
+    frame_of_state = _frames(src, dst)
+    used = frame_of_state[src] >= 0
+    src, dst, arc, frame = src[used], dst[used], arc[used], frame_of_state[src[used]]
+    ending = dict(zip(graph.final_state.tolist(), graph.final_weight.tolist()))
+    last = np.unique(np.stack([dst, graph.dst[arc]], axis=1)[frame == len(log_probs) - 1], axis=0)
+    final = [(state, ending[at]) for state, at in last.tolist() if at in ending]
+    lattice = Lattice(
+        src,
+        dst,
+        frame,
+        graph.ilabel[arc],
+        graph.olabel[arc],
+        am=log_probs[frame, graph.ilabel[arc]].astype(np.float64),
+        lm=graph.weight[arc].astype(np.float64),
+        final_state=np.array([state for state, _ in final], dtype=np.int32),
+        final_lm=np.array([weight for _, weight in final]),
+    )
+    return trimmed(_in_order(lattice))
+
+
+def _frames(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
+    """The frame that arcs leaving each state consume; -1 for states that the start does not reach."""
+    order = np.argsort(src, kind="stable")
+    first = np.searchsorted(src[order], np.arange(2 + max(src.max(initial=0), dst.max(initial=0))))
+    result = np.full(len(first) - 1, -1, dtype=np.int32)
+    states, frame = np.zeros(1, dtype=np.int64), 0
+    while len(states):
+        result[states] = frame
+        states = np.unique(dst[order[spans(first[states], first[states + 1])]])
+        frame += 1
+    return result
+
+
+def spans(first: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """The numbers first[0] .. end[0] - 1, first[1] .. end[1] - 1, and so on."""
+    counts = end - first
+    return np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+
+
+def _in_order(lattice: Lattice) -> Lattice:
+    """The lattice whose states are numbered frame by frame, without numbers that no arc uses."""
+    states, frames = np.zeros(1 + lattice.dst.max(initial=0), dtype=np.int32), lattice.frame + 1
+    states[lattice.dst] = frames
+    numbers = np.zeros_like(states)
+    used = np.unique(np.concatenate([[0], lattice.dst]))
+    numbers[used[np.argsort(states[used], kind="stable")]] = np.arange(len(used))
+    src, dst = numbers[lattice.src], numbers[lattice.dst]
+    order = np.argsort(src, kind="stable")
+    arrays = {
+        name: getattr(lattice, name)[order].astype(np.int32, copy=False) for name in ("frame", "ilabel", "olabel")
+    }
+    return replace(
+        lattice,
+        **arrays,
+        src=src[order],
+        dst=dst[order],
+        am=lattice.am[order],
+        lm=lattice.lm[order],
+        final_state=numbers[lattice.final_state],
+    )
+
+
+def trimmed(lattice: Lattice, keep: np.ndarray | None = None) -> Lattice:
+    """The lattice of those of the arcs to keep (all of them) that lie on a path from the start to a final state."""
+    return taken_out(lattice, *live_parts(lattice, keep))
+
+
+def live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Which arcs, and which states, lie on a path of arcs to keep (all of them), as masks."""
+    keep = np.ones(lattice.num_arcs, dtype=bool) if keep is None else keep.copy()
+    bounds = lattice.first_arcs
+    forth, back = np.zeros((2, lattice.num_states), dtype=bool)
+    forth[0], back[lattice.final_state] = True, True
+    slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
+    for arcs in slices:
+        keep[arcs] &= forth[lattice.src[arcs]]
+        forth[lattice.dst[arcs][keep[arcs]]] = True
+    for arcs in reversed(slices):
+        keep[arcs] &= back[lattice.dst[arcs]]
+        back[lattice.src[arcs][keep[arcs]]] = True
+    return keep, forth & back
+
+
+def taken_out(lattice: Lattice, arcs: np.ndarray, states: np.ndarray) -> Lattice:
+    """The lattice of these arcs and states, given as masks."""
+    if not arcs.any():
+        return EMPTY
+    numbers = np.cumsum(states, dtype=np.int32) - 1
+    ends = states[lattice.final_state]
+    return Lattice(
+        src=numbers[lattice.src[arcs]],
+        dst=numbers[lattice.dst[arcs]],
+        **{name: getattr(lattice, name)[arcs] for name in ("frame", "ilabel", "olabel", "am", "lm")},
+        final_state=numbers[lattice.final_state[ends]],
+        final_lm=lattice.final_lm[ends],
+    )
