@@ -62,7 +62,7 @@ def measure(quick: bool) -> Report:
     encoders = {name: Encoder(config, num_mel_bins=80) for name, config in configs(size).items()}
     for encoder in encoders.values():
         encoder.eval()
-    rounds = 1 if quick else 5
+    rounds = 1 if quick else 3
     evaluated = take_turns({name: one_forward(it, size) for name, it in encoders.items()}, rounds=rounds)
     for encoder in encoders.values():
         encoder.train()
