@@ -44,7 +44,7 @@ def evenness(shares: Sequence[float]) -> float:
 
     Source: Pielou 1966, The measurement of diversity in different types of biological collections.
     """
-    entropy = -sum(share * math.log(share) for share in shares if share > 0)
+    entropy = sum(share * math.log(1 / share) for share in shares if share > 0)
     return entropy / math.log(len(shares)) if len(shares) > 1 else 1.0
 
 
@@ -108,7 +108,7 @@ def usage_over_time(
     history, when = [history[i] for i in chosen], [when[i] for i in chosen]
     num_experts, row_height = len(history[0][0]), 11.0
     left, top, band = text_width([*names]) + 16, 10.0, num_experts * row_height + 8
-    width = min(max(560.0 / len(history), 5.0), 40.0)
+    width = min(max(560.0 / len(history), 5.0), 80.0)
     most = max(share for moment in history for row in moment for share in row)
     parts: list[Markup] = []
     for layer, name in enumerate(names):
