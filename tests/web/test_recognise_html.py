@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,11 @@ def test_a_file_gives_its_words_and_the_experts_of_its_frames(
     assert shown == [word.text for word in expected.words]
     facts = opened.execute_script("return [...document.querySelectorAll('#words .facts')].map((w) => w.textContent)")
     assert [fact.split(" s")[0] for fact in facts] == [f"{w.start:.2f}\u2013{w.end:.2f}" for w in expected.words]
+    sure = [word.confidence for word in expected.words]
+    assert None not in sure
+    assert [fact.split(" · ")[1] for fact in facts] == [f"{math.floor(100 * c + 0.5)} % sure" for c in sure]  # type: ignore[operator]
+    script = "return [...document.querySelectorAll('.meter i')].map((i) => i.offsetWidth / i.parentNode.offsetWidth)"
+    assert opened.execute_script(script) == pytest.approx(sure, abs=0.02)
     (segment,) = frame_experts(tiny_bundle, path)
     check_cells(opened.execute_script(CELLS), segment.expert_ids.numpy())
     assert opened.find_element("id", "model").text == "tiny"
