@@ -36,7 +36,7 @@ def measure(quick: bool) -> Report:
 def against_peers(quick: bool) -> tuple[Table, list[Floor]]:
     """Forward and training step of every contender, and ours over the fastest peer's."""
     shape, n, t = (Shape(16, 1, 2, 32, 3), 2, 10) if quick else (Shape(), 8, 250)
-    x, lens, rounds = torch.randn(n, t, shape.dim), torch.full((n,), t), 1 if quick else 3
+    x, lens, rounds = torch.randn(n, t, shape.dim), torch.full((n,), t), 1 if quick else 2
     table = contenders(shape)
     evaluated = take_turns({name: evaluation(it, x, lens) for name, it in table.items()}, rounds=rounds)
     trained = take_turns({name: training(it, x, lens) for name, it in table.items()}, rounds=rounds)
@@ -96,7 +96,7 @@ def front_end(quick: bool) -> tuple[Table, Floor]:
     }
     calls = {"the whole encoder": forward(encoder, x, lens)}
     calls |= {name: forward(module, x, lens) for name, module in front_ends.items()}
-    times = take_turns(calls, rounds=1 if quick else 3)
+    times = take_turns(calls, rounds=1 if quick else 2)
     rows = [[name, 1e3 * time.seconds, time.ratio] for name, time in times.items()]
     ours = next(iter(front_ends))
     table = Table("Front ends, forward, as shares of the whole encoder's", ["", "ms", "share"], rows)

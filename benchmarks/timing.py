@@ -49,7 +49,7 @@ def forward(function: Callable[..., Any], *inputs: Any) -> Callable[[], object]:
     """A call without gradients."""
 
     def call() -> object:
-        with torch.inference_mode():
+        with torch.no_grad():  # inference tensors that a peer caches would be refused in training
             return function(*inputs)
 
     return call
