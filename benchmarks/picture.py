@@ -41,4 +41,4 @@ def draw(results: dict[str, dict[str, Report]], path: Path) -> None:
 
 def label_of(floor: Floor) -> str:
     """The numbers behind a bar."""
-    return f"{floor.measured:.2g} of {floor.target:g}"
+    return f"{floor.measured:.3g} of {floor.target:g}"
