@@ -1,0 +1,59 @@
+"""The command line of ablations."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.ablation.report import BEGIN, END
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "local/ablation.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A recipe's folder with the configs of a real one, but without data."""
+    for name in ("config.py", "train.py", "decode.py"):
+        (tmp_path / name).write_bytes((ROOT / "egs/fillets/ASR" / name).read_bytes())
+    return tmp_path
+
+
+def test_mistakes_are_one_line(recipe: Path) -> None:
+    for arguments, message in (
+        (("--config", "huge"), "--config huge: "),
+        (("--config", "base-nl", "--variants", "huge"), "no variant huge: give some of full, shared, base"),
+        (("--config", "full-nl"), "shares blocks and has experts"),
+        (("--report",), "README.md"),
+    ):
+        result = run("--recipe", recipe, *arguments)
+        assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
+        assert message in result.stderr
+
+
+def test_a_run_that_fails_leaves_no_result(recipe: Path) -> None:
+    result = run("--recipe", recipe, "--config", "base-nl", "--variants", "base", "--seeds", 1, "--num-epochs", 1)
+    assert result.returncode == 1 and "run 1 of 1: base, seed 1" in result.stdout
+    assert "run ./prepare.sh first" in result.stderr and "train.py --config=base-nl" in result.stderr
+    assert not (recipe / "results.jsonl").exists()
+
+
+def test_the_results_of_a_recipe_are_in_its_readme(recipe: Path) -> None:
+    """As committed: every line can be read, and the README holds what the command makes of them."""
+    committed = ROOT / "egs/fillets/ASR"
+    (recipe / "results.jsonl").write_bytes((committed / "results.jsonl").read_bytes())
+    text = (committed / "README.md").read_text(encoding="utf-8")
+    before, after = text[: text.index(BEGIN)], text[text.index(END) :]
+    (recipe / "README.md").write_text(f"{before}{BEGIN}\n{after}", encoding="utf-8")
+    result = run("--recipe", recipe, "--report")
+    assert result.returncode == 0, result.stderr
+    assert (recipe / "README.md").read_text(encoding="utf-8") == text
+    for picture in recipe.glob("*.svg"):
+        assert (committed / picture.name).is_file()
