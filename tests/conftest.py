@@ -172,3 +172,12 @@ def run_prepare(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[st
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
     return subprocess.run([recipe / "prepare.sh", *arguments], env=environment, cwd="/", capture_output=True, text=True)
+
+
+def pytest_runtest_call() -> None:
+    """Begin each test with subnormal numbers: `tune_cpu`, in a test or a fixture before it, has taken them away.
+
+    Strategies of hypothesis refuse to draw floats without them.
+    """
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_flush_denormal(False)

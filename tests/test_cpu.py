@@ -18,7 +18,6 @@ def _untouched(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
     num_threads = torch.get_num_threads()
     yield
-    torch.set_flush_denormal(False)
     torch.set_num_threads(num_threads)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -21,26 +22,68 @@ from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkp
 from shared_moe_conformer.training.trainer import Trainer
 from tests.test_train import ROOT, assert_same, recipe, refused, run  # noqa: F401
 
-NUM_EPOCHS = 10
+NUM_EPOCHS = 12
 FLAGS = ("--num-threads", "1", "--resume", "true", "--save-every-n-steps", "1", "--num-epochs", str(NUM_EPOCHS))
-KILLS = [None] * 7 + [0.0, 0.5, 1.0]
-"""Where in the file a checkpoint's writing dies; None: a random moment."""
+MAX_UPDATES = 3
+"""That a child makes before it waits to be killed: so few that ten children cannot reach the last epoch's end."""
+KILLS = [(moment, None) for moment in (0, 0, 1, 1, 2, 2, 3)] + [(None, share) for share in (0.0, 0.5, 1.0)]
+"""Ten kills: at a random time after so many updates have begun (0: after the fork), or when so much of the second or
+third checkpoint's file is written."""
 
 
 def weights(exp_dir: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(exp_dir / f"epoch-{NUM_EPOCHS}.pt")["model"]
 
 
-def train_in_child(body: Callable[[], Any]) -> int:
-    """The process id of a child that runs `body`: a fork, since imports take seconds."""
-    child = os.fork()
-    if child == 0:
+class Child:
+    """A forked process that trains (imports take seconds), and tells with a byte that it begins an update."""
+
+    def __init__(self, train: Callable[[], Any], *, max_updates: int | None = None, dies: float | None = None) -> None:
+        """Fork.
+
+        Args:
+          train: what it does.
+          max_updates: when it has made so many it only waits; None: it goes on.
+          dies: share of a checkpoint that it writes before it is killed; None: it writes all.
+        """
+        self._told, tell = os.pipe()
+        self.process = os.fork()
+        if self.process:
+            os.close(tell)
+            return
         status = 1
         with contextlib.suppress(BaseException):
-            body()
+            tells_updates(tell, max_updates)
+            if dies is not None:
+                dies_while_writing(random.randint(2, MAX_UPDATES), dies)
+            train()
             status = 0
         os._exit(status)
-    return child
+
+    def begun_update(self) -> bool:
+        """Wait until the next update begins; False: there is none."""
+        return bool(os.read(self._told, 1))
+
+    def end(self) -> int:
+        """Wait until the process ends; the signal that killed it, or 0 if it ended well."""
+        status = os.waitpid(self.process, 0)[1]
+        os.close(self._told)
+        assert os.WIFSIGNALED(status) or status == 0, "a training failed"
+        return os.WTERMSIG(status)
+
+
+def tells_updates(pipe: int, max_updates: int | None) -> None:
+    """Have this process write a byte before each update, and stop before the one that is too much."""
+    step, begun = Trainer.train_step, [0]
+
+    def told(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        while begun[0] == max_updates:
+            signal.pause()
+        begun[0] += 1
+        os.write(pipe, b".")
+        return step(self, *args, **kwargs)
+
+    Trainer.train_step = told  # type: ignore[method-assign]
 
 
 def dies_while_writing(after_writes: int, share: float) -> None:
@@ -69,25 +112,30 @@ def dies_while_writing(after_writes: int, share: float) -> None:
     checkpoint.atomic_file = deadly_file  # type: ignore[assignment]
 
 
+def longest_update(child: Child) -> float:
+    """Seconds from an update's beginning to the next's, an epoch's end between them included, at most."""
+    times = []
+    while child.begun_update():
+        times.append(time.monotonic())
+    return max(after - before for before, after in zip(times, times[1:]))
+
+
 def kill_and_resume(recipe_dir: Path, whole_dir: Path, exp_dir: Path) -> int:
     """Train without a stop, and then in children, each killed but the last; how many were."""
-    assert os.waitpid(train_in_child(lambda: run(recipe_dir, whole_dir, *FLAGS)), 0)[1] == 0
-    rng, killed = random.Random(1), 0
-    kills = rng.sample(KILLS, len(KILLS))
-    for share in kills:
-
-        def body(share: float | None = share) -> None:
-            if share is not None:
-                dies_while_writing(rng.randint(2, 3), share)
-            run(recipe_dir, exp_dir, *FLAGS)
-
-        child = train_in_child(body)
-        if share is None:
-            time.sleep(rng.uniform(0.1, 1.2))
-            os.kill(child, signal.SIGKILL)
-        killed += os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    _, status = os.waitpid(train_in_child(lambda: run(recipe_dir, exp_dir, *FLAGS)), 0)
-    assert status == 0
+    random.seed(1)
+    uninterrupted = Child(lambda: run(recipe_dir, whole_dir, *FLAGS))
+    seconds = longest_update(uninterrupted)
+    assert uninterrupted.end() == 0
+    killed = 0
+    for moment, share in random.sample(KILLS, len(KILLS)):
+        killed_training = functools.partial(run, recipe_dir, exp_dir, *FLAGS, "--num-workers", "1")
+        child = Child(killed_training, max_updates=MAX_UPDATES, dies=share)
+        if moment is not None:
+            assert all(child.begun_update() for _ in range(moment))
+            time.sleep(random.uniform(0, seconds))
+            os.kill(child.process, signal.SIGKILL)
+        killed += child.end() == signal.SIGKILL
+    assert Child(lambda: run(recipe_dir, exp_dir, *FLAGS)).end() == 0
     return killed
 
 
@@ -96,9 +144,9 @@ def test_ten_kills_change_no_bit(recipe: Path, tmp_path: Path) -> None:  # noqa:
     code = "import sys; from tests.test_survival import *; print(kill_and_resume(*map(Path, sys.argv[1:])))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code, str(recipe), str(tmp_path / "whole"), str(tmp_path / "killed")]
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert int(result.stdout) >= 8, "few trainings were still running when they were to be killed"
+    assert int(result.stdout) == 10
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
 
