@@ -148,6 +148,9 @@ def flags_of(ablation: Ablation, variant: Variant, seed: int) -> dict[str, str]:
     if variant.teacher:
         flags["teacher"] = str(ablation.exp_dir(variant.teacher, seed))
         flags["teacher_avg"] = str(ablation.budget.avg)
+    if variant.begins_as:
+        flags["init_from"] = str(ablation.exp_dir(variant.begins_as, seed))
+        flags["init_avg"] = str(ablation.budget.avg)
     return flags
 
 
@@ -159,11 +162,11 @@ def decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]:
 
 
 def _train(ablation: Ablation, variant: Variant, seed: int) -> None:
-    """Train a run to its end, and its teacher before, where that has not been trained on this machine."""
-    if variant.teacher:
-        teacher = ablation.recipe_dir / ablation.exp_dir(variant.teacher, seed)
-        if not epoch_path(teacher, ablation.budget.num_epochs).is_file():
-            _train(ablation, variants_of(ablation.base)[variant.teacher], seed)
+    """Train a run to its end, and those that it needs before, where they have not been trained on this machine."""
+    for name in filter(None, (variant.teacher, variant.begins_as)):
+        before = ablation.recipe_dir / ablation.exp_dir(name, seed)
+        if not epoch_path(before, ablation.budget.num_epochs).is_file():
+            _train(ablation, variants_of(ablation.base)[name], seed)
     _commit(ablation.recipe_dir / ablation.exp_dir(variant.name, seed))
     _call(train_command(ablation, variant, seed), ablation.recipe_dir)
 

@@ -18,6 +18,8 @@ class Variant(NamedTuple):
     """Options that differ from the config which the ablation is about."""
     teacher: str = ""
     """The variant whose run with the same seed it imitates; empty: none."""
+    begins_as: str = ""
+    """The variant with the weights of whose run with the same seed it begins; empty: none."""
 
 
 MAIN = ("full", "shared", "base", "base-distilled")
@@ -47,6 +49,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("experts-alone", "shared with norms and routers, experts", NOTHING_INDIVIDUAL),
         Variant("individual-norms", "shared with routers, experts, individual norms", {"individual_routers": False}),
         Variant("shared-distilled", "shared, no experts, taught by `full`", {"experts_in": "none"}, teacher="full"),
+        Variant("base-upcycled", "`base`, begun with the weights of `full`", begins_as="full"),
         Variant("full-experts", "nothing shared, experts", {"group_sizes": (1,) * layers}),
         *[
             Variant(f"groups-of-{n}", f"a block for every {n} layers", {"group_sizes": split(layers, n)})
@@ -62,6 +65,9 @@ def variants_of(base: Config) -> dict[str, Variant]:
             "experts balanced by biases, not by a loss",
             {"balancing_bias_rate": 0.001, "load_balancing_loss_scale": 0.0},
         ),
+        Variant("unbalanced", "experts not balanced at all", {"load_balancing_loss_scale": 0.0}),
+        Variant("no-z-loss", "without the router z loss", {"router_z_loss_scale": 0.0}),
+        Variant("jittered", "router inputs with 10 % noise", {"router_jitter": 0.1}),
         Variant("low-rank-8", "low-rank matrices of each layer", {"low_rank_delta": 8}),
     ]
     return {variant.name: variant for variant in table}

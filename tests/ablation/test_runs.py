@@ -85,6 +85,13 @@ def test_a_teacher_that_was_trained_elsewhere_is_trained_again(ablation: Ablatio
     assert calls(ablation)[2:] == ["shared-distilled-seed-3"], "now it is there"
 
 
+def test_what_a_run_begins_with_is_trained_before(ablation: Ablation) -> None:
+    run_all(ablation, [VARIANTS["base-upcycled"]], [1])
+    assert calls(ablation) == ["full-seed-1", "base-upcycled-seed-1"]
+    flags = flags_of(ablation, VARIANTS["base-upcycled"], 1)
+    assert flags == {"seed": "1", "init_from": "exp/ablation/base/full-seed-1", "init_avg": "1"}
+
+
 def test_another_budget_is_another_run(ablation: Ablation) -> None:
     run_all(ablation, [VARIANTS["full"]], [1])
     longer = Ablation(ablation.recipe_dir, "base", TINY, Budget(num_epochs=3))
