@@ -22,6 +22,7 @@ ConvNorm = Literal["batch_norm", "layer_norm"]
 FeatureExtractor = Literal["lhotse", "kaldifeat"]
 TransducerBackend = Literal["auto", "k2", "torch"]
 PrecisionName = Literal["float32", "bfloat16", "float16"]
+LrSchedule = Literal["cosine", "noam"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 
 
@@ -219,7 +220,10 @@ class TrainingConfig:
     precision: PrecisionName = field(default="float32", metadata=ADDED_LATER)
     """Format of matrix products in training; routers, softmaxes, losses, weights and validation stay in float32."""
     warmup_steps: int = 500
-    """Steps over which the learning rate rises to its peak; then it falls by a cosine to 1 % at the last step."""
+    """Steps over which the learning rate rises to its peak."""
+    lr_schedule: LrSchedule = field(default="cosine", metadata=ADDED_LATER)
+    """How the learning rate falls from its peak: by half a cosine to 1 % of it at the last step, or as 1 / sqrt(step),
+    whatever the number of epochs (noam)."""
     weight_decay: float = 1e-2
     """AdamW's weight decay, on matrices only."""
     max_grad_norm: float = 5.0
@@ -274,6 +278,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
+        require_choice("lr_schedule", self.lr_schedule, LrSchedule)
         require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)
         require_choice("precision", self.precision, PrecisionName)
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig, require
+from shared_moe_conformer.config import LrSchedule, SharedBlockLrScale, TrainingConfig, require
 from shared_moe_conformer.training.metrics import LossScales
 
 FINAL_LEARNING_RATE_FACTOR = 0.01
@@ -80,20 +80,29 @@ def decayed_names(model: nn.Module) -> set[str]:
     }
 
 
-def learning_rate_factor(step: int, progress: float, *, warmup_steps: int, progress_at_peak: float) -> float:
-    """Share of the peak learning rate: a linear rise over the first steps, then half a cosine down to 1 %.
+def learning_rate_factor(
+    schedule: LrSchedule, step: int, *, warmup_steps: int, progress: float, progress_at_peak: float
+) -> float:
+    """Share of the peak learning rate: a linear rise over the first steps, then a fall.
 
-    Batches are of equal duration, so the steps of epochs still to come are not known; the fall follows the share of
-    the training that is done, in epochs, and ends with the last batch of the last epoch.
+    Batches are of equal duration, so the steps of epochs still to come are not known; the cosine follows the share of
+    the training that is done, in epochs, and ends at 1 % with the last batch of the last epoch. Noam's fall needs none
+    of this.
+
+    Source: noam: Vaswani et al. 2017, Attention is all you need, eq. 3 (arXiv 1706.03762), divided by its peak; cosine:
+    Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts (arXiv 1608.03983).
 
     Args:
+      schedule: the kind of fall.
       step: updates up to and including this one, from 1.
-      progress: share of the whole training done, this batch included, 0 to 1.
       warmup_steps: the first step at the peak.
-      progress_at_peak: `progress` at that step.
+      progress: share of the whole training done, this batch included, 0 to 1.
+      progress_at_peak: `progress` at the peak.
     """
     if step < warmup_steps:
         return step / warmup_steps
+    if schedule == "noam":
+        return math.sqrt(max(warmup_steps, 1) / step)
     fallen = (progress - progress_at_peak) / max(1 - progress_at_peak, 1e-9)
     cosine = (1 + math.cos(math.pi * min(max(fallen, 0.0), 1.0))) / 2
     return FINAL_LEARNING_RATE_FACTOR + (1 - FINAL_LEARNING_RATE_FACTOR) * cosine

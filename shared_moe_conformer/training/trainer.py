@@ -148,7 +148,7 @@ class Trainer:
 
         Args:
           batches: those of this process.
-          progress: share of the whole training done, these batches included, by which the learning rate falls.
+          progress: share of the whole training done, these batches included, by which a cosine falls.
         """
         step, state, buffers = self.state.step + 1, self.state, [buffer.clone() for buffer in self.model.buffers()]
         progress_at_peak = state.progress_at_peak
@@ -279,7 +279,11 @@ class Trainer:
         if step <= max(self.config.warmup_steps, 1):
             self.state.progress_at_peak = progress
         learning_rate = self.config.learning_rate * learning_rate_factor(
-            step, progress, warmup_steps=self.config.warmup_steps, progress_at_peak=self.state.progress_at_peak
+            self.config.lr_schedule,
+            step,
+            warmup_steps=self.config.warmup_steps,
+            progress=progress,
+            progress_at_peak=self.state.progress_at_peak,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
