@@ -242,7 +242,7 @@ def _log_beginning(
     )
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     logger.info(
-        "%s: %.2f million parameters, %d batches an epoch, %d processes on %s with %d threads, torch %s",
+        "%s: %.2f million parameters, %d batches an epoch, %d processes on %s, threads: %d, torch %s",
         "beginning" if resume_from is None else f"going on from {resume_from}",
         num_parameters / 1e6,
         num_batches,

@@ -24,8 +24,17 @@ class Axis(NamedTuple):
         return min(max((value - low) / (high - low), -0.02), 1.02)
 
 
-def axis_of(values: Sequence[float], *, from_zero: bool = False, may_be_logarithmic: bool = False) -> Axis:
-    """An axis on which all finite values have a place, with ends at round numbers."""
+def axis_of(
+    values: Sequence[float], *, from_zero: bool = False, may_be_logarithmic: bool = False, num_steps: int = 4
+) -> Axis:
+    """An axis on which all finite values have a place, with ends at round numbers.
+
+    Args:
+      values: what it shows.
+      from_zero: it begins at 0.
+      may_be_logarithmic: it is, where the values range far.
+      num_steps: steps between ticks, about; there may be fewer.
+    """
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     if may_be_logarithmic and low > 0 and high / low >= LOGARITHMIC_FROM:
@@ -34,7 +43,7 @@ def axis_of(values: Sequence[float], *, from_zero: bool = False, may_be_logarith
         low = min(low, 0.0)
     if high - low < 1e-12:
         low, high = low - abs(low) * 0.1 - 1e-6, high + abs(high) * 0.1 + 1e-6
-    step = _round_step((high - low) / 4)
+    step = _round_step((high - low) / num_steps)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = [round(n * step, 12) for n in range(first, last + 1)]
     return Axis(ticks[0], ticks[-1], ticks)

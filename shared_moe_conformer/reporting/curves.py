@@ -43,6 +43,11 @@ def training_charts(history: Mapping[str, Series]) -> list[Markup | None]:
             {"process": "speed/peak_memory_mib", "GPU": "speed/peak_gpu_memory_mib"},
             from_zero=True,
         ),
+        _steps_chart(
+            history,
+            "Routers' losses on dev, all layers' mean",
+            {"load balancing": "dev/load_balancing_loss", "z loss": "dev/router_z_loss"},
+        ),
         _skipped_chart(history),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
       parameters: counts by their names.
     """
     config = experiment.config
-    about = f"{config.data.corpus}, {config.data.language}; {experiment.log.beginning}".rstrip("; ")
+    beginning = re.sub(r"going on from .*/", "going on from ", experiment.log.beginning)
+    about = f"{config.data.corpus}, {config.data.language}; {beginning}".rstrip("; ")
     return page(
         f"{experiment.name}: training report",
         tag("h1", experiment.name),

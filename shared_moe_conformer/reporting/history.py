@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ def read_history(exp_dir: Path) -> dict[str, Series]:
     folder = exp_dir / "tensorboard"
     if not folder.is_dir():
         raise FileNotFoundError(f"no training in {exp_dir}: train first (./train.py), or name another folder")
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of what a resumed training has done again
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     history = {}

@@ -69,7 +69,7 @@ def thin(curve: Curve) -> Curve:
 def _across(values: Sequence[float]) -> Axis:
     """The horizontal axis, which ends where the values do."""
     low, high = min(values), max(values)
-    return Axis(low, max(high, low + 1), [tick for tick in axis_of(values).ticks if low <= tick <= high])
+    return Axis(low, max(high, low + 1), [tick for tick in axis_of(values, num_steps=8).ticks if low <= tick <= high])
 
 
 def _grid(frame: _Frame, x_name: str) -> list[Markup]:

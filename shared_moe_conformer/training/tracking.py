@@ -88,6 +88,7 @@ class Tracker:
         self._shown = shown
         self._writer = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=first_step + 1) if shown else None
         self._interval, self._epoch = Span(), Span()
+        self._has_written = False
         self._collapse = CollapseDetector()
         self._bar: Any = None
         self._label, self._number = "", 0
@@ -103,6 +104,7 @@ class Tracker:
         """
         self._label, self._number = f"epoch {epoch}/{self.num_epochs}", epoch
         self._interval, self._epoch = Span(), Span()
+        self._has_written = False
         with self._new_bar(num_batches, num_done) as self._bar:
             asked = time.perf_counter()
             for batch in batches:
@@ -111,7 +113,7 @@ class Tracker:
                 asked = time.perf_counter()
 
     def stepped(self, report: StepReport, step: int) -> None:
-        """Show an update; every `log_every_n_steps` write the averages since the last time."""
+        """Show an update; every `log_every_n_steps` write the averages since the last time, if they are of many."""
         self._interval.add(report)
         self._epoch.add(report)
         self._bar.update(report.num_batches)
@@ -121,7 +123,7 @@ class Tracker:
             self._warn_of_collapse(expert, step)
         if not self._bar.disable:
             self._bar.set_postfix_str(_shown(self._interval, report))
-        if step % self.log_every_n_steps == 0:
+        if step % self.log_every_n_steps == 0 and self._interval_is_long():
             self._write_interval(report, step)
             level = logging.INFO if self._bar.disable else logging.DEBUG
             logger.log(level, "%s, step %d: %s", self._label, step, _shown(self._interval, report))
@@ -129,7 +131,7 @@ class Tracker:
 
     def trained(self, report: StepReport, step: int) -> None:
         """Show the training averages of an epoch after its last update."""
-        if self._interval.num_steps or self._interval.num_skipped:
+        if self._interval_is_long() or self._interval.num_skipped or not self._has_written:
             self._write_interval(report, step)
         speeds = self._epoch.speeds()
         time_taken = f"{speeds['seconds']:.0f} s, {speeds['hours_of_audio_per_hour']:.0f} hours of audio per hour"
@@ -172,7 +174,12 @@ class Tracker:
         self._interval.waited += seconds
         self._epoch.waited += seconds
 
+    def _interval_is_long(self) -> bool:
+        """The averages since the last point are of many updates; those of a few would only make curves jagged."""
+        return 2 * (self._interval.num_steps + self._interval.num_skipped) >= self.log_every_n_steps
+
     def _write_interval(self, report: StepReport, step: int) -> None:
+        self._has_written = True
         totals = self._interval.totals
         rates = {"learning_rate": report.learning_rate, "grad_norm": report.grad_norm}
         self._write("train", {**totals.averages(), **rates, **self._interval.gradients()}, step)

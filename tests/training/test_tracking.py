@@ -61,6 +61,20 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(
     assert "epoch 1/2, step 4: loss" in log.read_text()
 
 
+def test_every_point_is_the_mean_of_many_updates(tmp_path: Path) -> None:
+    """Epochs of 24 updates, a point for every ten; what is left over at an end makes no point of its own."""
+    tracker = Tracker(tmp_path, num_epochs=3, log_every_n_steps=10)
+    for epoch in (1, 2, 3):
+        for n, _ in enumerate(tracker.watch(range(24), epoch=epoch, num_batches=24), start=1):
+            report = StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, 1.0)
+            tracker.stepped(report, 24 * (epoch - 1) + n)
+        tracker.trained(report, 24 * epoch)
+    tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [10, 20, 30, 40, 48, 60, 70]
+
+
 def test_waiting_for_data_is_measured(tracker: Tracker) -> None:
     def slow() -> Iterator[int]:
         for n in range(3):
