@@ -20,6 +20,8 @@ MAX_LINES = 1000
 """Lines of each kind that a report has at most."""
 MAX_SPOTS = 4000
 """Cuts in a picture at most."""
+NUM_BINS = 24
+"""Of a histogram."""
 
 
 class CutFacts(NamedTuple):
@@ -90,19 +92,23 @@ def write_report(found: Preflight, folder: Path) -> tuple[Path, Path]:
 
 
 def draw(found: Preflight) -> Any:
-    """The picture: a matplotlib figure of six panels."""
+    """The picture: a matplotlib figure with a panel for each thing that is known."""
     from matplotlib.figure import Figure  # half a second, and no display is needed without pyplot
 
-    figure = Figure(figsize=(14, 8), layout="constrained")
-    axes = figure.subplots(2, 3).flatten()
-    bad = {problem.cut_id for problem in found.problems}
     splits = _by_split(found.facts)
-    _durations(axes[0], splits)
-    _rates(axes[1], splits)
-    _lengths(axes[2], found.facts, bad)
-    _peaks(axes[3], splits)
-    _shares(axes[4], found.facts)
-    _kinds(axes[5], found)
+    levels = {s: part for s, facts in splits.items() if (part := [f.level for f in facts if f.level is not None])}
+    panels = [
+        lambda axes: _durations(axes, splits),
+        lambda axes: _rates(axes, splits),
+        lambda axes: _lengths(axes, found.facts, {problem.cut_id for problem in found.problems}),
+        *([lambda axes: _peaks(axes, levels), lambda axes: _shares(axes, levels)] if levels else []),
+        lambda axes: _kinds(axes, found),
+    ]
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    for panel, axes in zip(panels, figure.subplots(2, len(panels) // 2).flatten()):
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+        panel(axes)
     return figure
 
 
@@ -136,7 +142,7 @@ def _listed(title: str, problems: Sequence[Problem]) -> str:
 
 def _durations(axes: Any, splits: Mapping[str, list[CutFacts]]) -> None:
     _histogram(axes, {split: [fact.duration for fact in facts] for split, facts in splits.items()})
-    axes.set(title="Durations", xlabel="seconds", ylabel="share of the split's cuts")
+    axes.set(title="Durations", xlabel="seconds")
 
 
 def _rates(axes: Any, splits: Mapping[str, list[CutFacts]]) -> None:
@@ -146,7 +152,7 @@ def _rates(axes: Any, splits: Mapping[str, list[CutFacts]]) -> None:
     }
     _histogram(axes, clipped)
     axes.axvline(MAX_CHARACTERS_PER_SECOND, color="firebrick", linestyle=":")
-    axes.set(title="Characters a second (dotted: more cannot be said)", xlabel="characters a second")
+    axes.set(title="Speech rates (dotted: the most that can be said)", xlabel="characters a second")
 
 
 def _lengths(axes: Any, facts: Sequence[CutFacts], bad: set[str]) -> None:
@@ -154,8 +160,8 @@ def _lengths(axes: Any, facts: Sequence[CutFacts], bad: set[str]) -> None:
     known = [fact for fact in facts if fact.frames is not None and fact.frames_needed is not None]
     pairs: list[tuple[str, float, float]] = [(f.cut_id, f.frames_needed or 0, f.frames or 0) for f in known]
     if known:
-        axes.set(title="Frames against tokens (below the line: impossible)", ylabel="frames after subsampling")
-        axes.set(xlabel="frames that its tokens need")
+        axes.set(title="Lengths (below the line: too many tokens)", ylabel="frames after subsampling")
+        axes.set(xlabel="frames that the tokens need")
     else:
         pairs = [(fact.cut_id, fact.num_characters, fact.duration) for fact in facts]
         axes.set(title="Durations against texts", xlabel="characters", ylabel="seconds")
@@ -171,27 +177,22 @@ def _lengths(axes: Any, facts: Sequence[CutFacts], bad: set[str]) -> None:
     axes.legend()
 
 
-def _peaks(axes: Any, splits: Mapping[str, list[CutFacts]]) -> None:
-    peaks = {s: [f.level.peak for f in facts if f.level is not None] for s, facts in splits.items()}
-    axes.set(
-        title="Peaks of the recordings", xlabel="largest sample (1: full scale)", ylabel="share of the split's cuts"
-    )
-    if not any(peaks.values()):
-        _absent(axes, "audio was not read")
-        return
-    _histogram(axes, peaks)
+def _peaks(axes: Any, levels: Mapping[str, list[Level]]) -> None:
+    _histogram(axes, {split: [level.peak for level in part] for split, part in levels.items()})
+    axes.set(title="Peaks of the recordings", xlabel="largest sample (1: full scale)")
 
 
-def _shares(axes: Any, facts: Sequence[CutFacts]) -> None:
-    levels = [fact.level for fact in facts if fact.level is not None]
-    axes.set(title="Silence and clipping", xlabel="share of silent frames", ylabel="share of samples at full scale")
-    if not levels:
-        _absent(axes, "audio was not read")
-        return
-    shown = levels[:: len(levels) // MAX_SPOTS + 1]
-    axes.scatter([v.silent_share for v in shown], [v.clipped_share for v in shown], s=8, color="tab:blue", alpha=0.5)
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(bottom=-1e-3, top=max(5e-3, 1.1 * max(level.clipped_share for level in shown)))
+def _shares(axes: Any, levels: Mapping[str, list[Level]]) -> None:
+    for split, part in levels.items():
+        shown = part[:: len(part) // MAX_SPOTS + 1]
+        silent, clipped = (
+            [100 * getattr(level, name) for level in shown] for name in ("silent_share", "clipped_share")
+        )
+        axes.scatter(silent, clipped, s=10, alpha=0.5, label=split)
+    axes.set(title="Silence and clipping", xlabel="silent frames in percent", ylabel="samples at full scale in percent")
+    axes.set_xlim(-2, 102)
+    axes.set_ylim(bottom=-0.01, top=max(0.5, axes.get_ylim()[1]))
+    axes.legend()
 
 
 def _kinds(axes: Any, found: Preflight) -> None:
@@ -209,17 +210,18 @@ def _kinds(axes: Any, found: Preflight) -> None:
         axes.text(count, row, f" {count}", va="center")
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(counts))
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _histogram(axes: Any, values: Mapping[str, Sequence[float]]) -> None:
-    """Outlines of the splits over each other, each with an area of 1."""
+    """Outlines of the splits over each other, in percent of each."""
     everything = [value for part in values.values() for value in part]
     low, high = min(everything), max(everything)
-    edges = [low + (high - low + 1e-6) * n / 40 for n in range(41)]
+    edges = [low + (high - low + 1e-6) * n / NUM_BINS for n in range(NUM_BINS + 1)]
     for split, part in values.items():
-        if part:
-            weights = [1 / len(part)] * len(part)
-            axes.hist(part, bins=edges, weights=weights, histtype="step", linewidth=1.5, label=split)
+        weights = [100 / len(part)] * len(part)
+        axes.hist(part, bins=edges, weights=weights, histtype="step", linewidth=1.8, label=split)
+    axes.set_ylabel("percent of the split's cuts")
     axes.legend()
 
 
