@@ -62,7 +62,7 @@ def searches(
         (
             f"modified beam {BEAM}",
             lambda x: per_utterance_search.modified_beam_search(model, x, beam=BEAM),
-            lambda x: [hyp.tokens for hyp in modified_beam_search(model, x, lens(x), beam=BEAM)],
+            lambda x: [hyp.tokens for hyp in modified_beam_search(model, x, lens(x), beam_size=BEAM)],
         ),
     ]
 

@@ -106,7 +106,7 @@ build() {
   say 'install this package, editable'
   pip_install --no-deps --no-build-isolation --editable "$root"
   say 'check that what was installed imports'
-  "$venv/bin/python" -c 'import kaldi_decoder, lhotse, shared_moe_conformer, torch'
+  "$venv/bin/python" -c 'import kaldifst, lhotse, shared_moe_conformer, torch'
   [[ "$engine" == torch ]] || "$venv/bin/python" -c 'import k2'
   printf '%s=%q\n' python "$python" torch "$torch" k2_wheels "$k2_wheels" >"$venv/settings"
   fingerprint >"$venv/fingerprint"

@@ -270,7 +270,7 @@ def _resources(folder: Path | None, tokenizer: Tokenizer, decoding: DecodingConf
             f"{folder or 'this model'} has no decoding graph: release it with one (./export.py --with-graph), or "
             "search with --graph H"
         )
-    (decoding,) = resolved(decoding, vocab_size=tokenizer.vocab_size)
+    decoding = resolved(decoding, vocab_size=tokenizer.vocab_size)[0]
     return load_resources([decoding], folder or Path(), tokenizer).resources
 
 

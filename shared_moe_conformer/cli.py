@@ -81,12 +81,17 @@ def _leaf_names(config: Any) -> set[str]:
 
 def _argument_type(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
-        return {"choices": get_args(kind)}
+        return {"choices": get_args(kind), "type": functools.partial(_parse_choice, get_args(kind))}
     if get_origin(kind) is tuple:
         return {"type": functools.partial(_parse_tuple, get_args(kind)[0]), "metavar": "A,B,.."}
     if kind is bool:
         return {"type": _parse_bool, "metavar": "true|false"}
     return {"type": kind, "metavar": kind.__name__.upper()}
+
+
+def _parse_choice(choices: tuple[str, ...], text: str) -> str:
+    """The choice of this name, in which a hyphen may stand for an underscore: icefall has both."""
+    return {choice.replace("_", "-"): choice for choice in choices}.get(text.replace("_", "-"), text)
 
 
 def _parse_tuple(kind: type, text: str) -> tuple[Any, ...]:

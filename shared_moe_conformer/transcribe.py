@@ -132,7 +132,7 @@ def _transcribe_files(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     decoding, *others = resolved(apply_flags(bundle.default_search, args), vocab_size=bundle.config.model.vocab_size)
-    require(not others, "--decoding-method all: give one method")
+    require(not others, "these are several searches: give one method, and one of --lm-scales")
     failed = transcribe_files(bundle, paths, decoding=decoding, write=_writer(args, paths))
     if failed:
         raise ValueError(f"{len(failed)} of {len(paths)} files failed: {', '.join(failed)}")

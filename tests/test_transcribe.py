@@ -48,8 +48,8 @@ def test_models_have_names_in_a_zoo(model: Path, capsys: Output) -> None:
 
 def test_another_search_can_be_chosen(model: Path, capsys: Output) -> None:
     arguments = ["--model", str(model), "--format", "json", str(model / TEST_WAV)]
-    main([*arguments, "--decoding-method", "modified_beam_search", "--beam", "7"])
-    decoding = DecodingConfig(decoding_method="modified_beam_search", beam=7)
+    main([*arguments, "--decoding-method", "modified_beam_search", "--beam-size", "7"])
+    decoding = DecodingConfig(decoding_method="modified_beam_search", beam_size=7)
     expected = Bundle.load(model).transcribe(model / TEST_WAV, decoding=decoding)
     assert json.loads(capsys.readouterr().out)["times"] == expected.times
     assert expected.text != expected_text(model)
@@ -59,7 +59,7 @@ def test_hotwords_are_found_and_confidences_shown(model: Path, capsys: Output) -
     arguments = ["--model", str(model), "--decoding-method", "modified_beam_search", str(model / TEST_WAV)]
     main([*arguments, "--format", "text"])
     assert "FOUR" not in capsys.readouterr().out
-    hotwords = ["--hotwords", "FOUR,THANK YOU", "--hotwords-score", "60", "--beam", "8"]
+    hotwords = ["--hotwords", "FOUR,THANK YOU", "--hotwords-score", "60", "--beam-size", "8"]
     main([*arguments, "--format", "ctm", *hotwords])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert any("FOUR" in row[4] for row in rows)
@@ -119,8 +119,12 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         (["--model", "nowhere/tiny"], "no released model in nowhere/tiny"),
         (["--model", "nobody", "--zoo-dir", "nowhere"], "the zoo nowhere has no model nobody"),
         (["--decoding-method", "all"], "give one method"),
-        (["--beam", "0"], "beam is 0"),
-        (["--hotwords", "ONE"], "greedy_search knows no hotwords"),
+        (["--beam-size", "0"], "beam_size is 0"),
+        (["--hotwords", "ONE"], "greedy_search has no --hotwords, which is an option of modified_beam_search, "),
+        (
+            ["--decoding-method", "nbest_oracle", "--graph", "H"],
+            "no transcripts to choose by: an oracle can decode test sets",
+        ),
         (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has e n o, which no"),
         (["--device", "abacus"], "--device abacus is of no use here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),

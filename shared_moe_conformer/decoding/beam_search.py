@@ -45,11 +45,11 @@ def modified_beam_search(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    beam: int = 4,
+    beam_size: int = 4,
     hotwords: PrefixScorer | None = None,
     hotwords_score: float = 1.5,
 ) -> list[Hypothesis]:
-    """Return the best of `beam` hypotheses kept per utterance; with a beam of 1, what greedy search finds.
+    """Return the best of `beam_size` hypotheses kept per utterance; with a beam of 1, what greedy search finds.
 
     Each frame adds one token or a blank to each hypothesis. Hypotheses whose tokens have become equal are merged: their
     probabilities add up, and the likelier one's frames stay. The best of the last frame is the one with the highest
@@ -66,7 +66,7 @@ def modified_beam_search(
     Source: modified_beam_search of icefall.
     """
     scorers = _scaled([(hotwords, hotwords_score)], encoder_out.device)
-    return _search(model, encoder_out, encoder_out_lens, beam=beam, scorers=scorers)
+    return _search(model, encoder_out, encoder_out_lens, beam_size=beam_size, scorers=scorers)
 
 
 def modified_beam_search_lm_shallow_fusion(
@@ -74,8 +74,8 @@ def modified_beam_search_lm_shallow_fusion(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    token_lm: PrefixScorer | None,
-    beam: int = 4,
+    token_lm: PrefixScorer,
+    beam_size: int = 4,
     lm_scale: float = 0.3,
     hotwords: PrefixScorer | None = None,
     hotwords_score: float = 1.5,
@@ -88,14 +88,13 @@ def modified_beam_search_lm_shallow_fusion(
       token_lm: the language model over tokens.
       lm_scale: what its log-probabilities are multiplied by.
 
-    Raises:
-      ValueError: no language model is given.
-
     Source: Kannan et al. 2018, An analysis of incorporating an external language model into a sequence-to-sequence
     model (arXiv 1712.01996), section 2.2; modified_beam_search_lm_shallow_fusion of icefall.
     """
-    fused = [(_given(token_lm), lm_scale), (hotwords, hotwords_score)]
-    return _search(model, encoder_out, encoder_out_lens, beam=beam, scorers=_scaled(fused, encoder_out.device))
+    fused = [(token_lm, lm_scale), (hotwords, hotwords_score)]
+    return _search(
+        model, encoder_out, encoder_out_lens, beam_size=beam_size, scorers=_scaled(fused, encoder_out.device)
+    )
 
 
 def modified_beam_search_lodr(
@@ -103,9 +102,9 @@ def modified_beam_search_lodr(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    token_lm: PrefixScorer | None,
-    low_order_lm: PrefixScorer | None,
-    beam: int = 4,
+    token_lm: PrefixScorer,
+    low_order_lm: PrefixScorer,
+    beam_size: int = 4,
     lm_scale: float = 0.3,
     lodr_scale: float = 0.1,
     hotwords: PrefixScorer | None = None,
@@ -119,20 +118,13 @@ def modified_beam_search_lodr(
       low_order_lm: a 2-gram over tokens.
       lodr_scale: what its log-probabilities are multiplied by before they are subtracted.
 
-    Raises:
-      ValueError: a language model is not given.
-
     Source: Zheng et al. 2022, An empirical study of language model integration for transducer based speech recognition
     (arXiv 2203.16776), section 3.4; modified_beam_search_LODR of icefall.
     """
-    fused = [(_given(token_lm), lm_scale), (_given(low_order_lm), -lodr_scale), (hotwords, hotwords_score)]
-    return _search(model, encoder_out, encoder_out_lens, beam=beam, scorers=_scaled(fused, encoder_out.device))
-
-
-def _given(lm: PrefixScorer | None) -> PrefixScorer:
-    if lm is None:
-        raise ValueError("no language model over tokens: run ./prepare.sh, which trains it (local/train_ngram.py)")
-    return lm
+    fused = [(token_lm, lm_scale), (low_order_lm, -lodr_scale), (hotwords, hotwords_score)]
+    return _search(
+        model, encoder_out, encoder_out_lens, beam_size=beam_size, scorers=_scaled(fused, encoder_out.device)
+    )
 
 
 def _scaled(scorers: Sequence[tuple[PrefixScorer | None, float]], device: torch.device) -> list[PrefixScorer]:
@@ -141,17 +133,17 @@ def _scaled(scorers: Sequence[tuple[PrefixScorer | None, float]], device: torch.
 
 
 def _search(
-    model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam: int, scorers: Sequence[PrefixScorer]
+    model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam_size: int, scorers: Sequence[PrefixScorer]
 ) -> list[Hypothesis]:
     encoder_frames = model.joiner.encoder_projection(encoder_out)
     valid = valid_frames(encoder_out, encoder_out_lens)
     blank_id = model.decoder.blank_id
-    steps = _no_steps(valid, beam)
-    hyps = _empty_beam(model, len(valid), beam, valid.device, num_scorers=len(scorers))
+    steps = _no_steps(valid, beam_size)
+    hyps = _empty_beam(model, len(valid), beam_size, valid.device, num_scorers=len(scorers))
     for t in range(valid.size(1)):
         log_probs = _next_token_log_probs(model, encoder_frames[:, t], hyps.context)
         scores = only_blank_in_padding(_fused(log_probs, hyps.states, scorers), valid[:, t, None], blank_id=blank_id)
-        scores, parents, tokens = best_extensions(hyps.scores.unsqueeze(2) + scores, beam)
+        scores, parents, tokens = best_extensions(hyps.scores.unsqueeze(2) + scores, beam_size)
         steps.parents[t], steps.tokens[t] = parents, tokens
         steps.posteriors[t] = log_probs.flatten(1).gather(1, parents * log_probs.size(2) + tokens)
         hyps = _extended(hyps, scores, parents, tokens, scorers, blank_id=blank_id)
@@ -159,18 +151,20 @@ def _search(
     return _best(scores, hyps.num_tokens, steps, blank_id=blank_id)
 
 
-def _no_steps(valid: Tensor, beam: int) -> Steps:
-    shape = (valid.size(1), len(valid), beam)
+def _no_steps(valid: Tensor, beam_size: int) -> Steps:
+    shape = (valid.size(1), len(valid), beam_size)
     parents = torch.empty(shape, dtype=torch.int64, device=valid.device)
     return Steps(parents, torch.empty_like(parents), torch.empty(shape, device=valid.device))
 
 
-def _empty_beam(model: AsrModel, num_utterances: int, beam: int, device: torch.device, *, num_scorers: int) -> Beam:
+def _empty_beam(
+    model: AsrModel, num_utterances: int, beam_size: int, device: torch.device, *, num_scorers: int
+) -> Beam:
     """One empty hypothesis per utterance."""
-    scores = torch.full((num_utterances, beam), -torch.inf, device=device)
+    scores = torch.full((num_utterances, beam_size), -torch.inf, device=device)
     scores[:, 0] = 0.0
     zeros = torch.zeros_like(scores, dtype=torch.int64)
-    context = torch.tensor(model.decoder.start_context, device=device).repeat(num_utterances, beam, 1)
+    context = torch.tensor(model.decoder.start_context, device=device).repeat(num_utterances, beam_size, 1)
     return Beam(scores, zeros, zeros + model.decoder.context_size, context, (zeros,) * num_scorers)
 
 

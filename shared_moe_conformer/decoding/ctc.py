@@ -80,9 +80,9 @@ class Prefixes(NamedTuple):
 
 
 def ctc_prefix_beam_search(
-    model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam: int = 4
+    model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam_size: int = 4
 ) -> list[Hypothesis]:
-    """Return the likeliest token sequence, each one's alignments summed, among `beam` prefixes kept per utterance.
+    """Return the likeliest token sequence, each one's alignments summed, among `beam_size` prefixes kept per utterance.
 
     With a beam that holds every prefix the sum is exact. A token's frame is the one at which the likeliest way
     into its prefix begins; its confidence is `peak_posteriors`.
@@ -96,9 +96,9 @@ def ctc_prefix_beam_search(
     """
     valid = valid_frames(encoder_out, encoder_out_lens)
     log_probs = only_blank_in_padding(model.ctc_log_probs(encoder_out), valid)
-    parents = torch.empty(valid.size(1), len(valid), beam, dtype=torch.int64, device=valid.device)
+    parents = torch.empty(valid.size(1), len(valid), beam_size, dtype=torch.int64, device=valid.device)
     tokens = torch.empty_like(parents)
-    prefixes = _empty_prefixes(len(valid), beam, valid.device)
+    prefixes = _empty_prefixes(len(valid), beam_size, valid.device)
     for t in range(valid.size(1)):
         prefixes, parents[t], tokens[t] = _advance(prefixes, log_probs[:, t])
     scores, best = prefixes.total.max(dim=1)
@@ -106,9 +106,9 @@ def ctc_prefix_beam_search(
     return hypotheses_from_frames(path, scores, blank_id=BLANK_ID, confidences=peak_posteriors(log_probs, path))
 
 
-def _empty_prefixes(num_utterances: int, beam: int, device: torch.device) -> Prefixes:
+def _empty_prefixes(num_utterances: int, beam_size: int, device: torch.device) -> Prefixes:
     """One empty prefix per utterance, in a beam whose other places are empty."""
-    impossible = torch.full((num_utterances, beam), -torch.inf, device=device)
+    impossible = torch.full((num_utterances, beam_size), -torch.inf, device=device)
     blank = impossible.clone()
     blank[:, 0] = 0.0
     zeros = torch.zeros_like(blank, dtype=torch.int64)

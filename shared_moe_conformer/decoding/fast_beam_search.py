@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import kaldialign
 import numpy as np
 import torch
 from torch import Tensor
 
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.padding import only_blank_in_padding
+from shared_moe_conformer.decoding.scoring import num_errors, words_of
 from shared_moe_conformer.lattice.engine import transducer_search
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
 from shared_moe_conformer.lattice.path import AlignedPath
@@ -28,37 +28,20 @@ if TYPE_CHECKING:
     from shared_moe_conformer.lattice.k2_transducer import TransducerLattices
 
 
-class FastBeam(NamedTuple):
-    """How wide the search is; see `lattice.k2_transducer.search`."""
-
-    search_beam: float
-    max_contexts: int
-    max_states: int
-
-
-def fast_beam_search(
-    model: AsrModel,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
-    *,
-    search_beam: float = 20.0,
-    max_contexts: int = 8,
-    max_states: int = 64,
-) -> list[Hypothesis]:
+def fast_beam_search(model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, **search: Any) -> list[Hypothesis]:
     """Return the tokens of the best alignment.
 
     Args:
       encoder_out: encoder frames, (N, T, C).
       encoder_out_lens: valid frames of each utterance, (N,).
-      search_beam, max_contexts, max_states: see `lattice.k2_transducer.search`.
+      search: see `transducer_lattices`.
 
     Raises:
       ValueError: k2 is not installed.
 
     Source: fast_beam_search_one_best of icefall, which loses the last frame.
     """
-    widths = FastBeam(search_beam, max_contexts, max_states)
-    lattices = transducer_lattices(model, (encoder_out, encoder_out_lens), any_tokens(model.decoder.vocab_size), widths)
+    lattices = token_lattices(model, encoder_out, encoder_out_lens, **search)
     return [_hypothesis(path) for path in lattices.one_best()]
 
 
@@ -67,11 +50,9 @@ def fast_beam_search_nbest(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    search_beam: float = 20.0,
-    max_contexts: int = 8,
-    max_states: int = 64,
     num_paths: int = 200,
     nbest_scale: float = 0.5,
+    **search: Any,
 ) -> list[Hypothesis]:
     """Return the likeliest of the token sequences that were drawn, each one's alignments summed.
 
@@ -81,8 +62,7 @@ def fast_beam_search_nbest(
     Source: fast_beam_search_nbest of icefall, which takes each sequence's best alignment; the sum is its
     fast_beam_search_nbest_LG's.
     """
-    widths = FastBeam(search_beam, max_contexts, max_states)
-    lattices = transducer_lattices(model, (encoder_out, encoder_out_lens), any_tokens(model.decoder.vocab_size), widths)
+    lattices = token_lattices(model, encoder_out, encoder_out_lens, **search)
     outputs = _likeliest(lattices, lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale))
     return [_hypothesis(path) for path in lattices.aligned(outputs)]
 
@@ -92,13 +72,11 @@ def fast_beam_search_nbest_lg(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    token_word_graph: WordGraph | None,
+    token_word_graph: WordGraph,
     ngram_lm_scale: float = 0.01,
-    search_beam: float = 20.0,
-    max_contexts: int = 8,
-    max_states: int = 64,
     num_paths: int = 200,
     nbest_scale: float = 0.5,
+    **search: Any,
 ) -> list[Hypothesis]:
     """Return the likeliest of the word sequences that were drawn, over the lexicon and the n-gram.
 
@@ -106,16 +84,10 @@ def fast_beam_search_nbest_lg(
       token_word_graph: LG.
       ngram_lm_scale: what its log-probabilities are multiplied by.
 
-    Raises:
-      ValueError: LG is not given, or k2 is not installed.
-
     Source: fast_beam_search_nbest_LG of icefall.
     """
-    if token_word_graph is None:
-        raise ValueError("no LG to search: run ./prepare.sh, which builds it (local/build_graph.py)")
-    widths = FastBeam(search_beam, max_contexts, max_states)
     graph = _scaled(token_word_graph.graph, ngram_lm_scale)
-    lattices = transducer_lattices(model, (encoder_out, encoder_out_lens), graph, widths)
+    lattices = transducer_lattices(model, encoder_out, encoder_out_lens, graph, **search)
     outputs = _likeliest(lattices, lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale))
     return [_hypothesis(path, token_word_graph.words) for path in lattices.aligned(outputs)]
 
@@ -125,13 +97,11 @@ def fast_beam_search_nbest_oracle(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    transcripts: Sequence[str] | None,
-    to_text: Callable[[list[int]], str] | None,
-    search_beam: float = 20.0,
-    max_contexts: int = 8,
-    max_states: int = 64,
+    transcripts: Sequence[str],
+    to_text: Callable[[list[int]], str],
     num_paths: int = 200,
     nbest_scale: float = 0.5,
+    **search: Any,
 ) -> list[Hypothesis]:
     """Return, of the token sequences that were drawn, the one with the fewest wrong words: a bound, no result.
 
@@ -141,13 +111,10 @@ def fast_beam_search_nbest_oracle(
 
     Source: fast_beam_search_nbest_oracle of icefall.
     """
-    if transcripts is None or to_text is None:
-        raise ValueError("no transcripts to choose by: an oracle can decode test sets only (./decode.py)")
-    widths = FastBeam(search_beam, max_contexts, max_states)
-    lattices = transducer_lattices(model, (encoder_out, encoder_out_lens), any_tokens(model.decoder.vocab_size), widths)
+    lattices = token_lattices(model, encoder_out, encoder_out_lens, **search)
     drawn = lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale)
     outputs = [
-        min(of_one, key=lambda tokens: _wrong_words(to_text(list(tokens)), text), default=[])
+        min(of_one, key=lambda tokens: num_errors(words_of(text), words_of(to_text(list(tokens)))), default=[])
         for of_one, text in zip(drawn, transcripts, strict=True)
     ]
     return [_hypothesis(path) for path in lattices.aligned(outputs)]
@@ -167,29 +134,48 @@ def _scaled(graph: Graph, scale: float) -> Graph:
     return graph.scaled(scale)
 
 
+def token_lattices(model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, **search: Any) -> TransducerLattices:
+    """The lattices over the trivial graph; see `transducer_lattices`."""
+    graph = any_tokens(model.decoder.vocab_size)
+    return transducer_lattices(model, encoder_out, encoder_out_lens, graph, **search)
+
+
 def transducer_lattices(
-    model: AsrModel, batch: tuple[Tensor, Tensor], graph: Graph, widths: FastBeam
+    model: AsrModel,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    graph: Graph,
+    *,
+    beam: float = 20.0,
+    max_contexts: int = 8,
+    max_states: int = 64,
 ) -> TransducerLattices:
-    """The lattices of encoder frames (N, T, C) and how many of each utterance are valid (N,), over a graph of tokens.
+    """The lattices over a graph of tokens.
+
+    Args:
+      encoder_out: encoder frames, (N, T, C).
+      encoder_out_lens: valid frames of each utterance, (N,).
+      graph, beam, max_contexts, max_states: see `lattice.k2_transducer.search`.
 
     Raises:
       ValueError: k2 is not installed.
     """
-    encoder_out, lens = batch
     frames = model.joiner.encoder_projection(torch.nn.functional.pad(encoder_out, (0, 0, 0, 1)))
 
     def next_log_probs(t: int, utterances: Tensor, contexts: Tensor) -> Tensor:
         decoder_frames = model.joiner.decoder_projection(model.decoder.step(_with_start(contexts)))
         logits = model.joiner(frames[utterances, t], decoder_frames).float()
-        return only_blank_in_padding(logits.log_softmax(dim=-1), t < lens[utterances])
+        return only_blank_in_padding(logits.log_softmax(dim=-1), t < encoder_out_lens[utterances])
 
     return transducer_search()(
         next_log_probs,
-        lens,
+        encoder_out_lens,
         graph,
         vocab_size=model.decoder.vocab_size,
         context_size=model.decoder.context_size,
-        **widths._asdict(),
+        beam=beam,
+        max_contexts=max_contexts,
+        max_states=max_states,
     )
 
 
@@ -204,10 +190,6 @@ def _with_start(contexts: Tensor) -> Tensor:
 def _likeliest(lattices: TransducerLattices, outputs: Sequence[Sequence[Sequence[int]]]) -> list[Sequence[int]]:
     totals = lattices.total_scores(outputs)
     return [of_one[int(np.argmax(scores))] if of_one else [] for of_one, scores in zip(outputs, totals, strict=True)]
-
-
-def _wrong_words(hyp: str, ref: str) -> int:
-    return int(kaldialign.edit_distance(ref.split(), hyp.split())["total"])
 
 
 def _hypothesis(aligned: AlignedPath, words: Sequence[str] | None = None) -> Hypothesis:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.resources import MISSING
 from shared_moe_conformer.lattice import engine, graphs
 from shared_moe_conformer.lattice.bounded_search import find_lattices
-from shared_moe_conformer.lattice.confidence import frame_confidences, label_confidences
-from shared_moe_conformer.lattice.engine import EngineName
+from shared_moe_conformer.lattice.confidence import output_confidences, token_confidences
+from shared_moe_conformer.lattice.engine import Beams, EngineName
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import CtcTopology, WordGraph, chosen_topology
 from shared_moe_conformer.lattice.lattice import Lattice
@@ -51,7 +52,7 @@ def search_lattices(
     encoder_out: Tensor,
     encoder_out_lens: Tensor,
     *,
-    graph: GraphName = "H",
+    graph: GraphName = "HLG",
     hlg_scale: float = 1.0,
     lattice_engine: EngineName = "auto",
     ctc_topology: CtcTopology = "auto",
@@ -69,7 +70,7 @@ def search_lattices(
       hlg_scale: what the log-probabilities of HLG are multiplied by.
       lattice_engine: who searches.
       ctc_topology: which label sequences H allows.
-      search_beam, output_beam, max_active: see `LatticeEngine.lattices`.
+      search_beam, output_beam, max_active: see `lattice.engine.Beams`.
       word_graph: HLG.
 
     Raises:
@@ -86,9 +87,7 @@ def search_lattices(
         log_probs,
         encoder_out_lens,
         searched,
-        search_beam=search_beam,
-        output_beam=output_beam,
-        max_active=max_active,
+        Beams(search_beam, output_beam, max_active),
     )
     return Lattices(found, words)
 
@@ -96,14 +95,13 @@ def search_lattices(
 def hypothesis(lattice: Lattice, path: LatticePath, words: list[str] | None) -> Hypothesis:
     """The hypothesis of a path, as sure as the lattice is."""
     tokens, frames = tokens_of(path)
-    sure = frame_confidences(lattice, path)
-    hyp = Hypothesis(tokens, frames, path.score, confidences=[sure[frame] for frame in frames])
+    hyp = Hypothesis(tokens, frames, path.score, confidences=token_confidences(lattice, tokens, frames))
     if words is None:
         return hyp
     return hyp._replace(
         words=[words[label] for label in path.output_labels],
         word_frames=path.output_frames,
-        word_confidences=label_confidences(lattice, path),
+        word_confidences=output_confidences(lattice, path.output_labels, path.output_frames),
     )
 
 
@@ -125,7 +123,7 @@ def _topology(vocab_size: int, topology: CtcTopology) -> graphs.Graph:
 
 def _scaled(word_graph: WordGraph | None, scale: float, vocab_size: int) -> tuple[graphs.Graph, list[str]]:
     if word_graph is None:
-        raise ValueError("no HLG to search: run ./prepare.sh, which builds it, or decode with --graph H")
+        raise ValueError(MISSING["word_graph"])
     units = int(word_graph.graph.ilabel.max()) + 1
     if units > vocab_size:
         raise ValueError(

@@ -6,6 +6,7 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.lattice import one_best
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.rescoring import nbest, nbest_oracle, nbest_rescoring, whole_lattice_rescoring
-from shared_moe_conformer.decoding.resources import NOTHING, Resources
+from shared_moe_conformer.decoding.resources import MISSING, NOTHING, Resources
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
 from shared_moe_conformer.lattice.graphs import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
@@ -67,28 +68,30 @@ class Method(NamedTuple):
     """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
 
 
+RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
+"""Options that `resolved` sets, whatever the method."""
 ENGINES = ("k2", "embedded")
 HOTWORDS = ("hotwords", "hotwords_file", "hotwords_score")
-FAST = ("search_beam", "max_contexts", "max_states")
+FAST = ("beam", "max_contexts", "max_states")
 NBEST = ("num_paths", "nbest_scale")
 OVER_WORDS = ("hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
 LATTICE = ("graph", *OVER_WORDS)
-RESCORING = ("rescoring_ngram", "backoff", "lm_scale", "lm_scales")
+RESCORING = ("rescoring_ngram", "backoff", "lm_scales")
 
 METHODS = {
-    "greedy_search": Method(greedy_search, ("max_symbols_per_frame",)),
+    "greedy_search": Method(greedy_search, ("max_sym_per_frame",)),
     "modified_beam_search": Method(
-        modified_beam_search, ("beam", "hotwords_score"), uses=("hotwords",), inputs=("hotwords", "hotwords_file")
+        modified_beam_search, ("beam_size", "hotwords_score"), uses=("hotwords",), inputs=("hotwords", "hotwords_file")
     ),
     "modified_beam_search_lm_shallow_fusion": Method(
         modified_beam_search_lm_shallow_fusion,
-        ("beam", "lm_scale", "hotwords_score"),
+        ("beam_size", "lm_scale", "hotwords_score"),
         uses=("token_lm", "hotwords"),
         inputs=("lm_order", "hotwords", "hotwords_file"),
     ),
     "modified_beam_search_LODR": Method(
         modified_beam_search_lodr,
-        ("beam", "lm_scale", "lodr_scale", "hotwords_score"),
+        ("beam_size", "lm_scale", "lodr_scale", "hotwords_score"),
         uses=("token_lm", "low_order_lm", "hotwords"),
         inputs=("lm_order", "hotwords", "hotwords_file"),
     ),
@@ -108,7 +111,7 @@ METHODS = {
         is_oracle=True,
     ),
     "ctc_greedy_search": Method(ctc_greedy_search, ()),
-    "ctc_prefix_beam_search": Method(ctc_prefix_beam_search, ("beam",)),
+    "ctc_prefix_beam_search": Method(ctc_prefix_beam_search, ("beam_size",)),
     "1best": Method(one_best, LATTICE, uses=("word_graph",), engines=ENGINES),
     "nbest": Method(nbest, (*LATTICE, "num_paths"), uses=("word_graph",), engines=ENGINES),
     "nbest_rescoring": Method(
@@ -166,11 +169,13 @@ def decode_at_scales(
     method = METHODS[configs[0].decoding_method]
     options = {name: getattr(configs[0], name) for name in method.options}
     given = {name: getattr(resources, name) for name in method.uses}
+    for name in used(configs[0]):
+        require(given[name] is not None or name not in MISSING, MISSING.get(name, ""))
     search = functools.partial(
         method.search, model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **options, **given
     )
     if method.at_scales:
-        return search(lm_scales=[config.lm_scale for config in configs])
+        return search(lm_scales=[scale for config in configs for scale in config.lm_scales])
     return [search() for _ in configs]
 
 
@@ -178,7 +183,7 @@ def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
     """The configs in lists of those for which one search serves."""
 
     def search_of(config: DecodingConfig) -> DecodingConfig:
-        return replace_fields(config, {"lm_scale": 0.0}) if METHODS[config.decoding_method].at_scales else config
+        return replace_fields(config, {"lm_scales": (0.0,)}) if METHODS[config.decoding_method].at_scales else config
 
     return [list(group) for _, group in itertools.groupby(configs, key=search_of)]
 
@@ -196,26 +201,34 @@ def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]
     For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
 
     Raises:
-      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or hotwords are given
-        of which it knows nothing.
+      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it has not one of
+        the options that are given.
     """
     config = replace_fields(config, {"ctc_topology": chosen_topology(config.ctc_topology, vocab_size)})
-    if config.decoding_method != "all":
-        takes_hotwords = "hotwords" in METHODS[config.decoding_method].uses
-        require(
-            takes_hotwords or not (config.hotwords or config.hotwords_file),
-            f"{config.decoding_method} knows no hotwords: give --decoding-method modified_beam_search",
-        )
-        return _at_each_scale(_with_engine(config))
-    variants = [v for name in METHODS for v in _variants(replace_fields(config, {"decoding_method": name}))]
+    if config.decoding_method == "all":
+        variants = [v for name in METHODS for v in _variants(replace_fields(config, {"decoding_method": name}))]
+    else:
+        _require_its_own_options(config)
+        variants = [_with_engine(config)]
     return [at_scale for variant in variants for at_scale in _at_each_scale(variant)]
+
+
+def _require_its_own_options(config: DecodingConfig) -> None:
+    """Refuse options that would change nothing, by which another method must have been meant."""
+    method = config.decoding_method
+    for f in fields(config):
+        users = [name for name, m in METHODS.items() if f.name in (*m.options, *m.inputs)]
+        require(
+            method in users or f.name in RESOLVED or getattr(config, f.name) == f.default,
+            f"{method} has no --{f.name.replace('_', '-')}, which is an option of {', '.join(users)}",
+        )
 
 
 def _at_each_scale(config: DecodingConfig) -> list[DecodingConfig]:
     """The config at each of its LM scales."""
-    if not METHODS[config.decoding_method].at_scales or not config.lm_scales:
+    if not METHODS[config.decoding_method].at_scales:
         return [config]
-    return [replace_fields(config, {"lm_scale": scale, "lm_scales": ()}) for scale in config.lm_scales]
+    return [replace_fields(config, {"lm_scales": (scale,)}) for scale in config.lm_scales]
 
 
 def _with_engine(config: DecodingConfig) -> DecodingConfig:
@@ -251,15 +264,15 @@ def _is_installed(engine: Any) -> bool:
 
 
 def settings(config: DecodingConfig) -> str:
-    """The method and every option that changes its result, as file names carry them: greedy_search-max-symbols-.."""
+    """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
     method = METHODS[config.decoding_method]
     has_hotwords = bool(config.hotwords or config.hotwords_file)
     names = [name for name in (*method.options, *method.inputs) if has_hotwords or name not in HOTWORDS]
     values = {name: getattr(config, name) for name in names}
     if "hotwords" in values:
         values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
-    if not config.lm_scales:
-        values.pop("lm_scales", None)
+    if "lm_scales" in values:
+        values["lm_scale"] = "+".join(map(str, values.pop("lm_scales")))
     values |= {name: Path(values[name]).stem for name in ("hotwords_file", "rescoring_ngram") if name in values}
     return "-".join(
         [
@@ -275,5 +288,5 @@ def label(config: DecodingConfig) -> str:
     graph = config.graph if "graph" in method.options else "HLG"
     over = f" over {graph}" if "word_graph" in method.uses else ""
     by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
-    at = f" at {config.lm_scale}" if method.at_scales else ""
+    at = f" at {'+'.join(map(str, config.lm_scales))}" if method.at_scales else ""
     return f"{config.decoding_method}{over}{by}{at}"

@@ -41,30 +41,30 @@ class DecodingConfig:
 
     decoding_method: DecodingMethod = "greedy_search"
     """The search; all: every one that can run here, and a table that compares them."""
-    max_symbols_per_frame: int = 1
+    max_sym_per_frame: int = 1
     """greedy_search: tokens after which it goes on to the next frame without waiting for a blank."""
-    beam: int = 4
+    beam_size: int = 4
     """modified_beam_search and its kin, ctc_prefix_beam_search: hypotheses kept per utterance."""
     lm_order: int = 3
     """modified_beam_search_lm_shallow_fusion, .._LODR: tokens of the longest n-grams of the LM in the lang folder."""
     lm_scale: float = 0.3
-    """.._lm_shallow_fusion, .._LODR, .._rescoring: what the LM's log-probabilities are multiplied by."""
-    lm_scales: tuple[float, ...] = ()
-    """nbest_rescoring, whole_lattice_rescoring: several such scales, each with results of its own; empty: lm_scale."""
+    """.._lm_shallow_fusion, .._LODR: what the LM's log-probabilities are multiplied by."""
+    lm_scales: tuple[float, ...] = (0.5, 1.0, 1.5)
+    """nbest_rescoring, whole_lattice_rescoring: such scales of the n-gram, each with results of its own."""
     rescoring_ngram: str = "G_4_gram.arpa"
     """nbest_rescoring, whole_lattice_rescoring: the n-gram over words, a file of the lang folder."""
     backoff: Backoff = "exact"
     """Rescoring: exact: the scores of the ARPA file; epsilon: backing off is always allowed, as in icefall's G."""
     lodr_scale: float = 0.1
-    """modified_beam_search_LODR: what the 2-gram's are multiplied by before they are subtracted."""
+    """modified_beam_search_LODR: the 2-gram's scale, which is subtracted; icefall's --ngram-lm-scale, negated."""
     hotwords: tuple[str, ...] = ()
     """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; none: empty."""
     hotwords_file: str = ""
-    """File with more of them, one a line; empty: none."""
+    """File with more of them, one a line; icefall's --context-file; empty: none."""
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
-    graph: GraphName = "H"
-    """1best, nbest, nbest_oracle: H: the CTC topology alone; HLG: with the lang folder's lexicon and n-gram."""
+    graph: GraphName = "HLG"
+    """1best, nbest, nbest_oracle: HLG: the lang folder's lexicon and n-gram; H: the CTC topology alone."""
     hlg_scale: float = 1.0
     """Lattices over HLG: what the graph's log-probabilities are multiplied by."""
     lattice_engine: EngineName = "auto"
@@ -72,11 +72,13 @@ class DecodingConfig:
     ctc_topology: CtcTopology = "auto"
     """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 15.0
-    """Lattices, fast_beam_search and its kin (icefall's --beam): ways this much (nats) worse than a frame's best go."""
+    """Lattices: ways this much (nats) worse than a frame's best are dropped."""
     output_beam: float = 8.0
     """Lattices: paths this much (nats) worse than the utterance's best are left out."""
     max_active: int = 7000
-    """Lattices: states kept on a frame at most."""
+    """Lattices: states kept on a frame at most; icefall's max_active_states."""
+    beam: float = 20.0
+    """fast_beam_search and its kin: states this much (nats) worse than a frame's best are dropped."""
     max_contexts: int = 8
     """fast_beam_search and its kin: contexts of an utterance for each of which the joiner is computed on a frame."""
     max_states: int = 64
@@ -92,14 +94,17 @@ class DecodingConfig:
         require_choice("decoding_method", self.decoding_method, DecodingMethod)
         require_choice("lattice_engine", self.lattice_engine, EngineName)
         require_choice("ctc_topology", self.ctc_topology, CtcTopology)
-        for name in ("max_symbols_per_frame", "beam", "lm_order", "max_contexts", "max_states", "num_paths"):
+        for name in ("max_sym_per_frame", "beam_size", "lm_order", "max_contexts", "max_states", "num_paths"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
         for name in ("lm_scale", "lodr_scale", "hotwords_score", "ngram_lm_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
-        require(all(scale >= 0 for scale in self.lm_scales), f"lm_scales is {self.lm_scales}: give 0 or more")
+        require(
+            bool(self.lm_scales) and min(self.lm_scales) >= 0,
+            f"lm_scales is {self.lm_scales}: give one or more of 0 or more",
+        )
         require_choice("backoff", self.backoff, Backoff)
         require_choice("graph", self.graph, GraphName)
-        for name in ("search_beam", "output_beam", "hlg_scale", "nbest_scale"):
+        for name in ("search_beam", "output_beam", "beam", "hlg_scale", "nbest_scale"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")
         require(
             2 <= self.max_active <= MAX_ACTIVE_LIMIT,

@@ -10,13 +10,13 @@ _STATE_FACTOR = 0x9E3779B97F4A7C15 - (1 << 64)
 _TOKEN_FACTOR = 0xBF58476D1CE4E5B9 - (1 << 64)
 
 
-def best_extensions(scores: Tensor, beam: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `beam` best, best first: their scores, the entries that they extend, and the tokens, each (N, beam).
+def best_extensions(scores: Tensor, beam_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `beam_size` best, best first: their scores, the entries that they extend, and the tokens, each (N, K).
 
     Args:
       scores: log-probability of each beam entry with each token added, (N, K, V).
     """
-    best, index = scores.flatten(1).topk(beam, dim=1)
+    best, index = scores.flatten(1).topk(beam_size, dim=1)
     return best, index.div(scores.size(2), rounding_mode="floor"), index % scores.size(2)
 
 

@@ -33,3 +33,14 @@ class Resources:
 
 
 NOTHING = Resources()
+
+MISSING = {
+    "token_lm": "no language model over tokens: run ./prepare.sh, which trains it (local/train_ngram.py)",
+    "low_order_lm": "no 2-gram over tokens: run ./prepare.sh, which trains it (local/train_ngram.py)",
+    "word_graph": "no HLG to search: run ./prepare.sh, which builds it, or decode with --graph H",
+    "token_word_graph": "no LG to search: run ./prepare.sh, which builds it (local/build_graph.py)",
+    "rescoring_lm": "no n-gram to rescore with: run ./prepare.sh, which trains it (local/train_ngram.py)",
+    "transcripts": "no transcripts to choose by: an oracle can decode test sets only (./decode.py)",
+    "to_text": "no texts of tokens to compare with transcripts: give to_text",
+}
+"""What to say where a method uses a part that is not given; without hotwords there are none."""

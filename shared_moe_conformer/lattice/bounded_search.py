@@ -1,17 +1,15 @@
-"""Lattices in bounded memory: what would grow too large is searched again with narrower beams, and never dropped.
+"""Lattices of a batch, whatever its posteriors are: in bounded memory, and one for every utterance that has a frame.
 
-Posteriors of an untrained model are flat: every state of the graph stays within the beam of every other.
+Posteriors of an untrained model are flat: every state of the graph stays within the beam of every other. Those of an
+utterance that was cut off may leave no way to a state in which the graph may end. Both are searched again, and said.
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-
 from torch import Tensor
 
-from shared_moe_conformer.lattice.engine import LatticeEngine
-from shared_moe_conformer.lattice.forward_backward import within_beam
+from shared_moe_conformer.lattice.engine import Beams, LatticeEngine, warn_once
+from shared_moe_conformer.lattice.forward_backward import pruned
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Lattice
 
@@ -23,8 +21,8 @@ NARROWER = 0.25
 """What beams are multiplied by when they were too wide."""
 NARROWEST = 1e-3
 """Search beam (nats) that is not made narrower."""
-
-logger = logging.getLogger("shared_moe_conformer")
+MIN_POSTERIORS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Posteriors below which arcs are left out, one after the other. Source: icefall's rescore_with_whole_lattice."""
 
 
 def find_lattices(
@@ -32,57 +30,59 @@ def find_lattices(
     log_probs: Tensor,
     lens: Tensor,
     graph: Graph,
+    beams: Beams,
     *,
-    search_beam: float,
-    output_beam: float,
-    max_active: int,
     max_searched: int = MAX_SEARCHED_ARCS,
     max_arcs: int = MAX_LATTICE_ARCS,
 ) -> list[Lattice]:
-    """Return the lattice of each utterance, `EMPTY` where there is no path.
+    """Return the lattice of each utterance; `EMPTY` where it has no frame, or the graph no way of its length.
 
     Args:
       engine: who searches.
-      log_probs, lens, graph, search_beam, output_beam, max_active: see `LatticeEngine.lattices`.
+      log_probs, lens, graph, beams: see `LatticeEngine.lattices`.
       max_searched: arcs of an utterance that the search may keep.
       max_arcs: arcs of each lattice that is returned.
 
     Raises:
       ValueError: even the narrowest beam is too wide.
     """
-    max_active = max(2, min(max_active, graph.num_states))
-    options = {"search_beam": search_beam, "output_beam": output_beam}
-    found = engine.lattices(log_probs, lens, graph, **options, max_active=max_active, max_arcs=max_searched)
-    too_large = [index for index, lattice in enumerate(found) if lattice is None]
-    if too_large:
-        if search_beam < NARROWEST:
-            raise ValueError(f"an utterance of {int(lens.max())} frames is too long for a lattice: cut it")
-        warn_once("the lattice of an utterance was too large: searched again with narrower beams")
-        again = find_lattices(
-            engine,
-            log_probs[too_large],
-            lens[too_large],
-            graph,
-            search_beam=NARROWER * search_beam,
-            output_beam=output_beam,
-            max_active=max(2, max_active // 2),
-            max_searched=max_searched,
-            max_arcs=max_arcs,
+    found = _search(engine, log_probs, lens, graph, beams, max_searched=max_searched)
+    unfinished = [index for index, lattice in enumerate(found) if not lattice.num_arcs and lens[index] > 0]
+    if unfinished:
+        again = _search(
+            engine, log_probs[unfinished], lens[unfinished], graph.ending_anywhere, beams, max_searched=max_searched
         )
-        found = [again[too_large.index(i)] if i in too_large else lattice for i, lattice in enumerate(found)]
-    return [_at_most(max_arcs, lattice, beam=output_beam) for lattice in found if lattice is not None]
+        if any(lattice.num_arcs for lattice in again):
+            warn_once("an utterance ends where the graph may not, such as inside of a word: taken as it is")
+        for index, lattice in zip(unfinished, again):
+            found[index] = lattice
+    return [_at_most(max_arcs, lattice) for lattice in found]
 
 
-def _at_most(max_arcs: int, lattice: Lattice, *, beam: float) -> Lattice:
-    """The lattice within a beam that leaves this many arcs, but the best paths in any case."""
-    while lattice.num_arcs > max_arcs and beam > NARROWEST:
-        warn_once("the lattice of an utterance was too large: its worst paths were left out")
-        beam *= NARROWER
-        lattice = within_beam(lattice, beam)
+def _search(
+    engine: LatticeEngine, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_searched: int
+) -> list[Lattice]:
+    """The lattices, with narrower beams where they are too large."""
+    found: dict[int, Lattice] = {}
+    waiting = list(range(len(lens)))
+    while True:
+        lattices = engine.lattices(log_probs[waiting], lens[waiting], graph, beams, max_arcs=max_searched)
+        found |= {index: lattice for index, lattice in zip(waiting, lattices) if lattice is not None}
+        waiting = [index for index in waiting if index not in found]
+        if not waiting:
+            return [found[index] for index in range(len(lens))]
+        if beams.search_beam < NARROWEST:
+            raise ValueError(f"an utterance of {int(lens[waiting].max())} frames is too long for a lattice: cut it")
+        warn_once("the lattice of an utterance was too large: searched again with narrower beams")
+        max_active = max(2, min(beams.max_active, graph.num_states) // 2)
+        beams = beams._replace(search_beam=NARROWER * beams.search_beam, max_active=max_active)
+
+
+def _at_most(max_arcs: int, lattice: Lattice) -> Lattice:
+    """The lattice of its likeliest arcs and its best path."""
+    for min_posterior in MIN_POSTERIORS:
+        if lattice.num_arcs <= max_arcs:
+            break
+        warn_once("the lattice of an utterance was too large: its least likely arcs were left out")
+        lattice = pruned(lattice, min_posterior)
     return lattice
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Say something, the first time only."""
-    logger.warning(message)

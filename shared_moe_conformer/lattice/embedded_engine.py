@@ -1,93 +1,141 @@
-"""Lattices without k2: best paths by kaldi-decoder over a kaldifst graph, lattices by this package's own search."""
+"""The engine that needs nothing but NumPy: a frame-synchronous search that keeps a whole lattice.
+
+kaldi-decoder's lattice search has no limit on its active states, so that flat posteriors make it fill the memory; this
+one counts them, as k2's does, and gives up at a number of arcs. Every arc of a graph consumes a frame, so that there
+is no epsilon to follow within a frame.
+
+Source: token passing with beam and maximum of active states, Young et al. 1989; k2.intersect_dense_pruned.
+"""
 
 from __future__ import annotations
 
-import functools
+from typing import NamedTuple
 
-import kaldi_decoder
-import kaldifst
 import numpy as np
 from torch import Tensor
 
+from shared_moe_conformer.lattice.engine import MIN_ACTIVE, Beams
+from shared_moe_conformer.lattice.forward_backward import best_of, group_starts
 from shared_moe_conformer.lattice.graphs import Graph
-from shared_moe_conformer.lattice.lattice import Lattice
-from shared_moe_conformer.lattice.path import NO_PATH, LatticePath, min_active, path_of_arcs
-from shared_moe_conformer.lattice.search import find_lattice
+from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs, spans
+
+LAST_FRAMES, WIDENING = 4, 1.25
+"""On so many frames at the end the search beam grows by this factor each, so that a state in which the graph may end
+survives. Source: k2.intersect_dense_pruned."""
 
 
 class EmbeddedEngine:
-    """One utterance after the other, on the CPU: Kaldi's token-passing decoder, and a search that keeps lattices."""
+    """One utterance after the other, on the CPU."""
 
     name = "embedded"
 
-    def one_best(
-        self,
-        log_probs: Tensor,
-        lens: Tensor,
-        graph: Graph,
-        *,
-        search_beam: float,
-        output_beam: float,
-        max_active: int,
-    ) -> list[LatticePath]:
-        """See `LatticeEngine.one_best`; `output_beam` means nothing here, since no lattice is kept."""
-        options = kaldi_decoder.FasterDecoderOptions(
-            beam=search_beam, max_active=max_active, min_active=min_active(max_active)
-        )
-        return [_best_path(row, graph, options) for row in _rows(log_probs, lens)]
-
     def lattices(
-        self,
-        log_probs: Tensor,
-        lens: Tensor,
-        graph: Graph,
-        *,
-        search_beam: float,
-        output_beam: float,
-        max_active: int,
-        max_arcs: int,
+        self, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_arcs: int
     ) -> list[Lattice | None]:
         """See `LatticeEngine.lattices`."""
-        options = {"search_beam": search_beam, "output_beam": output_beam}
-        return [
-            find_lattice(row, graph, **options, max_active=max_active, max_arcs=max_arcs)
-            for row in _rows(log_probs, lens)
-        ]
+        rows = log_probs.float().cpu().numpy()
+        return [find_lattice(row[:n], graph, beams, max_arcs=max_arcs) for row, n in zip(rows, lens.tolist())]
 
 
-def _rows(log_probs: Tensor, lens: Tensor) -> list[np.ndarray]:
-    """The valid frames of each utterance."""
-    rows = log_probs.float().cpu().contiguous().numpy()
-    return [row[:num_frames] for row, num_frames in zip(rows, lens.tolist())]
+class _Step(NamedTuple):
+    """The arcs that consume one frame; states are numbered within their frame."""
+
+    src: np.ndarray
+    dst: np.ndarray
+    arc: np.ndarray
+    """The graph's arc that each one takes."""
+    score: np.ndarray
+    """Log-probability of the best way from the start through each arc."""
+    best: np.ndarray
+    """Of all arcs into each state, the best one's score."""
+
+    def taken(self, which: np.ndarray) -> _Step:
+        """The step of some of the arcs."""
+        return _Step(self.src[which], self.dst[which], self.arc[which], self.score[which], self.best)
 
 
-def _best_path(log_probs: np.ndarray, graph: Graph, options: kaldi_decoder.FasterDecoderOptions) -> LatticePath:
-    if len(log_probs) == 0:
-        return NO_PATH
-    fst = _loaded(graph)  # the decoder does not own it: it must outlive the decoder
-    decoder = kaldi_decoder.FasterDecoder(fst, options)
-    decoder.decode(kaldi_decoder.DecodableCtc(log_probs))
-    found, best = decoder.get_best_path()
-    if not found:
-        return NO_PATH
-    _, _, arcs, cost = kaldifst.get_linear_symbol_sequence(best)
-    return path_of_arcs(graph, [arc - 1 for arc in arcs], -(cost.value1 + cost.value2))
+def find_lattice(log_probs: np.ndarray, graph: Graph, beams: Beams, *, max_arcs: int) -> Lattice | None:
+    """Return the lattice of one utterance, without arcs where there is no path; None: it would have too many arcs.
 
-
-@functools.lru_cache(maxsize=8)
-def _loaded(graph: Graph) -> kaldifst.StdVectorFst:
-    """The graph in OpenFst's terms: 0 is epsilon, so input labels are frame labels + 1, and weights are costs.
-
-    Output labels are the indices of the graph's arcs + 1, so that a path tells all about its way.
+    Args:
+      log_probs: log-probabilities of frame labels, (T, V).
+      graph, beams: see `LatticeEngine.lattices`.
+      max_arcs: arcs that are kept while searching, at most.
     """
-    fst = kaldifst.StdVectorFst()
-    fst.reserve_states(graph.num_states)
-    for _ in range(graph.num_states):
-        fst.add_state()
-    fst.start = 0
-    for state, weight in zip(graph.final_state.tolist(), graph.final_weight.tolist()):
-        fst.set_final(state, -weight)
-    columns = (graph.src, graph.dst, graph.ilabel, graph.weight)
-    for index, (src, dst, label, weight) in enumerate(zip(*(column.tolist() for column in columns)), start=1):
-        fst.add_arc(src, kaldifst.StdArc(label + 1, index, -weight, dst))
-    return fst
+    steps: list[_Step] = []
+    active, scores, num_arcs = np.zeros(1, dtype=np.int64), np.zeros(1), 0
+    for left, frame in zip(reversed(range(len(log_probs))), log_probs):
+        search_beam = beams.search_beam * WIDENING ** max(0, LAST_FRAMES - left)
+        step = _step(graph, active, scores, frame, beams._replace(search_beam=search_beam))
+        num_arcs += len(step.arc)
+        if num_arcs > max_arcs:
+            return None
+        if len(step.arc) == 0:
+            return EMPTY
+        steps.append(step)
+        active, scores = graph.dst[step.arc[group_starts(step.dst)]], step.best
+    if not steps:
+        return EMPTY
+    kept = _backward(steps, graph.ending[active], beams.output_beam)
+    first = np.cumsum([0, 1, *(len(step.best) for step in steps)])  # the first state of each frame
+    return lattice_of_arcs(
+        np.concatenate([step.src + number for step, number in zip(kept, first)]),
+        np.concatenate([step.dst + number for step, number in zip(kept, first[1:])]),
+        np.concatenate([step.arc for step in kept]),
+        log_probs=log_probs,
+        graph=graph,
+    )
+
+
+def _step(graph: Graph, active: np.ndarray, scores: np.ndarray, frame: np.ndarray, beams: Beams) -> _Step:
+    """All arcs that leave an active state, within the beam, into the best states; in the order of these states."""
+    begin, end = graph.first_arcs[active], graph.first_arcs[active + 1]
+    arcs, src = spans(begin, end), np.repeat(np.arange(len(active)), end - begin)
+    reached = scores[src] + graph.weight[arcs] + frame[graph.ilabel[arcs]]
+    good = _within_beam(reached, beams.search_beam)
+    order = good[np.argsort(graph.dst[arcs[good]], kind="stable")]
+    arcs, src, reached = arcs[order], src[order], reached[order]
+    starts = group_starts(graph.dst[arcs])
+    dst = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(arcs))))
+    best = best_of(reached, starts) if len(starts) else reached
+    return _at_most(beams.max_active, _Step(src, dst, arcs, reached, best))
+
+
+def _within_beam(reached: np.ndarray, search_beam: float) -> np.ndarray:
+    """The arcs within the beam, or the `MIN_ACTIVE` best ones, if these are more."""
+    good = reached >= reached.max(initial=-np.inf) - search_beam
+    if np.count_nonzero(good) < MIN_ACTIVE < len(reached):
+        good[np.argpartition(reached, -MIN_ACTIVE)[-MIN_ACTIVE:]] = True
+    return np.flatnonzero(good & np.isfinite(reached))
+
+
+def _at_most(max_active: int, step: _Step) -> _Step:
+    """The step into the best states alone."""
+    if len(step.best) <= max_active:
+        return step
+    kept = np.zeros(len(step.best), dtype=bool)
+    kept[np.argpartition(step.best, -max_active)[-max_active:]] = True
+    step = step.taken(kept[step.dst])
+    return step._replace(dst=(np.cumsum(kept) - 1)[step.dst], best=step.best[kept])
+
+
+def _backward(steps: list[_Step], after: np.ndarray, output_beam: float) -> list[_Step]:
+    """The steps' arcs through which there is a path at most `output_beam` worse than the best one.
+
+    Args:
+      after: log-probability of ending in each state after the last step.
+    """
+    worst = (steps[-1].best + after).max() - output_beam
+    kept = []
+    for number in reversed(range(len(steps))):
+        step = steps[number]
+        step = step.taken((step.score + after[step.dst] >= worst) & np.isfinite(worst))
+        before = steps[number - 1].best if number else np.zeros(1)
+        order = np.argsort(step.src, kind="stable")
+        src, rest = step.src[order], (step.score - before[step.src] + after[step.dst])[order]
+        starts = group_starts(src)
+        after = np.full(len(before), -np.inf)
+        if len(starts):
+            after[src[starts]] = best_of(rest, starts)
+        kept.append(step)
+    return kept[::-1]

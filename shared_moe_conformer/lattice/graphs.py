@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -42,10 +43,28 @@ class Graph:
     final_weight: np.ndarray
     """Log-probability of ending in each of them, float32."""
 
-    @property
+    @functools.cached_property
     def num_states(self) -> int:
         """States, counted from 0 to the highest one that is named."""
         return 1 + max(int(states.max(initial=0)) for states in (self.src, self.dst, self.final_state))
+
+    @functools.cached_property
+    def first_arcs(self) -> np.ndarray:
+        """The first arc that leaves each state, and the number of arcs."""
+        return np.searchsorted(self.src, np.arange(self.num_states + 1))
+
+    @functools.cached_property
+    def ending(self) -> np.ndarray:
+        """Log-probability of ending in each state; -inf where nothing may end."""
+        result = np.full(self.num_states, -np.inf)
+        result[self.final_state] = self.final_weight
+        return result
+
+    @functools.cached_property
+    def ending_anywhere(self) -> Graph:
+        """The graph that may end in each state, which costs nothing."""
+        states = np.arange(self.num_states, dtype=np.int32)
+        return replace(self, final_state=states, final_weight=np.zeros(len(states), dtype=np.float32))
 
     def scaled(self, scale: float) -> Graph:
         """The graph whose log-probabilities count this many times."""

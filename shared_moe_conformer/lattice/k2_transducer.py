@@ -1,11 +1,10 @@
 """The transducer's fast beam search by k2: lattices over any graph of tokens, their best paths and their sequences.
 
-Written against k2 1.23.4 and 1.24.4, as k2_engine.py is.
+Written for k2 1.23.4 and 1.24.4, as k2_engine.py is.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import k2
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
-from shared_moe_conformer.lattice.k2_engine import where_accepted
+from shared_moe_conformer.lattice.k2_engine import loaded
 from shared_moe_conformer.lattice.path import NO_PATH, AlignedPath, LatticePath
 
 NextLogProbs = Callable[[int, Tensor, Tensor], Tensor]
@@ -132,7 +131,7 @@ def search(
     *,
     vocab_size: int,
     context_size: int,
-    search_beam: float,
+    beam: float,
     max_contexts: int,
     max_states: int,
 ) -> TransducerLattices:
@@ -147,22 +146,22 @@ def search(
       graph: from tokens to outputs.
       vocab_size: tokens, blank included.
       context_size: tokens that the decoder sees.
-      search_beam: states this much (nats) worse than a frame's best are dropped.
+      beam: states this much (nats) worse than a frame's best are dropped.
       max_contexts: contexts of an utterance at a frame at most, for each of which the joiner is computed.
       max_states: states of an utterance at a frame at most.
 
     Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training (arXiv 2206.13236), section 4;
     fast_beam_search of icefall.
     """
-    loaded = _loaded(graph, lens.device)
+    fsa = loaded(graph, lens.device)
     config = k2.RnntDecodingConfig(
         vocab_size=vocab_size,
         decoder_history_len=context_size,
-        beam=search_beam,
+        beam=beam,
         max_states=max_states,
         max_contexts=max_contexts,
     )
-    streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(loaded) for _ in range(len(lens))], config)
+    streams = k2.RnntDecodingStreams([k2.RnntDecodingStream(fsa) for _ in range(len(lens))], config)
     num_frames = (lens + 1).tolist()
     for t in range(max(num_frames)):
         shape, contexts = streams.get_contexts()
@@ -170,7 +169,7 @@ def search(
             log_probs = next_log_probs(t, shape.row_ids(1).long(), contexts.long())
         streams.advance(log_probs.clone())
     streams.terminate_and_flush_to_streams()
-    lattice = streams.format_output(num_frames, **where_accepted(streams.format_output, allow_partial=True))
+    lattice = streams.format_output(num_frames=num_frames, allow_partial=True)
     return TransducerLattices(k2.connect(_with_outputs(lattice, graph)), graph)
 
 
@@ -181,21 +180,3 @@ def _with_outputs(lattice: k2.Fsa, graph: Graph) -> k2.Fsa:
     lattice.graph_arc = arcs.clamp(min=0)
     lattice.aux_labels = outputs[arcs.long()]  # -1, the end, is the last entry
     return lattice
-
-
-@functools.lru_cache(maxsize=8)
-def _loaded(graph: Graph, device: torch.device) -> k2.Fsa:
-    """The graph, its final state being one that arcs with label -1 enter; auxiliary labels: its arcs, from 1 on."""
-    end = np.full_like(graph.final_state, graph.num_states)
-    minus_one = np.full_like(graph.final_state, -1)
-    src = np.concatenate([graph.src, graph.final_state])
-    order = np.argsort(src, kind="stable")
-    columns = [
-        src,
-        np.concatenate([graph.dst, end]),
-        np.concatenate([graph.ilabel, minus_one]),
-        np.concatenate([graph.weight, graph.final_weight]).view(np.int32),
-    ]
-    arcs = torch.from_numpy(np.stack(columns, axis=1)[order])
-    numbers = np.concatenate([np.arange(1, len(graph.src) + 1, dtype=np.int32), minus_one])
-    return k2.arc_sort(k2.Fsa(arcs, torch.from_numpy(numbers[order]))).to(device)

@@ -106,9 +106,10 @@ def lattice_of_arcs(
     frame_of_state = _frames(src, dst)
     used = frame_of_state[src] >= 0
     src, dst, arc, frame = src[used], dst[used], arc[used], frame_of_state[src[used]]
-    ending = dict(zip(graph.final_state.tolist(), graph.final_weight.tolist()))
-    last = np.unique(np.stack([dst, graph.dst[arc]], axis=1)[frame == len(log_probs) - 1], axis=0)
-    final = [(state, ending[at]) for state, at in last.tolist() if at in ending]
+    is_last = frame == len(log_probs) - 1
+    last, entering = np.unique(dst[is_last], return_index=True)
+    ending = graph.ending[graph.dst[arc[is_last]][entering]]
+    final = np.isfinite(ending)
     lattice = Lattice(
         src,
         dst,
@@ -117,8 +118,8 @@ def lattice_of_arcs(
         graph.olabel[arc],
         am=log_probs[frame, graph.ilabel[arc]].astype(np.float64),
         lm=graph.weight[arc].astype(np.float64),
-        final_state=np.array([state for state, _ in final], dtype=np.int32),
-        final_lm=np.array([weight for _, weight in final]),
+        final_state=last[final].astype(np.int32),
+        final_lm=ending[final],
     )
     return trimmed(_in_order(lattice))
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shared_moe_conformer.lattice.graphs import Graph
-
 
 class LatticePath(NamedTuple):
     """One way through a graph."""
@@ -25,21 +23,6 @@ class LatticePath(NamedTuple):
 
 
 NO_PATH = LatticePath([], [], [], float("-inf"))
-
-
-def min_active(max_active: int) -> int:
-    """States that are kept on a frame even outside of the search beam; engines want fewer than `max_active`.
-
-    Source: icefall's min_active_states.
-    """
-    return min(30, max_active - 1)
-
-
-def path_of_arcs(graph: Graph, arcs: list[int], score: float) -> LatticePath:
-    """The path that takes these arcs of the graph, one per frame."""
-    given = graph.olabel[arcs]
-    frames = given.nonzero()[0]
-    return LatticePath(graph.ilabel[arcs].tolist(), given[frames].tolist(), frames.tolist(), score)
 
 
 class AlignedPath(NamedTuple):

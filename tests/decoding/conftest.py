@@ -20,36 +20,35 @@ def inference() -> object:
         yield
 
 
+def recogniser(vocab_size: int, *, seed: int = 0, sharpness: float = 4.0, context_size: int = 2) -> AsrModel:
+    torch.manual_seed(seed)
+    encoder = EncoderConfig(
+        encoder_dim=ENCODER_DIM,
+        num_attention_heads=2,
+        feed_forward_dim=8,
+        conv_kernel_size=3,
+        subsampling_channels=2,
+        group_sizes=(1,),
+        experts_in="none",
+    )
+    config = ModelConfig(encoder=encoder, vocab_size=vocab_size, decoder_dim=8, joiner_dim=8, context_size=context_size)
+    model = AsrModel(config).eval()
+    for head in (model.joiner.output, model.ctc_head, model.joiner.decoder_projection):
+        head.weight *= sharpness
+    return model
+
+
+def frames_of(lens: list[int], *, seed: int = 1, dim: int = ENCODER_DIM) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random encoder frames, with noise in the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(lens), max(lens), dim, generator=generator) * 2, torch.tensor(lens)
+
+
 @pytest.fixture
 def make_model() -> Callable[..., AsrModel]:
-    def make(vocab_size: int, *, seed: int = 0, sharpness: float = 4.0, context_size: int = 2) -> AsrModel:
-        torch.manual_seed(seed)
-        encoder = EncoderConfig(
-            encoder_dim=ENCODER_DIM,
-            num_attention_heads=2,
-            feed_forward_dim=8,
-            conv_kernel_size=3,
-            subsampling_channels=2,
-            group_sizes=(1,),
-            experts_in="none",
-        )
-        config = ModelConfig(
-            encoder=encoder, vocab_size=vocab_size, decoder_dim=8, joiner_dim=8, context_size=context_size
-        )
-        model = AsrModel(config).eval()
-        for head in (model.joiner.output, model.ctc_head, model.joiner.decoder_projection):
-            head.weight *= sharpness
-        return model
-
-    return make
+    return recogniser
 
 
 @pytest.fixture
 def make_batch() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """Random encoder frames, with noise in the padding."""
-
-    def make(lens: list[int], *, seed: int = 1, dim: int = ENCODER_DIM) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(len(lens), max(lens), dim, generator=generator) * 2, torch.tensor(lens)
-
-    return make
+    return frames_of

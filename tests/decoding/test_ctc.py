@@ -52,7 +52,7 @@ def test_greedy_search_collapses_the_likeliest_labels() -> None:
 @pytest.mark.parametrize("sharpness", [0.5, 3.0])
 def test_wide_prefix_beam_sums_all_alignments(seed, sharpness) -> None:
     log_probs, lens = random_posteriors([5, 3, 4, 1], 3, seed=seed, sharpness=sharpness)
-    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam=64)):
+    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam_size=64)):
         exact = probabilities(row[:num_frames])
         assert tuple(hyp.tokens) == max(exact, key=lambda tokens: exact[tokens])
         assert hyp.score == pytest.approx(math.log(exact[tuple(hyp.tokens)]), abs=1e-4)
@@ -79,7 +79,9 @@ def prefix_beam(log_probs: torch.Tensor, *, beam: int) -> dict[tuple[int, ...], 
 def test_narrow_prefix_beam_is_the_algorithm(beam, seed) -> None:
     """Also where the beam is wider than the first frames have prefixes for it."""
     log_probs, lens = random_posteriors([12, 7, 9], 3, seed=seed, sharpness=1.0)
-    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam=beam)):
+    for row, num_frames, hyp in zip(
+        log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam_size=beam)
+    ):
         expected = prefix_beam(row[:num_frames], beam=beam)
         assert tuple(hyp.tokens) == max(expected, key=lambda prefix: expected[prefix])
         assert hyp.score == pytest.approx(math.log(expected[tuple(hyp.tokens)]), abs=1e-4)
@@ -89,7 +91,9 @@ def test_narrow_prefix_beam_is_the_algorithm(beam, seed) -> None:
 def test_no_beam_finds_more_than_there_is(beam) -> None:
     """The score is at most the sum over all alignments of the tokens, which the CTC loss knows."""
     log_probs, lens = random_posteriors([40, 25, 12, 30], 6, seed=3, sharpness=1.5)
-    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam=beam)):
+    for row, num_frames, hyp in zip(
+        log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam_size=beam)
+    ):
         tokens = torch.tensor([hyp.tokens])
         exact = -torch.nn.functional.ctc_loss(
             row[:num_frames, None], tokens, num_frames[None], torch.tensor([tokens.size(1)]), reduction="sum"
@@ -102,15 +106,15 @@ def test_prefix_beam_finds_what_greedy_search_misses() -> None:
     """Two frames, blank 0.6 and a token 0.4 each: empty has 0.36, the token 0.64 (Hannun et al. 2014)."""
     log_probs = torch.tensor([[[0.6, 0.4], [0.6, 0.4]]]).log()
     assert ctc_greedy_search(POSTERIORS, log_probs, torch.tensor([2]))[0].tokens == []
-    (hyp,) = ctc_prefix_beam_search(POSTERIORS, log_probs, torch.tensor([2]), beam=2)
+    (hyp,) = ctc_prefix_beam_search(POSTERIORS, log_probs, torch.tensor([2]), beam_size=2)
     assert hyp.tokens == [1]
     assert hyp.score == pytest.approx(math.log(0.64))
 
 
 def test_prefix_beam_batch_mates_change_nothing() -> None:
     log_probs, lens = random_posteriors([20, 0, 7, 13], 5, seed=5, sharpness=1.0)
-    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam=3)):
-        (alone,) = ctc_prefix_beam_search(POSTERIORS, row[None, :num_frames], num_frames[None], beam=3)
+    for row, num_frames, hyp in zip(log_probs, lens, ctc_prefix_beam_search(POSTERIORS, log_probs, lens, beam_size=3)):
+        (alone,) = ctc_prefix_beam_search(POSTERIORS, row[None, :num_frames], num_frames[None], beam_size=3)
         assert alone[:2] == hyp[:2]
         assert alone.score == pytest.approx(hyp.score, abs=1e-4)
 
@@ -121,7 +125,7 @@ def test_prefix_beam_keeps_the_frames_of_the_likeliest_way() -> None:
     log_probs[0, :, 0] = 1.0
     log_probs[0, 0, 1] = 0.01
     log_probs[0, 3, 0], log_probs[0, 3, 1] = 1e-4, 1.0
-    (hyp,) = ctc_prefix_beam_search(POSTERIORS, log_probs.log(), torch.tensor([6]), beam=4)
+    (hyp,) = ctc_prefix_beam_search(POSTERIORS, log_probs.log(), torch.tensor([6]), beam_size=4)
     assert (hyp.tokens, hyp.frames) == ([1], [3])
 
 

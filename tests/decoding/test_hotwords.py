@@ -53,9 +53,9 @@ def test_a_bonus_brings_its_phrase_and_none_changes_nothing(make_model, make_bat
     x, lens = make_batch([15, 8], seed=seed)
     phrase = [[5, 3, 5]]
     hotwords = phrase_scorer(phrase, vocab_size=7)
-    plain = modified_beam_search(model, x, lens, beam=8)
-    assert modified_beam_search(model, x, lens, beam=8, hotwords=hotwords, hotwords_score=0.0) == plain
-    biased = modified_beam_search(model, x, lens, beam=8, hotwords=hotwords, hotwords_score=20.0)
+    plain = modified_beam_search(model, x, lens, beam_size=8)
+    assert modified_beam_search(model, x, lens, beam_size=8, hotwords=hotwords, hotwords_score=0.0) == plain
+    biased = modified_beam_search(model, x, lens, beam_size=8, hotwords=hotwords, hotwords_score=20.0)
     assert all(counted(phrase, hyp.tokens) for hyp in biased)
     assert not all(counted(phrase, hyp.tokens) for hyp in plain)
 

@@ -24,6 +24,7 @@ from shared_moe_conformer.decoding.methods import (
 )
 from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
 from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
 from shared_moe_conformer.lattice.graphs import WordGraph, over_tokens
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
@@ -31,8 +32,9 @@ from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {
-    "max_symbols_per_frame": 3,
-    "beam": 7,
+    "max_sym_per_frame": 3,
+    "beam_size": 7,
+    "beam": 11.0,
     "lm_order": 2,
     "lm_scale": 0.5,
     "lm_scales": (0.25, 0.5),
@@ -42,7 +44,7 @@ OTHER_VALUES = {
     "hotwords": ("PRESS STAR", "MENU"),
     "hotwords_file": "lists/names.txt",
     "hotwords_score": 2.5,
-    "graph": "HLG",
+    "graph": "H",
     "hlg_scale": 0.5,
     "lattice_engine": "k2",
     "ctc_topology": "modified",
@@ -81,7 +83,7 @@ def available() -> set[str]:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_decodes_a_batch(method, make_model, make_batch) -> None:
     if method not in available():
-        pytest.skip("no lattice engine is installed")
+        pytest.skip("needs k2")
     model = make_model(7)
     x, lens = make_batch([12, 0, 5])
     hyps = decode_batch(
@@ -94,12 +96,10 @@ def test_every_method_decodes_a_batch(method, make_model, make_batch) -> None:
 
 @pytest.mark.parametrize("topology", ["standard", "modified"])
 def test_1best_over_the_topology_is_ctc_greedy_search(topology, make_model, make_batch) -> None:
-    if "1best" not in available():
-        pytest.skip("no lattice engine is installed")
     model = make_model(7)
     x, lens = make_batch([30, 12, 5])
     batch = EncoderOutput(x, lens, None)
-    lattice = decode_batch(model, batch, DecodingConfig(decoding_method="1best", ctc_topology=topology))
+    lattice = decode_batch(model, batch, DecodingConfig(decoding_method="1best", graph="H", ctc_topology=topology))
     greedy = decode_batch(model, batch, DecodingConfig(decoding_method="ctc_greedy_search"))
     assert [hyp[:2] for hyp in lattice] == [hyp[:2] for hyp in greedy]
     assert [hyp.score for hyp in lattice] == pytest.approx([hyp.score for hyp in greedy], abs=1e-3)
@@ -122,18 +122,37 @@ def test_settings_tell_every_option_that_matters(method) -> None:
 
 def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_there() -> None:
     config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="/some/where/names.txt")
-    assert settings(config) == "modified_beam_search-beam-4-hotwords-score-1.5-hotwords-file-names"
-    assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-4"
+    assert settings(config) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-file-names"
+    assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-size-4"
     given = replace_fields(config, {"hotwords_file": "", "hotwords": ("PRESS STAR", "../A")})
-    assert settings(given) == "modified_beam_search-beam-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
+    assert settings(given) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
 
 
-def test_a_method_that_knows_no_hotwords_refuses_them() -> None:
-    with pytest.raises(
-        ValueError, match="greedy_search knows no hotwords: give --decoding-method modified_beam_search"
-    ):
+def test_options_of_other_methods_are_refused() -> None:
+    """They would change nothing, and nobody would be told."""
+    users = "modified_beam_search, modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR"
+    with pytest.raises(ValueError, match=f"greedy_search has no --hotwords, which is an option of {users}$"):
         resolved(DecodingConfig(hotwords=("STAR",)), vocab_size=7)
+    with pytest.raises(
+        ValueError, match="modified_beam_search has no --beam, which is an option of fast_beam_search, "
+    ):
+        resolved(DecodingConfig(decoding_method="modified_beam_search", beam=8.0), vocab_size=7)
     assert resolved(DecodingConfig(decoding_method="all", hotwords=("STAR",)), vocab_size=7)
+    (once,) = resolved(DecodingConfig(ctc_topology="modified"), vocab_size=7)
+    assert resolved(once, vocab_size=7) == [once]
+
+
+@pytest.mark.parametrize(("method", "options"), [(name, {}) for name in METHODS] + [("1best", {"graph": "H"})])
+def test_without_what_it_uses_a_method_says_what_to_do(method, options, make_model, make_batch) -> None:
+    config = DecodingConfig(decoding_method=method, **options)
+    if method not in available():
+        pytest.skip("needs k2")
+    batch = EncoderOutput(*make_batch([3]), None)
+    if set(used(config)) <= {"hotwords"}:
+        assert decode_batch(make_model(7), batch, config)
+        return
+    with pytest.raises(ValueError, match="run ./prepare.sh|./decode.py"):
+        decode_batch(make_model(7), batch, config)
 
 
 def test_all_is_every_method_over_every_graph_by_every_engine() -> None:
@@ -146,8 +165,6 @@ def test_all_is_every_method_over_every_graph_by_every_engine() -> None:
 
 
 def test_all_by_one_engine() -> None:
-    if "1best" not in available():
-        pytest.skip("no lattice engine is installed")
     one = resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)[0].lattice_engine
     configs = resolved(DecodingConfig(decoding_method="all", lattice_engine=one), vocab_size=7)
     assert {c.lattice_engine for c in configs if METHODS[c.decoding_method].engines} == {one}
@@ -164,19 +181,17 @@ def test_without_k2_the_fast_beam_searches_say_so(monkeypatch) -> None:
 
 
 def test_resources_are_used_as_far_as_the_options_need_them() -> None:
-    assert used(DecodingConfig(decoding_method="1best")) == []
-    assert used(DecodingConfig(decoding_method="1best", graph="HLG")) == ["word_graph"]
+    assert used(DecodingConfig(decoding_method="1best", graph="H")) == []
+    assert used(DecodingConfig(decoding_method="1best")) == ["word_graph"]
     assert used(DecodingConfig(decoding_method="modified_beam_search_LODR")) == ["token_lm", "low_order_lm", "hotwords"]
 
 
 def test_each_scale_is_a_search_of_its_own_name_and_all_share_one_lattice(make_model, make_batch) -> None:
     config = DecodingConfig(decoding_method="whole_lattice_rescoring", lm_scales=(0.0, 0.5, 3.0))
-    if config.decoding_method not in available():
-        pytest.skip("no lattice engine is installed")
     configs = resolved(config, vocab_size=7)
-    assert [c.lm_scale for c in configs] == [0.0, 0.5, 3.0]
+    assert [c.lm_scales for c in configs] == [(0.0,), (0.5,), (3.0,)]
     assert len({settings(c) for c in configs}) == len({label(c) for c in configs}) == 3
-    others = resolved(DecodingConfig(decoding_method="ctc_greedy_search", lm_scales=(0.0, 0.5)), vocab_size=7)
+    others = resolved(DecodingConfig(decoding_method="ctc_greedy_search"), vocab_size=7)
     assert [len(group) for group in grouped([*others, *configs])] == [1, 3]
     x, lens = make_batch([12, 0, 5])
     batch = EncoderOutput(x, lens, None)
@@ -185,23 +200,26 @@ def test_each_scale_is_a_search_of_its_own_name_and_all_share_one_lattice(make_m
     assert together == alone
 
 
-def test_without_an_engine_1best_is_refused_and_all_leaves_it_out(monkeypatch) -> None:
-    def none_installed(name: str) -> None:
-        raise ValueError("no lattice engine")
+def test_without_k2_all_is_what_needs_no_k2(monkeypatch) -> None:
+    def only_embedded(name: str) -> LatticeEngine:
+        if name == "k2":
+            raise ValueError("no k2")
+        return lattice_engine("embedded")
 
-    monkeypatch.setattr(methods, "lattice_engine", none_installed)
-    with pytest.raises(ValueError, match="no lattice engine"):
-        resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)
-    assert available() == {name for name, method in METHODS.items() if not method.engines}
-    assert resolved(DecodingConfig(), vocab_size=7)[0].decoding_method == "greedy_search"
+    monkeypatch.setattr(methods, "lattice_engine", only_embedded)
+    assert available() == {name for name, method in METHODS.items() if method.engines != ("k2",)}
+    with pytest.raises(ValueError, match="no k2"):
+        resolved(DecodingConfig(decoding_method="1best", lattice_engine="k2"), vocab_size=7)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("decoding_method", "magic"),
-        ("beam", 0),
-        ("max_symbols_per_frame", 0),
+        ("beam_size", 0),
+        ("beam", 0.0),
+        ("lm_scales", ()),
+        ("max_sym_per_frame", 0),
         ("search_beam", 0.0),
         ("max_active", 1),
         ("lm_scale", -0.5),

@@ -3,26 +3,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.confidence import frame_confidences, label_confidences
+from shared_moe_conformer.lattice.confidence import output_confidences, token_confidences
+from shared_moe_conformer.lattice.embedded_engine import find_lattice
+from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import ctc_topology
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice
-from shared_moe_conformer.lattice.path import NO_PATH
-from shared_moe_conformer.lattice.search import find_lattice
 
 from .conftest import paths_of, random_lattice
 
 
 def lattice_of(probs: list[list[float]]) -> Lattice:
     log_probs = np.log(np.array(probs, dtype=np.float32))
-    lattice = find_lattice(
-        log_probs,
-        ctc_topology(len(probs[0]), modified=False),
-        search_beam=50.0,
-        output_beam=50.0,
-        max_active=100,
-        max_arcs=10**5,
-    )
+    graph = ctc_topology(len(probs[0]), modified=False)
+    lattice = find_lattice(log_probs, graph, Beams(50.0, 50.0, 100), max_arcs=10**5)
     assert lattice is not None
     return lattice
 
@@ -30,19 +24,19 @@ def lattice_of(probs: list[list[float]]) -> Lattice:
 def test_a_label_is_as_sure_as_all_paths_that_are_at_it_then() -> None:
     """One token, or another, on the first frame; then a blank; then a sure token."""
     lattice = lattice_of([[1e-9, 0.7, 0.3], [1.0 - 2e-9, 1e-9, 1e-9], [1e-9, 1e-9, 1.0 - 2e-9]])
-    path = lattice.path(best_arcs(lattice))
-    assert path.output_labels == [1, 2]
-    assert label_confidences(lattice, path) == pytest.approx([0.7, 1.0], abs=1e-5)
-    assert frame_confidences(lattice, path) == pytest.approx([0.7, 1.0, 1.0], abs=1e-5)
+    assert confidences(lattice) == [pytest.approx([0.7, 1.0], abs=1e-5)] * 2
 
 
-def test_when_a_label_begins_does_not_matter() -> None:
-    """The token begins on either of two frames, equally likely: no arc has more than half, the token has all."""
-    lattice = lattice_of([[0.5, 0.5], [1e-9, 1.0 - 1e-9]])
+def test_when_a_label_begins_matters_to_tokens_alone() -> None:
+    """The token begins on either of two frames: at the end most paths have given it, not all on the same frame."""
+    lattice = lattice_of([[0.4, 0.6], [0.45, 0.55]])
+    assert confidences(lattice) == [pytest.approx([0.82], abs=1e-5), pytest.approx([0.6], abs=1e-5)]
+
+
+def confidences(lattice: Lattice) -> list[list[float]]:
+    """Of the best path's output labels, and of its tokens, where each token is an output label."""
     path = lattice.path(best_arcs(lattice))
-    assert path.output_labels == [1]
-    assert label_confidences(lattice, path) == pytest.approx([1.0], abs=1e-5)
-    assert frame_confidences(lattice, path) == pytest.approx([0.5, 1.0], abs=1e-5)
+    return [found(lattice, path.output_labels, path.output_frames) for found in (output_confidences, token_confidences)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -58,7 +52,7 @@ def test_confidences_are_shares_of_all_paths(make_graph, seed) -> None:
         )
         for label, begin, end in zip(paths[0].output_labels, paths[0].output_frames, ends)
     ]
-    assert label_confidences(lattice, paths[0]) == pytest.approx(expected)
+    assert output_confidences(lattice, paths[0].output_labels, paths[0].output_frames) == pytest.approx(expected)
 
 
 def _label_at(path, frame: int) -> int:
@@ -67,4 +61,4 @@ def _label_at(path, frame: int) -> int:
 
 
 def test_of_no_path_there_is_none() -> None:
-    assert label_confidences(EMPTY, NO_PATH) == frame_confidences(EMPTY, NO_PATH) == []
+    assert output_confidences(EMPTY, [], []) == token_confidences(EMPTY, [], []) == []

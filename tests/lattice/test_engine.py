@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from shared_moe_conformer.lattice.engine import EngineName, lattice_engine
+from shared_moe_conformer.lattice.engine import Beams, EngineName, lattice_engine
+from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
 from shared_moe_conformer.lattice.lattice import EMPTY
 from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.path import NO_PATH, path_of_arcs
+from shared_moe_conformer.lattice.path import NO_PATH
 
-from .conftest import all_paths, paths_of, peaked_log_probs, random_log_probs
+from .conftest import all_paths, best_paths, path_of_arcs, paths_of, peaked_log_probs, random_graph, random_log_probs
 
 MANY = {"max_arcs": 10**7}
 ENGINES: tuple[EngineName, ...] = ("k2", "embedded")
-EXACT: dict[str, Any] = {"search_beam": 100.0, "output_beam": 10.0, "max_active": 1000}
+EXACT = Beams(search_beam=100.0, output_beam=10.0, max_active=1000)
+USUAL = Beams(search_beam=15.0, output_beam=8.0, max_active=7000)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -27,12 +31,12 @@ def test_best_path_of_tiny_graphs(engine, make_graph, seed) -> None:
     graph = make_graph(num_states=3, vocab_size=4, num_arcs=9, seed=seed)
     log_probs = random_log_probs(2, 4, 4, seed=seed)
     lens = torch.tensor([4, 3])
-    for row, num_frames, path in zip(log_probs, lens, engine.one_best(log_probs, lens, graph, **EXACT)):
+    for row, num_frames, path in zip(log_probs, lens, best_paths(engine, log_probs, lens, graph, EXACT)):
         exact = all_paths(graph, row[:num_frames])
         if exact:
             best = max(exact, key=lambda arcs: exact[arcs])
             assert path.score == pytest.approx(exact[best], abs=1e-4)
-            assert path[:3] == path_of_arcs(graph, list(best), 0.0)[:3]
+            assert path[:3] == path_of_arcs(graph, best, 0.0)[:3]
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -40,10 +44,10 @@ def test_lattices_of_tiny_graphs_hold_the_paths_within_the_beam(engine, make_gra
     graph = make_graph(num_states=3, vocab_size=4, num_arcs=9, seed=seed)
     log_probs = random_log_probs(3, 4, 4, seed=seed)
     lens = torch.tensor([4, 3, 0])
-    options = {**EXACT, "output_beam": 3.0}
-    for row, num_frames, lattice in zip(log_probs, lens, engine.lattices(log_probs, lens, graph, **options, **MANY)):
+    beams = EXACT._replace(output_beam=3.0)
+    for row, num_frames, lattice in zip(log_probs, lens, engine.lattices(log_probs, lens, graph, beams, **MANY)):
         exact = all_paths(graph, row[:num_frames]) if num_frames else {}
-        expected = [path_of_arcs(graph, list(arcs), score) for arcs, score in exact.items()]
+        expected = [path_of_arcs(graph, arcs, score) for arcs, score in exact.items()]
         found = paths_of(lattice)
         scores = [round(path.score, 3) for path in found]
         within = [path for path in expected if path.score > max(exact.values()) - 3.0 + 1e-3]
@@ -57,7 +61,7 @@ def test_lattices_of_tiny_graphs_hold_the_paths_within_the_beam(engine, make_gra
 
 def test_a_lattice_with_too_many_arcs_is_none_and_the_others_are_there(engine) -> None:
     log_probs, lens = random_log_probs(3, 20, 10, seed=0), torch.tensor([20, 2, 0])
-    found = engine.lattices(log_probs, lens, ctc_topology(10, modified=False), **EXACT, max_arcs=300)
+    found = engine.lattices(log_probs, lens, ctc_topology(10, modified=False), EXACT, max_arcs=300)
     assert found[0] is None
     assert found[1] is not None and found[1].num_frames == 2
     assert found[2] is EMPTY
@@ -70,8 +74,8 @@ def test_engines_find_the_same_lattices(vocab_size: int, peaked: bool) -> None:
     graph = ctc_topology(vocab_size, modified=vocab_size >= 500)
     log_probs = (peaked_log_probs if peaked else random_log_probs)(8, 30, vocab_size, seed=7)
     lens = torch.tensor([30, 17, 30, 0, 1, 25, 30, 30])
-    beams: dict[str, Any] = {"search_beam": 15.0, "output_beam": 6.0, "max_active": 7000} if peaked else EXACT
-    ours, theirs = (lattice_engine(name).lattices(log_probs, lens, graph, **beams, **MANY) for name in ENGINES)
+    beams = USUAL._replace(output_beam=6.0) if peaked else EXACT
+    ours, theirs = (lattice_engine(name).lattices(log_probs, lens, graph, beams, **MANY) for name in ENGINES)
     for one, other in zip(ours, theirs, strict=True):
         assert abs(one.num_arcs - other.num_arcs) <= 2 + 0.01 * one.num_arcs, "arcs at the very edge of the beam"
         if one.num_arcs:
@@ -89,7 +93,7 @@ def test_tiny_graphs_mostly_have_paths(make_graph) -> None:
 @pytest.mark.parametrize("modified", [False, True])
 def test_over_the_topology_each_frame_has_its_likeliest_label(engine, modified) -> None:
     log_probs, lens = random_log_probs(4, 30, 12, seed=1), torch.tensor([30, 5, 0, 17])
-    paths = engine.one_best(log_probs, lens, ctc_topology(12, modified=modified), **EXACT)
+    paths = best_paths(engine, log_probs, lens, ctc_topology(12, modified=modified), EXACT)
     best = log_probs.max(dim=2)
     for path, values, labels, num_frames in zip(paths, best.values, best.indices, lens.tolist()):
         assert path.frame_labels == labels[:num_frames].tolist()
@@ -105,18 +109,17 @@ def test_works_in_inference_mode(engine) -> None:
     graph, lens = ctc_topology(6, modified=False), torch.tensor([8])
     with torch.inference_mode():
         log_probs = random_log_probs(1, 8, 6, seed=0)
-        (inside,) = engine.one_best(log_probs, lens, graph, **EXACT)
-    (outside,) = engine.one_best(log_probs.clone(), lens, graph, **EXACT)
+        (inside,) = best_paths(engine, log_probs, lens, graph, EXACT)
+    (outside,) = best_paths(engine, log_probs.clone(), lens, graph, EXACT)
     assert inside == outside
 
 
 def test_batch_mates_change_nothing(engine) -> None:
     log_probs, lens = peaked_log_probs(4, 40, 20, seed=2), torch.tensor([40, 3, 25, 31])
     graph = ctc_topology(20, modified=False)
-    options: dict[str, Any] = {"search_beam": 15.0, "output_beam": 8.0, "max_active": 1000}
-    together = engine.one_best(log_probs, lens, graph, **options)
+    together = best_paths(engine, log_probs, lens, graph, USUAL)
     for row, num_frames, path in zip(log_probs, lens, together):
-        (alone,) = engine.one_best(row[None, :num_frames], num_frames[None], graph, **options)
+        (alone,) = best_paths(engine, row[None, :num_frames], num_frames[None], graph, USUAL)
         assert alone[:3] == path[:3]
         assert alone.score == pytest.approx(path.score, abs=1e-4)
 
@@ -124,8 +127,8 @@ def test_batch_mates_change_nothing(engine) -> None:
 def test_few_active_states_keep_the_best_of_them(engine) -> None:
     """Over the topology no path crosses a worse state, so that two states must be enough, also for flat posteriors."""
     log_probs = 0.01 * random_log_probs(2, 20, 50, seed=3)
-    (path, _) = engine.one_best(
-        log_probs, torch.tensor([20, 20]), ctc_topology(50, modified=False), **{**EXACT, "max_active": 2}
+    (path, _) = best_paths(
+        engine, log_probs, torch.tensor([20, 20]), ctc_topology(50, modified=False), EXACT._replace(max_active=2)
     )
     assert path.frame_labels == log_probs[0].argmax(dim=1).tolist()
 
@@ -141,25 +144,40 @@ def test_a_graph_that_cannot_be_left_gives_an_honest_result(engine) -> None:
         final_state=np.array([1], dtype=np.int32),
         final_weight=np.zeros(1, dtype=np.float32),
     )
-    assert engine.one_best(random_log_probs(1, 2, 4, seed=0), torch.tensor([2]), graph, **EXACT) == [NO_PATH]
+    assert best_paths(engine, random_log_probs(1, 2, 4, seed=0), torch.tensor([2]), graph, EXACT) == [NO_PATH]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    search_beam=st.floats(0.5, 20.0),
+    output_beam=st.floats(0.1, 10.0),
+    max_active=st.integers(2, 12),
+    widened=st.sampled_from(["search_beam", "output_beam", "max_active"]),
+)
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_wider_search_never_gives_a_worse_path(name, seed, search_beam, output_beam, max_active, widened) -> None:
+    """Each is widened alone, from any value to one that leaves nothing out."""
+    if name == "k2":
+        pytest.importorskip("k2")
+    graph = random_graph(num_states=8, vocab_size=4, num_arcs=40, seed=seed)
+    log_probs, lens = random_log_probs(2, 6, 4, seed=seed), torch.tensor([6, 4])
+    values = {"search_beam": search_beam, "output_beam": output_beam, "max_active": max_active}
+    narrow = EXACT._replace(**{widened: values[widened]})
+    found = [lattice_engine(name).lattices(log_probs, lens, graph, beams, **MANY) for beams in (narrow, EXACT)]
+    for in_narrow, in_wide in zip(*found):
+        assert in_wide.path(best_arcs(in_wide)).score >= in_narrow.path(best_arcs(in_narrow)).score - 1e-4
 
 
 def test_auto_prefers_k2() -> None:
-    expected = "k2" if _installed("k2") else "embedded"
+    expected = "k2" if importlib.util.find_spec("k2") else "embedded"
     assert lattice_engine("auto").name == expected
 
 
-def test_no_engine_is_an_error_that_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_k2_the_other_engine_is_there_and_the_error_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     lattice_engine.cache_clear()
-    for name in ("k2_engine", "embedded_engine"):
-        monkeypatch.setitem(sys.modules, f"shared_moe_conformer.lattice.{name}", None)
-    with pytest.raises(ValueError, match="pip install kaldi-decoder kaldifst"):
-        lattice_engine("auto")
-
-
-def _installed(name: str) -> bool:
-    try:
-        __import__(name)
-    except ImportError:
-        return False
-    return True
+    monkeypatch.setitem(sys.modules, "shared_moe_conformer.lattice.k2_engine", None)
+    assert lattice_engine("auto").name == lattice_engine("embedded").name == "embedded"
+    with pytest.raises(ValueError, match="no k2 .*: make install ENGINE=k2, or search with --lattice-engine embedded"):
+        lattice_engine("k2")
+    lattice_engine.cache_clear()

@@ -31,7 +31,7 @@ def lattices_of(log_probs: torch.Tensor, lens: torch.Tensor, **widths: float) ->
         there = t < lens[utterances]
         return log_probs[utterances, min(t, log_probs.size(1) - 1)].where(there.unsqueeze(1), certain_blank)
 
-    options = {"search_beam": 50.0, "max_contexts": 200, "max_states": 200, **widths}
+    options = {"beam": 50.0, "max_contexts": 200, "max_states": 200, **widths}
     return search(next_log_probs, lens, any_tokens(), vocab_size=VOCAB, context_size=2, **options)
 
 
@@ -74,6 +74,6 @@ def test_drawn_outputs_differ_and_are_the_same_each_time(log_probs: torch.Tensor
 
 def test_narrow_searches_keep_less(log_probs: torch.Tensor) -> None:
     lens = torch.tensor([5, 5, 5])
-    wide, narrow = (lattices_of(log_probs, lens, search_beam=beam).lattice.num_arcs for beam in (50.0, 0.5))
+    wide, narrow = (lattices_of(log_probs, lens, beam=beam).lattice.num_arcs for beam in (50.0, 0.5))
     assert narrow < wide
     assert lattices_of(log_probs, lens, max_contexts=1, max_states=1).lattice.num_arcs < wide

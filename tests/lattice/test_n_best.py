@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from shared_moe_conformer.lattice.composition import composed
+from shared_moe_conformer.lattice.embedded_engine import find_lattice
+from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import ctc_topology
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice
 from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.search import find_lattice
 
 from .conftest import paths_of, peaked_log_probs, random_lattice
 
@@ -49,14 +50,7 @@ class Spelled:
 
 def speech_like(seed: int) -> Lattice:
     log_probs = (0.4 * peaked_log_probs(1, 25, 12, seed=seed)).log_softmax(-1)[0].numpy()
-    lattice = find_lattice(
-        log_probs,
-        ctc_topology(12, modified=False),
-        search_beam=20.0,
-        output_beam=8.0,
-        max_active=1000,
-        max_arcs=10**6,
-    )
+    lattice = find_lattice(log_probs, ctc_topology(12, modified=False), Beams(20.0, 8.0, 1000), max_arcs=10**6)
     assert lattice is not None
     return lattice
 
