@@ -44,8 +44,8 @@ def table(entries: list[ZooEntry]) -> str:
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
-def details(entry: ZooEntry) -> str:
-    """All that the index says about a model, a line a fact."""
+def details(entry: ZooEntry, *, source: str) -> str:
+    """All that the index of a zoo says about a model, a line a fact."""
     counts = {"unique": entry.unique_parameters, "unrolled": entry.unrolled_parameters}
     rows = {
         "corpus": entry.corpus,
@@ -54,6 +54,7 @@ def details(entry: ZooEntry) -> str:
         **{f"{kind} parameters": f"{count:,}" for kind, count in counts.items()},
         "active parameters": f"{entry.active_parameters:,}",
         "size": f"{entry.size:,} bytes",
+        "address": f"{source.rstrip('/')}/{entry.path}",
         "SHA-256 of SHA256SUMS": entry.sha256,
     }
     for test_set, rates in entry.error_rates.items():
@@ -111,7 +112,8 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    print(details(entry_of(args.name, _entries(args), source=args.source or str(args.zoo_dir))))
+    source = args.source or str(args.zoo_dir)
+    print(details(entry_of(args.name, _entries(args), source=source), source=source))
 
 
 def _pull(args: argparse.Namespace) -> None:

@@ -181,7 +181,9 @@ def test_a_model_is_shown_pulled_pushed_and_removed_by_command(saved: Save, tmp_
     main(["list", "--from", source])
     assert "tiny  telephone" in capsys.readouterr().out
     main(["show", "tiny", "--from", source])
-    assert "WER on test, modified_beam_search  97.60 %" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "WER on test, modified_beam_search  97.60 %" in shown
+    assert f"address                            {source}/tiny\n" in shown
     main(["pull", "tiny", "--from", folder.parent.as_uri(), "--zoo-dir", str(other)])
     assert capsys.readouterr().out == f"{other / 'tiny'}: every file is as released\n"
     assert verify("tiny", zoo_dir=other) == verify("tiny", zoo_dir=folder.parent)

@@ -23,7 +23,12 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def serve(
-    root: Path, *, resumes: bool = True, sent: Callable[[int], bool] = lambda total: True, endless: bool = False
+    root: Path,
+    *,
+    resumes: bool = True,
+    sent: Callable[[int], bool] = lambda total: True,
+    endless: bool = False,
+    busy: int = 0,
 ) -> Iterator[Server]:
     """Serve a folder over HTTP.
 
@@ -32,6 +37,7 @@ def serve(
       resumes: answer Range headers.
       sent: called before each 256 bytes with the bytes sent so far by all requests; False: break the connection.
       endless: never stop sending a file.
+      busy: requests that are answered by status 503 first.
     """
     requests: list[tuple[str, str | None]] = []
     total = [0]
@@ -39,6 +45,8 @@ def serve(
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             requests.append((self.path, self.headers.get("Range")))
+            if len(requests) <= busy:
+                return self.send_error(503)
             path = root / self.path.lstrip("/")
             if not path.is_file():
                 return self.send_error(404)

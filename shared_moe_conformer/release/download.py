@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -16,7 +17,11 @@ from shared_moe_conformer.release.checksums import file_sha256
 from shared_moe_conformer.release.hub import HUB, hub_download
 
 ATTEMPTS = 4
-"""Times that an interrupted download is taken up again."""
+"""Times in a row that a download may end before a byte has come; longer ones are taken up as often as they break."""
+PAUSE = 1.0
+"""Seconds before the second attempt in a row, twice as many before the third, and so on."""
+BUSY = (429, 500, 502, 503, 504)
+"""HTTP statuses after which it is worth to try again."""
 BLOCK = 1 << 16
 """Bytes read at once."""
 TIMEOUT = 30.0
@@ -92,28 +97,34 @@ def _fetch_rest(location: str, path: str, target: Path, *, max_bytes: int, progr
         progress(target.stat().st_size)
         return
     url = f"{url_of(location)}/{urllib.parse.quote(path)}"
-    for attempt in range(1, ATTEMPTS + 1):
+    in_vain = 0
+    while True:
+        before = _length(target)
         try:
             return _fetch_once(url, target, max_bytes=max_bytes, progress=progress)
         except Interrupted as error:
-            if attempt == ATTEMPTS:
+            in_vain = 0 if _length(target) > before else in_vain + 1
+            if in_vain == ATTEMPTS:
                 raise ValueError(f"{source}: {error}: what has come is kept, so try again") from error
+            time.sleep(PAUSE * in_vain)
         except (OSError, http.client.HTTPException) as error:
             raise _explained(source, error) from error
 
 
 def _fetch_once(url: str, target: Path, *, max_bytes: int, progress: Progress) -> None:
     """Append to the target what it lacks, or write it anew where the server cannot continue."""
-    there = target.stat().st_size if target.is_file() else 0
+    there = _length(target)
     headers = {"User-Agent": f"shared-moe-conformer/{__version__}", "Accept-Encoding": "identity"}
     if there:
         headers["Range"] = f"bytes={there}-"
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise
-        return  # nothing is missing
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is missing
+        if error.code in BUSY:
+            raise Interrupted(f"the server is busy (status {error.code})") from error
+        raise
     with answer:
         continues = str(answer.headers.get("Content-Range", "")).startswith(f"bytes {there}-")
         if there and not (answer.status == http.client.PARTIAL_CONTENT and continues):
@@ -128,6 +139,10 @@ def _fetch_once(url: str, target: Path, *, max_bytes: int, progress: Progress) -
             raise ValueError(f"{url} is longer than its zoo's index says: it was not kept") from None
     if length is not None and came < int(length):
         raise Interrupted(f"the connection broke after {there + came} bytes")
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _copy(answer: Any, file: IO[bytes], *, room: int, progress: Progress) -> int:

@@ -91,3 +91,7 @@ def _hub_errors(what: str) -> Iterator[None]:
         raise FileNotFoundError(f"{what} is not there, or not for you: look at its name, or log in") from error
     except HfHubHTTPError as error:
         raise ValueError(f"{what}: {str(error).splitlines()[0]}") from error
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the HTTP library, of which each version of huggingface_hub has another
+        raise ValueError(f"{what} cannot be reached now: {error}") from error

@@ -31,10 +31,15 @@ from shared_moe_conformer.release.zoo_index import (
 
 ZOO = "zoo"
 """Folder of released models, where no other is given."""
+MODEL_HELP = (
+    f"a released model: its folder, its name in the zoo, or its name behind another zoo's address ({HUB}o/zoo/NAME)"
+)
 MAX_INDEX = 1 << 24
 """Bytes of an index at most."""
 MAX_SUMS = 1 << 16
 """Bytes of a SHA256SUMS at most."""
+VERSION_LETTERS = 16
+"""Of a version's SHA-256, in the name of the hidden folder that it is downloaded into."""
 
 
 def resolve(model: str | Path, *, zoo_dir: Path) -> Path:
@@ -73,25 +78,28 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
     Args:
       name: of the model.
       source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
-      zoo_dir: this zoo; made if need be.
+      zoo_dir: this zoo; made if need be. A model whose files were damaged here is got again.
       update: look whether the other zoo has another version, and take it.
 
     Returns:
       The model's folder.
 
     Raises:
+      FileExistsError: something else is here under this name.
       FileNotFoundError: the other zoo is not there, or has no such model.
       ValueError: what came is not what the other zoo's index says; nothing of it is kept that may be wrong.
     """
     require_name(name)
+    if not update and (intact := _intact(name, zoo_dir)):
+        return intact  # without a lock: a zoo that one may only read will do
     zoo_dir.mkdir(parents=True, exist_ok=True)
     with locked(zoo_dir, name):
-        if not update and _is_here(name, zoo_dir):
-            return zoo_dir / find(name, zoo_dir=zoo_dir).path
+        if not update and (intact := _intact(name, zoo_dir)):
+            return intact  # another process has just pulled it
         entry = entry_of(name, read_remote_index(source), source=source)
         folder = zoo_dir / name
         if not _is_version(folder, entry):
-            check_free(folder, marker=MANIFEST_FILE, overwrite=update)
+            _require_replaceable(folder, entry, source=source, update=update)
             _download(entry, source=source, folder=folder)
         add(folder)
         return folder
@@ -131,7 +139,7 @@ def remove(name: str, *, zoo_dir: Path) -> None:
       ValueError: its folder holds something else.
     """
     require_name(name)
-    partials = list(zoo_dir.glob(f".{name}.*.partial"))
+    partials = _partials(name, zoo_dir)
     if not partials:
         find(name, zoo_dir=zoo_dir)
     with locked(zoo_dir, name):
@@ -160,7 +168,7 @@ def verify_files(entry: ZooEntry, folder: Path) -> None:
 
 def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
     """Fetch a model's files into a hidden folder, which then becomes the model's."""
-    partial = folder.with_name(f".{entry.name}.{entry.sha256[:16]}.partial")
+    partial = folder.with_name(f".{entry.name}.{entry.sha256[:VERSION_LETTERS]}.partial")
     partial.mkdir(exist_ok=True)
     free = shutil.disk_usage(partial).free
     require(entry.size <= free, f"{entry.name} needs {entry.size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here")
@@ -178,15 +186,32 @@ def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
         shutil.rmtree(partial)
         raise ValueError(f"{source} calls {entry.name} what calls itself {named}: it was not kept")
     put_folder(partial, folder)
+    for outdated in _partials(entry.name, folder.parent):
+        shutil.rmtree(outdated)
+
+
+def _partials(name: str, zoo_dir: Path) -> list[Path]:
+    """What interrupted downloads of a model's versions left."""
+    return list(zoo_dir.glob(f".{name}.{'?' * VERSION_LETTERS}.partial"))
 
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def _is_here(name: str, zoo_dir: Path) -> bool:
-    entries = [entry for entry in read_index(zoo_dir) if entry.name == name]
-    return any(_is_version(zoo_dir / entry.path, entry) for entry in entries)
+def _intact(name: str, zoo_dir: Path) -> Path | None:
+    """The folder of a model of this zoo if all its files are as the index says."""
+    folders = [zoo_dir / e.path for e in read_index(zoo_dir) if e.name == name and _is_version(zoo_dir / e.path, e)]
+    return folders[0] if folders else None
+
+
+def _require_replaceable(folder: Path, entry: ZooEntry, *, source: str, update: bool) -> None:
+    """Refuse to replace anything but a damaged copy of this very version, unless one asks for it."""
+    versions = [own.sha256 for own in read_index(folder.parent) if own.name == entry.name]
+    wanted = update or entry.sha256 in versions
+    if not wanted and os.path.lexists(folder):
+        raise FileExistsError(f"{folder} is not the version that {source} has: --update takes that one instead")
+    check_free(folder, marker=MANIFEST_FILE, overwrite=wanted)
 
 
 def _is_version(folder: Path, entry: ZooEntry) -> bool:

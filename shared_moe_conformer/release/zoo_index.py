@@ -43,7 +43,7 @@ class ZooEntry:
     size: int
     """Bytes of all its files."""
     path: str
-    """Its folder's name in the zoo's folder."""
+    """Its folder's name in the zoo's folder: its URL, relative to that of the index."""
     sha256: str
     """SHA-256 of its SHA256SUMS, which holds those of its files."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from shared_moe_conformer.release import download, transfer
 from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
 from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, WEIGHTS_FILE, Manifest, write_manifest
 from shared_moe_conformer.release.transfer import pull, push, remove, resolve
@@ -79,9 +80,15 @@ def test_what_is_here_needs_no_network(zoo: Path, here: Path) -> None:
 def test_damage_here_is_repaired_and_only_updating_takes_a_new_version(zoo: Path, here: Path) -> None:
     pull("base", source=str(zoo), zoo_dir=here)
     old = contents(here / "base")
+    (here / "base" / WEIGHTS_FILE).write_bytes(b"")
+    assert contents(pull("base", source=str(zoo), zoo_dir=here)) == old
     shutil.rmtree(zoo / "base")
     make_model(zoo, "base", seed=99)
     assert contents(pull("base", source=str(zoo), zoo_dir=here)) == old
+    (here / "base" / WEIGHTS_FILE).write_bytes(b"")
+    with pytest.raises(FileExistsError, match=r"is not the version that .* has: --update takes that one instead"):
+        pull("base", source=str(zoo), zoo_dir=here)
+    (here / "base" / WEIGHTS_FILE).write_bytes(old[WEIGHTS_FILE])
     assert contents(pull("base", source=str(zoo), zoo_dir=here, update=True)) == contents(zoo / "base") != old
     assert visible(here) == {"base", INDEX_FILE}
     assert find("base", zoo_dir=here) == find("base", zoo_dir=zoo)
@@ -104,6 +111,34 @@ def test_a_broken_connection_is_taken_up_where_it_broke(zoo: Path, here: Path) -
     assert weights[0] is None
     assert all(weights[1:])
     assert contents(here / "base") == contents(zoo / "base")
+
+
+def test_a_busy_server_is_asked_again_and_not_for_ever(zoo: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(download.time, "sleep", pauses.append)
+    with serve(zoo, busy=3) as server:
+        pull("base", source=server.url, zoo_dir=here)
+    assert pauses == [1, 2, 3]
+    with serve(zoo, busy=4) as server, pytest.raises(ValueError, match=r"the server is busy \(status 503\): what has"):
+        pull("full", source=server.url, zoo_dir=here)
+
+
+def test_a_zoo_that_one_may_only_read_will_do(zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(transfer, "locked", refuse)
+    assert pull("base", source="http://127.0.0.1:9", zoo_dir=zoo) == zoo / "base"
+
+
+def test_what_interrupted_downloads_left_goes_with_the_next_one_and_no_other_models(zoo: Path, here: Path) -> None:
+    leftover, others = here / f".base.{'0' * 16}.partial", here / f".base.nl.{'0' * 16}.partial"
+    for folder in (leftover, others):
+        folder.mkdir(parents=True)
+    pull("base", source=str(zoo), zoo_dir=here)
+    assert not leftover.exists() and others.exists()
+    remove("base", zoo_dir=here)
+    assert others.exists()
 
 
 def pull_in_child(source: str, here: Path) -> None:
@@ -302,6 +337,12 @@ def test_a_hugging_face_repository_is_a_zoo(zoo: Path, here: Path, tmp_path: Pat
         assert contents(here / "base") == contents(zoo / "base")
         (tmp_path / "hub" / "full" / WEIGHTS_FILE).write_bytes(b"0" * 20_000)
         refused = run_zoo("pull", "full", "--from", "hf://o/zoo", "--zoo-dir", str(here))
+        environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
+        unreachable = run_zoo("list", "--from", "hf://o/zoo")
+        assert unreachable.stderr.startswith("error: hf://o/zoo/index.json cannot be reached now")
+        assert unreachable.stderr.count("\n") == 1
+        offline = run_zoo("pull", "base", "--from", "hf://o/zoo", "--zoo-dir", str(here))
+        assert offline.returncode == 0, offline.stderr
     assert refused.returncode == 1
     assert "is not the file that was released" in refused.stderr
     assert read_index(here) == [find("base", zoo_dir=here)]
