@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT, Bundle
-from shared_moe_conformer.config import require
 from shared_moe_conformer.routing import SegmentExperts, expert_layers, frame_experts
-from shared_moe_conformer.speech.audio import seconds_of
+from shared_moe_conformer.speech.audio import require_short
 
 MAX_SECONDS = 600.0
 """Seconds of a recording that a page shows at most; `transcribe` has no such limit."""
@@ -27,8 +26,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
       ValueError: no audio, or too long; said with the owner's name of it.
     """
     try:
-        seconds = seconds_of(path)
-        require(seconds <= MAX_SECONDS, f"{name} lasts {seconds / 60:.0f} minutes, a page shows {MAX_SECONDS / 60:.0f}")
+        seconds = require_short(path, seconds=MAX_SECONDS)
         transcript = bundle.transcribe(path)
         segments = list(frame_experts(bundle, path))
     except ValueError as error:

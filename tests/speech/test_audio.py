@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from shared_moe_conformer.speech.audio import read_audio, seconds_of, stream_audio, stream_samples, write_wav
+from shared_moe_conformer.speech.audio import (
+    read_audio,
+    require_short,
+    seconds_of,
+    stream_audio,
+    stream_samples,
+    write_wav,
+)
 
 
 @pytest.fixture
@@ -72,3 +79,22 @@ def test_seconds_come_from_the_header(tmp_path: Path, samples: np.ndarray) -> No
     assert seconds_of(tmp_path / "a.wav") == 0.125
     (tmp_path / "b.wav").write_text("no")
     assert seconds_of(tmp_path / "b.wav") == seconds_of(tmp_path / "missing.wav") == 0.0
+
+
+def flac_of_a_pipe(path: Path, *, seconds: int) -> Path:
+    """Silence, whose header does not tell how much, as if it had been written to a pipe."""
+    soundfile.write(path, np.zeros(seconds * 8000, dtype=np.int16), 8000, format="FLAC")
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # of STREAMINFO's 36 bits for the number of samples
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_length_that_the_header_does_not_tell_is_read(tmp_path: Path) -> None:
+    path = flac_of_a_pipe(tmp_path / "pipe.flac", seconds=30)
+    assert seconds_of(path) == 0
+    assert require_short(path, seconds=30) == 30
+    assert len(read_audio(path)[0]) == 30 * 8000
+    with pytest.raises(ValueError, match=r"pipe\.flac lasts more than 0\.25 minutes"):
+        require_short(path, seconds=15)

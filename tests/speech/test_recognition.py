@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,13 @@ def test_pools_are_the_parts_in_order(lengths: list[int]) -> None:
     assert [part.recording for pool in found for part in pool] == [part.recording for part in parts]
     for pool in found:
         assert sum(len(part.features) for part in pool[:-1] if isinstance(part, Segment)) < 2000
+
+
+@pytest.mark.parametrize("sampling_rate", [0, -1, 768_001, 2**31 - 1])
+def test_sampling_rates_that_cannot_be_are_refused(sampling_rate: int) -> None:
+    (end,) = read_segments([Samples(np.zeros(1000, dtype=np.float32), sampling_rate)], frames)
+    assert isinstance(end, End)
+    assert f"a sampling rate of {sampling_rate} Hz: give" in str(end.error)
 
 
 def test_every_recording_ends_once_whatever_is_in_it() -> None:
