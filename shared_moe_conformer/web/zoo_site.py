@@ -97,46 +97,63 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
     """A model's part of the page; all that its files say is escaped."""
     name = escape(entry.name)
     chart = wer_chart(entry.error_rates) or '<p class="soft">None were measured.</p>'
-    spoken = "".join(f"<dt>{escape(key)}</dt><dd>{escape(text.strip())}</dd>" for key, text in _lines(test_text))
+    about = " · ".join((entry.language, entry.corpus, entry.licence, manifest.decoding_method))
     return f"""
 <article class="card" id="model-{name}" data-name="{name}" data-search="{escape(_search_text(entry))}">
 <h2>{name}</h2>
+<p class="soft">{escape(about)}</p>
+{_definitions(_sizes(entry), kind="sizes")}
 <div class="halves">
-<div><dl>{_facts(entry, manifest)}</dl></div>
-<div><h3>Word error rates</h3>{chart}</div>
-</div>
-<h3>Test recording</h3>
+<section><h3>Word error rates</h3>{chart}</section>
+<section><h3>Test recording</h3>
 <audio controls preload="metadata" src="{escape(recording)}" aria-label="Test recording of {name}"></audio>
-<dl>{spoken}</dl>
+{_definitions(_lines(test_text), kind="said")}</section>
+</div>
 <details><summary>Card</summary><div class="model-card">{card_html(card)}</div></details>
+<details><summary>Versions and sums</summary>{_definitions(_versions(entry, manifest), kind="facts")}</details>
 </article>"""
 
 
-def _facts(entry: ZooEntry, manifest: Manifest) -> str:
-    facts = {
-        "corpus": entry.corpus,
-        "language": entry.language,
-        "licence": entry.licence,
-        "unique parameters (stored)": f"{entry.unique_parameters:,}",
-        "unrolled parameters (shared ones once per layer)": f"{entry.unrolled_parameters:,}",
-        "active parameters (compute one frame)": f"{entry.active_parameters:,}",
-        "size": f"{entry.size:,} bytes",
-        "search": manifest.decoding_method,
-        "written by": f"shared-moe-conformer {manifest.package_version}",
-        "commit": manifest.commit or "unknown",
-        "SHA-256 of SHA256SUMS": entry.sha256,
-    }
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
+    counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
+    kinds = ("parameters stored", "unrolled", "active")
+    best = _best_rate(entry)
+    return [
+        *((kind, f"{count / 1e6:.2f} M") for kind, count in zip(kinds, counts)),
+        ("on the disk", f"{entry.size / 1e6:.1f} MB"),
+        ("best word error rate", "–" if best is None else f"{best:.2f} %"),
+    ]
+
+
+def _versions(entry: ZooEntry, manifest: Manifest) -> list[tuple[str, str]]:
+    return [
+        ("written by", f"shared-moe-conformer {manifest.package_version}"),
+        ("commit", manifest.commit or "unknown"),
+        ("unique parameters (stored)", f"{entry.unique_parameters:,}"),
+        ("unrolled parameters (shared ones once per layer)", f"{entry.unrolled_parameters:,}"),
+        ("active parameters (compute one frame)", f"{entry.active_parameters:,}"),
+        ("size", f"{entry.size:,} bytes"),
+        ("SHA-256 of SHA256SUMS", entry.sha256),
+    ]
+
+
+def _definitions(facts: Sequence[tuple[str, str]], *, kind: str) -> str:
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value.strip())}</dd></div>" for name, value in facts)
+    return f'<dl class="{kind}">{rows}</dl>'
+
+
+def _best_rate(entry: ZooEntry) -> float | None:
+    return min((r for rates in entry.error_rates.values() for r in rates.values() if math.isfinite(r)), default=None)
 
 
 def _table_row(entry: ZooEntry) -> str:
-    rates = [rate for rates in entry.error_rates.values() for rate in rates.values() if math.isfinite(rate)]
+    best = _best_rate(entry)
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
     cells: list[tuple[str, float | str]] = [
         *((text, text.lower()) for text in (entry.name, entry.corpus, entry.language, entry.licence)),
         *((f"{count / 1e6:.2f} M", count) for count in counts),
         (f"{entry.size / 1e6:.1f} MB", entry.size),
-        (f"{min(rates):.2f} %", min(rates)) if rates else ("\u2013", "inf"),
+        ("\u2013", "inf") if best is None else (f"{best:.2f} %", best),
     ]
     name = escape(entry.name)
     shown = [escape(text) for text, _ in cells]
