@@ -113,6 +113,7 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
         "library_name": "shared-moe-conformer",
         "pipeline_tag": TASK,
         "tags": [TASK, "conformer", *experts, "transducer", "ctc"],
+        "datasets": [manifest.corpus],
     }
     if manifest.error_rates:
         header |= {"metrics": ["wer"], "model-index": [{"name": manifest.name, "results": _results(manifest)}]}

@@ -33,9 +33,20 @@ def test_header_says_what_hugging_face_asks_for() -> None:
     assert values["language"] == ["en"]
     assert values["license"] == "cc-by-sa-3.0"
     assert values["pipeline_tag"] == "automatic-speech-recognition"
+    assert values["datasets"] == ["asterisk"]
+    assert values["metrics"] == ["wer"]
+    assert {"conformer", "mixture-of-experts", "transducer", "ctc"} <= set(values["tags"])
     (result,) = values["model-index"][0]["results"]
     assert result["dataset"] == {"type": "asterisk", "name": "asterisk", "split": "test"}
     assert result["metrics"] == [{"type": "wer", "name": "WER (greedy_search)", "value": 12.5}]
+
+
+def test_hugging_faces_own_reader_finds_the_rates() -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    data = hub.ModelCard(model_card(MANIFEST, Config())).data
+    (result,) = data.eval_results
+    assert (data.license, data.datasets, data.model_name) == ("cc-by-sa-3.0", ["asterisk"], "asterisk-base")
+    assert (result.metric_type, result.metric_value, result.dataset_split) == ("wer", 12.5, "test")
 
 
 def test_no_metrics_where_none_were_measured() -> None:
