@@ -204,13 +204,14 @@ class Bundle:
         decoding = decoding or self.default_search
         resources = _resources(self.folder, self.tokenizer, decoding)
         found: dict[int, list[tuple[float, Hypothesis]]] = {}
-        with tqdm(total=_seconds(recordings), unit="s", disable=None if progress else True) as bar:
+        total = _seconds(recordings) if progress else None
+        with tqdm(total=total, unit="s", unit_scale=True, disable=None if progress else True) as bar:
             for pool in pools(read_segments(recordings, self.features)):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):
                     for segment, hyp in zip(batch, self._search([s.features for s in batch], decoding, resources)):
                         found.setdefault(segment.recording, []).append((segment.start, hyp))
-                    bar.update(sum(len(segment.features) for segment in batch) // FRAMES_PER_SECOND)
+                    bar.update(sum(len(segment.features) for segment in batch) / FRAMES_PER_SECOND)
                 for end in (part for part in pool if isinstance(part, End)):
                     yield self._finish(end, found.pop(end.recording, []), on_error)
 
@@ -274,12 +275,12 @@ def _resources(folder: Path | None, tokenizer: Tokenizer, decoding: DecodingConf
     return load_resources([decoding], folder or Path(), tokenizer).resources
 
 
-def _seconds(recordings: Iterable[Recording]) -> int | None:
-    """Audio of the recordings, to the second; None where they are not known before they are read."""
+def _seconds(recordings: Iterable[Recording]) -> float | None:
+    """Audio of the recordings; None where they are not known before they are read."""
     if not isinstance(recordings, Sequence):
         return None
     seconds = (len(r[0]) / r[1] if isinstance(r, Samples) else seconds_of(Path(r)) for r in recordings)
-    return round(sum(seconds))
+    return sum(seconds)
 
 
 def expected_text(folder: Path) -> str:

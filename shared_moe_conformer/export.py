@@ -1,4 +1,4 @@
-"""The verb that releases: checkpoints of an experiment, averaged, become a bundle in a zoo."""
+"""The verb that releases: checkpoints of an experiment, averaged, become a bundle in a zoo, and other forms of it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from shared_moe_conformer.config import Config, load_config
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
 from shared_moe_conformer.lattice.graphs import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
@@ -171,7 +172,14 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
         action="store_true",
         help="release the decoding graph over words as well (HLG, its lexicon and its n-gram)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a model of this name")
+    parser.add_argument(
+        "--to",
+        choices=FORMS,
+        nargs="+",
+        default=[],
+        help=f"write the model in other forms as well; {FORMS_HELP} [none]",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a model of this name, and its other forms")
     add_flags(parser, Selection)
     return parser
 
@@ -181,6 +189,9 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     require_name(args.name)
     folder = args.zoo_dir / args.name
     selection = apply_flags(Selection(), args)
+    forms = {form: target_of(form, folder) for form in args.to}
+    for target in forms.values() if not args.overwrite else ():
+        check_free(target, marker="")
     export(
         folder,
         exp_dir=exp_dir,
@@ -194,5 +205,7 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     sizes = [(name, (folder / name).stat().st_size / 1e6) for name in GRAPH_FILES if (folder / name).is_file()]
     if sizes:
         print(f"with a decoding graph: {', '.join(f'{name} ({size:.2f} MB)' for name, size in sizes)}")
+    for form, target in forms.items():
+        print("\n".join(write_form(form, folder, target, overwrite=args.overwrite)))
     print((folder / TEST_TEXT).read_text(encoding="utf-8"), end="")
     print(f"try: python -m shared_moe_conformer.transcribe --model {folder} {folder / 'test.wav'}")

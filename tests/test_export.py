@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,19 @@ def test_lost_audio_is_named(recipe: Path, tiny_bundle: Bundle) -> None:
     with pytest.raises(ValueError, match="the audio of test cut cut0 cannot be read") as caught:
         choose_example(replace_fields(tiny_bundle.config, {"manifest_dir": "data/fbank"}), recipe_dir=recipe)
     assert "\n" not in str(caught.value)
+
+
+def test_other_forms_are_written_from_the_experiment_too(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    run(recipe, tiny_bundle.config, "--to", "icefall", "espnet")
+    assert {path.name for path in (recipe / "zoo").iterdir()} >= {"tiny", "tiny-icefall", "tiny-espnet.zip"}
+    shown = capsys.readouterr().out
+    assert f"{recipe / 'zoo' / 'tiny-icefall'}: icefall form of tiny\n  pretrained.pt: " in shown
+    shutil.rmtree(recipe / "zoo" / "tiny")
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config, "--to", "icefall")
+    assert "tiny-icefall exists: give another name, or --overwrite" in capsys.readouterr().err
+    assert not (recipe / "zoo" / "tiny").exists()
+    run(recipe, tiny_bundle.config, "--to", "icefall", "--overwrite")
 
 
 def test_existing_model_is_replaced_only_on_demand(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:

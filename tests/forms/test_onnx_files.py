@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared_moe_conformer.release.onnx_files import fp16_name, int8_name, load_graph
+from shared_moe_conformer.forms.onnx_files import fp16_name, int8_name, load_graph
 
 
 def test_smaller_versions_are_named_after_the_file() -> None:

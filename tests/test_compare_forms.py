@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +14,18 @@ from torch.nn.utils.rnn import pad_sequence
 for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
 
+
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.compare_forms import main, precision_table, round_trip_table  # noqa: E402
+from shared_moe_conformer.config import save_config  # noqa: E402
+from shared_moe_conformer.forms.comparison import Comparison, Precision, RoundTrip, compare  # noqa: E402
+from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
+from shared_moe_conformer.forms.recordings import Utterance, write_test_set  # noqa: E402
+from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
 from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
-from shared_moe_conformer.onnx_compare import Row, Utterance, compare_precisions, main, table, write_test_set  # noqa: E402
-from shared_moe_conformer.onnx_export import export_onnx  # noqa: E402
 from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
+from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint  # noqa: E402
 
 Save = Callable[..., Path]
 STEPS = 200
@@ -43,22 +50,34 @@ def make_cut(folder: Path, name: str, samples: np.ndarray) -> MonoCut:
     return cut
 
 
+def compare_all(bundle: Bundle, folder: Path, utterances: list[Utterance], tmp_path: Path) -> Comparison:
+    write_onnx(folder, tmp_path / "onnx")
+    write_torchscript(folder, tmp_path / "torchscript")
+    folders = {"onnx_dir": tmp_path / "onnx", "torchscript_dir": tmp_path / "torchscript"}
+    return compare(bundle, utterances, **folders)
+
+
 @pytest.mark.slow
 def test_float32_is_the_model_and_the_others_are_near_it(
     saved: Save, recipe: Path, tmp_path: Path, tiny_bundle: Bundle
 ) -> None:
-    export_onnx(saved(), tmp_path / "onnx")
     (tmp_path / "wavs").mkdir()
     utterances = write_test_set(recipe, "test", tmp_path / "wavs", bundle=tiny_bundle)
     assert [(u.name, u.text) for u in utterances] == [(f"cut{i}", "ONE TWO") for i in range(3)]
-    rows = compare_precisions(tiny_bundle, tmp_path / "onnx", utterances, rounds=2)
-    assert [(row.kind, row.precision) for row in rows] == [
-        (kind, precision) for kind in ("transducer", "ctc") for precision in ("float32", "float16", "int8")
+    trips, precisions = compare_all(tiny_bundle, saved(), utterances, tmp_path)
+    kinds = ("transducer", "ctc")
+    assert [(row.kind, row.form) for row in trips] == [
+        (kind, form) for kind in kinds for form in ("TorchScript", "onnxruntime", "sherpa-onnx")
     ]
-    for full, half, byte in (rows[:3], rows[3:]):
-        assert (full.equal, full.difference) == (1.0, 0.0)
+    assert {row.same for row in trips} == {3}
+    assert all(math.isnan(row.difference) if row.form == "sherpa-onnx" else row.difference < 1e-3 for row in trips)
+    assert [(row.kind, row.precision) for row in precisions] == [
+        (kind, precision) for kind in kinds for precision in ("float32", "float16", "int8")
+    ]
+    for full, half, byte in (precisions[:3], precisions[3:]):
+        assert full.same == 3
         assert half.megabytes < full.megabytes  # of so tiny a model int8 saves less than it writes
-        assert half.difference > 0 and byte.difference > 0
+        assert half.difference > full.difference < byte.difference
         assert full.word_error_rate > 0 and full.seconds > 0
 
 
@@ -104,31 +123,48 @@ def test_a_model_that_knows_its_words_says_them_in_int8_too(
     rng = np.random.default_rng(0)
     bundle = trained_on_tones(tiny_bundle, rng)
     bundle.save(tmp_path / "tiny", lang_dir=lang_dir, example=ExampleRecording(tones, 16000, ""))
-    export_onnx(tmp_path / "tiny", tmp_path / "onnx")
     utterances = []
     for number in range(60):
         words = rng.choice(WORDS, size=rng.integers(1, 5)).tolist()
         write_wav(tmp_path / f"{number}.wav", spoken(words, rng), sampling_rate=16000)
         utterances.append(Utterance(str(number), tmp_path / f"{number}.wav", " ".join(words)))
-    rows = compare_precisions(bundle, tmp_path / "onnx", utterances, rounds=1)
-    rates = {row.precision: row.word_error_rate for row in rows if row.kind == "ctc"}
+    trips, precisions = compare_all(bundle, tmp_path / "tiny", utterances, tmp_path)
+    assert {row.same for row in trips} == {60}
+    rates = {row.precision: row.word_error_rate for row in precisions if row.kind == "ctc"}
     assert rates["float32"] < 15
     assert abs(rates["float16"] - rates["float32"]) <= 0.5
     assert abs(rates["int8"] - rates["float32"]) <= 0.5
 
 
-def test_times_are_told_as_ratios() -> None:
-    rows = [Row("ctc", "float32", 4.0, 10.0, 1.0, 2.0, 0.0), Row("ctc", "int8", 1.0, 10.5, 0.5, 1.5, 0.25)]
-    assert table(rows).splitlines()[2:] == [
-        "| ctc | float32 | 4.00 | 10.00 | 100 % | 0 | 1.00 |",
-        "| ctc | int8 | 1.00 | 10.50 | 50 % | 0.25 | 0.75 |",
+def test_tables_tell_what_was_the_same_and_times_as_ratios() -> None:
+    trips = [RoundTrip("ctc", "onnxruntime", 9, 0.000012), RoundTrip("ctc", "sherpa-onnx", 8, float("nan"))]
+    assert round_trip_table(trips, recordings=9).splitlines()[2:] == [
+        "| ctc | onnxruntime | 9 of 9 | 1.2e-05 |",
+        "| ctc | sherpa-onnx | 8 of 9 | not told |",
+    ]
+    rows = [Precision("ctc", "float32", 4.0, 10.0, 9, 1e-5, 2.0), Precision("ctc", "int8", 1.0, 10.5, 5, 0.25, 1.5)]
+    assert precision_table(rows, recordings=9).splitlines()[2:] == [
+        "| ctc | float32 | 4.00 | 10.00 | 9 of 9 | 1e-05 | 1.00 |",
+        "| ctc | int8 | 1.00 | 10.50 | 5 of 9 | 0.25 | 0.75 |",
     ]
 
 
-def test_files_that_were_not_exported_are_missed(saved: Save, recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = saved()
-    with pytest.raises(SystemExit):
-        main(["--model", str(folder), "--recipe-dir", str(recipe)])
-    err = capsys.readouterr().err
-    assert f"no encoder.onnx in {folder}-onnx: run" in err
-    assert err.count("\n") == 1
+@pytest.mark.slow
+def test_one_command_compares_an_experiment_with_all_that_became_of_it(
+    saved: Save, recipe: Path, tmp_path: Path, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exp_dir = tmp_path / "exp"
+    exp_dir.mkdir()
+    save_config(tiny_bundle.config, exp_dir / "config.json")
+    save_checkpoint(epoch_path(exp_dir, 1), {"model": tiny_bundle.model.state_dict()})
+    arguments = ["--model", str(saved()), "--recipe-dir", str(recipe), "--rounds", "1"]
+    main([*arguments, "--exp-dir", str(exp_dir), "--epoch", "1"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("tiny, test, 3 recordings, compared with the experiment's epoch-1-avg-1 in torch\n")
+    assert "| transducer | bundle | 3 of 3 | 0 |\n" in shown
+    assert "| ctc | sherpa-onnx | 3 of 3 | not told |\n" in shown
+    for extra, message in ((["--rounds", "0"], "rounds is 0"), (["--exp-dir", str(recipe)], "config.json")):
+        with pytest.raises(SystemExit):
+            main([*arguments, *extra])
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1

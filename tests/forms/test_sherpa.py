@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("sherpa_onnx")
 
-from shared_moe_conformer.release.sherpa import recognise  # noqa: E402
+from shared_moe_conformer.forms.sherpa import recognise  # noqa: E402
 from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
 
 

@@ -20,19 +20,9 @@ import onnx  # noqa: E402
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
-from shared_moe_conformer.onnx_export import (  # noqa: E402
-    CTC,
-    DECODER,
-    ENCODER,
-    JOINER,
-    QUANTISED,
-    export_onnx,
-    fp16_name,
-    int8_name,
-    main,
-    router_products,
-    run_graph,
-)
+from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, QUANTISED, fp16_name, int8_name  # noqa: E402
+from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402
+from shared_moe_conformer.forms.onnx_precisions import router_products  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
@@ -73,7 +63,7 @@ def bundle_folder(
 
 @pytest.fixture(scope="module")
 def exported(bundle_folder: Path) -> Path:
-    main(["--model", str(bundle_folder)])
+    write_onnx(bundle_folder, bundle_folder.with_name("tiny-onnx"))
     return bundle_folder.with_name("tiny-onnx")
 
 
@@ -104,7 +94,7 @@ def test_folder_is_complete_and_verifies(exported: Path) -> None:
 
 
 def test_graphs_are_the_model(bundle_folder: Path, tmp_path: Path) -> None:
-    differences = export_onnx(bundle_folder, tmp_path / "onnx")
+    differences = write_onnx(bundle_folder, tmp_path / "onnx")
     assert set(differences) == {ENCODER, DECODER, JOINER, CTC}
     assert max(differences.values()) < 5e-4
 
@@ -198,20 +188,14 @@ def run_sherpa(
 
 
 def test_existing_folder_is_refused_and_a_failure_leaves_nothing(
-    exported: Path, bundle_folder: Path, capsys: Output, tmp_path: Path
+    exported: Path, bundle_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    calls = {
-        f"{exported} exists: give another name, or --overwrite": ["--model", str(bundle_folder)],
-        "no released model in": ["--model", str(tmp_path / "empty")],
-    }
     before = sorted(exported.parent.iterdir())
-    for message, arguments in calls.items():
-        with pytest.raises(SystemExit):
-            main(arguments)
-        err = capsys.readouterr().err
-        assert message in err
-        assert err.count("\n") == 1
+    with pytest.raises(FileExistsError, match="exists: give another name, or --overwrite"):
+        write_onnx(bundle_folder, exported)
+    with pytest.raises(FileNotFoundError, match="no released model in"):
+        write_onnx(tmp_path / "empty", exported.with_name("other"))
     assert sorted(exported.parent.iterdir()) == before
 
 
@@ -219,9 +203,9 @@ def test_existing_folder_is_refused_and_a_failure_leaves_nothing(
 def test_graphs_that_differ_are_not_written(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared_moe_conformer.onnx_export.MAX_DIFFERENCE", 0.0)
+    monkeypatch.setattr("shared_moe_conformer.forms.onnx_folder.MAX_DIFFERENCE", 0.0)
     with pytest.raises(ValueError, match=re.escape(f"{ENCODER} differs from the model by")):
-        export_onnx(bundle_folder, tmp_path / "onnx")
+        write_onnx(bundle_folder, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,4 +213,4 @@ def test_missing_packages_are_named(bundle_folder: Path, tmp_path: Path, monkeyp
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(ValueError, match="the package onnxruntime is not installed: pip install"):
-        export_onnx(bundle_folder, tmp_path / "onnx")
+        write_onnx(bundle_folder, tmp_path / "onnx")

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import replace_fields
-from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.moe import MoeFeedForward, Router
-from shared_moe_conformer.model.packing import padding_after
-from shared_moe_conformer.release.onnx_graphs import (
+from shared_moe_conformer.forms.onnx_graphs import (
     CtcGraph,
     DecoderGraph,
     EncoderGraph,
     ExportableMoe,
     exportable_encoder,
 )
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.moe import MoeFeedForward, Router
+from shared_moe_conformer.model.packing import padding_after
 from tests.conftest import TINY
 
 BATCHES = [[7], [8], [33], [50, 31, 7], [60, 3], [301]]
@@ -96,7 +96,7 @@ def test_the_model_itself_is_left_as_it_was() -> None:
 
 
 def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Path) -> None:
-    from shared_moe_conformer.onnx_export import write_graph
+    from shared_moe_conformer.forms.onnx_writer import write_graph
 
     axes = {0: "N", 1: "T"}
     named = {f"in{i}": value for i, value in enumerate(inputs)}
@@ -123,7 +123,7 @@ def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Pat
 )
 def test_onnxruntime_agrees_with_torch_at_every_size(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from shared_moe_conformer.onnx_export import run_graph
+    from shared_moe_conformer.forms.onnx_folder import run_graph
 
     model = make_model(**options)
     graphs: dict[str, nn.Module] = {"encoder": EncoderGraph(model), "ctc": CtcGraph(model)}
@@ -146,7 +146,7 @@ def test_onnxruntime_agrees_with_torch_at_every_size(options: dict[str, Any], tm
 
 def test_decoder_takes_the_context_of_an_empty_hypothesis(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from shared_moe_conformer.onnx_export import run_graph
+    from shared_moe_conformer.forms.onnx_folder import run_graph
 
     model = make_model()
     write(DecoderGraph(model.decoder, model.joiner), (torch.zeros(2, 2, dtype=torch.int64),), 1, tmp_path / "decoder")

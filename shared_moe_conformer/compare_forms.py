@@ -1,0 +1,119 @@
+"""The verb that compares a model's forms on a test set: what is the same in other runtimes, and what small files cost.
+
+`python -m shared_moe_conformer.compare_forms --model zoo/NAME --recipe-dir egs/CORPUS/ASR`
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.config import load_config, require
+from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.forms.comparison import Precision, RoundTrip, compare
+from shared_moe_conformer.forms.onnx_folder import write_onnx
+from shared_moe_conformer.forms.recordings import write_test_set
+from shared_moe_conformer.forms.torchscript import write_torchscript
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
+from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.training.averaging import Selection
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    args = _parser().parse_args(arguments)
+    run_main(lambda: _compare(args))
+
+
+def trained_model(exp_dir: Path, selection: Selection, *, released: Bundle) -> Bundle:
+    """An experiment's averaged model with all else of its bundle.
+
+    Raises:
+      FileNotFoundError: no such experiment or epoch.
+      ValueError: its checkpoints are damaged.
+    """
+    config = load_config(exp_dir / "config.json")
+    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    copy_weights(model, selection.state(exp_dir), source=exp_dir)
+    return dataclasses.replace(released, config=config, model=model.eval())
+
+
+def round_trip_table(rows: Sequence[RoundTrip], *, recordings: int) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| model | form | recordings with the same text | largest difference |", "|---|---|---|---|"]
+    for row in rows:
+        difference = "not told" if math.isnan(row.difference) else f"{row.difference:.2g}"
+        lines.append(f"| {row.kind} | {row.form} | {row.same} of {recordings} | {difference} |")
+    return "\n".join(lines)
+
+
+def precision_table(rows: Sequence[Precision], *, recordings: int) -> str:
+    """The rows as a Markdown table; times as ratios to float32's of the same model."""
+    lines = [
+        "| model | precision | MB | WER % | recordings with the same text | largest difference | CPU time |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    base = {row.kind: row.seconds for row in rows if row.precision == "float32"}
+    lines += [
+        f"| {row.kind} | {row.precision} | {row.megabytes:.2f} | {row.word_error_rate:.2f} "
+        f"| {row.same} of {recordings} | {row.difference:.2g} | {row.seconds / base[row.kind]:.2f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m shared_moe_conformer.compare_forms",
+        description="Compare a released model in torch, TorchScript, onnxruntime and sherpa-onnx, and its float32, "
+        "float16 and int8 files, on a recipe's whole test set.",
+    )
+    parser.add_argument("--model", required=True, help=MODEL_HELP)
+    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
+    parser.add_argument("--recipe-dir", type=Path, required=True, help="the recipe whose test set is recognised")
+    parser.add_argument("--split", default="test", help="which of its cut sets [test]")
+    parser.add_argument(
+        "--exp-dir", type=Path, help="the experiment that was released, to be compared with, too [none]"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="times that all is recognised, for the times [5]")
+    add_flags(parser, Selection)
+    return parser
+
+
+def _compare(args: argparse.Namespace) -> None:
+    tune_cpu()
+    require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
+    source = resolve(args.model, zoo_dir=args.zoo_dir)
+    bundle, experiment, against = Bundle.load(source), None, "the bundle"
+    if args.exp_dir:
+        selection = apply_flags(Selection(), args)
+        experiment = trained_model(args.exp_dir, selection, released=bundle)
+        against = f"the experiment's {selection.name(args.exp_dir)}"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_onnx(source, folder / "onnx")
+        write_torchscript(source, folder / "torchscript")
+        (folder / "wavs").mkdir()
+        utterances = write_test_set(args.recipe_dir, args.split, folder / "wavs", bundle=bundle)
+        trips, precisions = compare(
+            bundle,
+            utterances,
+            onnx_dir=folder / "onnx",
+            torchscript_dir=folder / "torchscript",
+            experiment=experiment,
+            rounds=args.rounds,
+        )
+    print(f"{bundle.manifest.name}, {args.split}, {len(utterances)} recordings, compared with {against} in torch\n")
+    print(round_trip_table(trips, recordings=len(utterances)))
+    print(f"\nIn sherpa-onnx:\n\n{precision_table(precisions, recordings=len(utterances))}")
+
+
+if __name__ == "__main__":
+    main()

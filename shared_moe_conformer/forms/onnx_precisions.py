@@ -1,0 +1,64 @@
+"""ONNX files with smaller numbers: int8 and float16, the routers excepted, since they choose the experts."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+
+def quantise(source: Path, target: Path) -> None:
+    """Write a graph with the weights of its matrix products in int8, the routers' excepted."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    routers = router_products(onnx.load(source).graph)
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / source.name
+        # its optimisation would rename the routers' products
+        quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_dynamic(
+            prepared,
+            target,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=routers,
+        )
+    _save_lean(onnx.load(target), target)
+
+
+def halve(source: Path, target: Path) -> None:
+    """Write a graph that stores and computes in float16, its inputs and outputs and the routers' products excepted."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(source))
+    routers = router_products(graph.graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tiny weights that become 0
+        half = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers)
+    _save_lean(half, target)
+
+
+def router_products(graph: Any) -> list[str]:
+    """Names of the matrix products whose softmax ranks the experts."""
+    producer = {output: node for node in graph.node for output in node.output}
+    softmaxes = [producer[node.input[0]] for node in graph.node if node.op_type == "TopK"]
+    return [producer[softmax.input[0]].name for softmax in softmaxes]
+
+
+def _save_lean(model: Any, target: Path) -> None:
+    """Write a graph without what nobody reads: onnxruntime's tools leave float32 copies of weights that several layers
+    use, and the shapes that they inferred."""
+    import onnx
+
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert not any(attribute.HasField("g") for node in graph.node for attribute in node.attribute), "graphs in nodes"
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
+    onnx.save(model, target)

@@ -1,0 +1,118 @@
+"""A model's four graphs in one runtime or another, called in the same way; greedy searches, and logits to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, Graph, load_graph
+from shared_moe_conformer.model.asr_model import AsrModel
+
+BLANK = 0
+
+
+class Parts(NamedTuple):
+    """The graphs, with the inputs and outputs of `forms.onnx_graphs`."""
+
+    encoder: Graph
+    decoder: Graph
+    joiner: Graph
+    ctc: Graph
+
+
+def torch_parts(model: AsrModel) -> Parts:
+    """The model itself: nothing is exported."""
+
+    def encoder(x: Tensor, x_lens: Tensor) -> Sequence[Tensor]:
+        encoder_out, lens, _ = model.encode(x, x_lens)
+        return model.joiner.encoder_projection(encoder_out), lens
+
+    def ctc(x: Tensor, x_lens: Tensor) -> Sequence[Tensor]:
+        encoder_out, lens, _ = model.encode(x, x_lens)
+        return model.ctc_log_probs(encoder_out), lens
+
+    def decoder(y: Tensor) -> Sequence[Tensor]:
+        return [model.joiner.decoder_projection(model.decoder.step(y))]
+
+    def joiner(encoder_frames: Tensor, decoder_frames: Tensor) -> Sequence[Tensor]:
+        return [model.joiner(encoder_frames, decoder_frames)]
+
+    return Parts(_on_arrays(encoder), _on_arrays(decoder), _on_arrays(joiner), _on_arrays(ctc))
+
+
+def torchscript_parts(folder: Path) -> Parts:
+    """What `write_torchscript` wrote."""
+    encoder, decoder, joiner, ctc = (torch.jit.load(folder / f"{part}.pt") for part in Parts._fields)
+    return Parts(
+        _on_arrays(encoder),
+        _on_arrays(lambda y: [decoder(y)]),
+        _on_arrays(lambda *frames: [joiner(*frames)]),
+        _on_arrays(ctc),
+    )
+
+
+def onnx_parts(folder: Path, name_of: Callable[[str], str] = str) -> Parts:
+    """What `write_onnx` wrote, in onnxruntime.
+
+    Args:
+      name_of: the file of a precision, given float32's; the decoder is float32 always.
+    """
+    return Parts(*(load_graph(folder / name) for name in (name_of(ENCODER), DECODER, name_of(JOINER), name_of(CTC))))
+
+
+def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int]) -> tuple[list[int], np.ndarray]:
+    """The likeliest tokens one by one, at most one a frame, and the context (T', context_size) of each frame.
+
+    Args:
+      parts: the graphs.
+      x: features of one recording, (T, F).
+      start_context: tokens before the first.
+    """
+    context, contexts, tokens = list(start_context), [], []
+    (decoder_frame,) = parts.decoder(np.array([context]))
+    for frame in parts.encoder(*_batch_of(x))[0][0]:
+        contexts.append(context)
+        (logits,) = parts.joiner(frame[None], decoder_frame)
+        token = int(logits[0].argmax())
+        if token != BLANK:
+            tokens.append(token)
+            context = [*context[1:], token]
+            (decoder_frame,) = parts.decoder(np.array([context]))
+    return tokens, np.array(contexts)
+
+
+def greedy_ctc(parts: Parts, x: np.ndarray) -> list[int]:
+    """The tokens of the best alignment of the CTC head."""
+    best = ctc_log_probs(parts, x).argmax(axis=1).tolist()
+    return [token for token, _ in groupby(best) if token != BLANK]
+
+
+def transducer_logits(parts: Parts, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:
+    """The joiner's logits (T', V) of each frame and its context (T', context_size)."""
+    (decoder_frames,) = parts.decoder(contexts)
+    return parts.joiner(parts.encoder(*_batch_of(x))[0][0], decoder_frames)[0]
+
+
+def ctc_log_probs(parts: Parts, x: np.ndarray) -> np.ndarray:
+    """The CTC head's log-probabilities (T', V)."""
+    return parts.ctc(*_batch_of(x))[0][0]
+
+
+def _batch_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return x[None], np.array([len(x)])
+
+
+def _on_arrays(function: Callable[..., Sequence[Tensor]]) -> Graph:
+    """A function of tensors as one of arrays."""
+
+    @torch.inference_mode()
+    def on_arrays(*inputs: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in function(*map(torch.from_numpy, inputs))]
+
+    return on_arrays

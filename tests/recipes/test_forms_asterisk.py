@@ -1,0 +1,63 @@
+"""A model's forms on a whole test set of real speech, in torch, TorchScript, onnxruntime and sherpa-onnx."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+for package in ("onnx", "onnxruntime", "sherpa_onnx"):
+    pytest.importorskip(package)
+
+from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.forms.comparison import Comparison, compare  # noqa: E402
+from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
+from shared_moe_conformer.forms.recordings import write_test_set  # noqa: E402
+from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
+
+ROOT = Path(os.environ.get("TRAINED_CLONE") or Path(__file__).resolve().parents[2])
+"""A clone in which `make run` has been run."""
+MODEL, RECIPE = ROOT / "zoo/asterisk-en-base", ROOT / "egs/asterisk/ASR"
+NUM_RECORDINGS = 52
+
+
+def compare_on_test_set(model: Path, recipe: Path, tmp_path: Path, *, experiment: Bundle | None = None) -> Comparison:
+    bundle = Bundle.load(model)
+    write_onnx(model, tmp_path / "onnx")
+    write_torchscript(model, tmp_path / "torchscript")
+    (tmp_path / "wavs").mkdir()
+    utterances = write_test_set(recipe, "test", tmp_path / "wavs", bundle=bundle)
+    assert len(utterances) == NUM_RECORDINGS
+    folders = {"onnx_dir": tmp_path / "onnx", "torchscript_dir": tmp_path / "torchscript"}
+    found = compare(bundle, utterances, experiment=experiment, **folders)
+    for row in found.round_trips:
+        assert row.same == NUM_RECORDINGS, row
+        assert not row.difference > 1e-3, row
+    return found
+
+
+@pytest.mark.slow
+def test_an_untrained_model_says_the_same_everywhere(
+    prepared_recipe: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray, tmp_path: Path
+) -> None:
+    """Nothing is harder: its tokens are nearly as likely as others, and it says something at most frames."""
+    tiny_bundle.save(tmp_path / "tiny", lang_dir=lang_dir, example=ExampleRecording(tones, 16000, ""))
+    trips, _ = compare_on_test_set(tmp_path / "tiny", prepared_recipe, tmp_path, experiment=tiny_bundle)
+    assert [row.form for row in trips] == ["bundle", "TorchScript", "onnxruntime", "sherpa-onnx"] * 2
+    assert [row.difference for row in trips if row.form == "bundle"] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (MODEL.is_dir() and (RECIPE / "data/fbank").is_dir()),
+    reason="no trained model here: make run trains one; or give such a clone as TRAINED_CLONE",
+)
+def test_smaller_files_recognise_the_whole_test_set_as_well(tmp_path: Path) -> None:
+    _, rows = compare_on_test_set(MODEL, RECIPE, tmp_path)
+    rates = {(row.kind, row.precision): row.word_error_rate for row in rows}
+    for (kind, precision), rate in rates.items():
+        assert abs(rate - rates[kind, "float32"]) <= 0.5, (kind, precision)
+    sizes = {(row.kind, row.precision): row.megabytes for row in rows}
+    assert sizes["ctc", "int8"] < 0.4 * sizes["ctc", "float32"]
