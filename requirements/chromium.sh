@@ -5,12 +5,19 @@ set -euo pipefail
 
 say() { echo "[chromium] $*" >&2; }
 
-is_there() { command -v chromium >/dev/null && command -v chromedriver >/dev/null; }
+is_there() { chromium --version >/dev/null 2>&1 && chromedriver --version >/dev/null 2>&1; }
 
+# A mirror that fails, an installation that was killed, another apt-get at work: they pass, so it is tried three times.
 install() {
-  local options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
-  apt-get "${options[@]}" update &&
-    DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y --no-install-recommends chromium chromium-driver
+  local attempt options=(-qq -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
+  export DEBIAN_FRONTEND=noninteractive
+  for attempt in 1 2 3; do
+    dpkg --configure -a || true
+    apt-get "${options[@]}" update || say 'not all lists of packages could be read: going on with those that are here'
+    apt-get "${options[@]}" install -y --no-install-recommends chromium chromium-driver && return
+    [[ "$attempt" == 3 ]] || sleep $((10 * attempt))
+  done
+  return 1
 }
 
 if is_there; then

@@ -118,6 +118,8 @@ def test_chromium_is_left_alone_where_it_is_and_missed_where_nobody_can_install_
     for tool in ("bash", "env"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     stub(tmp_path / "id", "echo 0")
+    stub(tmp_path / "dpkg", "")
+    stub(tmp_path / "sleep", f'echo "$@" >> {tmp_path}/slept')
     missing = run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path))
     assert missing.returncode == 0
     assert missing.stderr.endswith("tests of pages skip\n")
@@ -125,9 +127,29 @@ def test_chromium_is_left_alone_where_it_is_and_missed_where_nobody_can_install_
     failing = run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path))
     assert failing.returncode == 0
     assert failing.stderr.endswith("not installed: tests of pages skip\n")
+    assert (tmp_path / "slept").read_text() == "10\n20\n"
     for name in ("chromium", "chromedriver"):
         stub(tmp_path / name, "")
     assert run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path)).stderr == ""
+
+
+def test_chromium_is_installed_although_lists_fail_and_an_installation_too(tmp_path: Path) -> None:
+    for tool in ("bash", "env", "cp", "rm"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    for tool in ("id", "dpkg", "sleep"):
+        stub(tmp_path / tool, "echo 0")
+    stub(tmp_path / "works", "")
+    stub(tmp_path / "first", "")
+    stub(
+        tmp_path / "apt-get",
+        f"""if [[ "$*" == *update* ]]; then exit 100; fi
+if [[ -e {tmp_path}/first ]]; then rm {tmp_path}/first; exit 100; fi
+cp {tmp_path}/works {tmp_path}/chromium; cp {tmp_path}/works {tmp_path}/chromedriver""",
+    )
+    installed = run(REQUIREMENTS / "chromium.sh", PATH=str(tmp_path))
+    assert installed.returncode == 0
+    assert installed.stderr.count("not all lists of packages could be read") == 2
+    assert installed.stderr.endswith("[chromium] installed\n")
 
 
 def test_unknown_engine_is_refused(clone: Path) -> None:
