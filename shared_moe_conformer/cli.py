@@ -7,6 +7,8 @@ import ast
 import dataclasses
 import functools
 import inspect
+import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -63,6 +65,9 @@ def run_main(main: Callable[[], None]) -> None:
     """Call `main`; a user's mistake ends the program with one line on the standard error and exit status 1."""
     try:
         main()
+    except BrokenPipeError:  # as in `... | head`: nobody reads on, and Python would say so again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     except USER_ERRORS as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def parse(*flags: str) -> Config:
@@ -59,3 +64,18 @@ def test_help_shows_docstrings_and_defaults() -> None:
     add_flags(parser, Config)
     text = " ".join(parser.format_help().split())
     assert "Experts that compute each frame (K). [1]" in text
+
+
+def test_a_reader_that_leaves_ends_the_program_without_a_word() -> None:
+    code = """
+import os
+from shared_moe_conformer.cli import run_main
+def main():
+    os.close(read)
+    print("to nobody", flush=True)
+read, write = os.pipe()
+os.dup2(write, 1)
+run_main(main)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (141, "")

@@ -29,6 +29,7 @@ def serve(
     sent: Callable[[int], bool] = lambda total: True,
     endless: bool = False,
     busy: int = 0,
+    hangs_up: bool = False,
 ) -> Iterator[Server]:
     """Serve a folder over HTTP.
 
@@ -38,6 +39,7 @@ def serve(
       sent: called before each 256 bytes with the bytes sent so far by all requests; False: break the connection.
       endless: never stop sending a file.
       busy: requests that are answered by status 503 first.
+      hangs_up: or not at all, the connection closed instead.
     """
     requests: list[tuple[str, str | None]] = []
     total = [0]
@@ -46,7 +48,7 @@ def serve(
         def do_GET(self) -> None:
             requests.append((self.path, self.headers.get("Range")))
             if len(requests) <= busy:
-                return self.send_error(503)
+                return self.send_error(503) if not hangs_up else None
             path = root / self.path.lstrip("/")
             if not path.is_file():
                 return self.send_error(404)

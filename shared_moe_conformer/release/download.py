@@ -125,6 +125,10 @@ def _fetch_once(url: str, target: Path, *, max_bytes: int, progress: Progress) -
         if error.code in BUSY:
             raise Interrupted(f"the server is busy (status {error.code})") from error
         raise
+    except OSError as error:
+        if isinstance(getattr(error, "reason", error), (ConnectionResetError, TimeoutError)):
+            raise Interrupted("the server did not answer") from error
+        raise
     with answer:
         continues = str(answer.headers.get("Content-Range", "")).startswith(f"bytes {there}-")
         if there and not (answer.status == http.client.PARTIAL_CONTENT and continues):

@@ -119,6 +119,9 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(zoo: Path, here: Path, mo
     with serve(zoo, busy=3) as server:
         pull("base", source=server.url, zoo_dir=here)
     assert pauses == [1, 2, 3]
+    shutil.rmtree(here)
+    with serve(zoo, busy=3, hangs_up=True) as server:
+        pull("base", source=server.url, zoo_dir=here)
     with serve(zoo, busy=4) as server, pytest.raises(ValueError, match=r"the server is busy \(status 503\): what has"):
         pull("full", source=server.url, zoo_dir=here)
 
