@@ -20,19 +20,12 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding.comparison import comparison_text, draw
+from shared_moe_conformer.decoding.agreement import agreement_note
+from shared_moe_conformer.decoding.calibration import Judged, calibration_text, judged_words
+from shared_moe_conformer.decoding.comparison import comparison_text, draw, name_of
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.loading import load_resources
-from shared_moe_conformer.decoding.methods import (
-    METHODS,
-    DecodingConfig,
-    decode_at_scales,
-    decode_batch,
-    grouped,
-    label,
-    resolved,
-    settings,
-)
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_at_scales, decode_batch
 from shared_moe_conformer.decoding.peak_memory import peak_memory
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.decoding.scoring import (
@@ -40,8 +33,10 @@ from shared_moe_conformer.decoding.scoring import (
     Scores,
     character_error_rate,
     word_error_rate,
+    words_of,
     write_files,
 )
+from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.release.weights import copy_weights
@@ -146,6 +141,8 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
                         help="audio in a batch, in seconds; changes no result [as in training]")  # fmt: skip
     parser.add_argument("--num-workers", type=int, default=argparse.SUPPRESS,
                         help="processes that load batches [as in training]")  # fmt: skip
+    parser.add_argument("--test-splits", type=lambda text: tuple(text.split(",")), default=argparse.SUPPRESS,
+                        metavar="A,B,..", help="cut sets to decode, such as dev,test [as in training]")  # fmt: skip
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
                         help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
                         "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
@@ -176,12 +173,14 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
         results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
         results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
-        _report(results, exp_dir, test_set=test_set, checkpoint=checkpoint, left_out=left_out)
-        for result in results:
+        scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
+        transcripts = [_with_times(result, tokenizer) for result in results]
+        for result, found in zip(results, transcripts):
             name = f"{test_set}-{checkpoint}-{settings(result.config)}"
-            folder = exp_dir / result.config.decoding_method
             for output_format in args.output_format:
-                write_results(_with_times(result, tokenizer), folder, name=name, output_format=output_format)
+                write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
+        if len(results) > 1:
+            _compare(results, scores, transcripts, exp_dir, left_out=left_out, checkpoint=checkpoint)
 
 
 @torch.inference_mode()
@@ -217,20 +216,32 @@ def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
     ]
 
 
-def _report(
-    results: Sequence[MethodResult], exp_dir: Path, *, test_set: str, checkpoint: str, left_out: Mapping[str, str]
+def _compare(
+    results: Sequence[MethodResult],
+    scores: Sequence[Scores],
+    transcripts: Sequence[Sequence[Result]],
+    exp_dir: Path,
+    *,
+    left_out: Mapping[str, str],
+    checkpoint: str,
 ) -> None:
-    """Print the scores and write the files; with several methods, a table of them too."""
-    scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
-    if len(scores) == 1:
-        return
-    title = f"{test_set}, {checkpoint}"
-    table = comparison_text(scores, title=title, left_out=left_out)
-    path = exp_dir / f"comparison-{test_set}-{checkpoint}.txt"
-    with atomic_file(path) as file:
-        file.write(table.encode())
-    draw(scores, path.with_suffix(".png"), title=title)
-    print(f"\n{table}\nwrote {path} and .png")
+    """Write the table and the picture of several methods on one test set, and a table of their confidences."""
+    test_set = scores[0].test_set
+    name, title = f"{test_set}-{checkpoint}", f"{test_set}, {checkpoint}"
+    agreement = agreement_note({result.config: result.hyps for result in results})
+    table = comparison_text(scores, title=title, left_out=left_out, agreement=agreement)
+    judged = {name_of(score): _judged(found) for score, found in zip(scores, transcripts)}
+    texts = {"comparison": table, "confidences": calibration_text(judged, title=title)}
+    for kind, text in texts.items():
+        with atomic_file(exp_dir / f"{kind}-{name}.txt") as file:
+            file.write(text.encode())
+    draw(scores, exp_dir / f"comparison-{name}.png", title=title)
+    print(f"\n{table}\nwrote {exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt")
+
+
+def _judged(found: Sequence[Result]) -> list[Judged]:
+    words = [(words_of(result.ref), [(w.text, w.confidence) for w in result.transcript.words]) for result in found]
+    return [word for ref, hyp in words for word in judged_words(ref, hyp)]
 
 
 def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:

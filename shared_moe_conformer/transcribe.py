@@ -16,7 +16,8 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.decoding.methods import DecodingConfig, resolved
+from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES

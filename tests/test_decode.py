@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -14,7 +15,8 @@ from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, label, resolved, settings
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
+from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
@@ -90,6 +92,9 @@ def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None
     assert (exp_dir / "comparison-clean-epoch-3-avg-2.png").read_bytes().startswith(b"\x89PNG")
     assert "left out: 1best over HLG" in table and "no graph over words in" in table
     assert table in capsys.readouterr().out
+    assert ("k2 and embedded: the same text in 1best over H 4, " in table) == bool(importlib.util.find_spec("k2"))
+    confidences = (exp_dir / "confidences-clean-epoch-3-avg-2.txt").read_text()
+    assert "\ngreedy_search " in confidences and " % of " in confidences
 
 
 def test_after_a_search_that_cannot_be_measured_no_other_is_tried(
@@ -112,6 +117,26 @@ def test_results_do_not_depend_on_the_batches(recipe: Path, monkeypatch: pytest.
     assert all_recogs() == one_by_one
     assert len(one_by_one) == len(SEARCHES)
     assert any("hyp=['" in text for text in one_by_one), "the model must say something"
+
+
+class TooShort(OneUtterancePerBatch):
+    """Six frames of features, which give no frame of the encoder."""
+
+    size = 2
+
+    def __init__(self, config: Config, recipe_dir: Path, tokenizer: object) -> None:
+        super().__init__(config, recipe_dir, tokenizer)
+        self.cuts = [self.cuts[0], ("too-short", self.cuts[0][1][:6], "ONE")]
+
+
+def test_an_utterance_too_short_for_a_frame_is_recognised_as_nothing(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "AsrDataModule", TooShort)
+    run(recipe, "--decoding-method", "all", "--output-format", "ctm")
+    recogs = [path.read_text() for path in (recipe / "exp/base").glob("*/*recogs-*")]
+    assert len(recogs) == len(SEARCHES)
+    assert all("too-short:\thyp=[]\n" in text and "cut-93:\thyp=[" in text for text in recogs)
 
 
 def test_newest_epoch_is_the_default_and_options_stand_in_the_names(recipe: Path) -> None:

@@ -18,24 +18,32 @@ SECONDS_OF_RTF = "RTF: seconds of encoder and search per second of audio"
 HEADER = ("method", "WER % [95 %]", "ins", "del", "sub", "CER % [95 %]", "RTF", "MiB")
 
 
-def comparison_text(scores: Sequence[Scores], *, title: str, left_out: Mapping[str, str]) -> str:
+def comparison_text(
+    scores: Sequence[Scores], *, title: str, left_out: Mapping[str, str], agreement: str | None = None
+) -> str:
     """The table, and what is to be known about it.
 
     Args:
       left_out: methods that could not run, and why.
+      agreement: what `agreement_note` says.
     """
     notes = [f"{SECONDS_OF_RTF}, all methods in turn on each batch"]
     if any(s.peak_memory is not None for s in scores):
         notes.append("MiB: memory that the search of the largest batch takes at most, graphs as it loads them included")
     if any(s.is_oracle for s in scores):
         notes.append("oracle: chosen by the transcripts, a bound and no result")
+    notes += [agreement] if agreement else []
     notes += [f"left out: {name}: {reason}" for name, reason in left_out.items()]
-    return "".join(f"{part}\n" for part in [title, table_text(scores), *notes]).replace("\n\n", "\n")
+    return f"{title}\n{table_text(scores)}" + "".join(f"{note}\n" for note in notes)
 
 
 def table_text(scores: Sequence[Scores]) -> str:
     """One line for each method; the intervals hold the rate with a probability of 95 %."""
-    rows = [HEADER, *map(_row, scores)]
+    return aligned_columns([HEADER, *map(_row, scores)])
+
+
+def aligned_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines whose columns stand below each other."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from shared_moe_conformer.decoding.hotwords import hotwords_scorer, read_hotwords
-from shared_moe_conformer.decoding.methods import label, used
+from shared_moe_conformer.decoding.methods import used
 from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.decoding.searches import label
 from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.lexicon import Lexicon

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import functools
-import itertools
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.config import replace_fields, require
+from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.beam_search import (
     modified_beam_search,
     modified_beam_search_lm_shallow_fusion,
@@ -29,8 +25,6 @@ from shared_moe_conformer.decoding.lattice import one_best
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.rescoring import nbest, nbest_oracle, nbest_rescoring, whole_lattice_rescoring
 from shared_moe_conformer.decoding.resources import MISSING, NOTHING, Resources
-from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
-from shared_moe_conformer.lattice.graphs import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -41,10 +35,6 @@ __all__ = [
     "Method",
     "decode_at_scales",
     "decode_batch",
-    "grouped",
-    "label",
-    "resolved",
-    "settings",
     "used",
 ]
 
@@ -68,10 +58,7 @@ class Method(NamedTuple):
     """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
 
 
-RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
-"""Options that `resolved` sets, whatever the method."""
 ENGINES = ("k2", "embedded")
-HOTWORDS = ("hotwords", "hotwords_file", "hotwords_score")
 FAST = ("beam", "max_contexts", "max_states")
 NBEST = ("num_paths", "nbest_scale")
 OVER_WORDS = ("hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
@@ -179,114 +166,8 @@ def decode_at_scales(
     return [search() for _ in configs]
 
 
-def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
-    """The configs in lists of those for which one search serves."""
-
-    def search_of(config: DecodingConfig) -> DecodingConfig:
-        return replace_fields(config, {"lm_scales": (0.0,)}) if METHODS[config.decoding_method].at_scales else config
-
-    return [list(group) for _, group in itertools.groupby(configs, key=search_of)]
-
-
 def used(config: DecodingConfig) -> list[str]:
     """The parts of `Resources` that the method needs with these options."""
     method = METHODS[config.decoding_method]
     unused = {"word_graph"} if "graph" in method.options and config.graph == "H" else set()
     return [name for name in method.uses if name not in unused]
-
-
-def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:
-    """One config for each search that this one asks for, without any "auto".
-
-    For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
-
-    Raises:
-      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it has not one of
-        the options that are given.
-    """
-    config = replace_fields(config, {"ctc_topology": chosen_topology(config.ctc_topology, vocab_size)})
-    if config.decoding_method == "all":
-        variants = [v for name in METHODS for v in _variants(replace_fields(config, {"decoding_method": name}))]
-    else:
-        _require_its_own_options(config)
-        variants = [_with_engine(config)]
-    return [at_scale for variant in variants for at_scale in _at_each_scale(variant)]
-
-
-def _require_its_own_options(config: DecodingConfig) -> None:
-    """Refuse options that would change nothing, by which another method must have been meant."""
-    method = config.decoding_method
-    for f in fields(config):
-        users = [name for name, m in METHODS.items() if f.name in (*m.options, *m.inputs)]
-        require(
-            method in users or f.name in RESOLVED or getattr(config, f.name) == f.default,
-            f"{method} has no --{f.name.replace('_', '-')}, which is an option of {', '.join(users)}",
-        )
-
-
-def _at_each_scale(config: DecodingConfig) -> list[DecodingConfig]:
-    """The config at each of its LM scales."""
-    if not METHODS[config.decoding_method].at_scales:
-        return [config]
-    return [replace_fields(config, {"lm_scales": (scale,)}) for scale in config.lm_scales]
-
-
-def _with_engine(config: DecodingConfig) -> DecodingConfig:
-    engines = METHODS[config.decoding_method].engines
-    if not engines:
-        return config
-    require(
-        config.lattice_engine in ("auto", *engines),
-        f"{config.decoding_method} needs {engines[0]}: leave --lattice-engine {config.lattice_engine} out",
-    )
-    if engines == ("k2",):
-        transducer_search()
-        return replace_fields(config, {"lattice_engine": "k2"})
-    return replace_fields(config, {"lattice_engine": lattice_engine(config.lattice_engine).name})
-
-
-def _variants(config: DecodingConfig) -> list[DecodingConfig]:
-    """The method over each of its graphs, by each of its engines that is installed."""
-    method = METHODS[config.decoding_method]
-    if not method.engines:
-        return [config]
-    graphs = ("H", "HLG") if "graph" in method.options else (config.graph,)
-    engines = [name for name in method.engines if config.lattice_engine in ("auto", name) and _is_installed(name)]
-    return [replace_fields(config, {"graph": graph, "lattice_engine": name}) for graph in graphs for name in engines]
-
-
-def _is_installed(engine: Any) -> bool:
-    try:
-        lattice_engine(engine)
-    except ValueError:
-        return False
-    return True
-
-
-def settings(config: DecodingConfig) -> str:
-    """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
-    method = METHODS[config.decoding_method]
-    has_hotwords = bool(config.hotwords or config.hotwords_file)
-    names = [name for name in (*method.options, *method.inputs) if has_hotwords or name not in HOTWORDS]
-    values = {name: getattr(config, name) for name in names}
-    if "hotwords" in values:
-        values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
-    if "lm_scales" in values:
-        values["lm_scale"] = "+".join(map(str, values.pop("lm_scales")))
-    values |= {name: Path(values[name]).stem for name in ("hotwords_file", "rescoring_ngram") if name in values}
-    return "-".join(
-        [
-            config.decoding_method,
-            *(f"{name.replace('_', '-')}-{value}" for name, value in values.items() if value != ""),
-        ]
-    )
-
-
-def label(config: DecodingConfig) -> str:
-    """The method, with its graph and its engine if it has them, as tables name it."""
-    method = METHODS[config.decoding_method]
-    graph = config.graph if "graph" in method.options else "HLG"
-    over = f" over {graph}" if "word_graph" in method.uses else ""
-    by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
-    at = f" at {'+'.join(map(str, config.lm_scales))}" if method.at_scales else ""
-    return f"{config.decoding_method}{over}{by}{at}"

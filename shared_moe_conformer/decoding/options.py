@@ -7,10 +7,10 @@ from typing import Literal
 
 from shared_moe_conformer.config import require, require_choice
 from shared_moe_conformer.decoding.lattice import GraphName
-from shared_moe_conformer.lattice.engine import EngineName
 from shared_moe_conformer.lattice.graphs import CtcTopology
 from shared_moe_conformer.lattice.ngram_automaton import Backoff
 
+EngineChoice = Literal["auto", "k2", "embedded", "all"]
 DecodingMethod = Literal[
     "greedy_search",
     "modified_beam_search",
@@ -67,8 +67,8 @@ class DecodingConfig:
     """1best, nbest, nbest_oracle: HLG: the lang folder's lexicon and n-gram; H: the CTC topology alone."""
     hlg_scale: float = 1.0
     """Lattices over HLG: what the graph's log-probabilities are multiplied by."""
-    lattice_engine: EngineName = "auto"
-    """Lattices: who searches the graph; auto: k2 where it is installed, otherwise embedded (this package's own)."""
+    lattice_engine: EngineChoice = "auto"
+    """Lattices: who searches; auto: k2 where it is installed, otherwise embedded (this package's own); all: compare."""
     ctc_topology: CtcTopology = "auto"
     """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 15.0
@@ -92,7 +92,7 @@ class DecodingConfig:
 
     def __post_init__(self) -> None:
         require_choice("decoding_method", self.decoding_method, DecodingMethod)
-        require_choice("lattice_engine", self.lattice_engine, EngineName)
+        require_choice("lattice_engine", self.lattice_engine, EngineChoice)
         require_choice("ctc_topology", self.ctc_topology, CtcTopology)
         for name in ("max_sym_per_frame", "beam_size", "lm_order", "max_contexts", "max_states", "num_paths"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")

@@ -28,6 +28,7 @@ def test_notes_say_what_there_is_to_know() -> None:
     title, *_, last = text.splitlines()
     assert title == "test, epoch-1" and last == "left out: 1best: no engine"
     assert "a bound and no result" in text and "MiB: memory" in text and "" not in text.splitlines()
+    assert "the engines agree\n" in comparison_text(SCORES, title="test", left_out={}, agreement="the engines agree")
     plain = comparison_text([scores()], title="test", left_out={})
     assert "oracle" not in plain and "MiB: memory" not in plain
 

@@ -90,6 +90,18 @@ def test_the_graph_is_built_once_and_refused_when_stale(lang_dir: Path) -> None:
     assert len(load_word_graph(lang_dir, "standard").graph.src) < len(before.src)
 
 
+def test_graphs_of_another_tokens_txt_are_refused(lang_dir: Path) -> None:
+    """As many units, of which two have changed places: nothing but the inputs' hash can tell."""
+    assert build_word_graph(lang_dir, "modified") and build_token_word_graph(lang_dir)
+    units = (lang_dir / "tokens.txt").read_text()
+    (lang_dir / "tokens.txt").write_text(units.replace("t3 3", "t4 3").replace("t4 4", "t3 4"))
+    for load in (lambda: load_word_graph(lang_dir, "modified"), lambda: load_token_word_graph(lang_dir)):
+        with pytest.raises(ValueError, match="was built from other files than .* holds now: run local/build_graph.py"):
+            load()
+    assert build_word_graph(lang_dir, "modified")
+    load_word_graph(lang_dir, "modified")
+
+
 def test_lg_is_built_beside_it(lang_dir: Path) -> None:
     with pytest.raises(FileNotFoundError, match="LG.npz: run local/build_graph.py"):
         load_token_word_graph(lang_dir)

@@ -1,0 +1,40 @@
+"""Whether the lattice engines find the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.searches import label
+
+
+def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str | None:
+    """In how many utterances k2 and the embedded engine find the same words or tokens, search by search, and how far
+    the scores of these differ; None: no search was made by both.
+
+    Args:
+      found: the hypotheses of each search, of the same utterances.
+    """
+    counts: list[str] = []
+    differences = [0.0]
+    total = 0
+    for config, hyps in found.items():
+        others = found.get(replace_fields(config, {"lattice_engine": "embedded"}))
+        if config.lattice_engine != "k2" or others is None:
+            continue
+        same = [(a.score, b.score) for a, b in zip(hyps, others, strict=True) if _output(a) == _output(b)]
+        differences += [abs(a - b) for a, b in same if a != b]
+        counts.append(f"{label(config).replace(' (k2)', '')} {len(same)}")
+        total = len(hyps)
+    if not counts:
+        return None
+    return (
+        f"k2 and embedded: the same text in {', '.join(counts)} of {total} utterances; "
+        f"where it is the same, scores differ by {max(differences):.1g} at most"
+    )
+
+
+def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:
+    return hyp.tokens if hyp.words is None else hyp.words

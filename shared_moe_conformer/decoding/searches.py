@@ -1,0 +1,130 @@
+"""Which searches a config asks for, which of them share their work, and what they are called."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from shared_moe_conformer.config import replace_fields, require
+from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
+from shared_moe_conformer.lattice.graphs import chosen_topology
+
+RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
+"""Options that `resolved` sets, whatever the method."""
+HOTWORDS = ("hotwords", "hotwords_file", "hotwords_score")
+
+
+def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:
+    """One config for each search that this one asks for, without any "auto".
+
+    For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
+
+    Raises:
+      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it has not one of
+        the options that are given.
+    """
+    config = replace_fields(config, {"ctc_topology": chosen_topology(config.ctc_topology, vocab_size)})
+    if config.decoding_method == "all":
+        variants = [v for name in METHODS for v in _variants(replace_fields(config, {"decoding_method": name}))]
+    else:
+        _require_its_own_options(config)
+        by_all = _by_engines(config) if config.lattice_engine == "all" else []
+        variants = by_all or [_with_engine(config)]
+    return [at_scale for variant in variants for at_scale in _at_each_scale(variant)]
+
+
+def _require_its_own_options(config: DecodingConfig) -> None:
+    """Refuse options that would change nothing, by which another method must have been meant."""
+    method = config.decoding_method
+    for f in fields(config):
+        users = [name for name, m in METHODS.items() if f.name in (*m.options, *m.inputs)]
+        require(
+            method in users or f.name in RESOLVED or getattr(config, f.name) == f.default,
+            f"{method} has no --{f.name.replace('_', '-')}, which is an option of {', '.join(users)}",
+        )
+
+
+def _at_each_scale(config: DecodingConfig) -> list[DecodingConfig]:
+    """The config at each of its LM scales."""
+    if not METHODS[config.decoding_method].at_scales:
+        return [config]
+    return [replace_fields(config, {"lm_scales": (scale,)}) for scale in config.lm_scales]
+
+
+def _with_engine(config: DecodingConfig) -> DecodingConfig:
+    engines = METHODS[config.decoding_method].engines
+    if not engines:
+        return config
+    require(
+        config.lattice_engine in ("auto", *engines),
+        f"{config.decoding_method} needs {engines[0]}: leave --lattice-engine {config.lattice_engine} out",
+    )
+    if engines == ("k2",):
+        transducer_search()
+        return replace_fields(config, {"lattice_engine": "k2"})
+    return replace_fields(config, {"lattice_engine": lattice_engine(config.lattice_engine).name})
+
+
+def _variants(config: DecodingConfig) -> list[DecodingConfig]:
+    """The method over each of its graphs, by each of its engines."""
+    graphs = ("H", "HLG") if "graph" in METHODS[config.decoding_method].options else (config.graph,)
+    return [variant for graph in graphs for variant in _by_engines(replace_fields(config, {"graph": graph}))]
+
+
+def _by_engines(config: DecodingConfig) -> list[DecodingConfig]:
+    """The method by each of its engines that is chosen and installed; as it is, if it needs none."""
+    engines = METHODS[config.decoding_method].engines
+    chosen = [name for name in engines if config.lattice_engine in ("auto", "all", name) and _is_installed(name)]
+    return [replace_fields(config, {"lattice_engine": name}) for name in chosen] if engines else [config]
+
+
+def _is_installed(engine: Any) -> bool:
+    try:
+        lattice_engine(engine)
+    except ValueError:
+        return False
+    return True
+
+
+def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
+    """The configs in lists of those for which one search serves."""
+
+    def search_of(config: DecodingConfig) -> DecodingConfig:
+        return replace_fields(config, {"lm_scales": (0.0,)}) if METHODS[config.decoding_method].at_scales else config
+
+    return [list(group) for _, group in itertools.groupby(configs, key=search_of)]
+
+
+def settings(config: DecodingConfig) -> str:
+    """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
+    method = METHODS[config.decoding_method]
+    has_hotwords = bool(config.hotwords or config.hotwords_file)
+    names = [name for name in (*method.options, *method.inputs) if has_hotwords or name not in HOTWORDS]
+    values = {name: getattr(config, name) for name in names}
+    if "hotwords" in values:
+        values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
+    if "lm_scales" in values:
+        values["lm_scale"] = "+".join(map(str, values.pop("lm_scales")))
+    values |= {name: Path(values[name]).stem for name in ("hotwords_file", "rescoring_ngram") if name in values}
+    return "-".join(
+        [
+            config.decoding_method,
+            *(f"{name.replace('_', '-')}-{value}" for name, value in values.items() if value != ""),
+        ]
+    )
+
+
+def label(config: DecodingConfig) -> str:
+    """The method, with its graph and its engine if it has them, as tables name it."""
+    method = METHODS[config.decoding_method]
+    graph = config.graph if "graph" in method.options else "HLG"
+    over = f" over {graph}" if "word_graph" in method.uses else ""
+    by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
+    at = f" at {'+'.join(map(str, config.lm_scales))}" if method.at_scales else ""
+    return f"{config.decoding_method}{over}{by}{at}"

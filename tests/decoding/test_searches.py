@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import itertools
+import sys
+
+import pytest
+
+from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.decoding import searches
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_at_scales, decode_batch
+from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
+from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
+from shared_moe_conformer.model.encoder import EncoderOutput
+
+from .test_methods import OTHER_VALUES, RESOURCES, available
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_tell_every_option_that_matters(method) -> None:
+    config = DecodingConfig(decoding_method=method, hotwords_file="cities.txt")
+    for name, value in OTHER_VALUES.items():
+        other = settings(replace_fields(config, {name: value}))
+        assert (other != settings(config)) == (name in (*METHODS[method].options, *METHODS[method].inputs))
+
+
+def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_there() -> None:
+    config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="/some/where/names.txt")
+    assert settings(config) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-file-names"
+    assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-size-4"
+    given = replace_fields(config, {"hotwords_file": "", "hotwords": ("PRESS STAR", "../A")})
+    assert settings(given) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
+
+
+def test_options_of_other_methods_are_refused() -> None:
+    """They would change nothing, and nobody would be told."""
+    users = "modified_beam_search, modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR"
+    with pytest.raises(ValueError, match=f"greedy_search has no --hotwords, which is an option of {users}$"):
+        resolved(DecodingConfig(hotwords=("STAR",)), vocab_size=7)
+    with pytest.raises(
+        ValueError, match="modified_beam_search has no --beam, which is an option of fast_beam_search, "
+    ):
+        resolved(DecodingConfig(decoding_method="modified_beam_search", beam=8.0), vocab_size=7)
+    assert resolved(DecodingConfig(decoding_method="all", hotwords=("STAR",)), vocab_size=7)
+    (once,) = resolved(DecodingConfig(ctc_topology="modified"), vocab_size=7)
+    assert resolved(once, vocab_size=7) == [once]
+
+
+def test_all_is_every_method_over_every_graph_by_every_engine() -> None:
+    configs = resolved(DecodingConfig(decoding_method="all"), vocab_size=2000)
+    assert len({label(config) for config in configs}) == len({settings(config) for config in configs}) == len(configs)
+    assert all(config.ctc_topology == "modified" for config in configs)
+    searches = [(c.graph, c.lattice_engine) for c in configs if c.decoding_method == "1best"]
+    installed = {engine for _, engine in searches}
+    assert sorted(searches) == sorted(itertools.product(("H", "HLG"), installed)) and "auto" not in installed
+
+
+def test_all_by_one_engine() -> None:
+    one = resolved(DecodingConfig(decoding_method="1best"), vocab_size=7)[0].lattice_engine
+    configs = resolved(DecodingConfig(decoding_method="all", lattice_engine=one), vocab_size=7)
+    assert {c.lattice_engine for c in configs if METHODS[c.decoding_method].engines} == {one}
+    assert {c.decoding_method for c in configs} >= {name for name, method in METHODS.items() if not method.engines}
+
+
+def test_one_method_by_all_engines() -> None:
+    configs = resolved(DecodingConfig(decoding_method="1best", lattice_engine="all"), vocab_size=7)
+    installed = ["k2", "embedded"] if "fast_beam_search" in available() else ["embedded"]
+    assert [(c.lattice_engine, c.graph) for c in configs] == [(name, "HLG") for name in installed]
+
+
+def test_without_k2_the_fast_beam_searches_say_so(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "shared_moe_conformer.lattice.k2_transducer", None)
+    for method in ("fast_beam_search", "fast_beam_search_nbest_LG"):
+        with pytest.raises(ValueError, match="need k2 .*: make install ENGINE=k2, or decode with modified_beam_search"):
+            resolved(DecodingConfig(decoding_method=method), vocab_size=7)
+    with pytest.raises(ValueError, match="fast_beam_search needs k2: leave --lattice-engine embedded out"):
+        resolved(DecodingConfig(decoding_method="fast_beam_search", lattice_engine="embedded"), vocab_size=7)
+
+
+def test_each_scale_is_a_search_of_its_own_name_and_all_share_one_lattice(make_model, make_batch) -> None:
+    config = DecodingConfig(decoding_method="whole_lattice_rescoring", lm_scales=(0.0, 0.5, 3.0))
+    configs = resolved(config, vocab_size=7)
+    assert [c.lm_scales for c in configs] == [(0.0,), (0.5,), (3.0,)]
+    assert len({settings(c) for c in configs}) == len({label(c) for c in configs}) == 3
+    others = resolved(DecodingConfig(decoding_method="ctc_greedy_search"), vocab_size=7)
+    assert [len(group) for group in grouped([*others, *configs])] == [1, 3]
+    x, lens = make_batch([12, 0, 5])
+    batch = EncoderOutput(x, lens, None)
+    together = decode_at_scales(make_model(7), batch, configs, resources=RESOURCES)
+    alone = [decode_batch(make_model(7), batch, c, resources=RESOURCES) for c in configs]
+    assert together == alone
+
+
+def test_without_k2_all_is_what_needs_no_k2(monkeypatch) -> None:
+    def only_embedded(name: str) -> LatticeEngine:
+        if name == "k2":
+            raise ValueError("no k2")
+        return lattice_engine("embedded")
+
+    monkeypatch.setattr(searches, "lattice_engine", only_embedded)
+    assert available() == {name for name, method in METHODS.items() if method.engines != ("k2",)}
+    with pytest.raises(ValueError, match="no k2"):
+        resolved(DecodingConfig(decoding_method="1best", lattice_engine="k2"), vocab_size=7)
