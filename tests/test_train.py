@@ -21,6 +21,7 @@ from shared_moe_conformer.data.feature_store import store_features
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.trainer import StepReport, Trainer
+from tests.torchrun import torchrun
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL", "INDIA", "JULIET"]
@@ -312,8 +313,7 @@ def test_two_processes_train_as_one_that_accumulates(recipe: Path, tmp_path: Pat
     flags = ["--num-epochs", "3", "--dropout", "0", "--max-duration", "3"]
     alone = start(recipe, tmp_path / "alone", *flags, "--accumulate-batches", "2")
     assert alone.wait() == 0
-    result = torchrun(recipe, tmp_path / "two", *flags)
-    assert result.returncode == 0, result.stderr
+    train_two(recipe, tmp_path / "two", *flags)
     assert {path.name for path in (tmp_path / "two").iterdir()} == {
         path.name for path in (tmp_path / "alone").iterdir()
     }
@@ -323,15 +323,25 @@ def test_two_processes_train_as_one_that_accumulates(recipe: Path, tmp_path: Pat
     assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=0.01)
 
 
+@pytest.fixture(scope="module")
+def whole_of_two(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights that two processes come to which nothing happens to."""
+    exp_dir = tmp_path_factory.mktemp("two") / "exp"
+    train_two(recipe, exp_dir, *OF_TWO)
+    return load_checkpoint(exp_dir / "epoch-4.pt")["model"]
+
+
+OF_TWO = ("--num-epochs", "4", "--resume", "true", "--save-every-n-steps", "1")
+
+
 @pytest.mark.slow
-def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(recipe: Path, tmp_path: Path) -> None:
-    flags = ["--num-epochs", "4", "--resume", "true", "--save-every-n-steps", "1"]
-    assert torchrun(recipe, tmp_path / "whole", *flags).returncode == 0
-    result = torchrun(recipe, tmp_path / "died", *flags, max_restarts=1, dies=tmp_path / "dead")
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "dead").exists() and "going on from" in result.stderr
-    weights = [load_checkpoint(tmp_path / name / "epoch-4.pt")["model"] for name in ("whole", "died")]
-    assert_same(*weights)
+@pytest.mark.parametrize("num_nodes", [1, 2])
+def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(
+    recipe: Path, whole_of_two: dict[str, torch.Tensor], tmp_path: Path, num_nodes: int
+) -> None:
+    shown = train_two(recipe, tmp_path / "exp", *OF_TWO, num_nodes=num_nodes, dies=tmp_path / "dead")
+    assert (tmp_path / "dead").exists() and "going on from" in shown
+    assert_same(whole_of_two, load_checkpoint(tmp_path / "exp" / "epoch-4.pt")["model"])
 
 
 DIES = """
@@ -351,17 +361,12 @@ from tests.test_train import *
 """
 
 
-def torchrun(
-    recipe: Path, exp_dir: Path, *flags: str, max_restarts: int = 0, dies: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Train by two processes; with `dies`, the second kills itself once and leaves that file."""
+def train_two(recipe: Path, exp_dir: Path, *flags: str, num_nodes: int = 1, dies: Path | None = None) -> str:
+    """Train by two processes; return what they show. With `dies`, the second kills itself once and leaves that file."""
     script = exp_dir.with_suffix(".py")
     script.write_text((DIES if dies else RUNS) + "run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])\n")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    launcher += ["--redirects=1", "--tee=1"]  # torch 1.13's torchrun fails with its own defaults on Python 3.11
-    command = [*launcher, f"--max_restarts={max_restarts}", script, *([dies] if dies else []), recipe, exp_dir]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*map(str, command), *flags], env=environment, capture_output=True, text=True, timeout=300)
+    arguments = [*([dies] if dies else []), recipe, exp_dir, *flags]
+    return torchrun(script, *arguments, num_nodes=num_nodes, max_restarts=int(dies is not None))
 
 
 def loss_curve(exp_dir: Path) -> list[float]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import os
+import secrets
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -51,15 +53,38 @@ def connected(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # torchrun's store outlives a restart, and with it the addresses of processes that have died
     store, rank, size = next(iter(dist.rendezvous("env://")))
-    store = dist.PrefixStore(f"restart_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    store = dist.PrefixStore(agreed_name(store, rank, size), store)
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def agreed_name(store: dist.Store, rank: int, size: int) -> str:
+    """A name that the processes which now meet have in common, and that no others have had.
+
+    torchrun's store outlives a restart, and with it the addresses of processes that have died. Of several agents each
+    counts the restarts that it knows of, so that their numbers can differ. Here the first process makes up a name and
+    answers each other process's question, a number that only a living process waits for.
+    """
+    if rank:
+        question = secrets.token_hex(8)
+        store.set(f"question_of_{rank}", question)
+        store.add(f"questions_of_{rank}", 1)
+        name = store.get(f"answer_to_{question}").decode()
+        store.add(f"answered_{name}", 1)
+        return name
+    name = secrets.token_hex(8)
+    while store.add(f"answered_{name}", 0) < size - 1:
+        for other in range(1, size):
+            if store.add(f"questions_of_{other}", 0):
+                question = store.get(f"question_of_{other}").decode()
+                store.set(f"answer_to_{question}", name)
+        time.sleep(0.02)
+    return name
 
 
 def gather(value: Any) -> list[Any]:

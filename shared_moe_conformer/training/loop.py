@@ -160,8 +160,16 @@ def fit(
             save(exp_dir / MID_EPOCH_NAME, **position)
         between_steps()
 
+    def validate() -> None:
+        wer = _validate(trainer, batches, tracker, between_steps)
+        if is_first and wer is not None:
+            save_if_best(exp_dir, trainer.model.state_dict(), wer=wer, epoch=tracker.epoch)
+
     skipped = SkippedSteps(exp_dir, max_in_a_row=options.max_skipped_steps)
     try:
+        if checkpoint is not None and trainer.state.num_batches == 0:  # it may have been stopped while it validated
+            tracker.epoch = trainer.state.epoch - 1
+            validate()
         for epoch in range(trainer.state.epoch, config.training.num_epochs + 1):
             _begin_epoch(epoch, config.training.seed, batches.train, checkpoint)
             _train_epoch(trainer, batches.train, tracker, skipped, after_step)
@@ -171,9 +179,7 @@ def fit(
                 (exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
                 keep_last(exp_dir, options.keep_last_k)
             checkpoint = None
-            wer = _validate(trainer, batches, tracker, between_steps)
-            if is_first and wer is not None:
-                save_if_best(exp_dir, trainer.model.state_dict(), wer=wer, epoch=epoch)
+            validate()
     finally:
         tracker.close()
 

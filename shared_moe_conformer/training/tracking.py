@@ -91,7 +91,8 @@ class Tracker:
         self._has_written = False
         self._collapse = CollapseDetector()
         self._bar: Any = None
-        self._label, self._number = "", 0
+        self.epoch = 0
+        """Epoch that is shown."""
 
     def watch(self, batches: Iterable[T], *, epoch: int, num_batches: int, num_done: int = 0) -> Iterator[T]:
         """The batches of an epoch, under a progress bar; the time until each comes is counted as waiting.
@@ -102,7 +103,7 @@ class Tracker:
           num_batches: batches of the whole epoch.
           num_done: those already done.
         """
-        self._label, self._number = f"epoch {epoch}/{self.num_epochs}", epoch
+        self.epoch = epoch
         self._interval, self._epoch = Span(), Span()
         self._has_written = False
         with self._new_bar(num_batches, num_done) as self._bar:
@@ -139,7 +140,7 @@ class Tracker:
 
     def validated(self, totals: LossTotals, step: int, *, wer: float | None) -> None:
         """Show the losses and expert usage on the validation set, and its word error rate in percent."""
-        self._write("dev", {**totals.averages(), "epoch": float(self._number)}, step)
+        self._write("dev", {**totals.averages(), "epoch": float(self.epoch)}, step)
         if totals.frames_per_expert is not None:
             self._write_usage("dev", totals.frames_per_expert, step)
         if wer is not None:
@@ -155,6 +156,10 @@ class Tracker:
         """Write everything out."""
         if self._writer is not None:
             self._writer.close()
+
+    @property
+    def _label(self) -> str:
+        return f"epoch {self.epoch}/{self.num_epochs}"
 
     def _new_bar(self, num_batches: int, num_done: int) -> Any:
         return tqdm(

@@ -3,9 +3,9 @@ from __future__ import annotations
 import copy
 import json
 import os
-import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import torch
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.data.batch import AsrBatch, collate
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.distributed import World, average_buffers, connected, gather, world
+from shared_moe_conformer.training.distributed import World, agreed_name, average_buffers, connected, gather, world
 from shared_moe_conformer.training.trainer import Trainer
 from tests.conftest import TINY, TINY_VOCAB
+from tests.torchrun import free_port, torchrun
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG: Config = replace_fields(
@@ -74,9 +75,7 @@ def update_of_two_processes(path: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What two real processes that talk by gloo came to."""
     path = tmp_path_factory.mktemp("processes") / "result"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     code = f"from tests.training.test_distributed import *; update_of_two_processes({str(path)!r})"
     environment = {**os.environ, **address, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     processes = [
@@ -149,24 +148,21 @@ def test_fifty_losses_of_two_processes_are_those_of_one(
     path = tmp_path / "losses"
     script = tmp_path / "run.py"
     script.write_text(f"from tests.training.test_distributed import fifty_losses; fifty_losses({str(path)!r})")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    meet = ["--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=test"]
-    agents = [
-        start_agent(script, *meet, f"--nnodes={num_nodes}", f"--nproc_per_node={2 // num_nodes}")
-        for _ in range(num_nodes)
-    ]
-    assert [agent.wait(timeout=240) for agent in agents] == [0] * num_nodes
+    torchrun(script, num_nodes=num_nodes)
     losses = json.loads(path.read_text())
     assert losses == pytest.approx(losses_of_one, rel=1e-4) and losses[-1] < 0.8 * losses[0]
 
 
-def start_agent(script: Path, *options: str) -> subprocess.Popen:
-    """A torchrun; torch 1.13's fails with its own defaults on Python 3.11."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--redirects=1", "--tee=1", *options, str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
+def test_those_who_meet_agree_upon_a_name_whatever_the_dead_have_left() -> None:
+    """Four times in one store; before each a process has asked and died."""
+    store, names = torch.distributed.HashStore(), set()
+    with ThreadPoolExecutor(3) as processes:
+        for _ in range(4):
+            store.set("question_of_1", "nobody")
+            store.add("questions_of_1", 1)
+            found = {process.result() for process in [processes.submit(agreed_name, store, n, 3) for n in (0, 2, 1)]}
+            assert len(found) == 1 and not found & names
+            names |= found
 
 
 def test_each_frame_of_an_update_weighs_alike() -> None:

@@ -9,7 +9,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.checkpoint import BEST_NAME, MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.experiment import checkpoint_to_resume
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.trainer import StepReport, Trainer
@@ -31,6 +31,7 @@ def fit_tiny(tiny_model: Callable[[], Any], loader: Callable[[], Any], batch: An
         kill_at: int | None = None,
         seed: int = 42,
         accumulate_batches: int = 1,
+        word_errors: Callable[[Any], tuple[int, int]] = lambda one: (1, 4),
         **options: Any,
     ) -> dict[str, torch.Tensor]:
         exp_dir.mkdir(exist_ok=True)
@@ -47,7 +48,7 @@ def fit_tiny(tiny_model: Callable[[], Any], loader: Callable[[], Any], batch: An
         path = checkpoint_to_resume(exp_dir, resume=True)
         fit(
             trainer,
-            Batches(loader(), [batch(1), batch(2)], lambda one: (1, 4)),
+            Batches(loader(), [batch(1), batch(2)], word_errors),
             exp_dir=exp_dir,
             config=changed,
             options=RunOptions(**options),
@@ -98,6 +99,28 @@ def test_skipped_updates_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_pat
     events = EventAccumulator(str(tmp_path / "whole" / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("train/num_skipped")] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("killed_in", [2, 3])
+def test_an_epoch_whose_validation_was_stopped_can_still_be_the_best(
+    fit_tiny: Fit, tmp_path: Path, killed_in: int
+) -> None:
+    """Two batches are validated after each of three epochs; the last is the best."""
+    calls = iter(range(99))
+
+    def dies(batch: Any) -> tuple[int, int]:
+        call = next(calls)
+        if call == 2 * killed_in - 1:
+            raise Killed
+        return 9 - call, 9
+
+    with pytest.raises(Killed):
+        fit_tiny(tmp_path, word_errors=dies)
+    assert saved_epochs(tmp_path)[-1] == killed_in
+    assert load_checkpoint(tmp_path / BEST_NAME)["epoch"] == str(killed_in - 1)
+    last = fit_tiny(tmp_path, word_errors=dies)
+    best = load_checkpoint(tmp_path / BEST_NAME)
+    assert best["epoch"] == "3" and all(torch.equal(value, best["model"][name]) for name, value in last.items())
 
 
 def test_a_mid_epoch_checkpoint_saves_the_work_done(fit_tiny: Fit, tmp_path: Path) -> None:
