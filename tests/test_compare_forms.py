@@ -131,6 +131,7 @@ def test_a_model_that_knows_its_words_says_them_in_int8_too(
     trips, precisions = compare_all(bundle, tmp_path / "tiny", utterances, tmp_path)
     assert {row.same for row in trips} == {60}
     rates = {row.precision: row.word_error_rate for row in precisions if row.kind == "ctc"}
+    print(rates)
     assert rates["float32"] < 15
     assert abs(rates["float16"] - rates["float32"]) <= 0.5
     assert abs(rates["int8"] - rates["float32"]) <= 0.5

@@ -24,7 +24,7 @@ from shared_moe_conformer.forms.runtimes import (
     torchscript_parts,
     transducer_logits,
 )
-from shared_moe_conformer.forms.sherpa import recognise
+from shared_moe_conformer.forms.sherpa import Recognised, recognise
 from shared_moe_conformer.speech.audio import read_audio
 
 PRECISIONS: dict[str, Callable[[str], str]] = {"float32": str, "float16": fp16_name, "int8": int8_name}
@@ -59,6 +59,7 @@ class Precision(NamedTuple):
     kind: str
     precision: str
     megabytes: float
+    """Of all graphs that are loaded."""
     word_error_rate: float
     """In percent."""
     same: int
@@ -98,24 +99,45 @@ def compare(
       ValueError: sherpa-onnx is missing or refuses the files.
     """
     reference = experiment or bundle
-    exact = {"bundle": torch_parts(bundle.model)} if experiment else {}
-    exact |= {"TorchScript": torchscript_parts(torchscript_dir), "onnxruntime": onnx_parts(onnx_dir)}
+    runtimes = {"bundle": torch_parts(bundle.model)} if experiment else {}
+    runtimes |= {"TorchScript": torchscript_parts(torchscript_dir), "onnxruntime": onnx_parts(onnx_dir)}
     smaller = {name: onnx_parts(onnx_dir, name_of) for name, name_of in PRECISIONS.items() if name != "float32"}
-    found = _in_runtimes(reference, utterances, {**exact, **smaller})
+    found = _in_runtimes(reference, utterances, {**runtimes, **smaller})
     heard = recognise(_sherpa_files(), [u.wav for u in utterances], folder=onnx_dir, rounds=rounds)
     trips, precisions = [], []
     for kind, search in SEARCHES.items():
         own = _own_texts(reference, utterances, search)
-        forms = {form: found[kind, form] for form in exact}
+        forms = {form: found[kind, form] for form in runtimes}
+        if experiment:
+            forms["bundle"] = forms["bundle"]._replace(texts=_own_texts(bundle, utterances, search))
         forms["sherpa-onnx"] = Texts(heard[f"{kind} float32"].texts, float("nan"))
         trips += [RoundTrip(kind, form, _same(texts, own), difference) for form, (texts, difference) in forms.items()]
         for name in PRECISIONS:
-            recognised, megabytes = heard[f"{kind} {name}"], _megabytes(f"{kind} {name}", onnx_dir)
             difference = found[kind, "onnxruntime" if name == "float32" else name].difference
-            rate, same = _word_error_rate(utterances, recognised.texts), _same(recognised.texts, own)
-            seconds = float(np.median(recognised.seconds))
-            precisions.append(Precision(kind, name, megabytes, rate, same, difference, seconds))
+            precisions.append(_precision(kind, name, heard[f"{kind} {name}"], utterances, own, onnx_dir, difference))
     return Comparison(trips, precisions)
+
+
+def _precision(
+    kind: str,
+    precision: str,
+    heard: Recognised,
+    utterances: Sequence[Utterance],
+    own: Sequence[str],
+    onnx_dir: Path,
+    difference: float,
+) -> Precision:
+    files = _sherpa_files()[f"{kind} {precision}"].values()
+    decoded = [Decoded(u.name, u.text, text) for u, text in zip(utterances, heard.texts, strict=True)]
+    return Precision(
+        kind,
+        precision,
+        sum((onnx_dir / file).stat().st_size for file in files) / 1e6,
+        word_error_rate(decoded).percent,
+        _same(heard.texts, own),
+        difference,
+        float(np.median(heard.seconds)),
+    )
 
 
 def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: str) -> list[str]:
@@ -152,16 +174,6 @@ def _sherpa_files() -> dict[str, dict[str, str]]:
         parts = {"encoder": name_of(ENCODER), "decoder": DECODER, "joiner": name_of(JOINER)}
         files |= {f"transducer {precision}": parts, f"ctc {precision}": {"ctc": name_of(CTC)}}
     return files
-
-
-def _megabytes(model: str, onnx_dir: Path) -> float:
-    """Of all graphs that are loaded."""
-    return sum((onnx_dir / file).stat().st_size for file in _sherpa_files()[model].values()) / 1e6
-
-
-def _word_error_rate(utterances: Sequence[Utterance], texts: Sequence[str]) -> float:
-    decoded = [Decoded(u.name, u.text, text) for u, text in zip(utterances, texts, strict=True)]
-    return word_error_rate(decoded).percent
 
 
 def _same(texts: Sequence[str], others: Sequence[str]) -> int:

@@ -175,6 +175,19 @@ def test_sherpa_onnx_runs_the_smaller_graphs(exported: Path, recordings: list[Pa
     assert all(found["tokens"] for found in run_sherpa(exported, recordings, kind=kind, suffix=suffix))
 
 
+@pytest.mark.slow
+def test_the_program_in_the_readme_recognises_the_test_wav(exported: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    if importlib.util.find_spec("sherpa_onnx") is None:
+        pytest.skip("sherpa-onnx is not installed")
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "sherpa_onnx" in block]
+    for suffix in (".int8", ""):
+        code = program.replace("zoo/asterisk-en-base-onnx", str(exported)).replace(".int8", suffix)
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == tiny_bundle.transcribe(exported / "test.wav").text.split()
+
+
 def run_sherpa(
     folder: Path, paths: list[Path], *, kind: str, method: str = "greedy_search", suffix: str = ""
 ) -> list[dict[str, Any]]:
