@@ -44,8 +44,9 @@ class FeatureConfig:
     """Who computes the Kaldi-compatible filter banks; both agree to 1e-3 (kaldifeat: `make kaldifeat`)."""
 
     def __post_init__(self) -> None:
-        require(self.sampling_rate >= 8000, f"sampling_rate is {self.sampling_rate} Hz: give 8000 or more")
+        require(8000 <= self.sampling_rate <= 192_000, f"sampling_rate is {self.sampling_rate} Hz: give 8000 to 192000")
         require(self.num_mel_bins >= 16, f"num_mel_bins is {self.num_mel_bins}: give 16 or more")
+        require_choice("feature_extractor", self.feature_extractor, FeatureExtractor)
 
 
 @dataclass(frozen=True)
@@ -335,12 +336,18 @@ def from_dict(cls: type[C], values: dict[str, Any]) -> C:
     require(not unknown, f"{cls.__name__} has no option {', '.join(unknown)}: was this written by a newer version?")
     require(not missing, f"{cls.__name__} lacks the option {', '.join(missing)}: was this written by an older version?")
     types = get_type_hints(cls)
-    return cls(**{name: _convert(types[name], value) for name, value in values.items()})
+    return cls(**{name: _convert(name, types[name], value) for name, value in values.items()})
 
 
-def _convert(kind: Any, value: Any) -> Any:
+JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+"""What JSON may give for a field of a plain type; True is no number."""
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value)  # type: ignore[arg-type]
+    fits = type(value) in JSON_TYPES.get(kind, (type(value),))
+    require(fits, f"{name} is {repr(value)[:80]}: it must be {getattr(kind, '__name__', kind)}")
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -44,6 +44,8 @@ from shared_moe_conformer.config import (
         (TrainingConfig, {"shared_block_lr_scale": "half"}, "none, inverse_sqrt, inverse"),
         (TrainingConfig, {"accumulate_batches": 0}, "accumulate_batches"),
         (FeatureConfig, {"sampling_rate": 16}, "sampling_rate"),
+        (FeatureConfig, {"sampling_rate": 10**9}, "sampling_rate"),
+        (FeatureConfig, {"feature_extractor": "sox"}, "feature_extractor"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(cls: type, options: dict[str, Any], message: str) -> None:

@@ -202,6 +202,21 @@ def test_configs_of_enormous_models_take_no_memory(folder: Path, change: dict[st
     refuse(folder, CONFIG_FILE, json.dumps(values).encode(), CONFIG_FILE)
 
 
+@pytest.mark.parametrize("change", [{"top_k": True}, {"top_k": 1.0}, {"experts_in": None}, {"individual_norms": 1}])
+def test_options_of_another_type_are_named(folder: Path, change: dict[str, object]) -> None:
+    values = json.loads((folder / CONFIG_FILE).read_bytes())
+    values["model"]["encoder"] |= change
+    ((name, value),) = change.items()
+    refuse(folder, CONFIG_FILE, json.dumps(values).encode(), f"config.json: {name} is {value!r}: ")
+
+
+@pytest.mark.parametrize("change", [{"sampling_rate": 10**9}, {"feature_extractor": "os.system"}])
+def test_features_that_cannot_be_are_refused_before_audio_comes(folder: Path, change: dict[str, object]) -> None:
+    values = json.loads((folder / CONFIG_FILE).read_bytes())
+    values["features"] |= change
+    refuse(folder, CONFIG_FILE, json.dumps(values).encode(), f"{next(iter(change))} is ")
+
+
 def test_integers_do_not_pass_for_weights(folder: Path) -> None:
     from safetensors.torch import load_file, save
 
