@@ -17,6 +17,7 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
+from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
 from shared_moe_conformer.lattice.graphs import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
@@ -83,11 +84,6 @@ def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:
       FileNotFoundError: it has none.
       ValueError: it was built from other files.
     """
-    from shared_moe_conformer.lattice.decoding_graph import (  # kaldifst and kaldilm are needed only here
-        graph_path,
-        load_word_graph,
-    )
-
     topology = chosen_topology("auto", vocab_size)
     load_word_graph(lang_dir, topology)
     other_graphs = {graph_path(lang_dir, other).name for other in ("standard", "modified") if other != topology}

@@ -47,8 +47,8 @@ MAY_IMPORT = {
 ONLY_IN = {
     "k2": {"loss/backend.py", "lattice/k2_engine.py", "lattice/k2_transducer.py"},
     "lhotse": {"data/"},
-    "kaldifst": {"lattice/"},
-    "kaldilm": {"lattice/decoding_graph.py"},
+    "kaldifst": {"lattice/lg.py"},
+    "kaldilm": {"lattice/lg.py"},
     "kaldi_decoder": set(),
     "fastapi": {"web/app.py"},
     "markdown_it": {"web/cards.py"},

@@ -14,6 +14,7 @@ from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 from shared_moe_conformer.decoding.resources import Resources
 from shared_moe_conformer.decoding.searches import label
 from shared_moe_conformer.lattice.arpa import NgramModel
+from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph, load_word_graph
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
@@ -79,14 +80,10 @@ def token_ngram_path(lang_dir: Path, order: int) -> Path:
 
 
 def _word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> WordGraph:
-    from shared_moe_conformer.lattice.decoding_graph import load_word_graph  # kaldifst and kaldilm are needed only here
-
     return load_word_graph(lang_dir, config.ctc_topology)
 
 
 def _token_word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> WordGraph:
-    from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph
-
     return load_token_word_graph(lang_dir)
 
 

@@ -1,0 +1,167 @@
+"""LG: a lexicon composed with an n-gram, from tokens to words; nothing else needs kaldifst and kaldilm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import kaldifst
+import kaldilm
+import numpy as np
+
+from shared_moe_conformer.lattice.arpa import BOS, EOS, NgramModel
+from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
+from shared_moe_conformer.lattice.lattice import spans
+from shared_moe_conformer.lattice.lexicon import BACKOFF, WORDS_FILE, Lexicon
+
+# Costs closer than this are the same. Kaldi's default, 1/1024, would change scores.
+DELTA = 1e-5
+
+ARC = np.dtype([("src", "i4"), ("dst", "i4"), ("ilabel", "i4"), ("olabel", "i4"), ("cost", "f8")])
+
+
+def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
+    """LG: from tokens to words, weighted by the n-gram; determinised, minimised, and every arc consumes a token.
+
+    Source: Mohri, Pereira and Riley 2008, Speech recognition with weighted finite-state transducers, section 3.
+    """
+    unknown = sorted(set(NgramModel.load(arpa).words) - lexicon.spellings.keys())
+    if unknown:
+        raise ValueError(
+            f"the n-gram {arpa} has {len(unknown)} words that the lexicon lacks, {unknown[0]!r} first: "
+            "make both from the same texts (./prepare.sh)"
+        )
+    fst = kaldifst.compose(
+        _sorted(_fst_of_graph(lexicon.transducer(disambiguated=True)), "olabel"), _sorted(_ngram_fst(lexicon, arpa))
+    )
+    kaldifst.determinize_star(fst, delta=DELTA)
+    kaldifst.minimize_encoded(fst, delta=DELTA)
+    return _without_epsilons(fst, first_epsilon=lexicon.backoff_token)
+
+
+def _ngram_fst(lexicon: Lexicon, arpa: Path) -> kaldifst.StdVectorFst:
+    """G, whose back-off arcs carry the back-off symbol."""
+    text = kaldilm.arpa2fst(
+        input_arpa=str(arpa),
+        output_fst="",
+        bos_symbol=BOS,
+        eos_symbol=EOS,
+        disambig_symbol=BACKOFF,
+        read_symbol_table=str(arpa.parent / WORDS_FILE),
+    )
+    return kaldifst.compile(text, acceptor=False)
+
+
+def _sorted(fst: kaldifst.StdVectorFst, by: str = "ilabel") -> kaldifst.StdVectorFst:
+    kaldifst.arcsort(fst, sort_type=by)
+    return fst
+
+
+def _fst_of_graph(graph: Graph) -> kaldifst.StdVectorFst:
+    """A transducer whose labels are the graph's own; 0 is epsilon on both sides."""
+    fst = kaldifst.StdVectorFst()
+    for _ in range(graph.num_states):
+        fst.add_state()
+    fst.start = 0
+    for state, weight in zip(graph.final_state.tolist(), graph.final_weight.tolist()):
+        fst.set_final(state, -weight)
+    columns = (graph.src, graph.dst, graph.ilabel, graph.olabel, graph.weight)
+    for src, dst, ilabel, olabel, weight in zip(*(column.tolist() for column in columns)):
+        fst.add_arc(src, kaldifst.StdArc(ilabel, olabel, -weight, dst))
+    return fst
+
+
+def _arcs_of(fst: kaldifst.StdVectorFst) -> np.ndarray:
+    rows = (
+        (state, arc.nextstate, arc.ilabel, arc.olabel, arc.weight.value)
+        for state in kaldifst.StateIterator(fst)
+        for arc in kaldifst.ArcIterator(fst, state)
+    )
+    return np.fromiter(rows, dtype=ARC)
+
+
+def _without_epsilons(fst: kaldifst.StdVectorFst, *, first_epsilon: int) -> Graph:
+    """The same transducer, in which the ways without input that follow an arc have become a part of it.
+
+    Joining them to the arcs before them keeps the n-gram's back-off states; joined to those after, every history would
+    get a copy of all words. No arc gets two words: a word is given at the latest by the symbol that ends its spelling.
+
+    Args:
+      first_epsilon: from this input label on, and at 0, an arc consumes nothing.
+    """
+    arcs = _arcs_of(fst)
+    is_silent = (arcs["ilabel"] == 0) | (arcs["ilabel"] >= first_epsilon)
+    silent, consuming = arcs[is_silent], arcs[~is_silent]
+    silent["ilabel"] = 0
+    costs = np.array([fst.final(state).value for state in kaldifst.StateIterator(fst)])
+    ways = _silent_ways(silent, len(costs))
+    at_start = ways[ways["src"] == fst.start]
+    at_start["src"] = len(costs)  # the new start, which no arc enters
+    whole = _joined(np.concatenate([consuming, _joined(at_start, consuming)]), ways)
+    return _connected(_cheapest(whole), np.append(costs, np.inf), start=len(costs))
+
+
+def _silent_ways(silent: np.ndarray, num_states: int) -> np.ndarray:
+    """The cheapest ways without input between states, staying where one is among them, as arcs.
+
+    There is no circle of such arcs: back-off arcs lead to shorter histories, the others end a word.
+    """
+    longer = np.zeros(num_states, dtype=ARC)
+    longer["src"] = longer["dst"] = np.arange(num_states)
+    ways = [longer]
+    while len(longer):
+        longer = _cheapest(_joined(longer, silent))
+        ways.append(longer)
+    return _cheapest(np.concatenate(ways))
+
+
+def _joined(arcs: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Each arc with each of those that leave the state that it enters, as one arc."""
+    following = following[np.argsort(following["src"], kind="stable")]
+    first = np.searchsorted(following["src"], arcs["dst"])
+    end = np.searchsorted(following["src"], arcs["dst"], side="right")
+    result, rest = np.repeat(arcs, end - first), following[spans(first, end)]
+    for label in ("ilabel", "olabel"):
+        assert not (result[label] * rest[label]).any(), "only one of the two may have a label"
+        result[label] += rest[label]
+    result["dst"] = rest["dst"]
+    result["cost"] += rest["cost"]
+    return result
+
+
+def _cheapest(arcs: np.ndarray) -> np.ndarray:
+    """Of arcs that differ in their costs alone the cheapest one."""
+    arcs = arcs[np.lexsort([arcs[name] for name in ("cost", "olabel", "ilabel", "dst", "src")])]
+    labels = arcs[["src", "dst", "ilabel", "olabel"]]
+    return arcs[np.append(True, labels[1:] != labels[:-1])[: len(arcs)]]
+
+
+def _connected(arcs: np.ndarray, final_costs: np.ndarray, *, start: int) -> Graph:
+    """The graph of these arcs, without states that no path uses, its start being state 0.
+
+    Args:
+      final_costs: of ending in each state, infinite where nothing may end.
+    """
+    final = np.flatnonzero(np.isfinite(final_costs))
+    used = _reached(arcs["src"], arcs["dst"], np.array([start])) & _reached(arcs["dst"], arcs["src"], final)
+    number = np.cumsum(used)  # from 1 on; the start becomes 0
+    number[start] = 0
+    arcs, final = arcs[used[arcs["src"]] & used[arcs["dst"]]], final[used[final]]
+    return graph_of_arcs(
+        np.stack([number[arcs["src"]], number[arcs["dst"]], arcs["ilabel"], arcs["olabel"]], axis=1),
+        -arcs["cost"],
+        final_state=number[final].tolist(),
+        final_weight=(-final_costs[final]).tolist(),
+    )
+
+
+def _reached(src: np.ndarray, dst: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """Which states arcs lead to from these, themselves included, as a mask."""
+    order = np.argsort(src, kind="stable")
+    src, dst = src[order], dst[order]
+    result = np.zeros(1 + max(src.max(initial=0), dst.max(initial=0), states.max(initial=0)), dtype=bool)
+    while len(states):
+        result[states] = True
+        following = spans(np.searchsorted(src, states), np.searchsorted(src, states, side="right"))
+        states = np.unique(dst[following])
+        states = states[~result[states]]
+    return result
