@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.training import checkpoint
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint
+from shared_moe_conformer.training.checkpoint import BEST_NAME, MID_EPOCH_NAME, load_checkpoint
 from shared_moe_conformer.training.trainer import Trainer
 from tests.test_train import ROOT, assert_same, recipe, refused, run  # noqa: F401
 
@@ -148,6 +148,7 @@ def test_ten_kills_change_no_bit(recipe: Path, tmp_path: Path) -> None:  # noqa:
     assert result.returncode == 0, result.stderr[-2000:]
     assert int(result.stdout) == 10
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+    assert_same(*(load_checkpoint(tmp_path / name / BEST_NAME)["model"] for name in ("whole", "killed")))
     assert not [path for path in (tmp_path / "killed").iterdir() if path.name.startswith(".")]
 
 

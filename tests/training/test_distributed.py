@@ -153,6 +153,28 @@ def test_fifty_losses_of_two_processes_are_those_of_one(
     assert losses == pytest.approx(losses_of_one, rel=1e-4) and losses[-1] < 0.8 * losses[0]
 
 
+DIES = """
+import os, pathlib, signal, sys, torch
+from shared_moe_conformer.training.distributed import connected, gather, world
+with connected(torch.device("cpu")):
+    (pathlib.Path(sys.argv[1]) / str(os.getpid())).touch()
+    gather(0)
+    if world().rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    gather(0)
+"""
+
+
+@pytest.mark.slow
+def test_when_a_process_dies_the_other_ends_too(tmp_path: Path) -> None:
+    (tmp_path / "pids").mkdir()
+    script = tmp_path / "run.py"
+    script.write_text(DIES)
+    torchrun(script, tmp_path / "pids", fails=True)
+    pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
+    assert len(pids) == 2 and not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
 def test_those_who_meet_agree_upon_a_name_whatever_the_dead_have_left() -> None:
     """Four times in one store; before each a process has asked and died."""
     store, names = torch.distributed.HashStore(), set()
