@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,8 +206,9 @@ class Bundle:
         decoding = decoding or self.default_search
         resources = _resources(self.folder, self.tokenizer, decoding)
         found: dict[int, list[tuple[float, Hypothesis]]] = {}
-        total = _seconds(recordings) if progress else None
-        with tqdm(total=total, unit="s", unit_scale=True, disable=None if progress else True) as bar:
+        shown = progress and sys.stderr.isatty()
+        total = _seconds(recordings) if shown else None  # which looks into every file
+        with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
             for pool in pools(read_segments(recordings, self.features)):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):
