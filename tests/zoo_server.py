@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,8 +82,13 @@ def serve(
 
 
 @contextlib.contextmanager
-def serve_hub(root: Path) -> Iterator[str]:
-    """Serve a folder as the one revision of every Hugging Face repository, and take commits to it."""
+def serve_hub(root: Path, *, busy: Callable[[], str] = lambda: "") -> Iterator[str]:
+    """Serve a folder as the one revision of every Hugging Face repository, and take commits to it.
+
+    Args:
+      root: the folder.
+      busy: tells the commit that somebody else has just made, if any.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -91,13 +97,15 @@ def serve_hub(root: Path) -> Iterator[str]:
             self.do_GET()
 
         def do_GET(self) -> None:
-            path = root / self.path.partition("/resolve/main/")[2]
+            path = root / re.split("/resolve/[^/]+/", self.path)[-1].lstrip("/")
             if not path.is_file():
                 return self.answer(b"", {"X-Error-Code": "EntryNotFound"}, status=404)
             content = path.read_bytes()
-            commit = hashlib.sha1((root / "index.json").read_bytes()).hexdigest()  # another after each change
-            headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit}
-            self.answer(content, headers)
+            self.answer(content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": self.commit()})
+
+        def commit(self) -> str:
+            """Another one after each change."""
+            return hashlib.sha1((root / "index.json").read_bytes()).hexdigest()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -107,8 +115,12 @@ def serve_hub(root: Path) -> Iterator[str]:
                 modes = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
                 answer = {"files": [{"path": name, **modes} for name in names]}
             elif "/commit/" in self.path:
-                for line in body.splitlines():
-                    self.store(json.loads(line))
+                operations = [json.loads(line) for line in body.splitlines()]
+                parent = operations[0]["value"].get("parentCommit")
+                if (root / "index.json").is_file() and parent != (busy() or self.commit()):
+                    return self.answer(b"{}", {"Content-Type": "application/json"}, status=412)
+                for operation in operations:
+                    self.store(operation)
                 answer = {
                     "commitUrl": f"http://{self.headers['Host']}/o/zoo/commit/0",
                     "commitOid": "0" * 40,

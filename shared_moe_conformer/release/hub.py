@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import importlib.util
 import shutil
 import tempfile
@@ -36,7 +37,7 @@ def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
     """Put a bundle and its entry into a repository, which is made if need be; all in one commit.
 
     Raises:
-      ValueError: the repository cannot be written.
+      ValueError: the repository cannot be written, or somebody else has just written its index.
     """
     with _hub_errors(location):
         from huggingface_hub import CommitOperationAdd, HfApi
@@ -47,20 +48,32 @@ def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
         files = [(f"{entry.path}/{path.name}", path) for path in sorted(folder.iterdir())]
         with tempfile.TemporaryDirectory() as temporary:
             index = Path(temporary) / INDEX_FILE
-            write_index(with_entry(_hub_index(location, index), entry), index)
+            commit = _commit_of_index(location)
+            entries = _hub_index(f"{HUB}{repo_id}@{commit}", index) if commit else []
+            write_index(with_entry(entries, entry), index)
             api.create_commit(
                 repo_id,
                 operations=[CommitOperationAdd(name, str(path)) for name, path in [*files, (INDEX_FILE, index)]],
                 commit_message=f"Add {entry.name}",
                 revision=revision,
+                parent_commit=commit,  # the index of no other commit is replaced
             )
 
 
-def _hub_index(location: str, index: Path) -> list[ZooEntry]:
+def _commit_of_index(location: str) -> str | None:
+    """The commit that a revision of a repository is at; None where it holds no index yet."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repo_id, revision = _repository(location)
     try:
-        hub_download(location, INDEX_FILE, index, max_bytes=1 << 24)
-    except FileNotFoundError:
-        return []
+        return get_hf_file_metadata(hf_hub_url(repo_id, INDEX_FILE, revision=revision)).commit_hash
+    except EntryNotFoundError:
+        return None
+
+
+def _hub_index(location: str, index: Path) -> list[ZooEntry]:
+    hub_download(location, INDEX_FILE, index, max_bytes=1 << 24)
     return parse_index(index.read_bytes(), source=f"{location}/{INDEX_FILE}")
 
 
@@ -90,6 +103,8 @@ def _hub_errors(what: str) -> Iterator[None]:
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(f"{what} is not there, or not for you: look at its name, or log in") from error
     except HfHubHTTPError as error:
+        if error.response.status_code == http.client.PRECONDITION_FAILED:
+            raise ValueError(f"{what} was changed by somebody else at this moment: push again") from error
         raise ValueError(f"{what}: {str(error).splitlines()[0]}") from error
     except (ValueError, OSError):
         raise

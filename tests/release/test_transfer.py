@@ -317,7 +317,8 @@ def test_only_models_are_removed(zoo: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed")
 def test_a_hugging_face_repository_is_a_zoo(zoo: Path, here: Path, tmp_path: Path) -> None:
-    with serve_hub(tmp_path / "hub") as url:
+    others: list[str] = []
+    with serve_hub(tmp_path / "hub", busy=lambda: others.pop() if others else "") as url:
         environment = {
             **os.environ,
             "HF_ENDPOINT": url,
@@ -335,6 +336,10 @@ def test_a_hugging_face_repository_is_a_zoo(zoo: Path, here: Path, tmp_path: Pat
             pushed = run_zoo("push", name, "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
             assert pushed.returncode == 0, pushed.stderr
         assert contents(tmp_path / "hub" / "base") == contents(zoo / "base")
+        assert len(json.loads((tmp_path / "hub" / INDEX_FILE).read_text())) == 2
+        others.append("f" * 40)
+        conflict = run_zoo("push", "base", "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
+        assert conflict.stderr == "error: hf://o/zoo was changed by somebody else at this moment: push again\n"
         pulled = run_zoo("pull", "base", "--from", "hf://o/zoo", "--zoo-dir", str(here))
         assert pulled.returncode == 0, pulled.stderr
         assert contents(here / "base") == contents(zoo / "base")
