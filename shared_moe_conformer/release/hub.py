@@ -67,9 +67,11 @@ def _commit_of_index(location: str) -> str | None:
 
     repo_id, revision = _repository(location)
     try:
-        return get_hf_file_metadata(hf_hub_url(repo_id, INDEX_FILE, revision=revision)).commit_hash
+        commit = get_hf_file_metadata(hf_hub_url(repo_id, INDEX_FILE, revision=revision)).commit_hash
     except EntryNotFoundError:
         return None
+    require(commit is not None, f"{location} does not tell its commit")
+    return commit
 
 
 def _hub_index(location: str, index: Path) -> list[ZooEntry]:
