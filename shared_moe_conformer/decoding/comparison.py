@@ -78,17 +78,27 @@ def draw(scores: Sequence[Scores], path: Path, *, title: str) -> None:
         _error_rates(axes[0], scores)
         _bars(axes[1], scores, [s.real_time_factor for s in scores], "real-time factor")
         _bars(axes[2], scores, [s.peak_memory or 0.0 for s in scores], "memory of the search, MiB")
+        for axis in axes:
+            _rows(axis, len(scores))
         axes[0].set_yticks(range(len(scores)), [name_of(s) for s in scores])
-        axes[0].invert_yaxis()
         figure.suptitle(title)
         with atomic_file(path) as file:
             figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
         plt.close(figure)
 
 
+def _rows(axis: Axes, num_rows: int) -> None:
+    """Every other row shaded, the first one at the top."""
+    for row in range(0, num_rows, 2):
+        axis.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
+    axis.set_ylim(num_rows - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.set_axisbelow(True)
+
+
 def _error_rates(axis: Axes, scores: Sequence[Scores]) -> None:
     rates: dict[str, list[ErrorRate]] = {"WER": [s.wer for s in scores], "CER": [s.cer for s in scores]}
-    for shift, (name, of_methods), colour in zip((-0.15, 0.15), rates.items(), ("C0", "C1")):
+    for shift, (name, of_methods), colour in zip((-0.2, 0.2), rates.items(), ("C0", "C1")):
         for place, (rate, of_method) in enumerate(zip(of_methods, scores)):
             axis.errorbar(
                 rate.percent,
@@ -101,13 +111,19 @@ def _error_rates(axis: Axes, scores: Sequence[Scores]) -> None:
                 markersize=4,
                 label=name if place == 0 else None,
             )
-    axis.set_xlabel("errors in %, with 95 % intervals; hollow: oracle")
+            axis.annotate(
+                f"{rate.percent:.1f}", (rate.high, place + shift), (4, 0), textcoords="offset points",
+                fontsize=6.5, color=colour, va="center",
+            )  # fmt: skip
+    axis.set_xlabel("errors in %, with 95 % intervals; hollow, light: oracle; green: embedded")
     axis.grid(axis="x", alpha=0.3)
-    axis.legend(loc="best")
+    axis.margins(x=0.12)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
 
 
 def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: str) -> None:
-    bars = axis.barh(range(len(scores)), values, color=["0.8" if s.is_oracle else "0.55" for s in scores], height=0.6)
-    axis.bar_label(bars, fmt="%.3g", padding=2, fontsize=7)
+    colours = ["0.75" if s.is_oracle else "C2" if "(embedded)" in s.method else "0.5" for s in scores]
+    bars = axis.barh(range(len(scores)), values, color=colours, height=0.6)
+    axis.bar_label(bars, fmt="%.2g" if max(values, default=0) < 10 else "%.1f", padding=2, fontsize=7)
     axis.set_xlabel(label)
     axis.margins(x=0.3)
