@@ -86,7 +86,7 @@ def fast_beam_search_nbest_lg(
 
     Source: fast_beam_search_nbest_LG of icefall.
     """
-    graph = _scaled(token_word_graph.graph, ngram_lm_scale)
+    graph = token_word_graph.graph.scaled(ngram_lm_scale)
     lattices = transducer_lattices(model, encoder_out, encoder_out_lens, graph, **search)
     outputs = _likeliest(lattices, lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale))
     return [_hypothesis(path, token_word_graph.words) for path in lattices.aligned(outputs)]
@@ -127,11 +127,6 @@ def any_tokens(vocab_size: int) -> Graph:
     nothing = np.zeros_like(tokens)
     arcs = np.stack([nothing, nothing, tokens, tokens], axis=1)
     return graph_of_arcs(arcs, np.zeros(len(tokens)), final_state=[0], final_weight=[0.0])
-
-
-@functools.lru_cache(maxsize=4)
-def _scaled(graph: Graph, scale: float) -> Graph:
-    return graph.scaled(scale)
 
 
 def token_lattices(model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, **search: Any) -> TransducerLattices:

@@ -129,9 +129,4 @@ def _scaled(word_graph: WordGraph | None, scale: float, vocab_size: int) -> tupl
         raise ValueError(
             f"an HLG for at least {units} units, and a model with {vocab_size}: build it for its tokens.txt"
         )
-    return _scaled_graph(word_graph.graph, scale), word_graph.words
-
-
-@functools.lru_cache(maxsize=8)
-def _scaled_graph(graph: graphs.Graph, scale: float) -> graphs.Graph:
-    return graph.scaled(scale)
+    return word_graph.graph.scaled(scale), word_graph.words

@@ -14,7 +14,7 @@ from torch import Tensor
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.lattice import hypothesis, search_lattices, tokens_of
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
-from shared_moe_conformer.lattice.composition import composed
+from shared_moe_conformer.lattice.bounded_search import rescored
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.n_best import n_best
@@ -114,8 +114,8 @@ def whole_lattice_rescoring(
     Source: icefall's rescore_with_whole_lattice. See `nbest_rescoring`.
     """
     lattices, words = search_lattices(model, encoder_out, encoder_out_lens, graph="HLG", **search)
-    rescored = [composed(lattice.scaled(0.0), rescoring_lm).lattice for lattice in lattices]
-    scaled = [[lattice.scaled(scale) for lattice in rescored] for scale in lm_scales]
+    by_lm = [rescored(lattice, rescoring_lm) for lattice in lattices]
+    scaled = [[lattice.scaled(scale) for lattice in by_lm] for scale in lm_scales]
     return [[hypothesis(lattice, lattice.path(best_arcs(lattice)), words) for lattice in batch] for batch in scaled]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from shared_moe_conformer.lattice.composition import Automaton, TooManyArcs, composed
 from shared_moe_conformer.lattice.engine import Beams, LatticeEngine, warn_once
 from shared_moe_conformer.lattice.forward_backward import pruned
 from shared_moe_conformer.lattice.graphs import Graph
@@ -17,11 +18,13 @@ MAX_SEARCHED_ARCS = 4_000_000
 """Arcs of an utterance that a search may keep: some 200 MB."""
 MAX_LATTICE_ARCS = 50_000
 """Arcs of a lattice: N-best lists and rescoring take a second at most."""
+MAX_COMPOSED_ARCS = 200_000
+"""Arcs of a lattice with a stronger n-gram's histories: half a second."""
 NARROWER = 0.25
 """What beams are multiplied by when they were too wide."""
 NARROWEST = 1e-3
 """Search beam (nats) that is not made narrower."""
-MIN_POSTERIORS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+MIN_POSTERIORS = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Posteriors below which arcs are left out, one after the other. Source: icefall's rescore_with_whole_lattice."""
 
 
@@ -86,3 +89,18 @@ def _at_most(max_arcs: int, lattice: Lattice) -> Lattice:
         warn_once("the lattice of an utterance was too large: its least likely arcs were left out")
         lattice = pruned(lattice, min_posterior)
     return lattice
+
+
+def rescored(lattice: Lattice, lm: Automaton, *, max_arcs: int = MAX_COMPOSED_ARCS) -> Lattice:
+    """The lattice with the log-probabilities of `lm` instead of its graph's.
+
+    Args:
+      max_arcs: arcs with the language model's states; if they are more, the least likely arcs are left out before.
+    """
+    for min_posterior in MIN_POSTERIORS:
+        try:
+            return composed(lattice.scaled(0.0), lm, max_arcs=max_arcs).lattice
+        except TooManyArcs:
+            warn_once("the lattice of an utterance is too large for the n-gram: its least likely arcs were left out")
+            lattice = pruned(lattice, min_posterior)
+    return composed(lattice.scaled(0.0), lm).lattice

@@ -57,18 +57,28 @@ class _Arcs(NamedTuple):
     """The automaton's."""
 
 
-def composed(lattice: Lattice, automaton: Automaton) -> Composition:
+class TooManyArcs(ValueError):
+    """The composition would have too many arcs."""
+
+
+def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf) -> Composition:
     """The lattice in which the automaton's log-probabilities have been added to the graph's.
 
     To replace the graph's instead, give the lattice scaled by 0.
+
+    Raises:
+      TooManyArcs: it would have more than `max_arcs`, those that lead nowhere included.
     """
     pairs = [_Pairs(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))]
     found = []
-    number = 0
+    number, num_arcs = 0, 0
     bounds = lattice.first_arcs
     steps = _Steps(automaton)
     for begin, end in zip(bounds, bounds[1:]):
         arcs, reached = _step(lattice, np.arange(begin, end), pairs[-1], steps)
+        num_arcs += len(arcs.arc)
+        if num_arcs > max_arcs:
+            raise TooManyArcs(f"the lattice would have more than {max_arcs} arcs")
         found.append(arcs._replace(src=arcs.src + number, dst=arcs.dst + number + len(pairs[-1].state)))
         number += len(pairs[-1].state)
         pairs.append(reached)

@@ -66,6 +66,7 @@ class Graph:
         states = np.arange(self.num_states, dtype=np.int32)
         return replace(self, final_state=states, final_weight=np.zeros(len(states), dtype=np.float32))
 
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - the same graph each time, so that engines remember it
     def scaled(self, scale: float) -> Graph:
         """The graph whose log-probabilities count this many times."""
         return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.bounded_search import MAX_LATTICE_ARCS, find_lattices
+from shared_moe_conformer.lattice.bounded_search import MAX_LATTICE_ARCS, find_lattices, rescored
+from shared_moe_conformer.lattice.composition import composed
 from shared_moe_conformer.lattice.engine import Beams, warn_once
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import ctc_topology
 
-from .conftest import peaked_log_probs, random_log_probs
+from .conftest import peaked_log_probs, random_lattice, random_log_probs
 
 BEAMS = Beams(search_beam=15.0, output_beam=8.0, max_active=7000)
 
@@ -89,3 +90,28 @@ def test_a_graph_without_a_way_of_an_utterances_length_gives_an_empty_lattice(en
     graph = replace(graph, src=np.array([0], dtype=np.int32), dst=np.array([1], dtype=np.int32))
     found = find_lattices(engine, torch.zeros(2, 2, 1), torch.tensor([1, 2]), graph, BEAMS)
     assert [lattice.num_arcs for lattice in found] == [1, 0]
+
+
+class Counting:
+    """An automaton whose state is the number of labels, up to 9; each label costs as much as it says."""
+
+    def step(self, state: int, label: int) -> list[tuple[int, float]]:
+        return [(min(9, state + 1), -float(label))]
+
+    def end(self, state: int) -> float:
+        return 0.0
+
+
+def test_a_lattice_is_rescored_in_bounded_memory(make_graph, caplog: pytest.LogCaptureFixture) -> None:
+    lattice = random_lattice(make_graph, seed=1, num_frames=8)
+    best = lattice.path(best_arcs(lattice))
+    whole = rescored(lattice, Counting())
+    assert whole.path(best_arcs(whole)).score >= best.am_score - sum(best.output_labels) and not caplog.records
+    expected = composed(lattice.scaled(0.0), Counting()).lattice
+    assert whole.num_arcs == expected.num_arcs > 100
+    bounded = rescored(lattice, Counting(), max_arcs=60)
+    assert 8 <= bounded.num_arcs <= 60 and "too large for the n-gram" in caplog.text
+    alone = rescored(lattice, Counting(), max_arcs=1)
+    path = alone.path(best_arcs(alone))
+    assert (path.frame_labels, path.output_labels) == (best.frame_labels, best.output_labels), "the best path stays"
+    assert path.score == pytest.approx(best.am_score - sum(best.output_labels))
