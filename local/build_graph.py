@@ -19,8 +19,8 @@ from shared_moe_conformer.lattice.decoding_graph import (
     graph_path,
     load_word_graph,
 )
-from shared_moe_conformer.lattice.graphs import CtcTopology, chosen_topology
 from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.topology import CtcTopology, chosen_topology
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
 from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
-from shared_moe_conformer.lattice.graphs import chosen_topology
+from shared_moe_conformer.lattice.topology import chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Manifest, package_commit, require_name

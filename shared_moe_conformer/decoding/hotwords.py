@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
+from shared_moe_conformer.decoding.prefix_scorer import MAX_TABLE, PrefixScorer
 
 
 def read_hotwords(path: Path) -> list[str]:
@@ -92,6 +92,10 @@ def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int
     A node's early bonus is that of the tokens since the last phrase that ends on the way to it; what it earns for good
     is the length of every phrase that ends with it.
     """
+    require(
+        len(tries) * vocab_size <= MAX_TABLE,
+        f"hotwords of {len(tries)} tokens have too large tables with {vocab_size} units: give fewer",
+    )
     next_state = torch.zeros(len(tries), vocab_size, dtype=torch.int64)
     early, earned = [0] * len(tries), list(complete)
     waiting = deque([(0, 0)])  # nodes, shorter beginnings first, and where each goes on when no child fits

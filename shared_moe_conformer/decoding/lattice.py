@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,14 +10,15 @@ from torch import Tensor
 from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.resources import MISSING
-from shared_moe_conformer.lattice import engine, graphs
+from shared_moe_conformer.lattice import engine, topology
 from shared_moe_conformer.lattice.bounded_search import find_lattices
 from shared_moe_conformer.lattice.confidence import output_confidences, token_confidences
 from shared_moe_conformer.lattice.engine import Beams, EngineName
 from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.graphs import CtcTopology, WordGraph, chosen_topology
+from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.path import LatticePath
+from shared_moe_conformer.lattice.topology import CtcTopology, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 
 GraphName = Literal["H", "HLG"]
@@ -79,7 +79,8 @@ def search_lattices(
     log_probs = model.ctc_log_probs(encoder_out)
     vocab_size = log_probs.size(2)
     if graph == "H":
-        searched, words = _topology(vocab_size, chosen_topology(ctc_topology, vocab_size)), None
+        modified = chosen_topology(ctc_topology, vocab_size) == "modified"
+        searched, words = topology.ctc_topology(vocab_size, modified=modified), None
     else:
         searched, words = _scaled(word_graph, hlg_scale, vocab_size)
     found = find_lattices(
@@ -116,12 +117,7 @@ def tokens_of(path: LatticePath) -> tuple[list[int], list[int]]:
     return tokens[frames].tolist(), frames.tolist()
 
 
-@functools.lru_cache(maxsize=4)
-def _topology(vocab_size: int, topology: CtcTopology) -> graphs.Graph:
-    return graphs.ctc_topology(vocab_size, modified=topology == "modified")
-
-
-def _scaled(word_graph: WordGraph | None, scale: float, vocab_size: int) -> tuple[graphs.Graph, list[str]]:
+def _scaled(word_graph: WordGraph | None, scale: float, vocab_size: int) -> tuple[Graph, list[str]]:
     if word_graph is None:
         raise ValueError(MISSING["word_graph"])
     units = int(word_graph.graph.ilabel.max()) + 1

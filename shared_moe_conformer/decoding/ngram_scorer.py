@@ -8,11 +8,8 @@ import numpy as np
 import torch
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
+from shared_moe_conformer.decoding.prefix_scorer import MAX_TABLE, PrefixScorer
 from shared_moe_conformer.lattice.arpa import BOS, Ngram, NgramModel
-
-MAX_TABLE = 1 << 26
-"""Entries of the tables at most, 12 bytes each: 0.8 GB."""
 
 
 def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:

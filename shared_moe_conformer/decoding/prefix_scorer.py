@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+MAX_TABLE = 1 << 26
+"""Entries of an automaton's tables at most, 12 bytes each: 0.8 GB."""
+
 
 class PrefixScorer(NamedTuple):
     """A deterministic automaton over tokens, complete: every state has a score and a successor for every token.

@@ -13,7 +13,7 @@ from shared_moe_conformer.config import replace_fields, require
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
-from shared_moe_conformer.lattice.graphs import chosen_topology
+from shared_moe_conformer.lattice.topology import chosen_topology
 
 RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
 """Options that `resolved` sets, whatever the method."""

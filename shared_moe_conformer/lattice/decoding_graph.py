@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
-from shared_moe_conformer.lattice.graphs import CtcTopology, Graph, WordGraph, over_tokens
+from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lexicon import LEXICON_FILE, TOKENS_FILE, WORDS_FILE, Lexicon
+from shared_moe_conformer.lattice.topology import CtcTopology, over_tokens
 
 NGRAM_FILE = "G.arpa"
 LG_FILE = "LG.npz"

@@ -1,4 +1,4 @@
-"""Decoding graphs as plain arrays that every engine loads, and the CTC topology."""
+"""Decoding graphs as plain arrays that every engine loads."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.lattice.archive import Kind, read_arrays
-
-CtcTopology = Literal["auto", "standard", "modified"]
-
-# From here on the standard topology's vocab_size squared arcs cost k2 seconds an utterance.
-MODIFIED_FROM_VOCAB_SIZE = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,114 +153,3 @@ def graph_of_arcs(
         final_state=np.array(final_state, dtype=np.int32),
         final_weight=np.array(final_weight, dtype=np.float32),
     )
-
-
-def chosen_topology(ctc_topology: CtcTopology, vocab_size: int) -> CtcTopology:
-    """The topology that "auto" stands for."""
-    if ctc_topology != "auto":
-        return ctc_topology
-    return "modified" if vocab_size >= MODIFIED_FROM_VOCAB_SIZE else "standard"
-
-
-def ctc_topology(vocab_size: int, *, modified: bool) -> Graph:
-    """All label sequences of `vocab_size` units (blank, 0, included), each giving its tokens.
-
-    The standard topology demands a blank between equal tokens and has vocab_size squared arcs. The modified one does
-    not and has 4 per unit: there a run of a token may be one token or several, and all readings weigh the same.
-
-    Source: k2.ctc_topo, whose state numbers these are.
-    """
-    return _modified_topology(vocab_size) if modified else _standard_topology(vocab_size)
-
-
-def _standard_topology(vocab_size: int) -> Graph:
-    """State v: the last frame was v. An arc gives its label unless that is blank or only goes on."""
-    units = np.arange(vocab_size)
-    src, dst = np.repeat(units, vocab_size), np.tile(units, vocab_size)
-    return _unweighted(src, dst, ilabel=dst, olabel=np.where(src == dst, 0, dst), final_state=units)
-
-
-def _modified_topology(vocab_size: int) -> Graph:
-    """State 0: no run is open. State v > 0: a run of at least two frames v is open."""
-    units, tokens = np.arange(vocab_size), np.arange(1, vocab_size)
-    nothing = np.zeros_like(tokens)
-    return _unweighted(
-        src=np.concatenate([np.zeros_like(units), nothing, np.repeat(tokens, 2)]),
-        dst=np.concatenate([np.zeros_like(units), tokens, np.stack([tokens, nothing], axis=1).ravel()]),
-        ilabel=np.concatenate([units, tokens, np.repeat(tokens, 2)]),
-        olabel=np.concatenate([units, tokens, np.repeat(nothing, 2)]),
-        final_state=np.zeros(1),
-    )
-
-
-def _unweighted(
-    src: np.ndarray, dst: np.ndarray, *, ilabel: np.ndarray, olabel: np.ndarray, final_state: np.ndarray
-) -> Graph:
-    return Graph(
-        src.astype(np.int32),
-        dst.astype(np.int32),
-        ilabel.astype(np.int32),
-        olabel.astype(np.int32),
-        weight=np.zeros(len(src), dtype=np.float32),
-        final_state=final_state.astype(np.int32),
-        final_weight=np.zeros(len(final_state), dtype=np.float32),
-    )
-
-
-def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
-    """A graph over tokens as one over frame labels: the CTC topology composed with it.
-
-    A state of the result is a state q of the graph over tokens, the last frame being blank, or such a state and a
-    token by which it was entered and whose run of frames goes on.
-
-    Args:
-      tokens: a graph each of whose arcs consumes a token, none of them blank.
-      modified: see `ctc_topology`.
-    """
-    entered, entry = np.unique(np.stack([tokens.dst, tokens.ilabel], axis=1), axis=0, return_inverse=True)
-    running = tokens.num_states + np.arange(len(entered))
-    compose = _modified_over_tokens if modified else _standard_over_tokens
-    rows, taken = compose(tokens, entered, running, entry.ravel())
-    blank = np.arange(tokens.num_states)
-    loops = _rows(blank, blank), _rows(running, running, ilabel=entered[:, 1])
-    weight = np.concatenate([tokens.weight[taken], np.zeros(sum(map(len, rows + loops)) - len(taken))])
-    final_state, final_weight = tokens.final_state, tokens.final_weight
-    if not modified:
-        ending = dict(zip(final_state.tolist(), final_weight.tolist()))
-        also = [(int(run), ending[q]) for run, (q, _) in zip(running, entered.tolist()) if q in ending]
-        final_state = np.concatenate([final_state, np.array([run for run, _ in also], dtype=np.int32)])
-        final_weight = np.concatenate([final_weight, np.array([weight for _, weight in also], dtype=np.float32)])
-    return graph_of_arcs(
-        np.concatenate([*rows, *loops]), weight, final_state=final_state.tolist(), final_weight=final_weight.tolist()
-    )
-
-
-def _standard_over_tokens(
-    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Arcs that begin a token (and which of the graph's they are), then those that end one by a blank."""
-    arcs_of = np.searchsorted(tokens.src, entered[:, 0]), np.searchsorted(tokens.src, entered[:, 0], side="right")
-    following = [np.arange(*span) for span in zip(*arcs_of)]
-    run = np.repeat(np.arange(len(entered)), [len(arcs) for arcs in following])
-    arc = np.concatenate(following).astype(np.int64)
-    other = tokens.ilabel[arc] != entered[run, 1]
-    run, arc = run[other], arc[other]
-    taken = np.concatenate([np.arange(len(tokens.src)), arc])
-    begin = _rows(
-        np.concatenate([tokens.src, running[run]]), running[entry[taken]], tokens.ilabel[taken], tokens.olabel[taken]
-    )
-    return (begin, _rows(running, entered[:, 0])), taken
-
-
-def _modified_over_tokens(
-    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Arcs that take a token's only frame or its first (and which of the graph's they are), then its last."""
-    taken = np.tile(np.arange(len(tokens.src)), 2)
-    dst = np.concatenate([tokens.dst, running[entry]])
-    begin = _rows(tokens.src[taken], dst, tokens.ilabel[taken], tokens.olabel[taken])
-    return (begin, _rows(running, entered[:, 0], ilabel=entered[:, 1])), taken
-
-
-def _rows(src: np.ndarray, dst: np.ndarray, ilabel: np.ndarray | int = 0, olabel: np.ndarray | int = 0) -> np.ndarray:
-    return np.stack(np.broadcast_arrays(src, dst, ilabel, olabel), axis=1)

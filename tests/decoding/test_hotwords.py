@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.decoding import hotwords as hotwords_module
 from shared_moe_conformer.decoding.beam_search import modified_beam_search
 from shared_moe_conformer.decoding.hotwords import hotwords_scorer, phrase_scorer, read_hotwords
 
@@ -91,3 +92,9 @@ def test_tables_have_a_row_for_each_beginning() -> None:
     scorer = phrase_scorer([[1, 2], [1, 2], [1, 3]], vocab_size=VOCAB)
     assert scorer.score.shape == scorer.next_state.shape == (4, VOCAB)
     assert int(scorer.next_state.max()) < 4 and torch.isfinite(scorer.score).all()
+
+
+def test_tables_that_would_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hotwords_module, "MAX_TABLE", 4 * VOCAB - 1)
+    with pytest.raises(ValueError, match=f"hotwords of 4 tokens have too large tables with {VOCAB} units: give fewer"):
+        phrase_scorer([[1, 2], [1, 3]], vocab_size=VOCAB)

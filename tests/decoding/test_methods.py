@@ -11,10 +11,11 @@ from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decod
 from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
 from shared_moe_conformer.decoding.resources import Resources
 from shared_moe_conformer.decoding.searches import resolved
-from shared_moe_conformer.lattice.graphs import WordGraph, over_tokens
+from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
+from shared_moe_conformer.lattice.topology import over_tokens
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from shared_moe_conformer.lattice.engine import Beams, lattice_engine
-from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import best_paths, make_lang_dir, peaked_log_probs, random_log_probs
 

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_moe_conformer.lattice.archive import SMALL, Kind, read_arrays
-from shared_moe_conformer.lattice.graphs import ARRAYS, Graph, ctc_topology
+from shared_moe_conformer.lattice.graphs import ARRAYS, Graph
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 INTEGERS = {"a": Kind("<i4", 1)}
 

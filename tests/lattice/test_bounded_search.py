@@ -13,7 +13,7 @@ from shared_moe_conformer.lattice.bounded_search import MAX_LATTICE_ARCS, find_l
 from shared_moe_conformer.lattice.composition import composed
 from shared_moe_conformer.lattice.engine import Beams, warn_once
 from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.graphs import ctc_topology
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import peaked_log_probs, random_lattice, random_log_probs
 

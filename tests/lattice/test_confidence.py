@@ -7,8 +7,8 @@ from shared_moe_conformer.lattice.confidence import output_confidences, token_co
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
 from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.graphs import ctc_topology
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import paths_of, random_lattice
 

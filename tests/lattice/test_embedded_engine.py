@@ -8,8 +8,9 @@ import pytest
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
 from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import peaked_log_probs, random_log_probs
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from shared_moe_conformer.lattice.engine import Beams, EngineName, lattice_engine
 from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.graphs import Graph, ctc_topology
+from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY
 from shared_moe_conformer.lattice.n_best import n_best
 from shared_moe_conformer.lattice.path import NO_PATH
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import all_paths, best_paths, path_of_arcs, paths_of, peaked_log_probs, random_graph, random_log_probs
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.lattice.engine import Beams, lattice_engine, warn_once
-from shared_moe_conformer.lattice.graphs import ctc_topology
+from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import peaked_log_probs
 
