@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shared_moe_conformer.config import require
+from shared_moe_conformer.release.manifest import CARD_FILE
+from shared_moe_conformer.release.zoo_card import MARK, zoo_card
 from shared_moe_conformer.release.zoo_index import INDEX_FILE, ZooEntry, parse_index, with_entry, write_index
 
 HUB = "hf://"
+MAX_PAGE = 1 << 24
+"""Bytes at most of an index or a card."""
 
 
 def hub_download(location: str, path: str, target: Path, *, max_bytes: int) -> None:
@@ -45,15 +49,13 @@ def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
         repo_id, revision = _repository(location)
         api = HfApi()
         api.create_repo(repo_id, exist_ok=True)
-        files = [(f"{entry.path}/{path.name}", path) for path in sorted(folder.iterdir())]
+        commit = _commit_of_index(location)
+        files = {f"{entry.path}/{path.name}": path for path in folder.iterdir()}
         with tempfile.TemporaryDirectory() as temporary:
-            index = Path(temporary) / INDEX_FILE
-            commit = _commit_of_index(location)
-            entries = _hub_index(f"{HUB}{repo_id}@{commit}", index) if commit else []
-            write_index(with_entry(entries, entry), index)
+            files |= _front_pages(entry, f"{HUB}{repo_id}", commit, Path(temporary))
             api.create_commit(
                 repo_id,
-                operations=[CommitOperationAdd(name, str(path)) for name, path in [*files, (INDEX_FILE, index)]],
+                operations=[CommitOperationAdd(name, str(path)) for name, path in sorted(files.items())],
                 commit_message=f"Add {entry.name}",
                 revision=revision,
                 parent_commit=commit,  # the index of no other commit is replaced
@@ -74,9 +76,22 @@ def _commit_of_index(location: str) -> str | None:
     return commit
 
 
-def _hub_index(location: str, index: Path) -> list[ZooEntry]:
-    hub_download(location, INDEX_FILE, index, max_bytes=1 << 24)
-    return parse_index(index.read_bytes(), source=f"{location}/{INDEX_FILE}")
+def _front_pages(entry: ZooEntry, zoo: str, commit: str | None, folder: Path) -> dict[str, Path]:
+    """The index with an entry added, and the card of the zoo unless somebody has written another."""
+    files = {name: folder / name for name in (INDEX_FILE, CARD_FILE)}
+    index, card = files.values()
+    entries: list[ZooEntry] = []
+    if commit:
+        hub_download(f"{zoo}@{commit}", INDEX_FILE, index, max_bytes=MAX_PAGE)
+        entries = parse_index(index.read_bytes(), source=f"{zoo}/{INDEX_FILE}")
+    with contextlib.suppress(FileNotFoundError):
+        hub_download(f"{zoo}@{commit}" if commit else zoo, CARD_FILE, card, max_bytes=MAX_PAGE)
+    entries = with_entry(entries, entry)
+    write_index(entries, index)
+    if card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        return {INDEX_FILE: index}
+    card.write_text(zoo_card(entries, location=zoo), encoding="utf-8")
+    return files
 
 
 def _repository(location: str) -> tuple[str, str | None]:

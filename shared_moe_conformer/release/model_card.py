@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
@@ -27,6 +27,12 @@ Source: https://huggingface.co/docs/hub/repositories-licenses
 """
 
 TASK = "automatic-speech-recognition"
+COMMON_HEADER: dict[str, Any] = {
+    "library_name": "shared-moe-conformer",
+    "pipeline_tag": TASK,
+    "tags": [TASK, "conformer", "mixture-of-experts", "transducer", "ctc"],
+}
+"""What all models have in common, but for the experts that some lack."""
 
 BODY = """
 # {name}
@@ -72,6 +78,15 @@ Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, t
 """
 
 
+class Measured(Protocol):
+    """What a manifest and a zoo's entry have in common."""
+
+    @property
+    def corpus(self) -> str: ...
+    @property
+    def error_rates(self) -> dict[str, dict[str, float]]: ...
+
+
 def model_card(manifest: Manifest, config: Config, *, graph_files: Sequence[str] = ()) -> str:
     """The text of README.md.
 
@@ -108,16 +123,24 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
     header: dict[str, Any] = {"language": manifest.language.split(","), "license": licence}
     if licence == "other":
         header["license_name"] = manifest.licence
-    experts = ["mixture-of-experts"] if config.model.encoder.experts_in != "none" else []
-    header |= {
-        "library_name": "shared-moe-conformer",
-        "pipeline_tag": TASK,
-        "tags": [TASK, "conformer", *experts, "transducer", "ctc"],
-        "datasets": [manifest.corpus],
-    }
+    header |= {**COMMON_HEADER, "datasets": [manifest.corpus]}
+    if config.model.encoder.experts_in == "none":
+        header["tags"] = [tag for tag in COMMON_HEADER["tags"] if tag != "mixture-of-experts"]
     if manifest.error_rates:
-        header |= {"metrics": ["wer"], "model-index": [{"name": manifest.name, "results": _results(manifest)}]}
+        header |= {"metrics": ["wer"], "model-index": [{"name": manifest.name, "results": results_of(manifest)}]}
     return header
+
+
+def results_of(model: Measured) -> list[dict[str, Any]]:
+    """A model's word error rates, as the header's model-index has them."""
+    return [
+        {
+            "task": {"type": TASK, "name": "Automatic Speech Recognition"},
+            "dataset": {"type": model.corpus, "name": model.corpus, "split": test_set},
+            "metrics": [{"type": "wer", "name": f"WER ({method})", "value": rate} for method, rate in rates.items()],
+        }
+        for test_set, rates in model.error_rates.items()
+    ]
 
 
 def _described(encoder: EncoderConfig) -> str:
@@ -128,17 +151,6 @@ def _described(encoder: EncoderConfig) -> str:
     if encoder.experts_in != "none":
         text += f" and have {encoder.num_experts} experts each, {encoder.top_k} for each frame"
     return text
-
-
-def _results(manifest: Manifest) -> list[dict[str, Any]]:
-    return [
-        {
-            "task": {"type": TASK, "name": "Automatic Speech Recognition"},
-            "dataset": {"type": manifest.corpus, "name": manifest.corpus, "split": test_set},
-            "metrics": [{"type": "wer", "name": f"WER ({method})", "value": rate} for method, rate in rates.items()],
-        }
-        for test_set, rates in manifest.error_rates.items()
-    ]
 
 
 def _error_rate_table(manifest: Manifest) -> str:

@@ -337,6 +337,11 @@ def test_a_hugging_face_repository_is_a_zoo(zoo: Path, here: Path, tmp_path: Pat
             assert pushed.returncode == 0, pushed.stderr
         assert contents(tmp_path / "hub" / "base") == contents(zoo / "base")
         assert len(json.loads((tmp_path / "hub" / INDEX_FILE).read_text())) == 2
+        assert "--model hf://o/zoo/base speech.wav" in (tmp_path / "hub" / "README.md").read_text()
+        (tmp_path / "hub" / "README.md").write_text("a page of somebody's own")
+        pushed = run_zoo("push", "base", "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
+        assert pushed.returncode == 0, pushed.stderr
+        assert (tmp_path / "hub" / "README.md").read_text() == "a page of somebody's own"
         others.append("f" * 40)
         conflict = run_zoo("push", "base", "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
         assert conflict.stderr == "error: hf://o/zoo was changed by somebody else at this moment: push again\n"
