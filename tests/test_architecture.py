@@ -23,7 +23,7 @@ VERBS = {
     "report",
 }
 
-FOUNDATION = {"atomic", "cpu", "text"}
+FOUNDATION = {"atomic", "cpu", "products", "text"}
 """Parts that any other may import."""
 
 MAY_IMPORT = {

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from shared_moe_conformer.products import outer, product
 
 ROWS_PER_BLOCK = 1024
 """Rows that are computed at once; only log-probabilities, (R, V), are held for all of them."""
@@ -23,7 +24,9 @@ SMALLEST_GRADIENT = 1e-6
 class AdditiveJoiner(Protocol):
     """A joiner whose logits are output(tanh(encoder frame + decoder frame))."""
 
-    output: nn.Linear
+    @property
+    def output(self) -> nn.Linear:
+        """From hidden channels to logits."""
 
 
 class Rows(NamedTuple):
@@ -60,7 +63,7 @@ class _JoinerLogProbs(torch.autograd.Function):
     ) -> Tensor:
         log_probs, wanted = [], []
         for encoder_index, decoder_index, token in _blocks(*rows):
-            logits = F.linear(_hidden(encoder_frames, decoder_frames, encoder_index, decoder_index), weight, bias)
+            logits = product(_hidden(encoder_frames, decoder_frames, encoder_index, decoder_index), weight, bias)
             log_probs.append(logits.to(_at_least_float32(logits)).log_softmax(1))
             wanted.append(log_probs[-1].gather(1, _token_and_blank(token)))
         ctx.save_for_backward(encoder_frames, decoder_frames, weight, bias, *rows, *log_probs)
@@ -81,10 +84,10 @@ class _JoinerLogProbs(torch.autograd.Function):
             block_grad, encoder_index, decoder_index, token = (x[kept] for x in block)
             hidden = _hidden(encoder_frames, decoder_frames, encoder_index, decoder_index)
             grad_logits = _grad_of_logits(block_log_probs[kept], token, block_grad).to(hidden.dtype)
-            grad_frames = (grad_logits @ weight.to(hidden.dtype)).mul_(1 - hidden.square())
+            grad_frames = product(grad_logits, weight.to(hidden.dtype).t()).mul_(1 - hidden.square())
             grad_encoder.index_add_(0, encoder_index, grad_frames.to(grad_encoder.dtype))
             grad_decoder.index_add_(0, decoder_index, grad_frames.to(grad_decoder.dtype))
-            grad_weight += grad_logits.t() @ hidden
+            grad_weight += outer(grad_logits, hidden)
             grad_bias += grad_logits.sum(0)
         return (*(total.to(x.dtype) for total, x in zip(sums, inputs)), None, None, None)
 

@@ -19,6 +19,7 @@ from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
 from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.joiner import Joiner
 from shared_moe_conformer.model.moe import RouterLosses
+from shared_moe_conformer.products import Linear
 
 VOCAB_LAYERS = ("decoder.embedding", "joiner.output", "simple_am", "simple_lm", "ctc_head")
 """Layers of `AsrModel` whose weights have one row for each unit."""
@@ -73,9 +74,9 @@ class AsrModel(nn.Module):
         self.encoder = Encoder(config.encoder, num_mel_bins=num_mel_bins)
         self.decoder = Decoder(config.vocab_size, config.decoder_dim, config.context_size)
         self.joiner = Joiner(encoder_dim, config.decoder_dim, config.joiner_dim, config.vocab_size)
-        self.simple_am = nn.Linear(encoder_dim, config.vocab_size)
-        self.simple_lm = nn.Linear(config.decoder_dim, config.vocab_size)
-        self.ctc_head = nn.Linear(encoder_dim, config.vocab_size)
+        self.simple_am = Linear(encoder_dim, config.vocab_size)
+        self.simple_lm = Linear(config.decoder_dim, config.vocab_size)
+        self.ctc_head = Linear(encoder_dim, config.vocab_size)
 
     def parameter_layers(self) -> dict[nn.Parameter, int]:
         """How many layers use each parameter of the encoder's groups."""

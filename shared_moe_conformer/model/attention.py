@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_moe_conformer.model.low_rank import project
+from shared_moe_conformer.products import Linear
 
 ROTARY_BASE = 10000.0
 QUERIES_AT_ONCE = 512
@@ -22,8 +23,8 @@ class SelfAttention(nn.Module):
     def __init__(self, encoder_dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.query_key_value = nn.Linear(encoder_dim, 3 * encoder_dim)
-        self.output = nn.Linear(encoder_dim, encoder_dim)
+        self.query_key_value = Linear(encoder_dim, 3 * encoder_dim)
+        self.output = Linear(encoder_dim, encoder_dim)
 
     def forward(self, x: Tensor, padding_mask: Tensor, deltas: nn.ModuleDict | None = None) -> Tensor:
         """Return (N, T, C); what stands at padded frames is finite and has no meaning.

@@ -83,13 +83,13 @@ class ConformerBlock(nn.Module):
         y, losses1 = _apply(
             self.feed_forward1, norms.feed_forward1(x), padding_mask, routers.feed_forward1, of["feed_forward1"]
         )
-        x = x + 0.5 * self.dropout(y)
+        x = x.add(self.dropout(y), alpha=0.5)
         x = x + self.dropout(self.attention(norms.attention(x), padding_mask, of["attention"]))
         x = x + self.dropout(self.convolution(norms.convolution(x), padding_mask, norms.depthwise))
         y, losses2 = _apply(
             self.feed_forward2, norms.feed_forward2(x), padding_mask, routers.feed_forward2, of["feed_forward2"]
         )
-        return norms.final(x + 0.5 * self.dropout(y)), losses1 + losses2
+        return norms.final(x.add(self.dropout(y), alpha=0.5)), losses1 + losses2
 
 
 def _router(config: EncoderConfig) -> Router:

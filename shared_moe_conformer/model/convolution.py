@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.products import Linear
+
 
 class ConvolutionModule(nn.Module):
     """Pointwise convolution and GLU, depthwise convolution, normalisation and SiLU, pointwise convolution.
@@ -17,11 +19,11 @@ class ConvolutionModule(nn.Module):
 
     def __init__(self, encoder_dim: int, kernel_size: int) -> None:
         super().__init__()
-        self.pointwise1 = nn.Linear(encoder_dim, 2 * encoder_dim)
+        self.pointwise1 = Linear(encoder_dim, 2 * encoder_dim)
         self.depthwise = nn.Conv2d(
             encoder_dim, encoder_dim, (kernel_size, 1), padding=(kernel_size // 2, 0), groups=encoder_dim
         )
-        self.pointwise2 = nn.Linear(encoder_dim, encoder_dim)
+        self.pointwise2 = Linear(encoder_dim, encoder_dim)
 
     def forward(self, x: Tensor, padding_mask: Tensor, norm: nn.Module) -> Tensor:
         """Return (N, T, C).

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from shared_moe_conformer.products import by_onednn, outer, product
+
 PIECE = 512
 """Rows that are computed at once."""
 
@@ -98,16 +100,16 @@ class _GatedExperts(torch.autograd.Function):
             grad_w1[e].zero_()
             grad_w2[e].zero_()
         for e, piece, first in _pieces(ctx.counts, x.dtype):
-            beta, places = 0 if first else 1, index[piece]
+            places = index[piece]
             grad_out = grad.index_select(0, places)
             grad_gates[piece] = (grad_out * out[piece]).sum(1)
             grad_out.mul_(gates[piece].unsqueeze(1))
-            grad_w2[e].addmm_(F.silu(hidden[piece]).t(), grad_out, beta=beta)
+            _add_outer(grad_w2[e], F.silu(hidden[piece]), grad_out, anew=first)
             grad_b2[e] += grad_out.sum(0)
-            grad_hidden = torch.ops.aten.silu_backward(grad_out @ w2[e].t(), hidden[piece])
-            grad_w1[e].addmm_(x.index_select(0, places).t(), grad_hidden, beta=beta)
+            grad_hidden = torch.ops.aten.silu_backward(product(grad_out, w2[e]), hidden[piece])
+            _add_outer(grad_w1[e], x.index_select(0, places), grad_hidden, anew=first)
             grad_b1[e] += grad_hidden.sum(0)
-            grad_x.index_add_(0, places, grad_hidden @ w1[e].t())
+            grad_x.index_add_(0, places, product(grad_hidden, w1[e]))
         return grad_x, grad_gates, None, None, grad_w1, grad_b1, grad_w2, grad_b2
 
 
@@ -128,15 +130,27 @@ def _forward(
     kept = len(index) if keep else 0
     hidden, out = x.new_empty(kept, w1.size(2)), x.new_empty(kept, x.size(1))
     for e, piece, _ in _pieces(counts, x.dtype):
-        rows, gate = x.index_select(0, index[piece]), gates[piece].unsqueeze(1)
+        rows = x.index_select(0, index[piece])
         if keep:
-            activation = F.silu(torch.addmm(b1[e], rows, w1[e], out=hidden[piece]))
-            gated = torch.addmm(b2[e], activation, w2[e], out=out[piece]) * gate
+            hidden[piece] = product(rows, w1[e].t(), b1[e])
+            activation = F.silu(hidden[piece])
         else:
-            activation = F.silu(torch.addmm(b1[e], rows, w1[e]), inplace=True)
-            gated = torch.addmm(b2[e], activation, w2[e]).mul_(gate)
-        result.index_add_(0, index[piece], gated)
+            activation = product(rows, w1[e].t(), b1[e], silu=True)
+        outputs = product(activation, w2[e].t(), b2[e])
+        if keep:
+            out[piece] = outputs
+        result.index_add_(0, index[piece], outputs.mul_(gates[piece].unsqueeze(1)))
     return result, hidden, out
+
+
+def _add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool) -> None:
+    """total (I, O) += x^T y, or = if `anew`, of rows (M, I) and (M, O)."""
+    if not by_onednn(x, total):
+        total.addmm_(x.t(), y, beta=0 if anew else 1)
+    elif anew:
+        total.copy_(outer(x, y))
+    else:
+        total += outer(x, y)
 
 
 def _pieces(counts: list[int], dtype: torch.dtype) -> Iterator[tuple[int, slice, bool]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_moe_conformer.model.low_rank import project
+from shared_moe_conformer.products import Linear, feed_forward
 
 
 class FeedForward(nn.Module):
@@ -16,8 +18,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, encoder_dim: int, feed_forward_dim: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(encoder_dim, feed_forward_dim)
-        self.output = nn.Linear(feed_forward_dim, encoder_dim)
+        self.hidden = Linear(encoder_dim, feed_forward_dim)
+        self.output = Linear(feed_forward_dim, encoder_dim)
 
     def forward(self, x: Tensor, deltas: nn.ModuleDict | None = None) -> Tensor:
         """Return (..., C).
@@ -26,4 +28,6 @@ class FeedForward(nn.Module):
           x: frames, (..., C).
           deltas: what the calling layer adds to the linear maps.
         """
+        if not deltas and not torch.is_grad_enabled():
+            return feed_forward(x, self.hidden, self.output)
         return project(self.output, F.silu(project(self.hidden, x, deltas, "hidden")), deltas, "output")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from shared_moe_conformer.products import Linear
+
 
 class Joiner(nn.Module):
     """Both frames projected to `joiner_dim` channels, added, tanh, then one logit per token.
@@ -15,9 +17,9 @@ class Joiner(nn.Module):
 
     def __init__(self, encoder_dim: int, decoder_dim: int, joiner_dim: int, vocab_size: int) -> None:
         super().__init__()
-        self.encoder_projection = nn.Linear(encoder_dim, joiner_dim)
-        self.decoder_projection = nn.Linear(decoder_dim, joiner_dim)
-        self.output = nn.Linear(joiner_dim, vocab_size)
+        self.encoder_projection = Linear(encoder_dim, joiner_dim)
+        self.decoder_projection = Linear(decoder_dim, joiner_dim)
+        self.output = Linear(joiner_dim, vocab_size)
 
     def forward(self, projected_encoder_out: Tensor, projected_decoder_out: Tensor) -> Tensor:
         """Return logits (..., V) of frames (..., J) that are already projected; leading axes broadcast."""

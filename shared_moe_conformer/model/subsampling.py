@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.products import Linear
+
 Length = TypeVar("Length", int, Tensor)
 
 MIN_NUM_FRAMES = 7
@@ -33,7 +35,7 @@ class Conv2dSubsampling(nn.Module):
         self.conv = nn.Conv2d(1, channels, kernel_size=3, stride=2)
         self.depthwise = nn.Conv2d(channels, channels, kernel_size=3, stride=2, groups=channels)
         self.pointwise = nn.Conv2d(channels, channels, kernel_size=1)
-        self.output = nn.Linear(channels * subsampled_length(num_mel_bins), encoder_dim)
+        self.output = Linear(channels * subsampled_length(num_mel_bins), encoder_dim)
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Return encoder frames (N, T', C) and how many of each utterance are valid (N,).
