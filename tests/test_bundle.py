@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -220,6 +221,22 @@ def test_many_recordings_give_what_each_gives_alone(tiny_bundle: Bundle, tones: 
         alone = tiny_bundle.transcribe(audio, sampling_rate=rate)  # type: ignore[arg-type]
         assert transcript == alone
     assert sum(bool(transcript.text) for transcript in transcripts) >= 3
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_a_bar_of_seconds_is_shown_on_a_terminal(
+    tiny_bundle: Bundle, tones: np.ndarray, monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO], shown: bool
+) -> None:
+    err = stream()
+    monkeypatch.setattr(sys, "stderr", err)
+    list(tiny_bundle.transcribe_many([Samples(tones, 16000), Samples(tones, 16000)], progress=True))
+    assert ("100%" in err.getvalue() and "4.00/4.00" in err.getvalue()) == shown
+    assert bool(err.getvalue()) == shown
 
 
 def test_an_error_is_raised_or_given_to_who_asks(tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path) -> None:
