@@ -44,16 +44,15 @@ class K2Engine:
 
 def _max_frames(graph: Graph, max_active: int) -> int:
     """Frames that can be searched at once, whatever the posteriors are."""
-    return int(MAX_ARCS / (max_active * _arcs_of_state(graph)))
+    return int(MAX_ARCS / (min(max_active, graph.num_states) * _arcs_of_state(graph)))
 
 
 def _within_memory(beams: Beams, graph: Graph, num_frames: int) -> Beams:
     """The beams, with fewer active states if so many frames could otherwise take too much memory."""
-    max_active = int(MAX_ARCS / (num_frames * _arcs_of_state(graph)))
-    if max_active >= beams.max_active:
+    if num_frames <= _max_frames(graph, beams.max_active):
         return beams
     warn_once("long utterances are searched with a smaller --max-active, so that k2 cannot run out of memory")
-    return beams._replace(max_active=max_active)
+    return beams._replace(max_active=int(MAX_ARCS / (num_frames * _arcs_of_state(graph))))
 
 
 def _arcs_of_state(graph: Graph) -> float:

@@ -81,7 +81,7 @@ def test_what_could_take_too_much_memory_is_searched_with_fewer_states(
     warn_once.cache_clear()
     module = importlib.import_module("shared_moe_conformer.lattice.k2_engine")
     log_probs, lens = peaked_log_probs(3, 40, 30, seed=1), torch.tensor([10, 40, 10])
-    graph, beams = ctc_topology(30, modified=False), Beams(15.0, 8.0, 30)
+    graph, beams = ctc_topology(30, modified=False), Beams(15.0, 8.0, 7000)
     engine = lattice_engine("k2")
     expected = engine.lattices(log_probs, lens, graph, beams, max_arcs=10**6)
     assert not caplog.records
@@ -94,7 +94,7 @@ def test_what_could_take_too_much_memory_is_searched_with_fewer_states(
 
     monkeypatch.setattr(module, "_intersected", counting)
     found = engine.lattices(log_probs, lens, graph, beams, max_arcs=10**6)
-    assert groups == [([10], 30), ([40], 15), ([10], 30)]
+    assert groups == [([10], 7000), ([40], 15), ([10], 7000)]
     assert [lattice.num_arcs for lattice in found] == pytest.approx([lattice.num_arcs for lattice in expected], rel=0.1)
     assert "smaller --max-active" in caplog.text
     monkeypatch.setattr(module, "MAX_ARCS", 900)
