@@ -23,6 +23,7 @@ FeatureExtractor = Literal["lhotse", "kaldifeat"]
 TransducerBackend = Literal["auto", "k2", "torch"]
 PrecisionName = Literal["float32", "bfloat16", "float16"]
 LrSchedule = Literal["cosine", "noam"]
+OptimizerName = Literal["adamw", "muon"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 
 
@@ -214,8 +215,12 @@ class TrainingConfig:
 
     num_epochs: int = 30
     """Epochs to train, counted from 1."""
+    optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
+    """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
+    muon_lr_factor: float = field(default=3.0, metadata=ADDED_LATER)
+    """Learning rate of what Muon updates, as a multiple of AdamW's."""
     shared_block_lr_scale: SharedBlockLrScale = field(default="none", metadata=ADDED_LATER)
     """Learning rate of weights that n layers share, as a share of the others': 1, 1 / sqrt(n) or 1 / n."""
     precision: PrecisionName = field(default="float32", metadata=ADDED_LATER)
@@ -280,6 +285,8 @@ class TrainingConfig:
         require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
         require_choice("lr_schedule", self.lr_schedule, LrSchedule)
+        require(self.muon_lr_factor > 0, f"muon_lr_factor is {self.muon_lr_factor}: give a positive number")
+        require_choice("optimizer", self.optimizer, OptimizerName)
         require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)
         require_choice("precision", self.precision, PrecisionName)
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")

@@ -11,29 +11,46 @@ from torch import nn
 
 from shared_moe_conformer.config import LrSchedule, SharedBlockLrScale, TrainingConfig, require
 from shared_moe_conformer.training.metrics import LossScales
+from shared_moe_conformer.training.muon import MuonAdamW
 
 FINAL_LEARNING_RATE_FACTOR = 0.01
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters of the model that are not frozen, with weight decay on some of them (`decayed_names`).
+    """AdamW or Muon over the parameters of the model that are not frozen, with weight decay on some (`decayed_names`).
 
     Source: Loshchilov and Hutter 2019, Decoupled weight decay (arXiv 1711.05101); beta2: Vaswani et al. 2017,
     section 5.3 (arXiv 1706.03762).
     """
     decayed = decayed_names(model)
+    by_muon = matrices_of_encoder(model, decayed) if config.optimizer == "muon" else set()
     scales = learning_rate_scales(model, config.shared_block_lr_scale)
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    kinds: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            kinds.setdefault((name in by_muon, scales[name], name in decayed), []).append(parameter)
     groups = [
         {
-            "params": [p for name, p in trained if (name in decayed, scales[name]) == (decays, scale)],
+            "params": parameters,
             "weight_decay": config.weight_decay if decays else 0.0,
-            "lr_scale": scale,
+            "lr_scale": scale * (config.muon_lr_factor if muon else 1.0),
+            "muon": muon,
         }
-        for scale in sorted({1.0, *scales.values()}, reverse=True)
-        for decays in (True, False)
+        for (muon, scale, decays), parameters in sorted(kinds.items(), key=lambda kind: kind[0], reverse=True)
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), **_fused_option())
+    return MuonAdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), **_fused_option())
+
+
+def matrices_of_encoder(model: nn.Module, decayed: set[str]) -> set[str]:
+    """Names of the linear maps' weights in the encoder, those of experts too: what Muon is for.
+
+    Not kernels of convolutions, and neither embeddings nor what computes logits (Jordan et al. 2024).
+    """
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith("encoder.") and name in decayed and parameter.dim() in (2, 3)
+    }
 
 
 def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str, float]:
