@@ -59,6 +59,11 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("experts-first", "experts in the first feed-forward", {"experts_in": "first"}),
         Variant("experts-both", "experts in both feed-forwards", {"experts_in": "both"}),
         *[Variant(f"{n}-experts", f"{n} experts", {"num_experts": n}) for n in (2, 4, 8)],
+        *(
+            [Variant("adamw", "all weights by AdamW", {"optimizer": "adamw"})]
+            if base.training.optimizer == "muon"
+            else []
+        ),
         Variant("block-lr-scaled", "shared weights learn at 1/sqrt(n)", {"shared_block_lr_scale": "inverse_sqrt"}),
         Variant(
             "bias-balanced",

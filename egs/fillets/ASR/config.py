@@ -36,13 +36,18 @@ def base(language: str) -> Config:
             licence="GPL-2.0-only",
             manifest_dir=f"data/{language}/fbank",
             lang_dir=f"data/{language}/lang_bpe_{VOCAB_SIZE}",
-            max_duration=30.0,
+            max_duration=15.0,  # many updates in few epochs
             num_time_masks=0,  # in as few updates as these, what is learned is not yet learned by heart
             num_freq_masks=0,
             num_workers=0,  # an epoch is read in seconds; a worker would take a core from training
         ),
         training=TrainingConfig(
-            num_epochs=12, learning_rate=1e-3, warmup_steps=200, loss_warmup_steps=600, ctc_loss_scale=1.0
+            num_epochs=10,
+            optimizer="muon",
+            learning_rate=1e-3,
+            warmup_steps=200,
+            loss_warmup_steps=600,
+            ctc_loss_scale=1.0,
         ),
     )
 
