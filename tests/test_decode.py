@@ -263,7 +263,17 @@ def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> 
         run(recipe, *arguments)
     assert "no graph over words in" in capsys.readouterr().err
     words = make_word_graph(lang)
-    run(recipe, *arguments)
+    run(recipe, *arguments, "--output-format", "ctm")
     (recogs,) = (recipe / "exp/base/1best").glob("recogs-*-1best-graph-HLG-hlg-scale-1.0-*")
     hyps = [line.split("hyp=")[1] for line in recogs.read_text().splitlines() if "hyp=" in line]
     assert len(hyps) == 4 and {word for hyp in hyps for word in ast.literal_eval(hyp)} <= set(words)
+    (ctm,) = (recipe / "exp/base/1best").glob("hyps-*.ctm")
+    rows = [line.split() for line in ctm.read_text().splitlines() if not line.startswith(";;")]
+    assert [row[4] for row in rows] == [word for hyp in sorted_hyps(recogs) for word in hyp] and rows
+    assert all(0 < float(row[5]) <= 1 for row in rows), "the lattice says how sure it is of each word"
+
+
+def sorted_hyps(recogs: Path) -> list[list[str]]:
+    """The hypotheses of a file, in the order of their ids."""
+    lines = [line.split(":\thyp=") for line in recogs.read_text().splitlines() if "hyp=" in line]
+    return [ast.literal_eval(hyp) for _, hyp in sorted(lines)]
