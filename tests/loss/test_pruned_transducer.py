@@ -85,6 +85,16 @@ def test_without_pruning_it_is_the_full_loss(functions: TransducerFunctions) -> 
             torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_no_range_sums_more_than_all_of_it(functions: TransducerFunctions, seed: int) -> None:
+    """The alignments that pruning leaves are some of all: the loss is never below that of the widest range."""
+    torch.manual_seed(seed)
+    batch = make_batch([15, 9, 12], [8, 3, 6])
+    narrow = [float(losses_of(batch, functions, prune_range).pruned_loss) for prune_range in range(2, 9)]
+    widest = float(losses_of(batch, functions, 9).pruned_loss)
+    assert min(narrow) >= widest - 1e-3 and max(narrow) > widest + 1e-2
+
+
 def test_gradients_are_those_of_finite_differences() -> None:
     batch = make_batch([5, 3], [3, 1], dtype=torch.float64)
     functions = transducer_functions("torch", "cpu")
