@@ -320,6 +320,8 @@ def test_a_search_that_needs_a_language_model_says_that_there_is_none(saved: Sav
 def test_every_search_gives_rising_times_and_the_words_of_the_text(
     tiny_bundle: Bundle, tones: np.ndarray, method: str
 ) -> None:
+    if METHODS[method].engines == ("k2",):
+        pytest.importorskip("k2")
     decoding = DecodingConfig(decoding_method=method)  # type: ignore[arg-type]
     if "graph" in METHODS[method].options:
         decoding = dataclasses.replace(decoding, graph="H")
