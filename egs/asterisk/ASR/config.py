@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig, replace_fields
+from typing import Any
+
+from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig
+from shared_moe_conformer.sizes import named_sizes
 
 VOCAB_SIZE = 64
 
-COMMON = Config(
+BASE = Config(
     model=ModelConfig(
         encoder=EncoderConfig(
             encoder_dim=128,
@@ -15,7 +18,7 @@ COMMON = Config(
             conv_kernel_size=15,
             subsampling_channels=32,
             group_sizes=(6,),
-            experts_in="none",
+            experts_in="second",
             num_experts=3,
             top_k=1,
         ),
@@ -39,10 +42,13 @@ COMMON = Config(
     ),
 )
 
-
-CONFIGS = {
-    "full": replace_fields(COMMON, {"group_sizes": (1,) * 6}),
-    "shared": COMMON,
-    "base": replace_fields(COMMON, {"experts_in": "second"}),
+SMALL: dict[str, Any] = {
+    "encoder_dim": 96,
+    "feed_forward_dim": 256,
+    "num_experts": 2,
+    "decoder_dim": 96,
+    "joiner_dim": 96,
 }
-"""full: every layer has its own weights; shared: one block for all layers; base: that block with three experts."""
+"""For devices with little memory."""
+
+CONFIGS = named_sizes(BASE, small=SMALL)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig, replace_fields
+from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig
+from shared_moe_conformer.sizes import named_sizes
 
 VOCAB_SIZE = 64
 LANGUAGES = ("nl", "cs")
@@ -52,16 +53,17 @@ def base(language: str) -> Config:
     )
 
 
-SIZES: dict[str, dict[str, Any]] = {
-    "base": {},
-    "shared": {"experts_in": "none"},
-    "full": {"experts_in": "none", "group_sizes": (1,) * 6},
-    "small": {"encoder_dim": 96, "feed_forward_dim": 256, "num_experts": 2, "decoder_dim": 96, "joiner_dim": 96},
+SMALL: dict[str, Any] = {
+    "encoder_dim": 96,
+    "feed_forward_dim": 256,
+    "num_experts": 2,
+    "decoder_dim": 96,
+    "joiner_dim": 96,
 }
-"""shared: without experts; full: every layer has its own weights; small: for devices with little memory."""
+"""For devices with little memory."""
 
 CONFIGS = {
-    f"{size}-{language}": replace_fields(base(language), changes)
+    f"{size}-{language}": config
     for language in LANGUAGES
-    for size, changes in SIZES.items()
+    for size, config in named_sizes(base(language), small=SMALL).items()
 }
