@@ -171,7 +171,7 @@ def _sherpa_files() -> dict[str, dict[str, str]]:
     """The graphs of each model, by kind and precision."""
     files: dict[str, dict[str, str]] = {}
     for precision, name_of in PRECISIONS.items():
-        parts = {"encoder": name_of(ENCODER), "decoder": DECODER, "joiner": name_of(JOINER)}
+        parts = {"encoder": name_of(ENCODER), "decoder": DECODER, "joiner": JOINER}
         files |= {f"transducer {precision}": parts, f"ctc {precision}": {"ctc": name_of(CTC)}}
     return files
 

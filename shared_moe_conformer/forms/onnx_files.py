@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
-QUANTISED = (ENCODER, JOINER, CTC)
-"""Files of which there are float16 and int8 versions; the decoder has nothing to gain."""
+SHRUNK = (ENCODER, CTC)
+"""Files of which there are float16 and int8 versions; decoder and joiner are small, and their errors go into logits."""
 Graph = Callable[..., list[np.ndarray]]
 """Outputs of inputs, both by order."""
 

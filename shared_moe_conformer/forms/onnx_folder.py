@@ -23,7 +23,7 @@ from shared_moe_conformer.forms.onnx_files import (
     DECODER,
     ENCODER,
     JOINER,
-    QUANTISED,
+    SHRUNK,
     fp16_name,
     int8_name,
     load_graph,
@@ -60,7 +60,7 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
     bundle = Bundle.load(source)
     with atomic_folder(target, marker=ENCODER, overwrite=overwrite) as folder:
         write_graphs(bundle, folder)
-        for name in QUANTISED:
+        for name in SHRUNK:
             quantise(folder / name, folder / int8_name(name))
             halve(folder / name, folder / fp16_name(name))
         for name in ("tokens.txt", TEST_WAV, TEST_TEXT):

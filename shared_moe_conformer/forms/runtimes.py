@@ -61,9 +61,9 @@ def onnx_parts(folder: Path, name_of: Callable[[str], str] = str) -> Parts:
     """What `write_onnx` wrote, in onnxruntime.
 
     Args:
-      name_of: the file of a precision, given float32's; the decoder is float32 always.
+      name_of: the file of a precision, given float32's; decoder and joiner are float32 always.
     """
-    return Parts(*(load_graph(folder / name) for name in (name_of(ENCODER), DECODER, name_of(JOINER), name_of(CTC))))
+    return Parts(*(load_graph(folder / name) for name in (name_of(ENCODER), DECODER, JOINER, name_of(CTC))))
 
 
 def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int]) -> tuple[list[int], np.ndarray]:

@@ -20,9 +20,9 @@ import onnx  # noqa: E402
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
-from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, QUANTISED, fp16_name, int8_name  # noqa: E402
+from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402
-from shared_moe_conformer.forms.onnx_precisions import router_products  # noqa: E402
+from shared_moe_conformer.forms.onnx_precisions import last_product, router_products  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
@@ -32,10 +32,10 @@ Output = pytest.CaptureFixture[str]
 SHERPA = """
 import json, sys, sherpa_onnx, soundfile
 folder, kind, suffix, method, *paths = sys.argv[1:]
-files = {part: f"{folder}/{part}{suffix}.onnx" for part in ("encoder", "joiner", "ctc")}
+files = {part: f"{folder}/{part}{suffix}.onnx" for part in ("encoder", "ctc")}
 if kind == "transducer":
     recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(
-        encoder=files["encoder"], decoder=f"{folder}/decoder.onnx", joiner=files["joiner"],
+        encoder=files["encoder"], decoder=f"{folder}/decoder.onnx", joiner=f"{folder}/joiner.onnx",
         tokens=f"{folder}/tokens.txt", num_threads=1, decoding_method=method)
 else:
     recogniser = sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(
@@ -83,8 +83,8 @@ def test_folder_is_complete_and_verifies(exported: Path) -> None:
         DECODER,
         JOINER,
         CTC,
-        *map(int8_name, QUANTISED),
-        *map(fp16_name, QUANTISED),
+        *map(int8_name, SHRUNK),
+        *map(fp16_name, SHRUNK),
         "tokens.txt",
         "test.wav",
         "test.txt",
@@ -116,18 +116,20 @@ def matrix_products(path: Path) -> list[Any]:
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored]
 
 
-def test_int8_covers_every_weight_but_the_routers(exported: Path) -> None:
-    for name in QUANTISED:
+def test_int8_covers_every_weight_but_the_routers_and_the_last(exported: Path) -> None:
+    for name in SHRUNK:
         graph = onnx.load(exported / name).graph
         routers = router_products(graph)
-        assert len(routers) == (0 if name == JOINER else 3)
-        assert [node.name for node in matrix_products(exported / int8_name(name))] == routers
+        assert len(routers) == 3
+        assert last_product(graph) in ("/projection/MatMul", "/head/MatMul")
+        kept = [*routers, last_product(graph)]
+        assert [node.name for node in matrix_products(exported / int8_name(name))] == kept
         quantised = [n for n in onnx.load(exported / int8_name(name)).graph.node if n.op_type == "MatMulInteger"]
-        assert len(quantised) >= len(matrix_products(exported / name)) - len(routers)
+        assert len(quantised) >= len(matrix_products(exported / name)) - len(kept)
 
 
 def test_small_files_hold_nothing_that_nobody_reads(exported: Path) -> None:
-    for path in (exported / rename(name) for name in QUANTISED for rename in (int8_name, fp16_name)):
+    for path in (exported / rename(name) for name in SHRUNK for rename in (int8_name, fp16_name)):
         graph = onnx.load(path).graph
         read = {name for node in graph.node for name in node.input}
         assert {tensor.name for tensor in graph.initializer} <= read
