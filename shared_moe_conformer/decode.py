@@ -163,10 +163,12 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         f"{config.data.lang_dir} has {tokenizer.vocab_size} units and the model {config.model.vocab_size}: "
         "decode with the tokenizer that the model was trained with",
     )
-    methods = resolved(apply_flags(DecodingConfig(), args), vocab_size=config.model.vocab_size)
-    without_engine = {name for name in METHODS if name not in {method.decoding_method for method in methods}}
+    decoding = apply_flags(DecodingConfig(), args)
+    methods = resolved(decoding, vocab_size=config.model.vocab_size)
+    needing_k2 = sorted(METHODS.keys() - {method.decoding_method for method in methods})
     methods, resources, left_out = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
-    left_out |= dict.fromkeys(sorted(without_engine), "no lattice engine that can run it is installed")
+    if decoding.decoding_method == "all":
+        left_out |= dict.fromkeys(needing_k2, "k2 is not installed")
     loaders = AsrDataModule(config, recipe_dir, tokenizer).test_loaders()
     memory = _peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
     for test_set, loader in loaders.items():
@@ -180,7 +182,8 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
             for output_format in args.output_format:
                 write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
         if len(results) > 1:
-            _compare(results, scores, transcripts, exp_dir, left_out=left_out, checkpoint=checkpoint)
+            searched = checkpoint if decoding.decoding_method == "all" else f"{checkpoint}-{decoding.decoding_method}"
+            _compare(results, scores, transcripts, exp_dir, left_out=left_out, searched=searched)
 
 
 @torch.inference_mode()
@@ -223,11 +226,15 @@ def _compare(
     exp_dir: Path,
     *,
     left_out: Mapping[str, str],
-    checkpoint: str,
+    searched: str,
 ) -> None:
-    """Write the table and the picture of several methods on one test set, and a table of their confidences."""
+    """Write the table and the picture of several methods on one test set, and a table of their confidences.
+
+    Args:
+      searched: the checkpoint, and the method if there is but one, in the names of files.
+    """
     test_set = scores[0].test_set
-    name, title = f"{test_set}-{checkpoint}", f"{test_set}, {checkpoint}"
+    name, title = f"{test_set}-{searched}", f"{test_set}, {searched}"
     agreement = agreement_note({result.config: result.hyps for result in results})
     table = comparison_text(scores, title=title, left_out=left_out, agreement=agreement)
     judged = {name_of(score): _judged(found) for score, found in zip(scores, transcripts)}
