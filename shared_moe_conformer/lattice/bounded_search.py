@@ -99,8 +99,8 @@ def rescored(lattice: Lattice, lm: Automaton, *, max_arcs: int = MAX_COMPOSED_AR
     """
     for min_posterior in MIN_POSTERIORS:
         try:
-            return composed(lattice.scaled(0.0), lm, max_arcs=max_arcs).lattice
+            return composed(lattice.scaled(0.0), lm, max_arcs=max_arcs)
         except TooManyArcs:
             warn_once("the lattice of an utterance is too large for the n-gram: its least likely arcs were left out")
             lattice = pruned(lattice, min_posterior)
-    return composed(lattice.scaled(0.0), lm).lattice
+    return composed(lattice.scaled(0.0), lm)

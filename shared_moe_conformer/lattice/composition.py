@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, live_parts, spans, taken_out
+from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, spans, trimmed
 
 
 class Automaton(Protocol):
@@ -18,26 +18,6 @@ class Automaton(Protocol):
 
     def end(self, state: int) -> float:
         """Log-probability of ending in a state; -inf where nothing may end."""
-
-
-class LastLabel:
-    """The automaton that remembers the label that came last, and weighs nothing."""
-
-    def step(self, state: int, label: int) -> Sequence[tuple[int, float]]:
-        """The label itself."""
-        return [(label, 0.0)]
-
-    def end(self, state: int) -> float:
-        """Anything may end."""
-        return 0.0
-
-
-class Composition(NamedTuple):
-    """A lattice whose paths also are the automaton's."""
-
-    lattice: Lattice
-    automaton_state: np.ndarray
-    """The state of the automaton in each state of the lattice."""
 
 
 class _Pairs(NamedTuple):
@@ -61,7 +41,7 @@ class TooManyArcs(ValueError):
     """The composition would have too many arcs."""
 
 
-def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf) -> Composition:
+def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf) -> Lattice:
     """The lattice in which the automaton's log-probabilities have been added to the graph's.
 
     To replace the graph's instead, give the lattice scaled by 0.
@@ -83,7 +63,7 @@ def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf
         number += len(pairs[-1].state)
         pairs.append(reached)
     if not found:
-        return Composition(EMPTY, np.zeros(0, dtype=np.int64))
+        return EMPTY
     src, dst, arc, weight = (np.concatenate(column) for column in zip(*found))
     order = np.argsort(src, kind="stable")
     src, dst, arc, weight = src[order], dst[order], arc[order], weight[order]
@@ -99,8 +79,7 @@ def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf
         final_state=(number + alive).astype(np.int32),
         final_lm=ends[alive],
     )
-    kept, states = live_parts(whole)
-    return Composition(taken_out(whole, kept, states), np.concatenate([pair.other for pair in pairs])[states])
+    return trimmed(whole)
 
 
 class _Steps:

@@ -168,10 +168,10 @@ def _in_order(lattice: Lattice) -> Lattice:
 
 def trimmed(lattice: Lattice, keep: np.ndarray | None = None) -> Lattice:
     """The lattice of those of the arcs to keep (all of them) that lie on a path from the start to a final state."""
-    return taken_out(lattice, *live_parts(lattice, keep))
+    return _taken_out(lattice, *_live_parts(lattice, keep))
 
 
-def live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Which arcs, and which states, lie on a path of arcs to keep (all of them), as masks."""
     keep = np.ones(lattice.num_arcs, dtype=bool) if keep is None else keep.copy()
     bounds = lattice.first_arcs
@@ -187,7 +187,7 @@ def live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.nda
     return keep, forth & back
 
 
-def taken_out(lattice: Lattice, arcs: np.ndarray, states: np.ndarray) -> Lattice:
+def _taken_out(lattice: Lattice, arcs: np.ndarray, states: np.ndarray) -> Lattice:
     """The lattice of these arcs and states, given as masks."""
     if not arcs.any():
         return EMPTY

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.composition import LastLabel, composed
+from shared_moe_conformer.lattice.composition import composed
 from shared_moe_conformer.lattice.lattice import EMPTY
 
 from .conftest import paths_of, random_lattice
@@ -31,21 +31,11 @@ def ways(labels: list[int]) -> list[float]:
 def test_paths_are_those_of_both_at_the_sum_of_their_scores(make_graph, seed) -> None:
     lattice = random_lattice(make_graph, seed=seed)
     expected = sorted((p.score + way for p in paths_of(lattice) for way in ways(p.output_labels)), reverse=True)
-    whole, _ = composed(lattice, Counting())
+    whole = composed(lattice, Counting())
     assert [path.score for path in paths_of(whole)] == pytest.approx(expected)
     assert sum(path.am_score for path in paths_of(whole)) == pytest.approx(
         sum(p.am_score for p in paths_of(lattice) for _ in ways(p.output_labels))
     )
-
-
-def test_states_know_the_automatons(make_graph) -> None:
-    lattice = random_lattice(make_graph, seed=1)
-    whole, last_label = composed(lattice, LastLabel())
-    assert len(last_label) == whole.num_states
-    given = whole.olabel > 0
-    assert (last_label[whole.dst[given]] == whole.olabel[given]).all()
-    assert (last_label[whole.dst[~given]] == last_label[whole.src[~given]]).all()
-    assert len(paths_of(whole)) == len(paths_of(lattice))
 
 
 class Refusing:
@@ -61,5 +51,5 @@ class Refusing:
 def test_what_nothing_can_pass_is_empty(make_graph) -> None:
     lattice = random_lattice(make_graph, seed=0)
     silent = [path for path in paths_of(lattice) if not path.output_labels]
-    assert len(paths_of(composed(lattice, Refusing()).lattice)) == len(silent)
-    assert composed(EMPTY, Refusing()).lattice is EMPTY
+    assert len(paths_of(composed(lattice, Refusing()))) == len(silent)
+    assert composed(EMPTY, Refusing()) is EMPTY

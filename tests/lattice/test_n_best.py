@@ -61,7 +61,7 @@ def test_scores_are_those_of_each_sequence_alone(seed) -> None:
     found = n_best(lattice, 30)
     assert len(found) == 30
     for path in found:
-        alone = composed(lattice, Spelled(path.output_labels)).lattice
+        alone = composed(lattice, Spelled(path.output_labels))
         assert alone.path(best_arcs(alone)).score == pytest.approx(path.score)
         assert path.am_score + path.lm_score == pytest.approx(path.score)
 
