@@ -15,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-FEWEST_ROWS, MOST_ROWS, ROW_STEP = 16, 256, 32
-"""Rows that oneDNN multiplies at once, filled up to a multiple of the step."""
+PIECE = 256
+"""Rows that are computed at once, so that what comes of them stays in a CPU's cache; the last piece has half to three
+halves of it."""
+FEWEST_ROWS, ROW_STEP = 16, 32
+"""Rows from which on oneDNN is faster than MKL; it gets them filled up to a multiple of the step."""
 SMALLEST_WEIGHT = 2**15
 """Elements of a weight matrix from which on oneDNN is faster than MKL."""
 
@@ -49,9 +52,17 @@ def feed_forward(x: Tensor, hidden: nn.Linear, output: nn.Linear) -> Tensor:
     if _traced() or not by_onednn(x, hidden.weight):
         return output(F.silu(hidden(x)))
     out = torch.empty_like(x)
-    for rows, place in zip(x.reshape(-1, x.size(-1)).split(MOST_ROWS), out.view(-1, x.size(-1)).split(MOST_ROWS)):
+    frames, places = x.reshape(-1, x.size(-1)), out.view(-1, x.size(-1))
+    pieces = pieces_of(len(frames))
+    for rows, place in zip(frames.split(pieces), places.split(pieces), strict=True):
         place.copy_(product(product(rows, hidden.weight, hidden.bias, silu=True), output.weight, output.bias))
     return out
+
+
+def pieces_of(num_rows: int) -> list[int]:
+    """So many rows in pieces."""
+    num_full = max(-(-(num_rows - PIECE * 3 // 2) // PIECE), 0)
+    return [*[PIECE] * num_full, num_rows - PIECE * num_full]
 
 
 def by_onednn(x: Tensor, y: Tensor, weight_size: int | None = None) -> bool:
@@ -85,11 +96,12 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool
     if len(x) < FEWEST_ROWS or not by_onednn(x, weight):
         out = F.linear(x, weight, bias)
         return F.silu(out, inplace=True) if silu else out
-    if len(x) <= MOST_ROWS:
+    pieces = pieces_of(len(x))
+    if len(pieces) == 1:
         padded = torch.ops.mkldnn._linear_pointwise(_padded(x), weight, bias, "swish" if silu else "none", [], "")
         return padded[: len(x)]
     out = x.new_empty(len(x), len(weight))
-    for rows, place in zip(x.split(MOST_ROWS), out.split(MOST_ROWS), strict=True):
+    for rows, place in zip(x.split(pieces), out.split(pieces), strict=True):
         place.copy_(product(rows, weight, bias, silu=silu))
     return out
 
@@ -98,9 +110,10 @@ def outer(x: Tensor, y: Tensor) -> Tensor:
     """x^T y (I, O) of rows (M, I) and (M, O), the gradient of weights, without gradient."""
     if not by_onednn(x, y, x.size(1) * y.size(1)):
         return x.t() @ y
+    pieces = pieces_of(len(x))
     parts = (
         torch.ops.mkldnn._linear_pointwise(_padded(rows).t(), _padded(others).t(), None, "none", [], "")
-        for rows, others in zip(x.split(MOST_ROWS), y.split(MOST_ROWS), strict=True)
+        for rows, others in zip(x.split(pieces), y.split(pieces), strict=True)
     )
     return functools.reduce(Tensor.add_, parts)
 

@@ -7,9 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_moe_conformer.products import FEWEST_ROWS, MOST_ROWS, Linear, feed_forward, has_onednn, outer, product
+from shared_moe_conformer.products import (
+    FEWEST_ROWS,
+    PIECE,
+    Linear,
+    feed_forward,
+    has_onednn,
+    outer,
+    pieces_of,
+    product,
+)
 
-ROWS = [1, FEWEST_ROWS - 1, FEWEST_ROWS, 50, MOST_ROWS, MOST_ROWS + 1, 2 * MOST_ROWS + 40]
+ROWS = [1, FEWEST_ROWS - 1, FEWEST_ROWS, 50, PIECE, PIECE + 1, 2 * PIECE + 140]
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="no AVX-512, or a torch without oneDNN's products")
 
 
@@ -53,6 +62,14 @@ def test_product_takes_transposed_weights_and_outer_sums_over_rows(num_rows: int
     x, y, weight = torch.randn(num_rows, 160), torch.randn(num_rows, 224), torch.randn(160, 224)
     close(product(x, weight.t()), x @ weight)
     close(outer(x, y), x.t() @ y)
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, PIECE, PIECE * 3 // 2, PIECE * 3 // 2 + 1, 5 * PIECE + 7])
+def test_pieces_are_alike(num_rows: int) -> None:
+    pieces = pieces_of(num_rows)
+    assert sum(pieces) == num_rows
+    assert set(pieces[:-1]) <= {PIECE}
+    assert len(pieces) == 1 or PIECE / 2 < pieces[-1] <= PIECE * 3 / 2
 
 
 @needs_onednn

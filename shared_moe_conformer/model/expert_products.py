@@ -14,10 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared_moe_conformer.products import by_onednn, outer, product
-
-PIECE = 512
-"""Rows that are computed at once."""
+from shared_moe_conformer.products import by_onednn, outer, pieces_of, product
 
 
 class ExpertWeights(NamedTuple):
@@ -160,10 +157,10 @@ def _pieces(counts: list[int], dtype: torch.dtype) -> Iterator[tuple[int, slice,
     """
     begin = 0
     for e, count in enumerate(counts):
-        end, size = begin + count, PIECE if dtype in (torch.float32, torch.float64) else max(count, 1)
-        for start in range(begin, end, size):
-            yield e, slice(start, min(start + size, end)), start == begin
-        begin = end
+        sizes = pieces_of(count) if dtype in (torch.float32, torch.float64) else [count]
+        for number, size in enumerate(sizes if count else []):
+            yield e, slice(begin, begin + size), number == 0
+            begin += size
 
 
 def _dtype_of_products(x: Tensor, weight: Tensor) -> torch.dtype:

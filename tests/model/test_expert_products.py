@@ -5,8 +5,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_moe_conformer.model import expert_products
-from shared_moe_conformer.model.expert_products import ExpertWeights, by_grouped_product, gated_experts
+from shared_moe_conformer import products
+from shared_moe_conformer.model.expert_products import (
+    ExpertWeights,
+    by_grouped_product,
+    gated_experts,
+    has_grouped_product,
+)
 
 C, H, E, M = 8, 16, 4, 40
 
@@ -37,7 +42,7 @@ def gradients(out: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("piece", [512, 7, 1])
 def test_output_and_gradients_are_those_of_each_frame_by_itself(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(expert_products, "PIECE", piece)
+    monkeypatch.setattr(products, "PIECE", piece)
     x, weights, (index, gates, counts) = torch.randn(M, C, requires_grad=True), make_weights(), make_routing()
     expected = frame_by_frame(x, index, gates, counts, weights)
     found = gated_experts(x, index, gates, counts, weights)
@@ -46,6 +51,21 @@ def test_output_and_gradients_are_those_of_each_frame_by_itself(piece: int, monk
     torch.testing.assert_close(gradients(found, *inputs), gradients(expected, *inputs))
     with torch.no_grad():
         torch.testing.assert_close(gated_experts(x, index, gates, counts, weights), expected)
+
+
+def test_large_matrices_give_the_same_by_whatever_code_computes_them() -> None:
+    counts, shapes = torch.tensor([20, 0, 300, 400]), ((E, 160, 224), (E, 224), (E, 224, 160), (E, 160))
+    weights = ExpertWeights(*(torch.randn(shape, requires_grad=True) for shape in shapes))
+    x, gates = torch.randn(720, 160, requires_grad=True), torch.rand(720, requires_grad=True)
+    index = torch.randperm(720)
+    slices = zip(x[index].split(counts.tolist()), *weights, strict=True)
+    out = torch.cat([F.silu(rows @ w1 + b1) @ w2 + b2 for rows, w1, b1, w2, b2 in slices]) * gates.unsqueeze(1)
+    expected = torch.zeros_like(x).index_copy(0, index, out)
+    found = gated_experts(x, index, gates, counts, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    inputs, grad = (x, gates, *weights), torch.randn(720, 160)
+    for a, b in zip(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -58,7 +78,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def test_grouped_product_equals_the_slices() -> None:
-    if not expert_products.has_grouped_product():
+    if not has_grouped_product():
         pytest.skip("torch has no grouped product before 2.10")
     x, weights, (index, gates, counts) = torch.randn(M, C, requires_grad=True), make_weights(), make_routing()
     inputs = x, gates, *weights
