@@ -79,13 +79,14 @@ def _taken(ways: _Ways, which: np.ndarray) -> _Ways:
 
 def _best_different(ways: _Ways, num_paths: int) -> _Ways:
     """The best way of each sequence to each state, and of these the N best of each state."""
-    ways = _taken(ways, np.lexsort((-ways.score, ways.sequence, ways.state)))
-    another = (ways.sequence[1:] != ways.sequence[:-1]) | (ways.state[1:] != ways.state[:-1])
-    ways = _taken(ways, np.concatenate([[True], another])[: len(ways.state)])
-    ways = _taken(ways, np.lexsort((-ways.score, ways.state)))
-    starts = group_starts(ways.state)
-    rank = np.arange(len(ways.state)) - np.repeat(starts, np.diff(np.append(starts, len(ways.state))))
-    return _taken(ways, rank < num_paths)
+    by_score = np.argsort(-ways.score, kind="stable")
+    which = _hash(ways.sequence, ways.state)[by_score]
+    _, first = np.unique(which, return_index=True)
+    best = by_score[np.sort(first)]
+    best = best[np.argsort(ways.state[best], kind="stable")]
+    starts = group_starts(ways.state[best])
+    rank = np.arange(len(best)) - np.repeat(starts, np.diff(np.append(starts, len(best))))
+    return _taken(ways, best[rank < num_paths])
 
 
 def _best_at_the_end(ways: _Ways, after: np.ndarray, num_paths: int) -> list[int]:
