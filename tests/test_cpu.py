@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -58,3 +61,17 @@ def test_threads_and_subnormal_numbers() -> None:
     tune_cpu(1)
     assert torch.get_num_threads() == 1
     assert (smallest * 1e-10).item() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+    tune_cpu()
+    faults = [page_faults(lambda: torch.ones(10_000_000)) for _ in range(3)]
+    assert min(faults[1:]) < 1000  # of 10,000 pages
+
+
+def page_faults(function: Callable[[], object]) -> int:
+    """Pages that the system gave to this process during a call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    function()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
