@@ -45,7 +45,7 @@ def _keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(MMAP_THRESHOLD, 2**25)  # the most that it takes
+    libc.mallopt(MMAP_THRESHOLD, 2**30)
     libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
