@@ -1,6 +1,6 @@
 """The two engines over the same graphs: `1best` of 256 utterances, in text and in score.
 
-On the posteriors of a trained model they are compared by `python -m benchmarks.lattice_engines`.
+On a trained model's posteriors `./decode.py --decoding-method 1best --lattice-engine all` compares them.
 """
 
 from __future__ import annotations
