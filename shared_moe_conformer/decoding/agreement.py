@@ -18,22 +18,20 @@ def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str 
       found: the hypotheses of each search, of the same utterances.
     """
     counts: list[str] = []
-    differences = [0.0]
+    largest = 0.0
     total = 0
     for config, hyps in found.items():
         others = found.get(replace_fields(config, {"lattice_engine": "embedded"}))
         if config.lattice_engine != "k2" or others is None:
             continue
         same = [(a.score, b.score) for a, b in zip(hyps, others, strict=True) if _output(a) == _output(b)]
-        differences += [abs(a - b) for a, b in same if a != b]
+        largest = max(largest, *(abs(a - b) for a, b in same if a != b), 0.0)
         counts.append(f"{label(config).replace(' (k2)', '')} {len(same)}")
         total = len(hyps)
     if not counts:
         return None
-    return (
-        f"k2 and embedded: the same text in {', '.join(counts)} of {total} utterances; "
-        f"where it is the same, scores differ by {max(differences):.1g} at most"
-    )
+    scores = f"scores that differ by {largest:.1g} at most" if largest else "the same score"
+    return f"k2 and embedded: the same text in {', '.join(counts)} of {total} utterances, and there {scores}"
 
 
 def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:

@@ -11,7 +11,7 @@ import torch
 from shared_moe_conformer.lattice.engine import Beams, lattice_engine, warn_once
 from shared_moe_conformer.lattice.topology import ctc_topology
 
-from .conftest import peaked_log_probs
+from .conftest import best_paths, peaked_log_probs
 
 PACKAGE = Path(__file__).resolve().parents[2] / "shared_moe_conformer/lattice"
 
@@ -71,6 +71,19 @@ def test_the_installed_k2_takes_them(name: str) -> None:
         assert all(parameter in (function.__init__.__doc__ or "") for parameter in PARAMETERS[name].split()[:-1])
         return
     assert [p for p in parameters if p != "self"][: len(PARAMETERS[name].split())] == PARAMETERS[name].split()
+
+
+@pytest.mark.parametrize(("vocab_size", "modified"), [(50, False), (500, True)])
+def test_the_best_paths_score_is_what_k2_itself_says(vocab_size: int, modified: bool) -> None:
+    """Scores of lattices are looked up anew, so that their equality with the other engine's would not show it."""
+    pytest.importorskip("k2")
+    module = importlib.import_module("shared_moe_conformer.lattice.k2_engine")
+    log_probs, lens = peaked_log_probs(32, 60, vocab_size, seed=4), torch.arange(29, 61)
+    graph, beams = ctc_topology(vocab_size, modified=modified), Beams(15.0, 8.0, 7000)
+    fsas = module._intersected(log_probs, lens, graph, beams)
+    totals = fsas.get_tot_scores(use_double_scores=True, log_semiring=False).tolist()
+    paths = best_paths(lattice_engine("k2"), log_probs, lens, graph, beams)
+    assert [path.score for path in paths] == pytest.approx(totals, abs=1e-3)
 
 
 def test_what_could_take_too_much_memory_is_searched_with_fewer_states(
