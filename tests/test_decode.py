@@ -269,7 +269,7 @@ def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> 
     assert len(hyps) == 4 and {word for hyp in hyps for word in ast.literal_eval(hyp)} <= set(words)
     (ctm,) = (recipe / "exp/base/1best").glob("hyps-*.ctm")
     rows = [line.split() for line in ctm.read_text().splitlines() if not line.startswith(";;")]
-    assert [row[4] for row in rows] == [word for hyp in sorted_hyps(recogs) for word in hyp] and rows
+    assert [row[4] for row in rows] == [word for hyp in sorted_hyps(recogs) for word in hyp]
     assert all(0 < float(row[5]) <= 1 for row in rows), "the lattice says how sure it is of each word"
 
 
