@@ -19,6 +19,7 @@ from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
 from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.joiner import Joiner
 from shared_moe_conformer.model.moe import RouterLosses
+from shared_moe_conformer.model.normalisation import feature_totals
 from shared_moe_conformer.products import Linear
 
 VOCAB_LAYERS = ("decoder.embedding", "joiner.output", "simple_am", "simple_lm", "ctc_head")
@@ -91,6 +92,19 @@ class AsrModel(nn.Module):
         """From now on keep only the layers' inputs for the backward pass, which computes the rest again."""
         for group in self.encoder.groups:
             group.recomputes = True  # type: ignore[assignment]
+
+    def feature_totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        """What `count_features` needs of a batch, (1 + 2F,); those of several are added up.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
+        return feature_totals(x, x_lens)
+
+    def count_features(self, totals: Tensor) -> None:
+        """Before an update: take its features into the statistics by which they are normalised."""
+        self.encoder.feature_norm.count(totals)
 
     def balance_experts(self, frames_per_expert: Tensor) -> None:
         """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E)."""

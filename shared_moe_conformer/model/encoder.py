@@ -124,7 +124,7 @@ class Encoder(nn.Module):
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
         """
-        features = self.feature_norm(x, padding_after(x_lens, x.size(1)))
+        features = self.feature_norm(x)
         x, lens = self.subsampling(features, x_lens)
         x = self.dropout(as_wide_as(features, x))  # layers add to it, in float32 under autocast too
         padding_mask = padding_after(lens, x.size(1))

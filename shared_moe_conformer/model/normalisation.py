@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_moe_conformer.model.packing import pack, unpack
+from shared_moe_conformer.model.packing import pack, padding_after, unpack
 
 
 class FeatureNorm(nn.Module):
     """Features minus the mean and over the standard deviation, for each mel bin, of all frames seen in training.
 
-    Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ.
+    Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ. They are
+    gathered before a forward pass, for all the batches of an update at once: which process has which does not matter.
 
     Source: Chan et al. 1979, Updating formulae and a pairwise algorithm for computing sample variances, eq. 2.1.
     """
@@ -29,27 +30,43 @@ class FeatureNorm(nn.Module):
         self.register_buffer("variance", torch.ones(num_mel_bins))
         self.register_buffer("num_frames", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return normalised features (N, T, F).
 
         Args:
           x: features, (N, T, F).
-          padding_mask: True where a frame is padding, (N, T).
         """
-        if self.training:
-            self._count(pack(x.detach(), padding_mask).float())
         return (x - self.mean) * (self.variance + self.smallest_variance).rsqrt()
 
-    def _count(self, frames: Tensor) -> None:
-        """Take frames (M, F) into the statistics."""
-        if frames.size(0) == 0:
+    @torch.no_grad()
+    def count(self, totals: Tensor) -> None:
+        """In training, take frames into the statistics.
+
+        Args:
+          totals: `feature_totals` of a batch, or the sum of several batches'.
+        """
+        num_frames, sums, squares = totals.split([1, len(self.mean), len(self.mean)])
+        if not self.training or num_frames.item() == 0:
             return
-        self.num_frames += frames.size(0)
-        share = frames.size(0) / self.num_frames
+        mean = sums / num_frames
+        variance = (squares / num_frames - mean.square()).clamp(min=0)
+        self.num_frames += num_frames.long().squeeze()
+        share = (num_frames / self.num_frames).to(self.mean)
         before = self.variance.where(share < 1, torch.zeros_like(self.variance))
-        distance = frames.mean(dim=0) - self.mean
-        self.variance.copy_(before.lerp(frames.var(dim=0, unbiased=False), share) + share * (1 - share) * distance**2)
+        distance = mean.to(self.mean) - self.mean
+        self.variance.copy_(before.lerp(variance.to(before), share) + share * (1 - share) * distance.square())
         self.mean += share * distance
+
+
+def feature_totals(x: Tensor, x_lens: Tensor) -> Tensor:
+    """Number of valid frames, their sum and the sum of their squares, (1 + 2F,), in float64.
+
+    Args:
+      x: features, (N, T, F).
+      x_lens: valid frames of each utterance, (N,).
+    """
+    frames = pack(x, padding_after(x_lens, x.size(1))).double()
+    return torch.cat([frames.new_tensor([len(frames)]), frames.sum(dim=0), frames.square().sum(dim=0)])
 
 
 class MaskedBatchNorm(nn.Module):

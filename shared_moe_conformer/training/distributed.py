@@ -20,6 +20,8 @@ from torch import nn
 from shared_moe_conformer.config import require
 from shared_moe_conformer.training.metrics import LossTotals
 
+SECONDS_BEFORE_END = 0.5
+
 
 class World(NamedTuple):
     """The processes of a training, and which of them this is."""
@@ -60,6 +62,8 @@ def connected(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
+        # in torch 1.13 the end waits, with Python's lock, for a thread that may still need this lock to free a tensor
+        time.sleep(SECONDS_BEFORE_END)
         dist.destroy_process_group()
 
 

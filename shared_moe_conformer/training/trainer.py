@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from shared_moe_conformer.config import TrainingConfig
 from shared_moe_conformer.training.averaging import RunningSum
 from shared_moe_conformer.training.distributed import (
+    add_up,
     average_buffers,
     data_parallel,
     total_losses,
@@ -154,6 +155,7 @@ class Trainer:
         progress_at_peak = state.progress_at_peak
         learning_rate = self._set_learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
+        self._count_features(batches)
         totals, frames = self._backward(batches)
         self.precision.unscale(self.optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
@@ -219,6 +221,12 @@ class Trainer:
             self._sum.restore(checkpoint)
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
         return self.state
+
+    def _count_features(self, batches: Sequence[AsrBatchLike]) -> None:
+        """Have the model know the features of all processes' batches before it computes any."""
+        totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]  # type: ignore[operator]
+        everyones = add_up(torch.stack(totals).sum(dim=0).tolist(), self.device)
+        self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))  # type: ignore[operator]
 
     def _backward(self, batches: Sequence[AsrBatchLike]) -> tuple[LossTotals, int]:
         """Leave the gradient of the loss per frame of all processes' batches; return their losses, feature frames."""

@@ -3,8 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from shared_moe_conformer.model.normalisation import FeatureNorm, MaskedBatchNorm
-from shared_moe_conformer.model.packing import padding_after
+from shared_moe_conformer.model.normalisation import FeatureNorm, MaskedBatchNorm, feature_totals
 
 
 def test_without_padding_it_is_batch_norm() -> None:
@@ -30,24 +29,24 @@ def test_padding_changes_neither_frames_nor_statistics() -> None:
 def test_features_are_normalised_by_the_statistics_of_all_frames_seen() -> None:
     norm = FeatureNorm(4)
     batches = [torch.randn(2, num_frames, 4) * 3 - 5 for num_frames in (6, 9, 50)]
-    for x in batches:
-        norm(x, padding_after(torch.tensor([x.size(1), 4]), x.size(1)))
+    first, *others = (feature_totals(x, torch.tensor([x.size(1), 4])) for x in batches)
+    norm.count(first)
+    norm.count(sum(others))
     seen = torch.cat([frames for x in batches for frames in (x[0], x[1, :4])])
     torch.testing.assert_close(norm.mean, seen.mean(dim=0))
     torch.testing.assert_close(norm.variance, seen.var(dim=0, unbiased=False))
-    normalised = norm.eval()(seen[None], torch.zeros(1, len(seen), dtype=torch.bool))
-    torch.testing.assert_close(normalised.std(dim=1, unbiased=False), torch.ones(1, 4), rtol=1e-2, atol=0)
+    torch.testing.assert_close(norm(seen).std(dim=0, unbiased=False), torch.ones(4), rtol=1e-2, atol=0)
 
 
-def test_training_and_evaluation_normalise_alike() -> None:
-    norm, x = FeatureNorm(4), torch.randn(2, 9, 4)
-    no_padding = torch.zeros(2, 9, dtype=torch.bool)
-    y = norm(x, no_padding)
-    torch.testing.assert_close(norm.eval()(x, no_padding), y)
+def test_evaluation_and_frozen_parts_count_nothing_and_nothing_counts_nothing() -> None:
+    norm = FeatureNorm(4)
+    norm.count(torch.zeros(9, dtype=torch.float64))
+    norm.eval().count(feature_totals(torch.randn(2, 9, 4), torch.tensor([9, 5])))
+    assert norm.num_frames == 0 and norm.mean.tolist() == [0] * 4 and norm.variance.tolist() == [1] * 4
 
 
 def test_a_bin_that_never_changes_is_not_amplified() -> None:
     norm = FeatureNorm(1)
-    norm(torch.full((1, 50, 1), -15.9), torch.zeros(1, 50, dtype=torch.bool))
-    y = norm.eval()(torch.full((1, 1, 1), -15.8), torch.zeros(1, 1, dtype=torch.bool))
+    norm.count(feature_totals(torch.full((1, 50, 1), -15.9), torch.tensor([50])))
+    y = norm(torch.full((1, 1, 1), -15.8))
     assert 0 < y.item() < 1.1

@@ -46,6 +46,12 @@ class TinyModel(nn.Module):
         self.dropout = nn.Dropout(0.3)
         self.balanced: list[Tensor] = []
 
+    def feature_totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        return x_lens.double().sum().view(1)
+
+    def count_features(self, totals: Tensor) -> None:
+        self.num_features = totals
+
     def balance_experts(self, frames_per_expert: Tensor) -> None:
         self.balanced.append(frames_per_expert)
 
