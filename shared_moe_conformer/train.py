@@ -6,9 +6,11 @@ import argparse
 import functools
 import json
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any, NamedTuple
 
 import kaldialign
 import torch
@@ -84,64 +86,85 @@ def train(
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", world().local_rank)
     with connected(device):
-        _train(config, exp_dir, recipe_dir, options, device, between_steps)
+        origin = _find_origin(exp_dir, config, options)
+        tokenizer = _load_tokenizer(config, recipe_dir)
+        data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))
+        model, begin = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
+        trainer = _make_trainer(model, config, options, recipe_dir, device)
+        train_loader = data.train_loader()
+        batches = Batches(train_loader, data.dev_loader(), word_error_counter(model, tokenizer))
+        with _opened(exp_dir, config, resuming=origin.checkpoint is not None):
+            if origin.damaged:
+                message = "%s is damaged: going on from the checkpoint before it, %s"
+                logger.warning(message, origin.damaged, origin.path)
+            for problem in data.left_out:
+                logger.warning("left out of the training: %s", problem)
+            _log_beginning(config, options, trainer, origin.path, len(train_loader))
+            if begin:
+                logger.info("%s", begin)
+            if options.prescan:
+                largest = functools.partial(largest_batches, train_loader.cuts, train_loader.dataset)
+                prescan(trainer, lambda seconds: largest(max_duration=seconds), max_duration=config.data.max_duration)
+            fit(
+                trainer,
+                batches,
+                exp_dir=exp_dir,
+                config=config,
+                options=options,
+                checkpoint=origin.checkpoint,
+                between_steps=between_steps,
+            )
+            logger.info("done: %d epochs in %s", config.training.num_epochs, exp_dir)
 
 
-def _train(
-    config: Config,
-    exp_dir: Path,
-    recipe_dir: Path,
-    options: RunOptions,
-    device: torch.device,
-    between_steps: Callable[[], None],
-) -> None:
-    rank, num_processes, _ = world()
-    resume_from = checkpoint_to_resume(exp_dir, start_epoch=options.start_epoch, resume=options.resume)
-    tokenizer = _load_tokenizer(config, recipe_dir)
-    data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(rank, num_processes))
-    train_loader, dev_loader = data.train_loader(), data.dev_loader()
+class _Origin(NamedTuple):
+    """Where a training goes on from; all None: it begins."""
+
+    path: Path | None = None
+    checkpoint: dict[str, Any] | None = None
+    damaged: Path | None = None
+    """A newer checkpoint than `path` that cannot be read."""
+
+
+def _find_origin(exp_dir: Path, config: Config, options: RunOptions) -> _Origin:
+    newest = checkpoint_to_resume(exp_dir, start_epoch=options.start_epoch, resume=options.resume)
+    if newest is None:
+        return _Origin()
+    path, checkpoint = load_to_resume(newest)
+    refuse_other_model(checkpoint, config, path)
+    return _Origin(path, checkpoint, None if path == newest else newest)
+
+
+def _make_model(config: Config, recipe_dir: Path, tokenizer: Tokenizer, *, begins: bool) -> tuple[AsrModel, str]:
+    """The model with its first weights, and what is to be said of them."""
     seed_generators(config.training.seed, 0)
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    begin = ""
-    if config.training.init_from and resume_from is None:
-        begin = begin_with(model, config, tokenizer, recipe_dir)
+    if begins and config.training.init_from:
+        return model, begin_with(model, config, tokenizer, recipe_dir)
+    return model, ""
+
+
+def _make_trainer(
+    model: AsrModel, config: Config, options: RunOptions, recipe_dir: Path, device: torch.device
+) -> Trainer:
     teacher = load_teacher(config, recipe_dir) if config.training.teacher else None
     if options.checkpoint_activations:
         model.checkpoint_activations()
     if options.compile:
         compile_parts(model.compilable_parts())
-    trainer = Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
-    checkpoint, newest = None, resume_from
-    if resume_from is not None:
-        resume_from, checkpoint = load_to_resume(resume_from)
-        refuse_other_model(checkpoint, config, resume_from)
-    if rank == 0:
-        open_experiment(exp_dir, config, resuming=checkpoint is not None)
+    return Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
+
+
+@contextmanager
+def _opened(exp_dir: Path, config: Config, *, resuming: bool) -> Iterator[None]:
+    """The experiment's folder with its log, into which the first process alone writes, and how the block ends."""
+    if world().rank == 0:
+        open_experiment(exp_dir, config, resuming=resuming)
         start_log(exp_dir)
     else:
-        refuse_other_experiment(exp_dir, config, resuming=checkpoint is not None)
+        refuse_other_experiment(exp_dir, config, resuming=resuming)
     try:
-        if newest != resume_from:
-            logger.warning("%s is damaged: going on from the checkpoint before it, %s", newest, resume_from)
-        for problem in data.left_out:
-            logger.warning("left out of the training: %s", problem)
-        _log_beginning(config, options, trainer, resume_from, len(train_loader))
-        if begin:
-            logger.info("%s", begin)
-        if options.prescan:
-            largest = functools.partial(largest_batches, train_loader.cuts, train_loader.dataset)
-            prescan(trainer, lambda seconds: largest(max_duration=seconds), max_duration=config.data.max_duration)
-        batches = Batches(train_loader, dev_loader, word_error_counter(model, tokenizer))
-        fit(
-            trainer,
-            batches,
-            exp_dir=exp_dir,
-            config=config,
-            options=options,
-            checkpoint=checkpoint,
-            between_steps=between_steps,
-        )
-        logger.info("done: %d epochs in %s", config.training.num_epochs, exp_dir)
+        yield
     except BaseException as error:
         logger.debug("stopped: %s: %s", type(error).__name__, error)
         raise
