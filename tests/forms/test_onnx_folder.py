@@ -22,7 +22,7 @@ from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402
-from shared_moe_conformer.forms.onnx_precisions import last_product, router_products  # noqa: E402
+from shared_moe_conformer.forms.onnx_precisions import router_products  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
@@ -116,16 +116,16 @@ def matrix_products(path: Path) -> list[Any]:
     return [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in stored]
 
 
-def test_int8_covers_every_weight_but_the_routers_and_the_last(exported: Path) -> None:
+def test_int8_covers_feed_forwards_and_experts_and_nothing_else(exported: Path, tiny_bundle: Bundle) -> None:
+    encoder = tiny_bundle.config.model.encoder
+    products = encoder.num_layers * 2 * (1 + encoder.num_experts)  # of a dense feed-forward, and of the experts
     for name in SHRUNK:
-        graph = onnx.load(exported / name).graph
-        routers = router_products(graph)
-        assert len(routers) == 3
-        assert last_product(graph) in ("/projection/MatMul", "/head/MatMul")
-        kept = [*routers, last_product(graph)]
-        assert [node.name for node in matrix_products(exported / int8_name(name))] == kept
+        before, after = matrix_products(exported / name), matrix_products(exported / int8_name(name))
         quantised = [n for n in onnx.load(exported / int8_name(name)).graph.node if n.op_type == "MatMulInteger"]
-        assert len(quantised) >= len(matrix_products(exported / name)) - len(kept)
+        assert len(quantised) == len(before) - len(after) == products
+        routers = router_products(onnx.load(exported / name).graph)
+        assert [node.name for node in after if "feed_forward" in node.name] == routers
+        assert len(routers) == encoder.num_layers
 
 
 def test_small_files_hold_nothing_that_nobody_reads(exported: Path) -> None:

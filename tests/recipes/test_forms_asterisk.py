@@ -60,4 +60,4 @@ def test_smaller_files_recognise_the_whole_test_set_as_well(tmp_path: Path) -> N
     for (kind, precision), rate in rates.items():
         assert abs(rate - rates[kind, "float32"]) <= 0.5, (kind, precision)
     sizes = {(row.kind, row.precision): row.megabytes for row in rows}
-    assert sizes["ctc", "int8"] < 0.4 * sizes["ctc", "float32"]
+    assert sizes["ctc", "int8"] < 0.6 * sizes["ctc", "float32"]
