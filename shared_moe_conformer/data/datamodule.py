@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lhotse import CutSet, MonoCut
@@ -10,9 +11,10 @@ from lhotse import CutSet, MonoCut
 from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.checks import check_cut
 from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
-from shared_moe_conformer.data.manifests import cuts_path, read_cut_file, read_cuts
+from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cut_file
 from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.problem import Problem
+from shared_moe_conformer.data.stored_cuts import StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 MAX_SHOWN = 3
@@ -56,20 +58,29 @@ class AsrDataModule:
         """Each test split by its name."""
         return {split: EvalLoader(self.cuts(split), self.dataset) for split in self.config.data.test_splits}
 
-    def training_cuts(self) -> CutSet:
+    def training_cuts(self) -> StoredCuts:
         """The cuts of the training split without those that cannot be trained on, which go into `left_out`.
 
         Raises:
           FileNotFoundError: the split has not been prepared.
           ValueError: more than a tenth of it cannot be trained on, some named.
         """
-        path, cuts = self._read(self.config.data.train_split)
-        self.left_out = self._problems(cuts)
-        faulty = {problem.cut_id for problem in self.left_out}
-        good = [cut for cut in cuts if cut.id not in faulty]
-        if len(cuts) - len(good) > MAX_LEFT_OUT_SHARE * len(cuts):
+        path = self._path(self.config.data.train_split)
+        self.left_out = []
+        cuts = iterate_cut_file(path, recipe_dir=self.recipe_dir)
+        good = StoredCuts(self._usable(cuts), directory=path.parent if os.access(path.parent, os.W_OK) else None)
+        num_faulty = len({problem.cut_id for problem in self.left_out})
+        if num_faulty > MAX_LEFT_OUT_SHARE * (len(good) + num_faulty):
             raise _refusal(self.left_out, path)
-        return CutSet.from_cuts(good)
+        return good
+
+    def _usable(self, cuts: Iterable[MonoCut]) -> Iterator[MonoCut]:
+        """The cuts without problems; the others' problems go into `left_out`."""
+        for cut in cuts:
+            problems = self._problems([cut])
+            self.left_out += problems
+            if not problems:
+                yield cut
 
     def cuts(self, split: str) -> CutSet:
         """A split's cuts, checked, with absolute or working-folder paths of audio and features.
@@ -78,15 +89,15 @@ class AsrDataModule:
           FileNotFoundError: the split has not been prepared.
           ValueError: cuts that cannot be trained on or scored, named.
         """
-        path, cuts = self._read(split)
+        path = self._path(split)
+        cuts = read_cut_file(path, recipe_dir=self.recipe_dir)
         problems = self._problems(cuts)
         if problems:
             raise _refusal(problems, path)
         return cuts
 
-    def _read(self, split: str) -> tuple[Path, CutSet]:
-        manifest_dir = self.recipe_dir / self.config.data.manifest_dir
-        return cuts_path(manifest_dir, split), read_cuts(manifest_dir, split, recipe_dir=self.recipe_dir)
+    def _path(self, split: str) -> Path:
+        return cuts_path(self.recipe_dir / self.config.data.manifest_dir, split)
 
     def _noise(self) -> NoiseMixer | None:
         """What is mixed into training."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from lhotse import CutSet, MonoCut
+import numpy as np
+from lhotse import CutSet
 
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.loaders import CutDataset, PlannedBatch
+from shared_moe_conformer.data.stored_cuts import StoredCuts
 
 
-def largest_batches(cuts: CutSet, dataset: CutDataset, *, max_duration: float) -> list[AsrBatch]:
+def largest_batches(cuts: StoredCuts, dataset: CutDataset, *, max_duration: float) -> list[AsrBatch]:
     """Three full batches: of the longest cuts, of those with the most text for their frames, and of the shortest.
 
     The first has the longest frames to attend to, the second the largest lattices (frames by tokens, of which
@@ -22,21 +22,13 @@ def largest_batches(cuts: CutSet, dataset: CutDataset, *, max_duration: float) -
       dataset: loads them; nothing is masked or mixed.
       max_duration: audio in a batch, in seconds.
     """
-    orders = (
-        sorted(cuts, key=lambda cut: -cut.duration),
-        sorted(cuts, key=lambda cut: -cut.duration * len(cut.supervisions[0].text)),
-        sorted(cuts, key=lambda cut: cut.duration),
-    )
-    return [dataset[PlannedBatch(CutSet.from_cuts(_filled(order, max_duration)), None)] for order in orders]
+    lattices = np.array([cut.duration * len(cut.supervisions[0].text) for cut in cuts])
+    orders = (np.argsort(size, kind="stable") for size in (-cuts.durations, -lattices, cuts.durations))
+    chosen = (_filled(order, cuts.durations, max_duration) for order in orders)
+    return [dataset[PlannedBatch(CutSet.from_cuts(cuts[index] for index in indexes), None)] for indexes in chosen]
 
 
-def _filled(cuts: Iterable[MonoCut], max_duration: float) -> list[MonoCut]:
-    """The first cuts, as many as stay within the duration, as the sampler counts it: without padding; at least one."""
-    batch: list[MonoCut] = []
-    total = 0.0
-    for cut in cuts:
-        total += cut.duration
-        if batch and total > max_duration:
-            break
-        batch.append(cut)
-    return batch
+def _filled(order: np.ndarray, durations: np.ndarray, max_duration: float) -> list[int]:
+    """The first cuts, as many as stay within the duration, as a batch counts it: without padding; at least one."""
+    within = np.cumsum(durations[order]) <= max_duration
+    return order[: max(int(within.sum()), 1)].tolist()

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from lhotse import CutSet
-from lhotse.dataset import DynamicBucketingSampler, SimpleCutSampler
+from lhotse.dataset import SimpleCutSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared_moe_conformer.config import DataConfig, require
 from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.buckets import plan_batches
 from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.spec_augment import spec_augment
+from shared_moe_conformer.data.stored_cuts import StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
@@ -26,6 +27,14 @@ class PlannedBatch(NamedTuple):
 
     cuts: CutSet
     seed: int | None
+
+
+class TrainingBatch(NamedTuple):
+    """A batch of an epoch before its cuts are read."""
+
+    indexes: np.ndarray
+    """Of its cuts."""
+    seed: int
 
 
 class Part(NamedTuple):
@@ -76,7 +85,7 @@ class TrainLoader:
     """
 
     def __init__(
-        self, cuts: CutSet, dataset: CutDataset, *, seed: int, part: Part = WHOLE, accumulate_batches: int = 1
+        self, cuts: StoredCuts, dataset: CutDataset, *, seed: int, part: Part = WHOLE, accumulate_batches: int = 1
     ) -> None:
         """Plan the first epoch.
 
@@ -94,18 +103,6 @@ class TrainLoader:
         self.seed = seed
         self.epoch = 1
         self.num_taken = 0
-        config = dataset.config
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*eagerly read CutSet")
-            self._sampler = DynamicBucketingSampler(
-                cuts,
-                max_duration=config.max_duration,
-                num_buckets=min(config.num_buckets, len(cuts)),
-                shuffle=True,
-                seed=seed,
-                rank=0,
-                world_size=1,
-            )
         self._batches = self._draw()
 
     def set_epoch(self, epoch: int) -> None:
@@ -120,7 +117,8 @@ class TrainLoader:
     def __iter__(self) -> Iterator[AsrBatch]:
         """The batches that are left of the epoch; none after its end, until `set_epoch`."""
         own = self._batches[self.part.rank :: self.part.num_processes]
-        for batch in load_batches(own[self.num_taken :], self.dataset):
+        planned = (PlannedBatch(self._cuts_of(batch), batch.seed) for batch in own[self.num_taken :])
+        for batch in load_batches(planned, self.dataset):
             self.num_taken += 1
             yield batch
 
@@ -142,19 +140,37 @@ class TrainLoader:
         )
         self.num_taken = int(state["num_taken"])
 
+    def _cuts_of(self, batch: TrainingBatch) -> CutSet:
+        return CutSet.from_cuts(self.cuts[index] for index in batch.indexes.tolist())
+
     def _fingerprint(self) -> str:
         """A digest of which cuts are in which batch of this epoch, and how they are masked."""
-        plan: list[list[int | str | None]] = [[b.seed, *(cut.id for cut in b.cuts)] for b in self._batches]
-        plan += [["processes", self.part.num_processes]] if self.part.num_processes > 1 else []
-        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.cuts.digest} {self.part.num_processes}".encode())
+        for batch in self._batches:
+            digest.update(f"{batch.seed} {batch.indexes.tolist()}".encode())
+        return digest.hexdigest()
 
-    def _draw(self) -> list[PlannedBatch]:
+    def _draw(self) -> list[TrainingBatch]:
         """The epoch's batches, planned whole: their number is known, and to resume is to begin further on."""
-        self._sampler.set_epoch(self.epoch)
-        seeds = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        batches = [PlannedBatch(cuts, _random_seed(seeds)) for cuts in self._sampler]
-        batches = _split(batches, self.batches_per_update, seeds)
-        return batches if self.batches_per_update == 1 else _alike(batches, self.batches_per_update, seeds)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        config = self.dataset.config
+        planned = plan_batches(
+            self.cuts.durations,
+            max_duration=config.max_duration,
+            num_buckets=min(config.num_buckets, len(self.cuts)),
+            generator=generator,
+        )
+        batches = _split(
+            [TrainingBatch(indexes, _random_seed(generator)) for indexes in planned], self.batches_per_update, generator
+        )
+        return batches if self.batches_per_update == 1 else self._alike(batches, generator)
+
+    def _alike(self, batches: list[TrainingBatch], generator: torch.Generator) -> list[TrainingBatch]:
+        """The batches, those of equal size next to each other in updates, which come in random order."""
+        by_size = sorted(batches, key=lambda batch: _padded_duration(self.cuts.durations[batch.indexes]))
+        size = self.batches_per_update
+        order = torch.randperm(len(batches) // size, generator=generator).tolist()
+        return [batch for update in order for batch in by_size[update * size : (update + 1) * size]]
 
 
 class EvalLoader:
@@ -185,7 +201,7 @@ class EvalLoader:
         return iter(load_batches(self._batches, self.dataset))
 
 
-def load_batches(batches: list[PlannedBatch], dataset: CutDataset) -> DataLoader:
+def load_batches(batches: Iterable[PlannedBatch], dataset: CutDataset) -> DataLoader:
     """The batches in order, read ahead by the config's workers; torch's global random state stays as it is."""
     return DataLoader(
         dataset,
@@ -196,31 +212,24 @@ def load_batches(batches: list[PlannedBatch], dataset: CutDataset) -> DataLoader
     )
 
 
-def _split(batches: list[PlannedBatch], divisor: int, seeds: torch.Generator) -> list[PlannedBatch]:
+def _split(batches: list[TrainingBatch], divisor: int, generator: torch.Generator) -> list[TrainingBatch]:
     """The batches, the largest ones halved until their number can be divided; none if there are too few cuts."""
     batches = list(batches)
     while len(batches) % divisor:
-        largest = max(range(len(batches)), key=lambda i: len(batches[i].cuts))
-        cuts, seed = list(batches[largest].cuts), batches[largest].seed
-        if len(cuts) == 1:
+        largest = max(range(len(batches)), key=lambda i: len(batches[i].indexes))
+        indexes, seed = batches[largest]
+        if len(indexes) == 1:
             return []
-        half = len(cuts) // 2
-        batches[largest] = PlannedBatch(CutSet.from_cuts(cuts[half:]), seed)
-        batches.append(PlannedBatch(CutSet.from_cuts(cuts[:half]), _random_seed(seeds)))
+        half = len(indexes) // 2
+        batches[largest] = TrainingBatch(indexes[half:], seed)
+        batches.append(TrainingBatch(indexes[:half], _random_seed(generator)))
     return batches
 
 
-def _alike(batches: list[PlannedBatch], per_update: int, seeds: torch.Generator) -> list[PlannedBatch]:
-    """The batches, those of equal size next to each other in updates, which come in random order."""
-    by_size = sorted(batches, key=lambda batch: _padded_duration(batch.cuts))
-    order = torch.randperm(len(batches) // per_update, generator=seeds).tolist()
-    return [batch for update in order for batch in by_size[update * per_update : (update + 1) * per_update]]
-
-
-def _padded_duration(cuts: CutSet) -> tuple[float, float]:
+def _padded_duration(durations: np.ndarray) -> tuple[float, float]:
     """Seconds of a batch, padding included, and of its longest cut."""
-    longest = max(cut.duration for cut in cuts)
-    return longest * len(cuts), longest
+    longest = float(durations.max())
+    return longest * len(durations), longest
 
 
 def _random_seed(generator: torch.Generator) -> int:

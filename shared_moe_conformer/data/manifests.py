@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,28 @@ def read_cut_file(path: Path, *, recipe_dir: Path) -> CutSet:
       FileNotFoundError: there is none.
       ValueError: the file holds no cut, or is not a manifest of cuts.
     """
+    return CutSet.from_cuts(list(iterate_cut_file(path, recipe_dir=recipe_dir)))
+
+
+def iterate_cut_file(path: Path, *, recipe_dir: Path) -> Iterator[MonoCut]:
+    """The cuts of one file, one after the other.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: the file holds no cut, or is not a manifest of cuts.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no cuts in {path}: run ./prepare.sh first")
+    return _cuts_of(path, recipe_dir)
+
+
+def _cuts_of(path: Path, recipe_dir: Path) -> Iterator[MonoCut]:
+    cut = None
     try:
         cuts = CutSet.from_jsonl_lazy(path).with_recording_path_prefix(recipe_dir).with_features_path_prefix(recipe_dir)
-        result = CutSet.from_cuts(list(cuts))
+        for cut in cuts:
+            yield cut
     except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable manifest of cuts ({error}): run ./prepare.sh again") from error
-    if len(result) == 0:
+    if cut is None:
         raise ValueError(f"no cuts in {path}: run ./prepare.sh again")
-    return result

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from lhotse import CutSet
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.largest import largest_batches
 from shared_moe_conformer.data.loaders import CutDataset
+from shared_moe_conformer.data.stored_cuts import StoredCuts
 from tests.data.conftest import Corpus
 
 
@@ -13,7 +13,7 @@ def test_the_batches_are_full_and_of_extremes(corpus: Corpus) -> None:
     cuts = corpus.cuts("train")  # 0.6, 0.7, ... 2.9 s
     wordy = fastcopy(cuts[3], supervisions=[fastcopy(cuts[3].supervisions[0], text="ALPHA BRAVO " * 20)])
     dataset = CutDataset(corpus.tokenizer, corpus.config.data)
-    split = CutSet.from_cuts([*cuts[:3], wordy, *cuts[4:]])
+    split = StoredCuts([*cuts[:3], wordy, *cuts[4:]])
     longest, densest, shortest = largest_batches(split, dataset, max_duration=8.0)
     assert longest.cut_ids == ["train-23", "train-22"]
     assert densest.cut_ids[0] == "train-3"
@@ -32,6 +32,6 @@ def test_no_batch_of_three_epochs_has_more_padded_frames(corpus: Corpus) -> None
 
 
 def test_a_cut_longer_than_a_batch_is_a_batch(corpus: Corpus) -> None:
-    cuts = CutSet.from_cuts(corpus.cuts("train"))
+    cuts = StoredCuts(corpus.cuts("train"))
     longest, _, shortest = largest_batches(cuts, CutDataset(corpus.tokenizer, corpus.config.data), max_duration=0.1)
     assert longest.cut_ids == ["train-23"] and shortest.cut_ids == ["train-0"]

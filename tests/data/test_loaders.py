@@ -9,6 +9,7 @@ from lhotse import CutSet
 
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
+from shared_moe_conformer.data.stored_cuts import StoredCuts
 from tests.data.conftest import Corpus
 
 
@@ -16,8 +17,9 @@ def train_loader(
     corpus: Corpus, *, seed: int = 7, part: Part = WHOLE, accumulate_batches: int = 1, **data: Any
 ) -> TrainLoader:
     dataset = CutDataset(corpus.tokenizer, dataclasses.replace(corpus.config.data, **data))
-    cuts = CutSet.from_cuts(corpus.cuts("train"))
-    return TrainLoader(cuts, dataset, seed=seed, part=part, accumulate_batches=accumulate_batches)
+    return TrainLoader(
+        StoredCuts(corpus.cuts("train")), dataset, seed=seed, part=part, accumulate_batches=accumulate_batches
+    )
 
 
 def eval_loader(corpus: Corpus, *, part: Part = WHOLE, **data: Any) -> EvalLoader:
