@@ -63,7 +63,9 @@ class Graph:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - the same graph each time, so that engines remember it
     def scaled(self, scale: float) -> Graph:
-        """The graph whose log-probabilities count this many times."""
+        """The graph whose log-probabilities count this many times; itself where that is once."""
+        if scale == 1.0:
+            return self
         return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)
 
     def require_sound(self) -> None:

@@ -14,6 +14,7 @@ from shared_moe_conformer.lattice.topology import ctc_topology
 def test_scaled(make_graph) -> None:
     graph = make_graph(num_states=3, vocab_size=2, num_arcs=8, seed=0)
     half = graph.scaled(0.5)
+    assert graph.scaled(1.0) is graph and graph.scaled(0.5) is half
     assert np.allclose(half.weight, graph.weight / 2) and np.allclose(half.final_weight, graph.final_weight / 2)
     assert half.dst is graph.dst
 
