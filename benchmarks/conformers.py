@@ -6,11 +6,13 @@ import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_conformer import PlainConformer
+from shared_moe_conformer import products
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder
 
@@ -47,6 +49,7 @@ def contenders(shape: Shape) -> dict[str, Contender]:
             found[name] = make(shape)
     found["plain: rotary + SDPA (yardstick)"] = _plain(shape)
     found["ours, full"] = ours(shape, group_sizes=(1,) * shape.num_layers, experts_in="none")
+    found["ours, full, products by MKL as those of the peers"] = by_mkl(found["ours, full"])
     found["ours, base: 8 shared experts"] = ours(shape, group_sizes=(shape.num_layers,), experts_in="second")
     return found
 
@@ -75,6 +78,16 @@ def ours(shape: Shape, **options: object) -> Contender:
         return x
 
     return Contender(groups, call)
+
+
+def by_mkl(contender: Contender) -> Contender:
+    """One without experts, with the products that torch's own layers have."""
+
+    def call(x: Tensor, lens: Tensor) -> Tensor:
+        with patch.object(products, "has_onednn", return_value=False):
+            return contender.call(x, lens)
+
+    return Contender(contender.module, call)
 
 
 def _plain(shape: Shape) -> Contender:

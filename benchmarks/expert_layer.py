@@ -20,7 +20,7 @@ from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import forward, take_turns
 from shared_moe_conformer.model.expert_products import gated_experts
 from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import MoeFeedForward, Router
+from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, choose_experts
 
 
 class Size(NamedTuple):
@@ -85,9 +85,7 @@ class Ratios(NamedTuple):
 def against_dense(size: Size, *, rounds: int) -> Ratios:
     """Forward, and forward and backward, over those of torch's and of this package's dense layer."""
     ours = FeedForward(size.encoder_dim, size.hidden)
-    torchs = nn.Sequential(
-        nn.Linear(size.encoder_dim, size.hidden), nn.SiLU(), nn.Linear(size.hidden, size.encoder_dim)
-    )
+    torchs = torchs_dense(size)
     moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1)
     router = Router(size.encoder_dim, size.num_experts)
     x = torch.randn(1, size.num_frames, size.encoder_dim)
@@ -143,8 +141,8 @@ def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
 
 
 def precisions(size: Size, quick: bool) -> Table:
-    """Inference in lower precision: bf16 by autocast; int8 weights by torch's dynamic quantisation, dense only."""
-    dense = FeedForward(size.encoder_dim, size.hidden)
+    """Inference in lower precision: bf16 by autocast; int8 weights by torch's dynamic quantisation."""
+    torchs = torchs_dense(size)
     moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1).eval()
     router = Router(size.encoder_dim, size.num_experts).eval()
     x = torch.randn(1, size.num_frames, size.encoder_dim)
@@ -152,15 +150,22 @@ def precisions(size: Size, quick: bool) -> Table:
     contenders = {
         "experts, float32": forward(moe, x, padding_mask, router),
         "experts, bf16 (autocast)": forward(in_bf16(moe), x, padding_mask, router),
-        "dense, float32": forward(dense, x),
-        "dense, bf16 (autocast)": forward(in_bf16(dense), x),
+        "torch's dense, float32": forward(torchs, x),
+        "torch's dense, bf16 (autocast)": forward(in_bf16(torchs), x),
     }
-    quantised = in_int8(dense)
+    quantised = in_int8(torchs)
     if quantised is not None:
-        contenders["dense, int8 (dynamic)"] = forward(quantised, x)
+        contenders["experts, int8 (dynamic)"] = forward(Int8Experts(moe.experts), x[0], router)
+        contenders["torch's dense, int8 (dynamic)"] = forward(quantised, x)
     times = take_turns(contenders, rounds=rounds(size, quick))
     rows = [[name, 1e3 * time.seconds, time.ratio] for name, time in times.items()]
     return Table(f"Inference in lower precision, {size.num_frames:,} frames", ["", "ms", "ratio"], rows)
+
+
+def torchs_dense(size: Size) -> nn.Module:
+    """A feed-forward of torch's own layers."""
+    hidden, output = nn.Linear(size.encoder_dim, size.hidden), nn.Linear(size.hidden, size.encoder_dim)
+    return nn.Sequential(hidden, nn.SiLU(), output)
 
 
 def in_bf16(module: nn.Module) -> Callable[..., object]:
@@ -180,6 +185,27 @@ def in_int8(module: nn.Module) -> nn.Module | None:
         return torch.ao.quantization.quantize_dynamic(module, {nn.Linear}, dtype=torch.qint8)
     except (AttributeError, RuntimeError, NotImplementedError):
         return None
+
+
+class Int8Experts:
+    """Experts with int8 weights, each computing its slice of the sorted frames; the router stays as it is."""
+
+    def __init__(self, experts: Experts) -> None:
+        num_experts, encoder_dim, hidden = experts.hidden_weight.shape
+        self.experts = [torchs_dense(Size(encoder_dim, hidden, num_experts, 0)) for _ in range(num_experts)]
+        for e, expert in enumerate(self.experts):
+            w1, b1, w2, b2 = (weight[e] for weight in experts.weights())
+            expert.load_state_dict({"0.weight": w1.t(), "0.bias": b1, "2.weight": w2.t(), "2.bias": b2})
+        self.experts = [in_int8(expert) or expert for expert in self.experts]
+
+    def __call__(self, x: Tensor, router: Router) -> Tensor:
+        """Return (M, C) of frames (M, C), top-1."""
+        expert_ids, gates = choose_experts(router(x), 1)
+        order = expert_ids[:, 0].argsort(stable=True)
+        counts = torch.bincount(expert_ids[:, 0], minlength=len(self.experts)).tolist()
+        slices = zip(self.experts, x.index_select(0, order).split(counts), strict=True)
+        out = torch.cat([expert(frames) for expert, frames in slices if len(frames)])
+        return torch.empty_like(x).index_copy(0, order, out).mul_(gates)
 
 
 if __name__ == "__main__":
