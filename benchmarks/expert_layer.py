@@ -21,6 +21,7 @@ from benchmarks.timing import forward, take_turns
 from shared_moe_conformer.model.expert_products import gated_experts
 from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, choose_experts
+from shared_moe_conformer.products import product
 
 
 class Size(NamedTuple):
@@ -63,7 +64,15 @@ def measure(quick: bool) -> Report:
     columns += ["forward, to our dense", "training, to our dense"]
     against = Table("Expert layer, top-1, as ratios to a dense feed-forward of torch's layers", columns, rows)
     skew, skew_floors = skewed(sizes[-5:-4] or sizes, quick)
-    return Report([against, skew, precisions(sizes[0] if quick else sizes[3], quick)], floors + skew_floors)
+    return Report(
+        [
+            against,
+            skew,
+            product_table(sizes[0] if quick else sizes[3], quick),
+            precisions(sizes[0] if quick else sizes[3], quick),
+        ],
+        floors + skew_floors,
+    )
 
 
 def rounds(size: Size, quick: bool) -> int:
@@ -138,6 +147,20 @@ def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
     return gradients(
         lambda: gated_experts(x, index, gates, counts, experts.weights()), [x, gates, *experts.parameters()]
     )
+
+
+def product_table(size: Size, quick: bool) -> Table:
+    """One matrix product, by torch's own function and by the one that layers here call."""
+    x, weight = torch.randn(size.num_frames, size.encoder_dim), torch.randn(size.hidden, size.encoder_dim)
+    calls = {
+        "torch.nn.functional.linear": forward(nn.functional.linear, x, weight),
+        "ours": forward(product, x, weight),
+    }
+    times = take_turns(calls, rounds=rounds(size, quick))
+    operations = 2 * x.numel() * len(weight)
+    rows = [[name, 1e3 * time.seconds, operations / time.seconds / 1e9, time.ratio] for name, time in times.items()]
+    title = f"A product of {size.num_frames:,} frames with a matrix of {size.encoder_dim} x {size.hidden:,}"
+    return Table(title, ["", "ms", "GFLOP/s", "ratio"], rows)
 
 
 def precisions(size: Size, quick: bool) -> Table:
