@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from shared_moe_conformer.ablation.results import read_transcripts
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.forms.comparison import Precision, RoundTrip, compare
+from shared_moe_conformer.forms.comparison import SEARCHES, Precision, RoundTrip, compare
 from shared_moe_conformer.forms.onnx_folder import write_onnx
-from shared_moe_conformer.forms.recordings import write_test_set
+from shared_moe_conformer.forms.recordings import Utterance, write_test_set
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
@@ -43,6 +44,21 @@ def trained_model(exp_dir: Path, selection: Selection, *, released: Bundle) -> B
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
     copy_weights(model, selection.state(exp_dir), source=exp_dir)
     return dataclasses.replace(released, config=config, model=model.eval())
+
+
+def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
+    """By kind, what ./decode.py made of the test set with these checkpoints, where it has done so.
+
+    Raises:
+      ValueError: a damaged file, or one of another test set.
+    """
+    found = {}
+    for kind, search in SEARCHES.items():
+        for path in sorted(exp_dir.glob(f"{search}/recogs-{split}-{checkpoint}-*.txt"))[:1]:
+            texts = {decoded.cut_id: decoded.hyp for decoded in read_transcripts(path)}
+            require(texts.keys() == {u.name for u in utterances}, f"{path} is not of this test set: run ./decode.py")
+            found[kind] = [texts[u.name] for u in utterances]
+    return found
 
 
 def round_trip_table(rows: Sequence[RoundTrip], *, recordings: int) -> str:
@@ -91,25 +107,27 @@ def _compare(args: argparse.Namespace) -> None:
     tune_cpu()
     require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
     source = resolve(args.model, zoo_dir=args.zoo_dir)
-    bundle, experiment, against = Bundle.load(source), None, "the bundle"
+    bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
         selection = apply_flags(Selection(), args)
-        experiment = trained_model(args.exp_dir, selection, released=bundle)
-        against = f"the experiment's {selection.name(args.exp_dir)}"
+        experiment, checkpoint = trained_model(args.exp_dir, selection, released=bundle), selection.name(args.exp_dir)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_onnx(source, folder / "onnx")
         write_torchscript(source, folder / "torchscript")
         (folder / "wavs").mkdir()
         utterances = write_test_set(args.recipe_dir, args.split, folder / "wavs", bundle=bundle)
+        decoded = decoded_texts(args.exp_dir, checkpoint, args.split, utterances) if experiment else {}
         trips, precisions = compare(
             bundle,
             utterances,
             onnx_dir=folder / "onnx",
             torchscript_dir=folder / "torchscript",
             experiment=experiment,
+            decoded=decoded,
             rounds=args.rounds,
         )
+    against = f"the experiment's {checkpoint}" if experiment else "the bundle"
     print(f"{bundle.manifest.name}, {args.split}, {len(utterances)} recordings, compared with {against} in torch\n")
     print(round_trip_table(trips, recordings=len(utterances)))
     print(f"\nIn sherpa-onnx:\n\n{precision_table(precisions, recordings=len(utterances))}")

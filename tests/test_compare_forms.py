@@ -157,11 +157,20 @@ def test_one_command_compares_an_experiment_with_all_that_became_of_it(
     exp_dir.mkdir()
     save_config(tiny_bundle.config, exp_dir / "config.json")
     save_checkpoint(epoch_path(exp_dir, 1), {"model": tiny_bundle.model.state_dict()})
+    wavs = [str(path) for path in sorted(recipe.glob("*.wav"))]
+    texts = [transcript.text for transcript in tiny_bundle.transcribe_many(wavs)]
+    texts[1] = "SOMETHING ELSE"
+    (exp_dir / "greedy_search").mkdir()
+    (exp_dir / "greedy_search" / "recogs-test-epoch-1-avg-1-greedy_search.txt").write_text(
+        "".join(f"cut{i}:\tref=['ONE']\ncut{i}:\thyp={text.split()}\n\n" for i, text in enumerate(texts))
+    )
     arguments = ["--model", str(saved()), "--recipe-dir", str(recipe), "--rounds", "1"]
     main([*arguments, "--exp-dir", str(exp_dir), "--epoch", "1"])
     shown = capsys.readouterr().out
     assert shown.startswith("tiny, test, 3 recordings, compared with the experiment's epoch-1-avg-1 in torch\n")
     assert "| transducer | bundle | 3 of 3 | 0 |\n" in shown
+    assert "| transducer | decode.py | 2 of 3 | not told |\n" in shown
+    assert "| ctc | decode.py |" not in shown
     assert "| ctc | sherpa-onnx | 3 of 3 | not told |\n" in shown
     for extra, message in ((["--rounds", "0"], "rounds is 0"), (["--exp-dir", str(recipe)], "config.json")):
         with pytest.raises(SystemExit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from shared_moe_conformer.forms.runtimes import (
 )
 from shared_moe_conformer.forms.sherpa import Recognised, recognise
 from shared_moe_conformer.speech.audio import read_audio
+from shared_moe_conformer.text import words_of
 
 PRECISIONS: dict[str, Callable[[str], str]] = {"float32": str, "float16": fp16_name, "int8": int8_name}
 SEARCHES = {"transducer": "greedy_search", "ctc": "ctc_greedy_search"}
@@ -84,6 +86,7 @@ def compare(
     onnx_dir: Path,
     torchscript_dir: Path,
     experiment: Bundle | None = None,
+    decoded: Mapping[str, Sequence[str]] = MappingProxyType({}),
     rounds: int = 1,
 ) -> Comparison:
     """Compare all forms of a model with it.
@@ -93,6 +96,7 @@ def compare(
       utterances: the test set.
       onnx_dir, torchscript_dir: what `write_onnx` and `write_torchscript` made of it.
       experiment: the model as training left it, the reference; None: the bundle is.
+      decoded: by kind, what ./decode.py made of the test set, if anything.
       rounds: times that sherpa-onnx recognises all; the median time counts.
 
     Raises:
@@ -107,7 +111,8 @@ def compare(
     trips, precisions = [], []
     for kind, search in SEARCHES.items():
         own = _own_texts(reference, utterances, search)
-        forms = {form: found[kind, form] for form in runtimes}
+        forms = {"decode.py": Texts(list(decoded[kind]), float("nan"))} if kind in decoded else {}
+        forms |= {form: found[kind, form] for form in runtimes}
         if experiment:
             forms["bundle"] = forms["bundle"]._replace(texts=_own_texts(bundle, utterances, search))
         forms["sherpa-onnx"] = Texts(heard[f"{kind} float32"].texts, float("nan"))
@@ -142,7 +147,7 @@ def _precision(
 
 def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: str) -> list[str]:
     decoding = DecodingConfig(decoding_method=search)  # type: ignore[arg-type]
-    return [_spaced(t.text) for t in bundle.transcribe_many([u.wav for u in utterances], decoding=decoding)]
+    return [t.text for t in bundle.transcribe_many([u.wav for u in utterances], decoding=decoding)]
 
 
 def _in_runtimes(
@@ -162,7 +167,7 @@ def _in_runtimes(
                 "ctc": (greedy_ctc(parts, x), ctc_log_probs(parts, x) - log_probs),
             }
             for kind, (tokens, difference) in outputs.items():
-                texts[kind, name].append(_spaced(reference.tokenizer.decode(tokens)))
+                texts[kind, name].append(reference.tokenizer.decode(tokens))
                 largest[kind, name] = max(largest[kind, name], float(np.abs(difference).max(initial=0.0)))
     return {key: Texts(texts[key], largest[key]) for key in texts}
 
@@ -177,9 +182,4 @@ def _sherpa_files() -> dict[str, dict[str, str]]:
 
 
 def _same(texts: Sequence[str], others: Sequence[str]) -> int:
-    return sum(text == other for text, other in zip(texts, others, strict=True))
-
-
-def _spaced(text: str) -> str:
-    """One space between words."""
-    return " ".join(text.split())
+    return sum(words_of(text) == words_of(other) for text, other in zip(texts, others, strict=True))
