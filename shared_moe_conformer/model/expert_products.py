@@ -81,29 +81,30 @@ class _GatedExperts(torch.autograd.Function):
         w2: Tensor,
         b2: Tensor,
     ) -> Tensor:
-        result, hidden, out = _forward(x, gates, index, counts, w1, b1, w2, b2, keep=True)
-        ctx.save_for_backward(x, gates, index, hidden, out, w1, w2)
+        result, kept = _forward(x, gates, index, counts, w1, b1, w2, b2, keep=True)
+        ctx.save_for_backward(x, gates, index, w1, w2, *kept)
         ctx.counts = counts
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, gates, index, hidden, out, w1, w2 = ctx.saved_tensors
+        x, gates, index, w1, w2, *kept = ctx.saved_tensors
+        hiddens, outs = kept[::2], kept[1::2]
         grad_x, grad_gates = torch.zeros_like(x), torch.empty_like(gates)
         grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
         grad_b1, grad_b2 = (w.new_zeros(w.size(0), w.size(2)) for w in (w1, w2))
         for e in (e for e, count in enumerate(ctx.counts) if count == 0):
             grad_w1[e].zero_()
             grad_w2[e].zero_()
-        for e, piece, first in _pieces(ctx.counts, x.dtype):
+        for (e, piece, first), hidden, out in zip(_pieces(ctx.counts, x.dtype), hiddens, outs, strict=True):
             places = index[piece]
             grad_out = grad.index_select(0, places)
-            grad_gates[piece] = (grad_out * out[piece]).sum(1)
+            grad_gates[piece] = (grad_out * out).sum(1)
             grad_out.mul_(gates[piece].unsqueeze(1))
-            _add_outer(grad_w2[e], F.silu(hidden[piece]), grad_out, anew=first)
+            _add_outer(grad_w2[e], F.silu(hidden), grad_out, anew=first)
             grad_b2[e] += grad_out.sum(0)
-            grad_hidden = torch.ops.aten.silu_backward(product(grad_out, w2[e]), hidden[piece])
+            grad_hidden = torch.ops.aten.silu_backward(product(grad_out, w2[e]), hidden)
             _add_outer(grad_w1[e], x.index_select(0, places), grad_hidden, anew=first)
             grad_b1[e] += grad_hidden.sum(0)
             grad_x.index_add_(0, places, product(grad_hidden, w1[e]))
@@ -121,23 +122,18 @@ def _forward(
     b2: Tensor,
     *,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gated sum (M, C), and for the backward hidden channels before the activation (R, H) and outputs (R, C)."""
+) -> tuple[Tensor, list[Tensor]]:
+    """The gated sum (M, C), and of each piece, for the backward, hidden channels before the activation and outputs."""
     result = torch.zeros_like(x)
-    kept = len(index) if keep else 0
-    hidden, out = x.new_empty(kept, w1.size(2)), x.new_empty(kept, x.size(1))
+    kept: list[Tensor] = []
     for e, piece, _ in _pieces(counts, x.dtype):
         rows = x.index_select(0, index[piece])
+        hidden = product(rows, w1[e].t(), b1[e], silu=not keep)
+        out = product(F.silu(hidden) if keep else hidden, w2[e].t(), b2[e])
         if keep:
-            hidden[piece] = product(rows, w1[e].t(), b1[e])
-            activation = F.silu(hidden[piece])
-        else:
-            activation = product(rows, w1[e].t(), b1[e], silu=True)
-        outputs = product(activation, w2[e].t(), b2[e])
-        if keep:
-            out[piece] = outputs
-        result.index_add_(0, index[piece], outputs.mul_(gates[piece].unsqueeze(1)))
-    return result, hidden, out
+            kept += hidden, out
+        result.index_add_(0, index[piece], out * gates[piece].unsqueeze(1))
+    return result, kept
 
 
 def _add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool) -> None:
