@@ -101,12 +101,13 @@ def rows_of(runs: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
 def description(runs: Sequence[Result]) -> str:
     """What all runs of a table have in common."""
     first = runs[0]
-    updates = sorted({run.updates for run in runs})
+    numbers = [run.updates for run in runs]
+    updates = " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
     minutes = sum(run.minutes for run in runs)
     commits = sorted({(run.commit or "unknown")[:7] for run in runs})
     hardware = sorted({f"{run.hardware}, {run.engine}" for run in runs})
     return (
-        f"{len(runs)} runs of {updates[0]:,} to {updates[-1]:,} updates, {minutes:.0f} minutes together; "
+        f"{len(runs)} runs of {updates} updates, {minutes:.0f} minutes together; "
         f"test set of {len(first.words)} utterances, {sum(first.words):,} words, {sum(first.characters):,} characters; "
         f"weights of the last {first.avg} epochs averaged; commit {', '.join(commits)}; {'; '.join(hardware)}. "
         "In brackets the interval that holds the number with a probability of 95 %, over utterances and seeds."
