@@ -17,15 +17,13 @@ from shared_moe_conformer.lattice.lattice import Lattice
 MAX_SEARCHED_ARCS = 4_000_000
 """Arcs of an utterance that a search may keep: some 200 MB."""
 MAX_LATTICE_ARCS = 50_000
-"""Arcs of a lattice: N-best lists and rescoring take a second at most."""
+"""Arcs of a lattice: N-best lists and rescoring take two seconds at most."""
 MAX_COMPOSED_ARCS = 200_000
 """Arcs of a lattice with a stronger n-gram's histories: half a second."""
 NARROWER = 0.25
 """What beams are multiplied by when they were too wide."""
 NARROWEST = 1e-3
 """Search beam (nats) that is not made narrower."""
-MIN_POSTERIORS = (1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Posteriors below which arcs are left out, one after the other. Source: icefall's rescore_with_whole_lattice."""
 
 
 def find_lattices(
@@ -59,7 +57,9 @@ def find_lattices(
             warn_once("an utterance ends where the graph may not, such as inside of a word: taken as it is")
         for index, lattice in zip(unfinished, again):
             found[index] = lattice
-    return [_at_most(max_arcs, lattice) for lattice in found]
+    if any(lattice.num_arcs > max_arcs for lattice in found):
+        warn_once("the lattice of an utterance was too large: its least likely arcs were left out")
+    return [pruned(lattice, max_arcs) for lattice in found]
 
 
 def _search(
@@ -81,26 +81,15 @@ def _search(
         beams = beams._replace(search_beam=NARROWER * beams.search_beam, max_active=max_active)
 
 
-def _at_most(max_arcs: int, lattice: Lattice) -> Lattice:
-    """The lattice of its likeliest arcs and its best path."""
-    for min_posterior in MIN_POSTERIORS:
-        if lattice.num_arcs <= max_arcs:
-            break
-        warn_once("the lattice of an utterance was too large: its least likely arcs were left out")
-        lattice = pruned(lattice, min_posterior)
-    return lattice
-
-
 def rescored(lattice: Lattice, lm: Automaton, *, max_arcs: int = MAX_COMPOSED_ARCS) -> Lattice:
     """The lattice with the log-probabilities of `lm` instead of its graph's.
 
     Args:
       max_arcs: arcs with the language model's states; if they are more, the least likely arcs are left out before.
     """
-    for min_posterior in MIN_POSTERIORS:
+    while True:
         try:
-            return composed(lattice.scaled(0.0), lm, max_arcs=max_arcs)
+            return composed(lattice.scaled(0.0), lm, max_arcs=max(max_arcs, lattice.num_frames))
         except TooManyArcs:
             warn_once("the lattice of an utterance is too large for the n-gram: its least likely arcs were left out")
-            lattice = pruned(lattice, min_posterior)
-    return composed(lattice.scaled(0.0), lm)
+            lattice = pruned(lattice, lattice.num_arcs // 4)

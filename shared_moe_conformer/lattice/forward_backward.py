@@ -90,13 +90,15 @@ def within_beam(lattice: Lattice, beam: float) -> Lattice:
     return trimmed(lattice, through >= after[0] - beam)
 
 
-def pruned(lattice: Lattice, min_posterior: float) -> Lattice:
-    """The lattice of the arcs with at least this posterior, and of the best path.
+def pruned(lattice: Lattice, max_arcs: int) -> Lattice:
+    """The lattice of its best path and of the arcs with the highest posteriors, at most this many or the path's.
 
-    Source: k2.prune_on_arc_post.
+    Source of pruning by arc posteriors: k2.prune_on_arc_post, there by a threshold.
     """
-    if not lattice.num_arcs:
+    if lattice.num_arcs <= max_arcs:
         return lattice
-    keep = arc_log_posteriors(lattice) >= np.log(min_posterior)
+    keep = np.zeros(lattice.num_arcs, dtype=bool)
+    if (others := max_arcs - lattice.num_frames) > 0:
+        keep[np.argpartition(arc_log_posteriors(lattice), -others)[-others:]] = True
     keep[best_arcs(lattice)] = True
     return trimmed(lattice, keep)

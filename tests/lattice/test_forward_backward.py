@@ -64,15 +64,24 @@ def test_pruning_keeps_what_is_good_and_only_whole_paths(make_graph, seed) -> No
     good = [score for score in scores if score > scores[0] - 2.0]
     assert kept[: len(good)] == pytest.approx(good)
     assert narrow.num_arcs < lattice.num_arcs
-    likely = pruned(lattice, 0.3)
-    assert 0 < likely.num_arcs < lattice.num_arcs
-    assert pruned(lattice, 1.0).num_arcs >= lattice.num_frames, "the best path stays in any case"
-    assert paths_of(likely)[0].score == pytest.approx(scores[0])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_pruning_by_posteriors_keeps_the_likeliest_arcs_and_the_best_path(make_graph, seed) -> None:
+    lattice = random_lattice(make_graph, seed=seed)
+    best = paths_of(lattice)[0]
+    for max_arcs in (1, lattice.num_frames + 1, lattice.num_arcs - 1):
+        likely = pruned(lattice, max_arcs)
+        assert lattice.num_frames <= likely.num_arcs <= max(max_arcs, lattice.num_frames)
+        assert paths_of(likely)[0].score == pytest.approx(best.score)
+    assert pruned(lattice, lattice.num_arcs) is lattice
+    kept, whole = (np.logaddexp.reduce([path.score for path in paths_of(each)]) for each in (likely, lattice))
+    assert kept > whole - 0.3, "what goes first is the least likely"
 
 
 def test_of_nothing_there_is_nothing() -> None:
     assert len(arc_log_posteriors(EMPTY)) == len(best_arcs(EMPTY)) == 0
-    assert within_beam(EMPTY, 1.0) is pruned(EMPTY, 0.5) is EMPTY
+    assert within_beam(EMPTY, 1.0) is pruned(EMPTY, 5) is EMPTY
 
 
 @settings(deadline=None, max_examples=50)
