@@ -35,6 +35,17 @@ class Size(NamedTuple):
     training_floor: float | None = None
 
 
+class Ratios(NamedTuple):
+    """Expert layers against dense ones."""
+
+    dense_ms: float
+    """Forward of torch's."""
+    forward: float
+    training: float
+    forward_to_ours: float
+    training_to_ours: float
+
+
 SIZES = [
     Size(256, 1024, 4, 200, 1.4, 1.4),
     Size(256, 1024, 8, 200),
@@ -57,9 +68,7 @@ def measure(quick: bool) -> Report:
     for size in sizes:
         ratios = against_dense(size, rounds=rounds(size, quick))
         rows.append([*size[:4], *ratios])
-        name = f"{size.num_experts} experts, {size.num_frames:,} frames, against torch's dense"
-        for kind, floor, ratio in zip(("forward", "training"), size[4:], ratios[1:3]):
-            floors += [Floor(f"{name}, {kind}", floor, ratio)] if floor is not None else []
+        floors += floors_of(size, ratios)
     columns = ["C", "hidden", "experts", "frames", "dense forward ms", "forward", "training"]
     columns += ["forward, to our dense", "training, to our dense"]
     against = Table("Expert layer, top-1, as ratios to a dense feed-forward of torch's layers", columns, rows)
@@ -75,20 +84,20 @@ def measure(quick: bool) -> Report:
     )
 
 
+def floors_of(size: Size, ratios: Ratios) -> list[Floor]:
+    """The targets of a size, against either dense layer."""
+    found = {"torch's dense": ratios[1:3], "our dense": ratios[3:]}
+    return [
+        Floor(f"{size.num_experts} experts, {size.num_frames:,} frames, against {name}, {kind}", floor, ratio)
+        for name, pair in found.items()
+        for kind, floor, ratio in zip(("forward", "training"), size[4:], pair, strict=True)
+        if floor is not None
+    ]
+
+
 def rounds(size: Size, quick: bool) -> int:
     """More rounds where a call is short."""
     return 1 if quick else max(5, min(31, 24000 // size.num_frames))
-
-
-class Ratios(NamedTuple):
-    """Expert layers against dense ones."""
-
-    dense_ms: float
-    """Forward of torch's."""
-    forward: float
-    training: float
-    forward_to_ours: float
-    training_to_ours: float
 
 
 def against_dense(size: Size, *, rounds: int) -> Ratios:
