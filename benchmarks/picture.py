@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.tables import Floor, Report
+from benchmarks.tables import Floor, Report, shown
 
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same picture from the same numbers
@@ -14,6 +14,7 @@ matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same picture from the 
 from matplotlib import pyplot  # noqa: E402
 
 REACHED, MISSED = "#2a7f62", "#c1440e"
+BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 
 def draw(results: dict[str, dict[str, Report]], path: Path) -> None:
@@ -28,9 +29,10 @@ def draw(results: dict[str, dict[str, Report]], path: Path) -> None:
     for row, (_, floor) in enumerate(reversed(floors)):
         share = floor.measured / floor.target
         axes.barh(row, share, color=REACHED if share <= 1 else MISSED, height=0.7)
-        axes.text(share + 0.01, row, label_of(floor), va="center", fontsize=8)
+        axes.text(share + 0.015, row, label_of(floor), va="center", fontsize=8, bbox=BEHIND_TEXT)
     axes.set_yticks(range(len(floors)), [name for name, _ in reversed(floors)], fontsize=8)
     axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_ylim(-0.7, len(floors) - 0.3)
     axes.set_xlim(0, max([1.3, *(floor.measured / floor.target + 0.3 for _, floor in floors)]))
     axes.set_xlabel("measured / target: up to 1 the target is reached")
     axes.spines[["top", "right"]].set_visible(False)
@@ -41,4 +43,4 @@ def draw(results: dict[str, dict[str, Report]], path: Path) -> None:
 
 def label_of(floor: Floor) -> str:
     """The numbers behind a bar."""
-    return f"{floor.measured:.3g} of {floor.target:g}"
+    return f"{shown(floor.measured)} of {floor.target:g}"
