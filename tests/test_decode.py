@@ -92,7 +92,7 @@ def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None
     assert (exp_dir / "comparison-clean-epoch-3-avg-2.png").read_bytes().startswith(b"\x89PNG")
     assert "left out: 1best over HLG" in table and "no graph over words in" in table
     assert table in capsys.readouterr().out
-    assert ("k2 and embedded: the same text in 1best over H 4, " in table) == bool(importlib.util.find_spec("k2"))
+    assert ("k2 and embedded, " in table) == bool(importlib.util.find_spec("k2"))
     confidences = (exp_dir / "confidences-clean-epoch-3-avg-2.txt").read_text()
     assert "\ngreedy_search " in confidences and " % of " in confidences
 

@@ -17,7 +17,7 @@ def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str 
     Args:
       found: the hypotheses of each search, of the same utterances.
     """
-    counts: list[str] = []
+    counts: dict[str, int] = {}
     largest = 0.0
     total = 0
     for config, hyps in found.items():
@@ -26,12 +26,14 @@ def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str 
             continue
         same = [(a.score, b.score) for a, b in zip(hyps, others, strict=True) if _output(a) == _output(b)]
         largest = max(largest, *(abs(a - b) for a, b in same if a != b), 0.0)
-        counts.append(f"{label(config).replace(' (k2)', '')} {len(same)}")
+        counts[label(config).replace(" (k2)", "")] = len(same)
         total = len(hyps)
     if not counts:
         return None
+    fewer = "".join(f", but in {count} by {name}" for name, count in counts.items() if count < total)
     scores = f"scores that differ by {largest:.1g} at most" if largest else "the same score"
-    return f"k2 and embedded: the same text in {', '.join(counts)} of {total} utterances, and there {scores}"
+    searches = "1 search" if len(counts) == 1 else f"{len(counts)} searches"
+    return f"k2 and embedded, {searches}: the same text in all {total} utterances{fewer}; and there {scores}"
 
 
 def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:
