@@ -32,7 +32,7 @@ def torchrun(
     files = [script.with_suffix(f".{node}.txt") for node in range(num_nodes)]
     agents = [subprocess.Popen(command, env=environment, cwd=ROOT, stderr=file.open("w")) for file in files]
     try:
-        statuses = [agent.wait(timeout=300) for agent in agents]
+        statuses = [agent.wait(timeout=600) for agent in agents]
     finally:
         for agent in agents:
             agent.kill()
