@@ -11,9 +11,10 @@ from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.resources import MISSING
 from shared_moe_conformer.lattice import engine, topology
+from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.bounded_search import find_lattices
 from shared_moe_conformer.lattice.confidence import output_confidences, token_confidences
-from shared_moe_conformer.lattice.engine import Beams, EngineName
+from shared_moe_conformer.lattice.engine import EngineName
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lattice import Lattice
@@ -70,7 +71,7 @@ def search_lattices(
       hlg_scale: what the log-probabilities of HLG are multiplied by.
       lattice_engine: who searches.
       ctc_topology: which label sequences H allows.
-      search_beam, output_beam, max_active: see `lattice.engine.Beams`.
+      search_beam, output_beam, max_active: see `lattice.beams.Beams`.
       word_graph: HLG.
 
     Raises:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from shared_moe_conformer.lattice.beams import Beams, warn_once
 from shared_moe_conformer.lattice.composition import Automaton, TooManyArcs, composed
-from shared_moe_conformer.lattice.engine import Beams, LatticeEngine, warn_once
+from shared_moe_conformer.lattice.engine import LatticeEngine
 from shared_moe_conformer.lattice.forward_backward import pruned
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Lattice

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from shared_moe_conformer.lattice.engine import MIN_ACTIVE, Beams
+from shared_moe_conformer.lattice.beams import MIN_ACTIVE, Beams
 from shared_moe_conformer.lattice.forward_backward import best_of, group_starts
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs, spans

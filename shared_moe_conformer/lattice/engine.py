@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+from shared_moe_conformer.lattice.beams import Beams
+from shared_moe_conformer.lattice.embedded_engine import EmbeddedEngine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Lattice
 
 EngineName = Literal["auto", "k2", "embedded"]
-
-MIN_ACTIVE = 30
-"""What is kept on a frame even outside of the search beam. Source: icefall's min_active_states."""
-
-logger = logging.getLogger("shared_moe_conformer")
-
-
-class Beams(NamedTuple):
-    """How wide a search is. Source of the names: icefall's get_lattice."""
-
-    search_beam: float
-    """Ways this much (nats) worse than a frame's best are dropped."""
-    output_beam: float
-    """Paths this much (nats) worse than the utterance's best are no part of its lattice."""
-    max_active: int
-    """States that are kept on a frame at most, 2 or more."""
 
 
 class LatticeEngine(Protocol):
@@ -57,8 +42,6 @@ def lattice_engine(name: EngineName = "auto") -> LatticeEngine:
     Raises:
       ValueError: k2 is asked for and not installed.
     """
-    from shared_moe_conformer.lattice.embedded_engine import EmbeddedEngine
-
     if name == "embedded":
         return EmbeddedEngine()
     try:
@@ -86,9 +69,3 @@ def transducer_search() -> Callable[..., Any]:
             "modified_beam_search, which needs none"
         ) from error
     return search
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Say something, the first time only."""
-    logger.warning(message)

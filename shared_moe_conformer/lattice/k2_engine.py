@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.lattice.engine import MIN_ACTIVE, Beams, warn_once
+from shared_moe_conformer.lattice.beams import MIN_ACTIVE, Beams, warn_once
 from shared_moe_conformer.lattice.forward_backward import within_beam
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs

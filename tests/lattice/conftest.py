@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.bounded_search import find_lattices
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
-from shared_moe_conformer.lattice.engine import Beams, LatticeEngine, lattice_engine
+from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.engine import Beams, lattice_engine
+from shared_moe_conformer.lattice.beams import Beams
+from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.topology import ctc_topology

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.confidence import output_confidences, token_confidences
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
-from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice
 from shared_moe_conformer.lattice.topology import ctc_topology

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.lattice.arpa import NgramModel
+from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.decoding_graph import (
     NGRAM_FILE,
     build_token_word_graph,
@@ -19,7 +20,6 @@ from shared_moe_conformer.lattice.decoding_graph import (
     load_token_word_graph,
     load_word_graph,
 )
-from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram

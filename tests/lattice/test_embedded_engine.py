@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
-from shared_moe_conformer.lattice.engine import Beams
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.lattice.engine import Beams, EngineName, lattice_engine
+from shared_moe_conformer.lattice.beams import Beams
+from shared_moe_conformer.lattice.engine import EngineName, lattice_engine
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY
