@@ -20,7 +20,8 @@ from shared_moe_conformer.config import Config, FeatureConfig, load_config, repl
 from shared_moe_conformer.data.feature_store import store_features
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
-from shared_moe_conformer.training.trainer import StepReport, Trainer
+from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.update import StepReport
 from tests.torchrun import torchrun
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -28,7 +28,8 @@ from shared_moe_conformer.training.checkpoint import (
 from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.skipping import SkippedSteps
 from shared_moe_conformer.training.tracking import Tracker
-from shared_moe_conformer.training.trainer import AsrBatchLike, Trainer
+from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.update import AsrBatchLike
 
 
 @dataclass(frozen=True)

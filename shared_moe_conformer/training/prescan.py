@@ -12,7 +12,8 @@ from shared_moe_conformer.training.distributed import gather
 from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.optim import loss_scales
 from shared_moe_conformer.training.tracking import memory_in_use
-from shared_moe_conformer.training.trainer import AsrBatchLike, Trainer
+from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.update import AsrBatchLike
 
 SMALLER = (0.75, 0.5, 0.25, 0.125)
 """Shares of the wanted duration that are tried after it, to say what fits."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from shared_moe_conformer.training.checkpoint import save_checkpoint
 from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.metrics import NonFiniteError
-
-if TYPE_CHECKING:
-    from shared_moe_conformer.training.trainer import AsrBatchLike, StepReport, TrainState
+from shared_moe_conformer.training.update import AsrBatchLike, StepReport, TrainState
 
 FOLDER = "skipped"
 MAX_SAVED = 10

@@ -11,7 +11,7 @@ import torch
 from shared_moe_conformer.training import skipping
 from shared_moe_conformer.training.metrics import LossTotals, NonFiniteError
 from shared_moe_conformer.training.skipping import SkippedSteps, named, suspects
-from shared_moe_conformer.training.trainer import StepReport, TrainState
+from shared_moe_conformer.training.update import StepReport, TrainState
 
 REPORT = StepReport(LossTotals(), 10, 0.1, float("nan"), skipped="step 3: loss is nan", suspects=("cut-1", "cut-2"))
 

@@ -13,7 +13,8 @@ from shared_moe_conformer.config import Config
 from shared_moe_conformer.training.log import start_log, stop_log
 from shared_moe_conformer.training.metrics import LossTotals
 from shared_moe_conformer.training.tracking import Span, Tracker, memory_in_use, shown_losses
-from shared_moe_conformer.training.trainer import StepReport, Trainer
+from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.update import StepReport
 
 
 @pytest.fixture(autouse=True)
