@@ -150,15 +150,18 @@ def fit(
             state = {**trainer.checkpoint(), "rng_state": first, "rng_states_of_others": others}
             save_checkpoint(path, {**state, "config": json.dumps(to_dict(config)), **more})
 
-    def after_step() -> None:
-        due = options.save_every_n_steps and trainer.state.step % options.save_every_n_steps == 0
+    def save_inside_epoch() -> None:
         position = {"train_loader": json.dumps(batches.train.state_dict())}
-        if due and options.keep_last_k_steps:
+        if options.keep_last_k_steps:
             save(step_path(exp_dir, trainer.state.step), **position)
             if is_first:
                 keep_last_steps(exp_dir, options.keep_last_k_steps)
-        if due and trainer.state.num_batches < len(batches.train):
+        if trainer.state.num_batches < len(batches.train):
             save(exp_dir / MID_EPOCH_NAME, **position)
+
+    def after_step() -> None:
+        if options.save_every_n_steps and trainer.state.step % options.save_every_n_steps == 0:
+            save_inside_epoch()
         between_steps()
 
     def validate() -> None:

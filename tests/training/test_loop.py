@@ -132,6 +132,22 @@ def test_a_mid_epoch_checkpoint_saves_the_work_done(fit_tiny: Fit, tmp_path: Pat
     assert not (tmp_path / MID_EPOCH_NAME).exists()
 
 
+def test_the_loaders_position_is_asked_for_only_where_it_is_saved(
+    fit_tiny: Fit, loader: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked, state_dict = [], loader.state_dict
+
+    def ask(self: Any) -> dict[str, int | str]:
+        asked.append(self.num_taken)
+        return state_dict(self)
+
+    monkeypatch.setattr(loader, "state_dict", ask)
+    fit_tiny(tmp_path / "unsaved")
+    assert asked == []  # the real one is a digest of all batches of the epoch, which takes long where there are many
+    fit_tiny(tmp_path / "saved", save_every_n_steps=3)
+    assert asked[:2] == [3, 1]
+
+
 def test_each_epoch_leaves_a_checkpoint_and_old_ones_go(fit_tiny: Fit, tmp_path: Path) -> None:
     fit_tiny(tmp_path / "all")
     assert saved_epochs(tmp_path / "all") == [1, 2, 3]
