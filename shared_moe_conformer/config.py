@@ -146,7 +146,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 2, f"vocab_size is {self.vocab_size}: give 2 or more (unit 0 is blank)")
-        require(self.context_size >= 1, f"context_size is {self.context_size}: give 1 or more")
+        for name in ("decoder_dim", "context_size", "joiner_dim"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
         require_choice("transducer_backend", self.transducer_backend, TransducerBackend)
 
 
@@ -194,7 +195,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
         require(self.num_buckets >= 1, f"num_buckets is {self.num_buckets}: give 1 or more")
-        require(self.num_workers >= 0, f"num_workers is {self.num_workers}: give 0 or more")
+        for name in ("num_workers", "num_time_masks", "num_freq_masks", "max_freq_mask_bins"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         require(
             0 <= self.max_time_mask_fraction <= 1,
             f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
