@@ -25,11 +25,11 @@ trap 'rm -rf "$work"' EXIT
 # apt's own package lists may be missing (as in container images) and root may not be ours: keep lists of our own then.
 private_lists() {
   mkdir -p "$work"/apt/{lists,cache}/partial
-  options=(-o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache" -o "APT::Sandbox::User=$(id -un)")
+  options+=(-o "Dir::State::lists=$work/apt/lists" -o "Dir::Cache=$work/apt/cache")
   apt-get "${options[@]}" update
 }
 
-options=(-o "APT::Sandbox::User=$(id -un)")
+options=(-o Acquire::Retries=3 -o "APT::Sandbox::User=$(id -un)")
 mkdir "$work/debs" "$work/root"
 cd "$work/debs"
 apt-get "${options[@]}" download "$@" ||
