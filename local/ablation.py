@@ -30,6 +30,8 @@ def main() -> None:
     configs = read_configs(recipe / "config.py")
     if args.report:
         results = read_results(recipe / "results.jsonl")
+        gone = sorted({result.config for result in results} - configs.keys())
+        require(not gone, f"{recipe / 'results.jsonl'} has results of {', '.join(gone)}, which config.py lacks")
         variants = {result.config: variants_of(configs[result.config]) for result in results}
         write_report(recipe / "README.md", results, variants)
         print(f"wrote {recipe / 'README.md'}, of {len(results)} runs")

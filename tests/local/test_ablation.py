@@ -26,6 +26,12 @@ def recipe(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_results_of_a_config_that_is_gone_are_named(recipe: Path) -> None:
+    (recipe / "results.jsonl").write_text((ROOT / "egs/asterisk/ASR/results.jsonl").read_text())
+    result = run("--recipe", recipe, "--report")
+    assert result.returncode == 1 and "has results of base, which config.py lacks" in result.stderr
+
+
 def test_mistakes_are_one_line(recipe: Path) -> None:
     for arguments, message in (
         (("--config", "huge"), "--config huge: "),
