@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepare Asterisk's English prompts: 22 minutes of one voice, from Debian's packages, unpacked without root.
+# Prepare Asterisk's English prompts: 21 minutes of one voice, from Debian's packages, unpacked without root.
 #
 # Usage: ./prepare.sh [--name value ...]
 #
