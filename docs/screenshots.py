@@ -64,8 +64,10 @@ def served(model: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "shared_moe_conformer.serve", "--model", str(model), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[0]
-        process.terminate()
+        try:
+            yield process.stdout.readline().split(" ")[0]
+        finally:
+            process.terminate()
 
 
 def photograph(browser: Chrome, path: Path, *, width: int, when: str) -> None:
