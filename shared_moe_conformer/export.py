@@ -139,7 +139,7 @@ def choose_example(config: Config, *, recipe_dir: Path) -> ExampleRecording:
     try:
         samples = cut.load_audio().mean(axis=0)
     except Exception as error:  # Lhotse tries many readers, which raise as many kinds
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the audio of test cut {cut.id} cannot be read ({reason}): run ./prepare.sh again") from error
     reference = " ".join(supervision.text for supervision in cut.supervisions)
     return ExampleRecording(np.asarray(samples, dtype=np.float32), cut.sampling_rate, reference)
