@@ -32,8 +32,9 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
     temporary = _beside(target)
     temporary.mkdir()
     try:
-        yield temporary
-        put_folder(temporary, target)
+        with _named(target):
+            yield temporary
+            put_folder(temporary, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -66,7 +67,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that appears at `path`, whole and on the disk, when the block ends well; otherwise not at all."""
     temporary = _beside(path)
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -74,6 +75,17 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error of the system that names no file, as a full disk's, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _beside(path: Path) -> Path:

@@ -18,7 +18,8 @@ from shared_moe_conformer.config import replace_fields
 
 C = TypeVar("C")
 
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+USER_ERRORS = (ValueError, OSError)
+"""What ends a program with one line: mistakes, and what the disk or the network refuses."""
 
 
 @functools.cache
@@ -62,7 +63,7 @@ def apply_flags(config: C, args: argparse.Namespace) -> C:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call `main`; a user's mistake ends the program with one line on the standard error and exit status 1."""
+    """Call `main`; one of `USER_ERRORS` ends the program with one line on the standard error and exit status 1."""
     try:
         main()
     except BrokenPipeError:  # as in `... | head`: nobody reads on, and Python would say so again when it ends

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -111,6 +112,15 @@ def test_file_is_old_until_it_is_complete(tmp_path: Path) -> None:
         file.write(b"new")
         assert path.read_text() == "old"
     assert (path.read_text(), os.listdir(tmp_path)) == ("new", ["index.json"])
+
+
+def test_an_error_without_a_file_names_the_folder_or_file(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="device: '.*/new'"), atomic_folder(tmp_path / "new", marker=MARKER):
+        raise full
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match="cuts.jsonl'"), atomic_file(tmp_path / "index.json"):
+        (tmp_path / "cuts.jsonl").read_text()
 
 
 def _environment() -> dict[str, str]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 
@@ -49,6 +51,17 @@ def test_a_users_mistake_is_one_line_and_exit_status_1(capsys: pytest.CaptureFix
         run_main(main)
     assert caught.value.code == 1
     assert capsys.readouterr().err == "error: no cuts in data/fbank: run ./prepare.sh first\n"
+
+
+def test_a_full_disk_is_one_line_with_the_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        with atomic_file(tmp_path / "recogs.txt"):
+            raise OSError(errno.ENOSPC, "No space left on device")  # as a write does: it names no file
+
+    with pytest.raises(SystemExit) as caught:
+        run_main(main)
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{tmp_path}/recogs.txt'\n"
 
 
 def test_a_programmers_mistake_keeps_its_traceback() -> None:

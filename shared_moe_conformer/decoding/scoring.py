@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import kaldialign
 
+from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.text import words_of as text_words
 
 # Stands in alignments for "no word here"; no transcript holds it, since words hold no space.
@@ -155,7 +156,8 @@ def write_files(results: Sequence[Decoded], scores: Scores, folder: Path, *, suf
     before = "oracle-" if scores.is_oracle else ""
     paths = [folder / f"{before}{kind}-{scores.test_set}-{suffix}.txt" for kind in texts]
     for path, text in zip(paths, texts.values()):
-        path.write_text(text, encoding="utf-8")
+        with atomic_file(path) as file:
+            file.write(text.encode())
     return paths
 
 
