@@ -57,7 +57,7 @@ def search_lattices(
     hlg_scale: float = 1.0,
     lattice_engine: EngineName = "auto",
     ctc_topology: CtcTopology = "auto",
-    search_beam: float = 15.0,
+    search_beam: float = 20.0,
     output_beam: float = 8.0,
     max_active: int = 7000,
     word_graph: WordGraph | None = None,

@@ -71,7 +71,7 @@ class DecodingConfig:
     """Lattices: who searches; auto: k2 where it is installed, otherwise embedded (this package's own); all: compare."""
     ctc_topology: CtcTopology = "auto"
     """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
-    search_beam: float = 15.0
+    search_beam: float = 20.0
     """Lattices: ways this much (nats) worse than a frame's best are dropped."""
     output_beam: float = 8.0
     """Lattices: paths this much (nats) worse than the utterance's best are left out."""

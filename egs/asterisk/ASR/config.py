@@ -31,14 +31,19 @@ BASE = Config(
         language="en",
         licence="CC-BY-SA-3.0",
         lang_dir=f"data/lang_bpe_{VOCAB_SIZE}",
-        max_duration=30.0,
+        max_duration=15.0,
         num_time_masks=2,
         max_time_mask_fraction=0.1,
         max_freq_mask_bins=10,
         num_workers=0,  # an epoch is read in less than a second; a worker would take a core from training
     ),
     training=TrainingConfig(
-        num_epochs=32, learning_rate=1.5e-3, warmup_steps=300, loss_warmup_steps=1500, ctc_loss_scale=1.0
+        num_epochs=24,
+        optimizer="muon",
+        learning_rate=1e-3,
+        warmup_steps=300,
+        loss_warmup_steps=1000,
+        ctc_loss_scale=1.0,
     ),
 )
 

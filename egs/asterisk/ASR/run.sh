@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-num_epochs=32
+num_epochs=24
 if [ "${1:-}" = --num-epochs ]; then
   num_epochs="$2"
   shift 2
