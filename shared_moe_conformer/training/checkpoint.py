@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import random
 import re
 import shutil
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.training.log import logger
 
 MID_EPOCH_NAME = "checkpoint.pt"
 BEST_NAME = "best-valid-wer.pt"
@@ -62,10 +64,19 @@ def keep_last_steps(exp_dir: Path, count: int) -> None:
 def save_if_best(exp_dir: Path, state: dict[str, Tensor], *, wer: float, epoch: int) -> bool:
     """Keep the weights if their word error rate is the lowest so far; return whether it is."""
     path = exp_dir / BEST_NAME
-    if path.is_file() and json.loads(load_checkpoint(path)["valid_wer"]) <= wer:
+    if path.is_file() and _valid_wer(path) <= wer:
         return False
     save_checkpoint(path, {"model": state, "valid_wer": json.dumps(wer), "epoch": json.dumps(epoch)})
     return True
+
+
+def _valid_wer(path: Path) -> float:
+    """The word error rate of the best weights; infinite if their file is damaged."""
+    try:
+        return float(json.loads(load_checkpoint(path)["valid_wer"]))
+    except (KeyError, ValueError):
+        logger.warning("%s cannot be read: these weights take its place", path)
+        return math.inf
 
 
 def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:

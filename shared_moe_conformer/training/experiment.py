@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.config import Config, from_dict, load_config, to_dict
+from shared_moe_conformer.config import Config, from_dict, load_config, require, to_dict
 from shared_moe_conformer.training.checkpoint import (
     BEST_NAME,
     MID_EPOCH_NAME,
     epoch_path,
     load_checkpoint,
     saved_epochs,
+    saved_steps,
+    step_path,
 )
 from shared_moe_conformer.training.log import logger
 
@@ -57,7 +59,7 @@ def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = 
 
 
 def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to go on from and what it holds; if it is damaged, the newest one before it that is not.
+    """The checkpoint to go on from and what it holds; if it is damaged, the newest that is not, of an epoch or update.
 
     Args:
       path: the newest checkpoint, which must be there.
@@ -65,16 +67,28 @@ def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
     Raises:
       ValueError: all are damaged.
     """
-    before = [epoch_path(path.parent, epoch) for epoch in reversed(saved_epochs(path.parent))]
-    if path in before:
-        before = before[before.index(path) + 1 :]
-    try:
-        return path, load_checkpoint(path)
-    except ValueError as error:
-        if not before:
-            raise
-        logger.warning("%s", error)
-        return load_to_resume(before[0])
+    exp_dir = path.parent
+    epochs = [epoch_path(exp_dir, epoch) for epoch in saved_epochs(exp_dir) if epoch_path(exp_dir, epoch) != path]
+    steps = [step_path(exp_dir, step) for step in saved_steps(exp_dir)]
+    if found := _newest_whole([path]):
+        return found
+    whole = [found for paths in (epochs, steps) if (found := _newest_whole(paths))]
+    require(bool(whole), f"{exp_dir} has no checkpoint that can be read: name another --exp-dir")
+    return max(whole, key=lambda found: _step(found[1]))  # of an epoch and its last update, the epoch
+
+
+def _newest_whole(paths: list[Path]) -> tuple[Path, dict[str, Any]] | None:
+    """The last of some rising checkpoints that is not damaged, and what it holds."""
+    for path in reversed(paths):
+        try:
+            return path, load_checkpoint(path)
+        except ValueError as error:
+            logger.warning("%s", error)
+    return None
+
+
+def _step(checkpoint: dict[str, Any]) -> int:
+    return int(json.loads(checkpoint["train_state"])["step"]) if "train_state" in checkpoint else -1
 
 
 def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
@@ -94,6 +108,7 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
 
 def refuse_other_model(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
     """Raise `ValueError` unless the checkpoint is of the config's model."""
+    require("config" in checkpoint, f"{path} holds no config: it is no checkpoint of a training to go on from")
     its_config = from_dict(Config, json.loads(checkpoint["config"]))
     differences = _differences(to_dict(its_config)["model"], to_dict(config)["model"])
     if differences:

@@ -224,6 +224,7 @@ def _train_epoch(
         raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
     trainer.train_mode()
     watched = tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches)
+    report = None  # of the last update, which may have been before the checkpoint
     while update := tuple(itertools.islice(watched, trainer.config.accumulate_batches)):
         share_of_epoch = (state.num_batches + len(update)) / num_batches
         progress = (state.epoch - 1 + share_of_epoch) / trainer.config.num_epochs
@@ -232,7 +233,8 @@ def _train_epoch(
         if report.skipped:
             skipped.handle(report, update, state)
         after_step()
-    tracker.trained(report, state.step)
+    if report is not None:
+        tracker.trained(report, state.step)
 
 
 def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_steps: Callable[[], None]) -> float | None:

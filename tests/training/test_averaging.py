@@ -137,6 +137,17 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     assert json.loads(load_checkpoint(tmp_path / BEST_NAME)["valid_wer"]) == 49.0
 
 
+@pytest.mark.parametrize("content", [b"damaged", None])
+def test_damaged_best_weights_are_replaced(tmp_path: Path, content: bytes | None, caplog: Any) -> None:
+    if content is None:
+        save_checkpoint(tmp_path / BEST_NAME, {"model": {}})
+    else:
+        (tmp_path / BEST_NAME).write_bytes(content)
+    assert save_if_best(tmp_path, nn.Linear(1, 1, bias=False).state_dict(), wer=90.0, epoch=1)
+    assert f"{BEST_NAME} cannot be read" in caplog.text
+    assert json.loads(load_checkpoint(tmp_path / BEST_NAME)["valid_wer"]) == 90.0
+
+
 def weight_of_best(exp_dir: Path) -> float:
     return float(Selection(epoch="best").state(exp_dir)["weight"])
 

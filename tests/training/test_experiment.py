@@ -99,16 +99,33 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for epoch in (1, 2, 3):
-        save_checkpoint(epoch_path(tmp_path, epoch), {"model": {}, "train_state": str(epoch)})
+        save_checkpoint(epoch_path(tmp_path, epoch), {"model": {}, "train_state": json.dumps({"step": epoch})})
     newest = tmp_path / MID_EPOCH_NAME
     newest.write_bytes(epoch_path(tmp_path, 3).read_bytes()[:-200])
     epoch_path(tmp_path, 3).write_bytes(b"")
     path, checkpoint = load_to_resume(newest)
-    assert path == epoch_path(tmp_path, 2) and checkpoint["train_state"] == "2"
+    assert path == epoch_path(tmp_path, 2) and checkpoint["train_state"] == '{"step": 2}'
     assert [f"{name} cannot be read" in caplog.text for name in (newest, epoch_path(tmp_path, 3))] == [True, True]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_newest_of_epochs_and_updates(tmp_path: Path) -> None:
+    for name, step in (("epoch-1.pt", 10), ("checkpoint-8.pt", 8), ("checkpoint-10.pt", 10), ("checkpoint-12.pt", 12)):
+        save_checkpoint(tmp_path / name, {"model": {}, "train_state": json.dumps({"step": step})})
+    newest = tmp_path / MID_EPOCH_NAME
+    newest.write_bytes(b"damaged")
+    assert load_to_resume(newest)[0] == tmp_path / "checkpoint-12.pt"
+    (tmp_path / "checkpoint-12.pt").write_bytes(b"damaged")
+    assert load_to_resume(newest)[0] == tmp_path / "epoch-1.pt", "as new as its last update, and resumed sooner"
+    (tmp_path / "epoch-1.pt").write_bytes(b"damaged")
+    assert load_to_resume(newest)[0] == tmp_path / "checkpoint-10.pt"
 
 
 def test_if_all_checkpoints_are_damaged_none_is_used(tmp_path: Path) -> None:
     touch_epochs(tmp_path, 1, 2)
-    with pytest.raises(ValueError, match=r"epoch-1\.pt cannot be read"):
+    with pytest.raises(ValueError, match="has no checkpoint that can be read"):
         load_to_resume(epoch_path(tmp_path, 2))
+
+
+def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"epoch-1\.pt holds no config"):
+        refuse_other_model({"model": {}}, Config(), epoch_path(tmp_path, 1))

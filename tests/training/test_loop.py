@@ -81,6 +81,14 @@ def test_stopping_and_resuming_changes_no_bit(
     assert_same(whole, fit_tiny(tmp_path / "stopped"))
 
 
+def test_an_epoch_goes_on_from_the_checkpoint_of_its_last_update(fit_tiny: Fit, tmp_path: Path) -> None:
+    whole = fit_tiny(tmp_path / "whole", save_every_n_steps=5, keep_last_k_steps=3)
+    (tmp_path / "resumed").mkdir()
+    (tmp_path / "whole" / "checkpoint-10.pt").rename(tmp_path / "resumed" / MID_EPOCH_NAME)
+    assert_same(whole, fit_tiny(tmp_path / "resumed"))
+    assert saved_epochs(tmp_path / "resumed") == [2, 3]
+
+
 def test_skipped_updates_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_path: Path, monkeypatch: Any) -> None:
     losses = Trainer.losses
 
