@@ -10,6 +10,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -100,8 +101,8 @@ def features(cuts: CutSet, *, jobs: list[int]) -> Table:
 
 def cpu_seconds() -> float:
     """Of this process and of those that it has started and that have ended."""
-    used = os.times()
-    return sum(used[:4])
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def waiting(quick: bool) -> Table:
@@ -162,7 +163,7 @@ def plan_epoch() -> tuple[float, float]:
     before, start = resident_memory(), time.process_time()
     loader = data.train_loader()
     assert len(loader) > 0
-    return time.process_time() - start, peak_resident_memory() - before
+    return time.process_time() - start, max(peak_resident_memory() - before, 0.0)
 
 
 def make_config(model: ModelConfig | None = None) -> Config:
