@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install kaldifeat in .venv-torch: compiled from its source package (1-2 minutes), or the wheel that was compiled
-# before for the same torch and Python, which is kept in ${XDG_CACHE_HOME:-~/.cache}/shared-moe-conformer.
+# before for the same torch and Python, which is kept in ${XDG_CACHE_HOME:-~/.cache}/shared-moe-conformer
+# (without a home: in build/.cache).
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -58,7 +59,7 @@ if runs 2>/dev/null; then
   say 'already installed'
   exit
 fi
-kept="${XDG_CACHE_HOME:-$HOME/.cache}/shared-moe-conformer/$(wheel_key)"
+kept="${XDG_CACHE_HOME:-${HOME:-$root/build}/.cache}/shared-moe-conformer/$(wheel_key)"
 if [[ -d "$kept" ]] && install_wheel "$kept" && runs; then
   say "installed the wheel that was compiled before: $kept"
   exit

@@ -113,6 +113,12 @@ build() {
   say "ready: source .venv-$engine/bin/activate"
 }
 
+# Of several calls at once (where the system has flock) one builds, and the others find what it has made.
+build_alone() (
+  ! command -v flock >/dev/null || flock 9
+  is_up_to_date || build
+) 9<"$requirements/$engine.txt"
+
 [[ "${1:-}" == k2 || "${1:-}" == torch ]] || fail "ENGINE is '${1:-}': give k2 or torch"
 choose_engine "$1"
 shift
@@ -121,7 +127,7 @@ if ! is_up_to_date && ! choose_python; then
   choose_engine torch
   is_up_to_date || choose_python
 fi
-is_up_to_date || build
+is_up_to_date || build_alone
 
 [[ $# -gt 0 ]] || exit 0
 export ENGINE="$engine" VIRTUAL_ENV="$venv" PATH="$venv/bin:$PATH"

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,23 @@ def test_failed_build_is_not_taken_for_an_environment(clone: Path) -> None:
         assert "make .venv-torch" in result.stderr
         assert "ready" not in result.stderr + result.stdout
         assert "ran" not in result.stdout
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="no flock")
+def test_of_two_calls_at_once_one_makes_the_environment(clone: Path) -> None:
+    for tool in ("flock", "sleep"):
+        (clone / "tools" / tool).symlink_to(str(shutil.which(tool)))
+    stub(clone / "tools" / "python3.11", '[[ "$*" != *pip* ]] || sleep 0.5' + MAKES_VENVS.format(python="$0"))
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda _: set_up(clone, "torch", "env"), range(2)))
+    assert [result.returncode for result in results] == [0, 0]
+    assert "".join(result.stderr for result in results).count("make .venv-torch") == 1
+
+
+def test_kaldifeat_needs_no_home(tmp_path: Path) -> None:
+    line = next(line for line in (REQUIREMENTS / "kaldifeat.sh").read_text().splitlines() if line.startswith("kept="))
+    script = f"set -u; unset HOME XDG_CACHE_HOME; root={tmp_path}; wheel_key() {{ echo key; }}; {line}; echo $kept"
+    assert run("bash", "-c", script).stdout == f"{tmp_path}/build/.cache/shared-moe-conformer/key\n"
 
 
 def test_environment_is_made_once_and_again_when_its_pins_change(clone: Path) -> None:
