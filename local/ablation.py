@@ -37,6 +37,7 @@ def main() -> None:
         print(f"wrote {recipe / 'README.md'}, of {len(results)} runs")
         return
     require(args.config in configs, f"--config {args.config}: {recipe} has {', '.join(configs)}")
+    require(args.seeds >= 1, f"--seeds {args.seeds}: give 1 or more")
     base = configs[args.config]
     budget = Budget(args.num_epochs or base.training.num_epochs, args.avg, args.num_threads)
     ablation = Ablation(recipe.resolve(), args.config, base, budget)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -60,10 +61,10 @@ def write_report(readme: Path, results: Iterable[Result], variants: dict[str, di
 
 
 def budgets(results: Iterable[Result]) -> list[list[Result]]:
-    """Results that can be compared: of one config, with one number of epochs."""
-    groups: dict[tuple[str, int], list[Result]] = {}
+    """Results that can be compared: of one config with the same options, with one number of epochs."""
+    groups: dict[tuple[str, int, str], list[Result]] = {}
     for result in results:
-        groups.setdefault((result.config, result.num_epochs), []).append(result)
+        groups.setdefault((result.config, result.num_epochs, result.config_digest), []).append(result)
     return list(groups.values())
 
 
@@ -71,10 +72,11 @@ def section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> s
     """One table with its picture, in Markdown."""
     rows = rows_of(runs, variants)
     first = runs[0]
-    picture = folder / f"ablation-{first.config}-{first.num_epochs}-epochs.svg"
+    name = "-".join(filter(None, (first.config, first.config_digest)))
+    picture = folder / f"ablation-{name}-{first.num_epochs}-epochs.svg"
     draw(picture, [Point(r.variant.name, r.unique, r.words.percent, r.characters.percent) for r in rows])
     lines = [
-        f"**`{first.config}`, {first.num_epochs} epochs.** {description(runs)}",
+        f"**`{first.config}`, {counted(first.num_epochs, 'epoch')}.** {description(runs)}",
         "",
         f"![Error rates against the encoder's parameters]({picture.name})",
         "",
@@ -105,13 +107,20 @@ def description(runs: Sequence[Result]) -> str:
     updates = " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
     minutes = sum(run.minutes for run in runs)
     commits = sorted({(run.commit or "unknown")[:7] for run in runs})
-    hardware = sorted({f"{run.hardware}, {run.engine}" for run in runs})
+    hardware = sorted({f"{re.sub(', 1 threads$', ', 1 thread', run.hardware)}, {run.engine}" for run in runs})
+    weights = f"last {first.avg} epochs averaged" if first.avg > 1 else "last epoch"
+    options = f"options {first.config_digest}; " if first.config_digest else ""
     return (
-        f"{len(runs)} runs of {updates} updates, {minutes:.0f} minutes together; "
+        f"{counted(len(runs), 'run')} of {updates} updates, {minutes:.0f} minutes together; "
         f"test set of {len(first.words)} utterances, {sum(first.words):,} words, {sum(first.characters):,} characters; "
-        f"weights of the last {first.avg} epochs averaged; commit {', '.join(commits)}; {'; '.join(hardware)}. "
+        f"weights of the {weights}; {options}commit {', '.join(commits)}; {'; '.join(hardware)}. "
         "In brackets the interval that holds the number with a probability of 95 %, over utterances and seeds."
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, `1 run` or `2 runs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def table(rows: Sequence[Row]) -> list[str]:

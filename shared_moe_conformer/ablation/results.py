@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ast
 import fcntl
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import kaldialign
 
-from shared_moe_conformer.config import from_dict, require
+from shared_moe_conformer.config import ADDED_LATER, Config, from_dict, replace_fields, require, to_dict
 from shared_moe_conformer.decoding.scoring import Decoded, characters_of, words_of
 
 
@@ -72,6 +73,8 @@ class Result:
     """Characters of each utterance."""
     methods: tuple[MethodResult, ...] = ()
     """Of each search."""
+    config_digest: str = field(default="", metadata=ADDED_LATER)
+    """Of the named config (`config_digest`); empty in results from before there was one."""
 
     def method(self, name: str) -> MethodResult:
         """The errors of a search.
@@ -87,7 +90,7 @@ class Result:
     @property
     def key(self) -> RunKey:
         """What makes it another run than the others."""
-        return RunKey(self.config, self.variant, self.seed, self.num_epochs)
+        return RunKey(self.config, self.variant, self.seed, self.num_epochs, self.config_digest)
 
 
 class RunKey(NamedTuple):
@@ -97,6 +100,13 @@ class RunKey(NamedTuple):
     variant: str
     seed: int
     num_epochs: int
+    config_digest: str
+
+
+def config_digest(config: Config) -> str:
+    """Eight hexadecimal digits that change with every option of a config but the seed and the number of epochs."""
+    values = to_dict(replace_fields(config, {"seed": 0, "num_epochs": 1}))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def read_results(path: Path) -> list[Result]:

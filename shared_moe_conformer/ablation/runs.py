@@ -23,6 +23,7 @@ from shared_moe_conformer.ablation.results import (
     Result,
     RunKey,
     add_result,
+    config_digest,
     method_result,
     read_results,
     read_transcripts,
@@ -46,6 +47,11 @@ class Budget:
     """Epochs over which the weights are averaged."""
     num_threads: int = 1
     """Threads of torch."""
+
+    def __post_init__(self) -> None:
+        require(self.num_epochs >= 1, f"--num-epochs {self.num_epochs}: give 1 or more")
+        require(1 <= self.avg <= self.num_epochs, f"--avg {self.avg}: give 1 to {self.num_epochs}, the epochs")
+        require(self.num_threads >= 1, f"--num-threads {self.num_threads}: give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Ablation:
 
     def key(self, variant: Variant, seed: int) -> RunKey:
         """A run's name among the results."""
-        return RunKey(self.config_name, variant.name, seed, self.budget.num_epochs)
+        return RunKey(self.config_name, variant.name, seed, self.budget.num_epochs, config_digest(self.base))
 
 
 def in_order(variants: Iterable[Variant], seeds: Sequence[int]) -> list[tuple[Variant, int]]:

@@ -34,6 +34,18 @@ def test_the_table_stands_between_the_marks_and_nothing_else_changes(
     assert readme.read_text() == text
 
 
+def test_other_options_have_their_own_table_and_one_is_no_plural(
+    tmp_path: Path, make_result: Callable[..., Result]
+) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    write_report(readme, [make_result(), make_result(config_digest="12345678", num_epochs=1)], VARIANTS)
+    text = readme.read_text()
+    assert text.count("| `full` |") == 2 and "(ablation-base-12345678-1-epochs.svg)" in text
+    assert "**`base`, 1 epoch.** 1 run of" in text and "weights of the last epoch; options 12345678; commit" in text
+    assert "a CPU, 1 thread, torch" in text
+
+
 def test_what_cannot_be_reported_is_said(tmp_path: Path, make_result: Callable[..., Result]) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("# No marks\n")

@@ -37,6 +37,13 @@ def test_a_line_that_was_not_finished_is_no_result(tmp_path: Path, make_result: 
     assert [result.variant for result in read_results(path)] == ["full", "base"]
 
 
+def test_a_line_from_before_digests_is_read(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    path = tmp_path / "results.jsonl"
+    add_result(path, make_result("full"))
+    path.write_text(path.read_text().replace(', "config_digest": ""', ""))
+    assert "digest" not in path.read_text() and read_results(path) == [make_result("full")]
+
+
 def test_a_damaged_line_is_named(tmp_path: Path, make_result: Callable[..., Result]) -> None:
     path = tmp_path / "results.jsonl"
     add_result(path, make_result("full"))

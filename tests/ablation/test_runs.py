@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,10 @@ from shared_moe_conformer.ablation import runs
 from shared_moe_conformer.ablation.results import read_results
 from shared_moe_conformer.ablation.runs import METHODS, Ablation, Budget, flags_of, in_order, run_all, train_command
 from shared_moe_conformer.ablation.variants import variants_of
+from shared_moe_conformer.config import replace_fields
 from tests.conftest import TINY
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 VARIANTS = variants_of(TINY)
 
@@ -97,6 +102,28 @@ def test_another_budget_is_another_run(ablation: Ablation) -> None:
     longer = Ablation(ablation.recipe_dir, "base", TINY, Budget(num_epochs=3))
     run_all(longer, [VARIANTS["full"]], [1])
     assert [result.num_epochs for result in read_results(ablation.results_path)] == [2, 3]
+
+
+def test_the_config_with_other_options_is_another_run(ablation: Ablation) -> None:
+    changed = replace(ablation, base=replace_fields(TINY, {"learning_rate": 0.1}))
+    reseeded = replace(ablation, base=replace_fields(TINY, {"seed": 7, "num_epochs": 9}))
+    keys = [each.key(VARIANTS["full"], 1) for each in (ablation, changed, reseeded)]
+    assert keys[0] == keys[2] != keys[1]
+    for each in (ablation, changed, reseeded):
+        run_all(each, [VARIANTS["full"]], [1])
+    assert [result.key for result in read_results(ablation.results_path)] == keys[:2]
+
+
+@pytest.mark.parametrize(("num_epochs", "avg", "num_threads"), [(0, 1, 1), (2, 3, 1), (2, 0, 1), (2, 1, 0)])
+def test_a_budget_that_makes_no_sense_is_refused(num_epochs: int, avg: int, num_threads: int) -> None:
+    with pytest.raises(ValueError, match="give 1"):
+        Budget(num_epochs, avg, num_threads)
+
+
+def test_no_seed_is_refused() -> None:
+    command = [sys.executable, "local/ablation.py", "--recipe", "asterisk", "--seeds", "0"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (1, "error: --seeds 0: give 1 or more\n")
 
 
 def test_flags_of_train(ablation: Ablation) -> None:
