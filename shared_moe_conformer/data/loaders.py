@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -209,7 +211,14 @@ def load_batches(batches: Iterable[PlannedBatch], dataset: CutDataset) -> DataLo
         batch_size=None,
         num_workers=dataset.config.num_workers,
         generator=torch.Generator(),
+        worker_init_fn=functools.partial(_end_without, os.getpid()),
     )
+
+
+def _end_without(parent: int, worker: int) -> None:
+    """End a worker whose parent was killed while the worker began; only of a later end does torch tell it."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _split(batches: list[TrainingBatch], divisor: int, generator: torch.Generator) -> list[TrainingBatch]:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -204,3 +208,30 @@ def test_the_updates_of_an_epoch_come_in_another_order_in_the_next(corpus: Corpu
 
 def padded(batch: AsrBatch) -> int:
     return batch.x.size(0) * batch.x.size(1)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLED_WHILE_A_WORKER_BEGINS = """
+import os, signal, time
+from shared_moe_conformer.config import DataConfig
+from shared_moe_conformer.data.loaders import load_batches
+
+class Batches(list):
+    config = DataConfig(num_workers=1)
+
+def kill_parent():
+    parent = os.getppid()
+    os.kill(parent, signal.SIGKILL)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+
+os.register_at_fork(after_in_child=kill_parent)
+list(load_batches(range(3), Batches("abc")))
+"""
+
+
+def test_no_worker_outlives_a_process_that_is_killed_while_it_begins() -> None:
+    """The pipe of the output, which the worker has too, is closed; else the time would run out."""
+    command = [sys.executable, "-c", KILLED_WHILE_A_WORKER_BEGINS]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
