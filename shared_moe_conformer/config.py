@@ -18,6 +18,7 @@ ADDED_LATER = {"may_be_missing": True}
 """Metadata of a field that older files lack; its default is what was done before it was there."""
 
 ExpertsIn = Literal["none", "first", "second", "both"]
+BalanceOver = Literal["layer", "group"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
 FeatureExtractor = Literal["lhotse", "kaldifeat"]
 TransducerBackend = Literal["auto", "k2", "torch"]
@@ -86,6 +87,8 @@ class EncoderConfig:
     """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, section 2.2)."""
     low_rank_delta: int = field(default=0, metadata=ADDED_LATER)
     """Rank of what each layer adds to its block's attention and dense feed-forwards (B A x beside W x); 0: nothing."""
+    balance_over: BalanceOver = field(default="layer", metadata=ADDED_LATER)
+    """What shall use all experts evenly: each layer, or a group's layers together, of which each may prefer some."""
     balancing_bias_rate: float = field(default=0.0, metadata=ADDED_LATER)
     """After each update the bias by which an expert is chosen rises by this if it had too few frames, and falls if too
     many (balance without a loss; 0.001 in Wang et al. 2024); 0: no biases."""
@@ -114,6 +117,7 @@ class EncoderConfig:
         )
         require_choice("experts_in", self.experts_in, ExpertsIn)
         require_choice("conv_norm", self.conv_norm, ConvNorm)
+        require_choice("balance_over", self.balance_over, BalanceOver)
         require(
             1 <= self.top_k <= self.num_experts,
             f"top_k is {self.top_k} of num_experts {self.num_experts}: give 1 <= top_k <= num_experts",
@@ -330,6 +334,18 @@ def require_choice(name: str, value: str, choices: Any) -> None:
 def to_dict(config: Any) -> dict[str, Any]:
     """The dataclass as nested plain dictionaries, as JSON holds it."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def told_options(config: Any) -> dict[str, Any]:
+    """`to_dict` without the options that were added later and have their default."""
+    options: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            options[f.name] = told_options(value)
+        elif not (f.metadata.get("may_be_missing") and value == f.default):
+            options[f.name] = list(value) if isinstance(value, tuple) else value
+    return options
 
 
 def from_dict(cls: type[C], values: dict[str, Any]) -> C:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import kaldialign
 
-from shared_moe_conformer.config import ADDED_LATER, Config, from_dict, replace_fields, require, to_dict
+from shared_moe_conformer.config import ADDED_LATER, Config, from_dict, replace_fields, require, told_options
 from shared_moe_conformer.decoding.scoring import Decoded, characters_of, words_of
 
 
@@ -104,8 +104,11 @@ class RunKey(NamedTuple):
 
 
 def config_digest(config: Config) -> str:
-    """Eight hexadecimal digits that change with every option of a config but the seed and the number of epochs."""
-    values = to_dict(replace_fields(config, {"seed": 0, "num_epochs": 1}))
+    """Eight hexadecimal digits that change with every option of a config but the seed and the number of epochs.
+
+    An option that was added later and says what was done before does not count: old results stay comparable.
+    """
+    values = told_options(replace_fields(config, {"seed": 0, "num_epochs": 1}))
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -70,6 +70,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
             "experts balanced by biases, not by a loss",
             {"balancing_bias_rate": 0.001, "load_balancing_loss_scale": 0.0},
         ),
+        Variant("balanced-over-group", "experts balanced over all layers together", {"balance_over": "group"}),
         Variant("unbalanced", "experts not balanced at all", {"load_balancing_loss_scale": 0.0}),
         Variant("no-z-loss", "without the router z loss", {"router_z_loss_scale": 0.0}),
         Variant("jittered", "router inputs with 10 % noise", {"router_jitter": 0.1}),

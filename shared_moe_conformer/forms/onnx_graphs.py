@@ -86,7 +86,7 @@ class ExportableMoe(nn.Module):
         by_frame = self._outputs(frames, expert_ids).view(-1, self.top_k, x.size(2))
         out = (by_frame * gates.unsqueeze(-1)).sum(dim=1)
         zero = torch.zeros(())
-        return out.view_as(x), RouterLosses(zero, zero, zero, zero)
+        return out.view_as(x), RouterLosses(zero, zero, zero, zero, zero)
 
     def _outputs(self, frames: Tensor, expert_ids: Tensor) -> Tensor:
         """Outputs (M * K, C) of frames (M, C) and their experts (M * K,); 0 where there is no such expert."""

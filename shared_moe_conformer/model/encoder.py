@@ -13,7 +13,7 @@ from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
 from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.low_rank import Deltas
-from shared_moe_conformer.model.moe import Router, RouterLosses
+from shared_moe_conformer.model.moe import Router, RouterLosses, balanced_together
 from shared_moe_conformer.model.normalisation import FeatureNorm, as_wide_as
 from shared_moe_conformer.model.packing import padding_after
 from shared_moe_conformer.model.recomputing import recomputed
@@ -42,6 +42,7 @@ class BlockGroup(nn.Module):
         super().__init__()
         self.size = size
         self.recomputes = False
+        self.balances_together = config.balance_over == "group"
         self.block = ConformerBlock(config)
         self.norms = nn.ModuleList(Norms(config) for _ in range(size if config.individual_norms else 1))
         self.routers = nn.ModuleList(Routers(config) for _ in range(size if config.individual_routers else 1))
@@ -52,6 +53,10 @@ class BlockGroup(nn.Module):
         """What the group's layer at this depth (0 is its first) adds to the block."""
         deltas = self.deltas[depth] if len(self.deltas) else None
         return IndividualParts(self.norms[depth % len(self.norms)], self.routers[depth % len(self.routers)], deltas)  # type: ignore[arg-type]
+
+    def routers_in_order(self) -> list[Router]:
+        """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
+        return [router for depth in range(self.size) for router in self.individual(depth).routers.in_order()]
 
     def parameter_layers(self) -> Iterator[tuple[nn.Parameter, int]]:
         """Each parameter, and how many of the group's layers use it; its gradient is a sum of so many."""
@@ -73,7 +78,22 @@ class BlockGroup(nn.Module):
         for depth in range(self.size):
             x, layer_losses = layer(x, padding_mask, self.individual(depth))
             losses += layer_losses
-        return x, losses
+        return x, self._balanced(losses)
+
+    def _balanced(self, losses: list[RouterLosses]) -> list[RouterLosses]:
+        """The losses, those of one feed-forward's routers at all depths balanced together if the config says so."""
+        if not (losses and self.balances_together):
+            return losses
+        per_layer = len(losses) // self.size
+        by_feed_forward = [balanced_together(losses[i::per_layer]) for i in range(per_layer)]
+        return [loss for layer in zip(*by_feed_forward) for loss in layer]
+
+    def frames_to_balance(self, frames_per_expert: Tensor) -> Tensor:
+        """What shall be even in each row, (L, E): the frames of L routers, or of all layers together."""
+        if not self.balances_together:
+            return frames_per_expert
+        summed = frames_per_expert.unflatten(0, (self.size, -1)).sum(dim=0)
+        return summed.repeat(self.size, 1)
 
 
 class Encoder(nn.Module):
@@ -93,8 +113,13 @@ class Encoder(nn.Module):
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
         groups: list[BlockGroup] = list(self.groups)  # type: ignore[arg-type]
-        individuals = [group.individual(depth) for group in groups for depth in range(group.size)]
-        return [router for individual in individuals for router in individual.routers.in_order()]
+        return [router for group in groups for router in group.routers_in_order()]
+
+    def frames_to_balance(self, frames_per_expert: Tensor) -> Tensor:
+        """Frames (L, E) of each expert that shall be even in each row; rows in the order of `routers`."""
+        groups: list[BlockGroup] = list(self.groups)  # type: ignore[assignment]
+        rows = frames_per_expert.split([len(group.routers_in_order()) for group in groups])
+        return torch.cat([group.frames_to_balance(part) for group, part in zip(groups, rows, strict=True)])
 
     def balance_experts(self, frames_per_expert: Tensor) -> None:
         """Move the routers' balancing biases, if they have any, after an update.
@@ -103,7 +128,7 @@ class Encoder(nn.Module):
           frames_per_expert: frames that each expert computed, (L, E), rows in the order of `routers`.
         """
         loads: dict[Router, Tensor] = {}
-        for router, load in zip(self.routers(), frames_per_expert, strict=True):
+        for router, load in zip(self.routers(), self.frames_to_balance(frames_per_expert), strict=True):
             loads[router] = loads.get(router, 0) + load  # type: ignore[operator]
         for router, load in loads.items():
             router.balance(load)

@@ -26,6 +26,8 @@ class RouterLosses(NamedTuple):
     """() or (L,); mean square of the logits' log-sum-exp."""
     frames_per_expert: Tensor
     """(E,) or (L, E); frames that each expert computed, without gradient."""
+    mean_probs: Tensor
+    """(E,) or (L, E); each expert's probability, averaged over frames."""
     expert_ids: Tensor
     """(N, T, K) or (L, N, T, K); the experts that computed each frame, -1 at padding; (M, K) of valid frames alone."""
 
@@ -110,10 +112,24 @@ def router_losses(router_logits: Tensor, expert_ids: Tensor) -> RouterLosses:
     """
     num_frames, num_experts = router_logits.shape
     frames_per_expert = torch.bincount(expert_ids.flatten(), minlength=num_experts).to(router_logits.dtype)
-    share = frames_per_expert / max(expert_ids.numel(), 1)
     mean_probs = router_logits.softmax(dim=-1).sum(dim=0) / max(num_frames, 1)
     z_loss = router_logits.logsumexp(dim=-1).square().sum() / max(num_frames, 1)
-    return RouterLosses(num_experts * (share * mean_probs).sum(), z_loss, frames_per_expert, expert_ids)
+    balancing = load_balancing_loss(frames_per_expert, mean_probs)
+    return RouterLosses(balancing, z_loss, frames_per_expert, mean_probs, expert_ids)
+
+
+def load_balancing_loss(frames_per_expert: Tensor, mean_probs: Tensor) -> Tensor:
+    """1 where frames and probabilities (E,) are spread evenly, E where one expert gets all, 0 without frames."""
+    share = frames_per_expert / frames_per_expert.sum().clamp(min=1)
+    return len(share) * (share * mean_probs).sum()
+
+
+def balanced_together(losses: list[RouterLosses]) -> list[RouterLosses]:
+    """The losses of routers that choose among the same experts, each with the load-balancing loss of all together."""
+    frames = torch.stack([loss.frames_per_expert for loss in losses]).sum(dim=0)
+    probs = torch.stack([loss.mean_probs for loss in losses]).mean(dim=0)
+    together = load_balancing_loss(frames, probs)
+    return [loss._replace(load_balancing_loss=together) for loss in losses]
 
 
 class Experts(nn.Module):

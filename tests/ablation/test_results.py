@@ -10,10 +10,12 @@ import pytest
 from shared_moe_conformer.ablation.results import (
     Result,
     add_result,
+    config_digest,
     method_result,
     read_results,
     read_transcripts,
 )
+from shared_moe_conformer.config import Config, from_dict, replace_fields, told_options
 from shared_moe_conformer.decoding.scoring import Decoded, transcripts_text
 
 
@@ -42,6 +44,20 @@ def test_a_line_from_before_digests_is_read(tmp_path: Path, make_result: Callabl
     add_result(path, make_result("full"))
     path.write_text(path.read_text().replace(', "config_digest": ""', ""))
     assert "digest" not in path.read_text() and read_results(path) == [make_result("full")]
+
+
+def test_a_digest_changes_with_what_a_training_does() -> None:
+    changes: list[dict] = [{}, {"dropout": 0.3}, {"balance_over": "group"}, {"group_sizes": (3, 3)}]
+    digests = [config_digest(replace_fields(Config(), change)) for change in changes]
+    assert len(set(digests)) == len(changes)
+    assert config_digest(replace_fields(Config(), {"seed": 7, "num_epochs": 3})) == digests[0]
+
+
+def test_an_option_that_did_not_exist_changes_no_digest() -> None:
+    options = told_options(Config())
+    assert from_dict(Config, options) == Config() and "balance_over" not in options["model"]["encoder"]
+    changed = told_options(replace_fields(Config(), {"balance_over": "group"}))
+    assert changed["model"]["encoder"]["balance_over"] == "group"
 
 
 def test_a_damaged_line_is_named(tmp_path: Path, make_result: Callable[..., Result]) -> None:

@@ -85,6 +85,16 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
         torch.testing.assert_close(parameter.grad, summed, rtol=1e-3, atol=1e-4)
 
 
+def test_layers_of_a_group_can_be_balanced_together_and_groups_are_not(encoder_config: Any) -> None:
+    options = {"experts_in": "both", "num_experts": 2, "group_sizes": (2, 1), "balance_over": "group"}
+    encoder = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
+    rows = [[9.0, 1.0], [0.0, 2.0], [1.0, 3.0], [3.0, 0.0], [0.0, 5.0], [5.0, 0.0]]
+    expected = [[10.0, 4.0], [3.0, 2.0], [10.0, 4.0], [3.0, 2.0], [0.0, 5.0], [5.0, 0.0]]
+    assert encoder.frames_to_balance(torch.tensor(rows)).tolist() == expected
+    losses = encoder(X, X_LENS).router_losses.load_balancing_loss
+    assert losses[0] == losses[2] and losses[1] == losses[3] and losses.unique().numel() == 4
+
+
 @pytest.mark.parametrize("individual", [True, False])
 def test_each_router_is_balanced_by_the_frames_of_its_own_layers(encoder_config: Any, individual: bool) -> None:
     options = {"experts_in": "both", "num_experts": 2, "group_sizes": (2,), "individual_routers": individual}

@@ -5,7 +5,15 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, Routing, choose_experts, router_losses
+from shared_moe_conformer.model.moe import (
+    Experts,
+    MoeFeedForward,
+    Router,
+    Routing,
+    balanced_together,
+    choose_experts,
+    router_losses,
+)
 
 NO_PADDING = torch.zeros(2, 7, dtype=torch.bool)
 
@@ -107,6 +115,14 @@ def test_the_router_learns_through_the_gate() -> None:
 def test_load_balancing_loss_of_even_and_of_collapsed_routing(logits: Tensor, expected: float) -> None:
     losses = router_losses(logits, choose_experts(logits, 1).expert_ids)
     torch.testing.assert_close(losses.load_balancing_loss, torch.tensor(expected))
+
+
+def test_routers_that_each_prefer_another_expert_are_balanced_together() -> None:
+    logits = [torch.eye(2)[i].expand(3, 2) * 99 for i in (0, 1)]
+    losses = [router_losses(each, choose_experts(each, 1).expert_ids) for each in logits]
+    assert [loss.load_balancing_loss.item() for loss in losses] == [2.0, 2.0]
+    assert [loss.load_balancing_loss.item() for loss in balanced_together(losses)] == [1.0, 1.0]
+    assert [loss.load_balancing_loss.item() for loss in balanced_together(losses[:1] * 2)] == [2.0, 2.0]
 
 
 def test_z_loss_is_the_mean_square_of_the_log_sum_exp() -> None:
