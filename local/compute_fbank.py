@@ -23,7 +23,14 @@ def main() -> None:
         cuts = read_cuts(args.manifest_dir, split, recipe_dir=Path())
         if split in args.perturbed_splits:
             cuts = perturb_speed(cuts, args.speeds)
-        done = store_features(cuts, split, directory=args.output_dir, config=config, num_jobs=args.num_jobs)
+        done = store_features(
+            cuts,
+            split,
+            directory=args.output_dir,
+            config=config,
+            num_jobs=args.num_jobs,
+            exact=split in args.exact_splits,
+        )
         print(f"{split}: {len(done)} cuts, {sum(cut.duration for cut in done) / 60:.1f} minutes")
 
 
@@ -34,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="Splits to compute.")
     result.add_argument("--perturbed-splits", nargs="*", default=["train"], help="Splits that also get other speeds.")
     result.add_argument("--speeds", nargs="*", type=float, default=[0.9, 1.1], help="Those speeds, as factors.")
+    result.add_argument(
+        "--exact-splits",
+        nargs="*",
+        default=["dev", "test"],
+        help="Splits stored to 1e-5, so that decode.py hears what a released model hears; others: to 1/64.",
+    )
     result.add_argument("--num-jobs", type=int, default=1, help="Processes.")
     add_flags(result, FeatureConfig)
     return result

@@ -192,6 +192,7 @@ class Bundle:
         max_duration: float = MAX_DURATION,
         progress: bool = False,
         on_error: Callable[[int, Exception], None] | None = None,
+        on_experts: Callable[[Segment, Tensor], None] | None = None,
     ) -> Iterator[Transcript]:
         """What is said in each of many recordings, in their order, as soon as it is known.
 
@@ -202,6 +203,8 @@ class Bundle:
           progress: show a bar of seconds of audio on the standard error, where that is a terminal.
           on_error: called with the number (from 0) of a recording that cannot be read, whose transcript is then
             empty, and the error; None: the error is raised.
+          on_experts: called with each segment, in any order, and the experts of its encoder frames, (L, T', K), as
+            `routing.expert_layers` lists the L; a frame's most probable expert first. Never without experts.
         """
         decoding = decoding or self.default_search
         resources = _resources(self.folder, self.tokenizer, decoding)
@@ -212,7 +215,7 @@ class Bundle:
             for pool in pools(read_segments(recordings, self.features)):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):
-                    for segment, hyp in zip(batch, self._search([s.features for s in batch], decoding, resources)):
+                    for segment, hyp in zip(batch, self._search(batch, decoding, resources, on_experts)):
                         found.setdefault(segment.recording, []).append((segment.start, hyp))
                     bar.update(sum(len(segment.features) for segment in batch) / FRAMES_PER_SECOND)
                 for end in (part for part in pool if isinstance(part, End)):
@@ -237,10 +240,21 @@ class Bundle:
         return self
 
     @torch.inference_mode()
-    def _search(self, features: Sequence[Tensor], decoding: DecodingConfig, resources: Resources) -> list[Hypothesis]:
+    def _search(
+        self,
+        batch: Sequence[Segment],
+        decoding: DecodingConfig,
+        resources: Resources,
+        on_experts: Callable[[Segment, Tensor], None] | None,
+    ) -> list[Hypothesis]:
         device = self.model.joiner.output.weight.device
-        x_lens = torch.tensor([len(x) for x in features], device=device)
-        encoder_output = self.model.encode(pad_sequence(list(features), batch_first=True).to(device), x_lens)
+        x_lens = torch.tensor([len(segment.features) for segment in batch], device=device)
+        x = pad_sequence([segment.features for segment in batch], batch_first=True)
+        encoder_output = self.model.encode(x.to(device), x_lens)
+        if on_experts is not None and encoder_output.router_losses is not None:
+            expert_ids = encoder_output.router_losses.expert_ids.cpu()
+            for i, (segment, num_frames) in enumerate(zip(batch, encoder_output.encoder_out_lens.tolist())):
+                on_experts(segment, expert_ids[:, i, :num_frames])
         return decode_batch(self.model, encoder_output, decoding, resources=resources)
 
     def _finish(

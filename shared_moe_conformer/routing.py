@@ -1,15 +1,15 @@
-"""Which experts computed each frame of a recording, layer by layer."""
+"""Which experts computed each frame of a recording that was transcribed, layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import EncoderConfig
-from shared_moe_conformer.speech.recognition import End, Recording, read_segments
+from shared_moe_conformer.speech.recognition import Recording
+from shared_moe_conformer.speech.transcript import Transcript
 
 
 class Layer(NamedTuple):
@@ -39,20 +39,18 @@ def expert_layers(config: EncoderConfig) -> list[Layer]:
     return [Layer(layer, group, name) for layer, group in enumerate(groups, start=1) for name in names]
 
 
-@torch.inference_mode()
-def frame_experts(bundle: Bundle, recording: Recording) -> Iterator[SegmentExperts]:
-    """The experts of each segment of a recording, cut as `Bundle.transcribe` cuts it; none without experts.
+def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Transcript, list[SegmentExperts]]:
+    """What `Bundle.transcribe` finds, and the experts of the frames in which it was found, segment by segment.
+
+    Returns:
+      the transcript; the segments in order, none without experts.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: not audio.
     """
-    for part in read_segments([recording], bundle.features):
-        if isinstance(part, End):
-            if part.error is not None:
-                raise part.error
-            continue
-        x = part.features[None].to(bundle.model.joiner.output.weight.device)
-        losses = bundle.model.encode(x, torch.tensor([x.size(1)], device=x.device)).router_losses
-        if losses is not None:
-            yield SegmentExperts(part.start, losses.expert_ids[:, 0].cpu())
+    segments: list[SegmentExperts] = []
+    (transcript,) = bundle.transcribe_many(
+        [recording], on_experts=lambda segment, ids: segments.append(SegmentExperts(segment.start, ids))
+    )
+    return transcript, sorted(segments, key=lambda segment: segment.start)

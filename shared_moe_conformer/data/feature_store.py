@@ -17,6 +17,8 @@ from shared_moe_conformer.data.features import feature_extractor
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 
 CUTS_PER_FILE = 200
+COARSE_TICK, FINE_TICK = -5, -20
+"""Powers of two to whose multiples lilcom rounds: Lhotse's, and the finest that it can."""
 
 
 def perturb_speed(cuts: CutSet, factors: Iterable[float]) -> CutSet:
@@ -24,7 +26,9 @@ def perturb_speed(cuts: CutSet, factors: Iterable[float]) -> CutSet:
     return CutSet.from_cuts([*cuts, *(cut.perturb_speed(factor) for factor in factors for cut in cuts)])
 
 
-def store_features(cuts: CutSet, split: str, *, directory: Path, config: FeatureConfig, num_jobs: int = 1) -> CutSet:
+def store_features(
+    cuts: CutSet, split: str, *, directory: Path, config: FeatureConfig, num_jobs: int = 1, exact: bool = False
+) -> CutSet:
     """Compute the features of a split's cuts and write them, and then its cuts, into a folder.
 
     The cuts' manifest is removed first and written last, so it never names features that are not there.
@@ -33,6 +37,7 @@ def store_features(cuts: CutSet, split: str, *, directory: Path, config: Feature
       cuts: one-channel cuts at any sampling rate, of which the audio can be opened from the working folder.
       directory: a relative path, taken into the manifest as it is.
       num_jobs: processes.
+      exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
 
     Returns:
       the cuts that were written, resampled to the config's rate.
@@ -47,7 +52,7 @@ def store_features(cuts: CutSet, split: str, *, directory: Path, config: Feature
     resampled = [cut.resample(config.sampling_rate) for cut in cuts]
     parts = [CutSet.from_cuts(resampled[i : i + CUTS_PER_FILE]) for i in range(0, len(resampled), CUTS_PER_FILE)]
     paths = [directory / f"feats_{split}-{index}.lca" for index in range(len(parts))]
-    compute = functools.partial(_store_part, config=config)
+    compute = functools.partial(_store_part, config=config, tick_power=FINE_TICK if exact else COARSE_TICK)
     with tqdm(total=len(resampled), desc=f"features of {split}", unit="cut") as progress:
         done: list[MonoCut] = []
         for part in _map(compute, parts, paths, num_jobs=num_jobs, progress=progress):
@@ -72,11 +77,13 @@ def _map(
             yield done
 
 
-def _store_part(cuts: CutSet, path: Path, *, config: FeatureConfig, progress: tqdm | None = None) -> list[MonoCut]:
+def _store_part(
+    cuts: CutSet, path: Path, *, config: FeatureConfig, tick_power: int, progress: tqdm | None = None
+) -> list[MonoCut]:
     """Write the features of some cuts into one file; the cuts with them."""
     extractor = feature_extractor(config)
     result = []
-    with LilcomChunkyWriter(path) as writer:
+    with LilcomChunkyWriter(path, tick_power=tick_power) as writer:
         for cut in cuts:
             result.append(_store_cut(cut, extractor, writer))
             if progress is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT, Bundle
-from shared_moe_conformer.routing import SegmentExperts, expert_layers, frame_experts
+from shared_moe_conformer.routing import SegmentExperts, expert_layers, transcribe_with_experts
 from shared_moe_conformer.speech.audio import require_short
 
 MAX_SECONDS = 600.0
@@ -27,8 +27,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
     """
     try:
         seconds = require_short(path, seconds=MAX_SECONDS)
-        transcript = bundle.transcribe(path)
-        segments = list(frame_experts(bundle, path))
+        transcript, segments = transcribe_with_experts(bundle, path)
     except ValueError as error:
         raise ValueError(str(error).replace(str(path), name)) from error
     values = transcript._asdict()

@@ -9,6 +9,7 @@ from lhotse import CutSet
 from shared_moe_conformer.config import FeatureConfig
 from shared_moe_conformer.data import feature_store
 from shared_moe_conformer.data.feature_store import perturb_speed, store_features
+from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.manifests import read_cuts
 from tests.data.conftest import noise_cut
 
@@ -30,6 +31,17 @@ def test_processes_and_files_change_nothing(cuts: CutSet, monkeypatch: pytest.Mo
     assert [cut.id for cut in alone] == [cut.id for cut in together] == [cut.id for cut in cuts]
     for first, second in zip(alone, together):
         np.testing.assert_array_equal(first.load_features(), second.load_features())
+
+
+def test_exact_features_are_what_is_computed_from_the_audio(cuts: CutSet) -> None:
+    sizes = []
+    for exact, error in ((False, 0.016), (True, 1e-5)):
+        stored = store_features(cuts, "dev", directory=FBANK, config=FeatureConfig(), exact=exact)
+        for cut in stored:
+            computed = compute_features(cut.load_audio()[0], 16000, FeatureConfig()).numpy()
+            assert np.abs(cut.load_features() - computed).max() < error
+        sizes.append((FBANK / "feats_dev-0.lca").stat().st_size)
+    assert sizes[0] < 0.5 * sizes[1] < 0.5 * sum(cut.num_frames for cut in stored) * 80 * 4
 
 
 def test_the_prepared_folder_can_be_moved(cuts: CutSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,9 +3,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
 from tests.data.conftest import noise_cut
 from tests.local.conftest import Result
@@ -26,15 +29,24 @@ def test_training_cuts_get_other_speeds(manifests: Path, run_local: Callable[...
     cuts = {split: list(read_cuts(manifests / "data/fbank", split, recipe_dir=manifests)) for split in ("train", "dev")}
     assert [cut.id for cut in cuts["train"][2:]] == ["train-0_sp0.9", "train-1_sp0.9", "train-0_sp1.1", "train-1_sp1.1"]
     assert [cut.id for cut in cuts["dev"]] == ["dev-0", "dev-1"]
+    assert {split: error_of(cuts[split][0], 40) < 1e-5 for split in cuts} == {"train": False, "dev": True}
     assert {(cut.num_features, cut.sampling_rate) for cut in cuts["train"] + cuts["dev"]} == {(40, 16000)}
     assert "train: 6 cuts" in result.out and "dev: 2 cuts" in result.out
     assert "features of train" in result.err, "progress is shown"
 
 
+def error_of(cut: MonoCut, num_mel_bins: int) -> float:
+    """The largest error of a cut's stored features."""
+    computed = compute_features(cut.load_audio()[0], 16000, FeatureConfig(num_mel_bins=num_mel_bins))
+    return float(np.abs(cut.load_features() - computed.numpy()).max())
+
+
 def test_speeds_and_splits_can_be_chosen(manifests: Path, run_local: Callable[..., Result]) -> None:
-    assert run_local("compute_fbank", "--splits", "dev", "--perturbed-splits", "dev", "--speeds", 1.2).status == 0
+    options = ("--splits", "dev", "--exact-splits", "--perturbed-splits", "dev", "--speeds", 1.2)
+    assert run_local("compute_fbank", *options).status == 0
     dev = read_cuts(manifests / "data/fbank", "dev", recipe_dir=manifests)
     assert [cut.id for cut in dev] == ["dev-0", "dev-1", "dev-0_sp1.2", "dev-1_sp1.2"]
+    assert error_of(next(iter(dev)), 80) > 1e-3
     assert not cuts_path(manifests / "data/fbank", "train").exists()
 
 

@@ -12,7 +12,11 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
-from shared_moe_conformer.forms.comparison import Comparison, compare  # noqa: E402
+from shared_moe_conformer.data.loaders import CutDataset, EvalLoader  # noqa: E402
+from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
+from shared_moe_conformer.decode import decode_batches  # noqa: E402
+from shared_moe_conformer.decoding.methods import DecodingConfig  # noqa: E402
+from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.recordings import write_test_set  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
@@ -21,9 +25,11 @@ ROOT = Path(os.environ.get("TRAINED_CLONE") or Path(__file__).resolve().parents[
 """A clone in which `make run` has been run."""
 MODEL, RECIPE = ROOT / "zoo/asterisk-en-base", ROOT / "egs/asterisk/ASR"
 NUM_RECORDINGS = 52
+FORMS = ["decode.py", "bundle", "TorchScript", "onnxruntime", "sherpa-onnx"]
 
 
 def compare_on_test_set(model: Path, recipe: Path, tmp_path: Path, *, experiment: Bundle | None = None) -> Comparison:
+    """The forms of a model, of which each float32 form and decode.py must say the same."""
     bundle = Bundle.load(model)
     write_onnx(model, tmp_path / "onnx")
     write_torchscript(model, tmp_path / "torchscript")
@@ -31,11 +37,22 @@ def compare_on_test_set(model: Path, recipe: Path, tmp_path: Path, *, experiment
     utterances = write_test_set(recipe, "test", tmp_path / "wavs", bundle=bundle)
     assert len(utterances) == NUM_RECORDINGS
     folders = {"onnx_dir": tmp_path / "onnx", "torchscript_dir": tmp_path / "torchscript"}
-    found = compare(bundle, utterances, experiment=experiment, **folders)
+    decoded = decoded_from_store(experiment or bundle, recipe, [u.name for u in utterances])
+    found = compare(bundle, utterances, experiment=experiment, decoded=decoded, **folders)
     for row in found.round_trips:
         assert row.same == NUM_RECORDINGS, row
         assert not row.difference > 1e-3, row
     return found
+
+
+def decoded_from_store(bundle: Bundle, recipe: Path, names: list[str]) -> dict[str, list[str]]:
+    """By kind, what decode.py makes of the test set's stored features."""
+    cuts = read_cuts(recipe / bundle.config.data.manifest_dir, "test", recipe_dir=recipe)
+    loader = EvalLoader(cuts, CutDataset(bundle.tokenizer, bundle.config.data))
+    searches = [DecodingConfig(decoding_method=search) for search in SEARCHES.values()]  # type: ignore[arg-type]
+    results = decode_batches(bundle.model, loader, searches, to_text=bundle.tokenizer.decode)
+    found = [{decoded.cut_id: decoded.hyp for decoded in result.decoded} for result in results]
+    return {kind: [texts[name] for name in names] for kind, texts in zip(SEARCHES, found, strict=True)}
 
 
 @pytest.mark.slow
@@ -45,7 +62,7 @@ def test_an_untrained_model_says_the_same_everywhere(
     """Nothing is harder: its tokens are nearly as likely as others, and it says something at most frames."""
     tiny_bundle.save(tmp_path / "tiny", lang_dir=lang_dir, example=ExampleRecording(tones, 16000, ""))
     trips, _ = compare_on_test_set(tmp_path / "tiny", prepared_recipe, tmp_path, experiment=tiny_bundle)
-    assert [row.form for row in trips] == ["bundle", "TorchScript", "onnxruntime", "sherpa-onnx"] * 2
+    assert [row.form for row in trips] == FORMS * 2
     assert [row.difference for row in trips if row.form == "bundle"] == [0, 0]
 
 

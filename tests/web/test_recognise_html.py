@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from shared_moe_conformer.bundle import TEST_WAV, Bundle
-from shared_moe_conformer.routing import frame_experts
+from shared_moe_conformer.routing import transcribe_with_experts
 from shared_moe_conformer.speech.audio import write_wav
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_a_file_gives_its_words_and_the_experts_of_its_frames(
     assert [fact.split(" · ")[1] for fact in facts] == [f"{math.floor(100 * c + 0.5)} % sure" for c in sure]  # type: ignore[operator]
     script = "return [...document.querySelectorAll('.meter i')].map((i) => i.offsetWidth / i.parentNode.offsetWidth)"
     assert opened.execute_script(script) == pytest.approx(sure, abs=0.02)
-    (segment,) = frame_experts(tiny_bundle, path)
+    _, (segment,) = transcribe_with_experts(tiny_bundle, path)
     check_cells(opened.execute_script(CELLS), segment.expert_ids.numpy())
     assert opened.find_element("id", "model").text == "tiny"
     wait("document.getElementById('audio').duration > 1.9")
@@ -88,7 +88,7 @@ def test_pointing_and_arrow_keys_tell_layer_time_and_expert(
     path = tmp_path / "zoo" / "tiny" / TEST_WAV
     opened.find_element("id", "example").click()
     wait(SHOWN)
-    (segment,) = frame_experts(tiny_bundle, path)
+    _, (segment,) = transcribe_with_experts(tiny_bundle, path)
     frame, expert = 3, int(segment.expert_ids[1, 3, 0])
     svg = opened.find_element("css selector", "#pictures svg")
     opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", svg)

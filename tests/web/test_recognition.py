@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from shared_moe_conformer.bundle import TEST_WAV, Bundle
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.routing import frame_experts
+from shared_moe_conformer.routing import transcribe_with_experts
 from shared_moe_conformer.speech.audio import write_wav
 from shared_moe_conformer.web import recognition
 from shared_moe_conformer.web.recognition import describe_model, recognise
@@ -20,13 +22,24 @@ from tests.conftest import TINY
 Save = Callable[..., Path]
 
 
+@contextlib.contextmanager
+def encoder_calls(bundle: Bundle) -> Iterator[list[Any]]:
+    """Gains an entry whenever the encoder computes."""
+    calls: list[Any] = []
+    hook = bundle.model.encoder.register_forward_hook(lambda module, args, output: calls.append(output))
+    yield calls
+    hook.remove()
+
+
 def test_the_words_are_the_bundles_and_the_experts_the_routers(saved: Save, tiny_bundle: Bundle) -> None:
     path = saved() / TEST_WAV
-    found = json.loads(json.dumps(recognise(tiny_bundle, path, name="a.wav")))
+    with encoder_calls(tiny_bundle) as calls:
+        found = json.loads(json.dumps(recognise(tiny_bundle, path, name="a.wav")))
+    assert len(calls) == 1, "words and experts are of one computation"
     expected = tiny_bundle.transcribe(path)
     assert (found["name"], found["text"], found["seconds"]) == ("a.wav", expected.text, 2.0)
     assert [(w["text"], w["start"], w["end"]) for w in found["words"]] == [tuple(w)[:3] for w in expected.words]
-    (segment,) = frame_experts(tiny_bundle, path)
+    _, (segment,) = transcribe_with_experts(tiny_bundle, path)
     assert found["experts"]["segments"] == [{"start": 0.0, "expert_ids": segment.expert_ids.tolist()}]
     assert len(found["experts"]["layers"]) == len(segment.expert_ids)
     assert found["experts"]["num_experts"] == 3
