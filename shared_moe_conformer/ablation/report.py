@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared_moe_conformer.ablation.figure import Point, draw
-from shared_moe_conformer.ablation.results import Result
+from shared_moe_conformer.ablation.results import Result, RunKey
 from shared_moe_conformer.ablation.statistics import Rates, error_rates
 from shared_moe_conformer.ablation.variants import Variant
 from shared_moe_conformer.atomic import atomic_file
@@ -61,10 +61,10 @@ def write_report(readme: Path, results: Iterable[Result], variants: dict[str, di
 
 
 def budgets(results: Iterable[Result]) -> list[list[Result]]:
-    """Results that can be compared: of one config with the same options, with one number of epochs."""
-    groups: dict[tuple[str, int, str], list[Result]] = {}
+    """Results that can be compared: of one config with the same options, as many epochs and as many averaged."""
+    groups: dict[RunKey, list[Result]] = {}
     for result in results:
-        groups.setdefault((result.config, result.num_epochs, result.config_digest), []).append(result)
+        groups.setdefault(result.key._replace(variant="", seed=0), []).append(result)
     return list(groups.values())
 
 
@@ -73,7 +73,8 @@ def section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> s
     rows = rows_of(runs, variants)
     first = runs[0]
     name = "-".join(filter(None, (first.config, first.config_digest)))
-    picture = folder / f"ablation-{name}-{first.num_epochs}-epochs.svg"
+    averaged = f"-avg-{first.avg}" if first.avg > 1 else ""
+    picture = folder / f"ablation-{name}-{first.num_epochs}-epochs{averaged}.svg"
     draw(picture, [Point(r.variant.name, r.unique, r.words.percent, r.characters.percent) for r in rows])
     lines = [
         f"**`{first.config}`, {counted(first.num_epochs, 'epoch')}.** {description(runs)}",

@@ -18,7 +18,7 @@ from shared_moe_conformer.decoding.scoring import Decoded, characters_of, words_
 
 
 @dataclass(frozen=True)
-class MethodResult:
+class MethodErrors:
     """The errors of one search on the test set."""
 
     method: str
@@ -71,12 +71,12 @@ class Result:
     """Words of each utterance of the test set, in the order of their ids."""
     characters: tuple[int, ...] = ()
     """Characters of each utterance."""
-    methods: tuple[MethodResult, ...] = ()
+    methods: tuple[MethodErrors, ...] = ()
     """Of each search."""
     config_digest: str = field(default="", metadata=ADDED_LATER)
     """Of the named config (`config_digest`); empty in results from before there was one."""
 
-    def method(self, name: str) -> MethodResult:
+    def method(self, name: str) -> MethodErrors:
         """The errors of a search.
 
         Raises:
@@ -90,7 +90,7 @@ class Result:
     @property
     def key(self) -> RunKey:
         """What makes it another run than the others."""
-        return RunKey(self.config, self.variant, self.seed, self.num_epochs, self.config_digest)
+        return RunKey(self.config, self.variant, self.seed, self.num_epochs, self.avg, self.config_digest)
 
 
 class RunKey(NamedTuple):
@@ -100,6 +100,7 @@ class RunKey(NamedTuple):
     variant: str
     seed: int
     num_epochs: int
+    avg: int
     config_digest: str
 
 
@@ -123,7 +124,7 @@ def read_results(path: Path) -> list[Result]:
     for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
         try:
             values = json.loads(line)
-            methods = tuple(from_dict(MethodResult, method) for method in values.pop("methods"))
+            methods = tuple(from_dict(MethodErrors, method) for method in values.pop("methods"))
             results.append(from_dict(Result, {**values, "methods": methods}))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}, is no result: {error}") from error
@@ -140,11 +141,11 @@ def add_result(path: Path, result: Result) -> None:
         file.write(json.dumps(asdict(result)).encode() + b"\n")
 
 
-def method_result(method: str, decoded: Sequence[Decoded]) -> MethodResult:
+def method_errors(method: str, decoded: Sequence[Decoded]) -> MethodErrors:
     """Errors of what was recognised, utterance by utterance."""
     rows = [kaldialign.edit_distance(words_of(d.ref), words_of(d.hyp)) for d in decoded]
     characters = [kaldialign.edit_distance(characters_of(d.ref), characters_of(d.hyp)) for d in decoded]
-    return MethodResult(
+    return MethodErrors(
         method,
         insertions=sum(row["ins"] for row in rows),
         deletions=sum(row["del"] for row in rows),

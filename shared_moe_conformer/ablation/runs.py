@@ -24,7 +24,7 @@ from shared_moe_conformer.ablation.results import (
     RunKey,
     add_result,
     config_digest,
-    method_result,
+    method_errors,
     read_results,
     read_transcripts,
 )
@@ -73,12 +73,17 @@ class Ablation:
         return self.recipe_dir / "results.jsonl"
 
     def exp_dir(self, variant: str, seed: int) -> Path:
-        """A run's folder, relative to the recipe's."""
-        return Path("exp/ablation") / self.config_name / f"{variant}-seed-{seed}"
+        """A run's folder, relative to the recipe's; a budget that is not the usual one is in its name."""
+        epochs, avg = self.budget.num_epochs, self.budget.avg
+        name = f"{variant}-seed-{seed}"
+        if epochs != self.base.training.num_epochs:
+            name += f"-{epochs}-epochs"
+        return Path("exp/ablation") / self.config_name / (f"{name}-avg-{avg}" if avg > 1 else name)
 
     def key(self, variant: Variant, seed: int) -> RunKey:
         """A run's name among the results."""
-        return RunKey(self.config_name, variant.name, seed, self.budget.num_epochs, config_digest(self.base))
+        budget = self.budget
+        return RunKey(self.config_name, variant.name, seed, budget.num_epochs, budget.avg, config_digest(self.base))
 
 
 def in_order(variants: Iterable[Variant], seeds: Sequence[int]) -> list[tuple[Variant, int]]:
@@ -117,7 +122,6 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
     refs = [d.ref for d in decoded[METHODS[0]]]
     return Result(
         **ablation.key(variant, seed)._asdict(),
-        avg=ablation.budget.avg,
         options=flags_of(ablation, variant, seed),
         encoder_unique=encoder.unique,
         encoder_active=encoder.active,
@@ -129,7 +133,7 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
         command=shlex.join(["./train.py", *train_command(ablation, variant, seed)[2:]]),
         words=tuple(len(ref.split()) for ref in refs),
         characters=tuple(len("".join(ref.split())) for ref in refs),
-        methods=tuple(method_result(method, results) for method, results in decoded.items()),
+        methods=tuple(method_errors(method, results) for method, results in decoded.items()),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared_moe_conformer.ablation.results import MethodResult, Result
+from shared_moe_conformer.ablation.results import MethodErrors, Result
 from shared_moe_conformer.ablation.runs import METHODS
 
 WORDS, CHARACTERS = (4, 2, 3, 1), (20, 10, 15, 5)
@@ -19,7 +19,7 @@ def make_result() -> Callable[..., Result]:
     """A result whose every search made these word errors, and twice as many of characters."""
 
     def make(variant: str = "full", seed: int = 1, errors: tuple[int, ...] = (1, 1, 1, 0), **changes: Any) -> Result:
-        found = MethodResult("", 0, 0, sum(errors), errors, tuple(2 * count for count in errors))
+        found = MethodErrors("", 0, 0, sum(errors), errors, tuple(2 * count for count in errors))
         values: dict[str, Any] = {
             "config": "base",
             "variant": variant,

@@ -20,16 +20,17 @@ def test_the_table_stands_between_the_marks_and_nothing_else_changes(
 ) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
-    results = [make_result("base", 1, (2, 2, 2, 0)), make_result("full"), make_result("full", 2, num_epochs=9)]
+    others = [make_result("full", 2, num_epochs=9), make_result("full", avg=2)]
+    results = [make_result("base", 1, (2, 2, 2, 0)), make_result("full"), *others]
     write_report(readme, results, VARIANTS)
     text = readme.read_text()
     assert text.startswith(f"# Before\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nafter\n") and "\nold\n" not in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
-    assert [row.split("`")[1] for row in rows] == ["full", "base", "full"], "each budget has its table"
+    assert [row.split("`")[1] for row in rows] == ["full", "base", "full", "full"], "each budget has its table"
     assert "| 60.0 [" in rows[1] and "| 2.000 [2.000, 2.000] |" in rows[1] and "| 0.33 |" in rows[1]
-    for epochs in (2, 9):
-        assert f"(ablation-base-{epochs}-epochs.svg)" in text
-        assert (tmp_path / f"ablation-base-{epochs}-epochs.svg").is_file()
+    for budget in ("2-epochs", "9-epochs", "2-epochs-avg-2"):
+        assert f"(ablation-base-{budget}.svg)" in text
+        assert (tmp_path / f"ablation-base-{budget}.svg").is_file()
     write_report(readme, results, VARIANTS)
     assert readme.read_text() == text
 

@@ -11,7 +11,7 @@ from shared_moe_conformer.ablation.results import (
     Result,
     add_result,
     config_digest,
-    method_result,
+    method_errors,
     read_results,
     read_transcripts,
 )
@@ -69,7 +69,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, make_result: Callable[..., Resu
 
 
 def test_errors_are_counted_by_utterance() -> None:
-    result = method_result("greedy_search", [Decoded("a", "ab cd", "ab xd e"), Decoded("b", "ab", "")])
+    result = method_errors("greedy_search", [Decoded("a", "ab cd", "ab xd e"), Decoded("b", "ab", "")])
     assert (result.insertions, result.deletions, result.substitutions) == (1, 1, 1)
     assert result.word_errors == (2, 1) and result.character_errors == (2, 2)
 

@@ -19,7 +19,8 @@ from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-VARIANTS = variants_of(TINY)
+BASE = replace_fields(TINY, {"num_epochs": 2})
+VARIANTS = variants_of(BASE)
 
 # They note what they are called with. Training fails, as if killed, while the file "kill" holds its variant.
 STAND_IN = """
@@ -46,7 +47,7 @@ def ablation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ablation:
     for name in ("train.py", "decode.py"):
         (tmp_path / name).write_text(STAND_IN)
     monkeypatch.setattr(runs, "load_checkpoint", lambda path: {"train_state": '{"step": 12}'})
-    return Ablation(tmp_path, "base", TINY, Budget(num_epochs=2))
+    return Ablation(tmp_path, "base", BASE, Budget(num_epochs=2))
 
 
 def calls(ablation: Ablation, program: str = "train.py") -> list[str]:
@@ -99,14 +100,17 @@ def test_what_a_run_begins_with_is_trained_before(ablation: Ablation) -> None:
 
 def test_another_budget_is_another_run(ablation: Ablation) -> None:
     run_all(ablation, [VARIANTS["full"]], [1])
-    longer = Ablation(ablation.recipe_dir, "base", TINY, Budget(num_epochs=3))
-    run_all(longer, [VARIANTS["full"]], [1])
-    assert [result.num_epochs for result in read_results(ablation.results_path)] == [2, 3]
+    others = [replace(ablation, budget=budget) for budget in (Budget(num_epochs=3), Budget(num_epochs=2, avg=2))]
+    for each in (*others, replace(ablation, budget=Budget(num_epochs=2, num_threads=2))):
+        run_all(each, [VARIANTS["full"]], [1])
+    results = read_results(ablation.results_path)
+    assert [(result.num_epochs, result.avg) for result in results] == [(2, 1), (3, 1), (2, 2)]
+    assert calls(ablation) == ["full-seed-1", "full-seed-1-3-epochs", "full-seed-1-avg-2"], "each has its folder"
 
 
 def test_the_config_with_other_options_is_another_run(ablation: Ablation) -> None:
-    changed = replace(ablation, base=replace_fields(TINY, {"learning_rate": 0.1}))
-    reseeded = replace(ablation, base=replace_fields(TINY, {"seed": 7, "num_epochs": 9}))
+    changed = replace(ablation, base=replace_fields(BASE, {"learning_rate": 0.1}))
+    reseeded = replace(ablation, base=replace_fields(BASE, {"seed": 7}))
     keys = [each.key(VARIANTS["full"], 1) for each in (ablation, changed, reseeded)]
     assert keys[0] == keys[2] != keys[1]
     for each in (ablation, changed, reseeded):
