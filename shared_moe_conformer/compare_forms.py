@@ -15,35 +15,21 @@ from pathlib import Path
 from shared_moe_conformer.ablation.results import read_transcripts
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import load_config, require
+from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.forms.comparison import SEARCHES, Precision, RoundTrip, compare
 from shared_moe_conformer.forms.onnx_folder import write_onnx
 from shared_moe_conformer.forms.recordings import Utterance, write_test_set
 from shared_moe_conformer.forms.torchscript import write_torchscript
-from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
-from shared_moe_conformer.release.weights import copy_weights
-from shared_moe_conformer.training.averaging import Selection
+from shared_moe_conformer.training.selection import Selection
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     args = _parser().parse_args(arguments)
     run_main(lambda: _compare(args))
-
-
-def trained_model(exp_dir: Path, selection: Selection, *, released: Bundle) -> Bundle:
-    """An experiment's averaged model with all else of its bundle.
-
-    Raises:
-      FileNotFoundError: no such experiment or epoch.
-      ValueError: its checkpoints are damaged.
-    """
-    config = load_config(exp_dir / "config.json")
-    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, selection.state(exp_dir), source=exp_dir)
-    return dataclasses.replace(released, config=config, model=model.eval())
 
 
 def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
@@ -110,7 +96,9 @@ def _compare(args: argparse.Namespace) -> None:
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
         selection = apply_flags(Selection(), args)
-        experiment, checkpoint = trained_model(args.exp_dir, selection, released=bundle), selection.name(args.exp_dir)
+        config, model = load_experiment(args.exp_dir, selection)
+        experiment = dataclasses.replace(bundle, config=config, model=model)
+        checkpoint = selection.name(args.exp_dir)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_onnx(source, folder / "onnx")

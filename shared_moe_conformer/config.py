@@ -256,9 +256,13 @@ class TrainingConfig:
     """Trained model to begin with, an experiment's or a bundle's folder, relative to the recipe's, e.g. exp/full; it
     may share fewer weights, have no experts, or have other units; empty: begin with random weights."""
     init_epoch: int = field(default=0, metadata=ADDED_LATER)
-    """Epoch of an experiment's weights to begin with; 0: its last."""
+    """Last epoch to average of an experiment's weights to begin with; 0: its last."""
+    init_iter: int = field(default=0, metadata=ADDED_LATER)
+    """Last update to average of them, of those with a checkpoint; 0: go by epochs."""
     init_avg: int = field(default=1, metadata=ADDED_LATER)
-    """Epochs over which the weights to begin with are averaged."""
+    """Epochs, or checkpoints of updates, over which the weights to begin with are averaged."""
+    init_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
+    """Average all updates of these epochs that were summed up, not only their ends."""
     init_expert_noise: float = field(default=0.1, metadata=ADDED_LATER)
     """Noise on experts that begin as a dense feed-forward, as a share of its weights' standard deviation."""
     freeze: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
@@ -270,9 +274,13 @@ class TrainingConfig:
     """Trained model to imitate, an experiment's or a bundle's folder, relative to the recipe's folder, e.g. exp/full;
     empty: none."""
     teacher_epoch: int = field(default=0, metadata=ADDED_LATER)
-    """Epoch of the teacher's weights; 0: its last."""
+    """Last epoch to average of the teacher's weights; 0: its last."""
+    teacher_iter: int = field(default=0, metadata=ADDED_LATER)
+    """Last update to average of them, of those with a checkpoint; 0: go by epochs."""
     teacher_avg: int = field(default=1, metadata=ADDED_LATER)
-    """Epochs over which the teacher's weights are averaged."""
+    """Epochs, or checkpoints of updates, over which the teacher's weights are averaged."""
+    teacher_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
+    """Average all updates of these epochs that were summed up, not only their ends."""
     hidden_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
     """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
     teacher; 0: their sizes may differ."""
@@ -298,17 +306,23 @@ class TrainingConfig:
         require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
         require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
         require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
-        require(self.init_epoch >= 0, f"init_epoch is {self.init_epoch}: give 0 or more")
-        require(self.init_avg >= 1, f"init_avg is {self.init_avg}: give 1 or more")
         require(self.init_expert_noise >= 0, f"init_expert_noise is {self.init_expert_noise}: give 0 or more")
         for name in (
+            "init_epoch",
+            "init_iter",
+            "teacher_epoch",
+            "teacher_iter",
             "hidden_distillation_loss_scale",
             "ctc_distillation_loss_scale",
             "transducer_distillation_loss_scale",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
-        require(self.teacher_epoch >= 0, f"teacher_epoch is {self.teacher_epoch}: give 0 or more")
-        require(self.teacher_avg >= 1, f"teacher_avg is {self.teacher_avg}: give 1 or more")
+        for whose in ("init", "teacher"):
+            epoch, iteration, avg = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter", "avg"))
+            require(avg >= 1, f"{whose}_avg is {avg}: give 1 or more")
+            require(
+                not (epoch and iteration), f"{whose}_epoch is {epoch} and {whose}_iter {iteration}: give one of them"
+            )
         require(self.prune_range >= 2, f"prune_range is {self.prune_range}: give 2 or more")
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, load_config, require
+from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -39,10 +39,10 @@ from shared_moe_conformer.decoding.scoring import (
 from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
-from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
-from shared_moe_conformer.training.averaging import Selection
+from shared_moe_conformer.training.selection import Selection
 
 FRAME_SHIFT_SECONDS = 0.01
 
@@ -120,18 +120,6 @@ def decode_batches(
     return results
 
 
-def load_model(config: Config, exp_dir: Path, selection: Selection) -> AsrModel:
-    """The model in evaluation mode with the mean weights of some checkpoints, on the GPU where there is one.
-
-    Raises:
-      FileNotFoundError: a checkpoint that is not there.
-      ValueError: checkpoints of another model.
-    """
-    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, selection.state(exp_dir), source=exp_dir)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Decode the test sets with a trained model and score the result.")
     parser.add_argument("--config", choices=configs, default="base" if "base" in configs else next(iter(configs)),
@@ -153,10 +141,10 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 
 def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     tune_cpu()
-    config = apply_flags(load_config(exp_dir / "config.json"), args)
     selection = apply_flags(Selection(), args)
-    checkpoint = selection.name(exp_dir)
-    model = load_model(config, exp_dir, selection)
+    trained_as, model = load_experiment(exp_dir, selection)
+    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
     require(
         tokenizer.vocab_size == config.model.vocab_size,

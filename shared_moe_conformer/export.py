@@ -12,19 +12,18 @@ import numpy as np
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, load_config
+from shared_moe_conformer.config import Config
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
 from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
 from shared_moe_conformer.lattice.topology import chosen_topology
-from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Manifest, package_commit, require_name
-from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.release.zoo_index import add
-from shared_moe_conformer.training.averaging import Selection
+from shared_moe_conformer.training.selection import Selection
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""
@@ -64,13 +63,11 @@ def export(
     """
     require_name(folder.name)
     check_free(folder, marker=MANIFEST_FILE, overwrite=overwrite)
-    config = load_config(exp_dir / "config.json")
+    config, model = load_experiment(exp_dir, selection)
     lang_dir = recipe_dir / config.data.lang_dir
-    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, selection.state(exp_dir), source=exp_dir)
     error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
     manifest = describe(folder.name, config, error_rates=error_rates)
-    bundle = Bundle(manifest, config, model.eval(), Tokenizer.load(lang_dir))
+    bundle = Bundle(manifest, config, model, Tokenizer.load(lang_dir))
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
     bundle.save(folder, lang_dir=lang_dir, example=example, graph_files=graph, overwrite=overwrite)

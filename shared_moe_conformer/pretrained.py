@@ -11,7 +11,10 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import MANIFEST_FILE
 from shared_moe_conformer.release.weights import copy_weights
-from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.training.selection import Selection
+
+NEWEST = Selection()
+"""The weights of the last epoch."""
 
 
 class Pretrained(NamedTuple):
@@ -22,30 +25,41 @@ class Pretrained(NamedTuple):
     tokenizer: Tokenizer
 
 
-def load_pretrained(folder: Path, *, recipe_dir: Path, epoch: int = 0, avg: int = 1) -> Pretrained:
+def load_experiment(exp_dir: Path, selection: Selection) -> tuple[Config, AsrModel]:
+    """The config of an experiment and its model with the selected weights, in evaluation mode on the CPU.
+
+    Raises:
+      FileNotFoundError: no such experiment or checkpoint.
+      ValueError: damaged files, or checkpoints of another model.
+    """
+    config = load_config(exp_dir / "config.json")
+    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
+    copy_weights(model, selection.state(exp_dir), source=exp_dir)
+    return config, model.eval()
+
+
+def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NEWEST) -> Pretrained:
     """The model of an experiment or a bundle.
 
     Args:
       folder: either's; relative to the recipe's folder.
       recipe_dir: the recipe's folder, where an experiment's tokenizer is too.
-      epoch: of an experiment, the last epoch to average; 0: its last.
-      avg: of an experiment, epochs to average.
+      selection: which of an experiment's weights.
 
     Raises:
-      FileNotFoundError: no experiment or bundle there, or no such epoch.
-      ValueError: damaged files, or a bundle of which an epoch is asked.
+      FileNotFoundError: no experiment or bundle there, or no such checkpoint.
+      ValueError: damaged files, or a bundle of which a checkpoint is asked.
     """
     folder = recipe_dir / folder
     if (folder / MANIFEST_FILE).is_file():
-        require(epoch == 0 and avg == 1, f"{folder} is a released model, which has no epochs: leave --*-epoch and -avg")
+        require(
+            selection == NEWEST,
+            f"{folder} is a released model, which has one set of weights: name no epoch, update or average of it",
+        )
         bundle = Bundle.load(folder)
         return Pretrained(bundle.config, bundle.model, bundle.tokenizer)
-    config = load_config(folder / "config.json")
-    epochs = saved_epochs(folder)
-    require(bool(epochs), f"{folder} has no checkpoint: train it first (./train.py), or give another folder")
-    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, model_state(folder, epoch or epochs[-1], avg), source=folder)
-    return Pretrained(config, model.eval(), Tokenizer.load(recipe_dir / config.data.lang_dir))
+    config, model = load_experiment(folder, selection)
+    return Pretrained(config, model, Tokenizer.load(recipe_dir / config.data.lang_dir))
 
 
 def common_units(pieces: list[str], its_pieces: list[str]) -> list[tuple[int, int]]:

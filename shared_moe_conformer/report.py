@@ -9,20 +9,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.loaders import EvalLoader
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.expert_usage import frames_per_expert
-from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import count_parameters
-from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.reporting.experiment import experiment_page, read_experiment
 from shared_moe_conformer.reporting.expert_usage import ExpertUsage, expert_layer_names, usage_map, usage_table
 from shared_moe_conformer.reporting.svg import standalone
-from shared_moe_conformer.training.checkpoint import model_state, saved_epochs
+from shared_moe_conformer.training.selection import Selection
 
 PAGE = "report.html"
 
@@ -33,29 +32,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_main(lambda: _draw_usage(args) if args.expert_usage else _write_page(args))
 
 
-def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, epoch: int | None, avg: int) -> ExpertUsage:
+def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selection) -> ExpertUsage:
     """How many frames of a split each expert computes.
 
     Args:
       exp_dir: what ./train.py wrote.
       recipe_dir: where the config's paths begin.
       split: of the recipe's prepared cuts.
-      epoch: last epoch to average; None: the newest.
-      avg: epochs to average.
+      selection: which weights.
 
     Raises:
-      FileNotFoundError: no such experiment, epoch or split.
+      FileNotFoundError: no such experiment, checkpoint or split.
       ValueError: a model without experts.
     """
     config = load_config(exp_dir / "config.json")
     require(config.model.encoder.experts_in != "none", f"the model of {exp_dir} has no experts (--experts-in none)")
-    epochs = saved_epochs(exp_dir)
-    require(bool(epochs) or epoch is not None, f"no epoch-<N>.pt in {exp_dir}: train first (./train.py)")
-    model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
-    copy_weights(model, model_state(exp_dir, epoch or epochs[-1], avg), source=exp_dir)
+    _, model = load_experiment(exp_dir, selection)
     data = AsrDataModule(config, recipe_dir, Tokenizer.load(recipe_dir / config.data.lang_dir))
     batches = tqdm(EvalLoader(data.cuts(split), data.dataset), desc=f"expert usage on {split}", unit="batch")
-    return ExpertUsage(expert_layer_names(config.model.encoder), frames_per_expert(model.eval(), batches).tolist())
+    return ExpertUsage(expert_layer_names(config.model.encoder), frames_per_expert(model, batches).tolist())
 
 
 def _write_page(args: argparse.Namespace) -> None:
@@ -76,7 +71,7 @@ def _draw_usage(args: argparse.Namespace) -> None:
     tune_cpu()
     recipe_dir = args.recipe_dir or args.exp_dir.resolve().parent.parent
     split = args.split or load_config(args.exp_dir / "config.json").data.test_splits[0]
-    usage = count_usage(args.exp_dir, recipe_dir=recipe_dir, split=split, epoch=args.epoch, avg=args.avg)
+    usage = count_usage(args.exp_dir, recipe_dir=recipe_dir, split=split, selection=apply_flags(Selection(), args))
     picture = usage_map(usage, title=f"Frames by expert: {args.exp_dir.resolve().name}, {split}")
     args.expert_usage.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(args.expert_usage) as file:
@@ -97,9 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         "--expert-usage", type=Path, metavar="FILE.svg", help="draw how many frames each expert computes"
     )
     usage.add_argument("--split", help="split of the prepared cuts [the first test split]")
-    usage.add_argument("--epoch", type=int, help="last epoch to average [the newest]")
-    usage.add_argument("--avg", type=int, default=1, help="epochs to average, ending with --epoch [1]")
     usage.add_argument("--recipe-dir", type=Path, help="the recipe's folder [two above the experiment's]")
+    add_flags(parser, Selection)
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import signal
@@ -10,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import kaldialign
 import torch
 
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, require, to_dict
+from shared_moe_conformer.config import Config, TrainingConfig, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -43,6 +44,7 @@ from shared_moe_conformer.training.experiment import (
 from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.prescan import prescan
+from shared_moe_conformer.training.selection import Selection
 from shared_moe_conformer.training.trainer import Trainer
 
 
@@ -180,9 +182,8 @@ def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
       ValueError: its frames or units are others.
     """
     exp_dir, training = recipe_dir / config.training.teacher, config.training
-    pretrained = load_pretrained(
-        Path(training.teacher), recipe_dir=recipe_dir, epoch=training.teacher_epoch, avg=training.teacher_avg
-    )
+    selection = selection_of(training, "teacher")
+    pretrained = load_pretrained(Path(training.teacher), recipe_dir=recipe_dir, selection=selection)
     its_config = pretrained.config
     require(
         pretrained.tokenizer.pieces == Tokenizer.load(recipe_dir / config.data.lang_dir).pieces,
@@ -208,9 +209,8 @@ def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir
       ValueError: it does not fit.
     """
     training = config.training
-    trained = load_pretrained(
-        Path(training.init_from), recipe_dir=recipe_dir, epoch=training.init_epoch, avg=training.init_avg
-    )
+    selection = selection_of(training, "init")
+    trained = load_pretrained(Path(training.init_from), recipe_dir=recipe_dir, selection=selection)
     require(trained.config.features == config.features, f"{training.init_from} has other features: give the same")
     rows = common_units(tokenizer.pieces, trained.tokenizer.pieces)
     try:
@@ -218,6 +218,12 @@ def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir
     except ValueError as error:
         raise ValueError(f"--init-from {training.init_from}: {error}") from error
     return f"weights of {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
+
+
+def selection_of(training: TrainingConfig, whose: Literal["teacher", "init"]) -> Selection:
+    """The weights that a config names, of its teacher (`--teacher-epoch` ...) or to begin with (`--init-epoch` ...)."""
+    values = {f.name: getattr(training, f"{whose}_{f.name}") for f in dataclasses.fields(Selection)}
+    return Selection(**{**values, "epoch": str(values["epoch"] or "")})
 
 
 def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBatch], tuple[int, int]]:

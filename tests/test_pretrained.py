@@ -10,6 +10,7 @@ from shared_moe_conformer.config import replace_fields, save_config
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.training.checkpoint import save_checkpoint
+from shared_moe_conformer.training.selection import Selection
 from tests.conftest import TINY
 
 
@@ -26,9 +27,11 @@ def recipe_dir(tmp_path: Path, lang_dir: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("epoch", "avg", "bias"), [(0, 1, 2.0), (1, 1, 1.0), (0, 2, 1.5)])
-def test_an_experiment_gives_the_mean_of_its_epochs(recipe_dir: Path, epoch: int, avg: int, bias: float) -> None:
-    found = load_pretrained(Path("exp/full"), recipe_dir=recipe_dir, epoch=epoch, avg=avg)
+@pytest.mark.parametrize(
+    ("selection", "bias"), [(Selection(), 2.0), (Selection("1"), 1.0), (Selection(avg=2), 1.5)], ids=str
+)
+def test_an_experiment_gives_the_selected_weights(recipe_dir: Path, selection: Selection, bias: float) -> None:
+    found = load_pretrained(Path("exp/full"), recipe_dir=recipe_dir, selection=selection)
     assert found.model.ctc_head.bias.eq(bias).all() and not found.model.training
     assert found.config.model == TINY.model and found.tokenizer.vocab_size == TINY.model.vocab_size
 
@@ -38,8 +41,8 @@ def test_a_bundle_gives_its_model(tmp_path: Path, saved: Callable[..., Path], ti
     found = load_pretrained(Path("zoo/tiny"), recipe_dir=tmp_path)
     state = tiny_bundle.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in found.model.state_dict().items())
-    with pytest.raises(ValueError, match="has no epochs"):
-        load_pretrained(Path("zoo/tiny"), recipe_dir=tmp_path, epoch=3)
+    with pytest.raises(ValueError, match="one set of weights"):
+        load_pretrained(Path("zoo/tiny"), recipe_dir=tmp_path, selection=Selection("3"))
 
 
 def test_what_is_not_there_is_named(recipe_dir: Path) -> None:
@@ -47,7 +50,7 @@ def test_what_is_not_there_is_named(recipe_dir: Path) -> None:
         load_pretrained(Path("exp/none"), recipe_dir=recipe_dir)
     for path in (recipe_dir / "exp/full").glob("*.pt"):
         path.unlink()
-    with pytest.raises(ValueError, match="has no checkpoint: train it first"):
+    with pytest.raises(FileNotFoundError, match="no epoch-<N>.pt in .*full: train first"):
         load_pretrained(Path("exp/full"), recipe_dir=recipe_dir)
 
 

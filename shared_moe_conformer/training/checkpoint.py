@@ -1,4 +1,4 @@
-"""Checkpoints of a training: complete for resuming, never half-written, and their averages for decoding.
+"""Checkpoints of a training: complete for resuming, never half-written.
 
 They hold tensors and strings only, what is neither as JSON, so that loading one cannot run code (torch 1.13 takes no
 float there).
@@ -12,7 +12,6 @@ import math
 import random
 import re
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,41 +119,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def average_checkpoints(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the checkpoints' weights, summed in float64; what is not floating point comes from the last."""
-    *firsts, last = paths
-    state: dict[str, Tensor] = load_checkpoint(last)["model"]
-    sums = {name: value.double() for name, value in state.items() if value.is_floating_point()}
-    for path in firsts:
-        other = load_checkpoint(path)["model"]
-        if {n: v.shape for n, v in other.items()} != {n: v.shape for n, v in state.items()}:
-            raise ValueError(f"{path} and {last} are not of the same model: average checkpoints of one experiment")
-        for name in sums:
-            sums[name] += other[name].double()
-    means = {name: (total / len(paths)).to(state[name].dtype) for name, total in sums.items()}
-    return {**state, **means}
-
-
-def model_state(exp_dir: Path, epoch: int, avg: int) -> dict[str, Tensor]:
-    """Weights of the model: the mean over the epochs `epoch - avg + 1` to `epoch`.
-
-    Raises:
-      FileNotFoundError: one of them has no checkpoint.
-      ValueError: fewer epochs than asked for.
-    """
-    if not 1 <= avg <= epoch:
-        raise ValueError(f"--avg {avg} with --epoch {epoch}: give --avg from 1 to {epoch}")
-    wanted = range(epoch - avg + 1, epoch + 1)
-    there = saved_epochs(exp_dir)
-    missing = [n for n in wanted if n not in there]
-    if missing:
-        raise FileNotFoundError(
-            f"{exp_dir} has no epoch-{missing[0]}.pt (there: {_ranges(there)}): "
-            "train on, or give another --epoch and --avg"
-        )
-    return average_checkpoints([epoch_path(exp_dir, n) for n in wanted])
-
-
 def rng_state() -> dict[str, Any]:
     """The states of the random number generators of torch, numpy and Python, as tensors and strings."""
     kind, keys, *rest = np.random.get_state()
@@ -175,14 +139,3 @@ def set_rng_state(state: dict[str, Any]) -> None:
     np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
     version, internal, gauss_next = json.loads(state["python"])
     random.setstate((version, tuple(internal), gauss_next))
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers for reading: `1-3, 7`; `none`."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and runs[-1][1] == n - 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return ", ".join(f"{a}-{b}" if b > a else str(a) for a, b in runs) or "none"

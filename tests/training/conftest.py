@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -8,6 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import Config, TrainingConfig
+from shared_moe_conformer.training.averaging import RunningSum
+from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint, step_path
+
+STEPS_PER_EPOCH = 5
+
+
+def save_epochs(exp_dir: Path, values: dict[int, float]) -> None:
+    """Checkpoints whose weights are these numbers."""
+    for epoch, value in values.items():
+        model = {"w": torch.full((2,), value), "steps": torch.tensor(epoch), "half": torch.tensor(value).half()}
+        save_checkpoint(epoch_path(exp_dir, epoch), {"model": model})
+
+
+@pytest.fixture(scope="module")
+def exp_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three epochs of a model whose weight is the square of the update's number, in every kind of checkpoint."""
+    folder = tmp_path_factory.mktemp("exp")
+    model = nn.BatchNorm1d(2)
+    running = RunningSum(model, period=2)
+    for step in range(1, 3 * STEPS_PER_EPOCH + 1):
+        nn.init.constant_(model.weight, float(step**2))
+        model.num_batches_tracked.fill_(step)
+        running.stepped(step)
+        checkpoint = {"model": model.state_dict(), **running.state()}
+        if step % 3 == 0:
+            save_checkpoint(step_path(folder, step), checkpoint)
+        if step % STEPS_PER_EPOCH == 0:
+            save_checkpoint(epoch_path(folder, step // STEPS_PER_EPOCH), checkpoint)
+    return folder
 
 
 class Losses(NamedTuple):

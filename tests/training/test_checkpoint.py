@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 import resource
 from pathlib import Path
@@ -8,25 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from shared_moe_conformer.training import checkpoint
 from shared_moe_conformer.training.checkpoint import (
-    average_checkpoints,
+    BEST_NAME,
     epoch_path,
     keep_last,
     load_checkpoint,
-    model_state,
     rng_state,
     save_checkpoint,
+    save_if_best,
     saved_epochs,
     set_rng_state,
 )
-
-
-def save_epochs(exp_dir: Path, values: dict[int, float]) -> None:
-    for epoch, value in values.items():
-        model = {"w": torch.full((2,), value), "steps": torch.tensor(epoch), "half": torch.tensor(value).half()}
-        save_checkpoint(epoch_path(exp_dir, epoch), {"model": model})
+from tests.training.conftest import save_epochs
 
 
 def draw() -> tuple[float, float, float]:
@@ -91,41 +88,6 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "sprung").exists()
 
 
-def test_average_is_the_mean_and_integers_come_from_the_last(tmp_path: Path) -> None:
-    save_epochs(tmp_path, {1: 1.0, 2: 2.0, 3: 6.0})
-    state = model_state(tmp_path, 3, 3)
-    torch.testing.assert_close(state["w"], torch.full((2,), 3.0))
-    assert state["half"].dtype == torch.float16 and state["steps"] == 3 and state["steps"].dtype == torch.int64
-    torch.testing.assert_close(model_state(tmp_path, 2, 2)["w"], torch.full((2,), 1.5))
-
-
-def test_average_of_one_is_that_one(tmp_path: Path) -> None:
-    save_epochs(tmp_path, {4: 0.1})
-    assert torch.equal(model_state(tmp_path, 4, 1)["w"], torch.full((2,), 0.1))
-
-
-def test_average_of_large_and_small_numbers_loses_nothing(tmp_path: Path) -> None:
-    save_epochs(tmp_path, {1: 1e8, 2: 3.0, 3: -1e8})
-    assert float(model_state(tmp_path, 3, 3)["w"][0]) == 1.0  # 0 if it were summed in float32
-
-
-def test_average_of_different_models_is_refused(tmp_path: Path) -> None:
-    save_epochs(tmp_path, {2: 1.0})
-    save_checkpoint(epoch_path(tmp_path, 1), {"model": {"w": torch.zeros(3)}})
-    with pytest.raises(ValueError, match="not of the same model"):
-        average_checkpoints([epoch_path(tmp_path, 1), epoch_path(tmp_path, 2)])
-
-
-def test_missing_epochs_are_named(tmp_path: Path) -> None:
-    save_epochs(tmp_path, {1: 1.0, 2: 1.0, 4: 1.0})
-    with pytest.raises(FileNotFoundError, match=r"no epoch-3\.pt \(there: 1-2, 4\)"):
-        model_state(tmp_path, 4, 2)
-    with pytest.raises(FileNotFoundError, match="there: none"):
-        model_state(tmp_path / "nowhere", 1, 1)
-    with pytest.raises(ValueError, match="--avg 3 with --epoch 2"):
-        model_state(tmp_path, 2, 3)
-
-
 def test_only_the_last_epochs_are_kept(tmp_path: Path) -> None:
     save_epochs(tmp_path, dict.fromkeys((8, 9, 10, 11), 0.0))
     keep_last(tmp_path, 0)
@@ -148,3 +110,23 @@ def test_a_disk_without_room_is_one_line_and_leaves_the_old_checkpoint(tmp_path:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [file.name for file in tmp_path.iterdir()] == ["epoch-1.pt"]
     assert load_checkpoint(path)["model"]["weight"].tolist() == [0.0]
+
+
+def test_the_best_weights_are_kept(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    for epoch, wer in enumerate([90.0, 50.0, 70.0, 50.0, 49.0], start=1):
+        nn.init.constant_(model.weight, float(epoch))
+        assert save_if_best(tmp_path, model.state_dict(), wer=wer, epoch=epoch) == (epoch in (1, 2, 5))
+    assert load_checkpoint(tmp_path / BEST_NAME)["model"]["weight"] == 5.0
+    assert json.loads(load_checkpoint(tmp_path / BEST_NAME)["valid_wer"]) == 49.0
+
+
+@pytest.mark.parametrize("content", [b"damaged", None])
+def test_damaged_best_weights_are_replaced(tmp_path: Path, content: bytes | None, caplog: Any) -> None:
+    if content is None:
+        save_checkpoint(tmp_path / BEST_NAME, {"model": {}})
+    else:
+        (tmp_path / BEST_NAME).write_bytes(content)
+    assert save_if_best(tmp_path, nn.Linear(1, 1, bias=False).state_dict(), wer=90.0, epoch=1)
+    assert f"{BEST_NAME} cannot be read" in caplog.text
+    assert json.loads(load_checkpoint(tmp_path / BEST_NAME)["valid_wer"]) == 90.0
