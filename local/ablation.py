@@ -2,6 +2,7 @@
 """Train and decode variants of a recipe's config with several seeds, and write the comparison into its README.
 
     local/ablation.py --recipe fillets --config base-nl --seeds 3 --num-epochs 5
+    local/ablation.py --recipe fillets --config base-nl --variants full base -- --dropout 0.1 --num-time-masks 2
     local/ablation.py --recipe fillets --report
 
 Every run is one of the recipe's train.py and decode.py; it can be killed at any time, and the same command goes on.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from shared_moe_conformer.ablation.report import write_report
 from shared_moe_conformer.ablation.results import read_results
 from shared_moe_conformer.ablation.runs import Ablation, Budget, run_all
 from shared_moe_conformer.ablation.variants import chosen, variants_of
-from shared_moe_conformer.cli import run_main
-from shared_moe_conformer.config import require
+from shared_moe_conformer.cli import add_flags, run_main
+from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.params import read_configs
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
@@ -40,9 +42,19 @@ def main() -> None:
     require(args.seeds >= 1, f"--seeds {args.seeds}: give 1 or more")
     base = configs[args.config]
     budget = Budget(args.num_epochs or base.training.num_epochs, args.avg, args.num_threads)
-    ablation = Ablation(recipe.resolve(), args.config, base, budget)
+    ablation = Ablation(recipe.resolve(), args.config, base, budget, options_of(args.flags))
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    run_all(ablation, chosen(variants_of(base), args.variants), seeds)
+    run_all(ablation, chosen(variants_of(ablation.config), args.variants), seeds)
+
+
+def options_of(flags: list[str]) -> dict[str, Any]:
+    """The options of a config that flags of train.py give."""
+    parser = argparse.ArgumentParser(prog="local/ablation.py ... --", add_help=False)
+    add_flags(parser, Config)
+    options = vars(parser.parse_args(flags))
+    for name, instead in (("seed", "--first-seed"), ("num_epochs", "--num-epochs")):
+        require(name not in options, f"--{name.replace('_', '-')} after --: give {instead} before it")
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--num-epochs", type=int, default=0, help="epochs of each run [the config's]")
     result.add_argument("--avg", type=int, default=1, help="epochs over which weights are averaged [1]")
     result.add_argument("--num-threads", type=int, default=1, help="threads of each run [1]")
+    result.add_argument("flags", nargs="*", metavar="-- FLAG ..", help="flags of train.py for all runs")
     result.add_argument("--report", action="store_true", help="run nothing; write the recipe's README")
     return result
 

@@ -110,7 +110,8 @@ def description(runs: Sequence[Result]) -> str:
     commits = sorted({(run.commit or "unknown")[:7] for run in runs})
     hardware = sorted({f"{re.sub(', 1 threads$', ', 1 thread', run.hardware)}, {run.engine}" for run in runs})
     weights = f"last {first.avg} epochs averaged" if first.avg > 1 else "last epoch"
-    options = f"options {first.config_digest}; " if first.config_digest else ""
+    flags = "".join(f" `--{name.replace('_', '-')} {value}`" for name, value in first.base_options.items())
+    options = f"options {first.config_digest}{flags}; " if first.config_digest else ""
     return (
         f"{counted(len(runs), 'run')} of {updates} updates, {minutes:.0f} minutes together; "
         f"test set of {len(first.words)} utterances, {sum(first.words):,} words, {sum(first.characters):,} characters; "

@@ -73,6 +73,8 @@ class Result:
     """Characters of each utterance."""
     methods: tuple[MethodErrors, ...] = ()
     """Of each search."""
+    base_options: dict = field(default_factory=dict, metadata=ADDED_LATER)
+    """Of these options, those of all runs, in which the whole ablation differs from the named config."""
     config_digest: str = field(default="", metadata=ADDED_LATER)
     """Of the named config (`config_digest`); empty in results from before there was one."""
 

@@ -10,8 +10,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from shared_moe_conformer.ablation.results import (
     read_transcripts,
 )
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
-from shared_moe_conformer.config import Config, require
+from shared_moe_conformer.config import Config, replace_fields, require
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.checkpoint import epoch_path, load_checkpoint
@@ -66,6 +66,17 @@ class Ablation:
     """That config."""
     budget: Budget
     """The same for every run."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of every run that differ from that config's."""
+
+    @property
+    def config(self) -> Config:
+        """What the variants differ from.
+
+        Raises:
+          ValueError: an option that there is not, or with a value that cannot be.
+        """
+        return replace_fields(self.base, self.options)
 
     @property
     def results_path(self) -> Path:
@@ -78,12 +89,13 @@ class Ablation:
         name = f"{variant}-seed-{seed}"
         if epochs != self.base.training.num_epochs:
             name += f"-{epochs}-epochs"
-        return Path("exp/ablation") / self.config_name / (f"{name}-avg-{avg}" if avg > 1 else name)
+        folder = f"{self.config_name}-{config_digest(self.config)}" if self.options else self.config_name
+        return Path("exp/ablation") / folder / (f"{name}-avg-{avg}" if avg > 1 else name)
 
     def key(self, variant: Variant, seed: int) -> RunKey:
         """A run's name among the results."""
         budget = self.budget
-        return RunKey(self.config_name, variant.name, seed, budget.num_epochs, budget.avg, config_digest(self.base))
+        return RunKey(self.config_name, variant.name, seed, budget.num_epochs, budget.avg, config_digest(self.config))
 
 
 def in_order(variants: Iterable[Variant], seeds: Sequence[int]) -> list[tuple[Variant, int]]:
@@ -116,13 +128,14 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
     with watch:
         for method in METHODS:
             _call(decode_command(ablation, exp_dir, method), ablation.recipe_dir)
-    config = config_of(ablation.base, variant, seed=seed, num_epochs=ablation.budget.num_epochs)
+    config = config_of(ablation.config, variant, seed=seed, num_epochs=ablation.budget.num_epochs)
     encoder = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["encoder"]
     decoded = {method: read_transcripts(_transcripts(ablation, exp_dir, method)) for method in METHODS}
     refs = [d.ref for d in decoded[METHODS[0]]]
     return Result(
         **ablation.key(variant, seed)._asdict(),
         options=flags_of(ablation, variant, seed),
+        base_options=as_flags(ablation.options),
         encoder_unique=encoder.unique,
         encoder_active=encoder.active,
         updates=_updates(ablation.recipe_dir / exp_dir, ablation.budget.num_epochs),
@@ -154,7 +167,7 @@ def train_command(ablation: Ablation, variant: Variant, seed: int) -> list[str]:
 
 def flags_of(ablation: Ablation, variant: Variant, seed: int) -> dict[str, str]:
     """Options of train.py that make the variant of the named config."""
-    flags = {name: _as_flag(value) for name, value in variant.options.items()} | {"seed": str(seed)}
+    flags = as_flags({**ablation.options, **variant.options, "seed": seed})
     if variant.teacher:
         flags["teacher"] = str(ablation.exp_dir(variant.teacher, seed))
         flags["teacher_avg"] = str(ablation.budget.avg)
@@ -162,6 +175,11 @@ def flags_of(ablation: Ablation, variant: Variant, seed: int) -> dict[str, str]:
         flags["init_from"] = str(ablation.exp_dir(variant.begins_as, seed))
         flags["init_avg"] = str(ablation.budget.avg)
     return flags
+
+
+def as_flags(options: Mapping[str, Any]) -> dict[str, str]:
+    """Options as train.py's flags take them."""
+    return {name: _as_flag(value) for name, value in options.items()}
 
 
 def decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]:
@@ -176,7 +194,7 @@ def _train(ablation: Ablation, variant: Variant, seed: int) -> None:
     for name in filter(None, (variant.teacher, variant.begins_as)):
         before = ablation.recipe_dir / ablation.exp_dir(name, seed)
         if not epoch_path(before, ablation.budget.num_epochs).is_file():
-            _train(ablation, variants_of(ablation.base)[name], seed)
+            _train(ablation, variants_of(ablation.config)[name], seed)
     _commit(ablation.recipe_dir / ablation.exp_dir(variant.name, seed))
     _call(train_command(ablation, variant, seed), ablation.recipe_dir)
 

@@ -40,10 +40,14 @@ def test_other_options_have_their_own_table_and_one_is_no_plural(
 ) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n")
-    write_report(readme, [make_result(), make_result(config_digest="12345678", num_epochs=1)], VARIANTS)
+    other = {"config_digest": "12345678", "base_options": {"num_time_masks": "2"}}
+    write_report(readme, [make_result(), make_result(num_epochs=1, **other)], VARIANTS)
     text = readme.read_text()
     assert text.count("| `full` |") == 2 and "(ablation-base-12345678-1-epochs.svg)" in text
-    assert "**`base`, 1 epoch.** 1 run of" in text and "weights of the last epoch; options 12345678; commit" in text
+    assert (
+        "**`base`, 1 epoch.** 1 run of" in text
+        and "weights of the last epoch; options 12345678 `--num-time-masks 2`; commit" in text
+    )
     assert "a CPU, 1 thread, torch" in text
 
 

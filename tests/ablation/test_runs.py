@@ -118,6 +118,17 @@ def test_the_config_with_other_options_is_another_run(ablation: Ablation) -> Non
     assert [result.key for result in read_results(ablation.results_path)] == keys[:2]
 
 
+def test_options_of_all_runs_are_flags_of_each_and_make_another_table(ablation: Ablation) -> None:
+    changed = replace(ablation, options={"dropout": 0.3, "experts_in": "both"})
+    for each in (ablation, changed):
+        run_all(each, [VARIANTS["full"]], [1])
+    plain, other = read_results(ablation.results_path)
+    assert plain.key != other.key and (plain.base_options, other.base_options["dropout"]) == ({}, "0.3")
+    assert flags_of(changed, VARIANTS["full"], 1)["experts_in"] == "none", "a variant's own option comes first"
+    assert flags_of(changed, VARIANTS["base"], 1) == {"dropout": "0.3", "experts_in": "both", "seed": "1"}
+    assert changed.exp_dir("full", 1).parent != ablation.exp_dir("full", 1).parent
+
+
 @pytest.mark.parametrize(("num_epochs", "avg", "num_threads"), [(0, 1, 1), (2, 3, 1), (2, 0, 1), (2, 1, 0)])
 def test_a_budget_that_makes_no_sense_is_refused(num_epochs: int, avg: int, num_threads: int) -> None:
     with pytest.raises(ValueError, match="give 1"):

@@ -38,6 +38,8 @@ def test_mistakes_are_one_line(recipe: Path) -> None:
         (("--config", "base-nl", "--variants", "huge"), "no variant huge: give some of full, shared, base"),
         (("--config", "full-nl"), "shares blocks and has experts"),
         (("--report",), "README.md"),
+        (("--config", "base-nl", "--", "--seed", "3"), "--seed after --: give --first-seed before it"),
+        (("--config", "base-nl", "--", "--dropout", "2"), "dropout is 2.0: give 0 <= dropout < 1"),
     ):
         result = run("--recipe", recipe, *arguments)
         assert result.returncode == 1 and result.stderr.count("\n") == 1, result.stderr
