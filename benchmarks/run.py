@@ -11,8 +11,8 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.picture import draw
 from benchmarks.tables import Report, floors_table, from_json, markdown
+from shared_moe_conformer.cpu import processor_name
 
 FOLDER = Path(__file__).resolve().parent
 README, RESULTS = FOLDER / "README.md", FOLDER / "results"
@@ -74,11 +75,9 @@ def engine() -> str:
 
 def machine() -> dict[str, str]:
     """What the results depend on."""
-    info = Path("/proc/cpuinfo").read_text()
-    models = re.findall(r"^model name\s*: (.+)$", info, re.MULTILINE) or [platform.processor()]
     versions = {name: importlib.metadata.version(name) for name in ("torch", *PEERS) if importlib.util.find_spec(name)}
     return {
-        "CPU": f"{models[0]}, {len(models)} cores, one used",
+        "CPU": f"{processor_name()}, {os.cpu_count()} cores, one used",
         "GPU": "none: nothing here was run on one",
         "software": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "Python": platform.python_version(),

@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.config import options_by_name, replace_fields, to_dict
 
 C = TypeVar("C")
 
@@ -59,7 +59,8 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
 
 def apply_flags(config: C, args: argparse.Namespace) -> C:
     """The config tree with the values of the flags that were given (`add_flags`)."""
-    return replace_fields(config, {name: value for name, value in vars(args).items() if name in _leaf_names(config)})
+    names = options_by_name(to_dict(config)).keys()
+    return replace_fields(config, {name: value for name, value in vars(args).items() if name in names})
 
 
 def run_main(main: Callable[[], None]) -> None:
@@ -75,14 +76,6 @@ def run_main(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _leaf_names(config: Any) -> set[str]:
-    names: set[str] = set()
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        names |= _leaf_names(value) if dataclasses.is_dataclass(value) else {f.name}
-    return names
 
 
 def _argument_type(kind: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from shared_moe_conformer.forms.onnx_folder import write_onnx
 from shared_moe_conformer.forms.recordings import Utterance, write_test_set
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.pretrained import load_experiment
-from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
+from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.training.selection import Selection
 
 
@@ -77,8 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare a released model in torch, TorchScript, onnxruntime and sherpa-onnx, and its float32, "
         "float16 and int8 files, on a recipe's whole test set.",
     )
-    parser.add_argument("--model", required=True, help=MODEL_HELP)
-    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
+    add_model_flags(parser)
     parser.add_argument("--recipe-dir", type=Path, required=True, help="the recipe whose test set is recognised")
     parser.add_argument("--split", default="test", help="which of its cut sets [test]")
     parser.add_argument(

@@ -350,6 +350,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
+def options_by_name(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of `to_dict`'s nested dictionaries, at whatever depth, by their (unique) names."""
+    options: dict[str, Any] = {}
+    for name, value in values.items():
+        options |= options_by_name(value) if isinstance(value, dict) else {name: value}
+    return options
+
+
 def told_options(config: Any) -> dict[str, Any]:
     """`to_dict` without the options that were added later and have their default."""
     options: dict[str, Any] = {}

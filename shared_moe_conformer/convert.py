@@ -9,7 +9,7 @@ from pathlib import Path
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
-from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
+from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,8 +22,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shared_moe_conformer.convert", description="Write a released model in other toolkits' forms."
     )
-    parser.add_argument("--model", required=True, help=MODEL_HELP)
-    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
+    add_model_flags(parser)
     parser.add_argument("--to", choices=FORMS, nargs="+", required=True, help=FORMS_HELP)
     parser.add_argument(
         "--output", type=Path, help="to be made, of one form [the model's folder, with -FORM at its end]"

@@ -1,4 +1,4 @@
-"""Settings with which torch computes faster on a CPU, to the same precision."""
+"""The CPU: its name, and settings with which torch computes faster on it, to the same precision."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def tune_cpu(num_threads: int = 0) -> None:
         _choose_mkl_code(flags)
 
 
+def processor_name() -> str:
+    """The CPU's name where Linux says it, otherwise its architecture."""
+    return _cpu_info().get("model name", platform.machine())
+
+
 def _keep_freed_memory() -> None:
     """Have glibc keep what is freed: small expert layers train 1.4 times as fast, at no higher peak (measured).
 
@@ -51,11 +56,16 @@ def _keep_freed_memory() -> None:
 
 def _vendor_and_flags() -> tuple[str, frozenset[str]]:
     """Who made the CPU, and what it can do; empty where Linux does not say."""
+    info = _cpu_info()
+    return info.get("vendor_id", ""), frozenset(info.get("flags", "").split())
+
+
+def _cpu_info() -> dict[str, str]:
+    """What Linux says of the first core; empty where it says nothing."""
     if platform.system() != "Linux" or not CPU_INFO.is_file():
-        return "", frozenset()
-    fields = dict(line.split(":", 1) for line in CPU_INFO.read_text().split("\n\n")[0].splitlines() if ":" in line)
-    values = {name.strip(): value.strip() for name, value in fields.items()}
-    return values.get("vendor_id", ""), frozenset(values.get("flags", "").split())
+        return {}
+    fields = (line.split(":", 1) for line in CPU_INFO.read_text().split("\n\n")[0].splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in fields}
 
 
 def _choose_mkl_code(flags: frozenset[str]) -> None:

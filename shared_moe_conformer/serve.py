@@ -6,14 +6,13 @@ import argparse
 import importlib.util
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.device import choose_device
-from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
+from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
@@ -50,8 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serve a page on which one speaks, or drops an audio file, and sees the words, their times and "
         "which experts computed each frame.",
     )
-    parser.add_argument("--model", required=True, help=MODEL_HELP)
-    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
+    add_model_flags(parser)
     parser.add_argument("--port", type=int, default=8000, help="where the page is served; 0: at a free port [8000]")
     parser.add_argument(
         "--host",

@@ -1,4 +1,4 @@
-"""What a word is, in scripts with spaces and in those without."""
+"""What a word is, in scripts with spaces and in those without; and what is made of texts everywhere."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ def join_words(words: Iterable[str]) -> str:
 def is_ideograph(character: str) -> bool:
     """Whether a character is a word by itself."""
     return _IDEOGRAPH.fullmatch(character) is not None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 _QUOTES_AND_DASHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2013": "-", "\u2014": "-"})

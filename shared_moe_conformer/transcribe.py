@@ -19,7 +19,7 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.device import choose_device
-from shared_moe_conformer.release.transfer import MODEL_HELP, ZOO, resolve
+from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
 from shared_moe_conformer.speech.subtitles import as_ctm, as_srt, as_vtt
 from shared_moe_conformer.speech.transcript import Transcript, as_json, as_text, as_times
@@ -105,8 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help="files of any kind that libsndfile reads, at any sampling rate and of any length; folders, with all below "
         "them; patterns in quotes ('calls/**/*.flac'); -: an audio file on the standard input",
     )
-    parser.add_argument("--model", required=True, help=MODEL_HELP)
-    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
+    add_model_flags(parser)
     parser.add_argument(
         "--format",
         choices=FORMATS,

@@ -17,6 +17,7 @@ from shared_moe_conformer.config import (
     TrainingConfig,
     from_dict,
     load_config,
+    options_by_name,
     replace_fields,
     save_config,
     to_dict,
@@ -105,3 +106,8 @@ def test_field_names_are_unique_and_each_field_has_a_docstring() -> None:
     names = [name for _, name in leaves(Config)]
     assert len(set(names)) == len(names)
     assert [name for cls, name in leaves(Config) if not field_docs(cls).get(name)] == []
+
+
+def test_options_have_their_names_at_any_depth() -> None:
+    values = {"a": 1, "b": {"c": (2, 3), "d": {"e": None}}}
+    assert options_by_name(values) == {"a": 1, "c": (2, 3), "e": None}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared_moe_conformer import cpu
-from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.cpu import processor_name, tune_cpu
 
 AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
 
@@ -35,11 +35,11 @@ def _untouched(monkeypatch: pytest.MonkeyPatch):
 def test_mkl_gets_the_best_that_an_amd_processor_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str, flags: str, chosen: str | None
 ) -> None:
-    one = f"processor\t: 0\nvendor_id\t: {vendor}\npower management:\nflags\t\t: fpu {flags}\n"
+    one = f"processor\t: 0\nvendor_id\t: {vendor}\npower management:\nmodel name\t: X: 1\nflags\t\t: fpu {flags}\n"
     (tmp_path / "cpuinfo").write_text(f"{one}\n{one}\n")
     monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "cpuinfo")
     tune_cpu()
-    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == chosen
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == chosen and processor_name() == "X: 1"
 
 
 def test_a_user_s_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.text import is_ideograph, join_words, normalise, words_of
+from shared_moe_conformer.text import first_line, is_ideograph, join_words, normalise, words_of
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,8 @@ def test_normalisation(text: str, upper: str, as_it_is: str) -> None:
 def test_a_normalised_text_stays_as_it_is(text: str, case: str) -> None:
     once = normalise(text, case)
     assert normalise(once, case) == once == " ".join(once.split())
+
+
+@pytest.mark.parametrize(("message", "line"), [("\nno such\nat all", "no such"), ("", "ValueError")])
+def test_an_error_in_one_line(message: str, line: str) -> None:
+    assert first_line(ValueError(message)) == line

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -30,6 +28,7 @@ from shared_moe_conformer.ablation.results import (
 )
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
 from shared_moe_conformer.config import Config, replace_fields, require
+from shared_moe_conformer.cpu import processor_name
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.checkpoint import epoch_path, load_checkpoint
@@ -234,11 +233,7 @@ def _as_flag(value: Any) -> str:
 
 
 def _processor() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*:\s*(.*)", info.read_text()) if info.is_file() else []
-    return names[0] if names else platform.processor() or platform.machine()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
 
 
 def _engine() -> str:

@@ -12,6 +12,7 @@ from lhotse import MonoCut
 from shared_moe_conformer.data.levels import Level, measure_level
 from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.text import first_line
 
 MIN_DURATION, MAX_DURATION = 0.3, 30.0
 """Seconds; icefall's usual 1 to 20 would drop a third of a corpus of short prompts."""
@@ -66,16 +67,11 @@ def check_features(cut: MonoCut) -> list[Problem]:
     try:
         features = cut.load_features()
     except Exception as error:  # storage backends have their own
-        message = f"features in {cut.features.storage_path} cannot be read ({_first_line(error)})"
+        message = f"features in {cut.features.storage_path} cannot be read ({first_line(error)})"
         return [Problem(cut.id, "unreadable", message)]
     if features is None or len(features) == 0:
         return [Problem(cut.id, "no features", "features of no frames")]
     return [] if np.isfinite(features).all() else [Problem(cut.id, "not finite", "features hold NaN or infinity")]
-
-
-def check_audio(cut: MonoCut) -> list[Problem]:
-    """Problems of the recording itself, read from its beginning to its end."""
-    return examine_audio(cut)[0]
 
 
 def examine_audio(cut: MonoCut) -> tuple[list[Problem], Level | None]:
@@ -84,7 +80,7 @@ def examine_audio(cut: MonoCut) -> tuple[list[Problem], Level | None]:
     try:
         samples = source.load_audio()
     except Exception as error:  # audio backends have their own
-        return [Problem(cut.id, "unreadable", f"{source.source} cannot be read ({_first_line(error)})")], None
+        return [Problem(cut.id, "unreadable", f"{source.source} cannot be read ({first_line(error)})")], None
     if not np.isfinite(samples).all():
         return [Problem(cut.id, "not finite", "recording holds NaN or infinity")], None
     problems = []
@@ -162,8 +158,3 @@ def _fingerprints(cut: MonoCut, kinds: Sequence[str]) -> set[tuple[str, str]]:
     texts = {("text", s.text) for s in cut.supervisions if s.text}
     recordings = {("recording", str(source.source)) for source in cut.recording.sources}
     return {fingerprint for fingerprint in texts | recordings if fingerprint[0] in kinds}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -12,11 +12,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.config import require
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.joiner import Joiner
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, RouterLosses, choose_experts
+
+MAX_DIFFERENCE = 1e-3
+"""Largest difference from the model, on its own test wav, with which a float32 graph is released."""
+
+
+def require_small(difference: float, name: str) -> None:
+    """Refuse a graph whose output differs from the model's by more than `MAX_DIFFERENCE`."""
+    require(difference <= MAX_DIFFERENCE, f"{name} differs from the model by {difference:.2g}: not written")
 
 
 class EncoderGraph(nn.Module):

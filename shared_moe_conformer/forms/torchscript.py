@@ -11,13 +11,9 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import TEST_TEXT, TEST_WAV, Bundle
-from shared_moe_conformer.config import require
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
+from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, require_small
 from shared_moe_conformer.release.checksums import write_sums
 from shared_moe_conformer.speech.audio import read_audio
-
-MAX_DIFFERENCE = 1e-3
-"""Largest difference from the model, on its own test wav, with which a graph is written."""
 
 
 def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
@@ -36,7 +32,7 @@ def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) ->
         for name, (graph, example, inputs) in _graphs(bundle, x).items():
             traced = _traced(graph.eval(), example)
             differences[name] = difference = _difference(graph(*inputs), traced(*inputs))
-            require(difference <= MAX_DIFFERENCE, f"{name} differs from the model by {difference:.2g}: not written")
+            require_small(difference, name)
             torch.jit.save(traced, folder / name)
         for file in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / file, folder / file)

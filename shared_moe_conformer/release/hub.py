@@ -14,6 +14,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.release.manifest import CARD_FILE
 from shared_moe_conformer.release.zoo_card import MARK, zoo_card
 from shared_moe_conformer.release.zoo_index import INDEX_FILE, ZooEntry, parse_index, with_entry, write_index
+from shared_moe_conformer.text import first_line
 
 HUB = "hf://"
 MAX_PAGE = 1 << 24
@@ -116,18 +117,14 @@ def _hub_errors(what: str) -> Iterator[None]:
     try:
         yield
     except LocalEntryNotFoundError as error:
-        raise ValueError(f"{what} cannot be reached now: {_first_line(error)}") from error
+        raise ValueError(f"{what} cannot be reached now: {first_line(error)}") from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise FileNotFoundError(f"{what} is not there, or not for you: look at its name, or log in") from error
     except HfHubHTTPError as error:
         if error.response.status_code == http.client.PRECONDITION_FAILED:
             raise ValueError(f"{what} was changed by somebody else at this moment: push again") from error
-        raise ValueError(f"{what}: {_first_line(error)}") from error
+        raise ValueError(f"{what}: {first_line(error)}") from error
     except (ValueError, OSError):
         raise
     except Exception as error:  # of the HTTP library, of which each version of huggingface_hub has another
         raise ValueError(f"{what} cannot be reached now: {error}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

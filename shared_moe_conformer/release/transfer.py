@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import tempfile
@@ -31,15 +32,23 @@ from shared_moe_conformer.release.zoo_index import (
 
 ZOO = "zoo"
 """Folder of released models, where no other is given."""
-MODEL_HELP = (
-    f"a released model: its folder, its name in the zoo, or its name behind another zoo's address ({HUB}o/zoo/NAME)"
-)
 MAX_INDEX = 1 << 24
 """Bytes of an index at most."""
 MAX_SUMS = 1 << 16
 """Bytes of a SHA256SUMS at most."""
 VERSION_LETTERS = 16
 """Of a version's SHA-256, in the name of the hidden folder that it is downloaded into."""
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """`--model` and `--zoo-dir`, which `resolve` takes."""
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="a released model: its folder, its name in the zoo, or its name behind another zoo's address "
+        f"({HUB}o/zoo/NAME)",
+    )
+    parser.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the folder of released models [{ZOO}]")
 
 
 def resolve(model: str | Path, *, zoo_dir: Path) -> Path:

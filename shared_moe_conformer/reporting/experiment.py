@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.config import Config, load_config, to_dict
+from shared_moe_conformer.config import Config, load_config, options_by_name, to_dict
 from shared_moe_conformer.reporting.curves import training_charts, wer_by_epoch
 from shared_moe_conformer.reporting.expert_sections import collapsed_experts, expert_charts
 from shared_moe_conformer.reporting.history import Series, TrainingLog, read_history, read_log
@@ -150,14 +150,7 @@ def _options(config: Config) -> list[Markup]:
 
 
 def _option_table(values: dict[str, Any]) -> Markup:
-    return table(["option", "value"], [[name, _shown(value)] for name, value in _leaves(values).items()])
-
-
-def _leaves(values: dict[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        leaves |= _leaves(value) if isinstance(value, dict) else {name: value}
-    return leaves
+    return table(["option", "value"], [[name, _shown(value)] for name, value in options_by_name(values).items()])
 
 
 def _shown(value: Any) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
+from shared_moe_conformer.cpu import processor_name
+
 PACKAGES = ("torch", "lhotse", "k2", "numpy", "kaldialign", "sentencepiece")
-CPU_INFO = Path("/proc/cpuinfo")
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -19,7 +19,7 @@ def environment(device: torch.device) -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: version for name, version in found.items() if version},
         "system": platform.system(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
@@ -30,10 +30,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
-
-
-def _processor() -> str:
-    """Its name where Linux says it, otherwise its architecture."""
-    lines = CPU_INFO.read_text().splitlines() if CPU_INFO.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name") and ":" in line]
-    return names[0] if names else platform.machine()

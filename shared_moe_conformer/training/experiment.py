@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.config import Config, from_dict, load_config, require, to_dict
+from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, to_dict
 from shared_moe_conformer.training.checkpoint import (
     BEST_NAME,
     MID_EPOCH_NAME,
@@ -131,13 +131,6 @@ def refuse_other_experiment(exp_dir: Path, config: Config, *, resuming: bool) ->
 
 def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = ()) -> str:
     """The options whose values differ, for reading: `num_experts 8 there, 4 now`."""
-    old, new = _leaves(old), _leaves(new)
+    old, new = options_by_name(old), options_by_name(new)
     names = [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
     return ", ".join(f"{name} {old.get(name)} there, {new.get(name)} now" for name in names)
-
-
-def _leaves(values: dict[str, Any]) -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in values.items():
-        leaves |= _leaves(value) if isinstance(value, dict) else {name: value}
-    return leaves

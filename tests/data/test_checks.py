@@ -42,7 +42,7 @@ def test_the_corpus_has_no_problem(corpus: Corpus) -> None:
     assert checks.check_duplicates(cuts) == []
     for cut in cuts:
         assert checks.check_cut(cut) == checks.check_cut(cut, corpus.tokenizer) == []
-        assert checks.check_features(cut) == checks.check_audio(cut) == []
+        assert checks.check_features(cut) == checks.examine_audio(cut)[0] == []
 
 
 @pytest.mark.parametrize(
@@ -97,22 +97,22 @@ def test_audio_that_is_damaged_or_silent(tmp_path: Path) -> None:
     cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
     path = tmp_path / "a.wav"
     whole = path.read_bytes()
-    assert checks.check_audio(cut) == []
+    assert checks.examine_audio(cut)[0] == []
     path.write_bytes(whole[:44] + bytes(len(whole) - 44))
-    assert checks.check_audio(cut) == ["a: recording is digital silence"]
+    assert checks.examine_audio(cut)[0] == ["a: recording is digital silence"]
     for damaged in (b"", b"no wav at all"):
         path.write_bytes(damaged)
-        (problem,) = checks.check_audio(cut)
+        (problem,) = checks.examine_audio(cut)[0]
         assert problem.startswith(f"a: {path} cannot be read") and "\n" not in problem
     path.write_bytes(whole[:2044])
-    assert checks.check_audio(cut) == [f"a: {path} has 1000 samples, not 4000"]
+    assert checks.examine_audio(cut)[0] == [f"a: {path} has 1000 samples, not 4000"]
 
 
 def test_the_rate_in_the_file_must_be_the_manifests(tmp_path: Path) -> None:
     cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
     samples, _ = soundfile.read(tmp_path / "a.wav")
     soundfile.write(tmp_path / "a.wav", samples, 11025)
-    (problem,) = checks.check_audio(cut)
+    (problem,) = checks.examine_audio(cut)[0]
     assert problem == f"a: {tmp_path}/a.wav is at 11025 Hz, its manifest says 8000 Hz"
     assert problem.kind == "sampling rate"  # type: ignore[attr-defined]
 

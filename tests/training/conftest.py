@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import Config, TrainingConfig
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.model.asr_model import AsrLosses
 from shared_moe_conformer.training.averaging import RunningSum
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint, step_path
 
@@ -40,29 +41,6 @@ def exp_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Losses(NamedTuple):
-    """Shaped as the model's."""
-
-    simple_loss: Tensor
-    pruned_loss: Tensor
-    ctc_loss: Tensor
-    load_balancing_loss: Tensor
-    router_z_loss: Tensor
-    num_frames: Tensor
-    frames_per_expert: Tensor | None
-
-
-class Batch(NamedTuple):
-    """Shaped as the data module's."""
-
-    x: Tensor
-    x_lens: Tensor
-    y: Tensor
-    y_lens: Tensor
-    cut_ids: list[str]
-    texts: list[str]
-
-
 class TinyModel(nn.Module):
     """Stand-in with dropout, batch statistics, an expert's stacked tensors and a router."""
 
@@ -85,7 +63,7 @@ class TinyModel(nn.Module):
     def balance_experts(self, frames_per_expert: Tensor) -> None:
         self.balanced.append(frames_per_expert)
 
-    def forward(self, x: Tensor, x_lens: Tensor, y: Tensor, y_lens: Tensor, **options: float) -> Losses:
+    def forward(self, x: Tensor, x_lens: Tensor, y: Tensor, y_lens: Tensor, **options: float) -> AsrLosses:
         valid = torch.arange(x.size(1)) < x_lens.unsqueeze(1)
         frames = self.dropout(self.norm(x[valid]))
         probs, expert_ids = self.router(frames).softmax(dim=-1).max(dim=-1)
@@ -93,16 +71,16 @@ class TinyModel(nn.Module):
         out = (torch.einsum("mc,mch->mh", frames, weight) + bias) * probs.unsqueeze(-1)
         error = (out - self.embedding(y).mean(dim=(0, 1))).square().sum()
         used = torch.bincount(expert_ids, minlength=2).float().unsqueeze(0)
-        return Losses(error, 2 * error, 3 * error, probs.mean(), probs.square().mean(), valid.sum(), used)
+        return AsrLosses(error, 2 * error, 3 * error, probs.mean(), probs.square().mean(), valid.sum(), used)
 
 
-def make_batch(seed: int, *, num_utterances: int = 3) -> Batch:
+def make_batch(seed: int, *, num_utterances: int = 3) -> AsrBatch:
     generator = torch.Generator().manual_seed(seed)
     x_lens = torch.randint(4, 10, (num_utterances,), generator=generator)
     x = torch.randn(num_utterances, int(x_lens.max()), 4, generator=generator)
     y = torch.randint(1, 5, (num_utterances, 2), generator=generator)
     names = [f"cut-{seed}-{n}" for n in range(num_utterances)]
-    return Batch(x, x_lens, y, torch.full((num_utterances,), 2), names, ["a b"] * num_utterances)
+    return AsrBatch(x, x_lens, y, torch.full((num_utterances,), 2), names, ["a b"] * num_utterances)
 
 
 class TinyLoader:
@@ -117,7 +95,7 @@ class TinyLoader:
     def __len__(self) -> int:
         return 5
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[AsrBatch]:
         while self.num_taken < len(self):
             self.num_taken += 1
             yield make_batch(100 * self.epoch + self.num_taken)
@@ -135,7 +113,7 @@ def config() -> Config:
 
 
 @pytest.fixture
-def batch() -> Callable[..., Batch]:
+def batch() -> Callable[..., AsrBatch]:
     return make_batch
 
 
