@@ -22,7 +22,7 @@ from shared_moe_conformer.config import Config, load_config, require, save_confi
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.loading import load_resources
+from shared_moe_conformer.decoding.loading import load_resources, with_phrases
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch, used
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.decoding.searches import resolved
@@ -207,7 +207,7 @@ class Bundle:
             `routing.expert_layers` lists the L; a frame's most probable expert first. Never without experts.
         """
         decoding = decoding or self.default_search
-        resources = _resources(self.folder, self.tokenizer, decoding)
+        resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))  # a file may change meanwhile
         found: dict[int, list[tuple[float, Hypothesis]]] = {}
         shown = progress and sys.stderr.isatty()
         total = _seconds(recordings) if shown else None  # which looks into every file

@@ -331,6 +331,18 @@ def test_every_search_gives_rising_times_and_the_words_of_the_text(
     assert [word.text for word in transcript.words] == transcript.text.split()
 
 
+def test_a_file_of_hotwords_is_read_as_it_is_now(tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    texts = []
+    for phrase in ("FOUR", "TWO"):
+        file.write_text(phrase)
+        decoding = DecodingConfig(
+            decoding_method="modified_beam_search", hotwords_file=str(file), hotwords_score=60.0, beam_size=8
+        )
+        texts.append(tiny_bundle.transcribe(tones, sampling_rate=16000, decoding=decoding).text)
+    assert "FOUR" in texts[0] and "TWO" in texts[1] and "FOUR" not in texts[1]
+
+
 def other_python() -> Path | None:
     """The interpreter of the other environment: $OTHER_PYTHON, or the one that `make` built in the clone."""
     if os.environ.get("OTHER_PYTHON"):

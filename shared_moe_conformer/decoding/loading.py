@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -116,8 +117,21 @@ def _ngram(lang_dir: Path, order: int, units: Units) -> PrefixScorer:
 
 
 def _hotwords(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer | None:
-    phrases = [*config.hotwords, *(read_hotwords(Path(config.hotwords_file)) if config.hotwords_file else ())]
+    phrases = with_phrases(config).hotwords
     return spelled_hotwords(phrases, units) if phrases else None
+
+
+def with_phrases(config: DecodingConfig) -> DecodingConfig:
+    """The search with the phrases of its file of hotwords, as that is now, among its own.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it holds no phrase.
+    """
+    if not config.hotwords_file:
+        return config
+    phrases = read_hotwords(Path(config.hotwords_file))
+    return replace(config, hotwords=(*config.hotwords, *phrases), hotwords_file="")
 
 
 def spelled_hotwords(phrases: Sequence[str], units: Units) -> PrefixScorer:
