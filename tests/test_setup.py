@@ -27,6 +27,17 @@ MAKES_VENVS = """
 [[ "$2" != venv ]] || {{ /bin/mkdir -p "$3/bin"; /bin/cp "{python}" "$3/bin/python"; }}
 """
 
+# A Python that has headers and no kaldifeat, and whose pip compiles nothing, and fetches nothing if no_network is set.
+PYTHON_WITHOUT_KALDIFEAT = """
+case "$*" in
+  -) exit 1 ;;
+  "- "*) echo key ;;
+  "-c "*) echo {include} ;;
+  *" wheel --"*) echo "a.cc:1: error: no such type" >&2; exit 1 ;;
+  *pip*) [[ -z "${{no_network:-}}" ]] || {{ echo "ERROR: $no_network" >&2; exit 1; }} ;;
+esac
+"""
+
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command without this shell's make and set-up settings."""
@@ -196,6 +207,51 @@ def test_of_two_calls_at_once_one_makes_the_environment(clone: Path) -> None:
         results = list(pool.map(lambda _: set_up(clone, "torch", "env"), range(2)))
     assert [result.returncode for result in results] == [0, 0]
     assert "".join(result.stderr for result in results).count("make .venv-torch") == 1
+
+
+@pytest.fixture
+def bare(clone: Path) -> Path:
+    """A clone without kaldifeat, with tools that do nothing and a Python whose pip has no network."""
+    for tool in ("mkdir", "mktemp", "tail", "tr"):
+        (clone / "tools" / tool).symlink_to(str(shutil.which(tool)))
+    for tool in ("c++", "make", "nproc", "tar"):
+        stub(clone / "tools" / tool, "")
+    for folder in (".venv-torch", "include"):
+        (clone / folder).mkdir()
+    (clone / "include" / "Python.h").touch()
+    stub(clone / "tools" / "python", PYTHON_WITHOUT_KALDIFEAT.format(include=clone / "include"))
+    return clone
+
+
+def get_kaldifeat(clone: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    environment |= {
+        "PATH": str(clone / "tools"),
+        "VIRTUAL_ENV": str(clone / ".venv-torch"),
+        "XDG_CACHE_HOME": str(clone),
+    }
+    return run(clone / "requirements" / "kaldifeat.sh", **environment)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("tools/c++", "no c++ here, which compiling takes (Debian: build-essential)"),
+        ("include/Python.h", "no Python.h in"),
+        ("", "what compiling takes cannot be had (ERROR: no such host)"),
+    ],
+)
+def test_where_kaldifeat_cannot_be_compiled_one_line_says_so(bare: Path, missing: str, message: str) -> None:
+    if missing:
+        (bare / missing).unlink()
+    result = get_kaldifeat(bare, no_network="no such host")
+    *_, line = result.stderr.splitlines()
+    assert result.returncode == 0 and message in line and line.endswith("going on without, tests of kaldifeat skip")
+
+
+def test_an_error_of_compiling_kaldifeat_is_one(bare: Path) -> None:
+    result = get_kaldifeat(bare)
+    assert result.returncode == 1 and "a.cc:1: error: no such type" in result.stderr
+    assert list((bare / ".venv-torch").iterdir()) == [], "nothing is left of it"
 
 
 def test_kaldifeat_needs_no_home(tmp_path: Path) -> None:
