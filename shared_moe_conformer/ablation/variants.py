@@ -27,6 +27,8 @@ MAIN = ("full", "shared", "base", "base-distilled")
 
 NOTHING_INDIVIDUAL = {"individual_norms": False, "individual_routers": False}
 
+MORE_DISTILLATION = {"hidden_distillation_loss_scale": 0.5, "ctc_distillation_loss_scale": 0.5}
+
 
 def variants_of(base: Config) -> dict[str, Variant]:
     """Every variant of a config that shares blocks and has experts, by name, the main ones first.
@@ -49,6 +51,9 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("experts-alone", "shared with norms and routers, experts", NOTHING_INDIVIDUAL),
         Variant("individual-norms", "shared with routers, experts, individual norms", {"individual_routers": False}),
         Variant("shared-distilled", "shared, no experts, taught by `full`", {"experts_in": "none"}, teacher="full"),
+        Variant(
+            "more-distilled", "`base-distilled`, its losses five times as strong", MORE_DISTILLATION, teacher="full"
+        ),
         Variant("base-upcycled", "`base`, begun with the weights of `full`", begins_as="full"),
         Variant("full-experts", "nothing shared, experts", {"group_sizes": (1,) * layers}),
         *[
