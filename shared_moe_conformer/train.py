@@ -23,6 +23,7 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.largest import largest_batches
 from shared_moe_conformer.data.loaders import Part
+from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
 from shared_moe_conformer.decoding.scoring import words_of
@@ -32,7 +33,7 @@ from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.compiling import compile_parts
-from shared_moe_conformer.training.distributed import connected, world
+from shared_moe_conformer.training.distributed import connected, from_local_leader, world
 from shared_moe_conformer.training.environment import environment
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
@@ -93,7 +94,7 @@ def train(
         data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))
         model, begin = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
         trainer = _make_trainer(model, config, options, recipe_dir, device)
-        train_loader = data.train_loader()
+        train_loader = data.train_loader(training_cuts(data))
         batches = Batches(train_loader, data.dev_loader(), word_error_counter(model, tokenizer))
         with _opened(exp_dir, config, resuming=origin.checkpoint is not None):
             if origin.damaged:
@@ -172,6 +173,26 @@ def _opened(exp_dir: Path, config: Config, *, resuming: bool) -> Iterator[None]:
         raise
     finally:
         stop_log()
+
+
+def training_cuts(data: AsrDataModule) -> StoredCuts:
+    """The training split; of the processes of a machine one stores it, and the others read what that one has stored.
+
+    Raises:
+      FileNotFoundError: the split has not been prepared.
+      ValueError: more than a tenth of it cannot be trained on.
+    """
+    own: list[StoredCuts] = []
+
+    def store() -> OpenFile:
+        own.append(data.training_cuts())
+        return own[0].file
+
+    file = from_local_leader(store) if world().size > 1 else store()
+    try:
+        return own[0] if own else StoredCuts.opened(file)
+    except (OSError, ValueError):  # a system without /proc, or processes that see different ones
+        return data.training_cuts()
 
 
 def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:

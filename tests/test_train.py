@@ -18,8 +18,10 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from shared_moe_conformer import train
 from shared_moe_conformer.config import Config, FeatureConfig, load_config, replace_fields
 from shared_moe_conformer.data.feature_store import store_features
+from shared_moe_conformer.data.stored_cuts import OpenFile
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.trainer import Trainer
 from shared_moe_conformer.training.update import StepReport
 from tests.torchrun import torchrun
@@ -326,6 +328,16 @@ def test_two_processes_train_as_one_that_accumulates(recipe: Path, tmp_path: Pat
     assert "2 processes on cpu" in log.read_text() and log.read_text().count("done: 3 epochs") == 1
     curves = [loss_curve(tmp_path / name) for name in ("alone", "two")]
     assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=5e-4)
+
+
+def test_a_process_that_cannot_read_what_another_has_stored_stores_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Data:
+        def training_cuts(self) -> str:
+            return "own"
+
+    monkeypatch.setattr(train, "world", lambda: World(rank=1, size=2, local_rank=1))
+    monkeypatch.setattr(train, "from_local_leader", lambda make: OpenFile("/proc/0/fd/0", 1, "00"))
+    assert train.training_cuts(Data()) == "own"
 
 
 @pytest.fixture(scope="module")

@@ -41,9 +41,9 @@ class AsrDataModule:
         self.left_out: list[Problem] = []
         self.dataset = CutDataset(tokenizer, config.data)
 
-    def train_loader(self) -> TrainLoader:
-        """The training split; `set_epoch` before each epoch."""
-        cuts = self.training_cuts()
+    def train_loader(self, cuts: StoredCuts | None = None) -> TrainLoader:
+        """The training split, read anew unless it is given; `set_epoch` before each epoch."""
+        cuts = self.training_cuts() if cuts is None else cuts
         dataset = CutDataset(self.tokenizer, self.config.data, noise=self._noise())
         training = self.config.training
         return TrainLoader(

@@ -1,4 +1,4 @@
-"""The cuts of a split on disk: as many as there are, in as little memory as their durations take."""
+"""The cuts of a split on disk: as many as there are, in next to no memory, once for all processes of a machine."""
 
 from __future__ import annotations
 
@@ -9,13 +9,30 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from lhotse import MonoCut
 
+from shared_moe_conformer.config import require
+
+ALIGNMENT = 8
+"""Bytes of a number; numbers stand at multiples of it."""
+
+
+class OpenFile(NamedTuple):
+    """A file of stored cuts, which other processes of the machine can read while the one that wrote it is there."""
+
+    path: str
+    num_cuts: int
+    digest: str
+
 
 class StoredCuts:
-    """Cuts in a file without a name, which is gone when the process is; in memory are 16 bytes of each."""
+    """Cuts in a file without a name, which is gone when all processes that read it are.
+
+    The file holds each cut, pickled; where each ends, and its duration (mapped into memory); and at its end the digest.
+    """
 
     def __init__(self, cuts: Iterable[MonoCut], *, directory: Path | None = None) -> None:
         """Write the cuts.
@@ -24,19 +41,52 @@ class StoredCuts:
           cuts: are read once, one after the other.
           directory: on a disk that has room for them, about a kilobyte each; None: the system's for temporary files.
         """
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - it lives as long as this object
+        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - it lives as long as this object
         ends, durations, digest = array("q", [0]), array("d"), hashlib.sha256()
         for cut in cuts:
             data = pickle.dumps(cut, pickle.HIGHEST_PROTOCOL)
-            self._file.write(data)
+            file.write(data)
             ends.append(ends[-1] + len(data))
             durations.append(cut.duration)
             digest.update(f"{cut.id} {cut.duration}\n".encode())
-        self._file.flush()
-        self._ends = np.frombuffer(ends, dtype=np.int64)
-        self.durations = np.frombuffer(durations, dtype=np.float64)
-        self.digest = digest.hexdigest()
+        file.write(bytes(-ends[-1] % ALIGNMENT))
+        for numbers in (ends, durations):
+            numbers.tofile(file)
+        file.write(digest.digest())
+        file.flush()
+        self._read(file, len(durations), digest.hexdigest())
+
+    @classmethod
+    def opened(cls, file: OpenFile) -> StoredCuts:
+        """The cuts that another process of this machine has stored.
+
+        Raises:
+          OSError: this system has no such path, or that process is gone.
+          ValueError: the path leads to another file: that process is on another machine.
+        """
+        cuts = cls.__new__(cls)
+        cuts._read(open(file.path, "rb"), file.num_cuts, file.digest)  # noqa: SIM115 - as above
+        return cuts
+
+    def _read(self, file: BinaryIO, num_cuts: int, digest: str) -> None:
+        self._file = file
+        self.digest = digest
         """Of the cuts' ids and durations, in their order."""
+        size = os.fstat(file.fileno()).st_size
+        end = size - len(bytes.fromhex(digest))
+        begin = end - ALIGNMENT * (2 * num_cuts + 1)
+        is_it = begin >= 0 and os.pread(file.fileno(), size - end, end).hex() == digest
+        require(is_it, f"{file.name} does not hold these cuts")
+        numbers = np.memmap(file, np.int64, mode="r", offset=begin, shape=2 * num_cuts + 1).view(np.ndarray)
+        self._ends, self.durations = numbers[: num_cuts + 1], numbers[num_cuts + 1 :].view(np.float64)
+
+    @property
+    def file(self) -> OpenFile:
+        """By which other processes of this machine can read the cuts.
+
+        Source: proc(5), /proc/pid/fd: what a process has open, whether it still has a name or not.
+        """
+        return OpenFile(f"/proc/{os.getpid()}/fd/{self._file.fileno()}", len(self), self.digest)
 
     def __len__(self) -> int:
         return len(self.durations)

@@ -9,9 +9,10 @@ import inspect
 import os
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,10 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.training.metrics import LossTotals
 
 SECONDS_BEFORE_END = 0.5
+LONGEST_WAIT = timedelta(days=1)
+"""For a large corpus to be read; a process that dies meanwhile is noticed at once."""
+
+T = TypeVar("T")
 
 
 class World(NamedTuple):
@@ -98,6 +103,26 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def from_local_leader(make: Callable[[], T]) -> T:
+    """What the first process of each machine makes, for all processes of that machine, however long it takes.
+
+    Raises:
+      ValueError, OSError: raised there; in every process of the machine.
+    """
+    mine: T | Exception | None = None
+    if world().local_rank == 0:
+        try:
+            mine = make()
+        except (ValueError, OSError) as error:
+            mine = error
+    values: list[Any] = [None] * world().size
+    dist.all_gather_object(values, mine, group=dist.new_group(backend="gloo", timeout=LONGEST_WAIT))
+    made = values[world().rank - world().local_rank]
+    if isinstance(made, Exception):
+        raise made
+    return made
 
 
 def total_losses(totals: LossTotals) -> LossTotals:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.data.stored_cuts import StoredCuts
@@ -31,8 +34,43 @@ def test_no_cuts_are_cuts_too() -> None:
 
 
 def test_the_file_is_closed_with_the_object(corpus: Corpus) -> None:
-    stored = StoredCuts(corpus.cuts("train"))
     before = len(os.listdir("/proc/self/fd"))
-    del stored
+    stored = StoredCuts(corpus.cuts("train"))
+    again = StoredCuts.opened(stored.file)
+    assert len(os.listdir("/proc/self/fd")) > before
+    del stored, again
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before - 1
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+READ = """
+import sys
+from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
+cuts = StoredCuts.opened(OpenFile(sys.argv[1], int(sys.argv[2]), sys.argv[3]))
+print("ready", flush=True)
+input()
+print(cuts.durations.sum(), *(cut.id for cut in cuts))
+"""
+
+
+def test_another_process_reads_them_also_when_this_one_has_let_go(corpus: Corpus) -> None:
+    cuts = corpus.cuts("train")
+    stored = StoredCuts(cuts)
+    command = [sys.executable, "-c", READ, *map(str, stored.file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None and reader.stdout.readline() == "ready\n"
+        total = float(stored.durations.sum())
+        del stored
+        gc.collect()
+        shown, _ = reader.communicate("\n", timeout=60)
+    assert shown.split() == [str(total), *(cut.id for cut in cuts)]
+
+
+def test_another_file_at_the_same_place_is_refused(corpus: Corpus, tmp_path: Path) -> None:
+    file = StoredCuts(corpus.cuts("train"), directory=tmp_path).file
+    with pytest.raises(OSError):
+        StoredCuts.opened(file)  # gone with the object
+    for content in (b"", b"other" * 1000):
+        (tmp_path / "other").write_bytes(content)
+        with pytest.raises(ValueError, match="does not hold these cuts"):
+            StoredCuts.opened(file._replace(path=str(tmp_path / "other")))

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,15 @@ import torch
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.data.batch import AsrBatch, collate
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.distributed import World, agreed_name, average_buffers, connected, gather, world
+from shared_moe_conformer.training.distributed import (
+    World,
+    agreed_name,
+    average_buffers,
+    connected,
+    from_local_leader,
+    gather,
+    world,
+)
 from shared_moe_conformer.training.trainer import Trainer
 from tests.conftest import TINY, TINY_VOCAB
 from tests.torchrun import free_port, torchrun
@@ -87,7 +96,18 @@ def update_of_two_processes(path: str) -> None:
         after = trainer.model.state_dict()
         result["skipped"] = report.skipped, report.suspects, trainer.state.step
         result["unchanged"] = all(torch.equal(value, after[name]) for name, value in before.items())
+        result["made"] = [made_by_leader(local_rank, lambda: f"by {rank}") for local_rank in (rank, 0)]
+        result["refused"] = made_by_leader(rank, lambda: Path(f"none-of-{rank}").read_text())
         torch.save(result, f"{path}.{rank}")
+
+
+def made_by_leader(local_rank: int, make: Callable[[], str]) -> str:
+    """What `from_local_leader` gives, or its error, if this is such a process of its machine."""
+    os.environ["LOCAL_RANK"] = str(local_rank)
+    try:
+        return from_local_leader(make)
+    except OSError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +149,11 @@ def test_a_bad_batch_of_one_process_is_skipped_and_named_by_all(results: list[di
         message, suspects, step = result["skipped"]
         assert message.startswith("step 4: loss is nan") and suspects == ("cut-3-3-0",)
         assert result["unchanged"] and step == 3
+
+
+def test_the_first_process_of_a_machine_makes_things_for_the_others(results: list[dict[str, Any]]) -> None:
+    assert [result["made"] for result in results] == [["by 0", "by 0"], ["by 0", "by 1"]], "on one machine, on two"
+    assert all("none-of-0" in result["refused"] for result in results)
 
 
 def fifty_losses(path: str) -> None:
