@@ -1,0 +1,67 @@
+"""Options of data and batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from shared_moe_conformer.config.values import ADDED_LATER, require
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Cut sets and how training batches are made of them. Paths are relative to the recipe's folder."""
+
+    corpus: str = "unknown"
+    """Name of the corpus, as a released model states it."""
+    language: str = "und"
+    """Language of the speech, a BCP-47 code; several with commas between them."""
+    licence: str = "unknown"
+    """Licence of the corpus, an SPDX identifier; a model released from it states the same."""
+    manifest_dir: str = "data/fbank"
+    """Folder of the cut sets cuts_<split>.jsonl.gz with their features."""
+    train_split: str = "train"
+    """Split to train on."""
+    dev_split: str = "dev"
+    """Split to validate on."""
+    test_splits: tuple[str, ...] = ("test",)
+    """Splits that decode.py decodes."""
+    lang_dir: str = "data/lang_bpe_500"
+    """Folder of the tokenizer: bpe.model and tokens.txt."""
+    max_duration: float = 200.0
+    """Audio in a batch, in seconds."""
+    num_buckets: int = 10
+    """Duration buckets from which batches are drawn, so that little is padding."""
+    num_workers: int = 1
+    """Processes that load batches; 0: the training process itself."""
+    num_time_masks: int = 2
+    """Time masks of SpecAugment per utterance; 0: none."""
+    max_time_mask_fraction: float = 0.15
+    """Share of an utterance's frames that its time masks cover together at most."""
+    num_freq_masks: int = 2
+    """Frequency masks of SpecAugment per utterance; 0: none."""
+    max_freq_mask_bins: int = 20
+    """Widest frequency mask, in mel bins."""
+    noise_manifest: str = field(default="", metadata=ADDED_LATER)
+    """Cuts of noise with features, mixed into training, e.g. data/fbank/cuts_musan.jsonl.gz; empty: none."""
+    noise_probability: float = field(default=0.5, metadata=ADDED_LATER)
+    """Share of the utterances that get noise, where there is a noise_manifest (icefall's)."""
+    noise_snr: tuple[float, float] = field(default=(10.0, 20.0), metadata=ADDED_LATER)
+    """Lowest and highest ratio of speech to noise, in decibel; uniformly random between them (icefall's)."""
+
+    def __post_init__(self) -> None:
+        require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
+        require(self.num_buckets >= 1, f"num_buckets is {self.num_buckets}: give 1 or more")
+        for name in ("num_workers", "num_time_masks", "num_freq_masks", "max_freq_mask_bins"):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        require(
+            0 <= self.max_time_mask_fraction <= 1,
+            f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
+        )
+        require(
+            0 <= self.noise_probability <= 1,
+            f"noise_probability is {self.noise_probability}: give a number from 0 to 1",
+        )
+        require(
+            len(self.noise_snr) == 2 and self.noise_snr[0] <= self.noise_snr[1],
+            f"noise_snr is {self.noise_snr}: give the lowest and the highest ratio in decibel, e.g. 10,20",
+        )

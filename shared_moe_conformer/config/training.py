@@ -1,0 +1,124 @@
+"""Options of the training: schedule, optimiser, losses, teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from shared_moe_conformer.config.values import ADDED_LATER, require, require_choice
+
+PrecisionName = Literal["float32", "bfloat16", "float16"]
+LrSchedule = Literal["cosine", "noam"]
+OptimizerName = Literal["adamw", "muon"]
+SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Schedule, losses and their scales."""
+
+    num_epochs: int = 30
+    """Epochs to train, counted from 1."""
+    optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
+    """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_lr_factor: float = field(default=3.0, metadata=ADDED_LATER)
+    """Learning rate of what Muon updates, as a multiple of AdamW's."""
+    shared_block_lr_scale: SharedBlockLrScale = field(default="none", metadata=ADDED_LATER)
+    """Learning rate of weights that n layers share, as a share of the others': 1, 1 / sqrt(n) or 1 / n."""
+    precision: PrecisionName = field(default="float32", metadata=ADDED_LATER)
+    """Format of matrix products in training; routers, softmaxes, losses, weights and validation stay in float32."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises to its peak."""
+    lr_schedule: LrSchedule = field(default="cosine", metadata=ADDED_LATER)
+    """How the learning rate falls from its peak: by half a cosine to 1 % of it at the last step, or as 1 / sqrt(step),
+    whatever the number of epochs (noam)."""
+    weight_decay: float = 1e-2
+    """AdamW's weight decay, on matrices only."""
+    max_grad_norm: float = 5.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 42
+    """Seed of initialisation, sampling and dropout."""
+    simple_loss_scale: float = 0.5
+    """Weight of the simple (unpruned, additive) transducer loss after its warm-up."""
+    loss_warmup_steps: int = 500
+    """Steps over which the simple loss's weight falls from 1 and the pruned loss's rises from 0.1 to 1 (icefall)."""
+    ctc_loss_scale: float = 0.3
+    """Weight of the CTC loss beside the transducer's."""
+    load_balancing_loss_scale: float = 0.01
+    """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
+    router_z_loss_scale: float = 0.001
+    """Weight of the router z loss, per layer, as a share of the frame-averaged losses."""
+    init_from: str = field(default="", metadata=ADDED_LATER)
+    """Trained model to begin with, an experiment's or a bundle's folder, relative to the recipe's, e.g. exp/full; it
+    may share fewer weights, have no experts, or have other units; empty: begin with random weights."""
+    init_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Last epoch to average of an experiment's weights to begin with; 0: its last."""
+    init_iter: int = field(default=0, metadata=ADDED_LATER)
+    """Last update to average of them, of those with a checkpoint; 0: go by epochs."""
+    init_avg: int = field(default=1, metadata=ADDED_LATER)
+    """Epochs, or checkpoints of updates, over which the weights to begin with are averaged."""
+    init_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
+    """Average all updates of these epochs that were summed up, not only their ends."""
+    init_expert_noise: float = field(default=0.1, metadata=ADDED_LATER)
+    """Noise on experts that begin as a dense feed-forward, as a share of its weights' standard deviation."""
+    freeze: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Parts of the model that are not trained, e.g. encoder,decoder or encoder.groups.0.block; they also compute as in
+    evaluation: no dropout, and statistics that stay."""
+    accumulate_batches: int = field(default=1, metadata=ADDED_LATER)
+    """Batches of each process whose gradients make one update together; max_duration is that of one."""
+    teacher: str = field(default="", metadata=ADDED_LATER)
+    """Trained model to imitate, an experiment's or a bundle's folder, relative to the recipe's folder, e.g. exp/full;
+    empty: none."""
+    teacher_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Last epoch to average of the teacher's weights; 0: its last."""
+    teacher_iter: int = field(default=0, metadata=ADDED_LATER)
+    """Last update to average of them, of those with a checkpoint; 0: go by epochs."""
+    teacher_avg: int = field(default=1, metadata=ADDED_LATER)
+    """Epochs, or checkpoints of updates, over which the teacher's weights are averaged."""
+    teacher_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
+    """Average all updates of these epochs that were summed up, not only their ends."""
+    hidden_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
+    """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
+    teacher; 0: their sizes may differ."""
+    ctc_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
+    """Weight of the divergence of the CTC posteriors from the teacher's, with a teacher."""
+    transducer_distillation_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight of the divergence of the joiner from the teacher's, where pruning keeps positions, with a teacher."""
+    prune_range: int = 5
+    """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
+    lm_only_scale: float = 0.25
+    """Smoothing of the simple loss towards the decoder alone."""
+    am_only_scale: float = 0.0
+    """Smoothing of the simple loss towards the encoder alone."""
+
+    def __post_init__(self) -> None:
+        require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
+        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
+        require_choice("lr_schedule", self.lr_schedule, LrSchedule)
+        require(self.muon_lr_factor > 0, f"muon_lr_factor is {self.muon_lr_factor}: give a positive number")
+        require_choice("optimizer", self.optimizer, OptimizerName)
+        require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)
+        require_choice("precision", self.precision, PrecisionName)
+        require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
+        require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
+        require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
+        require(self.init_expert_noise >= 0, f"init_expert_noise is {self.init_expert_noise}: give 0 or more")
+        for name in (
+            "init_epoch",
+            "init_iter",
+            "teacher_epoch",
+            "teacher_iter",
+            "hidden_distillation_loss_scale",
+            "ctc_distillation_loss_scale",
+            "transducer_distillation_loss_scale",
+        ):
+            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        for whose in ("init", "teacher"):
+            epoch, iteration, avg = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter", "avg"))
+            require(avg >= 1, f"{whose}_avg is {avg}: give 1 or more")
+            require(
+                not (epoch and iteration), f"{whose}_epoch is {epoch} and {whose}_iter {iteration}: give one of them"
+            )
+        require(self.prune_range >= 2, f"prune_range is {self.prune_range}: give 2 or more")

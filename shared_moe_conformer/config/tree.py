@@ -1,0 +1,87 @@
+"""Trees of dataclasses as JSON has them, and copies of them with other values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, TypeVar, get_type_hints
+
+from shared_moe_conformer.config.values import require
+
+C = TypeVar("C")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The dataclass as nested plain dictionaries, as JSON holds it."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def options_by_name(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of `to_dict`'s nested dictionaries, at whatever depth, by their (unique) names."""
+    options: dict[str, Any] = {}
+    for name, value in values.items():
+        options |= options_by_name(value) if isinstance(value, dict) else {name: value}
+    return options
+
+
+def told_options(config: Any) -> dict[str, Any]:
+    """`to_dict` without the options that were added later and have their default."""
+    options: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            options[f.name] = told_options(value)
+        elif not (f.metadata.get("may_be_missing") and value == f.default):
+            options[f.name] = list(value) if isinstance(value, tuple) else value
+    return options
+
+
+def from_dict(cls: type[C], values: dict[str, Any]) -> C:
+    """The dataclass `cls` from `to_dict`'s dictionary; an option that was added later may be missing.
+
+    Raises:
+      ValueError: an unknown or a missing key, named, or a value that its class refuses.
+    """
+    require(isinstance(values, dict), f"{cls.__name__} is {str(values)[:80]!r}: not a JSON object")
+    names = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    added = {f.name for f in dataclasses.fields(cls) if f.metadata.get("may_be_missing")}  # type: ignore[arg-type]
+    unknown, missing = sorted(set(values) - names), sorted(names - added - set(values))
+    require(not unknown, f"{cls.__name__} has no option {', '.join(unknown)}: was this written by a newer version?")
+    require(not missing, f"{cls.__name__} lacks the option {', '.join(missing)}: was this written by an older version?")
+    types = get_type_hints(cls)
+    return cls(**{name: _convert(name, types[name], value) for name, value in values.items()})
+
+
+JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+"""What JSON may give for a field of a plain type; True is no number."""
+
+
+def _convert(name: str, kind: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return from_dict(kind, value)  # type: ignore[arg-type]
+    fits = type(value) in JSON_TYPES.get(kind, (type(value),))
+    require(fits, f"{name} is {repr(value)[:80]}: it must be {getattr(kind, '__name__', kind)}")
+    return tuple(value) if isinstance(value, list) else value
+
+
+def replace_fields(config: C, values: dict[str, Any]) -> C:
+    """A copy of a config tree in which the fields of these (unique) names, at any depth, have new values.
+
+    Raises:
+      ValueError: a name that no dataclass of the tree has.
+    """
+    left = dict(values)
+    result = _replace(config, left)
+    require(not left, f"no option is called {', '.join(sorted(left))}")
+    return result
+
+
+def _replace(config: C, left: dict[str, Any]) -> C:
+    changes: dict[str, Any] = {}
+    for f in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            changes[f.name] = _replace(value, left)
+        elif f.name in left:
+            changes[f.name] = left.pop(f.name)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]

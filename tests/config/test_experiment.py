@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.cli import field_docs
+from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    config = replace_fields(Config(), {"group_sizes": (3, 3), "max_duration": 55.5, "experts_in": "both"})
+    save_config(config, tmp_path / "config.json")
+    assert load_config(tmp_path / "config.json") == config != Config()
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train first"):
+        load_config(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json"):
+        load_config(tmp_path / "config.json")
+
+
+def leaves(cls: type) -> list[tuple[type, str]]:
+    """Every field of a dataclass tree that is not itself a dataclass, with its class."""
+    found = []
+    for f in dataclasses.fields(cls):
+        nested = f.default_factory if f.default_factory is not dataclasses.MISSING else None
+        found += leaves(nested) if dataclasses.is_dataclass(nested) else [(cls, f.name)]
+    return found
+
+
+def test_field_names_are_unique_and_each_field_has_a_docstring() -> None:
+    names = [name for _, name in leaves(Config)]
+    assert len(set(names)) == len(names)
+    assert [name for cls, name in leaves(Config) if not field_docs(cls).get(name)] == []

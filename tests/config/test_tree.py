@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, replace_fields, to_dict
+
+
+def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
+    values = to_dict(Config())
+    values["model"]["encoder"]["num_exprts"] = values["model"]["encoder"].pop("num_experts")
+    with pytest.raises(ValueError, match="no option num_exprts"):
+        from_dict(Config, values)
+    del values["model"]["encoder"]["num_exprts"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="lacks the option num_experts"):
+        load_config(tmp_path / "config.json")
+
+
+def test_a_file_from_before_an_option_was_there_gives_its_default() -> None:
+    values = to_dict(Config())
+    del values["training"]["accumulate_batches"]
+    assert from_dict(Config, values) == Config()
+
+
+def test_replacing_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ValueError, match="no option is called num_exprts"):
+        replace_fields(Config(), {"num_exprts": 4})
+
+
+def test_options_have_their_names_at_any_depth() -> None:
+    values = {"a": 1, "b": {"c": (2, 3), "d": {"e": None}}}
+    assert options_by_name(values) == {"a": 1, "c": (2, 3), "e": None}
