@@ -18,8 +18,10 @@ from torch.autograd.function import once_differentiable
 PIECE = 256
 """Rows that are computed at once, so that what comes of them stays in a CPU's cache; the last piece has half to three
 halves of it."""
-FEWEST_ROWS, ROW_STEP = 16, 32
-"""Rows from which on oneDNN is faster than MKL; it gets them filled up to a multiple of the step."""
+FEWEST_ROWS = 16
+"""Rows from which on oneDNN is faster than MKL."""
+FEW_ROWS, SMALL_STEP, ROW_STEP = 96, 16, 32
+"""oneDNN gets rows filled up to a multiple of a step: the small one for up to so many rows."""
 SMALLEST_WEIGHT = 2**15
 """Elements of a weight matrix from which on oneDNN is faster than MKL."""
 
@@ -118,9 +120,14 @@ def outer(x: Tensor, y: Tensor) -> Tensor:
     return functools.reduce(Tensor.add_, parts)
 
 
+def missing_rows(num_rows: int) -> int:
+    """How many to add to these, so that few numbers of rows occur."""
+    return -num_rows % (SMALL_STEP if num_rows <= FEW_ROWS else ROW_STEP)
+
+
 def _padded(rows: Tensor) -> Tensor:
-    """The rows and zeros after them, so that few numbers of rows occur."""
-    missing = -len(rows) % ROW_STEP
+    """The rows and zeros after them."""
+    missing = missing_rows(len(rows))
     return F.pad(rows, (0, 0, 0, missing)) if missing else rows
 
 

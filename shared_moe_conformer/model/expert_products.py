@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared_moe_conformer.products import by_onednn, outer, pieces_of, product
+from shared_moe_conformer.products import FEWEST_ROWS, by_onednn, missing_rows, outer, pieces_of, product
 
 
 class ExpertWeights(NamedTuple):
@@ -90,24 +90,27 @@ class _GatedExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, gates, index, w1, w2, *kept = ctx.saved_tensors
-        hiddens, outs = kept[::2], kept[1::2]
         grad_x, grad_gates = torch.zeros_like(x), torch.empty_like(gates)
         grad_w1, grad_w2 = torch.empty_like(w1), torch.empty_like(w2)
         grad_b1, grad_b2 = (w.new_zeros(w.size(0), w.size(2)) for w in (w1, w2))
-        for e in (e for e, count in enumerate(ctx.counts) if count == 0):
-            grad_w1[e].zero_()
-            grad_w2[e].zero_()
-        for (e, piece, first), hidden, out in zip(_pieces(ctx.counts, x.dtype), hiddens, outs, strict=True):
-            places = index[piece]
-            grad_out = grad.index_select(0, places)
-            grad_gates[piece] = (grad_out * out).sum(1)
-            grad_out.mul_(gates[piece].unsqueeze(1))
-            _add_outer(grad_w2[e], F.silu(hidden), grad_out, anew=first)
-            grad_b2[e] += grad_out.sum(0)
-            grad_hidden = torch.ops.aten.silu_backward(product(grad_out, w2[e]), hidden)
-            _add_outer(grad_w1[e], x.index_select(0, places), grad_hidden, anew=first)
-            grad_b1[e] += grad_hidden.sum(0)
-            grad_x.index_add_(0, places, product(grad_hidden, w1[e]))
+        of_experts = list(zip(*(tensor.unbind() for tensor in (w1, w2, grad_w1, grad_b1, grad_w2, grad_b2))))
+        for (_, _, weight1, _, weight2, _), count in zip(of_experts, ctx.counts, strict=True):
+            if count == 0:
+                weight1.zero_()
+                weight2.zero_()
+        pieces = _pieces(ctx.counts, index, gates, grad_gates)
+        for piece, rows, hidden, out in zip(pieces, kept[::3], kept[1::3], kept[2::3], strict=True):
+            expert, first, places, gate, grad_gate = piece
+            weight1, weight2, *sums = of_experts[expert]
+            grad_out = grad.index_select(0, _filled_up(places, x, weight1))
+            valid = grad_out[: len(places)]
+            torch.sum(valid * out, 1, out=grad_gate)
+            valid *= gate.unsqueeze(1)
+            grad_out[len(places) :] = 0
+            grad_hidden = torch.ops.aten.silu_backward(product(grad_out, weight2), hidden)
+            _add_gradients(sums[2], sums[3], F.silu(hidden), grad_out, first=first)
+            _add_gradients(sums[0], sums[1], rows, grad_hidden, first=first)
+            grad_x.index_add_(0, places, product(grad_hidden, weight1)[: len(places)])
         return grad_x, grad_gates, None, None, grad_w1, grad_b1, grad_w2, grad_b2
 
 
@@ -123,40 +126,55 @@ def _forward(
     *,
     keep: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The gated sum (M, C), and of each piece, for the backward, hidden channels before the activation and outputs."""
+    """The gated sum (M, C), and for the backward of each piece its frames, its hidden channels before the activation
+    and its outputs."""
     result = torch.zeros_like(x)
     kept: list[Tensor] = []
-    for e, piece, _ in _pieces(counts, x.dtype):
-        rows = x.index_select(0, index[piece])
-        hidden = product(rows, w1[e].t(), b1[e], silu=not keep)
-        out = product(F.silu(hidden) if keep else hidden, w2[e].t(), b2[e])
+    of_experts = list(zip(w1.transpose(1, 2).unbind(), b1.unbind(), w2.transpose(1, 2).unbind(), b2.unbind()))
+    for expert, _, places, gate in _pieces(counts, index, gates):
+        weight1, bias1, weight2, bias2 = of_experts[expert]
+        rows = x.index_select(0, _filled_up(places, x, weight1))
+        hidden = product(rows, weight1, bias1, silu=not keep)
+        out = product(F.silu(hidden) if keep else hidden, weight2, bias2)[: len(places)]
         if keep:
-            kept += hidden, out
-        result.index_add_(0, index[piece], out * gates[piece].unsqueeze(1))
+            kept += rows, hidden, out
+        gate = gate.unsqueeze(1)
+        result.index_add_(0, places, out * gate if keep else out.mul_(gate))
     return result, kept
 
 
-def _add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool) -> None:
-    """total (I, O) += x^T y, or = if `anew`, of rows (M, I) and (M, O)."""
-    if not by_onednn(x, total):
-        total.addmm_(x.t(), y, beta=0 if anew else 1)
-    elif anew:
-        total.copy_(outer(x, y))
-    else:
-        total += outer(x, y)
+def _filled_up(places: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The places of rows, the last of them again and again where a product would fill rows up.
 
-
-def _pieces(counts: list[int], dtype: torch.dtype) -> Iterator[tuple[int, slice, bool]]:
-    """Each expert, some of its rows, and whether they are its first.
-
-    In half precision all its rows at once, because sums of gradients would be rounded too often.
+    To gather rows more is cheaper than to copy all of them into a larger matrix.
     """
-    begin = 0
-    for e, count in enumerate(counts):
-        sizes = pieces_of(count) if dtype in (torch.float32, torch.float64) else [count]
-        for number, size in enumerate(sizes if count else []):
-            yield e, slice(begin, begin + size), number == 0
-            begin += size
+    missing = missing_rows(len(places))
+    if not missing or len(places) < FEWEST_ROWS or not by_onednn(x, weight):
+        return places
+    return torch.cat([places, places[-1:].expand(missing)])
+
+
+def _add_gradients(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, *, first: bool) -> None:
+    """weight (I, O) += x^T grad, or = if `first`, of rows (M, I) and (M, O), and bias (O,) += their sum."""
+    bias += grad.sum(0)
+    if not by_onednn(x, weight):
+        weight.addmm_(x.t(), grad, beta=0 if first else 1)
+    elif first:
+        weight.copy_(outer(x, grad))
+    else:
+        weight += outer(x, grad)
+
+
+def _pieces(counts: list[int], *rows: Tensor) -> Iterator[tuple[Any, ...]]:
+    """An expert, whether the piece is its first, and the piece's part of each tensor (R, ...), expert by expert.
+
+    In half precision all rows of an expert are one piece, because sums of gradients would be rounded too often.
+    """
+    whole = rows[-1].dtype not in (torch.float32, torch.float64)
+    sizes = [([count] if whole else pieces_of(count)) if count else [] for count in counts]
+    numbers = ((expert, number == 0) for expert, some in enumerate(sizes) for number in range(len(some)))
+    parts = zip(*(tensor.split([size for some in sizes for size in some]) for tensor in rows))
+    return ((*number, *part) for number, part in zip(numbers, parts))
 
 
 def _dtype_of_products(x: Tensor, weight: Tensor) -> torch.dtype:
