@@ -1,0 +1,63 @@
+"""The pages that a reader is given: links, and what commands name."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from shared_moe_conformer.config import Config, options_by_name, to_dict
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.training.loop import RunOptions
+from shared_moe_conformer.training.selection import Selection
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    ROOT / "README.md",
+    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/ASR/README.md")]),
+    ROOT / "benchmarks/README.md",
+]
+PROGRAMS = (
+    "shared_moe_conformer/**/*.py",
+    "local/*",
+    "benchmarks/*.py",
+    "docs/*.py",
+    "egs/*/ASR/*.sh",
+    "egs/*/ASR/local/*",
+)
+"""Where options are written out that are no field of a dataclass."""
+OPTION = r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]"
+OF_OTHERS = {"--data-binary", "--standalone", "--nnodes", "--redirects", "--tee", "--tokens-ngram"}
+"""Options of curl, torchrun and icefall; torchrun's others have underscores."""
+
+
+@pytest.mark.parametrize("readme", PAGES, ids=str)
+def test_links_lead_somewhere(readme: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme.read_text())
+    assert [link for link in links if not (readme.parent / link).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def options() -> set[str]:
+    """What the programs of this repository understand."""
+    fields = [f.name for cls in (DecodingConfig, RunOptions, Selection) for f in dataclasses.fields(cls)]
+    flags = {f"--{name.replace('_', '-')}" for name in (*fields, *options_by_name(to_dict(Config())))}
+    texts = [path.read_text() for pattern in PROGRAMS for path in ROOT.glob(pattern) if path.is_file()]
+    return flags.union(*(re.findall(OPTION, text) for text in texts))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_options_that_are_named_are_there(page: Path, options: set[str]) -> None:
+    named = {option for option in re.findall(OPTION, page.read_text()) if "_" not in option}
+    assert named - options - OF_OTHERS - {"--init", "--teacher"} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_programs_that_are_named_are_there(page: Path) -> None:
+    text = page.read_text()
+    modules = re.findall(r"python -m ((?:shared_moe_conformer|benchmarks)\.\w+)", text)
+    scripts = [script.removeprefix("../../../") for script in re.findall(r"(?:\.\./)*local/\w+\.(?:py|sh)", text)]
+    paths = [ROOT / f"{module.replace('.', '/')}.py" for module in modules] + [ROOT / script for script in scripts]
+    assert [path for path in paths if not path.exists()] == []
