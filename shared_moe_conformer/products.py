@@ -120,6 +120,16 @@ def outer(x: Tensor, y: Tensor) -> Tensor:
     return functools.reduce(Tensor.add_, parts)
 
 
+def add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool = False) -> None:
+    """total (I, O) += x^T y, or = if `anew`, of rows (M, I) and (M, O), without gradient."""
+    if not by_onednn(x, total):
+        total.addmm_(x.t(), y, beta=0 if anew else 1)
+    elif anew:
+        total.copy_(outer(x, y))
+    else:
+        total += outer(x, y)
+
+
 def missing_rows(num_rows: int) -> int:
     """How many to add to these, so that few numbers of rows occur."""
     return -num_rows % (SMALL_STEP if num_rows <= FEW_ROWS else ROW_STEP)

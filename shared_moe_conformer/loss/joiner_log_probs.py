@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.products import outer, product
+from shared_moe_conformer.products import add_outer, product
 
 ROWS_PER_BLOCK = 1024
 """Rows that are computed at once; only log-probabilities, (R, V), are held for all of them."""
@@ -80,14 +80,17 @@ class _JoinerLogProbs(torch.autograd.Function):
         size = grad.abs().sum(1)
         matters = ~(size <= SMALLEST_GRADIENT * size.max())  # so that NaN matters
         blocks = _blocks(matters, grad, encoder_indices, decoder_indices, tokens)
-        for block_log_probs, (kept, *block) in zip(log_probs, blocks):
-            block_grad, encoder_index, decoder_index, token = (x[kept] for x in block)
+        for block in zip(log_probs, blocks):
+            kept = block[1][0].nonzero().squeeze(1)
+            parts = block[0], *block[1][1:]
+            of_rows, row_grad, encoder_index, decoder_index, token = (x.index_select(0, kept) for x in parts)
             hidden = _hidden(encoder_frames, decoder_frames, encoder_index, decoder_index)
-            grad_logits = _grad_of_logits(block_log_probs[kept], token, block_grad).to(hidden.dtype)
-            grad_frames = product(grad_logits, weight.to(hidden.dtype).t()).mul_(1 - hidden.square())
+            grad_logits = _grad_of_logits(of_rows, token, row_grad).to(hidden.dtype)
+            grad_frames = product(grad_logits, weight.to(hidden.dtype).t())
+            grad_frames = torch.ops.aten.tanh_backward(grad_frames, hidden)
             grad_encoder.index_add_(0, encoder_index, grad_frames.to(grad_encoder.dtype))
             grad_decoder.index_add_(0, decoder_index, grad_frames.to(grad_decoder.dtype))
-            grad_weight += outer(grad_logits, hidden)
+            add_outer(grad_weight, grad_logits.to(grad_weight.dtype), hidden.to(grad_weight.dtype))
             grad_bias += grad_logits.sum(0)
         return (*(total.to(x.dtype) for total, x in zip(sums, inputs)), None, None, None)
 
@@ -108,8 +111,11 @@ def _token_and_blank(token: Tensor) -> Tensor:
 
 
 def _grad_of_logits(log_probs: Tensor, token: Tensor, grad: Tensor) -> Tensor:
-    """Gradient of the logits, (R, V), from that of the token's and blank's log-probabilities, (R, 2)."""
-    return log_probs.exp().mul_(-grad.sum(1, keepdim=True)).scatter_add_(1, _token_and_blank(token), grad)
+    """Gradient of the logits, (R, V), from that of the token's and blank's log-probabilities, (R, 2).
+
+    It takes the place of `log_probs`.
+    """
+    return log_probs.exp_().mul_(-grad.sum(1, keepdim=True)).scatter_add_(1, _token_and_blank(token), grad)
 
 
 def _at_least_float32(x: Tensor) -> torch.dtype:

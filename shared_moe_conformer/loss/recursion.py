@@ -68,7 +68,7 @@ def _recursion(px: Tensor, py: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor
     u = torch.arange(num_nodes[0], device=px.device).reshape(1, -1, 1)
     t = torch.arange(num_nodes[1], device=px.device).reshape(1, 1, -1)
     begin_u, begin_t, end_u, end_t = boundary.reshape(-1, 4, 1, 1).unbind(1)
-    inside = (u >= begin_u) & (t >= begin_t) & (u <= end_u) & (t < end_t)
+    inside = ((u >= begin_u) & (u <= end_u)) & ((t >= begin_t) & (t < end_t))
     # A free path leads from (0, 0) to the boundary's begin; no other arc outside can be taken.
     token = token.masked_fill(~inside | (u == end_u), -math.inf).masked_fill((t == begin_t) & (u < begin_u), 0.0)
     blank = blank.masked_fill(~inside, -math.inf).masked_fill((u == 0) & (t < begin_t), 0.0)
@@ -104,13 +104,17 @@ def _forward(token: Tensor, blank: Tensor) -> Tensor:
     Blank leads to the same place of the next diagonal, a token to the place after it (at U that would be another
     utterance's, but no token's arc leaves U).
     """
-    prefix = torch.full_like(blank, -math.inf)
+    num_diagonals, width = blank.shape
+    arcs = torch.stack([F.pad(token[:, :-1], (1, 0), value=-math.inf), blank], dim=1)  # by the place that they lead to
+    padded = blank.new_full((num_diagonals, width + 1), -math.inf)
+    prefix = padded[:, 1:]
     prefix[0] = 0.0  # also beyond (0, 0), where no arc leaves
-    nodes, rest, last = prefix.unbind(), prefix[:, 1:].unbind(), prefix[:, :-1].unbind()
-    for d, (token_arc, blank_arc) in enumerate(zip(token[:-1, :-1].unbind(), blank[:-1].unbind())):
-        torch.add(nodes[d], blank_arc, out=nodes[d + 1])
-        torch.logaddexp(rest[d + 1], last[d] + token_arc, out=rest[d + 1])
-    return prefix
+    begins = padded.as_strided((num_diagonals, 2, width), (width + 1, 1, 1))  # each place's neighbour, and itself
+    by_token, by_blank = paths = torch.empty_like(arcs[0])
+    for arc, begin, node in zip(arcs.unbind(), begins.unbind(), prefix[1:].unbind()):
+        torch.add(begin, arc, out=paths)
+        torch.logaddexp(by_token, by_blank, out=node)
+    return prefix.contiguous()
 
 
 def _backward(token: Tensor, blank: Tensor, prefix: Tensor, end: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -128,6 +132,6 @@ def _backward(token: Tensor, blank: Tensor, prefix: Tensor, end: tuple[Tensor, T
     arcs = list(zip(token.unbind(), blank.unbind()))
     for d in reversed(range(len(arcs))):
         token_arc, blank_arc = arcs[d]
-        nodes[d].add_(blank_arc.mul_(nodes[d + 1]))
-        last[d].add_(token_arc.mul_(rest[d + 1]))
-    return F.pad(token, (0, 1, 0, 1)), F.pad(blank, (0, 0, 0, 1))
+        nodes[d].addcmul_(blank_arc, nodes[d + 1])
+        last[d].addcmul_(token_arc, rest[d + 1])
+    return F.pad(token.mul_(posterior[1:, 1:]), (0, 1, 0, 1)), F.pad(blank.mul_(posterior[1:]), (0, 0, 0, 1))

@@ -158,14 +158,18 @@ def _smoothed_log_probs(
     """Log-probabilities of tokens (N, U, T + 1) and blanks (N, U + 1, T): a weighted sum of three models' ones."""
     num_symbols, num_frames = symbols.shape[1], am.shape[1]
     tiny = torch.finfo(lm.dtype).tiny
-    am = am.transpose(1, 2)  # (N, V, T)
-    lm_max, am_max = lm.detach().amax(2, keepdim=True), am.detach().amax(1, keepdim=True)
+    lm_max, am_max = (x.detach().amax(2, keepdim=True) for x in (lm, am))
     lm_exp, am_exp = (lm - lm_max).exp(), (am - am_max).exp()
+    am_max = am_max.transpose(1, 2)  # (N, 1, T)
 
     lm_token, lm_blank = lm[:, :num_symbols].gather(2, symbols.unsqueeze(2)), lm[:, :, blank].unsqueeze(2)
-    am_token, am_blank = am.gather(1, symbols.unsqueeze(2).expand(-1, -1, num_frames)), am[:, blank].unsqueeze(1)
+    wanted = F.pad(symbols, (0, 1), value=blank).unsqueeze(1).expand(-1, num_frames, -1)
+    am_arcs = am.gather(2, wanted).transpose(
+        1, 2
+    )  # (N, U + 1, T); one gather: the backward fills an (N, T, V) for each
+    am_token, am_blank = am_arcs[:, :num_symbols], am_arcs[:, num_symbols:]
 
-    normalizer = (lm_exp @ am_exp + tiny).log() + lm_max + am_max
+    normalizer = (lm_exp @ am_exp.transpose(1, 2) + tiny).log() + lm_max + am_max
     scale = 1 - lm_only_scale - am_only_scale
     px = scale * (lm_token + am_token - normalizer[:, :num_symbols])
     py = scale * (lm_blank + am_blank - normalizer)
@@ -175,7 +179,7 @@ def _smoothed_log_probs(
         py = py + lm_only_scale * (lm_blank - normalizer)
     if am_only_scale != 0:
         unigram = (lm_exp / lm_exp.sum(2, keepdim=True)).mean((0, 1)) + tiny
-        normalizer = (unigram @ am_exp + tiny).log().unsqueeze(1) + am_max
+        normalizer = (am_exp @ unigram + tiny).log().unsqueeze(1) + am_max
         px = px + am_only_scale * (am_token + unigram.log()[symbols].unsqueeze(2) - normalizer)
         py = py + am_only_scale * (am_blank + unigram[blank].log() - normalizer)
     return F.pad(px, (0, 1), value=-torch.inf), py

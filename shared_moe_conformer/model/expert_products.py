@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from shared_moe_conformer.products import FEWEST_ROWS, by_onednn, missing_rows, outer, pieces_of, product
+from shared_moe_conformer.products import FEWEST_ROWS, add_outer, by_onednn, missing_rows, pieces_of, product
 
 
 class ExpertWeights(NamedTuple):
@@ -157,12 +157,7 @@ def _filled_up(places: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def _add_gradients(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, *, first: bool) -> None:
     """weight (I, O) += x^T grad, or = if `first`, of rows (M, I) and (M, O), and bias (O,) += their sum."""
     bias += grad.sum(0)
-    if not by_onednn(x, weight):
-        weight.addmm_(x.t(), grad, beta=0 if first else 1)
-    elif first:
-        weight.copy_(outer(x, grad))
-    else:
-        weight += outer(x, grad)
+    add_outer(weight, x, grad, anew=first)
 
 
 def _pieces(counts: list[int], *rows: Tensor) -> Iterator[tuple[Any, ...]]:
