@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,7 +33,7 @@ def frames_needed(tokens: list[int]) -> int:
 
     Source: Graves et al. 2006, Connectionist Temporal Classification, section 3.1.
     """
-    return len(tokens) + sum(first == second for first, second in zip(tokens, tokens[1:]))
+    return len(tokens) + sum(map(operator.eq, tokens, tokens[1:]))
 
 
 def check_cut(

@@ -110,10 +110,25 @@ def iterate_cut_file(path: Path, *, recipe_dir: Path) -> Iterator[MonoCut]:
 def _cuts_of(path: Path, recipe_dir: Path) -> Iterator[MonoCut]:
     cut = None
     try:
-        cuts = CutSet.from_jsonl_lazy(path).with_recording_path_prefix(recipe_dir).with_features_path_prefix(recipe_dir)
-        for cut in cuts:
-            yield cut
+        for cut in CutSet.from_jsonl_lazy(path):
+            yield _seen_from(recipe_dir, cut)
     except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable manifest of cuts ({error}): run ./prepare.sh again") from error
     if cut is None:
         raise ValueError(f"no cuts in {path}: run ./prepare.sh again")
+
+
+def _seen_from(recipe_dir: Path, cut: MonoCut) -> MonoCut:
+    """The cut, whose relative paths begin at the recipe's folder; a `MonoCut`, just read, is itself changed.
+
+    Lhotse would copy it twice, which takes a quarter of the time of reading it.
+    """
+    if not isinstance(cut, MonoCut):
+        return cut.with_recording_path_prefix(recipe_dir).with_features_path_prefix(recipe_dir)
+    folder = "" if recipe_dir == Path() else str(recipe_dir)
+    for source in cut.recording.sources if cut.has_recording else []:
+        if source.type == "file":
+            source.source = os.path.join(folder, source.source)
+    if cut.has_features:
+        cut.features.storage_path = os.path.join(folder, cut.features.storage_path)
+    return cut

@@ -61,7 +61,7 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text."""
-        return self.processor.encode(texts, out_type=int)
+        return [self.processor.encode(text, out_type=int) for text in texts]  # for a list it would start threads
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids."""
