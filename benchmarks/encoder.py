@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.conformers import Contender, Shape, contenders
+from benchmarks.front_ends import front_ends
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, forward, take_turns, training_step
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.model.subsampling import Conv2dSubsampling
 
 OURS = "ours, full"
 YARDSTICK = "plain: rotary + SDPA (yardstick)"
@@ -85,58 +85,14 @@ def front_end(quick: bool) -> tuple[Table, Floor]:
     config = EncoderConfig(encoder_dim=dim, subsampling_channels=channels, group_sizes=(1,) * layers, experts_in="none")
     encoder = Encoder(config, num_mel_bins=80).eval()
     x, lens = torch.randn(n, t, 80), torch.full((n,), t)
-    front_ends: dict[str, Callable[..., object]] = {
-        f"ours: two 2-D convolutions, the second depthwise, {channels} channels": encoder.subsampling,
-        "half as many channels": Conv2dSubsampling(80, dim, channels=channels // 2).eval(),
-        "two 1-D convolutions": Conv1dSubsampling(80, dim),
-        f"WeNet's: two full 2-D convolutions, {dim} channels": FullConv2dSubsampling(80, dim, (dim, dim)),
-        "icefall's first: three full 2-D convolutions, 8, 32, 128 channels": FullConv2dSubsampling(
-            80, dim, (8, 32, 128), strides=(1, 2, 2)
-        ),
-    }
+    modules = {name: make().eval() for name, make in front_ends(80, dim, channels).items()}
+    ours = next(iter(modules))
     calls = {"the whole encoder": forward(encoder, x, lens)}
-    calls |= {name: forward(module, x, lens) for name, module in front_ends.items()}
+    calls |= {name: forward(module, x, lens) for name, module in modules.items()}
     times = take_turns(calls, rounds=1 if quick else 2)
     rows = [[name, 1e3 * time.seconds, time.ratio] for name, time in times.items()]
-    ours = next(iter(front_ends))
     table = Table("Front ends, forward, as shares of the whole encoder's", ["", "ms", "share"], rows)
     return table, Floor("front end, share of the encoder's forward", FRONT_END_FLOOR, times[ours].ratio)
-
-
-class Conv1dSubsampling(nn.Module):
-    """Two 1-D convolutions of stride 2 over all mel bins at once."""
-
-    def __init__(self, num_mel_bins: int, dim: int) -> None:
-        super().__init__()
-        self.first = nn.Conv1d(num_mel_bins, dim, 3, stride=2)
-        self.second = nn.Conv1d(dim, dim, 3, stride=2)
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> Tensor:
-        """Return (N, T', C)."""
-        x = nn.functional.silu(self.first(x.transpose(1, 2)))
-        return nn.functional.silu(self.second(x)).transpose(1, 2)
-
-
-class FullConv2dSubsampling(nn.Module):
-    """2-D convolutions of all channels, then a linear map."""
-
-    def __init__(
-        self, num_mel_bins: int, dim: int, channels: tuple[int, ...], strides: tuple[int, ...] = (2, 2)
-    ) -> None:
-        super().__init__()
-        pairs = zip((1, *channels), channels)
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, stride=s) for (a, b), s in zip(pairs, strides))
-        bins = num_mel_bins
-        for stride in strides:
-            bins = (bins - 3) // stride + 1
-        self.output = nn.Linear(channels[-1] * bins, dim)
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> Tensor:
-        """Return (N, T', C)."""
-        x = x.unsqueeze(1)
-        for convolution in self.convolutions:
-            x = nn.functional.relu(convolution(x))
-        return self.output(x.transpose(1, 2).flatten(2))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+"""Ten minutes of held-out speech as one recording: is its text that of the utterances it is made of?
+
+    python -m benchmarks.long_text egs/asterisk/ASR zoo/asterisk-en-base
+
+The recipe's test and dev utterances are joined, with half a second of silence between two of them, in one random order
+after the other until there are ten minutes. Three ways to recognise them: each utterance by itself; the recording as
+`transcribe` does it, cut at silences into segments of at most half a minute; the recording whole, as one utterance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lhotse import MonoCut
+
+from benchmarks.tables import Table, markdown
+from benchmarks.timing import peak_resident_memory, resident_memory
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.decoding.methods import decode_batch
+from shared_moe_conformer.decoding.scoring import num_errors
+from shared_moe_conformer.speech.recognition import Samples
+
+SPLITS = "test", "dev"
+PAUSE = 0.5
+"""Seconds."""
+
+
+class Utterance(NamedTuple):
+    """One of those joined."""
+
+    samples: np.ndarray
+    text: str
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("recipe", type=Path, help="its data must be prepared")
+    parser.add_argument("bundle", type=Path, help="a model of the recipe")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    args = parser.parse_args()
+    tune_cpu(1)
+    bundle = Bundle.load(args.bundle)
+    sampling_rate, utterances = joined(args.recipe, seconds=60 * args.minutes)
+    pause = np.zeros(int(PAUSE * sampling_rate), dtype=np.float32)
+    recording = np.concatenate([part for utterance in utterances for part in (utterance.samples, pause)])
+    apart = [Samples(utterance.samples, sampling_rate) for utterance in utterances]
+    ways: dict[str, Callable[[], list[str]]] = {
+        "each utterance by itself": lambda: [found.text for found in bundle.transcribe_many(apart)],
+        "the recording, cut at silences": lambda: [bundle.transcribe(recording, sampling_rate=sampling_rate).text],
+        "the recording, as one utterance": lambda: [whole(bundle, recording, sampling_rate)],
+    }
+    print(markdown(compared(ways, " ".join(utterance.text for utterance in utterances).split(), args.minutes)))
+
+
+def joined(recipe: Path, *, seconds: float) -> tuple[int, list[Utterance]]:
+    """The sampling rate and as many utterances as there are in so much of the recording."""
+    cuts = [cut for split in SPLITS for cut in read_cuts(recipe / "data/manifests", split, recipe_dir=recipe)]
+    found: list[Utterance] = []
+    length = 0.0
+    for cut in in_random_orders(cuts):
+        if length > seconds:
+            break
+        found.append(Utterance(cut.load_audio()[0], cut.supervisions[0].text))
+        length += cut.duration + PAUSE
+    return cuts[0].sampling_rate, found
+
+
+def in_random_orders(cuts: list[MonoCut]) -> Iterator[MonoCut]:
+    """All of them, and all of them again, without end."""
+    rng = np.random.default_rng(0)
+    while True:
+        yield from (cuts[i] for i in rng.permutation(len(cuts)))
+
+
+@torch.inference_mode()
+def whole(bundle: Bundle, recording: np.ndarray, sampling_rate: int) -> str:
+    """The text of a recording that is not cut."""
+    features = bundle.features(recording, sampling_rate)
+    encoder_output = bundle.model.encode(features.unsqueeze(0), torch.tensor([len(features)]))
+    (hyp,) = decode_batch(bundle.model, encoder_output, bundle.default_search)
+    return bundle.tokenizer.decode(hyp.tokens)
+
+
+def compared(ways: dict[str, Callable[[], list[str]]], reference: list[str], minutes: float) -> Table:
+    """Word errors, words that differ from the first way's, memory and time."""
+    first: list[str] = []
+    rows = []
+    for name, recognise in ways.items():
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before, begin = resident_memory(), time.process_time()
+        words = " ".join(recognise()).split()
+        seconds, peak = time.process_time() - begin, peak_resident_memory() - before
+        first = first or words
+        errors, others = (100 * num_errors(x, words) / len(x) for x in (reference, first))
+        rows.append([name, errors, others, peak, seconds])
+    columns = ["", "WER %", "words that differ from the first's, %", "peak MiB", "s, CPU"]
+    return Table(f"{len(reference)} words in {minutes:g} minutes", columns, rows)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
