@@ -47,10 +47,15 @@ def halve(source: Path, target: Path) -> None:
 
 
 def router_products(graph: Any) -> list[str]:
-    """Names of the matrix products whose softmax ranks the experts."""
+    """Names of the matrix products whose softmax, the only one of a feed-forward, ranks the experts."""
     producer = {output: node for node in graph.node for output in node.output}
-    softmaxes = [producer[node.input[0]] for node in graph.node if node.op_type == "TopK"]
-    return [producer[softmax.input[0]].name for softmax in softmaxes]
+    products = []
+    for softmax in (node for node in graph.node if node.op_type == "Softmax" and "/feed_forward" in node.name):
+        node = producer[softmax.input[0]]
+        while node.op_type == "Transpose":
+            node = producer[node.input[0]]
+        products.append(node.name)
+    return products
 
 
 def feed_forward_products(graph: Any) -> list[str]:
