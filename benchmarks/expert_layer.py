@@ -97,7 +97,7 @@ def floors_of(size: Size, ratios: Ratios) -> list[Floor]:
 
 def rounds(size: Size, quick: bool) -> int:
     """More rounds where a call is short."""
-    return 1 if quick else max(5, min(31, 24000 // size.num_frames))
+    return 1 if quick else max(9, min(31, 24000 // size.num_frames))
 
 
 def against_dense(size: Size, *, rounds: int) -> Ratios:

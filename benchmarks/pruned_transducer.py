@@ -40,10 +40,10 @@ def measure(quick: bool) -> Report:
     batch = make_batch([t] * n, [u] * n, vocab_size=v, joiner_dim=j)
     losses = contenders(prune_range)
     peaks = {name: peak_memory(call_of, name, quick) for name in losses}
-    random = times_of(losses, batch, rounds=1 if quick else 3)
+    random = times_of(losses, batch, rounds=1 if quick else 11)
     gradient_floors = gradient_difference(losses, batch)
     fit(batch, losses[OURS], steps=1 if quick else FITTING_STEPS)
-    fitted = times_of({name: loss for name, loss in losses.items() if name != FULL}, batch, rounds=1 if quick else 3)
+    fitted = times_of({name: loss for name, loss in losses.items() if name != FULL}, batch, rounds=1 if quick else 11)
     first = next(iter(losses))
     rows = [
         [
