@@ -18,6 +18,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.forms.comparison import SEARCHES, Precision, RoundTrip, compare
+from shared_moe_conformer.forms.int8_choices import Int8Choice, compare_choices
 from shared_moe_conformer.forms.onnx_folder import write_onnx
 from shared_moe_conformer.forms.recordings import Utterance, write_test_set
 from shared_moe_conformer.forms.torchscript import write_torchscript
@@ -71,6 +72,22 @@ def precision_table(rows: Sequence[Precision], *, recordings: int) -> str:
     return "\n".join(lines)
 
 
+def int8_table(choices: Sequence[Int8Choice], *, recordings: int) -> str:
+    """The choices as a Markdown table; WER as differences from float32's, which is first."""
+    lines = [
+        "| in int8 | MB | transducer, WER % | same text | ctc, WER % | same text |",
+        "|---|---|---|---|---|---|",
+    ]
+    base = choices[0].error_rates
+    for choice in choices:
+        cells = [", ".join(choice.products) or "nothing", f"{choice.megabytes:.2f}"]
+        for kind, rate in choice.error_rates.items():
+            shown = f"{rate - base[kind]:+.2f}" if choice.products else f"{rate:.2f}"
+            cells += [shown, f"{choice.same[kind]} of {recordings}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shared_moe_conformer.compare_forms",
@@ -83,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exp-dir", type=Path, help="the experiment that was released, to be compared with, too [none]"
     )
+    parser.add_argument(
+        "--int8-choices",
+        action="store_true",
+        help="compare int8 of every choice of feed-forward products instead; for --split dev, not for a test set",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="times that all is recognised, for the times [5]")
     add_flags(parser, Selection)
     return parser
@@ -92,6 +114,8 @@ def _compare(args: argparse.Namespace) -> None:
     tune_cpu()
     require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
     source = resolve(args.model, zoo_dir=args.zoo_dir)
+    if args.int8_choices:
+        return _compare_int8_choices(args, source)
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
         selection = apply_flags(Selection(), args)
@@ -118,6 +142,19 @@ def _compare(args: argparse.Namespace) -> None:
     print(f"{bundle.manifest.name}, {args.split}, {len(utterances)} recordings, compared with {against} in torch\n")
     print(round_trip_table(trips, recordings=len(utterances)))
     print(f"\nIn sherpa-onnx:\n\n{precision_table(precisions, recordings=len(utterances))}")
+
+
+def _compare_int8_choices(args: argparse.Namespace, source: Path) -> None:
+    bundle = Bundle.load(source)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_onnx(source, folder / "onnx")
+        for name in ("wavs", "choices"):
+            (folder / name).mkdir()
+        utterances = write_test_set(args.recipe_dir, args.split, folder / "wavs", bundle=bundle)
+        choices = compare_choices(bundle, utterances, onnx_dir=folder / "onnx", folder=folder / "choices")
+    print(f"{bundle.manifest.name}, {args.split}, {len(utterances)} recordings, in onnxruntime\n")
+    print(int8_table(choices, recordings=len(utterances)))
 
 
 if __name__ == "__main__":

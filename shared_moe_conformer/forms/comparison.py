@@ -106,7 +106,7 @@ def compare(
     runtimes = {"bundle": torch_parts(bundle.model)} if experiment else {}
     runtimes |= {"TorchScript": torchscript_parts(torchscript_dir), "onnxruntime": onnx_parts(onnx_dir)}
     smaller = {name: onnx_parts(onnx_dir, name_of) for name, name_of in PRECISIONS.items() if name != "float32"}
-    found = _in_runtimes(reference, utterances, {**runtimes, **smaller})
+    found = in_runtimes(reference, utterances, {**runtimes, **smaller})
     heard = recognise(_sherpa_files(), [u.wav for u in utterances], folder=onnx_dir, rounds=rounds)
     trips, precisions = [], []
     for kind, search in SEARCHES.items():
@@ -150,7 +150,7 @@ def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: str) -> 
     return [t.text for t in bundle.transcribe_many([u.wav for u in utterances], decoding=decoding)]
 
 
-def _in_runtimes(
+def in_runtimes(
     reference: Bundle, utterances: Sequence[Utterance], runtimes: Mapping[str, Parts]
 ) -> dict[tuple[str, str], Texts]:
     """By model and runtime, the text of every recording, and the largest difference from the reference."""

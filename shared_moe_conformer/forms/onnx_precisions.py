@@ -1,19 +1,25 @@
 """ONNX files with smaller numbers: int8 and float16, the routers excepted, since they choose the experts.
 
-In int8 are the weights of feed-forwards and experts, which are most of a model. With those of attention, convolutions,
-front end and head as well, twice as many frames of asterisk's test set changed their likeliest unit.
+In int8 are weights of feed-forwards and experts, which are most of a model. Which of them, was chosen on asterisk's dev
+set (`compare_forms --int8-choices`).
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+FEED_FORWARD_PRODUCTS = ("dense hidden", "dense output", "expert hidden", "expert output")
+"""The matrix products of feed-forwards without experts and of those with them, by what they compute."""
+INT8_PRODUCTS = FEED_FORWARD_PRODUCTS
+"""Those that are computed in int8."""
 
-def quantise(source: Path, target: Path) -> None:
-    """Write a graph with the weights of its feed-forwards, experts included, in int8."""
+
+def quantise(source: Path, target: Path, products: Collection[str] = INT8_PRODUCTS) -> None:
+    """Write a graph with the weights of these of its feed-forward products in int8."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -28,7 +34,7 @@ def quantise(source: Path, target: Path) -> None:
             op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,
             per_channel=True,
-            nodes_to_quantize=feed_forward_products(onnx.load(source).graph),
+            nodes_to_quantize=feed_forward_products(onnx.load(source).graph, products),
         )
     _save_lean(onnx.load(target), target)
 
@@ -58,11 +64,19 @@ def router_products(graph: Any) -> list[str]:
     return products
 
 
-def feed_forward_products(graph: Any) -> list[str]:
-    """Names of the matrix products of feed-forwards and experts, which the exporter calls after their modules."""
+def feed_forward_products(graph: Any, products: Collection[str] = FEED_FORWARD_PRODUCTS) -> list[str]:
+    """Names of these matrix products of feed-forwards and experts, which the exporter calls after their modules."""
     routers = router_products(graph)
-    products = [node.name for node in graph.node if node.op_type == "MatMul" and "/feed_forward" in node.name]
-    return [name for name in products if name not in routers]
+    found = [node for node in graph.node if node.op_type == "MatMul" and "/feed_forward" in node.name]
+    return [node.name for node in found if node.name not in routers and _product(node) in products]
+
+
+def _product(node: Any) -> str:
+    """Which of `FEED_FORWARD_PRODUCTS` a node is: experts' weights are named, dense products after their modules."""
+    weight = node.input[1]
+    if "_weights." in weight:
+        return "expert hidden" if "hidden_weights." in weight else "expert output"
+    return "dense hidden" if "/hidden" in node.name else "dense output"
 
 
 def _save_lean(model: Any, target: Path) -> None:

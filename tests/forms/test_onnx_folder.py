@@ -22,7 +22,11 @@ from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402
-from shared_moe_conformer.forms.onnx_precisions import router_products  # noqa: E402
+from shared_moe_conformer.forms.onnx_precisions import (  # noqa: E402
+    FEED_FORWARD_PRODUCTS,
+    feed_forward_products,
+    router_products,
+)
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
@@ -126,6 +130,18 @@ def test_int8_covers_feed_forwards_and_experts_and_nothing_else(exported: Path, 
         routers = router_products(onnx.load(exported / name).graph)
         assert [node.name for node in after if "feed_forward" in node.name] == routers
         assert len(routers) == encoder.num_layers
+
+
+def test_each_feed_forward_product_is_of_one_kind(exported: Path, tiny_bundle: Bundle) -> None:
+    encoder = tiny_bundle.config.model.encoder
+    graph = onnx.load(exported / ENCODER).graph
+    names = [feed_forward_products(graph, [product]) for product in FEED_FORWARD_PRODUCTS]
+    assert [len(found) / encoder.num_layers for found in names] == [1, 1, encoder.num_experts, encoder.num_experts]
+    assert sorted(sum(names, [])) == sorted(feed_forward_products(graph))
+    stored = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    sizes = [{tuple(stored[n.input[1]]) for n in graph.node if n.name in found} for found in names]
+    hidden, output = (encoder.encoder_dim, encoder.feed_forward_dim), (encoder.feed_forward_dim, encoder.encoder_dim)
+    assert sizes == [{hidden}, {output}, {hidden}, {output}]
 
 
 def test_small_files_hold_nothing_that_nobody_reads(exported: Path) -> None:
