@@ -15,6 +15,7 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def results_of(folder: Path) -> dict[str, Report]:
 def section(name: str, reports: dict[str, Report]) -> str:
     """One environment's results."""
     about = json.loads((RESULTS / name / "machine.json").read_text())
-    lines = [f"## `ENGINE={name}`", "", "; ".join(f"{key}: {value}" for key, value in about.items()) + "."]
+    described = "; ".join(f"{key}: {value}" for key, value in about.items()) + "."
+    lines = [f"## `ENGINE={name}`", "", textwrap.fill(described, 120)]
     floors = [floor for each in reports.values() for floor in each.floors]
     tables = [floors_table(floors), *(table for each in reports.values() for table in each.tables)]
     return "\n".join(lines) + "\n\n" + "\n\n".join(markdown(table) for table in tables)
