@@ -79,10 +79,10 @@ class TrainingConfig:
     """Epochs, or checkpoints of updates, over which the teacher's weights are averaged."""
     teacher_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
     """Average all updates of these epochs that were summed up, not only their ends."""
-    hidden_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
+    hidden_distillation_loss_scale: float = field(default=0.5, metadata=ADDED_LATER)
     """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
     teacher; 0: their sizes may differ."""
-    ctc_distillation_loss_scale: float = field(default=0.1, metadata=ADDED_LATER)
+    ctc_distillation_loss_scale: float = field(default=0.5, metadata=ADDED_LATER)
     """Weight of the divergence of the CTC posteriors from the teacher's, with a teacher."""
     transducer_distillation_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
     """Weight of the divergence of the joiner from the teacher's, where pruning keeps positions, with a teacher."""
