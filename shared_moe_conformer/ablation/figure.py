@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,6 +10,9 @@ from shared_moe_conformer.ablation.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+FONT_SIZE, NAME_WIDTH = 7, 90
+"""Of the points' names, in points."""
 
 
 class Point(NamedTuple):
@@ -45,18 +48,49 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ablation", "font.size": 9}):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
         for axis, kind, name in zip(axes, ("wer", "cer"), ("WER", "CER")):
-            _panel(axis, [(p.name, p.unique / 1e6, getattr(p, kind)) for p in points])
+            _panel(axis, [(p.unique / 1e6, getattr(p, kind)) for p in points])
             axis.set(xlabel="parameters that the encoder stores, in millions", ylabel=f"{name} in %, greedy search")
+        figure.draw_without_rendering()  # from here on it is known where a point lies
+        for axis, kind in zip(axes, ("wer", "cer")):
+            _name(axis, {p.name: (p.unique / 1e6, getattr(p, kind).mean) for p in points})
         figure.savefig(path, format="svg", metadata={"Date": None})
         plt.close(figure)
 
 
-def _panel(axis: Axes, points: Sequence[tuple[str, float, Estimate]]) -> None:
-    for name, size, rate in points:
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """The heights, moved as little as it takes for each to be a gap away from the next; in the same order."""
+    groups: list[tuple[float, list[int]]] = []
+    for index in sorted(range(len(heights)), key=heights.__getitem__):
+        middle, members = heights[index], [index]
+        while groups and middle - groups[-1][0] < gap * (len(groups[-1][1]) + len(members)) / 2:
+            members = groups.pop()[1] + members
+            middle = sum(heights[member] for member in members) / len(members)
+        groups.append((middle, members))
+    places = {m: mid + gap * (i - (len(group) - 1) / 2) for mid, group in groups for i, m in enumerate(group)}
+    return [places[index] for index in range(len(heights))]
+
+
+def _panel(axis: Axes, points: Sequence[tuple[float, Estimate]]) -> None:
+    for size, rate in points:
         axis.errorbar(size, rate.mean, yerr=[[rate.mean - rate.low], [rate.high - rate.mean]], fmt="o", color="C0",
                       ecolor="0.75", markersize=4)  # fmt: skip
-        axis.annotate(name, (size, rate.mean), xytext=(4, 3), textcoords="offset points", fontsize=7)
-    best = frontier([(size, rate.mean) for _, size, rate in points])
+    best = frontier([(size, rate.mean) for size, rate in points])
     axis.step(*zip(*best), where="post", color="C1", linewidth=1)
-    axis.margins(x=0.15)
+    axis.margins(x=0.2)
     axis.grid(alpha=0.3)
+
+
+def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write each point's name beside those that are near it, one below the other, with a line to the point."""
+    pixels = axis.figure.dpi / 72
+    places = {name: tuple(axis.transData.transform(point) / pixels) for name, point in points.items()}
+    columns: list[list[str]] = []
+    for name in sorted(places, key=places.__getitem__):
+        near = columns and places[name][0] - places[columns[-1][-1]][0] < NAME_WIDTH
+        columns[-1].append(name) if near else columns.append([name])
+    for names in columns:
+        right = max(places[name][0] for name in names) + FONT_SIZE
+        for name, height in zip(names, spread([places[name][1] for name in names], 1.3 * FONT_SIZE)):
+            text = tuple(axis.transData.inverted().transform((right * pixels, height * pixels)))
+            line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+            axis.annotate(name, points[name], xytext=text, fontsize=FONT_SIZE, va="center", arrowprops=line)
