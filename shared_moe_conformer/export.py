@@ -23,6 +23,7 @@ from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Manifest, package_commit, require_name
 from shared_moe_conformer.release.zoo_index import add
+from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.selection import Selection
 
 EXAMPLE_SECONDS = 3.0
@@ -136,8 +137,9 @@ def choose_example(config: Config, *, recipe_dir: Path) -> ExampleRecording:
     try:
         samples = cut.load_audio().mean(axis=0)
     except Exception as error:  # Lhotse tries many readers, which raise as many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"the audio of test cut {cut.id} cannot be read ({reason}): run ./prepare.sh again") from error
+        raise ValueError(
+            f"the audio of test cut {cut.id} cannot be read ({first_line(error)}): run ./prepare.sh again"
+        ) from error
     reference = " ".join(supervision.text for supervision in cut.supervisions)
     return ExampleRecording(np.asarray(samples, dtype=np.float32), cut.sampling_rate, reference)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import Config, load_config, require
+from shared_moe_conformer.config import Config, TrainingConfig, load_config, require
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.release.manifest import MANIFEST_FILE
 from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.training.selection import Selection
@@ -60,6 +62,58 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
         return Pretrained(bundle.config, bundle.model, bundle.tokenizer)
     config, model = load_experiment(folder, selection)
     return Pretrained(config, model, Tokenizer.load(recipe_dir / config.data.lang_dir))
+
+
+def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
+    """The trained model that the config's is to imitate.
+
+    Raises:
+      FileNotFoundError: no such experiment, or no such epoch.
+      ValueError: its frames or units are others.
+    """
+    exp_dir, training = recipe_dir / config.training.teacher, config.training
+    selection = selection_of(training, "teacher")
+    pretrained = load_pretrained(Path(training.teacher), recipe_dir=recipe_dir, selection=selection)
+    its_config = pretrained.config
+    require(
+        pretrained.tokenizer.pieces == Tokenizer.load(recipe_dir / config.data.lang_dir).pieces,
+        f"the teacher {exp_dir} has other units than {config.data.lang_dir}: train both with one --lang-dir",
+    )
+    require(
+        its_config.features == config.features, f"the teacher {exp_dir} has other features: train both with the same"
+    )
+    sizes = its_config.model.encoder.encoder_dim, config.model.encoder.encoder_dim
+    require(
+        sizes[0] == sizes[1] or training.hidden_distillation_loss_scale == 0,
+        f"the teacher's frames have {sizes[0]} channels, the model's {sizes[1]}: give both one --encoder-dim, or "
+        "--hidden-distillation-loss-scale 0",
+    )
+    return pretrained.model
+
+
+def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir: Path) -> str:
+    """Give the model the weights of the trained one that the config names; return what was done, for reading.
+
+    Raises:
+      FileNotFoundError: no such experiment or bundle, or no such epoch.
+      ValueError: it does not fit.
+    """
+    training = config.training
+    selection = selection_of(training, "init")
+    trained = load_pretrained(Path(training.init_from), recipe_dir=recipe_dir, selection=selection)
+    require(trained.config.features == config.features, f"{training.init_from} has other features: give the same")
+    rows = common_units(tokenizer.pieces, trained.tokenizer.pieces)
+    try:
+        initialise(model, trained.model, rows=rows, noise=training.init_expert_noise)
+    except ValueError as error:
+        raise ValueError(f"--init-from {training.init_from}: {error}") from error
+    return f"weights of {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
+
+
+def selection_of(training: TrainingConfig, whose: Literal["teacher", "init"]) -> Selection:
+    """The weights that a config names, of its teacher (`--teacher-epoch` ...) or to begin with (`--init-epoch` ...)."""
+    values = {f.name: getattr(training, f"{whose}_{f.name}") for f in dataclasses.fields(Selection)}
+    return Selection(**{**values, "epoch": str(values["epoch"] or "")})
 
 
 def common_units(pieces: list[str], its_pieces: list[str]) -> list[tuple[int, int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import signal
@@ -11,13 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import kaldialign
 import torch
 
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, TrainingConfig, require, to_dict
+from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -29,8 +28,7 @@ from shared_moe_conformer.decoding.ctc import ctc_greedy_search
 from shared_moe_conformer.decoding.scoring import words_of
 from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.initialise import initialise
-from shared_moe_conformer.pretrained import common_units, load_pretrained
+from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.compiling import compile_parts
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
@@ -45,7 +43,6 @@ from shared_moe_conformer.training.experiment import (
 from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.prescan import prescan
-from shared_moe_conformer.training.selection import Selection
 from shared_moe_conformer.training.trainer import Trainer
 
 
@@ -193,58 +190,6 @@ def training_cuts(data: AsrDataModule) -> StoredCuts:
         return own[0] if own else StoredCuts.opened(file)
     except (OSError, ValueError):  # a system without /proc, or processes that see different ones
         return data.training_cuts()
-
-
-def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
-    """The trained model that the config's is to imitate.
-
-    Raises:
-      FileNotFoundError: no such experiment, or no such epoch.
-      ValueError: its frames or units are others.
-    """
-    exp_dir, training = recipe_dir / config.training.teacher, config.training
-    selection = selection_of(training, "teacher")
-    pretrained = load_pretrained(Path(training.teacher), recipe_dir=recipe_dir, selection=selection)
-    its_config = pretrained.config
-    require(
-        pretrained.tokenizer.pieces == Tokenizer.load(recipe_dir / config.data.lang_dir).pieces,
-        f"the teacher {exp_dir} has other units than {config.data.lang_dir}: train both with one --lang-dir",
-    )
-    require(
-        its_config.features == config.features, f"the teacher {exp_dir} has other features: train both with the same"
-    )
-    sizes = its_config.model.encoder.encoder_dim, config.model.encoder.encoder_dim
-    require(
-        sizes[0] == sizes[1] or training.hidden_distillation_loss_scale == 0,
-        f"the teacher's frames have {sizes[0]} channels, the model's {sizes[1]}: give both one --encoder-dim, or "
-        "--hidden-distillation-loss-scale 0",
-    )
-    return pretrained.model
-
-
-def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir: Path) -> str:
-    """Give the model the weights of the trained one that the config names; return what was done, for reading.
-
-    Raises:
-      FileNotFoundError: no such experiment or bundle, or no such epoch.
-      ValueError: it does not fit.
-    """
-    training = config.training
-    selection = selection_of(training, "init")
-    trained = load_pretrained(Path(training.init_from), recipe_dir=recipe_dir, selection=selection)
-    require(trained.config.features == config.features, f"{training.init_from} has other features: give the same")
-    rows = common_units(tokenizer.pieces, trained.tokenizer.pieces)
-    try:
-        initialise(model, trained.model, rows=rows, noise=training.init_expert_noise)
-    except ValueError as error:
-        raise ValueError(f"--init-from {training.init_from}: {error}") from error
-    return f"weights of {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
-
-
-def selection_of(training: TrainingConfig, whose: Literal["teacher", "init"]) -> Selection:
-    """The weights that a config names, of its teacher (`--teacher-epoch` ...) or to begin with (`--init-epoch` ...)."""
-    values = {f.name: getattr(training, f"{whose}_{f.name}") for f in dataclasses.fields(Selection)}
-    return Selection(**{**values, "epoch": str(values["epoch"] or "")})
 
 
 def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBatch], tuple[int, int]]:

@@ -32,6 +32,12 @@ class Row(NamedTuple):
     """Word error rates of the other searches."""
 
     @property
+    def word_error_rates(self) -> list[float]:
+        """Of greedy search, by each seed from the lowest on."""
+        runs = sorted(self.runs, key=lambda run: run.seed)
+        return [sum(run.method("greedy_search").word_errors) / sum(run.words) for run in runs]
+
+    @property
     def unique(self) -> int:
         """Parameters that the encoder stores."""
         return self.runs[0].encoder_unique
@@ -128,8 +134,8 @@ def counted(number: int, noun: str) -> str:
 def table(rows: Sequence[Row]) -> list[str]:
     """The rows in Markdown."""
     full = next((row.unique for row in rows if row.variant.name == REFERENCE), None)
-    head = ["variant", "", "seeds", "stored", "of `full`", "active", "WER %, greedy", "times `full`", "CER %, greedy",
-            "times `full`", "WER %, beam", "WER %, CTC"]  # fmt: skip
+    head = ["variant", "", "seeds", "stored", "of `full`", "active", "WER %, greedy", "seed by seed", "times `full`",
+            "CER %, greedy", "times `full`", "WER %, beam", "WER %, CTC"]  # fmt: skip
     cells = [[
         f"`{row.variant.name}`",
         row.variant.title,
@@ -138,6 +144,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         f"{row.unique / full:.2f}" if full else "",
         f"{row.runs[0].encoder_active / 1e6:.2f} M",
         str(row.words.percent),
+        ", ".join(f"{100 * rate:.1f}" for rate in row.word_error_rates),
         times(row.words),
         str(row.characters.percent),
         times(row.characters),

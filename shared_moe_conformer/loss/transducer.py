@@ -166,7 +166,7 @@ def _smoothed_log_probs(
     wanted = F.pad(symbols, (0, 1), value=blank).unsqueeze(1).expand(-1, num_frames, -1)
     am_arcs = am.gather(2, wanted).transpose(
         1, 2
-    )  # (N, U + 1, T); one gather: the backward fills an (N, T, V) for each
+    )  # (N, U + 1, T); a gather more would fill an (N, T, V) more backwards
     am_token, am_blank = am_arcs[:, :num_symbols], am_arcs[:, num_symbols:]
 
     normalizer = (lm_exp @ am_exp.transpose(1, 2) + tiny).log() + lm_max + am_max

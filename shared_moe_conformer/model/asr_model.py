@@ -106,9 +106,13 @@ class AsrModel(nn.Module):
         """Before an update: take its features into the statistics by which they are normalised."""
         self.encoder.feature_norm.count(totals)
 
-    def balance_experts(self, frames_per_expert: Tensor) -> None:
-        """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E)."""
-        self.encoder.balance_experts(frames_per_expert)
+    def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
+        """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E).
+
+        Returns:
+          what shall be even in each row, (L, E): those frames, or those of each group's layers together.
+        """
+        return self.encoder.balance_experts(frames_per_expert)
 
     def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.

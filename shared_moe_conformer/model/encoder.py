@@ -121,17 +121,19 @@ class Encoder(nn.Module):
         rows = frames_per_expert.split([len(group.routers_in_order()) for group in groups])
         return torch.cat([group.frames_to_balance(part) for group, part in zip(groups, rows, strict=True)])
 
-    def balance_experts(self, frames_per_expert: Tensor) -> None:
-        """Move the routers' balancing biases, if they have any, after an update.
+    def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
+        """Move the routers' balancing biases, if they have any, after an update; return `frames_to_balance`.
 
         Args:
           frames_per_expert: frames that each expert computed, (L, E), rows in the order of `routers`.
         """
         loads: dict[Router, Tensor] = {}
-        for router, load in zip(self.routers(), self.frames_to_balance(frames_per_expert), strict=True):
+        frames = self.frames_to_balance(frames_per_expert)
+        for router, load in zip(self.routers(), frames, strict=True):
             loads[router] = loads.get(router, 0) + load  # type: ignore[operator]
         for router, load in loads.items():
             router.balance(load)
+        return frames
 
     def forward(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames of features.

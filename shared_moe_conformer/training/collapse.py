@@ -35,7 +35,7 @@ class CollapseDetector:
         """The experts that are found collapsed with this update.
 
         Args:
-          frames_per_expert: of the update, (L, E); None without experts.
+          frames_per_expert: of the update, those that shall be even in each row, (L, E); None without experts.
         """
         if frames_per_expert is None:
             return []

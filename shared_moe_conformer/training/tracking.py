@@ -120,7 +120,7 @@ class Tracker:
         self._bar.update(report.num_batches)
         if report.skipped:
             return
-        for expert in self._collapse.add(report.totals.frames_per_expert):
+        for expert in self._collapse.add(report.frames_to_balance):
             self._warn_of_collapse(expert, step)
         if not self._bar.disable:
             self._bar.set_postfix_str(_shown(self._interval, report))

@@ -104,7 +104,8 @@ class Trainer:
         self.precision.step(self.optimizer)
         average_buffers(self.model)
         if totals.frames_per_expert is not None:
-            self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
+            frames = self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
+            report = report._replace(frames_to_balance=frames)
         state.step, state.skipped_in_a_row = step, 0
         if self._sum is not None:
             self._sum.stepped(step)

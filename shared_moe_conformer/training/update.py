@@ -68,6 +68,8 @@ class StepReport(NamedTuple):
     """Before clipping."""
     num_batches: int = 1
     """Batches of this process."""
+    frames_to_balance: Tensor | None = None
+    """Frames of each expert that shall be even in each row, (L, E); None without experts, and of a skipped update."""
     clipped: bool = False
     """The gradient was longer than the config allows."""
     skipped: str = ""

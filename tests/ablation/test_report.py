@@ -27,6 +27,7 @@ def test_the_table_stands_between_the_marks_and_nothing_else_changes(
     assert text.startswith(f"# Before\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nafter\n") and "\nold\n" not in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["full", "base", "full", "full"], "each budget has its table"
+    assert "| 60.0 | 2.000 [" in rows[1] and "| 30.0 | 1.000 [" in rows[0], "each seed's rate before the ratio"
     assert "| 60.0 [" in rows[1] and "| 2.000 [2.000, 2.000] |" in rows[1] and "| 0.33 |" in rows[1]
     for budget in ("2-epochs", "9-epochs", "2-epochs-avg-2"):
         assert f"(ablation-base-{budget}.svg)" in text

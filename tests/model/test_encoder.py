@@ -90,7 +90,9 @@ def test_layers_of_a_group_can_be_balanced_together_and_groups_are_not(encoder_c
     encoder = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
     rows = [[9.0, 1.0], [0.0, 2.0], [1.0, 3.0], [3.0, 0.0], [0.0, 5.0], [5.0, 0.0]]
     expected = [[10.0, 4.0], [3.0, 2.0], [10.0, 4.0], [3.0, 2.0], [0.0, 5.0], [5.0, 0.0]]
-    assert encoder.frames_to_balance(torch.tensor(rows)).tolist() == expected
+    assert encoder.balance_experts(torch.tensor(rows)).tolist() == expected
+    biases = [router.balancing_bias.tolist() for router in encoder.routers()]
+    assert biases == [[-1.0, 1.0]] * 4 + [[1.0, -1.0], [-1.0, 1.0]]
     losses = encoder(X, X_LENS).router_losses.load_balancing_loss
     assert losses[0] == losses[2] and losses[1] == losses[3] and losses.unique().numel() == 4
 

@@ -118,9 +118,10 @@ def test_memory_is_that_of_this_process() -> None:
 
 def test_a_collapsed_expert_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(tmp_path, num_epochs=1)
-    totals = LossTotals(5, {"loss": 5.0}, torch.tensor([[4.0, 4.0], [999.0, 1.0]]))
+    frames = torch.tensor([[4.0, 4.0], [999.0, 1.0]])
+    totals = LossTotals(5, {"loss": 5.0}, frames)
     for step, _ in enumerate(tracker.watch(range(500), epoch=1, num_batches=500), start=1):
-        tracker.stepped(StepReport(totals, 50, 0.1, 1.0), step)
+        tracker.stepped(StepReport(totals, 50, 0.1, 1.0, frames_to_balance=frames), step)
     tracker.close()
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 1

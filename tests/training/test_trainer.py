@@ -48,6 +48,7 @@ def test_experts_are_balanced_by_the_frames_of_a_whole_update(trainer: Trainer, 
     report = trainer.train_step(batch(1), batch(2), progress=0.1)
     (frames,) = trainer.model.balanced  # type: ignore[operator, misc]
     assert torch.equal(frames, report.totals.frames_per_expert)
+    assert report.frames_to_balance is not None and torch.equal(report.frames_to_balance, frames)
     assert frames.sum() == batch(1).x_lens.sum() + batch(2).x_lens.sum()
 
 
