@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from benchmarks.tables import Table, markdown
 from shared_moe_conformer import decode, train
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.subsampling import Conv2dSubsampling, subsampled_length
+from shared_moe_conformer.params import read_configs
 
 SPLITS = "dev", "test"
 METHODS = "greedy_search", "modified_beam_search"
@@ -110,14 +110,16 @@ def main() -> None:
     rows = []
     for name in args.front_ends:
         result = compare(name, recipe, args.config, args.num_epochs, args.avg)
-        rows.append([_full_name(name, _configs(recipe)[args.config]), *result.wers, result.parameters])
+        rows.append(
+            [_full_name(name, read_configs(recipe / "config.py")[args.config]), *result.wers, result.parameters]
+        )
     columns = ["front end", *(f"{split}, {method}" for split in SPLITS for method in METHODS), "million parameters"]
     print(markdown(Table(f"WER (%), {args.num_epochs} epochs, avg {args.avg}", columns, rows)))
 
 
 def compare(name: str, recipe: Path, config: str, num_epochs: int, avg: int) -> Result:
     """Train and decode with one front end."""
-    configs, exp_dir = _configs(recipe), recipe / "exp" / f"front-end-{name}"
+    configs, exp_dir = read_configs(recipe / "config.py"), recipe / "exp" / f"front-end-{name}"
     flags = ["--config", config, "--exp-dir", str(exp_dir)]
     with mock.patch("shared_moe_conformer.model.encoder.Conv2dSubsampling", _maker(name)):
         training = [*flags, "--num-epochs", str(num_epochs), "--num-threads", "1", "--resume", "true"]
@@ -148,15 +150,6 @@ def _wer(exp_dir: Path, method: str, split: str) -> float:
     (path,) = (exp_dir / method).glob(f"wer-summary-{split}-*.txt")
     with path.open() as lines:
         return float(next(csv.DictReader(lines, delimiter="\t"))["WER"])
-
-
-def _configs(recipe: Path) -> dict[str, Any]:
-    """CONFIGS of a recipe's config.py."""
-    spec = importlib.util.spec_from_file_location("recipe_config", recipe / "config.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return dict(module.CONFIGS)
 
 
 if __name__ == "__main__":
