@@ -29,8 +29,8 @@ check: ## check format, lint and types; run the fast tests
 	@$(IN_VENV) pytest -m 'not slow'
 
 bench: ## measure speed and memory against peers (BENCH=--quick: does it run?)
-	@requirements/peers.sh python -m benchmarks.run $(BENCH)
-	@requirements/venv.sh k2 python -m benchmarks.run $(BENCH) pruned_transducer long_recordings
+	@requirements/venv.sh torch requirements/peers.sh python -m benchmarks.run $(BENCH)
+	@requirements/venv.sh k2 requirements/peers.sh python -m benchmarks.run $(BENCH) pruned_transducer long_recordings
 
 format: ## format the code, sort imports
 	@$(IN_VENV) ruff check --select I --fix

@@ -260,6 +260,16 @@ def test_kaldifeat_needs_no_home(tmp_path: Path) -> None:
     assert run("bash", "-c", script).stdout == f"{tmp_path}/build/.cache/shared-moe-conformer/key\n"
 
 
+def test_benchmarks_go_on_where_fast_rnnt_cannot_be_had(clone: Path) -> None:
+    (clone / "tools" / "mkdir").symlink_to(str(shutil.which("mkdir")))
+    stub(clone / "tools" / "python", PYTHON_WITHOUT_KALDIFEAT.format(include=""))
+    command = (clone / "requirements" / "peers.sh", "bash", "-c", "echo $PYTHONPATH")
+    environment = {"ENGINE": "k2", "VIRTUAL_ENV": str(clone), "PATH": str(clone / "tools"), "PYTHONPATH": ""}
+    result = run(*command, no_network="no such host", **environment)
+    assert result.stderr.splitlines()[1:] == ["[peers] no fast_rnnt here (ERROR: no such host): going on without"]
+    assert result.stdout == f"{clone}/peers:{clone}/fast_rnnt==1.3\n"
+
+
 def test_environment_is_made_once_and_again_when_its_pins_change(clone: Path) -> None:
     stub(clone / "tools" / "python3.11", MAKES_VENVS.format(python="$0"))
     assert "ready" in set_up(clone, "torch").stderr
