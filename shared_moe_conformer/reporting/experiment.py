@@ -110,23 +110,23 @@ def _results(results: Sequence[Result]) -> list[Markup]:
         rates = [Rate(name, r.wer, r.wer_low, r.wer_high) for name, r in zip(_row_names(own), own)]
         chart = interval_chart(rates[:20], title=f"{test_set}: WER in percent, with its 95 % interval")
         rows = [
-            [r.settings, f"{r.epoch}/{r.avg}", r.errors, f"{r.wer:.2f}", f"{r.cer:.2f}", f"{r.real_time_factor:.4f}"]
+            [r.settings, r.checkpoint, r.errors, f"{r.wer:.2f}", f"{r.cer:.2f}", f"{r.real_time_factor:.4f}"]
             for r in own
         ]
-        columns = ["settings", "epoch/avg", f"errors of {own[0].words} words", "WER %", "CER %", "RTF"]
+        columns = ["settings", "weights", f"errors of {own[0].words} words", "WER %", "CER %", "RTF"]
         parts.append(wide_card(chart, table(columns, rows, numbers=3)))
     return parts
 
 
 def _row_names(results: Sequence[Result]) -> list[str]:
-    """The methods; where one occurs more than once, its options, and which epochs, if they are not all the same."""
+    """The methods; where one occurs more than once, its options, and which weights, if they are not all the same."""
     methods = Counter(result.method for result in results)
-    several = len({(result.epoch, result.avg) for result in results}) > 1
+    several = len({result.checkpoint for result in results}) > 1
     names = []
     for result in results:
         name = result.method if methods[result.method] == 1 else result.settings
         short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
-        names.append(short + f" ({result.epoch}/{result.avg})" * several)
+        names.append(short + f" ({result.checkpoint})" * several)
     return names
 
 

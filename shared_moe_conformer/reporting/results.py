@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 ERROR_KINDS = ("SUBSTITUTIONS", "DELETIONS", "INSERTIONS")
+CHECKPOINT = r"(?:averaged-)?(?:epoch|iter)-\d+-avg-\d+|best-valid-wer"
+"""What `Selection.name` calls the weights."""
 
 
 class Result(NamedTuple):
     """What one method reached on one test set."""
 
     test_set: str
-    epoch: int
-    avg: int
+    checkpoint: str
+    """Which weights, e.g. epoch-30-avg-9."""
     method: str
     settings: str
     wer: float
@@ -36,7 +38,7 @@ def read_results(exp_dir: Path) -> list[Result]:
     """All results of an experiment, by test set, the best first; files that are damaged or of another form are left."""
     found = []
     for path in sorted(exp_dir.glob("*/wer-summary-*.txt")):
-        match = re.fullmatch(r"wer-summary-(.+)-epoch-(\d+)-avg-(\d+)-(.+)\.txt", path.name)
+        match = re.fullmatch(rf"wer-summary-(.+?)-({CHECKPOINT})-.+\.txt", path.name)
         if match:
             found += [_result(row, match, path) for row in _rows(path)]
     return sorted(found, key=lambda result: (result.test_set, result.wer, result.settings))
@@ -78,8 +80,7 @@ def _is_number(text: str | None) -> bool:
 def _result(row: dict[str, str], match: re.Match[str], path: Path) -> Result:
     return Result(
         test_set=match[1],
-        epoch=int(match[2]),
-        avg=int(match[3]),
+        checkpoint=match[2],
         method=path.parent.name,
         settings=row["settings"],
         wer=float(row["WER"]),

@@ -46,7 +46,7 @@ def test_the_same_method_with_other_options_is_told_apart(exp_dir: Path) -> None
         text = path.read_text().replace("\nbeam\t", "\nbeam-8\t")
         path.with_name(path.name.replace("epoch-3-avg-2-beam", "epoch-2-avg-2-beam-8")).write_text(text)
     text = experiment_page(read_experiment(exp_dir))
-    assert "beam (3/2): 40.00" in text and "beam-8 (2/2): 40.00" in text
+    assert "beam (epoch-3-avg-2): 40.00" in text and "beam-8 (epoch-2-avg-2): 40.00" in text
 
 
 def test_no_experiment_or_a_damaged_one_is_refused(tmp_path: Path, exp_dir: Path) -> None:

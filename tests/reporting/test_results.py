@@ -2,15 +2,39 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from shared_moe_conformer.reporting.results import most_frequent_errors, read_results
+from shared_moe_conformer.training.selection import BEST, Selection
 from tests.reporting.conftest import EVIL
 
 
 def test_results_are_read_best_first(exp_dir: Path) -> None:
     best, other = read_results(exp_dir)
-    assert (best.method, best.test_set, best.epoch, best.avg) == ("beam", "test", 3, 2)
+    assert (best.method, best.test_set, best.checkpoint) == ("beam", "test", "epoch-3-avg-2")
     assert (best.wer, other.wer, best.words) == (40.0, 60.0, 5)
     assert best.wer_low <= best.wer <= best.wer_high and best.errors == "1 ins, 1 del, 0 sub"
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(),
+        Selection(epoch="2", avg=2),
+        Selection(epoch="3", avg=2, use_averaged_model=True),
+        Selection(iter=800, avg=5),
+        Selection(epoch=BEST),
+    ],
+    ids=str,
+)
+def test_results_of_all_weights_are_read(exp_dir: Path, selection: Selection) -> None:
+    (exp_dir / "epoch-3.pt").touch()
+    checkpoint = selection.name(exp_dir)
+    for path in list((exp_dir / "beam").iterdir()):
+        path.rename(path.with_name(path.name.replace("epoch-3-avg-2", checkpoint).replace("-test-", "-test-clean-")))
+    found = [result for result in read_results(exp_dir) if result.method == "beam"]
+    assert [(result.test_set, result.checkpoint) for result in found] == [("test-clean", checkpoint)]
+    assert most_frequent_errors(found[0])
 
 
 def test_damaged_summaries_are_left_out(exp_dir: Path) -> None:
