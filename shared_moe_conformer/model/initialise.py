@@ -31,6 +31,7 @@ MAY_DIFFER = (
     "individual_norms",
     "router_jitter",
     "low_rank_delta",
+    "balance_over",
     "balancing_bias_rate",
     "dropout",
 )
@@ -99,7 +100,7 @@ def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
 
 def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
     """Both store tensors of the same names and shapes."""
-    free = {"top_k": 1, "router_jitter": 0.0, "dropout": 0.0, "balancing_bias_rate": 0.0}
+    free = {"top_k": 1, "router_jitter": 0.0, "dropout": 0.0, "balance_over": "layer", "balancing_bias_rate": 0.0}
     if config.experts_in == trained.experts_in == "none":
         free |= {"num_experts": 1, "individual_routers": True}
     return dataclasses.replace(config, **free) == dataclasses.replace(trained, **free)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from shared_moe_conformer.text import is_ideograph
+from shared_moe_conformer.text import is_ideograph, join_words
 
 WORD_START = "\u2581"
 """Mark that SentencePiece puts before the first piece of a word."""
@@ -142,7 +142,8 @@ def make_transcript(
             spelled.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3), least))
     if words is None:
         return Transcript(decode(list(token_ids)).strip(), tokens, times, spelled, sure)
-    return Transcript(" ".join(word.text for word in words), tokens, times, _timed(words, spelled, frame_shift), sure)
+    text = join_words(word.text for word in words)
+    return Transcript(text, tokens, times, _timed(words, spelled, frame_shift), sure)
 
 
 def _timed(words: Sequence[GivenWord], spelled: Sequence[Word], frame_shift: float) -> list[Word]:

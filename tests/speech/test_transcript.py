@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shared_moe_conformer.speech.transcript import (
     EMPTY,
     LINE_WIDTH,
+    GivenWord,
     Transcript,
     as_json,
     as_text,
@@ -44,6 +45,14 @@ def test_each_chinese_character_is_a_word() -> None:
     )
     assert result.text == "用GPT模型"
     assert [word.text for word in result.words] == ["用", "GPT", "模", "型"]
+
+
+def test_words_of_a_graph_make_the_text_that_tokens_make() -> None:
+    words = [GivenWord(text, frame) for frame, text in enumerate(["用", "GPT", "模", "型"])]
+    given = make_transcript([], [], pieces=[], decode=lambda ids: "", frame_shift=0.04, words=words)
+    assert given.text == "用GPT模型"
+    english = [GivenWord("HELLO", 0), GivenWord("WORLD", 9)]
+    assert make_transcript([], [], pieces=[], decode=decode, frame_shift=0.04, words=english).text == "HELLO WORLD"
 
 
 @given(st.lists(st.integers(3, len(PIECES) - 1)))
