@@ -140,6 +140,8 @@ def describe(utterances: list[Utterance], *, audio_dir: Path, args: argparse.Nam
         vocab_size=vocab_size or NUM_SPECIAL + len(characters) + spaces,
         characters_are_units=vocab_size is None,
         texts_are_shared=bool(shared),
+        min_duration=args.min_duration,
+        max_duration=args.max_duration,
     )
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from shared_moe_conformer.data.checks import MAX_DURATION, MIN_DURATION
+from shared_moe_conformer.data.recordings import FASTEST, SLOWEST
 
 SMALL_HOURS, LARGE_HOURS = 5.0, 100.0
 """Below: a model that a CPU trains; above: fewer epochs."""
@@ -61,6 +65,10 @@ class NewRecipe(NamedTuple):
     characters_are_units: bool
     texts_are_shared: bool
     """Whether the splits, which the user gave, have texts in common."""
+    min_duration: float
+    """Seconds of the shortest utterances that are kept."""
+    max_duration: float
+    """Seconds of the longest."""
 
 
 def fill_templates(templates: Path, new: Path, recipe: NewRecipe, *, target: Path, local: Path) -> None:
@@ -113,7 +121,8 @@ def _shell_values(recipe: NewRecipe, *, target: Path, local: Path) -> dict[str, 
     defaults = [] if recipe.characters_are_units else [f"vocab_size={recipe.vocab_size}"]
     defaults += ["thorough=false"] if recipe.hours > THOROUGH_HOURS else []
     settings = ["unit=char"] if recipe.characters_are_units else []
-    settings += ["allowed=(--shared-texts allowed)"] if recipe.texts_are_shared else []
+    allowed = _allowed(recipe)
+    settings += [f"allowed=({' '.join(allowed)})"] if allowed else []
     return {
         "vocab_help": "" if recipe.characters_are_units else f"# {size}\n#\n",
         "defaults": "".join(f"{line}\n" for line in defaults),
@@ -121,6 +130,14 @@ def _shell_values(recipe: NewRecipe, *, target: Path, local: Path) -> dict[str, 
         "audio_dir": shlex.quote(str(recipe.audio_dir)),
         "stages": _stages(target, local),
     }
+
+
+def _allowed(recipe: NewRecipe) -> list[str]:
+    """Options of validate_cuts.py without which it would refuse what was kept, or copies of it at other speeds."""
+    shortest, longest = recipe.min_duration / FASTEST, recipe.max_duration / SLOWEST
+    options = ["--shared-texts allowed"] if recipe.texts_are_shared else []
+    options += [f"--min-duration {math.floor(100 * shortest) / 100:g}"] if shortest < MIN_DURATION else []
+    return options + ([f"--max-duration {math.ceil(longest)}"] if longest > MAX_DURATION else [])
 
 
 def _stages(target: Path, local: Path) -> str:

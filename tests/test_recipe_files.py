@@ -10,7 +10,7 @@ from shared_moe_conformer.params import read_configs
 from shared_moe_conformer.recipe_files import NewRecipe, fill_templates
 
 ROOT = Path(__file__).resolve().parent.parent
-RECIPE = NewRecipe("calls", "en", "CC0-1.0", Path("/some where/audio's"), 50, 0.5, 64, False, False)
+RECIPE = NewRecipe("calls", "en", "CC0-1.0", Path("/some where/audio's"), 50, 0.5, 64, False, False, 0.4, 25.0)
 
 
 def fill(folder: Path, recipe: NewRecipe, *, target: Path = ROOT / "egs/calls/ASR") -> dict[str, str]:
@@ -47,3 +47,9 @@ def test_characters_as_units(tmp_path: Path) -> None:
     assert "vocab_size=" not in files["prepare.sh"]
     base = read_configs(tmp_path / "config.py")["base"]
     assert (base.model.vocab_size, base.data.lang_dir) == (900, "data/lang_char")
+
+
+def test_what_was_kept_is_not_refused_later(tmp_path: Path) -> None:
+    assert "allowed=" not in fill(tmp_path, RECIPE)["prepare.sh"]
+    files = fill(tmp_path, RECIPE._replace(min_duration=0.3, max_duration=28.0))
+    assert "\nallowed=(--min-duration 0.27 --max-duration 32)\n" in files["prepare.sh"], "copies at 1.1 and 0.9"

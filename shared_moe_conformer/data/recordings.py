@@ -18,8 +18,8 @@ from shared_moe_conformer.data.utterances import Utterance, refuse
 
 TAKEN_AS_THEY_ARE = ("WAV", "WAVEX", "FLAC")
 """Formats that every program reads alike; others are converted."""
-SPEED = 1.1
-"""Of the fastest copies that training makes."""
+SLOWEST, FASTEST = 0.9, 1.1
+"""Speeds of the copies that training makes."""
 TOLERANCE = 0.1
 """Seconds by which a segment may end after its recording, as rounded times do."""
 
@@ -52,7 +52,7 @@ def reason_to_drop(utterance: Utterance, *, min_duration: float, max_duration: f
     """Why an utterance cannot be trained on or scored; None where it can."""
     if not min_duration <= utterance.duration <= max_duration:
         return f"{utterance.duration:.2f} s long, not {min_duration:g} to {max_duration:g}"
-    if len(utterance.text) * SPEED > MAX_CHARACTERS_PER_SECOND * utterance.duration:
+    if len(utterance.text) * FASTEST > MAX_CHARACTERS_PER_SECOND * utterance.duration:
         return f"{len(utterance.text)} characters cannot be said in {utterance.duration:.2f} s"
     return None
 

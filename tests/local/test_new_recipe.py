@@ -100,3 +100,10 @@ def test_texts_in_two_splits_are_allowed_where_the_lines_say_so(
     assert "--shared-texts" not in (
         make(lines, "--recipe-dir", "other") and (tmp_path / "other/prepare.sh").read_text()
     )
+
+
+def test_long_utterances_are_kept_and_allowed(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
+    noise_cut(tmp_path / "audio", "long", "", duration=31.0)
+    result = make([*lines, "audio/long.wav\tlong"], "--max-duration", 36)
+    assert result.status == 0 and "13 utterances; 0 left out" in result.out
+    assert "allowed=(--max-duration 40)" in (tmp_path / "recipe/prepare.sh").read_text()
