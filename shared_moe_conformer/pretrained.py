@@ -45,12 +45,12 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
 
     Args:
       folder: either's; relative to the recipe's folder.
-      recipe_dir: the recipe's folder, where an experiment's tokenizer is too.
+      recipe_dir: the recipe's folder, where an experiment's tokenizer is too, unless it is in another recipe.
       selection: which of an experiment's weights.
 
     Raises:
       FileNotFoundError: no experiment or bundle there, or no such checkpoint.
-      ValueError: damaged files, or a bundle of which a checkpoint is asked.
+      ValueError: damaged files, a bundle of which a checkpoint is asked, or an experiment with another tokenizer.
     """
     folder = recipe_dir / folder
     if (folder / MANIFEST_FILE).is_file():
@@ -61,7 +61,19 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
         bundle = Bundle.load(folder)
         return Pretrained(bundle.config, bundle.model, bundle.tokenizer)
     config, model = load_experiment(folder, selection)
-    return Pretrained(config, model, Tokenizer.load(recipe_dir / config.data.lang_dir))
+    lang_dir = _recipe_of(folder, config.data.lang_dir, recipe_dir) / config.data.lang_dir
+    tokenizer = Tokenizer.load(lang_dir)
+    require(
+        tokenizer.vocab_size == config.model.vocab_size,
+        f"{lang_dir} has {tokenizer.vocab_size} units and the model of {folder} {config.model.vocab_size}: release it "
+        "with its own (./export.py in its recipe) and give the released model's folder",
+    )
+    return Pretrained(config, model, tokenizer)
+
+
+def _recipe_of(exp_dir: Path, lang_dir: str, recipe_dir: Path) -> Path:
+    """The folder around an experiment that has its lang folder; where there is none, this recipe's."""
+    return next((folder for folder in exp_dir.resolve().parents if (folder / lang_dir).is_dir()), recipe_dir)
 
 
 def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:

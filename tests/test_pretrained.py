@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import replace_fields, save_config
+from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.training.checkpoint import save_checkpoint
@@ -43,6 +45,24 @@ def test_a_bundle_gives_its_model(tmp_path: Path, saved: Callable[..., Path], ti
     assert all(torch.equal(value, state[name]) for name, value in found.model.state_dict().items())
     with pytest.raises(ValueError, match="one set of weights"):
         load_pretrained(Path("zoo/tiny"), recipe_dir=tmp_path, selection=Selection("3"))
+
+
+def test_an_experiment_of_another_recipe_keeps_its_own_units(tmp_path: Path) -> None:
+    """Both recipes call their lang folder alike, and have as many units: nothing else would tell."""
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for recipe, texts in ((ours, ["ABCD DCBA"] * 9), (theirs, ["EFGH HGFE"] * 9)):
+        train_tokenizer(texts, recipe / "data/lang", 12)
+    exp_dir = theirs / "exp/full"
+    exp_dir.mkdir(parents=True)
+    config = replace_fields(TINY, {"lang_dir": "data/lang", "vocab_size": 12})
+    save_config(config, exp_dir / "config.json")
+    save_checkpoint(exp_dir / "epoch-1.pt", {"model": AsrModel(config.model).state_dict()})
+    found = load_pretrained(Path("../theirs/exp/full"), recipe_dir=ours)
+    assert found.tokenizer.pieces == Tokenizer.load(theirs / "data/lang").pieces
+    shutil.rmtree(theirs / "data")
+    train_tokenizer(["ABCD DCBA"] * 9, ours / "data/lang", 11)
+    with pytest.raises(ValueError, match="has 11 units and the model of .* 12: release it"):
+        load_pretrained(exp_dir, recipe_dir=ours)
 
 
 def test_what_is_not_there_is_named(recipe_dir: Path) -> None:
