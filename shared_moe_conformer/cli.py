@@ -37,22 +37,27 @@ def field_docs(cls: type) -> dict[str, str]:
     }
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+def add_flags(parser: argparse.ArgumentParser, of: Any) -> None:
     """Give the parser one flag for every field of a dataclass tree, one titled group for each dataclass.
 
     A flag that is not given is absent from the parsed arguments, so that it cannot hide a named config's value.
+
+    Args:
+      parser: gets the flags.
+      of: a dataclass, whose defaults are shown; or one of its instances, whose values are.
     """
+    cls = of if isinstance(of, type) else type(of)
     types = get_type_hints(cls)
     title = (inspect.getdoc(cls) or cls.__name__).splitlines()[0]
     group = parser.add_argument_group(cls.__name__, title)
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(types[f.name]):
-            add_flags(parser, types[f.name])
+            add_flags(parser, types[f.name] if of is cls else getattr(of, f.name))
             continue
         group.add_argument(
             f"--{f.name.replace('_', '-')}",
             default=argparse.SUPPRESS,
-            help=field_docs(cls).get(f.name, "").replace("%", "%%") + f" [{_shown(f.default)}]",
+            help=f"{field_docs(cls).get(f.name, '')} [{_shown(getattr(of, f.name))}]".replace("%", "%%"),
             **_argument_type(types[f.name]),
         )
 

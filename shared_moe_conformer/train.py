@@ -48,7 +48,7 @@ from shared_moe_conformer.training.trainer import Trainer
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
     """The command line of a recipe's train.py."""
-    args = _parser(configs).parse_args(arguments)
+    args = _parser(configs, arguments).parse_args(arguments)
     exp_dir = args.exp_dir or recipe_dir / "exp" / args.config
 
     def body() -> None:
@@ -205,15 +205,20 @@ def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBa
     return count
 
 
-def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Train a named config. Every option of it is a flag; the config may change the defaults shown here."
-    )
+def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> argparse.ArgumentParser:
+    """The parser, whose help shows the values of the config that the arguments name."""
     default = "base" if "base" in configs else next(iter(configs))
+    naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    naming.add_argument("--config", default=default)
+    name = naming.parse_known_args(arguments)[0].config
+    config = configs.get(name, configs[default])
+    parser = argparse.ArgumentParser(
+        description=f"Train a named config. Every option of it is a flag; in brackets stand the values of {name}."
+    )
     parser.add_argument("--config", choices=configs, default=default, help=f"named config [{default}]")
     parser.add_argument("--exp-dir", type=Path, help="folder of the experiment [exp/<config> beside train.py]")
     add_flags(parser, RunOptions)
-    add_flags(parser, Config)
+    add_flags(parser, config)
     return parser
 
 

@@ -74,6 +74,17 @@ def noise_cut(cut_id: str, text: str, *, duration: float) -> MonoCut:
     return MonoCut(cut_id, 0.0, recording.duration, 0, recording=recording, supervisions=[supervision])
 
 
+def test_help_shows_the_values_of_the_named_config(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = {"base": TINY, "wide": replace_fields(TINY, {"encoder_dim": 32, "corpus": "100 %"})}
+    for arguments, name, value in (([], "base", 16), (["--config", "wide"], "wide", 32)):
+        with pytest.raises(SystemExit):
+            train.main(configs, recipe_dir=recipe, arguments=[*arguments, "--help"])
+        shown = " ".join(capsys.readouterr().out.split())
+        assert f"in brackets stand the values of {name}." in shown
+        assert f"Channels of a frame inside the encoder (C). [{value}]" in shown
+        assert "Go on from the newest checkpoint, if there is one; otherwise begin. [false]" in shown
+
+
 def run(recipe: Path, exp_dir: Path, *arguments: str, config: Config = TINY) -> dict[str, torch.Tensor]:
     """Train and return the last epoch's weights."""
     train.main({"base": config}, recipe_dir=recipe, arguments=["--exp-dir", str(exp_dir), *arguments])
