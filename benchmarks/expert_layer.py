@@ -20,7 +20,8 @@ from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import forward, take_turns
 from shared_moe_conformer.model.expert_products import gated_experts
 from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, choose_experts
+from shared_moe_conformer.model.moe import Experts, MoeFeedForward
+from shared_moe_conformer.model.router import Router, choose_experts
 from shared_moe_conformer.products import product
 
 
@@ -232,7 +233,7 @@ class Int8Experts:
 
     def __call__(self, x: Tensor, router: Router) -> Tensor:
         """Return (M, C) of frames (M, C), top-1."""
-        expert_ids, gates = choose_experts(router(x), 1)
+        _, expert_ids, gates = choose_experts(router(x), 1)
         order = expert_ids[:, 0].argsort(stable=True)
         counts = torch.bincount(expert_ids[:, 0], minlength=len(self.experts)).tolist()
         slices = zip(self.experts, x.index_select(0, order).split(counts), strict=True)

@@ -23,7 +23,8 @@ from shared_moe_conformer.forms.onnx_graphs import EncoderGraph, ExportableMoe
 from shared_moe_conformer.forms.onnx_writer import write_graph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import MoeFeedForward, Router
+from shared_moe_conformer.model.moe import MoeFeedForward
+from shared_moe_conformer.model.router import Router
 
 LAYER_FLOOR, ENCODER_FLOOR = 1.5, 1.5
 DENSE = "dense"

@@ -251,10 +251,10 @@ class Bundle:
         x_lens = torch.tensor([len(segment.features) for segment in batch], device=device)
         x = pad_sequence([segment.features for segment in batch], batch_first=True)
         encoder_output = self.model.encode(x.to(device), x_lens)
-        if on_experts is not None and encoder_output.router_losses is not None:
-            expert_ids = encoder_output.router_losses.expert_ids.cpu()
-            for i, (segment, num_frames) in enumerate(zip(batch, encoder_output.encoder_out_lens.tolist())):
-                on_experts(segment, expert_ids[:, i, :num_frames])
+        if on_experts is not None and encoder_output.routing is not None:
+            expert_ids = encoder_output.routing.expert_ids.cpu()
+            for segment, ids in zip(batch, expert_ids.split(encoder_output.encoder_out_lens.tolist(), dim=1)):
+                on_experts(segment, ids)
         return decode_batch(self.model, encoder_output, decoding, resources=resources)
 
     def _finish(

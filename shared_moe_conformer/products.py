@@ -20,8 +20,8 @@ PIECE = 256
 halves of it."""
 FEWEST_ROWS = 16
 """Rows from which on oneDNN is faster than MKL."""
-FEW_ROWS, SMALL_STEP, ROW_STEP = 96, 16, 32
-"""oneDNN gets rows filled up to a multiple of a step: the small one for up to so many rows."""
+ROW_STEP = 16
+"""oneDNN gets rows filled up to a multiple of it."""
 SMALLEST_WEIGHT = 2**15
 """Elements of a weight matrix from which on oneDNN is faster than MKL."""
 
@@ -132,7 +132,7 @@ def add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool = False) -> Non
 
 def missing_rows(num_rows: int) -> int:
     """How many to add to these, so that few numbers of rows occur."""
-    return -num_rows % (SMALL_STEP if num_rows <= FEW_ROWS else ROW_STEP)
+    return -num_rows % ROW_STEP
 
 
 def _padded(rows: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import EncoderConfig, replace_fields
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.moe import Router
+from shared_moe_conformer.model.router import Router
 from shared_moe_conformer.routing import Layer, expert_layers, transcribe_with_experts
 from shared_moe_conformer.speech.recognition import Samples
 from tests.conftest import TINY

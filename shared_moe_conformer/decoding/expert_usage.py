@@ -37,10 +37,11 @@ def frames_per_expert(model: AsrModel, batches: Iterable[FeaturesLike]) -> Tenso
     device = next(model.parameters()).device
     total: Tensor | None = None
     for batch in batches:
-        routers = model.encode(batch.x.to(device), batch.x_lens.to(device)).router_losses
-        if routers is None:
+        routing = model.encode(batch.x.to(device), batch.x_lens.to(device)).routing
+        if routing is None:
             raise ValueError("the model has no experts: --experts-in was none")
-        total = routers.frames_per_expert + (0 if total is None else total)
+        frames = model.encoder.router_losses(routing).frames_per_expert
+        total = frames if total is None else total + frames
     if total is None:
         raise ValueError("the set has no batch")
     return total.cpu()

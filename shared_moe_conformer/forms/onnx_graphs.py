@@ -17,7 +17,8 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.joiner import Joiner
-from shared_moe_conformer.model.moe import MoeFeedForward, Router, RouterLosses, choose_experts
+from shared_moe_conformer.model.moe import MoeFeedForward
+from shared_moe_conformer.model.router import Router, Routing, choose_experts
 
 MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a float32 graph is released."""
@@ -86,16 +87,15 @@ class ExportableMoe(nn.Module):
         self.output_weights = nn.ParameterList(map(_frozen, experts.output_weight))
         self.output_biases = nn.ParameterList(map(_frozen, experts.output_bias))
 
-    def forward(self, x: Tensor, padding_mask: Tensor, router: Router) -> tuple[Tensor, RouterLosses]:
-        """Return what `MoeFeedForward` returns, but losses that are all 0."""
+    def forward(self, x: Tensor, padding_mask: Tensor, router: Router) -> tuple[Tensor, Routing]:
+        """Return what `MoeFeedForward` returns, but the decisions of all frames, padding too."""
         frames = x.flatten(0, 1)
-        expert_ids, gates = choose_experts(router(frames), self.top_k, balancing_bias=router.balancing_bias)
+        routing = choose_experts(router(frames), self.top_k, balancing_bias=router.balancing_bias)
         nobody = len(self.hidden_weights)
-        expert_ids = expert_ids.masked_fill(padding_mask.flatten().unsqueeze(1), nobody).flatten()
+        expert_ids = routing.expert_ids.masked_fill(padding_mask.flatten().unsqueeze(1), nobody).flatten()
         by_frame = self._outputs(frames, expert_ids).view(-1, self.top_k, x.size(2))
-        out = (by_frame * gates.unsqueeze(-1)).sum(dim=1)
-        zero = torch.zeros(())
-        return out.view_as(x), RouterLosses(zero, zero, zero, zero, zero)
+        out = (by_frame * routing.gates.unsqueeze(-1)).sum(dim=1)
+        return out.view_as(x), routing
 
     def _outputs(self, frames: Tensor, expert_ids: Tensor) -> Tensor:
         """Outputs (M * K, C) of frames (M, C) and their experts (M * K,); 0 where there is no such expert."""

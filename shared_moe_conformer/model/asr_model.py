@@ -18,8 +18,8 @@ from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
 from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.joiner import Joiner
-from shared_moe_conformer.model.moe import RouterLosses
 from shared_moe_conformer.model.normalisation import feature_totals
+from shared_moe_conformer.model.router import Routing
 from shared_moe_conformer.products import Linear
 
 VOCAB_LAYERS = ("decoder.embedding", "joiner.output", "simple_am", "simple_lm", "ctc_head")
@@ -147,6 +147,13 @@ class AsrModel(nn.Module):
         """Decoder frames (N, U + 1, D) of tokens (N, U)."""
         return self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
 
+    def _router_losses(self, routing: Routing | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The load-balancing loss and the z loss, summed over routers, and the frames of each expert."""
+        if routing is None:
+            return like.new_zeros(()), like.new_zeros(()), None
+        losses = self.encoder.router_losses(routing)
+        return losses.load_balancing_loss.sum(), losses.router_z_loss.sum(), losses.frames_per_expert
+
     def forward(
         self,
         x: Tensor,
@@ -171,7 +178,7 @@ class AsrModel(nn.Module):
           am_only_scale: smoothing of the simple loss towards the encoder alone.
           teacher: what to imitate.
         """
-        (encoder_out, lens, router_losses), ends = self.encoder.forward_with_ends(x, x_lens)
+        (encoder_out, lens, routing), ends = self.encoder.forward_with_ends(x, x_lens)
         decoder_out = self._decoder_out(y)
         transducer = pruned_transducer_loss(
             am_simple=self.simple_am(encoder_out),
@@ -190,7 +197,7 @@ class AsrModel(nn.Module):
         )
         ctc_log_probs = self.ctc_log_probs(encoder_out)
         ctc = ctc_loss(ctc_log_probs, lens, y, y_lens)
-        balancing, z_loss, frames_per_expert = _sums_over_layers(router_losses, encoder_out)
+        balancing, z_loss, frames_per_expert = self._router_losses(routing, encoder_out)
         losses = AsrLosses(*transducer[:2], ctc, balancing, z_loss, lens.sum(), frames_per_expert)
         if teacher is None:
             return losses
@@ -208,9 +215,3 @@ def _hidden_distance(ends: dict[int, Tensor], teacher_ends: dict[int, Tensor], l
     if max(ends) != max(teacher_ends):
         pairs = [(ends[max(ends)], teacher_ends[max(teacher_ends)])]
     return torch.stack([hidden_distance(ours, theirs, lens) for ours, theirs in pairs]).mean()
-
-
-def _sums_over_layers(losses: RouterLosses | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    if losses is None:
-        return like.new_zeros(()), like.new_zeros(()), None
-    return losses.load_balancing_loss.sum(), losses.router_z_loss.sum(), losses.frames_per_expert

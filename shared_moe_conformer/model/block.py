@@ -12,8 +12,9 @@ from shared_moe_conformer.model.convolution import ConvolutionModule
 from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.feed_forward import FeedForward
 from shared_moe_conformer.model.low_rank import Deltas
-from shared_moe_conformer.model.moe import MoeFeedForward, Router, RouterLosses
+from shared_moe_conformer.model.moe import MoeFeedForward
 from shared_moe_conformer.model.normalisation import FrameLayerNorm, MaskedBatchNorm
+from shared_moe_conformer.model.router import Router, Routing
 
 
 class Norms(nn.Module):
@@ -68,10 +69,8 @@ class ConformerBlock(nn.Module):
         self.feed_forward2 = _feed_forward(config, experts=config.experts_in in ("second", "both"))
         self.dropout = Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, padding_mask: Tensor, individual: IndividualParts
-    ) -> tuple[Tensor, list[RouterLosses]]:
-        """Return the layer's output (N, T, C) and the losses of its routers, in their order.
+    def forward(self, x: Tensor, padding_mask: Tensor, individual: IndividualParts) -> tuple[Tensor, list[Routing]]:
+        """Return the layer's output (N, T, C) and what its routers decided, in their order.
 
         Args:
           x: frames, (N, T, C).
@@ -80,16 +79,16 @@ class ConformerBlock(nn.Module):
         """
         norms, routers, deltas = individual
         of = {name: None if deltas is None else deltas.of(name) for name in Deltas.PARTS}
-        y, losses1 = _apply(
+        y, routing1 = _apply(
             self.feed_forward1, norms.feed_forward1(x), padding_mask, routers.feed_forward1, of["feed_forward1"]
         )
         x = x.add(self.dropout(y), alpha=0.5)
         x = x + self.dropout(self.attention(norms.attention(x), padding_mask, of["attention"]))
         x = x + self.dropout(self.convolution(norms.convolution(x), padding_mask, norms.depthwise))
-        y, losses2 = _apply(
+        y, routing2 = _apply(
             self.feed_forward2, norms.feed_forward2(x), padding_mask, routers.feed_forward2, of["feed_forward2"]
         )
-        return norms.final(x.add(self.dropout(y), alpha=0.5)), losses1 + losses2
+        return norms.final(x.add(self.dropout(y), alpha=0.5)), routing1 + routing2
 
 
 def _router(config: EncoderConfig) -> Router:
@@ -111,8 +110,8 @@ def _feed_forward(config: EncoderConfig, *, experts: bool) -> FeedForward | MoeF
 
 def _apply(
     module: nn.Module, x: Tensor, padding_mask: Tensor, router: Router | None, deltas: nn.ModuleDict | None
-) -> tuple[Tensor, list[RouterLosses]]:
+) -> tuple[Tensor, list[Routing]]:
     if router is None:
         return module(x, deltas), []
-    y, losses = module(x, padding_mask, router)
-    return y, [losses]
+    y, routing = module(x, padding_mask, router)
+    return y, [routing]

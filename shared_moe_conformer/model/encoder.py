@@ -13,10 +13,11 @@ from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Norms, Routers
 from shared_moe_conformer.model.dropout import Dropout
 from shared_moe_conformer.model.low_rank import Deltas
-from shared_moe_conformer.model.moe import Router, RouterLosses, balanced_together
 from shared_moe_conformer.model.normalisation import FeatureNorm, as_wide_as
 from shared_moe_conformer.model.packing import padding_after
 from shared_moe_conformer.model.recomputing import recomputed
+from shared_moe_conformer.model.router import Router, Routing
+from shared_moe_conformer.model.router_losses import RouterLosses, router_losses
 from shared_moe_conformer.model.subsampling import Conv2dSubsampling
 
 
@@ -27,8 +28,8 @@ class EncoderOutput(NamedTuple):
     """(N, T', C)."""
     encoder_out_lens: Tensor
     """Valid frames of each utterance, (N,)."""
-    router_losses: RouterLosses | None
-    """Stacked over the expert feed-forwards in the order of depth; None without experts."""
+    routing: Routing | None
+    """Of the valid frames, stacked over the expert feed-forwards in the order of depth; None without experts."""
 
 
 class BlockGroup(nn.Module):
@@ -65,35 +66,27 @@ class BlockGroup(nn.Module):
             yield from ((parameter, self.size // copies) for parameter in part.parameters())
         yield from ((parameter, 1) for parameter in self.deltas.parameters())
 
-    def forward(self, x: Tensor, padding_mask: Tensor) -> tuple[Tensor, list[RouterLosses]]:
-        """Return (N, T, C) after the group's last layer, and the losses of all its routers.
+    def forward(self, x: Tensor, padding_mask: Tensor) -> tuple[Tensor, list[Routing]]:
+        """Return (N, T, C) after the group's last layer, and what all its routers decided.
 
         Args:
           x: frames, (N, T, C).
           padding_mask: True where a frame is padding, (N, T).
         """
-        losses: list[RouterLosses] = []
+        decided: list[Routing] = []
         keeps_all = not (self.recomputes and self.training and torch.is_grad_enabled())
         layer = self.block if keeps_all else functools.partial(recomputed, self.block)
         for depth in range(self.size):
-            x, layer_losses = layer(x, padding_mask, self.individual(depth))
-            losses += layer_losses
-        return x, self._balanced(losses)
+            x, routing = layer(x, padding_mask, self.individual(depth))
+            decided += routing
+        return x, decided
 
-    def _balanced(self, losses: list[RouterLosses]) -> list[RouterLosses]:
-        """The losses, those of one feed-forward's routers at all depths balanced together if the config says so."""
-        if not (losses and self.balances_together):
-            return losses
-        per_layer = len(losses) // self.size
-        by_feed_forward = [balanced_together(losses[i::per_layer]) for i in range(per_layer)]
-        return [loss for layer in zip(*by_feed_forward) for loss in layer]
-
-    def frames_to_balance(self, frames_per_expert: Tensor) -> Tensor:
-        """What shall be even in each row, (L, E): the frames of L routers, or of all layers together."""
+    def balanced(self, rows: Tensor) -> Tensor:
+        """What shall be even in each row: rows (L, E) of L routers, or their means over the layers, if the config
+        balances those together."""
         if not self.balances_together:
-            return frames_per_expert
-        summed = frames_per_expert.unflatten(0, (self.size, -1)).sum(dim=0)
-        return summed.repeat(self.size, 1)
+            return rows
+        return rows.unflatten(0, (self.size, -1)).mean(dim=0).repeat(self.size, 1)
 
 
 class Encoder(nn.Module):
@@ -115,20 +108,24 @@ class Encoder(nn.Module):
         groups: list[BlockGroup] = list(self.groups)  # type: ignore[arg-type]
         return [router for group in groups for router in group.routers_in_order()]
 
-    def frames_to_balance(self, frames_per_expert: Tensor) -> Tensor:
-        """Frames (L, E) of each expert that shall be even in each row; rows in the order of `routers`."""
+    def balanced(self, rows: Tensor) -> Tensor:
+        """What shall be even in each row: rows (L, E) in the order of `routers`, or means over a group's layers."""
         groups: list[BlockGroup] = list(self.groups)  # type: ignore[assignment]
-        rows = frames_per_expert.split([len(group.routers_in_order()) for group in groups])
-        return torch.cat([group.frames_to_balance(part) for group, part in zip(groups, rows, strict=True)])
+        parts = rows.split([len(group.routers_in_order()) for group in groups])
+        return torch.cat([group.balanced(part) for group, part in zip(groups, parts, strict=True)])
+
+    def router_losses(self, routing: Routing) -> RouterLosses:
+        """The losses of all routers, rows in the order of `routers`."""
+        return router_losses(routing, balanced=self.balanced)
 
     def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
-        """Move the routers' balancing biases, if they have any, after an update; return `frames_to_balance`.
+        """Move the routers' balancing biases, if they have any, after an update; return what shall be even.
 
         Args:
           frames_per_expert: frames that each expert computed, (L, E), rows in the order of `routers`.
         """
         loads: dict[Router, Tensor] = {}
-        frames = self.frames_to_balance(frames_per_expert)
+        frames = self.balanced(frames_per_expert)
         for router, load in zip(self.routers(), frames, strict=True):
             loads[router] = loads.get(router, 0) + load  # type: ignore[operator]
         for router, load in loads.items():
@@ -155,13 +152,13 @@ class Encoder(nn.Module):
         x, lens = self.subsampling(features, x_lens)
         x = self.dropout(as_wide_as(features, x))  # layers add to it, in float32 under autocast too
         padding_mask = padding_after(lens, x.size(1))
-        losses: list[RouterLosses] = []
+        decided: list[Routing] = []
         ends: dict[int, Tensor] = {}
         depth = 0
         for group in self.groups:
-            x, group_losses = group(x, padding_mask)
-            losses += group_losses
+            x, routing = group(x, padding_mask)
+            decided += routing
             depth += group.size  # type: ignore[assignment, operator]
             ends[depth] = x
-        stacked = RouterLosses(*(torch.stack(parts) for parts in zip(*losses, strict=True))) if losses else None
+        stacked = Routing(*(torch.stack(parts) for parts in zip(*decided, strict=True))) if decided else None
         return EncoderOutput(x, lens, stacked), ends

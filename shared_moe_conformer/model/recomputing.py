@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shared_moe_conformer.model.block import ConformerBlock, IndividualParts
-from shared_moe_conformer.model.moe import RouterLosses
 from shared_moe_conformer.model.normalisation import MaskedBatchNorm
+from shared_moe_conformer.model.router import Routing
 
 
 def recomputed(
     block: ConformerBlock, x: Tensor, padding_mask: Tensor, individual: IndividualParts
-) -> tuple[Tensor, list[RouterLosses]]:
+) -> tuple[Tensor, list[Routing]]:
     """`block(x, padding_mask, individual)`, of which only x is kept.
 
     Dropout and jitter are drawn again as they were; statistics of batches count once.
@@ -24,7 +24,7 @@ def recomputed(
     """
     calls = 0
 
-    def call(x: Tensor) -> tuple[Tensor, list[RouterLosses]]:
+    def call(x: Tensor) -> tuple[Tensor, list[Routing]]:
         nonlocal calls
         calls += 1
         with nullcontext() if calls == 1 else _uncounted(individual.norms):

@@ -18,8 +18,9 @@ from shared_moe_conformer.forms.onnx_graphs import (
     exportable_encoder,
 )
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.moe import MoeFeedForward, Router
+from shared_moe_conformer.model.moe import MoeFeedForward
 from shared_moe_conformer.model.packing import padding_after
+from shared_moe_conformer.model.router import Router
 from tests.conftest import TINY
 
 BATCHES = [[7], [8], [33], [50, 31, 7], [60, 3], [301]]

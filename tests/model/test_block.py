@@ -9,13 +9,13 @@ from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, No
 
 
 @pytest.mark.parametrize(("experts_in", "num_routers"), [("none", 0), ("first", 1), ("second", 1), ("both", 2)])
-def test_each_expert_feed_forward_reports_its_losses(encoder_config: Any, experts_in: str, num_routers: int) -> None:
+def test_each_expert_feed_forward_tells_its_routing(encoder_config: Any, experts_in: str, num_routers: int) -> None:
     config = encoder_config(experts_in=experts_in)
     block, individual = ConformerBlock(config), IndividualParts(Norms(config), Routers(config))
     x = torch.randn(2, 9, 16)
-    y, losses = block(x, torch.zeros(2, 9, dtype=torch.bool), individual)
+    y, routing = block(x, torch.zeros(2, 9, dtype=torch.bool), individual)
     assert y.shape == x.shape
-    assert len(losses) == num_routers
+    assert len(routing) == num_routers
 
 
 def test_a_shared_block_acts_differently_with_other_individual_parts(encoder_config: Any) -> None:

@@ -28,12 +28,15 @@ def test_batch_mates_and_padding_change_nothing(encoder_config: Any, options: di
         torch.testing.assert_close(together.encoder_out[i, :length], alone.encoder_out[0], rtol=1e-4, atol=1e-5)
 
 
-def test_one_set_of_router_losses_for_each_expert_feed_forward(encoder_config: Any) -> None:
-    out = Encoder(encoder_config(experts_in="both"), num_mel_bins=20)(X, X_LENS)
-    assert out.router_losses.load_balancing_loss.shape == (8,)
-    assert out.router_losses.frames_per_expert.sum(dim=1).tolist() == [float(out.encoder_out_lens.sum())] * 8
-    assert out.router_losses.expert_ids.shape == (8, *out.encoder_out.shape[:2], 1)
-    assert Encoder(encoder_config(experts_in="none"), num_mel_bins=20)(X, X_LENS).router_losses is None
+def test_one_routing_for_each_expert_feed_forward(encoder_config: Any) -> None:
+    encoder = Encoder(encoder_config(experts_in="both"), num_mel_bins=20)
+    out = encoder(X, X_LENS)
+    num_frames = int(out.encoder_out_lens.sum())
+    assert out.routing.expert_ids.shape == (8, num_frames, 1)
+    losses = encoder.router_losses(out.routing)
+    assert losses.load_balancing_loss.shape == losses.router_z_loss.shape == (8,)
+    assert losses.frames_per_expert.sum(dim=1).tolist() == [float(num_frames)] * 8
+    assert Encoder(encoder_config(experts_in="none"), num_mel_bins=20)(X, X_LENS).routing is None
 
 
 def test_no_tensor_is_stored_twice(encoder_config: Any) -> None:
@@ -89,11 +92,11 @@ def test_layers_of_a_group_can_be_balanced_together_and_groups_are_not(encoder_c
     options = {"experts_in": "both", "num_experts": 2, "group_sizes": (2, 1), "balance_over": "group"}
     encoder = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
     rows = [[9.0, 1.0], [0.0, 2.0], [1.0, 3.0], [3.0, 0.0], [0.0, 5.0], [5.0, 0.0]]
-    expected = [[10.0, 4.0], [3.0, 2.0], [10.0, 4.0], [3.0, 2.0], [0.0, 5.0], [5.0, 0.0]]
+    expected = [[5.0, 2.0], [1.5, 1.0], [5.0, 2.0], [1.5, 1.0], [0.0, 5.0], [5.0, 0.0]]
     assert encoder.balance_experts(torch.tensor(rows)).tolist() == expected
     biases = [router.balancing_bias.tolist() for router in encoder.routers()]
     assert biases == [[-1.0, 1.0]] * 4 + [[1.0, -1.0], [-1.0, 1.0]]
-    losses = encoder(X, X_LENS).router_losses.load_balancing_loss
+    losses = encoder.router_losses(encoder(X, X_LENS).routing).load_balancing_loss
     assert losses[0] == losses[2] and losses[1] == losses[3] and losses.unique().numel() == 4
 
 
