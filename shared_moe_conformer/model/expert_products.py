@@ -128,19 +128,18 @@ def _forward(
 ) -> tuple[Tensor, list[Tensor]]:
     """The gated sum (M, C), and for the backward of each piece its frames, its hidden channels before the activation
     and its outputs."""
-    result = torch.zeros_like(x)
+    gated = x.new_empty(len(index), x.size(1))
     kept: list[Tensor] = []
     of_experts = list(zip(w1.transpose(1, 2).unbind(), b1.unbind(), w2.transpose(1, 2).unbind(), b2.unbind()))
-    for expert, _, places, gate in _pieces(counts, index, gates):
+    for expert, _, places, gate, result in _pieces(counts, index, gates, gated):
         weight1, bias1, weight2, bias2 = of_experts[expert]
         rows = x.index_select(0, _filled_up(places, x, weight1))
         hidden = product(rows, weight1, bias1, silu=not keep)
         out = product(F.silu(hidden) if keep else hidden, weight2, bias2)[: len(places)]
         if keep:
             kept += rows, hidden, out
-        gate = gate.unsqueeze(1)
-        result.index_add_(0, places, out * gate if keep else out.mul_(gate))
-    return result, kept
+        torch.mul(out, gate.unsqueeze(1), out=result)
+    return torch.zeros_like(x).index_add_(0, index, gated), kept
 
 
 def _filled_up(places: Tensor, x: Tensor, weight: Tensor) -> Tensor:
