@@ -54,9 +54,9 @@ SIZES = [
     Size(256, 1024, 8, 2000, 1.15, 1.15),
     Size(256, 1024, 4, 20000, 1.0, 1.0),
     Size(256, 1024, 8, 20000, 1.0, 1.0),
-    Size(512, 2048, 4, 2000),
-    Size(512, 2048, 8, 2000),
+    *[Size(512, 2048, num_experts, num_frames) for num_frames in (200, 2000, 20000) for num_experts in (4, 8)],
 ]
+TYPICAL = Size(256, 1024, 8, 2000)
 QUICK_SIZES = [Size(16, 32, 3, 20, 1.4, 1.4)]
 SKEW_FLOOR = 1.2
 
@@ -64,7 +64,7 @@ SKEW_FLOOR = 1.2
 def measure(quick: bool) -> Report:
     """Time against the dense layer, skewed routing against balanced, lower precision against float32."""
     torch.manual_seed(0)
-    sizes = QUICK_SIZES if quick else SIZES
+    sizes, typical = (QUICK_SIZES, QUICK_SIZES[0]) if quick else (SIZES, TYPICAL)
     rows, floors = [], []
     for size in sizes:
         ratios = against_dense(size, rounds=rounds(size, quick))
@@ -73,16 +73,9 @@ def measure(quick: bool) -> Report:
     columns = ["C", "hidden", "experts", "frames", "dense forward ms", "forward", "training"]
     columns += ["forward, to our dense", "training, to our dense"]
     against = Table("Expert layer, top-1, as ratios to a dense feed-forward of torch's layers", columns, rows)
-    skew, skew_floors = skewed(sizes[-5:-4] or sizes, quick)
-    return Report(
-        [
-            against,
-            skew,
-            product_table(sizes[0] if quick else sizes[3], quick),
-            precisions(sizes[0] if quick else sizes[3], quick),
-        ],
-        floors + skew_floors,
-    )
+    skew, skew_floor = skewed(typical, quick)
+    tables = [against, skew, product_table(typical, quick), precisions(typical, quick)]
+    return Report(tables, [*floors, skew_floor])
 
 
 def floors_of(size: Size, ratios: Ratios) -> list[Floor]:
@@ -132,17 +125,13 @@ def gradients(function: Callable[[], Tensor], inputs: list[Tensor]) -> Callable[
     return lambda: torch.autograd.grad(function().square().mean(), inputs)
 
 
-def skewed(sizes: list[Size], quick: bool) -> tuple[Table, list[Floor]]:
+def skewed(size: Size, quick: bool) -> tuple[Table, Floor]:
     """One expert with 90 % of the frames against all with the same number."""
-    rows, floors = [], []
-    for size in sizes:
-        times = take_turns(
-            {name: routed(size, share) for name, share in (("balanced", None), ("skewed", 0.9))},
-            rounds=rounds(size, quick),
-        )
-        rows.append([f"{size.num_experts} experts, {size.num_frames:,} frames", times["skewed"].ratio])
-        floors.append(Floor("skewed routing against balanced, training", SKEW_FLOOR, times["skewed"].ratio))
-    return Table("One expert gets 90 % of the frames, ratio to balanced routing", ["", "training"], rows), floors
+    contenders = {"balanced": routed(size, None), "skewed": routed(size, 0.9)}
+    ratio = take_turns(contenders, rounds=rounds(size, quick))["skewed"].ratio
+    rows = [[f"{size.num_experts} experts, {size.num_frames:,} frames", ratio]]
+    table = Table("One expert gets 90 % of the frames, ratio to balanced routing", ["", "training"], rows)
+    return table, Floor("skewed routing against balanced, training", SKEW_FLOOR, ratio)
 
 
 def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
