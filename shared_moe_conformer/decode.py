@@ -32,6 +32,7 @@ from shared_moe_conformer.decoding.scoring import (
     Decoded,
     Scores,
     character_error_rate,
+    short_name,
     word_error_rate,
     words_of,
     write_files,
@@ -166,7 +167,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
         transcripts = [_with_times(result, tokenizer) for result in results]
         for result, found in zip(results, transcripts):
-            name = f"{test_set}-{checkpoint}-{settings(result.config)}"
+            name = short_name(f"{test_set}-{checkpoint}-{settings(result.config)}")
             for output_format in args.output_format:
                 write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
         if len(results) > 1:

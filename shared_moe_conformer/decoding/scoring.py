@@ -5,6 +5,7 @@ Source of the files' form: icefall (store_transcripts, write_error_stats and the
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ GAP = " "
 SHOWN_GAP = "*"
 
 BOOTSTRAP_REPLICATIONS = 10_000
+MAX_NAME = 220
+"""Bytes of a file's name, which has 255 at most, without its kind, its suffix and what `atomic_file` adds."""
 
 
 class Decoded(NamedTuple):
@@ -153,12 +156,21 @@ def write_files(results: Sequence[Decoded], scores: Scores, folder: Path, *, suf
         "errs": error_statistics_text(results, scores.wer),
         "wer-summary": summary_text([scores]),
     }
-    before = "oracle-" if scores.is_oracle else ""
-    paths = [folder / f"{before}{kind}-{scores.test_set}-{suffix}.txt" for kind in texts]
+    before, name = "oracle-" if scores.is_oracle else "", short_name(f"{scores.test_set}-{suffix}")
+    paths = [folder / f"{before}{kind}-{name}.txt" for kind in texts]
     for path, text in zip(paths, texts.values()):
         with atomic_file(path) as file:
             file.write(text.encode())
     return paths
+
+
+def short_name(name: str) -> str:
+    """The name of a file as it is, or if many options or hotwords make it too long, with a hash as its end."""
+    content = name.encode()
+    if len(content) <= MAX_NAME:
+        return name
+    end = f"-{hashlib.sha256(content).hexdigest()[:8]}"
+    return content[: MAX_NAME - len(end)].decode(errors="ignore") + end
 
 
 def transcripts_text(results: Sequence[Decoded]) -> str:

@@ -95,6 +95,18 @@ def test_recogs_hold_every_word(tmp_path: Path) -> None:
     assert (" ".join(ref), " ".join(hyp)) == results[0][1:]
 
 
+def test_names_are_never_longer_than_files_may_have(tmp_path: Path) -> None:
+    """As of searches with many hotwords; those that differ in their last letters alone stay apart."""
+    names: set[str] = set()
+    for settings in ("Ä" * 200 + "A", "Ä" * 200 + "B"):
+        oracle = scores()._replace(is_oracle=True, settings=settings)
+        paths = write_files(RESULTS, oracle, tmp_path, suffix=f"epoch-3-avg-2-{settings}")
+        assert all(path.name.startswith("oracle-") and "-test-epoch-3-avg-2-ÄÄ" in path.name for path in paths)
+        assert paths[2].read_text(encoding="utf-8").splitlines()[1].startswith(settings)
+        names |= {path.name for path in paths}
+    assert len(names) == 6
+
+
 def test_summaries_have_a_line_for_each_method() -> None:
     assert len(summary_text([scores(), scores()]).splitlines()) == 3
 
