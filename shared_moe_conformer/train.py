@@ -92,7 +92,8 @@ def train(
         model, begin = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
         trainer = _make_trainer(model, config, options, recipe_dir, device)
         train_loader = data.train_loader(training_cuts(data))
-        batches = Batches(train_loader, data.dev_loader(), word_error_counter(model, tokenizer))
+        word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
+        batches = Batches(train_loader, data.dev_loader(), word_errors)
         with _opened(exp_dir, config, resuming=origin.checkpoint is not None):
             if origin.damaged:
                 message = "%s is damaged: going on from the checkpoint before it, %s"

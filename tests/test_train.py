@@ -119,6 +119,14 @@ def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, cap
     assert "epoch 1/1" in shown and "dev loss" in shown and "WER" in shown and "done: 1 epochs" in shown
 
 
+def test_a_ctc_head_that_is_not_trained_chooses_no_best_epoch(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run(recipe, tmp_path, "--num-epochs", "1", "--ctc-loss-scale", "0")
+    shown = capsys.readouterr().err
+    assert "dev loss" in shown and "WER" not in shown and not (tmp_path / "best-valid-wer.pt").exists()
+
+
 def test_the_default_folder_is_beside_train_py(recipe: Path) -> None:
     train.main({"full": TINY}, recipe_dir=recipe, arguments=["--num-epochs", "1"])
     assert (recipe / "exp" / "full" / "epoch-1.pt").is_file()

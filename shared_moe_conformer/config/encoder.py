@@ -45,7 +45,7 @@ class EncoderConfig:
     conv_norm: ConvNorm = "batch_norm"
     """Normalisation inside the convolution module."""
     router_jitter: float = 0.0
-    """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, section 2.2)."""
+    """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, appendix C)."""
     low_rank_delta: int = field(default=0, metadata=ADDED_LATER)
     """Rank of what each layer adds to its block's attention and dense feed-forwards (B A x beside W x); 0: nothing."""
     balance_over: BalanceOver = field(default="layer", metadata=ADDED_LATER)

@@ -35,7 +35,7 @@ class TrainingConfig:
     """How the learning rate falls from its peak: by half a cosine to 1 % of it at the last step, or as 1 / sqrt(step),
     whatever the number of epochs (noam)."""
     weight_decay: float = 1e-2
-    """AdamW's weight decay, on matrices only."""
+    """Weight decay, on matrices only: each update makes them smaller by this share of the learning rate."""
     max_grad_norm: float = 5.0
     """Gradients are scaled down to this norm."""
     seed: int = 42
@@ -45,7 +45,7 @@ class TrainingConfig:
     loss_warmup_steps: int = 500
     """Steps over which the simple loss's weight falls from 1 and the pruned loss's rises from 0.1 to 1 (icefall)."""
     ctc_loss_scale: float = 0.3
-    """Weight of the CTC loss beside the transducer's."""
+    """Weight of the CTC loss beside the transducer's; 0: none, and so no word error rate at validations."""
     load_balancing_loss_scale: float = 0.01
     """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
     router_z_loss_scale: float = 0.001
@@ -106,6 +106,14 @@ class TrainingConfig:
         require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
         require(self.init_expert_noise >= 0, f"init_expert_noise is {self.init_expert_noise}: give 0 or more")
         for name in (
+            "weight_decay",
+            "simple_loss_scale",
+            "loss_warmup_steps",
+            "ctc_loss_scale",
+            "load_balancing_loss_scale",
+            "router_z_loss_scale",
+            "lm_only_scale",
+            "am_only_scale",
             "init_epoch",
             "init_iter",
             "teacher_epoch",

@@ -59,7 +59,7 @@ def group_starts(keys: np.ndarray) -> np.ndarray:
 def arc_log_posteriors(lattice: Lattice) -> np.ndarray:
     """Log-probability of each arc, given the frames: of all paths that use it, among all paths.
 
-    Source: Rabiner 1989, A tutorial on hidden Markov models, eq. 26-27.
+    Source: Rabiner 1989, A tutorial on hidden Markov models, eq. 37.
     """
     if not lattice.num_arcs:
         return np.zeros(0)

@@ -159,9 +159,9 @@ def total_of_update(totals: LossTotals, num_feature_frames: int, device: torch.d
 
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
-    """Give every process the mean of all processes' buffers: the statistics that normalisations gather.
+    """Give every process the mean of all processes' buffers: batch normalisations gather statistics of their own.
 
-    A count of frames becomes that of one process; beside it a running mean moves as far as it should.
+    Counts, and what all processes compute from the whole update, are the same in all of them and stay so.
     """
     buffers = list(model.buffers())
     if not dist.is_initialized() or not buffers:

@@ -14,6 +14,8 @@ from shared_moe_conformer.config import TrainingConfig
         ({"prune_range": 1}, "prune_range"),
         ({"shared_block_lr_scale": "half"}, "none, inverse_sqrt, inverse"),
         ({"accumulate_batches": 0}, "accumulate_batches"),
+        ({"ctc_loss_scale": -0.3}, "ctc_loss_scale is -0.3: give 0 or more"),
+        ({"weight_decay": float("nan")}, "weight_decay is nan"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
