@@ -115,7 +115,7 @@ def _error_rate(refs: list[list[str]], hyps: list[list[str]]) -> ErrorRate:
         int(counts["del"]),
         int(counts["sub"]),
         int(counts["ref_len"]),
-        low=100.0 * interval["ci95min"],
+        low=max(100.0 * interval["ci95min"], 0.0),  # it is symmetric
         high=100.0 * interval["ci95max"],
     )
 

@@ -46,6 +46,11 @@ def test_interval_narrows_with_more_utterances() -> None:
     assert many.high - many.low < (few.high - few.low) / 2
 
 
+def test_no_interval_has_less_than_no_errors() -> None:
+    rate = word_error_rate([Decoded("a", "A B C", "A B X"), *(Decoded(f"{n}", "A B", "A B") for n in range(9))])
+    assert rate.low == 0 < rate.percent < rate.high
+
+
 def test_nothing_to_score_is_refused() -> None:
     with pytest.raises(ValueError, match="no transcript"):
         word_error_rate([Decoded("cut", "", "A")])
