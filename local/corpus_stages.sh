@@ -20,12 +20,13 @@
 #:   --exact-evaluation true|false   store features of the splits that are not trained on to 1e-5, so that decode.py says
 #:                      what the released model says; otherwise to 1/64, as training's, in 0.4 of the space (true)
 #:   --musan DIR|download     prepare MUSAN's noises, too, for ./train.py --noise-manifest (none)
-#:   --ngram-order N    words of the language model's longest n-grams
-#:   --ctc-topology standard|modified|auto   of the decoding graph; auto: modified, which is smaller, from 500 units on
-#:   --thorough true|false    read all recordings and all features when they are checked
+#:   --ngram-order N    words of the language model's longest n-grams (@ngram_order)
+#:   --ctc-topology standard|modified|auto   of the decoding graph; auto: modified, which is smaller, from 500 units
+#:                      on (@ctc_topology)
+#:   --thorough true|false    read all recordings and all features when they are checked (@thorough)
 #:   --drop-faulty true|false   leave faulty cuts out of the training split and name them, instead of stopping (false)
 #:   --num-jobs J       processes that compute features (1)
-#:   --feature-extractor lhotse|kaldifeat
+#:   --feature-extractor lhotse|kaldifeat   who computes features (@feature_extractor)
 #:
 #: Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts, 6 lexicon,
 #: 7 n-grams, 8 decoding graph, 9 n-grams over tokens.

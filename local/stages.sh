@@ -6,9 +6,10 @@
 #   stage 1 "Tokenizer" tokenizer vocab_size data/lang/bpe.model
 #
 # Strict mode; --stage N, --stop-stage N, --force true, --help; every variable in lower case that is set before is an
-# option `--name value` (the habit is icefall's parse_options.sh). A stage that ends leaves data/.done/N and is skipped
-# by the next run, unless one of the options it names has changed or one of the files it names (words with a slash) is
-# gone. A stage that runs makes all later ones run again; one that fails or is killed leaves no mark.
+# option `--name value` (the habit is icefall's parse_options.sh), whose value the help shows where it says (@name). A
+# stage that ends leaves data/.done/N and is skipped by the next run, unless one of the options it names has changed or
+# one of the files it names (words with a slash) is gone. A stage that runs makes all later ones run again; one that
+# fails or is killed leaves no mark.
 
 set -euo pipefail
 
@@ -34,8 +35,14 @@ fail() {
 }
 
 show_help() {
-  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${0##*/}"
-  if [ -n "${COMMON_HELP:-}" ]; then echo && sed -n 's/^#: \{0,1\}//p' "$COMMON_HELP"; fi
+  local line
+  {
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${0##*/}"
+    if [ -n "${COMMON_HELP:-}" ]; then echo && sed -n 's/^#: \{0,1\}//p' "$COMMON_HELP"; fi
+  } | while IFS= read -r line; do
+    if [[ "$line" =~ \(@([a-z_]+)\) ]]; then line="${line/"${BASH_REMATCH[0]}"/(${!BASH_REMATCH[1]})}"; fi
+    printf '%s\n' "$line"
+  done
   exit 0
 }
 

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PREPARE = """#!/usr/bin/env bash
 # What this prepares.
 #
-# Usage: ./prepare.sh
+# Usage: ./prepare.sh [--size N (@size)]
 
 size=5
 input_dir=
@@ -153,7 +153,7 @@ def test_mistakes_are_one_line(recipe: Path, prepare: Prepare, arguments: list[s
 def test_help_is_the_header(prepare: Prepare) -> None:
     result = prepare("--help")
     assert result.returncode == 0
-    assert result.stdout == "What this prepares.\n\nUsage: ./prepare.sh\n"
+    assert result.stdout == "What this prepares.\n\nUsage: ./prepare.sh [--size N (5)]\n"
 
 
 def test_a_python_without_the_package_is_one_line(recipe: Path, prepare: Prepare) -> None:
