@@ -157,7 +157,8 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     needing_k2 = sorted(METHODS.keys() - {method.decoding_method for method in methods})
     methods, resources, left_out = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method == "all":
-        left_out |= dict.fromkeys(needing_k2, "k2 is not installed")
+        unwanted = decoding.lattice_engine == "embedded"
+        left_out |= dict.fromkeys(needing_k2, "needs k2" if unwanted else "k2 is not installed")
     loaders = AsrDataModule(config, recipe_dir, tokenizer).test_loaders()
     memory = _peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
     for test_set, loader in loaders.items():

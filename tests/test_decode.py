@@ -97,6 +97,12 @@ def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None
     assert "\ngreedy_search " in confidences and " % of " in confidences
 
 
+def test_what_needs_an_engine_that_was_not_chosen_is_left_out_for_that(recipe: Path) -> None:
+    run(recipe, "--decoding-method", "all", "--lattice-engine", "embedded")
+    table = (recipe / "exp/base/comparison-clean-epoch-3-avg-1.txt").read_text()
+    assert "left out: fast_beam_search_nbest: needs k2\n" in table and "(k2)" not in table
+
+
 def test_after_a_search_that_cannot_be_measured_no_other_is_tried(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
