@@ -28,8 +28,8 @@ FORMS = {
     "espnet": Form(write_espnet, "-espnet.zip"),
 }
 FORMS_HELP = (
-    "onnx: for sherpa-onnx, float32, float16 and int8; torchscript: for torch alone; icefall: exp/pretrained.pt and "
-    "data/lang_bpe_V; espnet: an archive for espnet_model_zoo"
+    "onnx: for sherpa-onnx, float32, float16 and int8; torchscript: for torch alone; icefall: its layout, "
+    "exp/pretrained.pt and data/lang_bpe_V; espnet: an archive for espnet_model_zoo; neither's own code runs the model"
 )
 
 

@@ -1,4 +1,4 @@
-"""A released model as icefall releases its own."""
+"""A released model in the layout of icefall's own; icefall itself cannot run it."""
 
 from __future__ import annotations
 
