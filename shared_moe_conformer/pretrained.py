@@ -60,6 +60,8 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
         )
         bundle = Bundle.load(folder)
         return Pretrained(bundle.config, bundle.model, bundle.tokenizer)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no experiment and no released model in {folder}: train first, or name another folder")
     config, model = load_experiment(folder, selection)
     lang_dir = _recipe_of(folder, config.data.lang_dir, recipe_dir) / config.data.lang_dir
     tokenizer = Tokenizer.load(lang_dir)

@@ -57,10 +57,11 @@ def details(entry: ZooEntry, *, source: str) -> str:
         "address": f"{source.rstrip('/')}/{entry.path}",
         "SHA-256 of SHA256SUMS": entry.sha256,
     }
-    for test_set, rates in entry.error_rates.items():
-        rows |= {f"WER on {test_set}, {method}": f"{rate:.2f} %" for method, rate in rates.items()}
     width = max(map(len, rows))
-    return "\n".join([entry.name, *(f"  {fact.ljust(width)}  {value}" for fact, value in rows.items())])
+    lines = [entry.name, *(f"  {fact.ljust(width)}  {value}" for fact, value in rows.items())]
+    for test_set, rates in entry.error_rates.items():
+        lines += [f"  WER on {test_set}", *(f"    {rate:6.2f} %  {search}" for search, rate in rates.items())]
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,8 +148,7 @@ def _entries(args: argparse.Namespace) -> list[ZooEntry]:
 
 def _row(entry: ZooEntry) -> tuple[str, ...]:
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
-    rates = [(rate, method) for methods in entry.error_rates.values() for method, rate in methods.items()]
-    best = "{:.2f} % {}".format(*min(rates)) if rates else "-"
+    best = "{:.2f} % {}".format(*entry.best) if entry.best else "-"
     millions = (f"{count / 1e6:.2f}M" for count in counts)
     return (entry.name, entry.corpus, entry.language, entry.licence, *millions, f"{entry.size / 1e6:.1f} MB", best)
 

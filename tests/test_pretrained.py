@@ -66,7 +66,7 @@ def test_an_experiment_of_another_recipe_keeps_its_own_units(tmp_path: Path) -> 
 
 
 def test_what_is_not_there_is_named(recipe_dir: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="train first"):
+    with pytest.raises(FileNotFoundError, match="no experiment and no released model in .*none: train first"):
         load_pretrained(Path("exp/none"), recipe_dir=recipe_dir)
     for path in (recipe_dir / "exp/full").glob("*.pt"):
         path.unlink()

@@ -169,6 +169,13 @@ def test_queries_choose(tmp_path: Path, capsys: Output) -> None:
         assert capsys.readouterr().out == f"none of the 1 models in the zoo {tmp_path} fits\n"
 
 
+def test_the_best_search_is_told_without_its_options(tmp_path: Path) -> None:
+    rates = {"a": {"1best-graph-H": 9.0, "odd": float("nan")}, "b": {"greedy_search-max-sym-per-frame-1": 8.5}}
+    entry = dataclasses.replace(add(fake_bundle(tmp_path, "base")), error_rates=rates)
+    assert entry.best == (8.5, "greedy_search")
+    assert dataclasses.replace(entry, error_rates={"a": {"odd": float("inf")}}).best is None
+
+
 def test_a_language_finds_its_regions(tmp_path: Path) -> None:
     entry = dataclasses.replace(add(fake_bundle(tmp_path, "base")), language="de,en-GB")
     assert [len(select([entry], language=code)) for code in ("en", "EN-gb", "de", "en-US", "fr")] == [1, 1, 1, 0, 0]
@@ -182,8 +189,8 @@ def test_a_model_is_shown_pulled_pushed_and_removed_by_command(saved: Save, tmp_
     assert "tiny  telephone" in capsys.readouterr().out
     main(["show", "tiny", "--from", source])
     shown = capsys.readouterr().out
-    assert "WER on test, modified_beam_search  97.60 %" in shown
-    assert f"address                            {source}/tiny\n" in shown
+    assert "\n  WER on test\n     98.70 %  greedy_search\n     97.60 %  modified_beam_search\n" in shown
+    assert f"  address                {source}/tiny\n" in shown
     main(["pull", "tiny", "--from", folder.parent.as_uri(), "--zoo-dir", str(other)])
     assert capsys.readouterr().out == f"{other / 'tiny'}: every file is as released\n"
     assert verify("tiny", zoo_dir=other) == verify("tiny", zoo_dir=folder.parent)

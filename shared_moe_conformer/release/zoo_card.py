@@ -58,8 +58,7 @@ def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
 
 
 def _row(entry: ZooEntry) -> str:
-    rates = [(rate, method) for rates in entry.error_rates.values() for method, rate in rates.items()]
-    best = "{:.2f} % ({})".format(*min(rates)) if rates else "not measured"
+    best = "{:.2f} % ({})".format(*entry.best) if entry.best else "not measured"
     counts = f"{entry.unique_parameters / 1e6:.2f} M, {entry.active_parameters / 1e6:.2f} M"
     name = f"[{entry.name}]({entry.path}/{CARD_FILE})"
     facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", best)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +53,12 @@ class ZooEntry:
         require_name(self.name)
         require_name(self.path)
         require(SUM.fullmatch(self.sha256) is not None, f"sha256 of {self.name} is {self.sha256!r}: not a SHA-256")
+
+    @property
+    def best(self) -> tuple[float, str] | None:
+        """The lowest word error rate in percent, and the search that has it, without its options; None: none."""
+        rates = [(rate, search) for searches in self.error_rates.values() for search, rate in searches.items()]
+        return min(((rate, search.split("-")[0]) for rate, search in rates if math.isfinite(rate)), default=None)
 
 
 def read_index(zoo_dir: Path) -> list[ZooEntry]:

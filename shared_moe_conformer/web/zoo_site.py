@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Sequence
 from html import escape
@@ -117,11 +116,10 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
 def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
     kinds = ("parameters stored", "unrolled", "active")
-    best = _best_rate(entry)
     return [
         *((kind, f"{count / 1e6:.2f} M") for kind, count in zip(kinds, counts)),
         ("on the disk", f"{entry.size / 1e6:.1f} MB"),
-        ("best word error rate", "–" if best is None else f"{best:.2f} %"),
+        ("best word error rate", f"{entry.best[0]:.2f} %" if entry.best else "–"),
     ]
 
 
@@ -142,18 +140,13 @@ def _definitions(facts: Sequence[tuple[str, str]], *, kind: str) -> str:
     return f'<dl class="{kind}">{rows}</dl>'
 
 
-def _best_rate(entry: ZooEntry) -> float | None:
-    return min((r for rates in entry.error_rates.values() for r in rates.values() if math.isfinite(r)), default=None)
-
-
 def _table_row(entry: ZooEntry) -> str:
-    best = _best_rate(entry)
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
     cells: list[tuple[str, float | str]] = [
         *((text, text.lower()) for text in (entry.name, entry.corpus, entry.language, entry.licence)),
         *((f"{count / 1e6:.2f} M", count) for count in counts),
         (f"{entry.size / 1e6:.1f} MB", entry.size),
-        ("\u2013", "inf") if best is None else (f"{best:.2f} %", best),
+        (f"{entry.best[0]:.2f} %", entry.best[0]) if entry.best else ("\u2013", "inf"),
     ]
     name = escape(entry.name)
     shown = [escape(text) for text, _ in cells]
