@@ -29,8 +29,8 @@ PROGRAMS = (
 )
 """Where options are written out that are no field of a dataclass."""
 OPTION = r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]"
-OF_OTHERS = {"--data-binary", "--standalone", "--nnodes", "--redirects", "--tee", "--tokens-ngram"}
-"""Options of curl, torchrun and icefall; torchrun's others have underscores."""
+OF_OTHERS = {"--data-binary", "--standalone", "--nnodes", "--redirects", "--tee", "--tokens-ngram", "--logdir"}
+"""Options of curl, torchrun, icefall and TensorBoard; torchrun's others have underscores."""
 
 
 @pytest.mark.parametrize("readme", PAGES, ids=str)
