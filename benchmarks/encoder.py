@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.conformers import Contender, Shape, contenders
 from benchmarks.front_ends import front_ends
-from benchmarks.tables import Floor, Report, Table, command_line
+from benchmarks.tables import Floor, Ratio, Report, Table, command_line
 from benchmarks.timing import Timing, forward, take_turns, training_step
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder
@@ -36,7 +36,7 @@ def measure(quick: bool) -> Report:
 def against_peers(quick: bool) -> tuple[Table, list[Floor]]:
     """Forward and training step of every contender, and ours over the fastest peer's."""
     shape, n, t = (Shape(16, 1, 2, 32, 3), 2, 10) if quick else (Shape(), 8, 250)
-    x, lens, rounds = torch.randn(n, t, shape.dim), torch.full((n,), t), 1 if quick else 2
+    x, lens, rounds = torch.randn(n, t, shape.dim), torch.full((n,), t), 1 if quick else 3
     table = contenders(shape)
     evaluated = take_turns({name: evaluation(it, x, lens) for name, it in table.items()}, rounds=rounds)
     trained = take_turns({name: training(it, x, lens) for name, it in table.items()}, rounds=rounds)
@@ -45,15 +45,14 @@ def against_peers(quick: bool) -> tuple[Table, list[Floor]]:
         Floor(f"full against the fastest peer, {kind}", floor, over_fastest(times, peers))
         for kind, floor, times in (("forward", FORWARD_FLOOR, evaluated), ("training", TRAINING_FLOOR, trained))
     ]
-    yard = evaluated[YARDSTICK].ratio, trained[YARDSTICK].ratio
     rows = [
         [
             name,
             sum(p.numel() for p in it.module.parameters()) / 1e6,
             1e3 * evaluated[name].seconds,
-            evaluated[name].ratio / yard[0],
+            evaluated[name].over(evaluated[YARDSTICK]),
             1e3 * trained[name].seconds,
-            trained[name].ratio / yard[1],
+            trained[name].over(trained[YARDSTICK]),
         ]
         for name, it in table.items()
     ]
@@ -61,9 +60,9 @@ def against_peers(quick: bool) -> tuple[Table, list[Floor]]:
     return Table(f"Conformer layers, batch {n}, {t} frames; ratios to the yardstick", columns, rows), floors
 
 
-def over_fastest(times: dict[str, Timing], peers: list[str]) -> float:
+def over_fastest(times: dict[str, Timing], peers: list[str]) -> Ratio:
     """Ours over the fastest peer's."""
-    return times[OURS].ratio / min(times[name].ratio for name in peers)
+    return times[OURS].over(min((times[name] for name in peers), key=lambda timing: timing.seconds))
 
 
 def evaluation(contender: Contender, x: Tensor, lens: Tensor) -> Callable[[], object]:
@@ -89,7 +88,7 @@ def front_end(quick: bool) -> tuple[Table, Floor]:
     ours = next(iter(modules))
     calls = {"the whole encoder": forward(encoder, x, lens)}
     calls |= {name: forward(module, x, lens) for name, module in modules.items()}
-    times = take_turns(calls, rounds=1 if quick else 2)
+    times = take_turns(calls, rounds=1 if quick else 5)
     rows = [[name, 1e3 * time.seconds, time.ratio] for name, time in times.items()]
     table = Table("Front ends, forward, as shares of the whole encoder's", ["", "ms", "share"], rows)
     return table, Floor("front end, share of the encoder's forward", FRONT_END_FLOOR, times[ours].ratio)

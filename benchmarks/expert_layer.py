@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.tables import Floor, Report, Table, command_line
+from benchmarks.tables import Floor, Ratio, Report, Table, command_line
 from benchmarks.timing import forward, take_turns
 from shared_moe_conformer.model.expert_products import gated_experts
 from shared_moe_conformer.model.feed_forward import FeedForward
@@ -41,10 +41,10 @@ class Ratios(NamedTuple):
 
     dense_ms: float
     """Forward of torch's."""
-    forward: float
-    training: float
-    forward_to_ours: float
-    training_to_ours: float
+    forward: Ratio
+    training: Ratio
+    forward_to_ours: Ratio
+    training_to_ours: Ratio
 
 
 SIZES = [
@@ -110,9 +110,8 @@ def against_dense(size: Size, *, rounds: int) -> Ratios:
     inputs = [x, *moe.parameters(), *router.parameters()]
     steps["experts"] = gradients(lambda: moe(x, padding_mask, router)[0], inputs)
     training = take_turns(steps, rounds=rounds)
-    ratios = [times["experts"].ratio for times in (found, training)]
-    to_ours = [ratio / times["ours"].ratio for ratio, times in zip(ratios, (found, training))]
-    return Ratios(1e3 * found["torch's"].seconds, *ratios, *to_ours)
+    ratios = [times["experts"].over(times[name]) for name in dense for times in (found, training)]
+    return Ratios(1e3 * found["torch's"].seconds, *ratios)
 
 
 def trained(module: nn.Module, x: Tensor) -> Callable[[], object]:

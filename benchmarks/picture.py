@@ -27,13 +27,13 @@ def draw(results: dict[str, dict[str, Report]], path: Path) -> None:
     ]
     figure, axes = pyplot.subplots(figsize=(9, 0.8 + 0.3 * max(len(floors), 1)))
     for row, (_, floor) in enumerate(reversed(floors)):
-        share = floor.measured / floor.target
-        axes.barh(row, share, color=REACHED if share <= 1 else MISSED, height=0.7)
+        share = floor.median / floor.target
+        axes.barh(row, share, color=REACHED if floor.reached else MISSED, height=0.7)
         axes.text(share + 0.015, row, label_of(floor), va="center", fontsize=8, bbox=BEHIND_TEXT)
     axes.set_yticks(range(len(floors)), [name for name, _ in reversed(floors)], fontsize=8)
     axes.axvline(1.0, color="black", linewidth=0.8)
     axes.set_ylim(-0.7, len(floors) - 0.3)
-    axes.set_xlim(0, max([1.3, *(floor.measured / floor.target + 0.3 for _, floor in floors)]))
+    axes.set_xlim(0, max([1.3, *(floor.median / floor.target + 0.3 for _, floor in floors)]))
     axes.set_xlabel("measured / target: up to 1 the target is reached")
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -43,4 +43,4 @@ def draw(results: dict[str, dict[str, Report]], path: Path) -> None:
 
 def label_of(floor: Floor) -> str:
     """The numbers behind a bar."""
-    return f"{shown(floor.measured)} of {floor.target:g}"
+    return f"{shown(floor.median)} of {floor.target:g}"

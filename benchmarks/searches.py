@@ -40,7 +40,7 @@ def measure(quick: bool) -> Report:
             sizes = [1, *batch_sizes]
             for (way, time), n in zip(times.items(), sizes, strict=True):
                 real_time_factor = time.seconds / (n * t * SECONDS_PER_FRAME)
-                rows.append([f"{name}, {way}", real_time_factor, time.ratio / n])
+                rows.append([f"{name}, {way}", real_time_factor, time.ratio.divided(n)])
     columns = ["", "real-time factor", "ratio to one by one"]
     return Report([Table(f"Searches, {model.config.vocab_size} units, {t} frames an utterance", columns, rows)], [])
 

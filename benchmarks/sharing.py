@@ -62,7 +62,7 @@ def measure(quick: bool) -> Report:
     encoders = {name: Encoder(config, num_mel_bins=80) for name, config in configs(size).items()}
     for encoder in encoders.values():
         encoder.eval()
-    rounds = 1 if quick else 3
+    rounds = 1 if quick else 7
     evaluated = take_turns({name: one_forward(it, size) for name, it in encoders.items()}, rounds=rounds)
     for encoder in encoders.values():
         encoder.train()
@@ -77,7 +77,7 @@ def measure(quick: bool) -> Report:
             name: peak_memory(step_of, name, size) for name in encoders
         },
     }
-    ratios = [evaluated["base"].ratio, trained["base"].ratio]
+    ratios: list[Any] = [evaluated["base"].ratio, trained["base"].ratio]
     ratios += [row["base"] / row["full"] for row in list(figures.values())[2:]]
     rows: list[list[Any]] = [[name, row["full"], row["base"], r] for (name, row), r in zip(figures.items(), ratios)]
     limits = [TIME_FLOOR, TIME_FLOOR, MEMORY_FLOOR, MEMORY_FLOOR]

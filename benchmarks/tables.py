@@ -11,6 +11,20 @@ from typing import Any, NamedTuple
 from shared_moe_conformer.cpu import tune_cpu
 
 
+class Ratio(NamedTuple):
+    """Of two measured times, over several rounds."""
+
+    median: float
+    low: float
+    """A quarter of the rounds lies below."""
+    high: float
+    """A quarter of the rounds lies above."""
+
+    def divided(self, by: float) -> Ratio:
+        """All of it divided."""
+        return Ratio(*(part / by for part in self))
+
+
 class Table(NamedTuple):
     """Rows of what was measured; text stays, numbers are rounded when shown."""
 
@@ -24,7 +38,17 @@ class Floor(NamedTuple):
 
     name: str
     target: float
-    measured: float
+    measured: float | Ratio
+
+    @property
+    def median(self) -> float:
+        """What counts."""
+        return self.measured.median if isinstance(self.measured, Ratio) else self.measured
+
+    @property
+    def reached(self) -> bool:
+        """Whether it was."""
+        return self.median <= self.target
 
 
 class Report(NamedTuple):
@@ -43,7 +67,13 @@ def to_json(report: Report) -> str:
 def from_json(text: str) -> Report:
     """The report of `to_json`."""
     values = json.loads(text)
-    return Report([Table(**table) for table in values["tables"]], [Floor(**floor) for floor in values["floors"]])
+    tables = [Table(t["title"], t["columns"], [[*map(_cell, row)] for row in t["rows"]]) for t in values["tables"]]
+    return Report(tables, [Floor(f["name"], f["target"], _cell(f["measured"])) for f in values["floors"]])
+
+
+def _cell(value: Any) -> Any:
+    """A cell as it was before JSON, which makes a list of a ratio."""
+    return Ratio(*value) if isinstance(value, list) else value
 
 
 def markdown(table: Table) -> str:
@@ -66,14 +96,16 @@ def plain(table: Table) -> str:
 
 def floors_table(floors: list[Floor]) -> Table:
     """The floors and whether they were reached."""
-    rows = [[f.name, f"<= {f.target:g}", f.measured, "yes" if f.measured <= f.target else "**no**"] for f in floors]
+    rows = [[f.name, f"<= {f.target:g}", f.measured, "yes" if f.reached else "**no**"] for f in floors]
     return Table("Floors", ["what", "target", "measured", "reached"], rows)
 
 
 def shown(cell: Any) -> str:
-    """A cell for reading: three significant digits, whole from 100 on; `-` for None."""
+    """A cell for reading: three significant digits, whole from 100 on; a ratio with its quartiles; `-` for None."""
     if cell is None:
         return "-"
+    if isinstance(cell, Ratio):
+        return f"{shown(cell.median)} [{shown(cell.low)}, {shown(cell.high)}]"
     if not isinstance(cell, float):
         return f"{cell:,}" if isinstance(cell, int) else str(cell)
     if abs(cell) >= 100:

@@ -8,20 +8,43 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.tables import Ratio
 
-class Timing(NamedTuple):
-    """CPU time of a contender."""
 
-    seconds: float
-    """Median of its calls."""
-    ratio: float
-    """Median over the rounds of its time over the first contender's in the same round."""
+@dataclass(frozen=True)
+class Timing:
+    """CPU seconds of a contender and of the first one, round by round."""
+
+    own: list[float]
+    of_first: list[float]
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return statistics.median(self.own)
+
+    @property
+    def ratio(self) -> Ratio:
+        """To the first contender."""
+        return ratio_of(self.own, self.of_first)
+
+    def over(self, other: Timing) -> Ratio:
+        """To another contender of the same rounds."""
+        return ratio_of(self.own, other.own)
+
+
+def ratio_of(numerators: list[float], denominators: list[float]) -> Ratio:
+    """Of two contenders, over the rounds in which both were called."""
+    ratios = [x / y for x, y in zip(numerators, denominators, strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return Ratio(median, low, high)
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int = 1) -> dict[str, Timing]:
@@ -37,12 +60,7 @@ def take_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int, w
             contenders[name]()
             if number >= 0:
                 seconds[name].append(time.process_time() - start)
-    return {
-        name: Timing(
-            statistics.median(values), statistics.median(x / y for x, y in zip(values, seconds[names[0]], strict=True))
-        )
-        for name, values in seconds.items()
-    }
+    return {name: Timing(values, seconds[names[0]]) for name, values in seconds.items()}
 
 
 def forward(function: Callable[..., Any], *inputs: Any) -> Callable[[], object]:

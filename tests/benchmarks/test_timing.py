@@ -3,7 +3,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.timing import forward, take_turns, training_step
+from benchmarks.tables import Ratio
+from benchmarks.timing import Timing, forward, take_turns, training_step
 
 
 def work(repetitions: int) -> None:
@@ -19,8 +20,14 @@ def test_contenders_take_turns_and_are_compared_to_the_first() -> None:
 
     times = take_turns({"one": lambda: contender("one", 1), "five": lambda: contender("five", 5)}, rounds=4)
     assert calls == ["one", "five", "five", "one", "one", "five", "five", "one", "one", "five"]
-    assert times["one"].ratio == 1.0
-    assert 2 < times["five"].ratio < 12
+    assert times["one"].ratio == (1.0, 1.0, 1.0)
+    assert 2 < times["five"].ratio.median < 12
+
+
+def test_ratios_are_those_of_the_same_rounds() -> None:
+    one, two = Timing([1.0, 2.0, 4.0, 8.0, 16.0], [1.0] * 5), Timing([3.0, 4.0, 4.0, 8.0, 80.0], [1.0] * 5)
+    assert (one.seconds, one.ratio.median) == (4.0, 4.0)
+    assert two.over(one) == Ratio(median=2.0, low=1.0, high=3.0)
 
 
 def test_forward_has_no_gradients() -> None:
