@@ -26,15 +26,6 @@ class AsrBatch(NamedTuple):
     texts: list[str]
     """Reference texts."""
 
-    def to(self, device: torch.device | str) -> AsrBatch:
-        """The batch with its tensors on a device."""
-        return self._replace(
-            x=self.x.to(device, non_blocking=True),
-            x_lens=self.x_lens.to(device, non_blocking=True),
-            y=self.y.to(device, non_blocking=True),
-            y_lens=self.y_lens.to(device, non_blocking=True),
-        )
-
 
 def collate(
     features: Sequence[Tensor], tokens: Sequence[list[int]], *, cut_ids: list[str], texts: list[str]
