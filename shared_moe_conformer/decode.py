@@ -44,6 +44,7 @@ from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
 from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.units import refuse_other_units
 
 FRAME_SHIFT_SECONDS = 0.01
 
@@ -152,6 +153,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         f"{config.data.lang_dir} has {tokenizer.vocab_size} units and the model {config.model.vocab_size}: "
         "decode with the tokenizer that the model was trained with",
     )
+    refuse_other_units(exp_dir, tokenizer.pieces)
     decoding = apply_flags(DecodingConfig(), args)
     methods = resolved(decoding, vocab_size=config.model.vocab_size)
     needing_k2 = sorted(METHODS.keys() - {method.decoding_method for method in methods})

@@ -25,6 +25,7 @@ from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Ma
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.units import refuse_other_units
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""
@@ -60,15 +61,17 @@ def export(
     Raises:
       FileExistsError: there is a model of this name.
       FileNotFoundError: no such experiment or epoch, or its recipe's data or graph are gone.
-      ValueError: a name that no folder can have, or damaged files.
+      ValueError: a name that no folder can have, damaged files, or a lang folder with other units than in training.
     """
     require_name(folder.name)
     check_free(folder, marker=MANIFEST_FILE, overwrite=overwrite)
     config, model = load_experiment(exp_dir, selection)
     lang_dir = recipe_dir / config.data.lang_dir
+    tokenizer = Tokenizer.load(lang_dir)
+    refuse_other_units(exp_dir, tokenizer.pieces)
     error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
     manifest = describe(folder.name, config, error_rates=error_rates)
-    bundle = Bundle(manifest, config, model, Tokenizer.load(lang_dir))
+    bundle = Bundle(manifest, config, model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
     bundle.save(folder, lang_dir=lang_dir, example=example, graph_files=graph, overwrite=overwrite)

@@ -14,6 +14,7 @@ from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.release.manifest import MANIFEST_FILE
 from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.units import saved_units
 
 NEWEST = Selection()
 """The weights of the last epoch."""
@@ -24,7 +25,8 @@ class Pretrained(NamedTuple):
 
     config: Config
     model: AsrModel
-    tokenizer: Tokenizer
+    pieces: list[str]
+    """Of its units."""
 
 
 def load_experiment(exp_dir: Path, selection: Selection) -> tuple[Config, AsrModel]:
@@ -45,12 +47,12 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
 
     Args:
       folder: either's; relative to the recipe's folder.
-      recipe_dir: the recipe's folder, where an experiment's tokenizer is too, unless it is in another recipe.
+      recipe_dir: the recipe's folder.
       selection: which of an experiment's weights.
 
     Raises:
       FileNotFoundError: no experiment or bundle there, or no such checkpoint.
-      ValueError: damaged files, a bundle of which a checkpoint is asked, or an experiment with another tokenizer.
+      ValueError: damaged files, or a bundle of which a checkpoint is asked.
     """
     folder = recipe_dir / folder
     if (folder / MANIFEST_FILE).is_file():
@@ -59,23 +61,11 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
             f"{folder} is a released model, which has one set of weights: name no epoch, update or average of it",
         )
         bundle = Bundle.load(folder)
-        return Pretrained(bundle.config, bundle.model, bundle.tokenizer)
+        return Pretrained(bundle.config, bundle.model, bundle.tokenizer.pieces)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no experiment and no released model in {folder}: train first, or name another folder")
     config, model = load_experiment(folder, selection)
-    lang_dir = _recipe_of(folder, config.data.lang_dir, recipe_dir) / config.data.lang_dir
-    tokenizer = Tokenizer.load(lang_dir)
-    require(
-        tokenizer.vocab_size == config.model.vocab_size,
-        f"{lang_dir} has {tokenizer.vocab_size} units and the model of {folder} {config.model.vocab_size}: release it "
-        "with its own (./export.py in its recipe) and give the released model's folder",
-    )
-    return Pretrained(config, model, tokenizer)
-
-
-def _recipe_of(exp_dir: Path, lang_dir: str, recipe_dir: Path) -> Path:
-    """The folder around an experiment that has its lang folder; where there is none, this recipe's."""
-    return next((folder for folder in exp_dir.resolve().parents if (folder / lang_dir).is_dir()), recipe_dir)
+    return Pretrained(config, model, saved_units(folder) or Tokenizer.load(recipe_dir / config.data.lang_dir).pieces)
 
 
 def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
@@ -90,7 +80,7 @@ def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
     pretrained = load_pretrained(Path(training.teacher), recipe_dir=recipe_dir, selection=selection)
     its_config = pretrained.config
     require(
-        pretrained.tokenizer.pieces == Tokenizer.load(recipe_dir / config.data.lang_dir).pieces,
+        pretrained.pieces == Tokenizer.load(recipe_dir / config.data.lang_dir).pieces,
         f"the teacher {exp_dir} has other units than {config.data.lang_dir}: train both with one --lang-dir",
     )
     require(
@@ -116,7 +106,7 @@ def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir
     selection = selection_of(training, "init")
     trained = load_pretrained(Path(training.init_from), recipe_dir=recipe_dir, selection=selection)
     require(trained.config.features == config.features, f"{training.init_from} has other features: give the same")
-    rows = common_units(tokenizer.pieces, trained.tokenizer.pieces)
+    rows = common_units(tokenizer.pieces, trained.pieces)
     try:
         initialise(model, trained.model, rows=rows, noise=training.init_expert_noise)
     except ValueError as error:

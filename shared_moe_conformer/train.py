@@ -44,6 +44,7 @@ from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.units import refuse_other_units, save_units
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
@@ -94,7 +95,7 @@ def train(
         train_loader = data.train_loader(training_cuts(data))
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         batches = Batches(train_loader, data.dev_loader(), word_errors)
-        with _opened(exp_dir, config, resuming=origin.checkpoint is not None):
+        with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             if origin.damaged:
                 message = "%s is damaged: going on from the checkpoint before it, %s"
                 logger.warning(message, origin.damaged, origin.path)
@@ -157,10 +158,12 @@ def _make_trainer(
 
 
 @contextmanager
-def _opened(exp_dir: Path, config: Config, *, resuming: bool) -> Iterator[None]:
+def _opened(exp_dir: Path, config: Config, pieces: Sequence[str], *, resuming: bool) -> Iterator[None]:
     """The experiment's folder with its log, into which the first process alone writes, and how the block ends."""
+    refuse_other_units(exp_dir, pieces)
     if world().rank == 0:
         open_experiment(exp_dir, config, resuming=resuming)
+        save_units(exp_dir, pieces)
         start_log(exp_dir)
     else:
         refuse_other_experiment(exp_dir, config, resuming=resuming)

@@ -20,6 +20,7 @@ from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from shared_moe_conformer.training.units import save_units
 
 SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "LG" not in label(c)]
 """What can run here; the recipe has no graph over words."""
@@ -220,6 +221,16 @@ def test_a_tokenizer_of_another_model_is_refused(recipe: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         run(recipe)
     assert "15 units" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_was_made_anew_is_refused(recipe: Path, capsys) -> None:
+    pieces = Tokenizer.load(recipe / "data" / "lang").pieces
+    save_units(recipe / "exp/base", pieces)
+    run(recipe)
+    save_units(recipe / "exp/base", [*pieces[:-1], "OTHER"])
+    with pytest.raises(SystemExit):
+        run(recipe)
+    assert "was trained with other units" in capsys.readouterr().err
 
 
 def test_an_unknown_method_is_refused_with_the_choices(recipe: Path, capsys) -> None:

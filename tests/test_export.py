@@ -16,6 +16,7 @@ from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.release.zoo_index import find
 from shared_moe_conformer.speech.audio import read_audio, write_wav
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from shared_moe_conformer.training.units import save_units
 from shared_moe_conformer.zoo import verify
 
 Output = pytest.CaptureFixture[str]
@@ -66,6 +67,13 @@ def test_a_decoding_graph_is_released_on_demand(recipe: Path, graph_lang_dir: Pa
     assert names <= {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
     assert "with a decoding graph: words.txt (0.00 MB), lexicon.txt" in capsys.readouterr().out
     assert "`HLG_standard.npz` a decoding graph over words" in (folder / "README.md").read_text()
+
+
+def test_units_of_another_tokenizer_are_not_released(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    save_units(recipe / "exp/base", ["<blk>", "OTHER"])
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config)
+    assert "was trained with other units" in capsys.readouterr().err and not (recipe / "zoo").exists()
 
 
 def write_summary(exp_dir: Path, method: str, suffix: str, hyp: str) -> None:

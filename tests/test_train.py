@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def whole(whole_dir: Path) -> dict[str, torch.Tensor]:
 def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2")
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
-    assert names == {"config.json", "epoch-1.pt", "tensorboard", "log", "best-valid-wer.pt"}
+    assert names == {"config.json", "tokens.txt", "epoch-1.pt", "tensorboard", "log", "best-valid-wer.pt"}
     config = load_config(tmp_path / "a" / "b" / "config.json")
     assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2})
     shown = capsys.readouterr().err
@@ -316,6 +317,15 @@ def dev_losses(exp_dir: Path, name: str) -> list[float]:
     """A loss on the validation set after each epoch, from the log."""
     (log,) = (exp_dir / "log").iterdir()
     return [float(loss) for loss in re.findall(rf"dev .*?{name} ([\d.e-]+)", log.read_text())]
+
+
+def test_units_that_are_others_than_at_the_beginning_are_refused(recipe: Path, tmp_path: Path, capsys: Any) -> None:
+    """The lang folder has been made anew of other texts, with as many units."""
+    flags = ["--lang-dir", "data/lang_anew", "--vocab-size", "38", "--num-epochs", "1"]
+    train_tokenizer([" ".join(WORDS[i : i + 3]) for i in range(8)], recipe / "data/lang_anew", 38)
+    run(recipe, tmp_path, *flags)
+    train_tokenizer([" ".join(WORDS[i : i + 3]) for i in (0, 7, 4, 4, 4)], recipe / "data/lang_anew", 38)
+    assert "was trained with other units" in refused(recipe, tmp_path, capsys, *flags, "--resume", "true")
 
 
 def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: str) -> str:

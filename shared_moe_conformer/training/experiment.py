@@ -21,7 +21,7 @@ from shared_moe_conformer.training.log import logger
 
 FREE_OPTIONS = ("num_epochs", "num_workers")
 """Options that may change when a training goes on."""
-HALF_WRITTEN = (".config.json.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
+HALF_WRITTEN = (".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
 """What a run that was killed while writing leaves behind (`atomic_file`)."""
 
 
