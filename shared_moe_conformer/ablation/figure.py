@@ -11,8 +11,10 @@ from shared_moe_conformer.ablation.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FONT_SIZE, NAME_WIDTH = 7, 90
+FONT_SIZE, LINE_HEIGHT = 7, 9.1
 """Of the points' names, in points."""
+SMALLEST_HEIGHT, MARGINS = 3.6, 1.0
+"""Of the picture, in inches; and what of its height is not the panels'."""
 
 
 class Point(NamedTuple):
@@ -46,11 +48,12 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     import matplotlib.pyplot as plt
 
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ablation", "font.size": 9}):
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        height = max(SMALLEST_HEIGHT, MARGINS + 1.2 * LINE_HEIGHT * len(points) / 72)
+        figure, axes = plt.subplots(1, 2, figsize=(10, height), layout="constrained")
         for axis, kind, name in zip(axes, ("wer", "cer"), ("WER", "CER")):
             _panel(axis, [(p.unique / 1e6, getattr(p, kind)) for p in points])
             axis.set(xlabel="parameters that the encoder stores, in millions", ylabel=f"{name} in %, greedy search")
-        figure.draw_without_rendering()  # from here on it is known where a point lies
+        figure.draw_without_rendering()  # from here on it is known how high a point lies
         for axis, kind in zip(axes, ("wer", "cer")):
             _name(axis, {p.name: (p.unique / 1e6, getattr(p, kind).mean) for p in points})
         figure.savefig(path, format="svg", metadata={"Date": None})
@@ -76,21 +79,17 @@ def _panel(axis: Axes, points: Sequence[tuple[float, Estimate]]) -> None:
                       ecolor="0.75", markersize=4)  # fmt: skip
     best = frontier([(size, rate.mean) for size, rate in points])
     axis.step(*zip(*best), where="post", color="C1", linewidth=1)
-    axis.margins(x=0.2)
+    axis.margins(x=0.08)
     axis.grid(alpha=0.3)
 
 
 def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write each point's name beside those that are near it, one below the other, with a line to the point."""
-    pixels = axis.figure.dpi / 72
-    places = {name: tuple(axis.transData.transform(point) / pixels) for name, point in points.items()}
-    columns: list[list[str]] = []
-    for name in sorted(places, key=places.__getitem__):
-        near = columns and places[name][0] - places[columns[-1][-1]][0] < NAME_WIDTH
-        columns[-1].append(name) if near else columns.append([name])
-    for names in columns:
-        right = max(places[name][0] for name in names) + FONT_SIZE
-        for name, height in zip(names, spread([places[name][1] for name in names], 1.3 * FONT_SIZE)):
-            text = tuple(axis.transData.inverted().transform((right * pixels, height * pixels)))
-            line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-            axis.annotate(name, points[name], xytext=text, fontsize=FONT_SIZE, va="center", arrowprops=line)
+    """Write the points' names in a column to the right of the panel, each with a line to its point."""
+    to_pixels = axis.transData
+    heights = [to_pixels.transform(point)[1] for point in points.values()]
+    places = spread(heights, LINE_HEIGHT * axis.figure.dpi / 72)
+    for (name, point), height in zip(points.items(), places):
+        text = (1.05, float(to_pixels.inverted().transform((0, height))[1]))
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+        axis.annotate(name, point, text, textcoords=axis.get_yaxis_transform(), fontsize=FONT_SIZE, va="center",
+                      arrowprops=line)  # fmt: skip
