@@ -159,17 +159,14 @@ def _smoothed_log_probs(
     num_symbols, num_frames = symbols.shape[1], am.shape[1]
     tiny = torch.finfo(lm.dtype).tiny
     lm_max, am_max = (x.detach().amax(2, keepdim=True) for x in (lm, am))
-    lm_exp, am_exp = (lm - lm_max).exp(), (am - am_max).exp()
-    am_max = am_max.transpose(1, 2)  # (N, 1, T)
-
+    lm_exp = (lm - lm_max).exp()
     lm_token, lm_blank = lm[:, :num_symbols].gather(2, symbols.unsqueeze(2)), lm[:, :, blank].unsqueeze(2)
     wanted = F.pad(symbols, (0, 1), value=blank).unsqueeze(1).expand(-1, num_frames, -1)
-    am_arcs = am.gather(2, wanted).transpose(
-        1, 2
-    )  # (N, U + 1, T); a gather more would fill an (N, T, V) more backwards
-    am_token, am_blank = am_arcs[:, :num_symbols], am_arcs[:, num_symbols:]
+    am_exp, am_arcs = _ExpAndArcs.apply(am, am_max, wanted)
+    am_token, am_blank = am_arcs.transpose(1, 2).split([num_symbols, 1], dim=1)
+    am_max = am_max.transpose(1, 2)  # (N, 1, T)
 
-    normalizer = (lm_exp @ am_exp.transpose(1, 2) + tiny).log() + lm_max + am_max
+    normalizer = ((am_exp @ lm_exp.transpose(1, 2)).transpose(1, 2) + tiny).log() + lm_max + am_max
     scale = 1 - lm_only_scale - am_only_scale
     px = scale * (lm_token + am_token - normalizer[:, :num_symbols])
     py = scale * (lm_blank + am_blank - normalizer)
@@ -183,6 +180,21 @@ def _smoothed_log_probs(
         px = px + am_only_scale * (am_token + unigram.log()[symbols].unsqueeze(2) - normalizer)
         py = py + am_only_scale * (am_blank + unigram[blank].log() - normalizer)
     return F.pad(px, (0, 1), value=-torch.inf), py
+
+
+class _ExpAndArcs(torch.autograd.Function):
+    """exp(x - maximum), (N, T, V), and x's wanted columns, (N, T, K); backwards one (N, T, V), not autograd's three."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, maximum: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        exp = (x - maximum).exp_()
+        ctx.save_for_backward(exp, wanted)
+        return exp, x.gather(2, wanted)
+
+    @staticmethod
+    def backward(ctx: Any, grad_exp: Tensor, grad_arcs: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        exp, wanted = ctx.saved_tensors
+        return (grad_exp * exp).scatter_add_(2, wanted, grad_arcs), None, None
 
 
 def _require_regular(rnnt_type: str) -> None:
