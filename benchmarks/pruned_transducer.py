@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, peak_memory, take_turns
-from benchmarks.transducer_batch import Batch, make_batch, step_by_step
+from benchmarks.transducer_batch import SMOOTHING, Batch, make_batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.backend import transducer_functions
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss
@@ -29,21 +30,24 @@ QUICK = (2, 12, 3, 7, 4, 2)
 FITTING_STEPS = 30
 TIME_FLOOR, MEMORY_FLOOR, GRADIENT_FLOOR = 0.5, 0.4, 1e-5
 OURS, FULL = "ours, torch", "all positions, no pruning"
+FUNCTIONS = ("rnnt_loss_smoothed", "do_rnnt_pruning", "rnnt_loss_pruned", "mutual_information_recursion")
 
 Loss = Callable[[Batch], Tensor]
 
 
 def measure(quick: bool) -> Report:
-    """Times on both inputs and peaks; gradients against k2's."""
+    """Times and gradients' errors on both inputs, and peaks."""
     n, t, u, v, j, prune_range = QUICK if quick else (N, T, U, V, J, PRUNE_RANGE)
     torch.manual_seed(0)
     batch = make_batch([t] * n, [u] * n, vocab_size=v, joiner_dim=j)
     losses = contenders(prune_range)
+    pruned = {name: loss for name, loss in losses.items() if name != FULL}
     peaks = {name: peak_memory(call_of, name, quick) for name in losses}
     random = times_of(losses, batch, rounds=1 if quick else 11)
-    gradient_floors = gradient_difference(losses, batch)
+    errors = gradient_errors(batch, prune_range)
     fit(batch, losses[OURS], steps=1 if quick else FITTING_STEPS)
-    fitted = times_of({name: loss for name, loss in losses.items() if name != FULL}, batch, rounds=1 if quick else 11)
+    fitted = times_of(pruned, batch, rounds=1 if quick else 11)
+    errors = {name: max(error, errors[name]) for name, error in gradient_errors(batch, prune_range).items()}
     first = next(iter(losses))
     rows = [
         [
@@ -53,10 +57,11 @@ def measure(quick: bool) -> Report:
             fitted[name].ratio if name in fitted else None,
             peaks[name],
             peaks[name] / max(peaks[first], 0.1),
+            errors.get(name),
         ]
         for name in losses
     ]
-    columns = ["", "ms", f"ratio to {first}", "ratio, fitted input", "peak MiB", "ratio"]
+    columns = ["", "ms", f"ratio to {first}", "ratio, fitted input", "peak MiB", "ratio", "gradients' error"]
     title = f"Pruned transducer, N {n}, T {t}, U {u}, V {v}, joiner {j}, range {prune_range}; forward and backward"
     floors = []
     if first == "k2":
@@ -64,8 +69,9 @@ def measure(quick: bool) -> Report:
             Floor("loss against k2, time", TIME_FLOOR, random[OURS].ratio),
             Floor("loss against k2, time, fitted input", TIME_FLOOR, fitted[OURS].ratio),
             Floor("loss against k2, memory", MEMORY_FLOOR, peaks[OURS] / max(peaks[first], 0.1)),
+            Floor("loss against k2 in float64, gradients", GRADIENT_FLOOR, errors[OURS]),
         ]
-    return Report([Table(title, columns, rows)], floors + gradient_floors)
+    return Report([Table(title, columns, rows)], floors)
 
 
 def as_in_icefall(functions: Any, prune_range: int) -> Loss:
@@ -73,11 +79,10 @@ def as_in_icefall(functions: Any, prune_range: int) -> Loss:
     return lambda batch: sum(step_by_step(batch, prune_range, functions), torch.zeros(()))
 
 
-def ours(backend: str, prune_range: int) -> Loss:
+def ours(functions: Any, prune_range: int) -> Loss:
     """The loss of this package."""
-    functions = transducer_functions(backend, "cpu")
-    options: dict[str, Any] = {"prune_range": prune_range, "lm_only_scale": 0.25, "am_only_scale": 0.0}
-    return lambda batch: sum(pruned_transducer_loss(*batch, functions=functions, **options), torch.zeros(()))
+    options: dict[str, Any] = {"prune_range": prune_range, "functions": functions, **SMOOTHING}
+    return lambda batch: sum(pruned_transducer_loss(*batch, **options), torch.zeros(()))
 
 
 def without_pruning(batch: Batch) -> Tensor:
@@ -86,16 +91,28 @@ def without_pruning(batch: Batch) -> Tensor:
     return full_transducer_loss(logits, batch.y, batch.boundary())
 
 
-def contenders(prune_range: int) -> dict[str, Loss]:
-    """By name; the first is what the others are compared to."""
+def contenders(prune_range: int, ranges: Tensor | None = None) -> dict[str, Loss]:
+    """By name; the first is what the others are compared to.
+
+    Args:
+      prune_range: positions kept at each frame.
+      ranges: those positions, in place of the ones that each finds.
+    """
     peers = [name for name in ("k2", "fast_rnnt") if importlib.util.find_spec(name)]
-    table = {name: as_in_icefall(importlib.import_module(name), prune_range) for name in peers}
-    table["torch, step by step"] = as_in_icefall(transducer, prune_range)
-    table[OURS] = ours("torch", prune_range)
-    if "k2" in peers:
-        table["ours, k2"] = ours("k2", prune_range)
-    table[FULL] = without_pruning
-    return table
+    modules = {name: importlib.import_module(name) for name in peers} | {"torch, step by step": transducer}
+    table = {name: as_in_icefall(with_ranges(module, ranges), prune_range) for name, module in modules.items()}
+    for name, backend in ((OURS, "torch"), ("ours, k2", "k2")):
+        if backend in ("torch", *peers):
+            table[name] = ours(with_ranges(transducer_functions(backend, "cpu"), ranges), prune_range)
+    return table if ranges is not None else {**table, FULL: without_pruning}
+
+
+def with_ranges(functions: Any, ranges: Tensor | None) -> Any:
+    """The functions, those that are there, of which one finds these pruning ranges if there are some."""
+    if ranges is None:
+        return functions
+    found = {name: getattr(functions, name) for name in FUNCTIONS if hasattr(functions, name)}
+    return SimpleNamespace(**found, get_rnnt_prune_ranges=lambda *arguments: ranges)
 
 
 def call_of(name: str, quick: bool) -> Callable[[], object]:
@@ -114,16 +131,23 @@ def times_of(losses: dict[str, Loss], batch: Batch, *, rounds: int) -> dict[str,
     return take_turns({name: backward(loss, batch) for name, loss in losses.items()}, rounds=rounds)
 
 
-def gradient_difference(losses: dict[str, Loss], batch: Batch) -> list[Floor]:
-    """The largest difference of ours from k2's, as a share of each gradient's largest value.
+def gradient_errors(batch: Batch, prune_range: int) -> dict[str, float]:
+    """Each loss's largest difference from the first one's gradients in float64, as a share of each one's largest value.
 
-    Over k2's pruning ranges: k2 finds them in float32, where some of them nearly tie, this package in float64.
+    All over the pruning ranges that this package finds: in float32 nearly equal ones would be found otherwise.
     """
-    if "k2" not in losses:
-        return []
-    pairs = zip(batch.gradients(losses["ours, k2"](batch)), batch.gradients(losses["k2"](batch)), strict=True)
-    difference = max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
-    return [Floor("loss against k2, gradients' difference over equal pruning ranges", GRADIENT_FLOOR, difference)]
+    boundary = batch.boundary()
+    common: dict[str, Any] = {"symbols": batch.y, "termination_symbol": 0, "boundary": boundary, "return_grad": True}
+    _, (px_grad, py_grad) = transducer.rnnt_loss_smoothed(batch.lm_simple, batch.am_simple, **common, **SMOOTHING)
+    losses = contenders(prune_range, transducer.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range))
+    exact = batch.double()
+    expected = exact.gradients(next(iter(losses.values()))(exact))
+
+    def error(loss: Loss) -> float:
+        pairs = zip(batch.gradients(loss(batch)), expected, strict=True)
+        return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
+
+    return {name: error(loss) for name, loss in losses.items()}
 
 
 def fit(batch: Batch, loss: Loss, *, steps: int) -> None:

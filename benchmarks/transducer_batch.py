@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from shared_moe_conformer.loss.pruned_transducer import TransducerLosses
 from shared_moe_conformer.model.joiner import Joiner
+
+SMOOTHING: dict[str, Any] = {"lm_only_scale": 0.25, "am_only_scale": 0.0}
+"""Of the simple loss, as icefall's recipes have it."""
 
 
 class Batch(NamedTuple):
@@ -30,6 +34,12 @@ class Batch(NamedTuple):
     def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
         """Those of the parameters; None where the loss does not depend on one."""
         return torch.autograd.grad(loss, self.parameters(), allow_unused=True)
+
+    def double(self) -> Batch:
+        """The same in float64, with parameters of its own."""
+        names = ("am_simple", "lm_simple", "encoder_frames", "decoder_frames")
+        frames: dict[str, Any] = {name: getattr(self, name).detach().double().requires_grad_() for name in names}
+        return self._replace(joiner=copy.deepcopy(self.joiner).double(), **frames)
 
     def boundary(self) -> Tensor:
         """[begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, (N, 4)."""
@@ -65,7 +75,7 @@ def step_by_step(batch: Batch, prune_range: int, functions: Any) -> TransducerLo
     boundary = batch.boundary()
     common = {"symbols": batch.y, "termination_symbol": 0, "boundary": boundary, "reduction": "sum"}
     simple_loss, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
-        lm=batch.lm_simple, am=batch.am_simple, lm_only_scale=0.25, am_only_scale=0.0, return_grad=True, **common
+        lm=batch.lm_simple, am=batch.am_simple, return_grad=True, **SMOOTHING, **common
     )
     ranges = functions.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
     frames = functions.do_rnnt_pruning(batch.encoder_frames, batch.decoder_frames, ranges)

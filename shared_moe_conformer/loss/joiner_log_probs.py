@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.products import PIECE, add_outer, has_onednn, product
 
-ROWS_PER_BLOCK = PIECE * 3 // 2
-"""Rows that are computed at once, the most that make one piece; only log-probabilities, (R, V), are held for all."""
+ROWS_PER_BLOCK = 2 * PIECE
+"""Rows that are computed at once, in a CPU's cache; only log-probabilities, (R, V), are held for all of them."""
 SMALLEST_GRADIENT = 2e-6
 """Rows whose gradient is less than this share of the largest one count as 0: of a frame's 5, together 1e-5 at most."""
 

@@ -48,6 +48,24 @@ def test_each_token_and_each_frame_is_passed_once() -> None:
     torch.testing.assert_close(py.sum(1), torch.ones(3, 9, dtype=torch.float64))
 
 
+def test_arcs_of_hopeless_alignments_have_no_posterior(sum_over_alignments) -> None:
+    """Their posteriors are smaller than the smallest number."""
+    px, py = ((1000 * x.detach()).requires_grad_() for x in random_lattice(1, 3, 4))
+    _, posteriors = mutual_information_recursion(px, py, return_grad=True)
+    gradients = torch.autograd.grad(sum_over_alignments(px[0], py[0]), (px, py))
+    assert any((posterior == 0).any() for posterior in posteriors)
+    for posterior, gradient in zip(posteriors, gradients):
+        torch.testing.assert_close(posterior, gradient)
+
+
+def test_what_is_not_a_number_is_not_hidden() -> None:
+    px, py = (x.detach() for x in random_lattice(2, 3, 4))
+    py[0, 1, 1] = torch.nan
+    found, posteriors = mutual_information_recursion(px, py, return_grad=True)
+    assert found.isnan().tolist() == [True, False]
+    assert all(posterior[0].isnan().any() and posterior[1].isfinite().all() for posterior in posteriors)
+
+
 def test_arcs_outside_the_boundary_do_not_matter() -> None:
     px, py = (x.detach() for x in random_lattice(1, 3, 4))
     boundary = torch.tensor([[0, 0, 2, 3]])
