@@ -16,6 +16,8 @@ from shared_moe_conformer import products
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder
 
+OURS_BY_MKL = "ours, full, products by MKL as those of the peers"
+
 
 class Shape(NamedTuple):
     """Sizes that all have in common."""
@@ -49,7 +51,7 @@ def contenders(shape: Shape) -> dict[str, Contender]:
             found[name] = make(shape)
     found["plain: rotary + SDPA (yardstick)"] = _plain(shape)
     found["ours, full"] = ours(shape, group_sizes=(1,) * shape.num_layers, experts_in="none")
-    found["ours, full, products by MKL as those of the peers"] = by_mkl(found["ours, full"])
+    found[OURS_BY_MKL] = by_mkl(found["ours, full"])
     found["ours, base: 8 shared experts"] = ours(shape, group_sizes=(shape.num_layers,), experts_in="second")
     return found
 

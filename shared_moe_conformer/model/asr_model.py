@@ -110,7 +110,7 @@ class AsrModel(nn.Module):
         """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E).
 
         Returns:
-          what shall be even in each row, (L, E): those frames, or those of each group's layers together.
+          what shall be even in each row, (L, E): those frames, or their means over each group's layers.
         """
         return self.encoder.balance_experts(frames_per_expert)
 

@@ -116,10 +116,11 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
 def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
     kinds = ("parameters stored", "unrolled", "active")
+    rate, search = (f"{entry.best[0]:.2f} %", f" ({entry.best[1]})") if entry.best else ("–", "")
     return [
         *((kind, f"{count / 1e6:.2f} M") for kind, count in zip(kinds, counts)),
         ("on the disk", f"{entry.size / 1e6:.1f} MB"),
-        ("best word error rate", f"{entry.best[0]:.2f} %" if entry.best else "–"),
+        (f"best word error rate{search}", rate),
     ]
 
 

@@ -48,7 +48,13 @@ def test_a_site_is_one_page_and_the_recordings(saved: Save, tmp_path: Path) -> N
     tags = Tags((tmp_path / "site" / INDEX_PAGE).read_text())
     assert (tags.found.count("article"), tags.found.count("audio"), tags.found.count("script")) == (2, 2, 1)
     assert tags.sources == ["models/one/test.wav", "models/two/test.wav"]
-    for text in ("97.60 %", "1,000", read_index(tmp_path / "zoo")[0].sha256, "ONE TWO THREE FOUR"):
+    for text in (
+        "97.60 %",
+        "best word error rate (greedy_search)",
+        "1,000",
+        read_index(tmp_path / "zoo")[0].sha256,
+        "ONE TWO THREE FOUR",
+    ):
         assert any(text in found for found in tags.texts), text
 
 
