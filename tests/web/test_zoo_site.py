@@ -50,7 +50,7 @@ def test_a_site_is_one_page_and_the_recordings(saved: Save, tmp_path: Path) -> N
     assert tags.sources == ["models/one/test.wav", "models/two/test.wav"]
     for text in (
         "97.60 %",
-        "best word error rate (greedy_search)",
+        "best word error rate (modified_beam_search)",
         "1,000",
         read_index(tmp_path / "zoo")[0].sha256,
         "ONE TWO THREE FOUR",
