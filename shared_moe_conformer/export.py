@@ -12,7 +12,7 @@ import numpy as np
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config
+from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -71,11 +71,24 @@ def export(
     refuse_other_units(exp_dir, tokenizer.pieces)
     error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
     manifest = describe(folder.name, config, error_rates=error_rates)
-    bundle = Bundle(manifest, config, model, tokenizer)
+    bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
     bundle.save(folder, lang_dir=lang_dir, example=example, graph_files=graph, overwrite=overwrite)
     add(folder)
+
+
+def without_local_paths(config: Config) -> Config:
+    """The config with the last names alone of absolute paths: nobody needs to know where they led on one machine."""
+    data, training = config.data, config.training
+    paths = {
+        "manifest_dir": data.manifest_dir,
+        "lang_dir": data.lang_dir,
+        "noise_manifest": data.noise_manifest,
+        "init_from": training.init_from,
+        "teacher": training.teacher,
+    }
+    return replace_fields(config, {name: Path(path).name for name, path in paths.items() if Path(path).is_absolute()})
 
 
 def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:

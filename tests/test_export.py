@@ -105,6 +105,16 @@ def test_facts_come_from_the_experiment(recipe: Path, tiny_bundle: Bundle) -> No
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", bundle.manifest.commit or "0" * 40)
 
 
+def test_a_release_does_not_tell_where_folders_were(recipe: Path, tiny_bundle: Bundle) -> None:
+    options = {"teacher": "/home/me/exp/full", "init_from": "exp/old", "noise_manifest": "/data/musan.jsonl.gz"}
+    path = recipe / "exp" / "base" / "config.json"
+    save_config(replace_fields(load_config(path), options), path)
+    run(recipe, tiny_bundle.config)
+    config = Bundle.load(recipe / "zoo" / "tiny").config
+    assert (config.training.teacher, config.training.init_from) == ("full", "exp/old")
+    assert config.data.noise_manifest == "musan.jsonl.gz"
+
+
 def test_newest_epoch_is_the_default(recipe: Path, tiny_bundle: Bundle) -> None:
     run(recipe, tiny_bundle.config)
     name = "ctc_head.weight"
