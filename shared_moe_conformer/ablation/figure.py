@@ -73,6 +73,16 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [places[index] for index in range(len(heights))]
 
 
+def within(heights: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """The heights, so that `spread` by this gap leaves all between low and high if there is room for them."""
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    places = {
+        index: max(min(heights[index], high - gap * (len(order) - 1 - i)), low + gap * i)
+        for i, index in enumerate(order)
+    }
+    return [places[index] for index in range(len(heights))]
+
+
 def _panel(axis: Axes, points: Sequence[tuple[float, Estimate]]) -> None:
     for size, rate in points:
         axis.errorbar(size, rate.mean, yerr=[[rate.mean - rate.low], [rate.high - rate.mean]], fmt="o", color="C0",
@@ -86,8 +96,8 @@ def _panel(axis: Axes, points: Sequence[tuple[float, Estimate]]) -> None:
 def _name(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
     """Write the points' names in a column to the right of the panel, each with a line to its point."""
     to_pixels = axis.transData
-    heights = [to_pixels.transform(point)[1] for point in points.values()]
-    places = spread(heights, LINE_HEIGHT * axis.figure.dpi / 72)
+    heights, gap = [to_pixels.transform(point)[1] for point in points.values()], LINE_HEIGHT * axis.figure.dpi / 72
+    places = spread(within(heights, gap, *axis.bbox.intervaly), gap)
     for (name, point), height in zip(points.items(), places):
         text = (1.05, float(to_pixels.inverted().transform((0, height))[1]))
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.ablation.figure import Point, draw, frontier, spread
+from shared_moe_conformer.ablation.figure import Point, draw, frontier, spread, within
 from shared_moe_conformer.ablation.statistics import Estimate
 
 
@@ -25,6 +25,14 @@ def test_names_that_are_too_near_move_apart_around_their_middle() -> None:
 @given(st.lists(st.floats(-50, 50), max_size=8))
 def test_spread_heights_keep_their_order_and_a_gap(heights: list[float]) -> None:
     places = spread(heights, gap=2.0)
+    order = sorted(range(len(heights)), key=heights.__getitem__)
+    assert all(places[b] - places[a] > 2.0 - 1e-6 for a, b in zip(order, order[1:]))
+
+
+@given(st.lists(st.floats(-50, 50), max_size=8))
+def test_spread_heights_stay_inside(heights: list[float]) -> None:
+    places = spread(within(heights, 2.0, 0.0, 16.0), gap=2.0)
+    assert all(-1e-6 <= place <= 16.0 + 1e-6 for place in places)
     order = sorted(range(len(heights)), key=heights.__getitem__)
     assert all(places[b] - places[a] > 2.0 - 1e-6 for a, b in zip(order, order[1:]))
 
