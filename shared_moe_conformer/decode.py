@@ -19,6 +19,7 @@ from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.saved_units import refuse_other_units
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.agreement import agreement_note
 from shared_moe_conformer.decoding.calibration import Judged, calibration_text, judged_words
@@ -44,7 +45,6 @@ from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
 from shared_moe_conformer.training.selection import Selection
-from shared_moe_conformer.training.units import refuse_other_units
 
 FRAME_SHIFT_SECONDS = 0.01
 

@@ -15,6 +15,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.saved_units import refuse_other_units
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
 from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
@@ -25,7 +26,6 @@ from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Ma
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.selection import Selection
-from shared_moe_conformer.training.units import refuse_other_units
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""

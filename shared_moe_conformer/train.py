@@ -22,6 +22,7 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.largest import largest_batches
 from shared_moe_conformer.data.loaders import Part
+from shared_moe_conformer.data.saved_units import refuse_other_units, save_units
 from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.ctc import ctc_greedy_search
@@ -44,7 +45,6 @@ from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.units import refuse_other_units, save_units
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:

@@ -14,13 +14,13 @@ import torch
 from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.saved_units import save_units
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
 from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
-from shared_moe_conformer.training.units import save_units
 
 SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "LG" not in label(c)]
 """What can run here; the recipe has no graph over words."""

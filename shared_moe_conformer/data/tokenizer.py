@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ class Tokenizer:
             raise ValueError(f"{model} is no SentencePiece model: run ./prepare.sh again") from error
         tokenizer = cls(processor)
         require(
-            tokens.read_text(encoding="utf-8") == _tokens_text(tokenizer.pieces),
+            tokens.read_text(encoding="utf-8") == tokens_text(tokenizer.pieces),
             f"{tokens} does not list the units of {model}: run ./prepare.sh again",
         )
         return tokenizer
@@ -92,7 +92,7 @@ def train_tokenizer(texts: Iterable[str], lang_dir: Path, vocab_size: int | None
     tokenizer = Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=_train_model(lines, vocab_size, missing)))
     with atomic_folder(lang_dir, marker=MODEL_FILE, overwrite=True) as folder:
         (folder / MODEL_FILE).write_bytes(tokenizer.processor.serialized_model_proto())
-        (folder / TOKENS_FILE).write_text(_tokens_text(tokenizer.pieces), encoding="utf-8")
+        (folder / TOKENS_FILE).write_text(tokens_text(tokenizer.pieces), encoding="utf-8")
     return tokenizer
 
 
@@ -126,5 +126,6 @@ def _train_model(lines: list[str], vocab_size: int | None, missing: str) -> byte
     return model.getvalue()
 
 
-def _tokens_text(pieces: list[str]) -> str:
+def tokens_text(pieces: Sequence[str]) -> str:
+    """What tokens.txt says of the units 0, 1, ..: a line for each."""
     return "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.router_losses import count_frames
 
 
 class FeaturesLike(Protocol):
@@ -40,7 +41,7 @@ def frames_per_expert(model: AsrModel, batches: Iterable[FeaturesLike]) -> Tenso
         routing = model.encode(batch.x.to(device), batch.x_lens.to(device)).routing
         if routing is None:
             raise ValueError("the model has no experts: --experts-in was none")
-        frames = model.encoder.router_losses(routing).frames_per_expert
+        frames = count_frames(routing.expert_ids, routing.router_logits.size(2))
         total = frames if total is None else total + frames
     if total is None:
         raise ValueError("the set has no batch")

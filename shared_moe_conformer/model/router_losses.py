@@ -40,7 +40,7 @@ def router_losses(routing: Routing, *, balanced: Callable[[Tensor], Tensor] = la
     log_sums = by_expert[:, 0] - log_probs[:, 0]
     mean_probs = log_probs.exp().sum(dim=2) / max(num_frames, 1)
     z_loss = log_sums.square().sum(dim=1) / max(num_frames, 1)
-    frames = frames_per_expert(routing.expert_ids, num_experts).to(mean_probs.dtype)
+    frames = count_frames(routing.expert_ids, num_experts).to(mean_probs.dtype)
     return RouterLosses(load_balancing_loss(balanced(frames), balanced(mean_probs)), z_loss, frames)
 
 
@@ -50,7 +50,7 @@ def load_balancing_loss(frames: Tensor, mean_probs: Tensor) -> Tensor:
     return frames.size(1) * (shares * mean_probs).sum(dim=1)
 
 
-def frames_per_expert(expert_ids: Tensor, num_experts: int) -> Tensor:
+def count_frames(expert_ids: Tensor, num_experts: int) -> Tensor:
     """How many frames each expert computed, (L, E), by the experts of each frame, (L, M, K)."""
     num_routers = len(expert_ids)
     first = torch.arange(num_routers, device=expert_ids.device).mul(num_experts).view(-1, 1, 1)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.model.router import Routing, choose_experts
-from shared_moe_conformer.model.router_losses import RouterLosses, frames_per_expert, router_losses
+from shared_moe_conformer.model.router_losses import RouterLosses, count_frames, router_losses
 
 
 def stacked(*router_logits: Tensor, top_k: int = 1) -> Routing:
@@ -59,4 +59,4 @@ def test_without_frames_there_is_no_loss() -> None:
 
 def test_frames_are_counted_for_each_router_and_each_of_its_choices() -> None:
     expert_ids = torch.tensor([[[0, 2], [2, 1]], [[1, 0], [1, 2]]])
-    assert frames_per_expert(expert_ids, 3).tolist() == [[1, 1, 2], [1, 2, 1]]
+    assert count_frames(expert_ids, 3).tolist() == [[1, 1, 2], [1, 2, 1]]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.training.units import refuse_other_units, save_units, saved_units
+from shared_moe_conformer.data.saved_units import refuse_other_units, save_units, saved_units
 
 PIECES = ["<blk>", "\u2581A", "\u2028", "B"]
 

@@ -11,20 +11,18 @@ from pathlib import Path
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import require
-
-UNITS_FILE = "tokens.txt"
-"""In the experiment's folder, in the form of the lang folder's."""
+from shared_moe_conformer.data.tokenizer import TOKENS_FILE, tokens_text
 
 
 def save_units(exp_dir: Path, pieces: Sequence[str]) -> None:
-    """Write the pieces of the units 0, 1, .. into an experiment's folder."""
-    with atomic_file(exp_dir / UNITS_FILE) as file:
-        file.write("".join(f"{piece} {number}\n" for number, piece in enumerate(pieces)).encode())
+    """Write the pieces of the units 0, 1, .. into an experiment's folder, in a file as the lang folder's."""
+    with atomic_file(exp_dir / TOKENS_FILE) as file:
+        file.write(tokens_text(pieces).encode())
 
 
 def saved_units(exp_dir: Path) -> list[str] | None:
     """The pieces that `save_units` wrote; None if nobody has."""
-    path = exp_dir / UNITS_FILE
+    path = exp_dir / TOKENS_FILE
     if not path.is_file():
         return None
     return [line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
