@@ -22,14 +22,20 @@ from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_gr
 from shared_moe_conformer.lattice.topology import chosen_topology
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
-from shared_moe_conformer.release.manifest import GRAPH_FILES, MANIFEST_FILE, Manifest, package_commit, require_name
+from shared_moe_conformer.release.manifest import (
+    DEFAULT_SEARCH,
+    GRAPH_FILES,
+    MANIFEST_FILE,
+    Manifest,
+    package_commit,
+    require_name,
+)
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.selection import Selection
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""
-DEFAULT_SEARCH = "greedy_search"
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import multiprocessing
 import subprocess
 import sys
@@ -55,8 +56,8 @@ def test_models_are_listed_by_name_and_adding_again_replaces(tmp_path: Path) -> 
         add(folder)
     assert [entry.name for entry in read_index(tmp_path)] == ["base", "full"]
     header, base, full = table(read_index(tmp_path)).splitlines()
-    assert " ".join(base.split()) == "base telephone en MIT 1.50M 4.00M 2.00M 0.0 MB 19.50 % modified_beam_search"
-    assert header.index("best WER") == base.index("19.50")
+    assert " ".join(base.split()) == "base telephone en MIT 1.50M 4.00M 2.00M 0.0 MB 20.00 % (test)"
+    assert header.index("WER, greedy_search") == base.index("20.00")
 
 
 def test_the_index_is_plain_json(tmp_path: Path) -> None:
@@ -169,11 +170,12 @@ def test_queries_choose(tmp_path: Path, capsys: Output) -> None:
         assert capsys.readouterr().out == f"none of the 1 models in the zoo {tmp_path} fits\n"
 
 
-def test_the_best_search_is_told_without_its_options(tmp_path: Path) -> None:
-    rates = {"a": {"1best-graph-H": 9.0, "odd": float("nan")}, "b": {"greedy_search-max-sym-per-frame-1": 8.5}}
+def test_models_are_compared_by_one_search_and_not_by_the_best_on_the_test_set(tmp_path: Path) -> None:
+    greedy = "greedy_search-max-sym-per-frame-1"
+    rates = {"a": {"1best-graph-H": 7.0, "ctc_greedy_search": 6.0}, "b": {greedy: 8.5}, "c": {greedy: 5.0}}
     entry = dataclasses.replace(add(fake_bundle(tmp_path, "base")), error_rates=rates)
-    assert entry.best == (8.5, "greedy_search")
-    assert dataclasses.replace(entry, error_rates={"a": {"odd": float("inf")}}).best is None
+    assert entry.word_error_rate == (8.5, "b")
+    assert dataclasses.replace(entry, error_rates={"a": {greedy: math.inf, "odd": 1.0}}).word_error_rate is None
 
 
 def test_a_language_finds_its_regions(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, 
 """What every bundle holds, besides SHA256SUMS."""
 GRAPH_FILES = ("words.txt", "lexicon.txt", "G.arpa", "HLG_standard.npz", "HLG_modified.npz")
 """What a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
+DEFAULT_SEARCH = "greedy_search"
+"""The search that models are released with, and by whose word error rate a zoo compares them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -62,6 +64,11 @@ class Manifest:
     def __post_init__(self) -> None:
         require_types(self)
         require_name(self.name)
+
+
+def is_default_search(settings: str) -> bool:
+    """Whether a key of `error_rates`, a search with or without its options, is of the search that is compared."""
+    return settings.split("-")[0] == DEFAULT_SEARCH
 
 
 def require_name(name: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from shared_moe_conformer.release.manifest import CARD_FILE
+from shared_moe_conformer.release.manifest import CARD_FILE, DEFAULT_SEARCH
 from shared_moe_conformer.release.model_card import COMMON_HEADER, HUB_LICENCES, results_of
 from shared_moe_conformer.release.zoo_index import ZooEntry
 
@@ -24,7 +24,7 @@ sums, and from then on needs no network:
 python -m shared_moe_conformer.transcribe --model {location}/{first} speech.wav
 ```
 
-| model | trained on | language | licence | parameters stored, active | MB | best WER |
+| model | trained on | language | licence | parameters stored, active | MB | WER, {search} |
 |---|---|---|---|---|---|---|
 {rows}
 """
@@ -39,7 +39,8 @@ def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
     """
     header = yaml.safe_dump(zoo_header(entries), sort_keys=False, allow_unicode=True)
     rows = "\n".join(map(_row, entries))
-    return f"---\n{header}---\n{BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows)}"
+    body = BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows, search=DEFAULT_SEARCH)
+    return f"---\n{header}---\n{body}"
 
 
 def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
@@ -58,8 +59,8 @@ def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
 
 
 def _row(entry: ZooEntry) -> str:
-    best = "{:.2f} % ({})".format(*entry.best) if entry.best else "not measured"
+    rate = "{:.2f} % ({})".format(*entry.word_error_rate) if entry.word_error_rate else "not measured"
     counts = f"{entry.unique_parameters / 1e6:.2f} M, {entry.active_parameters / 1e6:.2f} M"
     name = f"[{entry.name}]({entry.path}/{CARD_FILE})"
-    facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", best)
+    facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", rate)
     return f"| {' | '.join(facts)} |"

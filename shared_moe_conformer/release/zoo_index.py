@@ -15,7 +15,7 @@ from typing import Any
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import from_dict, require, to_dict
 from shared_moe_conformer.release.checksums import SUMS_FILE, file_sha256
-from shared_moe_conformer.release.manifest import read_manifest, require_name, require_types
+from shared_moe_conformer.release.manifest import is_default_search, read_manifest, require_name, require_types
 
 INDEX_FILE = "index.json"
 SUM = re.compile("[0-9a-f]{64}")
@@ -55,10 +55,16 @@ class ZooEntry:
         require(SUM.fullmatch(self.sha256) is not None, f"sha256 of {self.name} is {self.sha256!r}: not a SHA-256")
 
     @property
-    def best(self) -> tuple[float, str] | None:
-        """The lowest word error rate in percent, and the search that has it, without its options; None: none."""
-        rates = [(rate, search) for searches in self.error_rates.values() for search, rate in searches.items()]
-        return min(((rate, search.split("-")[0]) for rate, search in rates if math.isfinite(rate)), default=None)
+    def word_error_rate(self) -> tuple[float, str] | None:
+        """In percent by `DEFAULT_SEARCH`, and the test set, the first that it decoded; None: none.
+
+        One search for all models: the best of many, chosen on the test set itself, would flatter.
+        """
+        for test_set, rates in self.error_rates.items():
+            for search, rate in rates.items():
+                if is_default_search(search) and math.isfinite(rate):
+                    return rate, test_set
+        return None
 
 
 def read_index(zoo_dir: Path) -> list[ZooEntry]:

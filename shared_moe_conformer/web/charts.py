@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from html import escape
 
+from shared_moe_conformer.release.manifest import is_default_search
+
 MAX_ROWS = 100
 """Bars of a test set at most; a recipe has about thirty."""
 LONGEST_LABEL = 80
@@ -15,7 +17,7 @@ LONGEST_LABEL = 80
 def wer_chart(error_rates: Mapping[str, Mapping[str, float]]) -> str:
     """Tables of the word error rates in percent, one for each test set; an empty text where there are none.
 
-    Bars of all test sets have one scale, and each test set's lowest rate stands out.
+    Bars of all test sets have one scale, and the search by which a zoo compares models stands out.
 
     Args:
       error_rates: perhaps anybody's: names of any kind, rates that are no numbers.
@@ -25,19 +27,18 @@ def wer_chart(error_rates: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _table(test_set: str, rates: Mapping[str, float], *, most: float) -> str:
-    best = min(filter(_is_rate, rates.values()), default=None)
-    rows = [_row(method, rate, most=most, is_best=rate == best) for method, rate in list(rates.items())[:MAX_ROWS]]
+    rows = [_row(method, rate, most=most) for method, rate in list(rates.items())[:MAX_ROWS]]
     return "\n".join([f'<table class="chart"><caption>{_shortened(test_set)}</caption>', *rows, "</table>"])
 
 
-def _row(method: str, rate: float, *, most: float, is_best: bool) -> str:
+def _row(method: str, rate: float, *, most: float) -> str:
     fits = _is_rate(rate)
     share = 100 * rate / most if fits and most > 0 else 0.0
     value = f"{rate:.2f} %" if fits else "no number"
-    best = ' class="best"' if is_best else ""
+    compared = ' class="compared"' if is_default_search(method) else ""
     bar = f'<svg aria-hidden="true"><rect width="{share:.1f}%" height="100%" rx="2"/></svg>'
     return (
-        f'<tr{best}><th scope="row">{_shortened(method)}</th>'
+        f'<tr{compared}><th scope="row">{_shortened(method)}</th>'
         f'<td class="bar">{bar}</td><td class="number">{value}</td></tr>'
     )
 

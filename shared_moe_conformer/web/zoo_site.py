@@ -13,7 +13,14 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.config import require, to_dict
 from shared_moe_conformer.release.checksums import require_small
-from shared_moe_conformer.release.manifest import CARD_FILE, TEST_TEXT, TEST_WAV, Manifest, read_manifest
+from shared_moe_conformer.release.manifest import (
+    CARD_FILE,
+    DEFAULT_SEARCH,
+    TEST_TEXT,
+    TEST_WAV,
+    Manifest,
+    read_manifest,
+)
 from shared_moe_conformer.release.transfer import verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, read_index
 from shared_moe_conformer.web.cards import card_html
@@ -27,7 +34,7 @@ MAX_TEXT = 1 << 18
 """Bytes of a card or a transcript at most."""
 MAX_WAV = 1 << 26
 """Bytes of a test recording at most."""
-COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "best WER")
+COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER, greedy")
 
 
 def write_site(zoo_dir: Path, target: Path, *, overwrite: bool = False) -> int:
@@ -116,12 +123,20 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
 def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
     kinds = ("parameters stored", "unrolled", "active")
-    rate, search = (f"{entry.best[0]:.2f} %", f" ({entry.best[1]})") if entry.best else ("–", "")
+    where, rate = _shown_rate(entry)
     return [
         *((kind, f"{count / 1e6:.2f} M") for kind, count in zip(kinds, counts)),
         ("on the disk", f"{entry.size / 1e6:.1f} MB"),
-        (f"best word error rate{search}", rate),
+        (f"word error rate ({where})", rate),
     ]
+
+
+def _shown_rate(entry: ZooEntry) -> tuple[str, str]:
+    """By which search, on which test set; and the word error rate there."""
+    if entry.word_error_rate is None:
+        return DEFAULT_SEARCH, "\u2013"
+    rate, test_set = entry.word_error_rate
+    return f"{DEFAULT_SEARCH}, {test_set}", f"{rate:.2f} %"
 
 
 def _versions(entry: ZooEntry, manifest: Manifest) -> list[tuple[str, str]]:
@@ -147,7 +162,7 @@ def _table_row(entry: ZooEntry) -> str:
         *((text, text.lower()) for text in (entry.name, entry.corpus, entry.language, entry.licence)),
         *((f"{count / 1e6:.2f} M", count) for count in counts),
         (f"{entry.size / 1e6:.1f} MB", entry.size),
-        (f"{entry.best[0]:.2f} %", entry.best[0]) if entry.best else ("\u2013", "inf"),
+        (_shown_rate(entry)[1], entry.word_error_rate[0] if entry.word_error_rate else "inf"),
     ]
     name = escape(entry.name)
     shown = [escape(text) for text, _ in cells]

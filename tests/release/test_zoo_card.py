@@ -40,7 +40,7 @@ def test_the_page_lists_the_models_and_bears_the_mark() -> None:
     assert yaml.safe_load(header) == zoo_header([BASE, OTHER])
     assert MARK in body
     assert "--model hf://o/zoo/base speech.wav" in body
-    assert "| [base](base/README.md) | asterisk | en | CC-BY-SA-3.0 | 0.81 M, 2.45 M | 3.4 | 56.38 % (mod" in body
+    assert "| [base](base/README.md) | asterisk | en | CC-BY-SA-3.0 | 0.81 M, 2.45 M | 3.4 | 58.16 % (test) |" in body
     assert "| [nl](nl/README.md) | fillets | nl,en | MIT | 0.81 M, 2.45 M | 3.4 | not measured |" in body
 
 

@@ -17,13 +17,23 @@ def widths(chart: str) -> list[str]:
     return [rect.attrib["width"] for rect in parse(chart).iter("rect")]
 
 
-def test_bars_are_as_long_as_the_rates_and_the_best_of_a_test_set_stands_out() -> None:
-    chart = wer_chart({"test": {"greedy": 20.0, "beam": 10.0}, "dev": {"greedy_search": 5.0}})
-    assert widths(chart) == ["100.0%", "50.0%", "25.0%"]
+def test_bars_are_as_long_as_the_rates_and_the_search_that_is_compared_stands_out() -> None:
+    chart = wer_chart(
+        {
+            "test": {"greedy": 20.0, "beam": 10.0},
+            "dev": {"greedy_search-max-sym-per-frame-1": 5.0, "ctc_greedy_search": 4.0},
+        }
+    )
+    assert widths(chart) == ["100.0%", "50.0%", "25.0%", "20.0%"]
     tables = list(parse(chart))
     assert [table[0].text for table in tables] == ["test", "dev"]
     rows = [[row.get("class"), "".join(row[0].itertext()), row[2].text] for table in tables for row in table.iter("tr")]
-    assert rows == [[None, "greedy", "20.00 %"], ["best", "beam", "10.00 %"], ["best", "greedy_search", "5.00 %"]]
+    assert rows == [
+        [None, "greedy", "20.00 %"],
+        [None, "beam", "10.00 %"],
+        ["compared", "greedy_search-max-sym-per-frame-1", "5.00 %"],
+        [None, "ctc_greedy_search", "4.00 %"],
+    ]
 
 
 def test_nothing_measured_is_no_picture() -> None:

@@ -49,8 +49,8 @@ def test_a_site_is_one_page_and_the_recordings(saved: Save, tmp_path: Path) -> N
     assert (tags.found.count("article"), tags.found.count("audio"), tags.found.count("script")) == (2, 2, 1)
     assert tags.sources == ["models/one/test.wav", "models/two/test.wav"]
     for text in (
-        "97.60 %",
-        "best word error rate (modified_beam_search)",
+        "98.70 %",
+        "word error rate (greedy_search, test)",
         "1,000",
         read_index(tmp_path / "zoo")[0].sha256,
         "ONE TWO THREE FOUR",
