@@ -34,6 +34,7 @@ SCRIPTS = [
     "pruned_transducer",
     "searches",
     "data_loading",
+    "growth",
     "long_recordings",
     "compilation",
     "onnx_experts",

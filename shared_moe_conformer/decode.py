@@ -122,6 +122,33 @@ def decode_batches(
     return results
 
 
+def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[Scores, Path]:
+    """Score a result and write its files into the method's folder of the experiment; return the summary's path, too.
+
+    Args:
+      exp_dir: the experiment.
+      test_set: what was decoded.
+      checkpoint: whose weights, in the names of files.
+
+    Raises:
+      ValueError: no transcript has a word.
+    """
+    method = result.config.decoding_method
+    scores = Scores(
+        test_set,
+        label(result.config),
+        settings(result.config),
+        word_error_rate(result.decoded),
+        character_error_rate(result.decoded),
+        result.real_time_factor,
+        result.peak_memory,
+        METHODS[method].is_oracle,
+    )
+    suffix = f"{checkpoint}-{scores.settings}"
+    *_, summary = write_files(result.decoded, scores, exp_dir / method, suffix=suffix)
+    return scores, summary
+
+
 def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Decode the test sets with a trained model and score the result.")
     parser.add_argument("--config", choices=configs, default="base" if "base" in configs else next(iter(configs)),
@@ -167,7 +194,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
         results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
         results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
-        scores = [_write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
+        scores = [_scored(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
         transcripts = [_with_times(result, tokenizer) for result in results]
         for result, found in zip(results, transcripts):
             name = short_name(f"{test_set}-{checkpoint}-{settings(result.config)}")
@@ -243,20 +270,8 @@ def _judged(found: Sequence[Result]) -> list[Judged]:
     return [word for ref, hyp in words for word in judged_words(ref, hyp)]
 
 
-def _write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:
-    method = result.config.decoding_method
-    scores = Scores(
-        test_set,
-        label(result.config),
-        settings(result.config),
-        word_error_rate(result.decoded),
-        character_error_rate(result.decoded),
-        result.real_time_factor,
-        result.peak_memory,
-        METHODS[method].is_oracle,
-    )
-    suffix = f"{checkpoint}-{scores.settings}"
-    *_, summary = write_files(result.decoded, scores, exp_dir / method, suffix=suffix)
+def _scored(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:
+    scores, summary = write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint)
     print(f"{scores}\nwrote {summary} and its recogs- and errs-")
     return scores
 

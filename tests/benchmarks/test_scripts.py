@@ -19,15 +19,18 @@ def measured(script: str) -> Report:
     return importlib.import_module(f"benchmarks.{script}").measure(True)
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "data_loading"])
+STARTING_PROCESSES = ["data_loading", "growth"]
+
+
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name not in STARTING_PROCESSES])
 def test_script_measures_what_its_columns_say(script: str) -> None:
     assert_whole(measured(script))
 
 
 @pytest.mark.slow
-def test_data_loading_measures_what_its_columns_say() -> None:
-    """It starts processes."""
-    assert_whole(measured("data_loading"))
+@pytest.mark.parametrize("script", STARTING_PROCESSES)
+def test_slow_script_measures_what_its_columns_say(script: str) -> None:
+    assert_whole(measured(script))
 
 
 def assert_whole(report: Report) -> None:
