@@ -7,7 +7,7 @@ import functools
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from shared_moe_conformer.training.experiment import (
     refuse_other_experiment,
     refuse_other_model,
 )
+from shared_moe_conformer.training.folder_lock import only_training_in
 from shared_moe_conformer.training.log import logger, start_log, stop_log
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.prescan import prescan
@@ -68,7 +69,7 @@ def train(
     options: RunOptions,
     between_steps: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train a model; nothing is written before data, model and checkpoint are known to be good.
+    """Train a model; nothing is left behind before data, model and checkpoint are known to be good.
 
     Args:
       config: the experiment.
@@ -79,14 +80,14 @@ def train(
 
     Raises:
       FileNotFoundError: no prepared data, tokenizer or checkpoint to go on from.
-      FileExistsError: the folder holds a training, and it was not asked to go on.
+      FileExistsError: the folder holds a training, and it was not asked to go on; or another one is going on there.
       ValueError: the folder, the tokenizer or the checkpoint is of another config; or the training diverged.
     """
     tune_cpu(options.num_threads)
     device = choose_device(options.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", world().local_rank)
-    with connected(device):
+    with connected(device), only_training_in(exp_dir) if world().rank == 0 else nullcontext():
         origin = _find_origin(exp_dir, config, options)
         tokenizer = _load_tokenizer(config, recipe_dir)
         data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))

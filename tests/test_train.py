@@ -26,6 +26,7 @@ from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.trainer import Trainer
 from shared_moe_conformer.training.update import StepReport
 from tests.torchrun import torchrun
+from tests.training.test_folder_lock import held_by_another
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL", "INDIA", "JULIET"]
@@ -248,6 +249,14 @@ def test_a_folder_with_another_experiment_is_refused(
     shown = refused(recipe, tmp_path, capsys, "--resume", "true", "--feed-forward-dim", "32")
     assert "feed_forward_dim" in shown
     assert_same(before, load_checkpoint(tmp_path / "epoch-1.pt")["model"])
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with held_by_another(tmp_path / "exp"):
+        message = refused(recipe, tmp_path / "exp", capsys, "--resume", "true")
+    assert message.startswith(f"error: {tmp_path}/exp is being trained in: wait until that has ended")
 
 
 def test_a_model_learns_to_be_like_its_teacher(recipe: Path, tmp_path: Path) -> None:
