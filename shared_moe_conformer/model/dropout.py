@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Module):
-    """Dropout with probability `p`, on a CPU rounded to a multiple of 1/256; kept channels are scaled by its inverse.
+    """Dropout with probability `p` < 1, on a CPU rounded to 1/256 .. 255/256; kept channels are scaled by its inverse.
 
     On a CPU torch's own takes as long as a small matrix product; this takes a third of it. On a GPU it is torch's own.
 
@@ -27,7 +27,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return F.dropout(x, self.p)
-        num_dropped = max(round(self.p * 256), 1)
+        num_dropped = min(max(round(self.p * 256), 1), 255)
         kept = random_bytes(x.shape) >= num_dropped
         return x * kept.to(x.dtype).mul_(256 / (256 - num_dropped))
 

@@ -92,6 +92,8 @@ class MaskedBatchNorm(nn.Module):
     def forward(self, x: Tensor, padding_mask: Tensor) -> Tensor:
         """Return (N, T, C); in training 0 at padding.
 
+        A batch of one valid frame has no variance: it is normalised as in evaluation.
+
         Args:
           x: frames, (N, T, C).
           padding_mask: True where a frame is padding, (N, T).
@@ -105,7 +107,8 @@ class MaskedBatchNorm(nn.Module):
         if not self.counts:
             mean, variance = mean.clone(), variance.clone()
         frames = as_wide_as(self.weight, frames)
-        return F.batch_norm(frames, mean, variance, self.weight, self.bias, self.training, self.momentum)
+        by_batch = self.training and len(frames) > 1
+        return F.batch_norm(frames, mean, variance, self.weight, self.bias, by_batch, self.momentum)
 
 
 class FrameLayerNorm(nn.LayerNorm):

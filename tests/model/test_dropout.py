@@ -6,13 +6,13 @@ import torch
 from shared_moe_conformer.model.dropout import Dropout, random_bytes
 
 
-@pytest.mark.parametrize("p", [0.001, 0.1, 0.5])
+@pytest.mark.parametrize("p", [0.001, 0.1, 0.5, 0.999])
 def test_it_drops_the_share_it_says_and_keeps_the_mean(p: float) -> None:
     y = Dropout(p)(torch.ones(400, 500))
-    share = max(round(p * 256), 1) / 256
+    share = min(max(round(p * 256), 1), 255) / 256
     assert abs((y == 0).float().mean().item() - share) < 5 * (share / y.numel()) ** 0.5
     torch.testing.assert_close(y.max().item(), 1 / (1 - share))
-    assert abs(y.mean().item() - 1) < 0.01
+    assert abs(y.mean().item() - 1) < 5 * (share / (1 - share) / y.numel()) ** 0.5
 
 
 def test_gradients_pass_where_the_output_did() -> None:

@@ -26,6 +26,16 @@ def test_padding_changes_neither_frames_nor_statistics() -> None:
     torch.testing.assert_close(padded_norm.running_var, norm.running_var)
 
 
+def test_one_valid_frame_is_normalised_as_in_evaluation_and_counts_nothing() -> None:
+    norm, x = MaskedBatchNorm(4), torch.randn(1, 3, 4, requires_grad=True)
+    norm(torch.randn(2, 6, 4), torch.zeros(2, 6, dtype=torch.bool))
+    mean = norm.running_mean.clone()
+    out = norm(x, torch.tensor([[False, True, True]]))
+    out.sum().backward()
+    assert torch.equal(norm.running_mean, mean) and x.grad is not None and x.grad.isfinite().all()
+    torch.testing.assert_close(out[:, 0], norm.eval()(x[:, :1], torch.zeros(1, 1, dtype=torch.bool))[:, 0])
+
+
 def test_features_are_normalised_by_the_statistics_of_all_frames_seen() -> None:
     norm = FeatureNorm(4)
     batches = [torch.randn(2, num_frames, 4) * 3 - 5 for num_frames in (6, 9, 50)]
