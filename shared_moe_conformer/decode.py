@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +17,7 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, require
+from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -25,7 +27,7 @@ from shared_moe_conformer.decoding.agreement import agreement_note
 from shared_moe_conformer.decoding.calibration import Judged, calibration_text, judged_words
 from shared_moe_conformer.decoding.comparison import comparison_text, draw, name_of
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.loading import load_resources
+from shared_moe_conformer.decoding.loading import Loaded, load_resources
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_at_scales, decode_batch
 from shared_moe_conformer.decoding.peak_memory import peak_memory
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
@@ -39,11 +41,15 @@ from shared_moe_conformer.decoding.scoring import (
     write_files,
 )
 from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
+from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.pretrained import load_experiment
+from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
+from shared_moe_conformer.training.environment import log_environment
+from shared_moe_conformer.training.log import logged, logger
 from shared_moe_conformer.training.selection import Selection
 
 FRAME_SHIFT_SECONDS = 0.01
@@ -163,6 +169,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
                         help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
                         "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
+    add_device_flag(parser)
     add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
     return parser
@@ -170,10 +177,33 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 
 def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     tune_cpu()
-    selection = apply_flags(Selection(), args)
+    device, selection = choose_device(args.device), apply_flags(Selection(), args)
     trained_as, model = load_experiment(exp_dir, selection)
     config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
+    decoding = apply_flags(DecodingConfig(), args)
+    methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
+    loaders = AsrDataModule(config, recipe_dir, tokenizer).test_loaders()
+    model.to(device)
+    with logged(exp_dir, "decode", console=sys.stdout):
+        logger.debug("config: %s", json.dumps(to_dict(config)))
+        logger.debug("options: %s, %s", selection, decoding)
+        log_environment(device, commit=package_commit())
+        memory = _peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
+        for test_set, loader in loaders.items():
+            batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
+            results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
+            results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
+            scores = [_scored(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
+            transcripts = [_with_times(result, tokenizer) for result in results]
+            for output_format in args.output_format:
+                _write_hyps(results, transcripts, exp_dir, f"{test_set}-{checkpoint}", output_format=output_format)
+            if len(results) > 1:
+                one_method = "" if decoding.decoding_method == "all" else f"-{decoding.decoding_method}"
+                _compare(results, scores, transcripts, exp_dir, left_out=left_out, searched=checkpoint + one_method)
+
+
+def _load_tokenizer(config: Config, exp_dir: Path, recipe_dir: Path) -> Tokenizer:
     tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
     require(
         tokenizer.vocab_size == config.model.vocab_size,
@@ -181,28 +211,18 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         "decode with the tokenizer that the model was trained with",
     )
     refuse_other_units(exp_dir, tokenizer.pieces)
-    decoding = apply_flags(DecodingConfig(), args)
+    return tokenizer
+
+
+def _load_methods(decoding: DecodingConfig, config: Config, recipe_dir: Path, tokenizer: Tokenizer) -> Loaded:
+    """The searches that were asked for and what they need; of all, those that cannot be run here are left out."""
     methods = resolved(decoding, vocab_size=config.model.vocab_size)
+    loaded = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
+    if decoding.decoding_method != "all":
+        return loaded
+    why = "needs k2" if decoding.lattice_engine == "embedded" else "k2 is not installed"
     needing_k2 = sorted(METHODS.keys() - {method.decoding_method for method in methods})
-    methods, resources, left_out = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
-    if decoding.decoding_method == "all":
-        unwanted = decoding.lattice_engine == "embedded"
-        left_out |= dict.fromkeys(needing_k2, "needs k2" if unwanted else "k2 is not installed")
-    loaders = AsrDataModule(config, recipe_dir, tokenizer).test_loaders()
-    memory = _peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
-    for test_set, loader in loaders.items():
-        batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
-        results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
-        results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
-        scores = [_scored(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
-        transcripts = [_with_times(result, tokenizer) for result in results]
-        for result, found in zip(results, transcripts):
-            name = short_name(f"{test_set}-{checkpoint}-{settings(result.config)}")
-            for output_format in args.output_format:
-                write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
-        if len(results) > 1:
-            searched = checkpoint if decoding.decoding_method == "all" else f"{checkpoint}-{decoding.decoding_method}"
-            _compare(results, scores, transcripts, exp_dir, left_out=left_out, searched=searched)
+    return loaded._replace(left_out=loaded.left_out | dict.fromkeys(needing_k2, why))
 
 
 @torch.inference_mode()
@@ -238,6 +258,19 @@ def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
     ]
 
 
+def _write_hyps(
+    results: Sequence[MethodResult],
+    transcripts: Sequence[Sequence[Result]],
+    exp_dir: Path,
+    searched: str,
+    *,
+    output_format: str,
+) -> None:
+    for result, found in zip(results, transcripts):
+        name = short_name(f"{searched}-{settings(result.config)}")
+        write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
+
+
 def _compare(
     results: Sequence[MethodResult],
     scores: Sequence[Scores],
@@ -262,7 +295,8 @@ def _compare(
         with atomic_file(exp_dir / f"{kind}-{name}.txt") as file:
             file.write(text.encode())
     draw(scores, exp_dir / f"comparison-{name}.png", title=title)
-    print(f"\n{table}\nwrote {exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt")
+    written = f"{exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt"
+    logger.info("\n%s\nwrote %s", table, written)
 
 
 def _judged(found: Sequence[Result]) -> list[Judged]:
@@ -272,7 +306,7 @@ def _judged(found: Sequence[Result]) -> list[Judged]:
 
 def _scored(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:
     scores, summary = write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint)
-    print(f"{scores}\nwrote {summary} and its recogs- and errs-")
+    logger.info("%s\nwrote %s and its recogs- and errs-", scores, summary)
     return scores
 
 

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+
 import torch
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """Let the user choose the device."""
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ..; auto: a GPU if there is one [auto]"
+    )
 
 
 def choose_device(name: str) -> torch.device:

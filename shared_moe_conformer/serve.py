@@ -11,7 +11,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.device import choose_device
+from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -58,9 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "one, but browsers allow recording on localhost and behind https only [127.0.0.1]",
     )
     parser.add_argument("--max-megabytes", type=float, default=32.0, help="size of a file at most, in MB [32]")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ..; auto: a GPU if there is one [auto]"
-    )
+    add_device_flag(parser)
     return parser
 
 

@@ -33,7 +33,7 @@ from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.compiling import compile_parts
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
-from shared_moe_conformer.training.environment import environment
+from shared_moe_conformer.training.environment import log_environment
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
     load_to_resume,
@@ -42,7 +42,7 @@ from shared_moe_conformer.training.experiment import (
     refuse_other_model,
 )
 from shared_moe_conformer.training.folder_lock import only_training_in
-from shared_moe_conformer.training.log import logger, start_log, stop_log
+from shared_moe_conformer.training.log import logged, logger
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
@@ -160,21 +160,16 @@ def _make_trainer(
 
 @contextmanager
 def _opened(exp_dir: Path, config: Config, pieces: Sequence[str], *, resuming: bool) -> Iterator[None]:
-    """The experiment's folder with its log, into which the first process alone writes, and how the block ends."""
+    """The experiment's folder with its log, into which the first process alone writes."""
     refuse_other_units(exp_dir, pieces)
-    if world().rank == 0:
-        open_experiment(exp_dir, config, resuming=resuming)
-        save_units(exp_dir, pieces)
-        start_log(exp_dir)
-    else:
+    if world().rank:
         refuse_other_experiment(exp_dir, config, resuming=resuming)
-    try:
         yield
-    except BaseException as error:
-        logger.debug("stopped: %s: %s", type(error).__name__, error)
-        raise
-    finally:
-        stop_log()
+        return
+    open_experiment(exp_dir, config, resuming=resuming)
+    save_units(exp_dir, pieces)
+    with logged(exp_dir, "train"):
+        yield
 
 
 def training_cuts(data: AsrDataModule) -> StoredCuts:
@@ -242,9 +237,7 @@ def _log_beginning(
 ) -> None:
     logger.debug("config: %s", json.dumps(to_dict(config)))
     logger.debug("options: %s", options)
-    logger.debug(
-        "environment: %s", json.dumps({**environment(trainer.device), "commit": package_commit() or "unknown"})
-    )
+    log_environment(trainer.device, commit=package_commit())
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     logger.info(
         "%s: %.2f million parameters, %d batches an epoch, %d processes on %s, threads: %d, torch %s",

@@ -18,7 +18,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
-from shared_moe_conformer.device import choose_device
+from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
 from shared_moe_conformer.speech.subtitles import as_ctm, as_srt, as_vtt
@@ -115,9 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "subtitles [times]",
     )
     parser.add_argument("--output-dir", type=Path, help="write one file for each recording there, instead of printing")
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, ..; auto: a GPU if there is one [auto]"
-    )
+    add_device_flag(parser)
     add_flags(parser, DecodingConfig)
     return parser
 

@@ -153,6 +153,22 @@ def test_newest_epoch_is_the_default_and_options_stand_in_the_names(recipe: Path
     assert not list((recipe / "exp" / "base").glob("comparison-*")), "there is nothing to compare"
 
 
+def test_a_log_keeps_what_was_shown_and_with_what_it_was_computed(recipe: Path, capsys) -> None:
+    run(recipe, "--decoding-method", "ctc_greedy_search", "--device", "cpu")
+    shown = capsys.readouterr().out
+    (log,) = (recipe / "exp/base/log").glob("decode-log-*.txt")
+    assert shown.startswith("clean, ctc_greedy_search") and shown in log.read_text()
+    assert "decoding_method='ctc_greedy_search'" in log.read_text() and '"device": "cpu"' in log.read_text()
+
+
+def test_a_log_says_why_a_decoding_ended(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "decode_batches", lambda *args, **kwargs: [][0])
+    with pytest.raises(IndexError):
+        run(recipe)
+    (log,) = (recipe / "exp/base/log").iterdir()
+    assert log.read_text().endswith("DEBUG stopped: IndexError: list index out of range\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -160,6 +176,7 @@ def test_newest_epoch_is_the_default_and_options_stand_in_the_names(recipe: Path
         (["--epoch", "9"], "epoch-9.pt"),
         (["--epoch", "2", "--avg", "3"], "--avg"),
         (["--beam-size", "0"], "beam_size is 0: give 1 or more"),
+        (["--device", "cuda:63"], "--device cuda:63 is of no use here"),
     ],
 )
 def test_mistakes_end_with_one_line(recipe: Path, capsys, arguments: list[str], message: str) -> None:
@@ -168,6 +185,7 @@ def test_mistakes_end_with_one_line(recipe: Path, capsys, arguments: list[str], 
     error = capsys.readouterr().err.strip().splitlines()
     assert stopped.value.code == 1
     assert len(error) == 1 and message in error[0]
+    assert not (recipe / "exp" / "base" / "log").exists()
 
 
 def test_words_have_times_and_confidences_in_other_formats(recipe: Path) -> None:

@@ -1,13 +1,15 @@
-"""With what a training computes: versions, processor, threads."""
+"""With what is computed: versions, processor, threads."""
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
 from shared_moe_conformer.cpu import processor_name
+from shared_moe_conformer.training.log import logger
 
 PACKAGES = ("torch", "lhotse", "k2", "numpy", "kaldialign", "sentencepiece")
 
@@ -23,6 +25,11 @@ def environment(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
+
+
+def log_environment(device: torch.device, *, commit: str | None) -> None:
+    """Have the log's file tell the environment, and the package's commit."""
+    logger.debug("environment: %s", json.dumps({**environment(device), "commit": commit or "unknown"}))
 
 
 def _version(package: str) -> str:

@@ -29,7 +29,9 @@ def only_training_in(exp_dir: Path) -> Iterator[None]:
     path = exp_dir / LOCK_NAME
     with path.open("w") as file:
         if not _locked(file, path):
-            raise FileExistsError(f"{exp_dir} is being trained in: wait until that has ended, or name another --exp-dir")
+            raise FileExistsError(
+                f"{exp_dir} is being trained in: wait until that has ended, or name another --exp-dir"
+            )
         try:
             yield
         finally:

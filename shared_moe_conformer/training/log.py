@@ -1,11 +1,14 @@
-"""The log of a training: a file in the experiment's folder, and the console."""
+"""The log of a training or a decoding: a file in the experiment's folder, and the console."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -13,29 +16,41 @@ logger = logging.getLogger("shared_moe_conformer")
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints to the standard error, above a progress bar if there is one."""
+    """Prints above a progress bar, if there is one, to the standard error, or what is no warning to a stream."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__(logging.INFO)
+        self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
-        tqdm.write(self.format(record), file=sys.stderr)
+        stream = self._stream if record.levelno < logging.WARNING else None
+        tqdm.write(self.format(record), file=stream or sys.stderr)
 
 
-def start_log(exp_dir: Path) -> None:
-    """Log to log/train-log-<date>.txt in the experiment's folder, all, and to the console, from level INFO."""
-    stop_log()
+@contextmanager
+def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Iterator[None]:
+    """Log to log/<program>-log-<date>.txt in an experiment's folder while the block runs, and how it ends.
+
+    Args:
+      exp_dir: the experiment's folder.
+      program: train or decode.
+      console: gets what is said at level INFO; None: the standard error, as for warnings.
+    """
     folder = exp_dir / "log"
     folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / f"train-log-{datetime.now():%Y-%m-%d-%H-%M-%S}.txt")
+    file = logging.FileHandler(folder / f"{program}-log-{datetime.now():%Y-%m-%d-%H-%M-%S}.txt")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    console = ConsoleHandler(logging.INFO)
-    console.setFormatter(logging.Formatter("%(message)s"))
-    for handler in (file, console):
+    handlers = file, ConsoleHandler(console)
+    for handler in handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
-
-
-def stop_log() -> None:
-    """Close the log."""
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
+    try:
+        yield
+    except BaseException as error:
+        logger.debug("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()

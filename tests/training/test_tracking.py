@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_moe_conformer.config import Config
-from shared_moe_conformer.training.log import start_log, stop_log
+from shared_moe_conformer.training.log import logged
 from shared_moe_conformer.training.metrics import LossTotals
 from shared_moe_conformer.training.tracking import Span, Tracker, memory_in_use, shown_losses
 from shared_moe_conformer.training.trainer import Trainer
@@ -19,9 +19,8 @@ from shared_moe_conformer.training.update import StepReport
 
 @pytest.fixture(autouse=True)
 def _log(tmp_path: Path) -> Iterator[None]:
-    start_log(tmp_path)
-    yield
-    stop_log()
+    with logged(tmp_path, "train"):
+        yield
 
 
 @pytest.fixture
