@@ -1,6 +1,6 @@
-"""Take the pictures of the README's pages in a real Chromium: docs/serve.png and docs/zoo.png.
+"""Take the pictures of the README's pages in a real Chromium: docs/serve.png, docs/zoo.png and docs/report.png.
 
-python docs/screenshots.py --zoo-dir zoo --model asterisk-en-base
+python docs/screenshots.py --zoo-dir zoo --model asterisk-en-base --exp-dir egs/asterisk/ASR/exp/base
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="the zoo that is shown [zoo]")
     parser.add_argument("--model", required=True, help="name of the model that is served")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="experiment whose report is shown")
     args = parser.parse_args()
     with chromium() as browser:
         with served(args.zoo_dir / args.model) as url:
@@ -42,6 +43,11 @@ def main() -> None:
             write_site(args.zoo_dir, Path(site) / "site")
             browser.get((Path(site) / "site" / INDEX_PAGE).as_uri())
             photograph(browser, FOLDER / "zoo.png", width=1200, when=LOADED)
+            report = Path(site) / "report.html"
+            command = [sys.executable, "-m", "shared_moe_conformer.report", str(args.exp_dir), "--output", str(report)]
+            subprocess.run(command, check=True)
+            browser.get(report.as_uri())
+            photograph(browser, FOLDER / "report.png", width=1120, when="return true")
 
 
 @contextlib.contextmanager

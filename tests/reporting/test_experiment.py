@@ -18,7 +18,7 @@ def test_the_page_shows_everything_and_escapes_it(exp_dir: Path) -> None:
     for shown in (
         "<b>3 of 4</b>",
         "<b>40.0 %</b><span>best dev WER, CTC greedy, epoch 2</span>",
-        "<b>40.0 %</b><span>best WER on test, beam</span>",
+        "<b>60.0 %</b><span>WER on test, greedy_search, epoch-3-avg-2</span>",
         "<b>0.81 M</b>",
         "Experts that are hardly used",
         "1 warnings in the log",
