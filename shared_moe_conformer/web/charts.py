@@ -17,7 +17,7 @@ LONGEST_LABEL = 80
 def wer_chart(error_rates: Mapping[str, Mapping[str, float]]) -> str:
     """Tables of the word error rates in percent, one for each test set; an empty text where there are none.
 
-    Bars of all test sets have one scale, and the search by which a zoo compares models stands out.
+    Bars of all test sets have one scale, and the search by which a zoo compares models stands out and is first.
 
     Args:
       error_rates: perhaps anybody's: names of any kind, rates that are no numbers.
@@ -27,7 +27,8 @@ def wer_chart(error_rates: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _table(test_set: str, rates: Mapping[str, float], *, most: float) -> str:
-    rows = [_row(method, rate, most=most) for method, rate in list(rates.items())[:MAX_ROWS]]
+    in_order = sorted(rates.items(), key=lambda item: not is_default_search(item[0]))
+    rows = [_row(method, rate, most=most) for method, rate in in_order[:MAX_ROWS]]
     return "\n".join([f'<table class="chart"><caption>{_shortened(test_set)}</caption>', *rows, "</table>"])
 
 

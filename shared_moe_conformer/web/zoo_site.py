@@ -34,7 +34,7 @@ MAX_TEXT = 1 << 18
 """Bytes of a card or a transcript at most."""
 MAX_WAV = 1 << 26
 """Bytes of a test recording at most."""
-COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER, greedy")
+COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER")
 
 
 def write_site(zoo_dir: Path, target: Path, *, overwrite: bool = False) -> int:

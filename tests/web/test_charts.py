@@ -21,7 +21,7 @@ def test_bars_are_as_long_as_the_rates_and_the_search_that_is_compared_stands_ou
     chart = wer_chart(
         {
             "test": {"greedy": 20.0, "beam": 10.0},
-            "dev": {"greedy_search-max-sym-per-frame-1": 5.0, "ctc_greedy_search": 4.0},
+            "dev": {"ctc_greedy_search": 4.0, "greedy_search-max-sym-per-frame-1": 5.0},
         }
     )
     assert widths(chart) == ["100.0%", "50.0%", "25.0%", "20.0%"]
