@@ -87,7 +87,7 @@ def train(
     device = choose_device(options.device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", world().local_rank)
-    with connected(device), only_training_in(exp_dir) if world().rank == 0 else nullcontext():
+    with only_training_in(exp_dir) if world().rank == 0 else nullcontext(), connected(device):
         origin = _find_origin(exp_dir, config, options)
         tokenizer = _load_tokenizer(config, recipe_dir)
         data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))
