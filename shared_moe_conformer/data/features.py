@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lhotse import Fbank, FbankConfig, FeatureExtractor
 from lhotse.augmentation import Resample
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared_moe_conformer.config import FeatureConfig, require
 
@@ -24,6 +24,11 @@ def feature_extractor(config: FeatureConfig) -> FeatureExtractor:
       ValueError: kaldifeat is asked for and not installed.
     """
     return {"lhotse": _lhotse_fbank, "kaldifeat": _kaldifeat_fbank}[config.feature_extractor](config)
+
+
+def filter_banks(config: FeatureConfig) -> nn.Module:
+    """The network of Lhotse's extractor, which TorchScript can hold: samples (N, num_samples) to features (N, T, F)."""
+    return _lhotse_fbank(config).extractor
 
 
 def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> Tensor:
@@ -57,7 +62,7 @@ def _cached_extractor(config: FeatureConfig) -> FeatureExtractor:
     return feature_extractor(config)
 
 
-def _lhotse_fbank(config: FeatureConfig) -> FeatureExtractor:
+def _lhotse_fbank(config: FeatureConfig) -> Fbank:
     return Fbank(FbankConfig(sampling_rate=config.sampling_rate, num_mel_bins=config.num_mel_bins))
 
 

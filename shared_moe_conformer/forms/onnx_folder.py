@@ -28,7 +28,7 @@ from shared_moe_conformer.forms.onnx_files import (
     int8_name,
     load_graph,
 )
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, require_small
+from shared_moe_conformer.forms.onnx_graphs import MAX_DIFFERENCE, CtcGraph, DecoderGraph, EncoderGraph, require_close
 from shared_moe_conformer.forms.onnx_precisions import halve, quantise
 from shared_moe_conformer.forms.onnx_writer import write_graph
 from shared_moe_conformer.model.asr_model import AsrModel
@@ -96,7 +96,7 @@ def compare(bundle: Bundle, folder: Path) -> dict[str, float]:
     for name, (inputs, output) in _model_outputs(bundle.model, x).items():
         (found, *_) = run_graph(folder / name, *inputs)
         differences[name] = float(np.abs(found - output.numpy()).max(initial=0.0))
-        require_small(differences[name], name)
+        require_close(differences[name], name, MAX_DIFFERENCE)
     return differences
 
 

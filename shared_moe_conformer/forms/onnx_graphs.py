@@ -24,9 +24,9 @@ MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a float32 graph is released."""
 
 
-def require_small(difference: float, name: str) -> None:
-    """Refuse a graph whose output differs from the model's by more than `MAX_DIFFERENCE`."""
-    require(difference <= MAX_DIFFERENCE, f"{name} differs from the model by {difference:.2g}: not written")
+def require_close(difference: float, name: str, limit: float) -> None:
+    """Refuse a graph whose output differs from the model's by more than the limit."""
+    require(difference <= limit, f"{name} differs from the model by {difference:.2g}: not written")
 
 
 class EncoderGraph(nn.Module):

@@ -234,7 +234,7 @@ def test_existing_folder_is_refused_and_a_failure_leaves_nothing(
 def test_graphs_that_differ_are_not_written(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared_moe_conformer.forms.onnx_graphs.MAX_DIFFERENCE", 0.0)
+    monkeypatch.setattr("shared_moe_conformer.forms.onnx_folder.MAX_DIFFERENCE", 0.0)
     with pytest.raises(ValueError, match=re.escape(f"{ENCODER} differs from the model by")):
         write_onnx(bundle_folder, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,12 @@ Save = Callable[..., Path]
 
 RUN_GRAPHS = """
 import sys, torch
-folder, inputs, outputs = sys.argv[1:]
+folder, samples, inputs, outputs = sys.argv[1:]
 x, x_lens = torch.load(inputs)
 with torch.no_grad():
-    found = {name: torch.jit.load(f"{folder}/{name}.pt")(x, x_lens) for name in ("encoder", "ctc")}
+    samples = torch.load(samples)
+    found = {"features": torch.jit.load(f"{folder}/features.pt")(samples[None])}
+    found |= {name: torch.jit.load(f"{folder}/{name}.pt")(x, x_lens) for name in ("encoder", "ctc")}
     context = torch.tensor([[-1, 0], [3, 4]])
     found["decoder"] = torch.jit.load(f"{folder}/decoder.pt")(context)
     found["joiner"] = torch.jit.load(f"{folder}/joiner.pt")(found["encoder"][0][:, 0], found["decoder"])
@@ -32,15 +35,20 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
     saved: Save, tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path
 ) -> None:
     write_torchscript(saved(), tmp_path / "graphs")
-    verify_sums(tmp_path / "graphs", required=["encoder.pt", "decoder.pt", "joiner.pt", "ctc.pt", "tokens.txt"])
+    verify_sums(
+        tmp_path / "graphs", required=["features.pt", "encoder.pt", "decoder.pt", "joiner.pt", "ctc.pt", "tokens.txt"]
+    )
     features = [tiny_bundle.features(part, 16000) for part in (tones, tones[:16000])]
     x = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)
     x_lens = torch.tensor([len(part) for part in features])
+    torch.save(torch.from_numpy(tones[:16321]), tmp_path / "samples")
     torch.save((x, x_lens), tmp_path / "inputs")
-    command = [sys.executable, "-c", RUN_GRAPHS, tmp_path / "graphs", tmp_path / "inputs", tmp_path / "outputs"]
+    files = [tmp_path / name for name in ("graphs", "samples", "inputs", "outputs")]
+    command = [sys.executable, "-c", RUN_GRAPHS, *files]
     result = subprocess.run([str(part) for part in command], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = torch.load(tmp_path / "outputs")
+    torch.testing.assert_close(found["features"][0], tiny_bundle.features(tones[:16321], 16000), atol=1e-2, rtol=0)
     model = tiny_bundle.model
     with torch.no_grad():
         encoder_out, lens, _ = model.encode(x, x_lens)
@@ -53,3 +61,13 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
         torch.testing.assert_close(found["encoder"][0][i, :length], frames[i, :length], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found["ctc"][0][i, :length], log_probs[i, :length], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["joiner"], logits, atol=1e-4, rtol=1e-4)
+
+
+def test_the_program_in_the_readme_recognises_the_test_wav(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    write_torchscript(saved(), tmp_path / "graphs")
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "torch.jit" in block]
+    code = program.replace("zoo/asterisk-en-base-torchscript", str(tmp_path / "graphs"))
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == tiny_bundle.transcribe(tmp_path / "graphs" / "test.wav").text.split() != []
