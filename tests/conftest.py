@@ -149,13 +149,20 @@ def downloaded_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(root / "local", clone / "local")
     made = shutil.ignore_patterns("data", "download", "exp", "zoo")
     shutil.copytree(root / "egs/asterisk/ASR", recipe, ignore=made)
-    prepared = os.environ.get("PREPARED_RECIPE")
-    for folder in ("data", "download") if prepared else ():
-        shutil.copytree(Path(str(prepared)) / folder, recipe / folder)
+    if prepared := os.environ.get("PREPARED_RECIPE"):
+        copy_prepared(Path(prepared), recipe)
     download = run_prepare(recipe, "--stop-stage", "0")
     if "the packages cannot be downloaded" in download.stderr or "is missing: use a Debian" in download.stderr:
         pytest.skip(f"no corpus: {download.stderr.splitlines()[-1]}")
     return recipe
+
+
+def copy_prepared(prepared: Path, recipe: Path) -> None:
+    """Copy what a recipe's prepare.sh has made."""
+    for folder in ("data", "download"):
+        if not (prepared / folder).is_dir():
+            pytest.fail(f"PREPARED_RECIPE has no {prepared / folder}: run {prepared / 'prepare.sh'}", pytrace=False)
+        shutil.copytree(prepared / folder, recipe / folder)
 
 
 @pytest.fixture(scope="session")

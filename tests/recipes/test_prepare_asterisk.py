@@ -20,7 +20,7 @@ from shared_moe_conformer.config import FeatureConfig
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from tests.conftest import run_prepare
+from tests.conftest import copy_prepared, run_prepare
 
 pytestmark = pytest.mark.slow
 
@@ -63,6 +63,12 @@ def test_texts_can_be_written_in_the_units(prepared_recipe: Path) -> None:
     for cuts in cuts_of(prepared_recipe).values():
         texts = [cut.supervisions[0].text for cut in cuts]
         assert [tokenizer.decode(ids) for ids in tokenizer.encode(texts)] == texts
+
+
+def test_a_recipe_to_copy_that_has_not_been_prepared_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(pytest.fail.Exception, match=f"PREPARED_RECIPE has no {tmp_path}/download: run {tmp_path}/prep"):
+        copy_prepared(tmp_path, tmp_path / "copy")
 
 
 @pytest.fixture
