@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.lattice.decoding_graph import (
     LG_FILE,
     build_token_word_graph,
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder of the lexicon and the n-gram.")
     result.add_argument("--ctc-topology", choices=get_args(CtcTopology), default="auto",
                         help="The H of HLG; auto: modified from 500 units on.")  # fmt: skip

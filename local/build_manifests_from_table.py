@@ -12,7 +12,7 @@ from pathlib import Path
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from tqdm import tqdm
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
 from shared_moe_conformer.data.recordings import make_recording
@@ -48,7 +48,7 @@ def supervise(utterance: Utterance, recording: Recording) -> SupervisionSegment:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--table", type=Path, default=Path("utterances.tsv"), help="The utterances.")
     result.add_argument("--audio-dir", type=Path, required=True, help="What the table's paths are relative to.")
     result.add_argument("--converted-dir", type=Path, default=Path("data/audio"), help="Folder for converted files.")

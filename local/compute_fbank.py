@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
 from shared_moe_conformer.data.feature_store import perturb_speed, store_features
 from shared_moe_conformer.data.manifests import read_cuts
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the raw cuts.")
     result.add_argument("--output-dir", type=Path, default=Path("data/fbank"), help="Folder of features and cuts.")
     result.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="Splits to compute.")

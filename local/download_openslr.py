@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lhotse import recipes
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 
 CORPORA = {
     "librispeech": lambda to, mirror, parts: recipes.download_librispeech(to, dataset_parts=parts, base_url=mirror),
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("corpus", choices=CORPORA, help="What to download.")
     result.add_argument("parts", nargs="*", help="Parts of librispeech.")
     result.add_argument("--mirror", default="http://www.openslr.org/resources", help="Where OpenSLR's files are.")

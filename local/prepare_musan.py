@@ -12,7 +12,7 @@ from pathlib import Path
 from lhotse import CutSet
 from lhotse.recipes import prepare_musan
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 
 PARTS = ("music", "speech", "noise")
@@ -42,7 +42,7 @@ def cut_up(corpus_dir: Path, parts: list[str], piece_duration: float, min_durati
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, required=True, help="MUSAN's folder.")
     result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder to write to.")
     result.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="What to take of it.")

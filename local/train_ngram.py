@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.loading import token_ngram_path
@@ -41,7 +41,7 @@ def _over_tokens(texts: list[str], args: argparse.Namespace) -> NgramModel:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
     result.add_argument("--split", default="train", help="Split whose texts are used; never a held-out one.")
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write to; of the tokenizer.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from shared_moe_conformer.text import words_of
@@ -31,7 +31,7 @@ def texts_of(manifest_dir: Path, split: str) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
     result.add_argument("--split", default="train", help="Split whose texts are used; never a held-out one.")
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write.")

@@ -14,7 +14,7 @@ from pathlib import Path
 from lhotse import CutSet
 from tqdm import tqdm
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data import checks
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
@@ -88,7 +88,7 @@ def drop_faulty(
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument(
         "--manifest-dir", type=Path, default=Path("data/fbank"), help="Folder of cuts_<split>.jsonl.gz."
     )

@@ -22,6 +22,15 @@ USER_ERRORS = (ValueError, OSError)
 """What ends a program with one line: mistakes, and what the disk or the network refuses."""
 
 
+class ShowDefaults(argparse.HelpFormatter):
+    """Help that ends with an option's default in brackets, if it has one, as that of `add_flags` does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is False or action.default in (None, [], argparse.SUPPRESS):
+            return action.help or ""
+        return f"{action.help} [{_shown(action.default).replace('%', '%%')}]"
+
+
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass."""
@@ -111,6 +120,8 @@ def _parse_bool(text: str) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):  # of one flag, as it is written
+        return " ".join(map(str, value))
     if isinstance(value, tuple):
         return ",".join(str(part) for part in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

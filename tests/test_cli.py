@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,19 @@ def test_a_flag_that_is_not_given_keeps_the_named_configs_value() -> None:
     add_flags(parser, Config)
     named = replace_fields(Config(), {"num_experts": 3})
     assert apply_flags(named, parser.parse_args(["--top-k", "2"])).model.encoder.num_experts == 3
+
+
+def test_help_shows_the_defaults_that_there_are() -> None:
+    parser = argparse.ArgumentParser(formatter_class=ShowDefaults)
+    parser.add_argument("--lang-dir", required=True, help="Folder.")
+    parser.add_argument("--seed", default=0, help="Number.")
+    parser.add_argument("--share", default="100 %", help="Share.")
+    parser.add_argument("--splits", nargs="*", default=["train", "dev"], help="Splits.")
+    parser.add_argument("--others", nargs="*", default=[], help="Others.")
+    parser.add_argument("--force", action="store_true", help="Force.")
+    shown = " ".join(parser.format_help().split())
+    assert "exit --lang-dir LANG_DIR Folder. --seed SEED Number. [0] --share SHARE Share. [100 %] --splits" in shown
+    assert "Splits. [train dev] --others [OTHERS ...] Others. --force Force." in shown
 
 
 @pytest.mark.parametrize("flags", [("--experts-in", "third"), ("--individual-norms", "maybe"), ("--num-epochs", "x")])

@@ -16,7 +16,7 @@ from lhotse.recipes import prepare_aishell
 from lhotse.utils import safe_extract
 from tqdm import tqdm
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import write_split
 
 SPLITS = ("train", "dev", "test")
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, required=True, help="Holds data_aishell/.")
     result.add_argument("--unpacked-dir", type=Path, required=True, help="Where speakers' archives are unpacked to.")
     result.add_argument("--output-dir", type=Path, required=True, help="Folder to write.")

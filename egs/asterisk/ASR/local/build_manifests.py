@@ -17,7 +17,7 @@ from typing import NamedTuple
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from tqdm import tqdm
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
 from shared_moe_conformer.data.splits import split_of
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, default=Path("download"), help="Holds the packages' usr/ folder.")
     result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder to write.")
     result.add_argument("--min-duration", type=float, default=0.3, help="Shortest clip that is kept, in seconds.")

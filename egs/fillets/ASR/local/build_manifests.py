@@ -19,7 +19,7 @@ from splits import SPLITS, splits_of
 from texts import LANGUAGES, normalise, reason_to_drop
 from tqdm import tqdm
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import write_split
 
 SAYS_LESS = {"nl-gems-zav-v-restart"}
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--language", choices=LANGUAGES, required=True, help="Language of the speech.")
     result.add_argument("--corpus-dir", type=Path, default=Path("download"), help="Holds the packages' usr/ folder.")
     result.add_argument("--audio-dir", type=Path, required=True, help="Folder of the FLAC files, relative.")

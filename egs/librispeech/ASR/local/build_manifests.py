@@ -12,7 +12,7 @@ from pathlib import Path
 from lhotse import RecordingSet, SupervisionSet
 from lhotse.recipes import prepare_librispeech
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, required=True, help="The folder LibriSpeech.")
     result.add_argument("--output-dir", type=Path, required=True, help="Folder to write.")
     result.add_argument("--train-parts", nargs="+", required=True, help="Parts of the split train.")

@@ -13,7 +13,7 @@ from pathlib import Path
 from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.recipes import prepare_yesno
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import write_split
 
 NUM_RECORDINGS = 60
@@ -46,7 +46,7 @@ def make_splits(prepared: dict) -> dict[str, list[SupervisionSegment]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, required=True, help="The folder waves_yesno.")
     result.add_argument("--output-dir", type=Path, required=True, help="Folder to write.")
     return result
