@@ -37,6 +37,11 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, `1 run` or `2 runs`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 _QUOTES_AND_DASHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2013": "-", "\u2014": "-"})
 
 

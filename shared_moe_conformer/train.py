@@ -31,6 +31,7 @@ from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
+from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.compiling import compile_parts
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
 from shared_moe_conformer.training.environment import log_environment
@@ -117,7 +118,7 @@ def train(
                 checkpoint=origin.checkpoint,
                 between_steps=between_steps,
             )
-            logger.info("done: %d epochs in %s", config.training.num_epochs, exp_dir)
+            logger.info("done: %s in %s", counted(config.training.num_epochs, "epoch"), exp_dir)
 
 
 class _Origin(NamedTuple):
@@ -240,7 +241,7 @@ def _log_beginning(
     log_environment(trainer.device, commit=package_commit())
     num_parameters = sum(p.numel() for p in trainer.model.parameters())
     logger.info(
-        "%s: %.2f million parameters, %d batches an epoch, %d processes on %s, threads: %d, torch %s",
+        "%s: %.2f million parameters, %d batches an epoch, processes: %d, device: %s, threads: %d, torch %s",
         "beginning" if resume_from is None else f"going on from {resume_from}",
         num_parameters / 1e6,
         num_batches,

@@ -288,7 +288,7 @@ def test_each_scale_of_a_rescoring_has_files_of_its_own(recipe: Path, capsys) ->
     train_ngram([["ONE"]], 2).save(lang / "G_4_gram.arpa")
     with pytest.raises(SystemExit):
         run(recipe, "--decoding-method", "whole_lattice_rescoring")
-    assert "the n-gram lacks 1 words of the graph, 'TWO'" in capsys.readouterr().err
+    assert "the n-gram lacks 1 word of the graph, 'TWO'" in capsys.readouterr().err
 
 
 def test_over_words_the_lang_folders_graph_is_searched(recipe: Path, capsys) -> None:

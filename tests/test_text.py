@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.text import first_line, is_ideograph, join_words, normalise, words_of
+from shared_moe_conformer.text import counted, first_line, is_ideograph, join_words, normalise, words_of
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,7 @@ def test_a_normalised_text_stays_as_it_is(text: str, case: str) -> None:
 @pytest.mark.parametrize(("message", "line"), [("\nno such\nat all", "no such"), ("", "ValueError")])
 def test_an_error_in_one_line(message: str, line: str) -> None:
     assert first_line(ValueError(message)) == line
+
+
+def test_a_number_with_its_noun() -> None:
+    assert [counted(n, "epoch") for n in (0, 1, 2, 1000)] == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]

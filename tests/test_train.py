@@ -118,7 +118,7 @@ def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, cap
     config = load_config(tmp_path / "a" / "b" / "config.json")
     assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2})
     shown = capsys.readouterr().err
-    assert "epoch 1/1" in shown and "dev loss" in shown and "WER" in shown and "done: 1 epochs" in shown
+    assert "epoch 1/1" in shown and "dev loss" in shown and "WER" in shown and "done: 1 epoch in" in shown
 
 
 def test_a_ctc_head_that_is_not_trained_chooses_no_best_epoch(
@@ -245,7 +245,7 @@ def test_a_folder_with_another_experiment_is_refused(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     before = run(recipe, tmp_path, "--num-epochs", "1")
-    assert "already holds a training of 1 epochs" in refused(recipe, tmp_path, capsys)
+    assert "already holds a training of 1 epoch:" in refused(recipe, tmp_path, capsys)
     shown = refused(recipe, tmp_path, capsys, "--resume", "true", "--feed-forward-dim", "32")
     assert "feed_forward_dim" in shown
     assert_same(before, load_checkpoint(tmp_path / "epoch-1.pt")["model"])
@@ -363,7 +363,7 @@ def test_two_processes_train_as_one_that_accumulates(recipe: Path, tmp_path: Pat
         path.name for path in (tmp_path / "alone").iterdir()
     }
     (log,) = (tmp_path / "two" / "log").iterdir()
-    assert "2 processes on cpu" in log.read_text() and log.read_text().count("done: 3 epochs") == 1
+    assert "processes: 2, device: cpu" in log.read_text() and log.read_text().count("done: 3 epochs") == 1
     curves = [loss_curve(tmp_path / name) for name in ("alone", "two")]
     assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=5e-4)
 

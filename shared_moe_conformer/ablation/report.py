@@ -13,6 +13,7 @@ from shared_moe_conformer.ablation.statistics import Rates, error_rates
 from shared_moe_conformer.ablation.variants import Variant
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import require
+from shared_moe_conformer.text import counted
 
 BEGIN = "<!-- written by local/ablation.py --report; do not edit -->"
 END = "<!-- end of what local/ablation.py wrote -->"
@@ -124,11 +125,6 @@ def description(runs: Sequence[Result]) -> str:
         f"weights of the {weights}; {options}commit {', '.join(commits)}; {'; '.join(hardware)}. "
         "In brackets the interval that holds the number with a probability of 95 %, over utterances and seeds."
     )
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, `1 run` or `2 runs`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def table(rows: Sequence[Row]) -> list[str]:

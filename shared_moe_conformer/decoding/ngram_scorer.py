@@ -10,6 +10,7 @@ import torch
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.prefix_scorer import MAX_TABLE, PrefixScorer
 from shared_moe_conformer.lattice.arpa import BOS, Ngram, NgramModel
+from shared_moe_conformer.text import counted
 
 
 def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
@@ -26,7 +27,8 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
       ValueError: the n-gram lacks a token, or its tables would be too large.
     """
     unknown = [token for token in tokens[1:] if (token,) not in model.log_probs]
-    require(not unknown, f"the n-gram over tokens lacks {len(unknown)} tokens, {unknown[:1]} first: train it again")
+    lacking = counted(len(unknown), "token")
+    require(not unknown, f"the n-gram over tokens lacks {lacking}, {unknown[:1]} first: train it again")
     histories = _histories(model)
     require(
         len(histories) * len(tokens) <= MAX_TABLE,

@@ -12,6 +12,7 @@ from shared_moe_conformer.lattice.arpa import BOS, EOS, NgramModel
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 from shared_moe_conformer.lattice.lattice import spans
 from shared_moe_conformer.lattice.lexicon import BACKOFF, WORDS_FILE, Lexicon
+from shared_moe_conformer.text import counted
 
 # Costs closer than this are the same. Kaldi's default, 1/1024, would change scores.
 DELTA = 1e-5
@@ -27,7 +28,7 @@ def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
     unknown = sorted(set(NgramModel.load(arpa).words) - lexicon.spellings.keys())
     if unknown:
         raise ValueError(
-            f"the n-gram {arpa} has {len(unknown)} words that the lexicon lacks, {unknown[0]!r} first: "
+            f"the n-gram {arpa} has {counted(len(unknown), 'word')} that the lexicon lacks, {unknown[0]!r} first: "
             "make both from the same texts (./prepare.sh)"
         )
     fst = kaldifst.compose(

@@ -14,6 +14,7 @@ import numpy as np
 
 from shared_moe_conformer.lattice.arpa import BOS, EOS, Ngram, NgramModel
 from shared_moe_conformer.lattice.lexicon import RESERVED
+from shared_moe_conformer.text import counted
 
 Backoff = Literal["exact", "epsilon"]
 
@@ -34,8 +35,8 @@ class NgramAutomaton:
         missing = [word for word in words if word not in known and word not in RESERVED]
         if missing:
             raise ValueError(
-                f"the n-gram lacks {len(missing)} words of the graph, {missing[0]!r} first: train it on texts with "
-                "them (local/train_ngram.py)"
+                f"the n-gram lacks {counted(len(missing), 'word')} of the graph, {missing[0]!r} first: train it on "
+                "texts with them (local/train_ngram.py)"
             )
         self._model, self._words, self._backoff = model, words, backoff
         self._histories: list[Ngram] = [self._history((BOS,))]

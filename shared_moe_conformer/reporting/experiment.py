@@ -16,6 +16,7 @@ from shared_moe_conformer.reporting.interval_chart import Rate, interval_chart
 from shared_moe_conformer.reporting.markup import Markup, tag
 from shared_moe_conformer.reporting.page import cards, folded, page, section, table, tiles, warning, wide_card
 from shared_moe_conformer.reporting.results import Result, most_frequent_errors, read_results
+from shared_moe_conformer.text import counted
 
 MAX_LOG_LINES = 40
 MAX_NAME = 30
@@ -99,10 +100,11 @@ def _warnings(experiment: Experiment) -> list[Markup]:
     skipped = experiment.history.get("train/num_skipped")
     count = round(sum(skipped.values)) if skipped else 0
     if count:
-        boxes.append(warning(f"{count} updates were skipped", ["A loss or the gradient was not finite: see the log."]))
+        title = f"Skipped: {counted(count, 'update')}"
+        boxes.append(warning(title, ["A loss or the gradient was not finite: see the log."]))
     if experiment.log.warnings:
         shown = [*experiment.log.warnings[-MAX_LOG_LINES:]]
-        title = f"{len(experiment.log.warnings)} warnings in the log"
+        title = f"{counted(len(experiment.log.warnings), 'warning')} in the log"
         boxes.append(tag("div", folded(title, tag("ul", *(tag("li", line) for line in shown))), class_="card warning"))
     return boxes
 

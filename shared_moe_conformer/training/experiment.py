@@ -8,6 +8,7 @@ from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, to_dict
+from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.checkpoint import (
     BEST_NAME,
     MID_EPOCH_NAME,
@@ -44,12 +45,11 @@ def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = 
         )
     mid_epoch, epochs = exp_dir / MID_EPOCH_NAME, saved_epochs(exp_dir)
     if resume:
-        newest = mid_epoch if mid_epoch.is_file() else epoch_path(exp_dir, epochs[-1]) if epochs else None
-        return newest
+        return mid_epoch if mid_epoch.is_file() else epoch_path(exp_dir, epochs[-1]) if epochs else None
     if (epochs and epochs[-1] >= start_epoch) or (start_epoch == 1 and mid_epoch.is_file()):
+        length = f" of {counted(epochs[-1], 'epoch')}" if epochs else ""
         raise FileExistsError(
-            f"{exp_dir} already holds a training{f' of {epochs[-1]} epochs' if epochs else ''}: "
-            "go on with --resume true, or name another --exp-dir"
+            f"{exp_dir} already holds a training{length}: go on with --resume true, or name another --exp-dir"
         )
     if start_epoch == 1:
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from shared_moe_conformer.config import require
+from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.averaging import average_checkpoints, mean_between
 from shared_moe_conformer.training.checkpoint import (
     BEST_NAME,
@@ -100,7 +101,7 @@ class Selection:
         steps = [step for step in saved_steps(exp_dir) if step <= self.iter]
         require(
             len(steps) >= count and self.iter in steps,
-            f"{exp_dir} has {len(steps)} checkpoints up to checkpoint-{self.iter}.pt, {count} are needed: "
+            f"{exp_dir} has {counted(len(steps), 'checkpoint')} up to checkpoint-{self.iter}.pt, {count} are needed: "
             "train with --save-every-n-steps and --keep-last-k-steps, or give another --iter and --avg",
         )
         return [step_path(exp_dir, step) for step in steps[-count:]]

@@ -41,7 +41,7 @@ def test_a_history_of_which_only_a_longer_one_is_known() -> None:
 
 
 def test_a_token_that_the_ngram_lacks_is_named() -> None:
-    with pytest.raises(ValueError, match=r"lacks 1 tokens, \['E'\] first"):
+    with pytest.raises(ValueError, match=r"lacks 1 token, \['E'\] first"):
         ngram_scorer(model(2), [*TOKENS, "E"])
 
 

@@ -61,5 +61,5 @@ def test_epsilon_scores_are_those_of_g(model: NgramModel, tmp_path: Path) -> Non
 
 
 def test_words_that_the_ngram_lacks_are_refused(model: NgramModel) -> None:
-    with pytest.raises(ValueError, match="the n-gram lacks 1 words of the graph, 'STRANGER'"):
+    with pytest.raises(ValueError, match="the n-gram lacks 1 word of the graph, 'STRANGER'"):
         NgramAutomaton(model, [*WORDS, "STRANGER"])

@@ -21,7 +21,7 @@ def test_the_page_shows_everything_and_escapes_it(exp_dir: Path) -> None:
         "<b>60.0 %</b><span>WER on test, greedy_search, epoch-3-avg-2</span>",
         "<b>0.81 M</b>",
         "Experts that are hardly used",
-        "1 warnings in the log",
+        "1 warning in the log",
         "Most frequent errors",
         "<td>num_experts</td><td>3</td>",
         "<td>torch</td><td>9.9</td>",
