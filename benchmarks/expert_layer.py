@@ -141,9 +141,9 @@ def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
     counts = (torch.tensor([first, *[rest] * (size.num_experts - 1)]) * size.num_frames).long()
     counts[0] += size.num_frames - counts.sum()
     x = torch.randn(size.num_frames, size.encoder_dim, requires_grad=True)
-    index, gates = torch.randperm(size.num_frames), torch.rand(size.num_frames, requires_grad=True)
+    slots, gates = torch.randperm(size.num_frames), torch.rand(size.num_frames, requires_grad=True)
     return gradients(
-        lambda: gated_experts(x, index, gates, counts, experts.weights()), [x, gates, *experts.parameters()]
+        lambda: gated_experts(x, slots, gates, counts, experts.weights()), [x, gates, *experts.parameters()]
     )
 
 

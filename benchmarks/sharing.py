@@ -70,7 +70,7 @@ def measure(quick: bool) -> Report:
     figures = {
         "forward, ms": {name: 1e3 * time.seconds for name, time in evaluated.items()},
         "training step, ms": {name: 1e3 * time.seconds for name, time in trained.items()},
-        "weights, gradients and AdamW's state, MiB": {name: stored(it) for name, it in encoders.items()},
+        "weights, gradients and AdamW's state, MiB": {name: stored(it, size) for name, it in encoders.items()},
         "checkpoint of the whole model, MiB": {name: checkpoint(c) for name, c in configs(size).items()},
         "peak of a forward beside the weights, MiB": {name: peak_memory(forward_of, name, size) for name in encoders},
         "peak of a training step beside weights and state, MiB": {
@@ -112,9 +112,13 @@ def step_of(name: str, size: Size) -> Callable[[], object]:
     return one_step(Encoder(configs(size)[name], num_mel_bins=80), size)
 
 
-def stored(encoder: Encoder) -> float:
-    """MiB of the weights, their gradients and AdamW's two averages."""
-    return 4 * sum(p.numel() * p.element_size() for p in encoder.parameters()) / 2**20
+def stored(encoder: Encoder, size: Size) -> float:
+    """MiB of the weights, their gradients and AdamW's state after a training step."""
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=0.0)
+    encoder(*features(size)).encoder_out.square().mean().backward()
+    optimizer.step()
+    tensors = [t for p in encoder.parameters() for t in (p, p.grad, *optimizer.state[p].values())]
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor)) / 2**20
 
 
 def checkpoint(config: EncoderConfig) -> float:

@@ -8,6 +8,7 @@ rows, half a megabyte of it; so products are computed in pieces of few sizes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 PIECE = 256
 """Rows that are computed at once, so that what comes of them stays in a CPU's cache; the last piece has half to three
-halves of it."""
+halves of so many."""
 FEWEST_ROWS = 16
 """Rows from which on oneDNN is faster than MKL."""
 ROW_STEP = 16
@@ -61,10 +62,10 @@ def feed_forward(x: Tensor, hidden: nn.Linear, output: nn.Linear) -> Tensor:
     return out
 
 
-def pieces_of(num_rows: int) -> list[int]:
+def pieces_of(num_rows: int, piece: int = PIECE) -> list[int]:
     """So many rows in pieces."""
-    num_full = max(-(-(num_rows - PIECE * 3 // 2) // PIECE), 0)
-    return [*[PIECE] * num_full, num_rows - PIECE * num_full]
+    num_full = max(-(-(num_rows - piece * 3 // 2) // piece), 0)
+    return [*[piece] * num_full, num_rows - piece * num_full]
 
 
 def by_onednn(x: Tensor, y: Tensor, weight_size: int | None = None) -> bool:
@@ -93,46 +94,54 @@ def has_onednn() -> bool:
     return hasattr(torch.ops.mkldnn, "_linear_pointwise") and capability == "AVX512"
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, silu: bool = False, piece: int = PIECE) -> Tensor:
     """`F.linear` of rows (M, I), with SiLU or without, without gradient; weights may be transposed views."""
     if len(x) < FEWEST_ROWS or not by_onednn(x, weight):
         out = F.linear(x, weight, bias)
         return F.silu(out, inplace=True) if silu else out
-    pieces = pieces_of(len(x))
+    pieces = pieces_of(len(x), piece)
     if len(pieces) == 1:
-        padded = torch.ops.mkldnn._linear_pointwise(_padded(x), weight, bias, "swish" if silu else "none", [], "")
-        return padded[: len(x)]
+        padded = _padded(x)
+        out = _onednns_linear()(padded, weight, bias, "swish" if silu else "none", [], "")
+        return out if padded is x else out[: len(x)]
     out = x.new_empty(len(x), len(weight))
     for rows, place in zip(x.split(pieces), out.split(pieces), strict=True):
-        place.copy_(product(rows, weight, bias, silu=silu))
+        place.copy_(product(rows, weight, bias, silu=silu, piece=piece))
     return out
 
 
-def outer(x: Tensor, y: Tensor) -> Tensor:
+def outer(x: Tensor, y: Tensor, *, piece: int = PIECE) -> Tensor:
     """x^T y (I, O) of rows (M, I) and (M, O), the gradient of weights, without gradient."""
     if not by_onednn(x, y, x.size(1) * y.size(1)):
         return x.t() @ y
-    pieces = pieces_of(len(x))
+    pieces = pieces_of(len(x), piece)
     parts = (
-        torch.ops.mkldnn._linear_pointwise(_padded(rows).t(), _padded(others).t(), None, "none", [], "")
+        _onednns_linear()(_padded(rows).t(), _padded(others).t(), None, "none", [], "")
         for rows, others in zip(x.split(pieces), y.split(pieces), strict=True)
     )
     return functools.reduce(Tensor.add_, parts)
 
 
-def add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool = False) -> None:
+def add_outer(total: Tensor, x: Tensor, y: Tensor, *, anew: bool = False, piece: int = PIECE) -> None:
     """total (I, O) += x^T y, or = if `anew`, of rows (M, I) and (M, O), without gradient."""
     if not by_onednn(x, total):
         total.addmm_(x.t(), y, beta=0 if anew else 1)
     elif anew:
-        total.copy_(outer(x, y))
+        total.copy_(outer(x, y, piece=piece))
     else:
-        total += outer(x, y)
+        total += outer(x, y, piece=piece)
 
 
 def missing_rows(num_rows: int) -> int:
     """How many to add to these, so that few numbers of rows occur."""
     return -num_rows % ROW_STEP
+
+
+@functools.cache
+def _onednns_linear() -> Callable[..., Tensor]:
+    """torch's function; to look it up takes half as long as the call of it."""
+    function: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise.default
+    return function
 
 
 def _padded(rows: Tensor) -> Tensor:

@@ -41,11 +41,12 @@ class Experts(nn.Module):
           routing: experts and gates of those that are routed, (M, K).
           valid: which frames these are, (M,).
         """
-        expert_ids = routing.expert_ids.flatten()
+        expert_ids, top_k = routing.expert_ids.flatten(), routing.expert_ids.size(1)
         order = expert_ids.argsort(stable=True)
         counts = torch.bincount(expert_ids, minlength=len(self.hidden_weight))
-        index = valid.index_select(0, order // routing.expert_ids.size(1))
-        return gated_experts(x, index, routing.gates.flatten().index_select(0, order), counts, self.weights())
+        slots = valid.index_select(0, order // top_k) * top_k + order % top_k
+        gates = routing.gates.flatten().index_select(0, order)
+        return gated_experts(x, slots, gates, counts, self.weights(), top_k=top_k)
 
     def weights(self) -> ExpertWeights:
         """The stacked weights."""

@@ -71,12 +71,14 @@ def choose_experts(router_logits: Tensor, top_k: int, *, balancing_bias: Tensor 
       top_k: K.
       balancing_bias: added to the logits for the choice, (E,); the gates are those without it.
     """
-    probs = router_logits.t().contiguous().softmax(dim=0).t()  # 8 times as fast as along short rows
-    if balancing_bias is None:
-        gates, expert_ids = probs.max(dim=-1, keepdim=True) if top_k == 1 else probs.topk(top_k, dim=-1)
-    else:
+    probs = router_logits.t().contiguous().softmax(dim=0)  # (E, M): 8 times as fast as along short rows
+    if balancing_bias is not None:
         expert_ids = (router_logits + balancing_bias).topk(top_k, dim=-1).indices
-        gates = probs.gather(-1, expert_ids)
+        gates = probs.t().gather(-1, expert_ids)
+    elif top_k == 1:
+        gates, expert_ids = (found.unsqueeze(1) for found in probs.max(dim=0))
+    else:
+        gates, expert_ids = probs.t().topk(top_k, dim=-1)
     if top_k > 1:
         gates = gates / gates.sum(dim=-1, keepdim=True)
     return Routing(router_logits, expert_ids, gates)
