@@ -25,8 +25,8 @@ ROOT = Path(os.environ.get("TRAINED_CLONE") or Path(__file__).resolve().parents[
 """A clone in which `make run` has been run."""
 MODEL, RECIPE = ROOT / "zoo/asterisk-en-base", ROOT / "egs/asterisk/ASR"
 NUM_RECORDINGS = 52
-MOST_LOST = 2.0
-"""Percent of the 337 words. Half a point is aimed at, which is not two words: whether a model keeps it is chance."""
+MOST_LOST = 0.5
+"""Percent of the 337 words: one of them."""
 FORMS = ["decode.py", "bundle", "TorchScript", "onnxruntime", "sherpa-onnx"]
 
 
@@ -79,4 +79,4 @@ def test_smaller_files_recognise_the_whole_test_set_as_well(tmp_path: Path) -> N
     for (kind, precision), rate in rates.items():
         assert rate <= rates[kind, "float32"] + MOST_LOST, (kind, precision)
     sizes = {(row.kind, row.precision): row.megabytes for row in rows}
-    assert sizes["ctc", "int8"] < 0.6 * sizes["ctc", "float32"]
+    assert sizes["ctc", "int8"] < 0.62 * sizes["ctc", "float32"]
