@@ -29,7 +29,8 @@ from benchmarks.timing import peak_resident_memory, resident_memory
 from shared_moe_conformer.config import Config, EncoderConfig, FeatureConfig, ModelConfig
 from shared_moe_conformer.data.feature_store import store_features
 from shared_moe_conformer.data.manifests import cuts_path
-from shared_moe_conformer.decode import decode_batches, write_scores
+from shared_moe_conformer.decode import write_scores
+from shared_moe_conformer.decoding.batches import decode_batches
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.trainer import Trainer

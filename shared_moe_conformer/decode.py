@@ -6,12 +6,10 @@ import argparse
 import functools
 import json
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
@@ -19,20 +17,16 @@ from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.saved_units import refuse_other_units
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.agreement import agreement_note
+from shared_moe_conformer.decoding.batches import MethodResult, decode_batches, peak_memories
 from shared_moe_conformer.decoding.calibration import Judged, calibration_text, judged_words
 from shared_moe_conformer.decoding.comparison import comparison_text, draw, name_of
-from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.loading import Loaded, load_resources
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_at_scales, decode_batch
-from shared_moe_conformer.decoding.peak_memory import peak_memory
-from shared_moe_conformer.decoding.resources import NOTHING, Resources
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
 from shared_moe_conformer.decoding.scoring import (
-    Decoded,
     Scores,
     character_error_rate,
     short_name,
@@ -40,10 +34,8 @@ from shared_moe_conformer.decoding.scoring import (
     words_of,
     write_files,
 )
-from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
+from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.device import add_device_flag, choose_device
-from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
@@ -52,80 +44,12 @@ from shared_moe_conformer.training.environment import log_environment
 from shared_moe_conformer.training.log import logged, logger
 from shared_moe_conformer.training.selection import Selection
 
-FRAME_SHIFT_SECONDS = 0.01
-
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
     """The command line of a recipe's decode.py."""
     args = _parser(configs).parse_args(arguments)
     exp_dir = args.exp_dir or recipe_dir / "exp" / args.config
     run_main(lambda: _decode(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
-
-
-@dataclass
-class MethodResult:
-    """What one method found on one test set, and how long it took."""
-
-    config: DecodingConfig
-    decoded: list[Decoded] = field(default_factory=list)
-    hyps: list[Hypothesis] = field(default_factory=list)
-    """Of the same utterances."""
-    seconds: float = 0.0
-    """Encoder and search; the whole search where it serves several results."""
-    audio_seconds: float = 0.0
-    peak_memory: float | None = None
-    """Memory (MiB) that the search of the largest batch takes at most; None: not measured."""
-
-    @property
-    def real_time_factor(self) -> float:
-        """Seconds of computing per second of audio."""
-        return self.seconds / self.audio_seconds
-
-
-@torch.inference_mode()
-def decode_batches(
-    model: AsrModel,
-    batches: Iterable[AsrBatch],
-    configs: Sequence[DecodingConfig],
-    *,
-    to_text: Callable[[list[int]], str],
-    resources: Resources = NOTHING,
-) -> list[MethodResult]:
-    """Decode every batch by every method; the encoder runs once for all of them.
-
-    Args:
-      model: in evaluation mode.
-      configs: one for each method, as `resolved` gives them.
-      to_text: token ids to text.
-      resources: graphs and whatever else the methods use.
-
-    Returns:
-      one result per config, in their order.
-    """
-    device = next(model.parameters()).device
-    results = [MethodResult(config) for config in configs]
-    for config in configs:
-        _warm_up(model, config, device, resources)
-    for batch in batches:
-        begin = _now(device)
-        encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
-        encoder_seconds = _now(device) - begin
-        resources = replace(resources, transcripts=batch.texts)
-        audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
-        rest = iter(results)
-        for group in grouped(configs):
-            begin = _now(device)
-            hyps_of_each = decode_at_scales(model, encoder_output, group, resources=resources)
-            seconds = encoder_seconds + _now(device) - begin
-            for hyps, result in zip(hyps_of_each, rest):
-                result.seconds += seconds
-                result.audio_seconds += audio_seconds
-                result.hyps += hyps
-                result.decoded += [
-                    Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
-                    for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
-                ]
-    return results
 
 
 def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[Scores, Path]:
@@ -189,7 +113,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         logger.debug("config: %s", json.dumps(to_dict(config)))
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())
-        memory = _peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
+        memory = peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
         for test_set, loader in loaders.items():
             batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
             results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
@@ -223,28 +147,6 @@ def _load_methods(decoding: DecodingConfig, config: Config, recipe_dir: Path, to
     why = "needs k2" if decoding.lattice_engine == "embedded" else "k2 is not installed"
     needing_k2 = sorted(METHODS.keys() - {method.decoding_method for method in methods})
     return loaded._replace(left_out=loaded.left_out | dict.fromkeys(needing_k2, why))
-
-
-@torch.inference_mode()
-def _peak_memories(
-    model: AsrModel, batches: Iterable[AsrBatch], configs: Sequence[DecodingConfig], resources: Resources
-) -> list[float | None]:
-    """What each search takes at most for the largest batch; after one that cannot be measured, no other is tried.
-
-    Measured before anything is decoded, since k2's threads, once there, do not come along into the copies of this
-    process in which `peak_memory` searches.
-    """
-    largest = max(batches, key=lambda batch: batch.x.size(0) * batch.x.size(1))
-    device = next(model.parameters()).device
-    encoder_output = model.encode(largest.x.to(device), largest.x_lens.to(device))
-    resources = replace(resources, transcripts=largest.texts)
-    peaks: list[float | None] = []
-    for config in tqdm(configs, desc="measuring memory", unit="search"):
-        search = functools.partial(decode_batch, model, encoder_output, config, resources=resources)
-        peaks.append(peak_memory(search, device))
-        if peaks[-1] is None:
-            break
-    return peaks + [None] * (len(configs) - len(peaks))
 
 
 def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
@@ -308,17 +210,3 @@ def _scored(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: s
     scores, summary = write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint)
     logger.info("%s\nwrote %s and its recogs- and errs-", scores, summary)
     return scores
-
-
-def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device, resources: Resources) -> None:
-    """Search one frame, so that graphs and libraries are loaded before time is taken."""
-    frame = torch.zeros(1, 1, model.config.encoder.encoder_dim, device=device)
-    one = torch.ones(1, dtype=torch.int64, device=device)
-    nothing_said = replace(resources, transcripts=[""])
-    decode_batch(model, EncoderOutput(frame, one, None), config, resources=nothing_said)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -16,6 +16,7 @@ from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.saved_units import save_units
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
+from shared_moe_conformer.decoding import batches
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
 from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
@@ -71,7 +72,7 @@ def recipe(tmp_path: Path, lang_dir: Path, tiny_bundle, monkeypatch: pytest.Monk
         save_checkpoint(epoch_path(exp_dir, epoch), {"model": tiny_bundle.model.state_dict()})
     monkeypatch.setattr(decode, "AsrDataModule", OneUtterancePerBatch)
     # k2's threads, which other tests may have started, do not live in copies of this process
-    monkeypatch.setattr(decode, "peak_memory", lambda search, device: 1.25)
+    monkeypatch.setattr(batches, "peak_memory", lambda search, device: 1.25)
     return tmp_path
 
 
@@ -108,7 +109,7 @@ def test_after_a_search_that_cannot_be_measured_no_other_is_tried(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[object] = []
-    monkeypatch.setattr(decode, "peak_memory", lambda search, device: asked.append(search))
+    monkeypatch.setattr(batches, "peak_memory", lambda search, device: asked.append(search))
     run(recipe, "--decoding-method", "all")
     assert len(asked) == 1
     assert "MiB: memory" not in (recipe / "exp/base/comparison-clean-epoch-3-avg-1.txt").read_text()

@@ -14,7 +14,7 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.data.loaders import CutDataset, EvalLoader  # noqa: E402
 from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
-from shared_moe_conformer.decode import decode_batches  # noqa: E402
+from shared_moe_conformer.decoding.batches import decode_batches  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig  # noqa: E402
 from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402

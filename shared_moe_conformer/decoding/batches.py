@@ -1,0 +1,146 @@
+"""Every search on every batch of a test set, timed; and the memory that each takes."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.methods import DecodingConfig, decode_at_scales, decode_batch
+from shared_moe_conformer.decoding.peak_memory import peak_memory
+from shared_moe_conformer.decoding.resources import NOTHING, Resources
+from shared_moe_conformer.decoding.scoring import Decoded
+from shared_moe_conformer.decoding.searches import grouped
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import EncoderOutput
+
+FRAME_SHIFT_SECONDS = 0.01
+
+
+class Batch(Protocol):
+    """Utterances with their transcripts (`data.batch.AsrBatch`)."""
+
+    @property
+    def x(self) -> Tensor:
+        """Features, (N, T, F)."""
+
+    @property
+    def x_lens(self) -> Tensor:
+        """Valid frames of each, (N,)."""
+
+    @property
+    def cut_ids(self) -> list[str]:
+        """N names."""
+
+    @property
+    def texts(self) -> list[str]:
+        """N transcripts."""
+
+
+@dataclass
+class MethodResult:
+    """What one method found on one test set, and how long it took."""
+
+    config: DecodingConfig
+    decoded: list[Decoded] = field(default_factory=list)
+    hyps: list[Hypothesis] = field(default_factory=list)
+    """Of the same utterances."""
+    seconds: float = 0.0
+    """Encoder and search; the whole search where it serves several results."""
+    audio_seconds: float = 0.0
+    peak_memory: float | None = None
+    """Memory (MiB) that the search of the largest batch takes at most; None: not measured."""
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio."""
+        return self.seconds / self.audio_seconds
+
+
+@torch.inference_mode()
+def decode_batches(
+    model: AsrModel,
+    batches: Iterable[Batch],
+    configs: Sequence[DecodingConfig],
+    *,
+    to_text: Callable[[list[int]], str],
+    resources: Resources = NOTHING,
+) -> list[MethodResult]:
+    """Decode every batch by every method; the encoder runs once for all of them.
+
+    Args:
+      model: in evaluation mode.
+      configs: one for each method, as `resolved` gives them.
+      to_text: token ids to text.
+      resources: graphs and whatever else the methods use.
+
+    Returns:
+      one result per config, in their order.
+    """
+    device = next(model.parameters()).device
+    results = [MethodResult(config) for config in configs]
+    for config in configs:
+        _warm_up(model, config, device, resources)
+    for batch in batches:
+        begin = _now(device)
+        encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
+        encoder_seconds = _now(device) - begin
+        resources = replace(resources, transcripts=batch.texts)
+        audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
+        rest = iter(results)
+        for group in grouped(configs):
+            begin = _now(device)
+            hyps_of_each = decode_at_scales(model, encoder_output, group, resources=resources)
+            seconds = encoder_seconds + _now(device) - begin
+            for hyps, result in zip(hyps_of_each, rest):
+                result.seconds += seconds
+                result.audio_seconds += audio_seconds
+                result.hyps += hyps
+                result.decoded += [
+                    Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
+                    for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
+                ]
+    return results
+
+
+@torch.inference_mode()
+def peak_memories(
+    model: AsrModel, batches: Iterable[Batch], configs: Sequence[DecodingConfig], resources: Resources
+) -> list[float | None]:
+    """What each search takes at most for the largest batch; after one that cannot be measured, no other is tried.
+
+    Measured before anything is decoded, since k2's threads, once there, do not come along into the copies of this
+    process in which `peak_memory` searches.
+    """
+    largest = max(batches, key=lambda batch: batch.x.size(0) * batch.x.size(1))
+    device = next(model.parameters()).device
+    encoder_output = model.encode(largest.x.to(device), largest.x_lens.to(device))
+    resources = replace(resources, transcripts=largest.texts)
+    peaks: list[float | None] = []
+    for config in tqdm(configs, desc="measuring memory", unit="search"):
+        search = functools.partial(decode_batch, model, encoder_output, config, resources=resources)
+        peaks.append(peak_memory(search, device))
+        if peaks[-1] is None:
+            break
+    return peaks + [None] * (len(configs) - len(peaks))
+
+
+def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device, resources: Resources) -> None:
+    """Search one frame, so that graphs and libraries are loaded before time is taken."""
+    frame = torch.zeros(1, 1, model.config.encoder.encoder_dim, device=device)
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    nothing_said = replace(resources, transcripts=[""])
+    decode_batch(model, EncoderOutput(frame, one, None), config, resources=nothing_said)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
