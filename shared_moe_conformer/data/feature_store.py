@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -66,15 +67,30 @@ def store_features(
 def _map(
     compute: Callable[..., list[MonoCut]], parts: list[CutSet], paths: list[Path], *, num_jobs: int, progress: tqdm
 ) -> Iterator[list[MonoCut]]:
-    """Each part's cuts with features, in order; the progress bar advances by cuts."""
+    """Each part's cuts with features, in order; the progress bar advances by cuts.
+
+    Every process computes with one thread: several would round differently, and features, and then the model that is
+    trained on them, would depend on the number of cores.
+    """
     if num_jobs <= 1:
-        yield from (compute(part, path, progress=progress) for part, path in zip(parts, paths))
+        with _one_thread():
+            yield from (compute(part, path, progress=progress) for part, path in zip(parts, paths))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for done in pool.map(compute, parts, paths):
             progress.update(len(done))
             yield done
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _store_part(

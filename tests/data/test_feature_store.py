@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lhotse import CutSet
 
 from shared_moe_conformer.config import FeatureConfig
@@ -31,6 +32,21 @@ def test_processes_and_files_change_nothing(cuts: CutSet, monkeypatch: pytest.Mo
     assert [cut.id for cut in alone] == [cut.id for cut in together] == [cut.id for cut in cuts]
     for first, second in zip(alone, together):
         np.testing.assert_array_equal(first.load_features(), second.load_features())
+
+
+def test_features_are_computed_with_one_thread_so_that_the_number_of_cores_changes_nothing(
+    cuts: CutSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, used, make = torch.get_num_threads(), [], feature_store.feature_extractor
+    monkeypatch.setattr(
+        feature_store, "feature_extractor", lambda config: used.append(torch.get_num_threads()) or make(config)
+    )
+    torch.set_num_threads(2)
+    try:
+        store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
+        assert used == [1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_exact_features_are_what_is_computed_from_the_audio(cuts: CutSet) -> None:
