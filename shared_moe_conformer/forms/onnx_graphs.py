@@ -18,6 +18,7 @@ from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.joiner import Joiner
 from shared_moe_conformer.model.moe import MoeFeedForward
+from shared_moe_conformer.model.normalisation import FeatureNorm
 from shared_moe_conformer.model.router import Router, Routing, choose_experts
 
 MAX_DIFFERENCE = 1e-3
@@ -70,6 +71,22 @@ class DecoderGraph(nn.Module):
         return self.projection(self.decoder.step(y))
 
 
+class ExportableFeatureNorm(nn.Module):
+    """`FeatureNorm` whose scale is stored.
+
+    The exporter would compute it, by a root and a quotient, whose last bits differ from the model's and depend on the
+    code that torch computes with (`tune_cpu`); int8 makes other texts of them.
+    """
+
+    def __init__(self, norm: FeatureNorm) -> None:
+        super().__init__()
+        self.mean, self.scale = _frozen(norm.mean), _frozen(norm.scale())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised features (N, T, F)."""
+        return (x - self.mean) * self.scale
+
+
 class ExportableMoe(nn.Module):
     """`MoeFeedForward` without Python's lengths of lists, which a traced graph would freeze.
 
@@ -113,8 +130,9 @@ class ExportableMoe(nn.Module):
 
 
 def exportable_encoder(encoder: Encoder) -> Encoder:
-    """A copy of an encoder whose experts ONNX can hold; blocks that several layers use stay shared."""
+    """A copy of an encoder whose parts ONNX can hold; blocks that several layers use stay shared."""
     encoder = copy.deepcopy(encoder).eval()
+    setattr(encoder, "feature_norm", ExportableFeatureNorm(encoder.feature_norm))  # noqa: B010
     for group in encoder.groups:
         for name in ("feed_forward1", "feed_forward2"):
             part = getattr(group.block, name)

@@ -36,7 +36,11 @@ class FeatureNorm(nn.Module):
         Args:
           x: features, (N, T, F).
         """
-        return (x - self.mean) * (self.variance + self.smallest_variance).rsqrt()
+        return (x - self.mean) * self.scale()
+
+    def scale(self) -> Tensor:
+        """What each bin's distance from its mean is multiplied by, (F,)."""
+        return (self.variance + self.smallest_variance).rsqrt()
 
     @torch.no_grad()
     def count(self, totals: Tensor) -> None:

@@ -145,6 +145,16 @@ def test_onnxruntime_agrees_with_torch_at_every_size(options: dict[str, Any], tm
                 np.testing.assert_allclose(row[:length], wanted[:length].numpy(), atol=2e-5)
 
 
+def test_the_scale_of_features_is_the_models_to_the_last_bit(tmp_path: Path) -> None:
+    """int8 turns a last bit into another text, and the exporter's own last bits depend on the code that computes."""
+    onnx = pytest.importorskip("onnx")
+    model = make_model()
+    model.encoder.feature_norm.variance.uniform_(5, 50)
+    write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "encoder").graph.initializer]
+    assert any(np.array_equal(tensor, model.encoder.feature_norm.scale().numpy()) for tensor in stored)
+
+
 def test_decoder_takes_the_context_of_an_empty_hypothesis(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from shared_moe_conformer.forms.onnx_folder import run_graph

@@ -25,9 +25,9 @@ ROOT = Path(os.environ.get("TRAINED_CLONE") or Path(__file__).resolve().parents[
 """A clone in which `make run` has been run."""
 MODEL, RECIPE = ROOT / "zoo/asterisk-en-base", ROOT / "egs/asterisk/ASR"
 NUM_RECORDINGS = 52
-MOST_LOST = 2.0
-"""Percent of the 337 words. Half a point is aimed at, which is not two words: CTC's int8 files lost one word when
-`compare_forms` wrote them and two, 0.6 points, when this test did."""
+MOST_LOST = 1.0
+"""Percent of the 337 words: three of them. Of eleven int8 graphs that differed in last bits of the features' scale
+alone, none lost more than two."""
 FORMS = ["decode.py", "bundle", "TorchScript", "onnxruntime", "sherpa-onnx"]
 
 
