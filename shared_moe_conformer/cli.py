@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shared_moe_conformer.config import options_by_name, replace_fields, to_dict
@@ -46,7 +47,9 @@ def field_docs(cls: type) -> dict[str, str]:
     }
 
 
-def add_flags(parser: argparse.ArgumentParser, of: Any) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser, of: Any, *, instead: Mapping[str, Mapping[str, Any] | None] = MappingProxyType({})
+) -> None:
     """Give the parser one flag for every field of a dataclass tree, one titled group for each dataclass.
 
     A flag that is not given is absent from the parsed arguments, so that it cannot hide a named config's value.
@@ -54,6 +57,7 @@ def add_flags(parser: argparse.ArgumentParser, of: Any) -> None:
     Args:
       parser: gets the flags.
       of: a dataclass, whose defaults are shown; or one of its instances, whose values are.
+      instead: by field, what `add_argument` gets instead of what the field says; None: no flag.
     """
     cls = of if isinstance(of, type) else type(of)
     types = get_type_hints(cls)
@@ -61,14 +65,13 @@ def add_flags(parser: argparse.ArgumentParser, of: Any) -> None:
     group = parser.add_argument_group(cls.__name__, title)
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(types[f.name]):
-            add_flags(parser, types[f.name] if of is cls else getattr(of, f.name))
+            add_flags(parser, types[f.name] if of is cls else getattr(of, f.name), instead=instead)
             continue
-        group.add_argument(
-            f"--{f.name.replace('_', '-')}",
-            default=argparse.SUPPRESS,
-            help=f"{field_docs(cls).get(f.name, '')} [{_shown(getattr(of, f.name))}]".replace("%", "%%"),
-            **_argument_type(types[f.name]),
-        )
+        changes = instead.get(f.name, {})
+        if changes is not None:
+            shown = f"{field_docs(cls).get(f.name, '')} [{_shown(getattr(of, f.name))}]".replace("%", "%%")
+            own = {"default": argparse.SUPPRESS, "help": shown, **_argument_type(types[f.name])}
+            group.add_argument(f"--{f.name.replace('_', '-')}", **{**own, **changes})
 
 
 def apply_flags(config: C, args: argparse.Namespace) -> C:

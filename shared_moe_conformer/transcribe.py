@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import glob
 import shutil
 import sys
@@ -10,13 +11,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
@@ -36,6 +38,8 @@ FORMATS: dict[str, Callable[[str, Transcript], str]] = {
 """Ways to show a file's transcript."""
 ONE_RECORDING = ("srt", "vtt")
 """Formats whose files hold one recording."""
+SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= {"word_graph", "rescoring_lm", "hotwords"}]
+"""Those for which a released model can have all that they need: no transcripts, no LM over tokens, no LG."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,8 +120,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output-dir", type=Path, help="write one file for each recording there, instead of printing")
     add_device_flag(parser)
-    add_flags(parser, DecodingConfig)
+    add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
     return parser
+
+
+def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
+    """What differs from the flags of ./decode.py, which has a recipe's lang folder and may run several searches."""
+    used = {name for search in SEARCHES for name in (*METHODS[search].options, *METHODS[search].inputs)}
+    return {f.name: None for f in dataclasses.fields(DecodingConfig) if f.name not in used} | {
+        "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
+        "lm_scales": {"metavar": "FLOAT", "help": "nbest_rescoring, whole_lattice_rescoring: scale of their n-gram."},
+        "rescoring_ngram": {"help": "That n-gram: an ARPA file of the model's folder, or an absolute path."},
+        "graph": {"help": "1best, nbest: HLG: the model's lexicon and n-gram; H: the CTC topology alone. [HLG]"},
+        "lattice_engine": {
+            "choices": ("auto", "k2", "embedded"),
+            "help": "Lattices: who searches; auto: k2 where it is installed, otherwise this package's own. [auto]",
+        },
+    }
 
 
 def _transcribe_files(args: argparse.Namespace) -> None:
@@ -130,7 +149,7 @@ def _transcribe_files(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     decoding, *others = resolved(apply_flags(bundle.default_search, args), vocab_size=bundle.config.model.vocab_size)
-    require(not others, "these are several searches: give one method, and one of --lm-scales")
+    require(not others, f"{decoding.decoding_method} needs the scale of its n-gram: give one, as --lm-scales 0.5")
     failed = transcribe_files(bundle, paths, decoding=decoding, write=_writer(args, paths))
     if failed:
         raise ValueError(f"{len(failed)} of {len(paths)} files failed: {', '.join(failed)}")

@@ -316,6 +316,12 @@ def test_a_search_that_needs_a_language_model_says_that_there_is_none(saved: Sav
         Bundle.load(saved()).transcribe(tones, sampling_rate=16000, decoding=decoding)
 
 
+def test_an_oracle_has_nothing_to_choose_by(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    decoding = DecodingConfig(decoding_method="nbest_oracle", graph="H")
+    with pytest.raises(ValueError, match="no transcripts to choose by: an oracle can decode test sets"):
+        tiny_bundle.transcribe(tones, sampling_rate=16000, decoding=decoding)
+
+
 @pytest.mark.parametrize("method", BY_THEMSELVES)
 def test_every_search_gives_rising_times_and_the_words_of_the_text(
     tiny_bundle: Bundle, tones: np.ndarray, method: str

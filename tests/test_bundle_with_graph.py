@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
-from shared_moe_conformer.decoding.methods import DecodingConfig, decode_batch  # noqa: E402
+from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch  # noqa: E402
 from shared_moe_conformer.decoding.resources import Resources  # noqa: E402
 from shared_moe_conformer.lattice.decoding_graph import inputs_hash, load_word_graph  # noqa: E402
 from shared_moe_conformer.lattice.graphs import Graph  # noqa: E402
@@ -26,7 +26,7 @@ from shared_moe_conformer.model.encoder import EncoderOutput  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums, write_sums  # noqa: E402
 from shared_moe_conformer.release.manifest import FILES, GRAPH_FILES  # noqa: E402
 from shared_moe_conformer.speech.subtitles import as_ctm  # noqa: E402
-from shared_moe_conformer.transcribe import main  # noqa: E402
+from shared_moe_conformer.transcribe import SEARCHES, main  # noqa: E402
 from tests.conftest import TEXTS  # noqa: E402
 
 HLG, NGRAM = "HLG_standard.npz", "G.arpa"
@@ -59,6 +59,17 @@ def test_a_graph_that_was_put_beside_a_model_is_refused(saved: Save, graph_lang_
     shutil.copyfile(graph_lang_dir / HLG, folder / HLG)
     with pytest.raises(ValueError, match=f"does not list {HLG}"):
         Bundle.load(folder)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_every_search_that_transcribe_offers_works(
+    folder: Path, search: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if METHODS[search].engines == ("k2",):
+        pytest.importorskip("k2")
+    scale = ["--lm-scales", "0.5", "--rescoring-ngram", str(folder / NGRAM)] if METHODS[search].at_scales else []
+    main(["--model", str(folder), "--decoding-method", search, *scale, "--format", "text", str(folder / "test.wav")])
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("engine", ["k2", "embedded"])

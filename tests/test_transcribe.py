@@ -118,13 +118,9 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
     [
         (["--model", "nowhere/tiny"], "no released model in nowhere/tiny"),
         (["--model", "nobody", "--zoo-dir", "nowhere"], "the zoo nowhere has no model nobody"),
-        (["--decoding-method", "all"], "give one method"),
+        (["--decoding-method", "nbest_rescoring"], "nbest_rescoring needs the scale of its n-gram: give one"),
         (["--beam-size", "0"], "beam_size is 0"),
         (["--hotwords", "ONE"], "greedy_search has no --hotwords, which is an option of modified_beam_search, "),
-        (
-            ["--decoding-method", "nbest_oracle", "--graph", "H"],
-            "no transcripts to choose by: an oracle can decode test sets",
-        ),
         (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has e n o, which no"),
         (["--device", "abacus"], "--device abacus is of no use here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
@@ -139,6 +135,22 @@ def test_a_wrong_call_is_one_line(model: Path, capsys: Output, arguments: list[s
     assert (exit_.value.code, out) == (1, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("method", ["all", "nbest_oracle", "modified_beam_search_LODR"])
+def test_a_search_that_no_released_model_can_do_is_not_offered(method: str, capsys: Output) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--model", "tiny", "--decoding-method", method, "a.wav"])
+    assert exit_.value.code == 2
+    assert f"argument --decoding-method: invalid choice: '{method}'" in capsys.readouterr().err
+
+
+def test_help_speaks_of_one_search(capsys: Output) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert not [word for word in ("all: ", "all}", ",all", "oracle", "--lodr-scale", "lang folder") if word in shown]
+    assert "--beam-size" in shown
 
 
 def test_a_changed_bundle_is_one_line(model: Path, capsys: Output) -> None:
