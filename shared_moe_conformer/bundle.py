@@ -164,7 +164,7 @@ class Bundle:
         sampling_rate: int | None = None,
         decoding: DecodingConfig | None = None,
     ) -> Transcript:
-        """What is said in a recording of any length: a long one is cut at silences.
+        """What is said in a recording of any length: one above half a minute is cut at silences.
 
         Args:
           audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
@@ -212,7 +212,8 @@ class Bundle:
         shown = progress and sys.stderr.isatty()
         total = _seconds(recordings) if shown else None  # which looks into every file
         with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
-            for pool in pools(read_segments(recordings, self.features)):
+            parts = read_segments(recordings, self.features, longest=self.manifest.segment_seconds)
+            for pool in pools(parts):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):
                     for segment, hyp in zip(batch, self._search(batch, decoding, resources, on_experts)):

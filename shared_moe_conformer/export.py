@@ -14,7 +14,7 @@ from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.saved_units import refuse_other_units
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
@@ -31,6 +31,7 @@ from shared_moe_conformer.release.manifest import (
     require_name,
 )
 from shared_moe_conformer.release.zoo_index import add
+from shared_moe_conformer.speech.segments import WHOLE, usual_length
 from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.selection import Selection
 
@@ -76,7 +77,8 @@ def export(
     tokenizer = Tokenizer.load(lang_dir)
     refuse_other_units(exp_dir, tokenizer.pieces)
     error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
-    manifest = describe(folder.name, config, error_rates=error_rates)
+    segment_seconds = usual_length(training_durations(config, recipe_dir=recipe_dir))
+    manifest = describe(folder.name, config, error_rates=error_rates, segment_seconds=segment_seconds)
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
@@ -110,7 +112,19 @@ def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:
     return tuple(name for name in GRAPH_FILES if name not in other_graphs)
 
 
-def describe(name: str, config: Config, *, error_rates: dict[str, dict[str, float]]) -> Manifest:
+def training_durations(config: Config, *, recipe_dir: Path) -> list[float]:
+    """Seconds of each utterance of the training set.
+
+    Raises:
+      FileNotFoundError: it has not been prepared.
+    """
+    path = cuts_path(recipe_dir / config.data.manifest_dir, config.data.train_split)
+    return [cut.duration for cut in iterate_cut_file(path, recipe_dir=recipe_dir)]
+
+
+def describe(
+    name: str, config: Config, *, error_rates: dict[str, dict[str, float]], segment_seconds: float = WHOLE
+) -> Manifest:
     """The manifest of a model of this config."""
     total = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["total"]
     return Manifest(
@@ -123,6 +137,7 @@ def describe(name: str, config: Config, *, error_rates: dict[str, dict[str, floa
         active_parameters=total.active,
         decoding_method=DEFAULT_SEARCH,
         error_rates=error_rates,
+        segment_seconds=segment_seconds,
         commit=package_commit(),
     )
 

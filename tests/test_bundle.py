@@ -281,6 +281,18 @@ def test_a_long_recording_has_the_words_of_its_parts_at_their_times(tiny_bundle:
     assert long.times[-1] > 50
 
 
+@pytest.mark.parametrize(("seconds", "longest"), [(30, 30.0), (40, 8.0)])
+def test_a_recording_above_half_a_minute_is_cut_as_the_manifest_says(
+    tiny_bundle: Bundle, tones: np.ndarray, seconds: int, longest: float
+) -> None:
+    bundle = dataclasses.replace(tiny_bundle, manifest=dataclasses.replace(tiny_bundle.manifest, segment_seconds=8.0))
+    found: list[float] = []
+    samples = Samples(np.tile(tones, seconds // 2), 16000)
+    next(bundle.transcribe_many([samples], on_experts=lambda segment, ids: found.append(len(segment.features) / 100)))
+    assert sum(found) == pytest.approx(seconds, abs=0.1)
+    assert longest - 4 < max(found) <= longest
+
+
 HOUR = """
 import resource, sys
 import numpy as np

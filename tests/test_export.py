@@ -30,7 +30,8 @@ def recipe(tmp_path: Path, lang_dir: Path, tiny_bundle: Bundle, tones: np.ndarra
     (folder / "data" / "fbank").mkdir(parents=True)
     (folder / "exp" / "base").mkdir(parents=True)
     cuts = [make_cut(folder, f"cut{i}", np.tile(tones, i + 1)) for i in range(3)]
-    CutSet.from_cuts(cuts).to_file(folder / "data" / "fbank" / "cuts_test.jsonl.gz")
+    for split in ("train", "test"):
+        CutSet.from_cuts(cuts).to_file(folder / "data" / "fbank" / f"cuts_{split}.jsonl.gz")
     save_config(config, folder / "exp" / "base" / "config.json")
     state = tiny_bundle.model.state_dict()
     for epoch in (1, 2):
@@ -128,6 +129,18 @@ def test_example_is_the_test_cut_nearest_to_three_seconds(recipe: Path, tiny_bun
     assert sampling_rate == 16000
     assert np.abs(samples - tones).max() < 2**-14
     assert "TEXT OF CUT0" in (recipe / "zoo" / "tiny" / "test.txt").read_text()
+
+
+def test_segments_of_long_recordings_are_as_long_as_the_training_utterances(
+    recipe: Path, tiny_bundle: Bundle, capsys: Output
+) -> None:
+    run(recipe, tiny_bundle.config)
+    expected = float(np.quantile([2.0, 4.0, 6.0], 0.95).round(1))
+    assert Bundle.load(recipe / "zoo" / "tiny").manifest.segment_seconds == expected
+    (recipe / "data" / "fbank" / "cuts_train.jsonl.gz").unlink()
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config, "--overwrite")
+    assert "cuts_train.jsonl.gz: run ./prepare.sh first" in capsys.readouterr().err
 
 
 def test_error_rates_are_those_of_the_very_same_epochs(recipe: Path, tiny_bundle: Bundle) -> None:

@@ -52,17 +52,18 @@ class End(NamedTuple):
 
 
 def read_segments(
-    recordings: Iterable[Recording], features: Callable[[np.ndarray, int], Tensor]
+    recordings: Iterable[Recording], features: Callable[[np.ndarray, int], Tensor], *, longest: float
 ) -> Iterator[Segment | End]:
     """The segments of each recording and its end, in order; those too short for an encoder frame are left out.
 
     Args:
       recordings: files or samples.
       features: of samples (num_samples,) at a rate in Hz, (T, F).
+      longest: seconds of a segment at most, of a recording that is cut.
     """
     for number, recording in enumerate(recordings):
         try:
-            for start, samples, sampling_rate in _cut(recording):
+            for start, samples, sampling_rate in _cut(recording, longest=longest):
                 segment = Segment(number, start, features(samples, sampling_rate))
                 if len(segment.features) >= MIN_NUM_FRAMES:
                     yield segment
@@ -99,11 +100,11 @@ def batches(segments: Iterable[Segment], *, max_duration: float) -> Iterator[lis
         yield batch
 
 
-def _cut(recording: Recording) -> Iterator[tuple[float, np.ndarray, int]]:
+def _cut(recording: Recording, *, longest: float) -> Iterator[tuple[float, np.ndarray, int]]:
     """Each segment's start in seconds, its samples and their rate."""
     if isinstance(recording, Samples):
         sampling_rate, blocks = recording.sampling_rate, stream_samples(*recording)
     else:
         sampling_rate, blocks = stream_audio(Path(recording))
-    for first, samples in cut_at_silences(blocks, sampling_rate):
+    for first, samples in cut_at_silences(blocks, sampling_rate, longest=longest):
         yield first / sampling_rate, samples, sampling_rate

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-LONGEST = 30.0
-"""Seconds of audio that are recognised as one."""
+WHOLE = 30.0
+"""Seconds of audio that are recognised as one; what is longer is cut."""
+USUAL_SHARE = 0.95
+"""Share of the training's utterances that a segment is no longer than. Chosen on the dev sets of asterisk and fillets:
+segments much longer than what a model was trained on cost word errors, and so do cuts within sentences."""
+LEAST = 5.0
+"""Seconds of the longest segment at least: in less there may be no pause to cut in."""
 SHORTEST_PART = 1 / 3
 """Share of the longest segment that a cut one has at least."""
 QUIET = 0.4
@@ -18,15 +23,20 @@ REST = 1.0
 """Seconds that the last segment has at least."""
 
 
+def usual_length(durations: Sequence[float]) -> float:
+    """Seconds of a segment at most, for a model that was trained on utterances of these durations, in seconds."""
+    return float(np.clip(np.quantile(durations, USUAL_SHARE), LEAST, WHOLE).round(1))
+
+
 def cut_at_silences(
-    blocks: Iterable[np.ndarray], sampling_rate: int, *, longest: float = LONGEST
+    blocks: Iterable[np.ndarray], sampling_rate: int, *, longest: float = WHOLE
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut a stream of samples into segments: nothing is lost, nothing said twice.
+    """Cut a stream of samples, if it is longer than half a minute, into segments: nothing is lost, nothing said twice.
 
     Args:
       blocks: samples (num_samples,) in order.
       sampling_rate: theirs, in Hz.
-      longest: seconds of a segment at most, above 3.
+      longest: seconds of a segment at most, 5 to 30.
 
     Yields:
       Each segment's first sample, counted from the beginning, and its samples.
@@ -34,7 +44,8 @@ def cut_at_silences(
     first, waiting = 0, np.zeros(0, dtype=np.float32)
     for block in blocks:
         waiting = np.concatenate([waiting, block])
-        while len(waiting) > longest * sampling_rate:
+        is_long = first > 0 or len(waiting) > WHOLE * sampling_rate
+        while is_long and len(waiting) > longest * sampling_rate:
             cut = quietest(waiting, sampling_rate, longest=longest)
             yield first, waiting[:cut]
             first, waiting = first + cut, waiting[cut:]

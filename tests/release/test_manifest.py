@@ -53,6 +53,9 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
         ({"error_rates": [1]}, "error_rates"),
         ({"error_rates": {"test": {"greedy_search": "3"}}}, "error_rates"),
         ({"commit": 5}, "commit is 5"),
+        ({"segment_seconds": "9"}, "segment_seconds is '9'"),
+        ({"segment_seconds": 0.1}, "segment_seconds is 0.1: give 5 to 30"),
+        ({"segment_seconds": float("nan")}, "segment_seconds is nan: give 5 to 30"),
     ],
 )
 def test_a_bad_value_is_refused_with_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -65,7 +68,16 @@ def test_a_bad_value_is_refused_with_one_line(tmp_path: Path, change: dict[str, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Manifest)])
+def test_a_model_of_before_segments_had_a_length_is_read(tmp_path: Path) -> None:
+    write_manifest(MANIFEST, tmp_path)
+    path = tmp_path / MANIFEST_FILE
+    values = json.loads(path.read_text())
+    del values["segment_seconds"]
+    path.write_text(json.dumps(values))
+    assert read_manifest(tmp_path).segment_seconds == 30
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Manifest) if f.name != "segment_seconds"])
 def test_a_missing_value_is_named(tmp_path: Path, field: str) -> None:
     write_manifest(MANIFEST, tmp_path)
     path = tmp_path / MANIFEST_FILE

@@ -41,7 +41,7 @@ def test_pools_are_the_parts_in_order(lengths: list[int]) -> None:
 
 @pytest.mark.parametrize("sampling_rate", [0, -1, 768_001, 2**31 - 1])
 def test_sampling_rates_that_cannot_be_are_refused(sampling_rate: int) -> None:
-    (end,) = read_segments([Samples(np.zeros(1000, dtype=np.float32), sampling_rate)], frames)
+    (end,) = read_segments([Samples(np.zeros(1000, dtype=np.float32), sampling_rate)], frames, longest=30.0)
     assert isinstance(end, End)
     assert f"a sampling rate of {sampling_rate} Hz: give" in str(end.error)
 
@@ -49,7 +49,7 @@ def test_sampling_rates_that_cannot_be_are_refused(sampling_rate: int) -> None:
 def test_every_recording_ends_once_whatever_is_in_it() -> None:
     silence = np.zeros(70_000, dtype=np.float32)
     recordings = [Samples(silence[:n], 1000) for n in (0, 10, 1000, 70_000)]
-    parts = list(read_segments([*recordings, Samples(silence[None], 1000), "nowhere.wav"], frames))
+    parts = list(read_segments([*recordings, Samples(silence[None], 1000), "nowhere.wav"], frames, longest=30.0))
     ends = [part for part in parts if isinstance(part, End)]
     assert [end.recording for end in ends] == list(range(6))
     assert [type(end.error) for end in ends] == [type(None)] * 4 + [ValueError, FileNotFoundError]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.speech.segments import LONGEST, REST, cut_at_silences
+from shared_moe_conformer.speech.segments import REST, WHOLE, cut_at_silences, usual_length
 
 RATE = 1000
 
@@ -15,22 +15,27 @@ def noise(seconds: float) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.integers(0, 130_000), st.integers(500, 20_000), st.sampled_from([1000, 1103]))
-def test_segments_are_the_recording_in_order_and_none_is_too_long(milliseconds: int, block: int, rate: int) -> None:
+@given(st.integers(0, 130_000), st.integers(500, 20_000), st.sampled_from([1000, 1103]), st.floats(5, WHOLE))
+def test_segments_are_the_recording_in_order_and_none_is_too_long(
+    milliseconds: int, block: int, rate: int, longest: float
+) -> None:
     samples = noise(milliseconds * rate / 1e6)
     blocks = (samples[first : first + block] for first in range(0, len(samples), block))
-    segments = list(cut_at_silences(blocks, rate))
+    segments = list(cut_at_silences(blocks, rate, longest=longest))
     assert np.array_equal(np.concatenate([samples[:0], *(part for _, part in segments)]), samples)
     ends = [first + len(part) for first, part in segments]
     assert [first for first, _ in segments] == [0, *ends][: len(segments)]
-    assert all(len(part) <= LONGEST * rate for _, part in segments)
-    if len(segments) > 1:
+    if len(samples) <= WHOLE * rate:
+        assert len(segments) <= 1
+    else:
+        assert all(len(part) <= longest * rate for _, part in segments)
         assert min(len(part) for _, part in segments) >= REST * rate / 2
 
 
-def test_what_is_short_enough_is_not_cut() -> None:
-    samples = noise(LONGEST)
-    ((first, part),) = cut_at_silences([samples], RATE)
+@pytest.mark.parametrize("longest", [5.0, WHOLE])
+def test_what_is_short_enough_is_not_cut(longest: float) -> None:
+    samples = noise(WHOLE)
+    ((first, part),) = cut_at_silences(np.split(samples, 3), RATE, longest=longest)
     assert first == 0
     assert np.array_equal(part, samples)
 
@@ -49,3 +54,10 @@ def test_cuts_do_not_depend_on_how_the_samples_come() -> None:
     whole = [first for first, _ in cut_at_silences([samples], RATE)]
     # the last cut but one sees what has come: blocks of a file are alike, whatever its length
     assert [first for first, _ in cut_at_silences(np.split(samples, 19), RATE)][:2] == whole[:2]
+
+
+def test_segments_are_as_long_as_most_of_what_a_model_was_trained_on() -> None:
+    assert usual_length([*[10.0] * 95, *[29.0] * 4]) == 10.0
+    assert usual_length(np.linspace(5, 25, 101).tolist()) == 24.0
+    assert usual_length([2.0]) == 5.0
+    assert usual_length([40.0] * 3) == WHOLE
