@@ -17,7 +17,7 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
     """The n-gram as an automaton whose states are histories, the first one being the start of a sentence.
 
     A history's row is its back-off weight plus the row of the longest shorter history, except where the n-gram has the
-    history with the token itself. That is the definition of back-off (`NgramModel.log_prob`), so scores are exact.
+    history with the token itself. That is the definition of back-off, so scores are exact.
 
     Args:
       model: an n-gram of token strings.

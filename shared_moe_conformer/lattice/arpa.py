@@ -1,4 +1,4 @@
-"""n-gram language models with back-off, their ARPA files, and exact scores."""
+"""n-gram language models with back-off, and their ARPA files."""
 
 from __future__ import annotations
 
@@ -30,24 +30,6 @@ class NgramModel:
     def words(self) -> list[str]:
         """Every word that can be predicted, without the end of a sentence."""
         return sorted(ngram[0] for ngram in self.log_probs if len(ngram) == 1 and ngram[0] not in (BOS, EOS))
-
-    def log_prob(self, word: str, history: Sequence[str]) -> float:
-        """Log-probability (nats) of a word; -inf for a word that the model does not know.
-
-        Source: the definition of back-off in Katz 1987, as ARPA files are read by everybody.
-        """
-        ngram, backoff = (*history[max(0, len(history) - self.order + 1) :], word), 0.0
-        while ngram not in self.log_probs:
-            if len(ngram) == 1:
-                return -math.inf
-            backoff += self.backoffs.get(ngram[:-1], 0.0)
-            ngram = ngram[1:]
-        return backoff + self.log_probs[ngram]
-
-    def sentence_log_prob(self, words: Sequence[str]) -> float:
-        """Log-probability (nats) of a whole sentence, its end included."""
-        said = [BOS, *words, EOS]
-        return sum(self.log_prob(word, said[:index]) for index, word in enumerate(said) if index > 0)
 
     def save(self, path: Path) -> None:
         """Write an ARPA file."""

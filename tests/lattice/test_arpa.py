@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ MODEL = NgramModel(
     log_probs={("A",): -1.0, ("B",): -2.0, ("</s>",): -1.5, ("<s>", "A"): -0.25, ("A", "B"): -0.5},
     backoffs={("<s>",): -0.75, ("A",): -3.0},
 )
-
-
-def test_known_ngrams_and_back_off() -> None:
-    assert MODEL.log_prob("B", ["B", "A"]) == -0.5, "only the last word counts in a bigram"
-    assert MODEL.log_prob("A", ["A"]) == -3.0 - 1.0
-    assert MODEL.log_prob("A", ["B"]) == -1.0, "a history that was never seen hands on all it has"
-    assert MODEL.log_prob("C", ["A"]) == -math.inf
-    assert MODEL.sentence_log_prob(["A", "B"]) == -0.25 - 0.5 - 1.5
 
 
 def test_save_and_load(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from shared_moe_conformer.lattice.arpa import BOS, EOS, NgramModel
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import BACKOFF, EPSILON
 from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
+from tests.backoff import sentence_log_prob
 
 WORDS = [EPSILON, *"abcdef", BACKOFF, BOS, EOS]
 
@@ -24,10 +25,18 @@ def sentences() -> list[list[int]]:
     return [rng.choices(range(1, 7), k=rng.randint(0, 6)) for _ in range(60)]
 
 
+def test_a_bigram_by_hand() -> None:
+    log_probs = {("a",): -1.0, ("b",): -2.0, (EOS,): -1.5, (BOS, "a"): -0.25, ("a", "b"): -0.5}
+    automaton = NgramAutomaton(NgramModel(2, log_probs, {(BOS,): -0.75, ("a",): -3.0}), [EPSILON, "a", "b"])
+    assert automaton.score([1, 2]) == -0.25 - 0.5 - 1.5
+    assert automaton.score([1, 1]) == -0.25 - (3.0 + 1.0) - (3.0 + 1.5)
+    assert automaton.score([2, 2]) == -(0.75 + 2.0) - 2.0 - 1.5, "a history that was never seen hands on all it has"
+
+
 def test_exact_scores_are_the_ngrams(model: NgramModel) -> None:
     automaton = NgramAutomaton(model, WORDS)
     for labels in sentences():
-        expected = model.sentence_log_prob([WORDS[label] for label in labels])
+        expected = sentence_log_prob(model, [WORDS[label] for label in labels])
         assert automaton.score(labels) == pytest.approx(expected)
         assert all(len(automaton.step(0, label)) == 1 for label in labels)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.lattice.arpa import NgramModel
+from tests.backoff import log_prob
 from tests.local.conftest import Result
 from tests.local.test_prepare_lang import write_cuts
 
@@ -16,7 +17,7 @@ def test_only_the_training_texts_are_used(tmp_path: Path, run_local: Callable[..
     assert result.status == 0 and "of 3 words" in result.out
     model = NgramModel.load(tmp_path / "lang/G.arpa")
     assert model.order == 2 and model.words == ["MORE", "SOME", "WORDS"]
-    assert model.log_prob("WORDS", ["SOME"]) > model.log_prob("WORDS", ["MORE"])
+    assert log_prob(model, "WORDS", ["SOME"]) > log_prob(model, "WORDS", ["MORE"])
 
 
 def test_an_ngram_to_rescore_with_has_a_name_of_its_own(tmp_path: Path, run_local: Callable[..., Result]) -> None:
@@ -43,4 +44,4 @@ def test_over_tokens_every_unit_has_a_probability(
     tokenizer = Tokenizer.load(lang_dir)
     assert set(model.words) == set(tokenizer.pieces[1:])
     first, second = (tokenizer.pieces[token] for token in tokenizer.encode(["TWO"])[0][:2])
-    assert model.log_prob(second, [first]) > model.log_prob("<unk>", [first]) > -20
+    assert log_prob(model, second, [first]) > log_prob(model, "<unk>", [first]) > -20
