@@ -29,7 +29,7 @@ def read_hotwords(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"no hotwords in {path}: give a text file with one phrase a line")
     try:
-        lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text in UTF-8 ({error}): give one phrase a line") from error
     phrases = [line for line in lines if line and not line.startswith("#")]

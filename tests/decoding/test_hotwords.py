@@ -46,6 +46,7 @@ def test_the_bonus_comes_early_and_is_given_back() -> None:
     after_two = scorer.next_state[scorer.next_state[0, 1], 2]
     assert float(scorer.score[after_two, 2]) == -2.0 and float(scorer.final[after_two]) == -2.0
     assert float(scorer.score[after_two, 1]) == -1.0, "a new beginning"
+    assert float(scorer.score[after_two, 3]) == 1.0, "earned, and no longer held: there is nothing to give back"
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -79,6 +80,8 @@ def test_phrases_are_spelled_and_damaged_lists_are_named(lang_dir: Path, tmp_pat
     with pytest.raises(FileNotFoundError, match="one phrase a line"):
         read_hotwords(path)
     path.write_text("\n# names\n  PRESS   STAR \nONE\n")
+    assert read_hotwords(path) == ["PRESS STAR", "ONE"]
+    path.write_bytes(b"\xef\xbb\xbfPRESS STAR\r\nONE\r\n")  # as Windows' editors save it
     assert read_hotwords(path) == ["PRESS STAR", "ONE"]
     path.write_text("#\n")
     with pytest.raises(ValueError, match="holds no phrase"):
