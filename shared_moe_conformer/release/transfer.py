@@ -179,8 +179,8 @@ def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
     """Fetch a model's files into a hidden folder, which then becomes the model's."""
     partial = folder.with_name(f".{entry.name}.{entry.sha256[:VERSION_LETTERS]}.partial")
     partial.mkdir(exist_ok=True)
-    free = shutil.disk_usage(partial).free
-    require(entry.size <= free, f"{entry.name} needs {entry.size / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here")
+    missing, free = entry.size - _size(partial), shutil.disk_usage(partial).free
+    require(missing <= free, f"{entry.name} needs {missing / 1e6:.0f} MB, {free / 1e6:.0f} MB are free here")
     fetch(source, f"{entry.path}/{SUMS_FILE}", partial / SUMS_FILE, max_bytes=MAX_SUMS, sha256=entry.sha256)
     sums = read_sums(partial)
     wrong = (set(FILES) - sums.keys()) | (sums.keys() & {SUMS_FILE})

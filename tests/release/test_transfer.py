@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,6 +147,19 @@ def test_what_interrupted_downloads_left_goes_with_the_next_one_and_no_other_mod
 
 def pull_in_child(source: str, here: Path) -> None:
     pull("base", source=source, zoo_dir=here)
+
+
+def test_only_what_is_missing_must_fit_on_the_disk(zoo: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = find("base", zoo_dir=zoo)
+    partial = here / f".base.{entry.sha256[: transfer.VERSION_LETTERS]}.partial"
+    partial.mkdir(parents=True)
+    shutil.copyfile(zoo / "base" / WEIGHTS_FILE, partial / WEIGHTS_FILE)
+    free = entry.size - (partial / WEIGHTS_FILE).stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(ValueError, match="full needs 0 MB, 0 MB are free here"):
+        pull("full", source=str(zoo), zoo_dir=here)
+    pull("base", source=str(zoo), zoo_dir=here)
+    assert contents(here / "base") == contents(zoo / "base")
 
 
 def test_a_killed_download_leaves_nothing_to_be_used_and_goes_on_later(zoo: Path, here: Path) -> None:
