@@ -130,7 +130,9 @@ def compare(name: str, recipe: Path, config: str, num_epochs: int, avg: int) -> 
         encoder = configs[config].model.encoder
         module = Encoder(encoder, num_mel_bins=configs[config].features.num_mel_bins).subsampling
     parameters = sum(p.numel() for p in module.parameters()) / 1e6
-    return Result(parameters, [_wer(exp_dir, method, split) for split in SPLITS for method in METHODS])
+    return Result(
+        parameters, [word_error_rate(exp_dir, method, split, avg=avg) for split in SPLITS for method in METHODS]
+    )
 
 
 def _maker(name: str) -> Callable[..., nn.Module]:
@@ -146,8 +148,9 @@ def _full_name(name: str, config: Any) -> str:
     return list(found)[SHORT[name]]
 
 
-def _wer(exp_dir: Path, method: str, split: str) -> float:
-    (path,) = (exp_dir / method).glob(f"wer-summary-{split}-*.txt")
+def word_error_rate(exp_dir: Path, method: str, split: str, *, avg: int) -> float:
+    """In percent, of a decoded split; the folder may hold results of other averages, too."""
+    (path,) = (exp_dir / method).glob(f"wer-summary-{split}-*-avg-{avg}-*.txt")
     with path.open() as lines:
         return float(next(csv.DictReader(lines, delimiter="\t"))["WER"])
 
