@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import accumulate
 
 from shared_moe_conformer.reporting.history import Series, dev_epochs
 from shared_moe_conformer.reporting.line_chart import Curve, line_chart
@@ -82,9 +83,5 @@ def _skipped_chart(history: Mapping[str, Series]) -> Markup | None:
     if skipped is None or not any(skipped.values):
         return None
     return line_chart(
-        [Curve("skipped", skipped.steps, _running_sum(skipped.values))], title="Skipped updates", x_name="updates"
+        [Curve("skipped", skipped.steps, [*accumulate(skipped.values)])], title="Skipped updates", x_name="updates"
     )
-
-
-def _running_sum(values: Sequence[float]) -> list[float]:
-    return [sum(values[: n + 1]) for n in range(len(values))]
