@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.beams import Beams
+from shared_moe_conformer.lattice.beams import MIN_ACTIVE, Beams
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
 from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph
@@ -56,6 +56,13 @@ def test_active_states_and_arcs_are_limited() -> None:
     whole = find_lattice(flat, graph, WIDE, **MANY)
     assert whole is not None and whole.num_arcs > 1000
     assert find_lattice(flat, graph, WIDE, max_arcs=1000) is None
+
+
+def test_some_states_stay_however_narrow_the_beam_is() -> None:
+    graph, log_probs = ctc_topology(50, modified=False), random_log_probs(1, 8, 50, seed=1)[0].numpy()
+    narrow = find_lattice(log_probs, graph, Beams(1e-3, 100.0, max_active=1000), **MANY)
+    assert narrow is not None
+    assert np.bincount(narrow.frame).max() == MIN_ACTIVE
 
 
 def test_no_frame_no_final_state_and_no_way_on_give_no_path() -> None:

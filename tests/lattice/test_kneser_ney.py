@@ -43,6 +43,7 @@ def test_discounts_of_chen_and_goodman() -> None:
     y = 10 / 20
     assert discounts(counts) == pytest.approx((1 - 2 * y * 5 / 10, 2 - 3 * y * 3 / 5, 3 - 4 * y * 2 / 3))
     assert discounts([1, 1, 2, 9]) == FALLBACK_DISCOUNTS
+    assert discounts([1, 2, *[3] * 10, 4]) == FALLBACK_DISCOUNTS, "2 - 3 * 1 / 3 * 10 / 1 is no discount"
 
 
 def test_longer_histories_fit_better() -> None:
