@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -204,21 +207,38 @@ class EvalLoader:
 
 
 def load_batches(batches: Iterable[PlannedBatch], dataset: CutDataset) -> DataLoader:
-    """The batches in order, read ahead by the config's workers; torch's global random state stays as it is."""
+    """The batches in order, read ahead by the config's workers; torch's global random state stays as it is.
+
+    On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing.
+    """
+    num_workers = dataset.config.num_workers
     return DataLoader(
         dataset,
         sampler=batches,
         batch_size=None,
-        num_workers=dataset.config.num_workers,
+        num_workers=num_workers,
         generator=torch.Generator(),
-        worker_init_fn=functools.partial(_end_without, os.getpid()),
+        worker_init_fn=functools.partial(_begin_worker, os.getpid()),
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
 
 
-def _end_without(parent: int, worker: int) -> None:
-    """End a worker whose parent was killed while the worker began; only of a later end does torch tell it."""
+def _begin_worker(parent: int, worker: int) -> None:
+    """Have a worker end with its parent or when that tells it to, and not before.
+
+    Queues' systems and `timeout` send SIGTERM to all processes, of which the parent may be in the middle of a step: its
+    workers leave it to the parent. Of a parent that was killed while the worker began, torch would not tell it.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_when_told, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _end_when_told(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _split(batches: list[TrainingBatch], divisor: int, generator: torch.Generator) -> list[TrainingBatch]:

@@ -235,3 +235,30 @@ def test_no_worker_outlives_a_process_that_is_killed_while_it_begins() -> None:
     command = [sys.executable, "-c", KILLED_WHILE_A_WORKER_BEGINS]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
+LOADS = """
+import multiprocessing, os, signal, sys, time
+from shared_moe_conformer.config import DataConfig
+from shared_moe_conformer.data.loaders import load_batches
+
+class Batches(list):
+    config = DataConfig(num_workers=2)
+
+multiprocessing.set_start_method("forkserver")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+batches = iter(load_batches(range(9), Batches("abcdefghi")))
+begun = [next(batches), next(batches)]
+os.system("kill -TERM 0")
+time.sleep(0.2)
+print(*begun, *batches, sep="")
+unfinished = iter(load_batches(range(9), Batches("abcdefghi")))
+next(unfinished)
+"""
+
+
+def test_workers_leave_it_to_their_parent_to_end_them_whatever_python_begins_processes_with() -> None:
+    """As a queue's system tells all to end; Python 3.14 begins processes with a server of forks."""
+    command = [sys.executable, "-c", LOADS]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True)
+    assert (result.returncode, result.stdout) == (0, "abcdefghi\n"), result.stderr
