@@ -23,6 +23,7 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(0, device=name)
+        return torch.device(name)  # cuda stays without a number: of several processes each has its own
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {name} is of no use here: {str(error).splitlines()[0]}") from error

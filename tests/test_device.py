@@ -17,3 +17,14 @@ def test_a_device_that_cannot_be_used_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="--device abacus is of no use here") as caught:
         choose_device("abacus")
     assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_without_a_number_is_left_for_each_process_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To torch it is the first one: two processes would train on it."""
+
+    class OnFirst:
+        device = torch.device("cuda:0")
+
+    monkeypatch.setattr(torch, "empty", lambda *size, device: OnFirst)
+    assert choose_device("cuda") == torch.device("cuda")
+    assert choose_device("cuda:1") == torch.device("cuda:1")
