@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 
@@ -144,6 +143,6 @@ def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
 
 
 def _fused_option() -> dict[str, bool]:
-    """One kernel for all parameters, where this torch has it for a CPU too."""
-    has_fused = "fused" in inspect.signature(torch.optim.AdamW).parameters
-    return {"fused": True} if has_fused and int(torch.__version__.split(".")[0]) >= 2 else {}
+    """One kernel for all parameters, where this torch has it for a CPU too (2.4)."""
+    major, minor = torch.__version__.split(".")[:2]
+    return {"fused": True} if (int(major), int(minor)) >= (2, 4) else {}

@@ -10,6 +10,7 @@ from torch import nn
 
 from shared_moe_conformer.config import Config, EncoderConfig, ModelConfig, TrainingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.training import optim
 from shared_moe_conformer.training.optim import (
     build_optimizer,
     decayed_names,
@@ -145,3 +146,15 @@ def test_transducer_scales_warm_up_as_in_icefall() -> None:
     assert [s.pruned_loss for s in scales] == pytest.approx([0.1, 0.55, 1.0, 1.0])
     assert loss_scales(config) == scales[-1]
     assert loss_scales(dataclasses.replace(config, loss_warmup_steps=0), 0) == scales[-1]
+
+
+@pytest.mark.parametrize(("version", "fused"), [("1.13.1+cu117", False), ("2.3.1", False), ("2.4.0+cpu", True)])
+def test_one_kernel_for_all_parameters_where_torch_has_it_for_cpus(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, version: str, fused: bool
+) -> None:
+    """torch 2.0 to 2.3, for which there are wheels of k2, raises on a CPU."""
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(optim, "MuonAdamW", lambda groups, **options: made.update(options))
+    build_optimizer(model, TrainingConfig())
+    assert made.get("fused", False) == fused
