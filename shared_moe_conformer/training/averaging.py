@@ -30,6 +30,7 @@ class RunningSum:
         self._model, self._period = model, period
         self._sums = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in self._values().items()}
         self._count = torch.zeros((), dtype=torch.int64)
+        self._begun_after = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def stepped(self, step: int) -> None:
@@ -42,13 +43,17 @@ class RunningSum:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"model_sums": self._sums, "num_summed": self._count}
+        return {"model_sums": self._sums, "num_summed": self._count, "sums_begun_after": self._begun_after}
 
-    def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with a checkpoint's sums, if it has any."""
-        for name, value in checkpoint.get("model_sums", {}).items():
+    def restore(self, checkpoint: dict[str, Any], *, step: int) -> None:
+        """Go on with the sums of a checkpoint, made after an update; if it has none, they begin there."""
+        if "model_sums" not in checkpoint:
+            self._begun_after.fill_(step)
+            return
+        for name, value in checkpoint["model_sums"].items():
             self._sums[name].copy_(value)
-        self._count.copy_(checkpoint.get("num_summed", self._count))
+        self._count.copy_(checkpoint["num_summed"])
+        self._begun_after.copy_(checkpoint.get("sums_begun_after", self._begun_after))
 
     def _values(self) -> dict[str, Tensor]:
         return {name: value for name, value in self._model.state_dict().items() if value.is_floating_point()}
@@ -77,12 +82,18 @@ def mean_between(begin: Path | None, end: Path) -> dict[str, Tensor]:
       end: the latter, from which what is not floating point comes.
 
     Raises:
-      ValueError: one of them holds no sums, or there is no update between them.
+      ValueError: one of them holds no sums, or not all from the former to the latter, or there is no update between.
     """
     last = _with_sums(end)
     sums, count = last["model_sums"], int(last["num_summed"])
-    if begin is not None:
-        first = _with_sums(begin)
+    first = {} if begin is None else _with_sums(begin)
+    begun = [int(checkpoint.get("sums_begun_after", 0)) for checkpoint in (first, last)]
+    require(
+        begun[0] == begun[1],
+        f"{end} holds sums from update {begun[1]} on, where the training was resumed: average later updates, or "
+        "resume with --average-period as before",
+    )
+    if first:
         sums = {name: value - first["model_sums"][name] for name, value in sums.items()}
         count -= int(first["num_summed"])
     require(count > 0, f"no update was summed up to {end.name}: give a larger --avg, or a smaller --average-period")

@@ -153,9 +153,9 @@ class Trainer:
             ) from error
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": checkpoint["optimizer"]})
         self.precision.restore(checkpoint)
-        if self._sum is not None:
-            self._sum.restore(checkpoint)
         self.state = TrainState(**json.loads(checkpoint["train_state"]))
+        if self._sum is not None:
+            self._sum.restore(checkpoint, step=self.state.step)
         return self.state
 
     def _count_features(self, batches: Sequence[AsrBatchLike]) -> None:

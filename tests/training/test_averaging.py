@@ -64,6 +64,24 @@ def test_an_interval_without_an_update_is_refused(exp_dir: Path) -> None:
         mean_between(epoch_path(exp_dir, 2), epoch_path(exp_dir, 2))
 
 
+def test_sums_with_a_gap_are_refused_and_those_after_it_are_means(tmp_path: Path) -> None:
+    """The weight is the update's number; the second of four epochs is trained without sums."""
+    model, checkpoint = nn.Linear(1, 1, bias=False), dict[str, Any]()
+    for epoch in (1, 2, 3, 4):
+        running, before = RunningSum(model, period=1), 10 * (epoch - 1)
+        running.restore(checkpoint, step=before)
+        for step in range(before + 1, before + 11):
+            nn.init.constant_(model.weight, float(step))
+            running.stepped(step)
+        checkpoint = {"model": model.state_dict(), **(running.state() if epoch != 2 else {})}
+        save_checkpoint(epoch_path(tmp_path, epoch), checkpoint)
+    last = epoch_path(tmp_path, 4)
+    for begin in (None, epoch_path(tmp_path, 1)):
+        with pytest.raises(ValueError, match="epoch-4.pt holds sums from update 20 on, where the training was resumed"):
+            mean_between(begin, last)
+    assert mean_between(epoch_path(tmp_path, 3), last)["weight"].item() == 35.5  # of 31 to 40
+
+
 def test_large_weights_lose_nothing_to_the_running_sum() -> None:
     """In float32 the sum of these would stay at 2^24."""
     model = nn.Linear(1, 1, bias=False)
