@@ -16,19 +16,21 @@ from torch import Tensor
 
 from shared_moe_conformer.config import require
 
-FIRST_LOSS_SCALE = 2.0**10
-"""Small enough that the first updates of float16 are hardly ever lost; it doubles every 2,000 updates that are good."""
+FIRST_LOSS_SCALE, FIRST_SCALE_OF_SUMS = 2.0**10, 1.0
+"""Of a mean over frames, and of a sum over them: small enough that the first updates of float16 are hardly ever lost;
+they double every 2,000 updates that are good."""
 
 
 class Precision:
     """The number format of a training, and the loss scale that float16 needs."""
 
-    def __init__(self, name: str, device: torch.device) -> None:
+    def __init__(self, name: str, device: torch.device, *, of_sums: bool = False) -> None:
         """Nothing is computed yet.
 
         Args:
           name: float32, bfloat16 or float16.
           device: where the model is.
+          of_sums: losses are sums over frames, not means.
 
         Raises:
           ValueError: this torch cannot train with it there.
@@ -39,7 +41,8 @@ class Precision:
         )
         self._device = device.type
         self._dtype: torch.dtype = getattr(torch, name)
-        self._scaler = _grad_scaler(self._device) if name == "float16" else None
+        first_scale = FIRST_SCALE_OF_SUMS if of_sums else FIRST_LOSS_SCALE
+        self._scaler = _grad_scaler(self._device, first_scale) if name == "float16" else None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
@@ -79,7 +82,7 @@ class Precision:
             self._scaler.load_state_dict(json.loads(checkpoint["grad_scaler"]))
 
 
-def _grad_scaler(device: str) -> Any:
+def _grad_scaler(device: str, first_scale: float) -> Any:
     if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler(device, init_scale=FIRST_LOSS_SCALE)
-    return torch.cuda.amp.GradScaler(init_scale=FIRST_LOSS_SCALE)
+        return torch.amp.GradScaler(device, init_scale=first_scale)
+    return torch.cuda.amp.GradScaler(init_scale=first_scale)

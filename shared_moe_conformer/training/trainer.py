@@ -64,7 +64,8 @@ class Trainer:
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
         self.config = config
         self._frozen = freeze(self.model, config.freeze)
-        self.precision = Precision(config.precision, self.device)
+        several = config.accumulate_batches * world().size > 1
+        self.precision = Precision(config.precision, self.device, of_sums=several)
         self._parallel_model = data_parallel(self.model)
         self.optimizer = build_optimizer(model, config)
         self.state = TrainState()

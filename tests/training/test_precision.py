@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.data.batch import collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.router import Router
 from shared_moe_conformer.training.precision import Precision
@@ -86,6 +87,19 @@ def test_the_loss_scale_is_in_the_checkpoint_and_falls_when_gradients_overflow(
     other.restore(copy.deepcopy(trainer.checkpoint()))
     assert '"scale": 512.0' in other.checkpoint()["grad_scaler"]
     assert not other.train_step(batch(3), progress=0.3).skipped
+
+
+@float16_trains_here
+def test_no_update_of_several_large_batches_is_lost_at_the_beginning() -> None:
+    """Their losses are sums over frames, a thousand times larger than means."""
+    config = replace_fields(CONFIG, {"precision": "float16", "accumulate_batches": 2})
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(400, 80, generator=generator) for _ in range(16)]
+    batch = collate(features, [[3, 4, 5]] * 16, cut_ids=["a"] * 16, texts=["b"] * 16)
+    torch.manual_seed(0)
+    trainer = Trainer(AsrModel(config.model), config.training)
+    trainer.train_mode()
+    assert not any(trainer.train_step(batch, batch, progress=0.1).skipped for _ in range(3))
 
 
 @pytest.mark.skipif(HAS_SCALER, reason="this torch can")
