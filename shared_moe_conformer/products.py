@@ -54,7 +54,7 @@ def feed_forward(x: Tensor, hidden: nn.Linear, output: nn.Linear) -> Tensor:
     """`output(F.silu(hidden(x)))` of frames (..., C), without gradient; few hidden channels are held at once."""
     if _traced() or not by_onednn(x, hidden.weight):
         return output(F.silu(hidden(x)))
-    out = torch.empty_like(x)
+    out = x.new_empty(x.shape)
     frames, places = x.reshape(-1, x.size(-1)), out.view(-1, x.size(-1))
     pieces = pieces_of(len(frames))
     for rows, place in zip(frames.split(pieces), places.split(pieces), strict=True):

@@ -57,6 +57,13 @@ def test_feed_forward_in_pieces_equals_one_product_after_the_other(num_rows: int
         close(feed_forward(x, hidden, output), output(F.silu(hidden(x))))
 
 
+def test_feed_forward_takes_frames_in_any_order_of_memory() -> None:
+    hidden, output = nn.Linear(160, 224), nn.Linear(224, 160)
+    x = torch.randn(9, 5, 160).transpose(0, 1)
+    with torch.no_grad():
+        close(feed_forward(x, hidden, output), output(F.silu(hidden(x))))
+
+
 @pytest.mark.parametrize("num_rows", ROWS)
 def test_product_takes_transposed_weights_and_outer_sums_over_rows(num_rows: int) -> None:
     x, y, weight = torch.randn(num_rows, 160), torch.randn(num_rows, 224), torch.randn(160, 224)
