@@ -28,6 +28,9 @@ PIECE = 384 if has_onednn() else 256
 """Rows of an expert that are computed at once. With oneDNN more than in dense products, since each piece fetches the
 weights of its expert into the cache; its code grows with them."""
 
+BYTES_OF_GROUPED_ROWS = 16
+"""Of which `grouped_mm` wants multiples."""
+
 
 class ExpertWeights(NamedTuple):
     """Feed-forwards of equal shape, stacked."""
@@ -57,7 +60,7 @@ def gated_experts(
     """
     dtype = _dtype_of_products(x, weights.hidden_weight)
     x, gates, *parts = (tensor.to(dtype) for tensor in (x, gates, *weights))
-    if x.is_cuda and has_grouped_product():
+    if x.is_cuda and has_grouped_product() and fits_grouped_product(parts[0]):
         return by_grouped_product(x, slots, gates, counts, ExpertWeights(*parts), top_k=top_k)
     if torch.is_grad_enabled():
         out: Tensor = _GatedExperts.apply(x, slots, gates, counts.tolist(), top_k, *parts)
@@ -69,6 +72,11 @@ def gated_experts(
 def has_grouped_product() -> bool:
     """Whether torch has products of matrices of different lengths (from 2.10)."""
     return hasattr(F, "grouped_mm")
+
+
+def fits_grouped_product(hidden_weight: Tensor) -> bool:
+    """Whether the rows of these matrices, (E, C, H), and of those that lead back have multiples of 16 bytes."""
+    return all(size * hidden_weight.element_size() % BYTES_OF_GROUPED_ROWS == 0 for size in hidden_weight.shape[1:])
 
 
 def by_grouped_product(

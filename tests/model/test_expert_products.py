@@ -9,6 +9,7 @@ from shared_moe_conformer.model import expert_products
 from shared_moe_conformer.model.expert_products import (
     ExpertWeights,
     by_grouped_product,
+    fits_grouped_product,
     gated_experts,
     has_grouped_product,
 )
@@ -87,6 +88,23 @@ def test_grouped_product_equals_the_slices() -> None:
     grouped = by_grouped_product(x, slots, gates, counts, weights, top_k=K)
     torch.testing.assert_close(grouped, by_slices)
     torch.testing.assert_close(gradients(grouped, *inputs), gradients(by_slices, *inputs))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [(8, 16), (4, 8), (6, 16), (16, 6)])
+def test_sizes_that_the_grouped_product_cannot_have_are_known(sizes: tuple[int, int], dtype: torch.dtype) -> None:
+    if not has_grouped_product():
+        pytest.skip("torch has no grouped product before 2.10")
+    (c, h), experts = sizes, 2
+    shapes = (experts, c, h), (experts, h), (experts, h, c), (experts, c)
+    weights = ExpertWeights(*(torch.randn(shape, dtype=dtype) for shape in shapes))
+    slots, gates, counts = torch.arange(5), torch.ones(5, dtype=dtype), torch.tensor([3, 2])
+    try:
+        by_grouped_product(torch.randn(5, c, dtype=dtype), slots, gates, counts, weights)
+        fits = True
+    except RuntimeError as error:
+        fits = "multiple of 16 bytes" not in str(error)
+    assert fits_grouped_product(weights.hidden_weight) == fits
 
 
 def test_autocast_computes_in_half_precision_and_leaves_gradients_in_full() -> None:
