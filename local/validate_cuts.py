@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
-from lhotse import CutSet
+from lhotse import CutSet, Recording
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
@@ -48,15 +49,23 @@ def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argpar
     cuts = [(split, cut) for split, part in splits.items() for cut in part]
     kinds = [kind for kind in checks.OVERLAP_KINDS if kind != "text" or args.shared_texts == "refused"]
     problems = checks.check_duplicates(cut for _, cut in cuts) + checks.check_overlap(splits, kinds=kinds)
-    facts = []
+    facts, known = [], dict[Any, checks.Examined]()
     for split, cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
         problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=args.max_duration)
         if args.read_features:
             problems += checks.check_features(cut)
-        of_audio, level = checks.examine_audio(cut) if args.read_audio else ([], None)
-        problems += of_audio
-        facts.append(facts_of(cut, split, tokenizer, level))
+        audio = examine_audio(cut.recording, known) if args.read_audio else checks.Examined([], None)
+        problems += [Problem(cut.id, *fault) for fault in audio.faults]
+        facts.append(facts_of(cut, split, tokenizer, audio.level))
     return Preflight(facts, problems)
+
+
+def examine_audio(recording: Recording, known: dict[Any, checks.Examined]) -> checks.Examined:
+    """Faults and level of a recording; one of which many cuts are parts is read once."""
+    name = recording.id, recording.sources[0].source
+    if name not in known:
+        known[name] = checks.examine_recording(recording)
+    return known[name]
 
 
 def show(problems: list[Problem], max_shown: int) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from lhotse import MonoCut
+from lhotse import MonoCut, Recording
 
 from shared_moe_conformer.data.levels import Level, measure_level
 from shared_moe_conformer.data.problem import Problem
@@ -21,6 +22,22 @@ OVERLAP_KINDS = ("text", "recording")
 """What two splits may not share."""
 MAX_CHARACTERS_PER_SECOND = 30.0
 """More than anybody says: the recording is cut off, or the text is another's."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a recording, of which several cuts may be parts."""
+
+    kind: str
+    """As a `Problem`'s."""
+    message: str
+
+
+class Examined(NamedTuple):
+    """What was found in a recording."""
+
+    faults: list[Fault]
+    level: Level | None
+    """None where there is none."""
 
 
 def encoder_frames(num_frames: int) -> int:
@@ -75,24 +92,24 @@ def check_features(cut: MonoCut) -> list[Problem]:
     return [] if np.isfinite(features).all() else [Problem(cut.id, "not finite", "features hold NaN or infinity")]
 
 
-def examine_audio(cut: MonoCut) -> tuple[list[Problem], Level | None]:
-    """Problems of the recording, read from its beginning to its end, and its level where it has one."""
-    recording, source = cut.recording, cut.recording.sources[0]
+def examine_recording(recording: Recording) -> Examined:
+    """The faults and the level of a recording, which is read from its beginning to its end."""
+    source = recording.sources[0]
     try:
         samples = source.load_audio()
     except Exception as error:  # audio backends have their own
-        return [Problem(cut.id, "unreadable", f"{source.source} cannot be read ({first_line(error)})")], None
+        return Examined([Fault("unreadable", f"{source.source} cannot be read ({first_line(error)})")], None)
     if not np.isfinite(samples).all():
-        return [Problem(cut.id, "not finite", "recording holds NaN or infinity")], None
-    problems = []
+        return Examined([Fault("not finite", "recording holds NaN or infinity")], None)
+    faults = []
     if not recording.transforms:  # with them, rate and length are those after them
-        problems += _check_rate(cut)
+        faults += _check_rate(recording)
         if samples.shape[-1] != recording.num_samples:  # Lhotse itself mends up to 0.5 s in silence
             message = f"{source.source} has {samples.shape[-1]} samples, not {recording.num_samples}"
-            problems.append(Problem(cut.id, "length", message))
+            faults.append(Fault("length", message))
     if not np.any(samples):
-        problems.append(Problem(cut.id, "silence", "recording is digital silence"))
-    return problems, measure_level(samples, recording.sampling_rate)
+        faults.append(Fault("silence", "recording is digital silence"))
+    return Examined(faults, measure_level(samples, recording.sampling_rate))
 
 
 def check_duplicates(cuts: Iterable[MonoCut]) -> list[Problem]:
@@ -130,14 +147,14 @@ def _check_duration(cut: MonoCut, min_duration: float, max_duration: float) -> l
     return problems
 
 
-def _check_rate(cut: MonoCut) -> list[Problem]:
+def _check_rate(recording: Recording) -> list[Fault]:
     """The rate in the file's head must be the manifest's: otherwise all sounds slower or faster than it was."""
-    source = cut.recording.sources[0]
-    rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else cut.recording.sampling_rate
-    if rate == cut.recording.sampling_rate:
+    source = recording.sources[0]
+    rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else recording.sampling_rate
+    if rate == recording.sampling_rate:
         return []
-    message = f"{source.source} is at {rate} Hz, its manifest says {cut.recording.sampling_rate} Hz"
-    return [Problem(cut.id, "sampling rate", message)]
+    message = f"{source.source} is at {rate} Hz, its manifest says {recording.sampling_rate} Hz"
+    return [Fault("sampling rate", message)]
 
 
 def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]:

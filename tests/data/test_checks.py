@@ -42,7 +42,7 @@ def test_the_corpus_has_no_problem(corpus: Corpus) -> None:
     assert checks.check_duplicates(cuts) == []
     for cut in cuts:
         assert checks.check_cut(cut) == checks.check_cut(cut, corpus.tokenizer) == []
-        assert checks.check_features(cut) == checks.examine_audio(cut)[0] == []
+        assert checks.check_features(cut) == checks.examine_recording(cut.recording).faults == []
 
 
 @pytest.mark.parametrize(
@@ -94,36 +94,35 @@ def test_features_that_are_missing_or_no_numbers(corpus: Corpus, cut: MonoCut, t
 
 
 def test_audio_that_is_damaged_or_silent(tmp_path: Path) -> None:
-    cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
+    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
     path = tmp_path / "a.wav"
     whole = path.read_bytes()
-    assert checks.examine_audio(cut)[0] == []
+    assert checks.examine_recording(recording).faults == []
     path.write_bytes(whole[:44] + bytes(len(whole) - 44))
-    assert checks.examine_audio(cut)[0] == ["a: recording is digital silence"]
+    assert checks.examine_recording(recording).faults == [("silence", "recording is digital silence")]
     for damaged in (b"", b"no wav at all"):
         path.write_bytes(damaged)
-        (problem,) = checks.examine_audio(cut)[0]
-        assert problem.startswith(f"a: {path} cannot be read") and "\n" not in problem
+        (fault,) = checks.examine_recording(recording).faults
+        assert fault.message.startswith(f"{path} cannot be read") and "\n" not in fault.message
     path.write_bytes(whole[:2044])
-    assert checks.examine_audio(cut)[0] == [f"a: {path} has 1000 samples, not 4000"]
+    assert checks.examine_recording(recording).faults == [("length", f"{path} has 1000 samples, not 4000")]
 
 
 def test_the_rate_in_the_file_must_be_the_manifests(tmp_path: Path) -> None:
-    cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
+    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
     samples, _ = soundfile.read(tmp_path / "a.wav")
     soundfile.write(tmp_path / "a.wav", samples, 11025)
-    (problem,) = checks.examine_audio(cut)[0]
-    assert problem == f"a: {tmp_path}/a.wav is at 11025 Hz, its manifest says 8000 Hz"
-    assert problem.kind == "sampling rate"  # type: ignore[attr-defined]
+    message = f"{tmp_path}/a.wav is at 11025 Hz, its manifest says 8000 Hz"
+    assert checks.examine_recording(recording).faults == [("sampling rate", message)]
 
 
 def test_samples_that_are_not_finite_are_a_problem_and_have_no_level(tmp_path: Path) -> None:
-    cut = noise_cut(tmp_path, "a", "TEXT", duration=0.5)
+    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
     samples, rate = soundfile.read(tmp_path / "a.wav")
-    assert checks.examine_audio(cut)[1] is not None
+    assert checks.examine_recording(recording).level is not None
     samples[100] = np.nan
     soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-    assert checks.examine_audio(cut) == (["a: recording holds NaN or infinity"], None)
+    assert checks.examine_recording(recording) == ([("not finite", "recording holds NaN or infinity")], None)
 
 
 def test_ids_are_unique(corpus: Corpus) -> None:
