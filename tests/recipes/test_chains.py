@@ -73,6 +73,8 @@ def test_aishell(recipe: Path, clips: list, run: Run, use: Callable[..., str], t
     corpus = corpora.aishell(tmp_path, iter(clips))
     run(recipe / "prepare.sh", *QUICK, "--corpus-dir", corpus)
     assert sizes(cuts_of(recipe, "data/fbank")) == {"train": 10, "dev": 5, "test": 5}
+    for its in cuts_of(recipe, "data/manifests").values():
+        assert (ids := [cut.id for cut in its]) == sorted(ids), "the same wherever it is prepared"
     assert not (corpus / "data_aishell/wav/train").exists(), "the corpus is left as it is"
     tokenizer = Tokenizer.load(recipe / "data/lang_char")
     texts = [cut.supervisions[0].text for cuts in cuts_of(recipe, "data/manifests").values() for cut in cuts]
@@ -83,6 +85,17 @@ def test_aishell(recipe: Path, clips: list, run: Run, use: Callable[..., str], t
     header, row = (line.split("\t") for line in summary.read_text().splitlines())
     scores = dict(zip(header, row))
     assert scores["WER"] == scores["CER"] and scores["words"] == "40", "8 characters in each of 5 texts"
+
+
+@pytest.mark.parametrize("recipe", ["aishell"], indirect=True)
+def test_aishell_that_is_not_all_unpacked_is_refused(recipe: Path, clips: list, run: Run, tmp_path: Path) -> None:
+    corpus = corpora.aishell(tmp_path, iter(clips))
+    wav = corpus / "data_aishell/wav"
+    for split in ("train", "dev", "test"):
+        shutil.copytree(tmp_path / "unpacked" / split, wav / split)
+    next((wav / "test").rglob("*.wav")).unlink()
+    error = run(recipe / "prepare.sh", "--stop-stage", 1, "--corpus-dir", corpus, status=1).stderr.splitlines()[-1]
+    assert error == f"error: 1 of 20 recordings are missing in {wav}: unpack all speakers' archives there again"
 
 
 @pytest.mark.parametrize("recipe", ["yesno"], indirect=True)

@@ -12,26 +12,31 @@ import shutil
 import tarfile
 from pathlib import Path
 
+from lhotse import SupervisionSet
 from lhotse.recipes import prepare_aishell
 from lhotse.utils import safe_extract
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
+from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
 
 SPLITS = ("train", "dev", "test")
 TRANSCRIPTS = Path("data_aishell/transcript/aishell_transcript_v0.8.txt")
 RECORDINGS = Path("data_aishell/wav")
+MAX_MISSING_SHARE = 0.01
 
 
 def main() -> None:
     args = parser().parse_args()
     corpus_dir = find_corpus(args.corpus_dir, args.unpacked_dir)
     prepared = prepare_aishell(corpus_dir)
-    for split in SPLITS:
-        if len(prepared[split]["supervisions"]) == 0:
-            raise ValueError(f"no recording in {corpus_dir / RECORDINGS / split} has a transcript in {TRANSCRIPTS}")
-        write_split(prepared[split]["recordings"], prepared[split]["supervisions"], split, args.output_dir)
+    supervisions = {split: list(prepared[split]["supervisions"]) for split in SPLITS}
+    refuse_incomplete(corpus_dir, sum(map(len, supervisions.values())))
+    for split, its in supervisions.items():
+        require(len(its) > 0, f"no recording in {corpus_dir / RECORDINGS / split} has a transcript in {TRANSCRIPTS}")
+        in_order = sorted(its, key=lambda supervision: supervision.id)  # not as the file system lists them
+        write_split(prepared[split]["recordings"], SupervisionSet.from_segments(in_order), split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,6 +67,16 @@ def find_corpus(corpus_dir: Path, unpacked_dir: Path) -> Path:
         (unpacked_dir / TRANSCRIPTS.parent).mkdir(parents=True, exist_ok=True)
         shutil.copy(corpus_dir / TRANSCRIPTS, unpacked_dir / TRANSCRIPTS)
     return unpacked_dir
+
+
+def refuse_incomplete(corpus_dir: Path, num_recordings: int) -> None:
+    """Raise `ValueError` if a hundredth of the transcripts or more have no recording: not all is unpacked."""
+    expected = len((corpus_dir / TRANSCRIPTS).read_text(encoding="utf-8").splitlines())
+    require(
+        expected - num_recordings < MAX_MISSING_SHARE * expected,
+        f"{expected - num_recordings} of {expected} recordings are missing in {corpus_dir / RECORDINGS}: unpack all "
+        "speakers' archives there again",
+    )
 
 
 def unpack(archives: list[Path], target: Path) -> None:

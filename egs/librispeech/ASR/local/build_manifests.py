@@ -33,6 +33,7 @@ def main() -> None:
             f"{expected - len(supervisions)} of {expected} recordings of {', '.join(its_parts)} are missing or cannot "
             f"be read: unpack these parts again into {args.corpus_dir}",
         )
+        supervisions.sort(key=lambda supervision: supervision.id)  # not as the file system lists them
         write_split(
             RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), split, args.output_dir
         )
