@@ -54,6 +54,10 @@ def test_normalisation(text: str, upper: str, as_it_is: str) -> None:
     assert normalise(text, "none") == as_it_is
 
 
+def test_capitals_are_composed_again() -> None:
+    assert normalise("\u0390", "upper") == "\u03aa\u0301"
+
+
 @given(st.text(max_size=30), st.sampled_from(["upper", "lower", "none"]))
 def test_a_normalised_text_stays_as_it_is(text: str, case: str) -> None:
     once = normalise(text, case)

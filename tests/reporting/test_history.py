@@ -22,6 +22,9 @@ def test_what_a_resumed_training_does_again_counts_once(exp_dir: Path) -> None:
     loss = read_history(exp_dir)["train/loss"]
     assert loss.steps == list(range(1, 33))
     assert loss.values[24:26] == pytest.approx([10 / 25, 100.0])
+    with SummaryWriter(str(exp_dir / "tensorboard"), filename_suffix=".still-later") as writer:
+        writer.add_scalar("train/loss", 200.0, 32)
+    assert read_history(exp_dir)["train/loss"].values[30:] == pytest.approx([100.0, 200.0])
 
 
 def test_epochs_are_counted_where_they_were_not_written(exp_dir: Path) -> None:
