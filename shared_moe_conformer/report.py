@@ -29,7 +29,7 @@ PAGE = "report.html"
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     args = _parser().parse_args(arguments)
-    run_main(lambda: _draw_usage(args) if args.expert_usage else _write_page(args))
+    run_main(lambda: _show(args))
 
 
 def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selection) -> ExpertUsage:
@@ -51,6 +51,17 @@ def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selec
     data = AsrDataModule(config, recipe_dir, Tokenizer.load(recipe_dir / config.data.lang_dir))
     batches = tqdm(EvalLoader(data.cuts(split), data.dataset), desc=f"expert usage on {split}", unit="batch")
     return ExpertUsage(expert_layer_names(config.model.encoder), frames_per_expert(model, batches).tolist())
+
+
+def _show(args: argparse.Namespace) -> None:
+    """Do what is asked for, and refuse options that would change nothing."""
+    if args.expert_usage:
+        require(args.output is None, "--output is for the page: leave it or --expert-usage out")
+        return _draw_usage(args)
+    given = {name for name, value in vars(args).items() if value is not None} - {"exp_dir", "output"}
+    named = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(given))
+    require(not given, f"the page shows the whole training: {named} only with --expert-usage FILE.svg")
+    return _write_page(args)
 
 
 def _write_page(args: argparse.Namespace) -> None:

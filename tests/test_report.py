@@ -67,6 +67,8 @@ def test_mistakes_are_one_line(exp_dir: Path, tmp_path: Path, capsys: pytest.Cap
     assert "train first" in refused(capsys, tmp_path, *usage)
     assert "no epoch-9.pt" in refused(capsys, exp_dir, *usage, "--epoch", 9)
     assert "cuts_other.jsonl.gz" in refused(capsys, exp_dir, *usage, "--split", "other")
+    assert "--output is for the page" in refused(capsys, exp_dir, *usage, "--output", tmp_path / "page.html")
+    assert "--epoch, --split only with" in refused(capsys, exp_dir, "--epoch", 1, "--split", "dev")
     save_config(replace_fields(CONFIG, {"experts_in": "none"}), exp_dir / "config.json")
     assert "has no experts" in refused(capsys, exp_dir, *usage)
     assert not (tmp_path / "usage.svg").exists()
