@@ -173,4 +173,4 @@ def _explained(source: str, error: Exception) -> Exception:
     missing = isinstance(error, urllib.error.HTTPError) and error.code in (404, 410)
     if missing or isinstance(error, FileNotFoundError) or isinstance(reason, FileNotFoundError):
         return FileNotFoundError(f"{source} is not there: look at the zoo's address")
-    return ValueError(f"{source} cannot be read ({reason}): what has come is kept, so try again")
+    return ValueError(f"{source} cannot be read ({reason}): look at its address, or try again later")
