@@ -59,7 +59,7 @@ def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
     if not overwrite:
         raise FileExistsError(f"{target} exists: give another name, or --overwrite")
     if target.is_symlink() or not (target / marker).is_file():
-        raise FileExistsError(f"{target} holds no {marker}, so it is not overwritten: give another name")
+        raise FileExistsError(f"{target} is a link or holds no {marker}, so it is not overwritten: give another name")
 
 
 @contextlib.contextmanager

@@ -68,6 +68,14 @@ def test_only_its_own_kind_of_folder_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_link_to_a_folder_of_this_kind_is_not_overwritten(tmp_path: Path) -> None:
+    make_folder(tmp_path / "elsewhere", "precious")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError, match="is not overwritten"):
+        make_folder(tmp_path / "link", "new", overwrite=True)
+    assert [path.read_text() for path in (tmp_path / "elsewhere").iterdir()] == ["precious"]
+
+
 def test_old_folder_survives_a_failure_in_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_folder(tmp_path / "f", "old")
     rename, calls = os.rename, []

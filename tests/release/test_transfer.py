@@ -261,6 +261,12 @@ def test_a_lying_index_is_refused(zoo: Path, here: Path, changes: dict[str, obje
     assert_refused(zoo, here, message)
 
 
+def test_an_index_with_a_name_twice_is_refused(zoo: Path, here: Path) -> None:
+    entries = json.loads((zoo / INDEX_FILE).read_text())
+    (zoo / INDEX_FILE).write_text(json.dumps([*entries, entries[0]]))
+    assert_refused(zoo, here, "lists a name twice")
+
+
 def test_a_model_of_another_name_is_refused(zoo: Path, here: Path) -> None:
     index = json.loads((zoo / INDEX_FILE).read_text())
     (zoo / INDEX_FILE).write_text(json.dumps([{**index[1], "name": "base"}]))

@@ -17,6 +17,9 @@ def test_shares_are_put_together_by_layer_and_expert(exp_dir: Path) -> None:
     assert usage is not None and usage.steps == [10, 20, 30]
     assert usage.shares[0][1] == pytest.approx([0.6, 0.395, 0.005])
     assert usage_history(read_history(exp_dir), "train") is None
+    lacking = read_history(exp_dir)
+    del lacking["dev_expert_share/feed_forward_00/expert_0"]
+    assert usage_history(lacking, "dev") is None
 
 
 def test_the_usage_is_drawn_at_the_end_and_over_time(exp_dir: Path) -> None:
