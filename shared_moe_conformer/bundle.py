@@ -56,6 +56,7 @@ from shared_moe_conformer.speech.recognition import (
     pools,
     read_segments,
 )
+from shared_moe_conformer.speech.segments import LEAST, WHOLE
 from shared_moe_conformer.speech.transcript import EMPTY, Transcript, transcript_of
 
 ENCODER_FRAME_SHIFT = 0.04
@@ -120,6 +121,11 @@ class Bundle:
         require(
             manifest.decoding_method in METHODS,
             f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
+        )
+        seconds = manifest.segment_seconds
+        require(
+            seconds is None or LEAST <= seconds <= WHOLE,
+            f"{folder / MANIFEST_FILE}: segment_seconds is {seconds}: it must be {LEAST:g} to {WHOLE:g}",
         )
         network = load_model(config, folder / WEIGHTS_FILE, config_path=folder / CONFIG_FILE)
         return cls(manifest, config, network, tokenizer, folder)
@@ -212,7 +218,7 @@ class Bundle:
         shown = progress and sys.stderr.isatty()
         total = _seconds(recordings) if shown else None  # which looks into every file
         with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
-            parts = read_segments(recordings, self.features, longest=self.manifest.segment_seconds)
+            parts = read_segments(recordings, self.features, longest=self.manifest.segment_seconds or WHOLE)
             for pool in pools(parts):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):

@@ -31,7 +31,7 @@ from shared_moe_conformer.release.manifest import (
     require_name,
 )
 from shared_moe_conformer.release.zoo_index import add
-from shared_moe_conformer.speech.segments import WHOLE, usual_length
+from shared_moe_conformer.speech.segments import usual_length
 from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.selection import Selection
 
@@ -123,7 +123,7 @@ def training_durations(config: Config, *, recipe_dir: Path) -> list[float]:
 
 
 def describe(
-    name: str, config: Config, *, error_rates: dict[str, dict[str, float]], segment_seconds: float = WHOLE
+    name: str, config: Config, *, error_rates: dict[str, dict[str, float]], segment_seconds: float | None = None
 ) -> Manifest:
     """The manifest of a model of this config."""
     total = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["total"]

@@ -99,6 +99,14 @@ def test_sums_are_optional(saved: Save) -> None:
         Bundle.load(folder)
 
 
+@pytest.mark.parametrize("seconds", [0.1, 31, float("nan")])
+def test_segments_that_cannot_be_are_refused(saved: Save, seconds: float) -> None:
+    folder = saved()
+    edit_json(folder / "bundle.json", segment_seconds=seconds)
+    with pytest.raises(ValueError, match=f"segment_seconds is {seconds}: it must be 5 to 30"):
+        Bundle.load(folder)
+
+
 def test_newer_formats_are_refused(saved: Save) -> None:
     folder = saved()
     edit_json(folder / "bundle.json", format_version=99)

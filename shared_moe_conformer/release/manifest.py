@@ -14,7 +14,6 @@ from typing import Any
 from shared_moe_conformer import __version__
 from shared_moe_conformer.config import from_dict, require, to_dict
 from shared_moe_conformer.config.values import ADDED_LATER
-from shared_moe_conformer.speech.segments import LEAST, WHOLE
 
 FORMAT_VERSION = 1
 """Version of the bundle's layout; raised whenever an older reader would misread a newer bundle."""
@@ -56,8 +55,9 @@ class Manifest:
     """The search that `transcribe` uses by default and that gave the expected text of the test wav."""
     error_rates: dict[str, dict[str, float]] = field(default_factory=dict)
     """Word error rate in percent by test set and decoding method; empty where nothing was decoded."""
-    segment_seconds: float = field(default=WHOLE, metadata=ADDED_LATER)
-    """Seconds of a segment of a long recording at most; 95 % of the training's utterances are no longer."""
+    segment_seconds: float | None = field(default=None, metadata=ADDED_LATER)
+    """Seconds of a segment of a long recording at most: 95 % of the training's utterances are no longer; None: not
+    known."""
     format_version: int = FORMAT_VERSION
     """Layout of the bundle."""
     package_version: str = __version__
@@ -68,10 +68,6 @@ class Manifest:
     def __post_init__(self) -> None:
         require_types(self)
         require_name(self.name)
-        require(
-            LEAST <= self.segment_seconds <= WHOLE,
-            f"segment_seconds is {self.segment_seconds}: give {LEAST:g} to {WHOLE:g}",
-        )
 
 
 def is_default_search(settings: str) -> bool:
@@ -152,7 +148,7 @@ def _is_a(value: Any, kind: str) -> bool:
     checks: Mapping[str, bool] = {
         "str": isinstance(value, str),
         "int": type(value) is int and value >= 0,
-        "float": type(value) in (int, float),
+        "float | None": value is None or type(value) in (int, float),
         "str | None": value is None or isinstance(value, str),
         "dict[str, dict[str, float]]": _is_table(value),
     }

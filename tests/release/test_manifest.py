@@ -54,8 +54,6 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
         ({"error_rates": {"test": {"greedy_search": "3"}}}, "error_rates"),
         ({"commit": 5}, "commit is 5"),
         ({"segment_seconds": "9"}, "segment_seconds is '9'"),
-        ({"segment_seconds": 0.1}, "segment_seconds is 0.1: give 5 to 30"),
-        ({"segment_seconds": float("nan")}, "segment_seconds is nan: give 5 to 30"),
     ],
 )
 def test_a_bad_value_is_refused_with_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -74,7 +72,7 @@ def test_a_model_of_before_segments_had_a_length_is_read(tmp_path: Path) -> None
     values = json.loads(path.read_text())
     del values["segment_seconds"]
     path.write_text(json.dumps(values))
-    assert read_manifest(tmp_path).segment_seconds == 30
+    assert read_manifest(tmp_path).segment_seconds is None
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Manifest) if f.name != "segment_seconds"])
