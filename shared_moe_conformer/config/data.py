@@ -41,6 +41,10 @@ class DataConfig:
     """Frequency masks of SpecAugment per utterance; 0: none."""
     max_freq_mask_bins: int = 20
     """Widest frequency mask, in mel bins."""
+    join_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training batches whose utterances are joined in twos or threes, with silence between; 0: none."""
+    silence_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training utterances that begin and end with up to half a second of silence; 0: none."""
     noise_manifest: str = field(default="", metadata=ADDED_LATER)
     """Cuts of noise with features, mixed into training, e.g. data/fbank/cuts_musan.jsonl.gz; empty: none."""
     noise_probability: float = field(default=0.5, metadata=ADDED_LATER)
@@ -57,10 +61,8 @@ class DataConfig:
             0 <= self.max_time_mask_fraction <= 1,
             f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
         )
-        require(
-            0 <= self.noise_probability <= 1,
-            f"noise_probability is {self.noise_probability}: give a number from 0 to 1",
-        )
+        for name in ("join_probability", "silence_probability", "noise_probability"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")
         require(
             len(self.noise_snr) == 2 and self.noise_snr[0] <= self.noise_snr[1],
             f"noise_snr is {self.noise_snr}: give the lowest and the highest ratio in decibel, e.g. 10,20",

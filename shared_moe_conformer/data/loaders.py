@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from shared_moe_conformer.config import DataConfig, require
 from shared_moe_conformer.data.batch import AsrBatch, collate
 from shared_moe_conformer.data.buckets import plan_batches
+from shared_moe_conformer.data.joining import Example, with_silence
 from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.spec_augment import spec_augment
 from shared_moe_conformer.data.stored_cuts import StoredCuts
@@ -28,7 +29,7 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
 class PlannedBatch(NamedTuple):
-    """The cuts of a batch, and the seed of its noise and SpecAugment (None: neither)."""
+    """The cuts of a batch, and the seed of its silence, noise and SpecAugment (None: nothing of these)."""
 
     cuts: CutSet
     seed: int | None
@@ -63,11 +64,15 @@ class CutDataset(Dataset):
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
         cuts = list(planned.cuts)
         features = [torch.from_numpy(cut.load_features()) for cut in cuts]
+        texts = [cut.supervisions[0].text for cut in cuts]
+        ids = [cut.id for cut in cuts]
+        examples = list(map(Example, features, self.tokenizer.encode(texts), ids, texts))
         if planned.seed is not None:
             generator = torch.Generator().manual_seed(planned.seed)
-            features = [self._augment(f, generator) for f in features]
-        texts = [cut.supervisions[0].text for cut in cuts]
-        return collate(features, self.tokenizer.encode(texts), cut_ids=[cut.id for cut in cuts], texts=texts)
+            joined = with_silence(examples, self.config, generator=generator)
+            examples = [e._replace(features=self._augment(e.features, generator)) for e in joined]
+        features, tokens, ids, texts = map(list, zip(*examples))
+        return collate(features, tokens, cut_ids=ids, texts=texts)
 
     def _augment(self, features: Tensor, generator: torch.Generator) -> Tensor:
         if self.noise is not None:

@@ -35,6 +35,8 @@ BASE = Config(
         num_time_masks=2,
         max_time_mask_fraction=0.1,
         max_freq_mask_bins=10,
+        join_probability=0.4,
+        silence_probability=0.7,
         num_workers=0,  # an epoch is read in less than a second; a worker would take a core from training
     ),
     training=TrainingConfig(
