@@ -20,6 +20,7 @@ import onnx  # noqa: E402
 
 from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
+from shared_moe_conformer.forms import onnx_folder  # noqa: E402
 from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402
 from shared_moe_conformer.forms.onnx_precisions import (  # noqa: E402
@@ -205,6 +206,18 @@ def test_the_program_in_the_readme_recognises_the_test_wav(exported: Path, tiny_
         result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
     assert result.stdout.split() == tiny_bundle.transcribe(exported / "test.wav").text.split()
+
+
+def test_a_graph_that_differs_from_the_model_is_not_written(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off_by_one(path: Path, *inputs: torch.Tensor) -> list[np.ndarray]:
+        return [output + (path.name == JOINER) for output in run_graph(path, *inputs)]
+
+    monkeypatch.setattr(onnx_folder, "run_graph", off_by_one)
+    with pytest.raises(ValueError, match=r"joiner\.onnx differs from the model by 1: not written"):
+        write_onnx(bundle_folder, tmp_path / "graphs")
+    assert not (tmp_path / "graphs").exists()
 
 
 def run_sherpa(

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.forms import torchscript
+from shared_moe_conformer.forms.onnx_graphs import DecoderGraph
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.release.checksums import verify_sums
 
@@ -61,6 +64,24 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
         torch.testing.assert_close(found["encoder"][0][i, :length], frames[i, :length], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found["ctc"][0][i, :length], log_probs[i, :length], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["joiner"], logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_graph_that_differs_from_the_model_is_not_written(
+    saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = torchscript._compiled
+
+    class Wrong(torch.nn.Module):
+        def forward(self, y: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(y), 1)
+
+    def break_decoder(graph: torch.nn.Module, example: tuple[torch.Tensor, ...] | None) -> torch.jit.ScriptModule:
+        return compiled(Wrong() if isinstance(graph, DecoderGraph) else graph, example)
+
+    monkeypatch.setattr(torchscript, "_compiled", break_decoder)
+    with pytest.raises(ValueError, match=r"decoder\.pt differs from the model by .*: not written"):
+        write_torchscript(saved(), tmp_path / "graphs")
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_the_program_in_the_readme_recognises_the_test_wav(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
