@@ -27,11 +27,21 @@ class AsrBatch(NamedTuple):
     """Reference texts."""
 
 
-def collate(
-    features: Sequence[Tensor], tokens: Sequence[list[int]], *, cut_ids: list[str], texts: list[str]
-) -> AsrBatch:
-    """A batch of features (T, F) and token ids."""
-    x = torch.nn.utils.rnn.pad_sequence(list(features), batch_first=True, padding_value=LOG_EPSILON)
+class Example(NamedTuple):
+    """One utterance of a batch."""
+
+    features: Tensor
+    """(T, F)"""
+    tokens: list[int]
+    """(U,)"""
+    cut_id: str
+    text: str
+
+
+def collate(examples: Sequence[Example]) -> AsrBatch:
+    """A batch of utterances."""
+    features, tokens, cut_ids, texts = map(list, zip(*examples))
+    x = torch.nn.utils.rnn.pad_sequence(features, batch_first=True, padding_value=LOG_EPSILON)
     y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
     return AsrBatch(x, _lengths(features), y, _lengths(tokens), cut_ids, texts)
 

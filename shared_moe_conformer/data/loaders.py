@@ -13,15 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 from lhotse.dataset import SimpleCutSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared_moe_conformer.config import DataConfig, require
-from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.batch import AsrBatch, Example, collate
 from shared_moe_conformer.data.buckets import plan_batches
-from shared_moe_conformer.data.joining import Example, with_silence
+from shared_moe_conformer.data.joining import with_silence
 from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.spec_augment import spec_augment
 from shared_moe_conformer.data.stored_cuts import StoredCuts
@@ -62,17 +62,19 @@ class CutDataset(Dataset):
         self.noise = noise
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
-        cuts = list(planned.cuts)
-        features = [torch.from_numpy(cut.load_features()) for cut in cuts]
-        texts = [cut.supervisions[0].text for cut in cuts]
-        ids = [cut.id for cut in cuts]
-        examples = list(map(Example, features, self.tokenizer.encode(texts), ids, texts))
+        examples = self.examples(planned.cuts)
         if planned.seed is not None:
             generator = torch.Generator().manual_seed(planned.seed)
             joined = with_silence(examples, self.config, generator=generator)
             examples = [e._replace(features=self._augment(e.features, generator)) for e in joined]
-        features, tokens, ids, texts = map(list, zip(*examples))
-        return collate(features, tokens, cut_ids=ids, texts=texts)
+        return collate(examples)
+
+    def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
+        """The cuts as they are stored."""
+        cuts = list(cuts)
+        texts = [cut.supervisions[0].text for cut in cuts]
+        features = (torch.from_numpy(cut.load_features()) for cut in cuts)
+        return list(map(Example, features, self.tokenizer.encode(texts), (cut.id for cut in cuts), texts))
 
     def _augment(self, features: Tensor, generator: torch.Generator) -> Tensor:
         if self.noise is not None:

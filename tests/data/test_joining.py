@@ -3,17 +3,25 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lhotse.utils import LOG_EPSILON
 from torch import Tensor
 
-from shared_moe_conformer.config import DataConfig
-from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.config import DataConfig, FeatureConfig
+from shared_moe_conformer.data.batch import AsrBatch, Example
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.joining import GAP, LONGEST_JOINED, MARGIN, Example, with_silence
+from shared_moe_conformer.data.features import compute_features
+from shared_moe_conformer.data.joining import (
+    DIGITAL_SILENCE,
+    GAP,
+    LONGEST_JOINED,
+    MARGIN,
+    with_most_silence,
+    with_silence,
+)
 from tests.data.conftest import Corpus
 
 LENGTHS = st.lists(st.integers(1, 900), min_size=1, max_size=9)
@@ -46,7 +54,7 @@ def test_all_that_is_said_comes_once_in_order_with_its_tokens(lengths: list[int]
     assert "+".join(e.cut_id for e in found) == "+".join(e.cut_id for e in examples)
     assert " ".join(e.text for e in found) == " ".join(e.text for e in examples)
     for e in found:
-        assert set(e.features[e.features <= 0].tolist()) <= {-5.0, torch.tensor(LOG_EPSILON).item()}
+        assert set(e.features[e.features <= 0].tolist()) <= {-5.0, torch.tensor(DIGITAL_SILENCE).item()}
 
 
 @settings(deadline=None, max_examples=60)
@@ -61,6 +69,26 @@ def test_joined_utterances_are_short_enough_and_alike_in_number(lengths: list[in
     for number, e in zip(numbers, found):
         gaps = len(e.features) - sum(lengths[int(name[3:])] for name in e.cut_id.split("+"))
         assert (number - 1) * GAP[0] <= gaps <= (number - 1) * GAP[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_no_batch_is_larger_than_the_largest(lengths: list[int], seed: int, join: bool, silence: bool) -> None:
+    examples = [example(i, n) for i, n in enumerate(lengths)]
+    config = DataConfig(join_probability=join, silence_probability=silence)
+    separate, *joined = with_most_silence(examples, config)
+    found = with_silence(examples, config, generator=generator(seed))
+    assert len(joined) <= join and max(len(e.tokens) for e in found) <= max(
+        len(e.tokens) for e in [separate, *joined][-1]
+    )
+    frames = [sum(len(e.features) for e in batch) for batch in (found, separate, *joined)]
+    assert frames[0] <= max(frames[1:])
+    assert silence or join or frames[0] == frames[1] == sum(lengths)
+
+
+def test_digital_silence_is_what_features_make_of_zeros() -> None:
+    features = compute_features(np.zeros(16000, dtype=np.float32), 16000, FeatureConfig())
+    torch.testing.assert_close(features, torch.full_like(features, DIGITAL_SILENCE))
 
 
 def test_both_happen_as_often_as_they_should_and_silence_is_of_both_kinds() -> None:

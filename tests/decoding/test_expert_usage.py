@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import replace_fields
-from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.batch import AsrBatch, Example, collate
 from shared_moe_conformer.decoding.expert_usage import frames_per_expert
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.subsampling import subsampled_length
@@ -15,12 +15,7 @@ LENS = [[40, 55], [31]]
 
 def batches() -> list[AsrBatch]:
     torch.manual_seed(1)
-    return [
-        collate(
-            [torch.randn(n, 80) for n in lens], [[3]] * len(lens), cut_ids=["a"] * len(lens), texts=["A"] * len(lens)
-        )
-        for lens in LENS
-    ]
+    return [collate([Example(torch.randn(n, 80), [3], "a", "A") for n in lens]) for lens in LENS]
 
 
 def model(**changes: object) -> AsrModel:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.batch import AsrBatch, Example, collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.distributed import (
     World,
@@ -44,7 +44,7 @@ def batches(step: int) -> list[AsrBatch]:
         features = [torch.randn(n, 80, generator=generator) for n in lens]
         tokens = [torch.randint(3, TINY_VOCAB, (4,), generator=generator).tolist() for _ in lens]
         names = [f"cut-{step}-{size}-{n}" for n in range(size)]
-        found.append(collate(features, tokens, cut_ids=names, texts=names))
+        found.append(collate(list(map(Example, features, tokens, names, names))))
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from shared_moe_conformer.config import replace_fields
-from shared_moe_conformer.data.batch import collate
+from shared_moe_conformer.data.batch import Example, collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.router import Router
 from shared_moe_conformer.training.precision import Precision
@@ -95,7 +95,7 @@ def test_no_update_of_several_large_batches_is_lost_at_the_beginning() -> None:
     config = replace_fields(CONFIG, {"precision": "float16", "accumulate_batches": 2})
     generator = torch.Generator().manual_seed(0)
     features = [torch.randn(400, 80, generator=generator) for _ in range(16)]
-    batch = collate(features, [[3, 4, 5]] * 16, cut_ids=["a"] * 16, texts=["b"] * 16)
+    batch = collate([Example(x, [3, 4, 5], "a", "b") for x in features])
     torch.manual_seed(0)
     trainer = Trainer(AsrModel(config.model), config.training)
     trainer.train_mode()
