@@ -30,10 +30,16 @@ def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str 
         total = len(hyps)
     if not counts:
         return None
-    fewer = "".join(f", but in {count} by {name}" for name, count in counts.items() if count < total)
     scores = f"scores that differ by {largest:.1g} at most" if largest else "the same score"
     searches = "1 search" if len(counts) == 1 else f"{len(counts)} searches"
-    return f"k2 and embedded, {searches}: the same text in all {total} utterances{fewer}; and there {scores}"
+    return f"k2 and embedded, {searches}: the same text {_where(counts, total)}; and there {scores}"
+
+
+def _where(counts: Mapping[str, int], total: int) -> str:
+    """In how many utterances the engines agree: those searches that do not agree in all are named."""
+    fewer = ", ".join(f"in {count} of {total} by {name}" for name, count in counts.items() if count < total)
+    some_agree = total in counts.values()
+    return ", but ".join([f"in all {total} utterances"] * some_agree + [fewer] * bool(fewer))
 
 
 def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:

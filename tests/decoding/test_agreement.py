@@ -26,8 +26,12 @@ def test_words_and_tokens_are_compared_and_scores_where_they_are_the_same() -> N
         DecodingConfig(): [hyp(-1.0)] * 3,
     }
     assert agreement_note(found) == (
-        "k2 and embedded, 2 searches: the same text in all 3 utterances, but in 2 by 1best over HLG, but in 2 by "
-        "nbest over H; and there scores that differ by 0.2 at most"
+        "k2 and embedded, 2 searches: the same text in 2 of 3 by 1best over HLG, in 2 of 3 by nbest over H; "
+        "and there scores that differ by 0.2 at most"
+    )
+    assert agreement_note(found | {OTHER: found[ONE]}) == (
+        "k2 and embedded, 2 searches: the same text in all 3 utterances, but in 2 of 3 by nbest over H; "
+        "and there the same score"
     )
     assert agreement_note({ONE: found[ONE], OTHER: found[ONE]}) == (
         "k2 and embedded, 1 search: the same text in all 3 utterances; and there the same score"
