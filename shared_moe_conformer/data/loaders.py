@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -204,7 +205,10 @@ class EvalLoader:
             rank=0,
             world_size=1,
         )
-        self._batches = [PlannedBatch(batch, None) for batch in sampler][part.rank :: part.num_processes]
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The first cut drawn")  # a cut above max_duration is a batch by itself
+            batches = [PlannedBatch(batch, None) for batch in sampler]
+        self._batches = batches[part.rank :: part.num_processes]
 
     def __len__(self) -> int:
         return len(self._batches)

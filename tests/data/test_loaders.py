@@ -4,6 +4,7 @@ import dataclasses
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +263,10 @@ def test_workers_leave_it_to_their_parent_to_end_them_whatever_python_begins_pro
     command = [sys.executable, "-c", LOADS]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert (result.returncode, result.stdout) == (0, "abcdefghi\n"), result.stderr
+
+
+def test_a_cut_above_max_duration_is_a_batch_by_itself_without_a_warning(corpus: Corpus) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loader = eval_loader(corpus, max_duration=0.01)
+    assert [len(cut_ids) for cut_ids in ids([*loader])] == [1] * len(corpus.cuts("train"))
