@@ -53,7 +53,7 @@ def with_silence(examples: Sequence[Example], config: DataConfig, *, generator: 
 
 
 def with_most_silence(examples: Sequence[Example], config: DataConfig) -> list[list[Example]]:
-    """The largest that `with_silence` can make of a batch: with most frames, and, where joined, with longest utterances."""
+    """The largest that `with_silence` makes of a batch: with most frames and, where joined, with longest utterances."""
     numbers = {1, _most_joined(examples) if config.join_probability > 0 else 1}
     batches = [_joined(examples, number, _most_silence) for number in sorted(numbers)]
     if config.silence_probability > 0:
