@@ -95,17 +95,17 @@ def _parser() -> argparse.ArgumentParser:
         "float16 and int8 files, on a recipe's whole test set.",
     )
     add_model_flags(parser)
-    parser.add_argument("--recipe-dir", type=Path, required=True, help="the recipe whose test set is recognised")
-    parser.add_argument("--split", default="test", help="which of its cut sets [test]")
+    parser.add_argument("--recipe-dir", type=Path, required=True, help="the recipe that has the cut set")
+    parser.add_argument("--split", default="test", help="the cut set that is recognised [test]")
     parser.add_argument(
-        "--exp-dir", type=Path, help="the experiment that was released, to be compared with, too [none]"
+        "--exp-dir", type=Path, help="the experiment that was released, as the reference [the model itself]"
     )
     parser.add_argument(
         "--int8-choices",
         action="store_true",
         help="compare int8 of every choice of feed-forward products instead; for --split dev, not for a test set",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="times that all is recognised, for the times [5]")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that are timed; the median counts [5]")
     add_flags(parser, Selection)
     return parser
 

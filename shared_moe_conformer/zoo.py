@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m shared_moe_conformer.zoo", description="Released models.")
     where, name, source = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     where.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the zoo's folder [{ZOO}]")
-    name.add_argument("name", help="of the model")
+    name.add_argument("name", help="the model's name")
     source.add_argument("--from", dest="source", help=f"another zoo: {ADDRESS} [this one]")
     commands = parser.add_subparsers(dest="command", required=True)
     lister = commands.add_parser("list", parents=[where, source], help="print the index")

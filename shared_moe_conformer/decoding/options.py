@@ -50,7 +50,7 @@ class DecodingConfig:
     lm_scale: float = 0.3
     """.._lm_shallow_fusion, .._LODR: what the LM's log-probabilities are multiplied by."""
     lm_scales: tuple[float, ...] = (0.5, 1.0, 1.5)
-    """nbest_rescoring, whole_lattice_rescoring: such scales of the n-gram, each with results of its own."""
+    """nbest_rescoring, whole_lattice_rescoring: scales of the n-gram's log-probabilities, each with its own results."""
     rescoring_ngram: str = "G_4_gram.arpa"
     """nbest_rescoring, whole_lattice_rescoring: the n-gram over words, a file of the lang folder."""
     backoff: Backoff = "exact"
@@ -58,9 +58,9 @@ class DecodingConfig:
     lodr_scale: float = 0.1
     """modified_beam_search_LODR: the 2-gram's scale, which is subtracted; icefall's --ngram-lm-scale, negated."""
     hotwords: tuple[str, ...] = ()
-    """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; none: empty."""
+    """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; empty: none."""
     hotwords_file: str = ""
-    """File with more of them, one a line; icefall's --context-file; empty: none."""
+    """File with more hotwords, one a line; icefall's --context-file; empty: none."""
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
     graph: GraphName = "HLG"
@@ -86,7 +86,7 @@ class DecodingConfig:
     num_paths: int = 200
     """n-best methods: different sequences in the list, at most; of fast_beam_search: paths that are drawn."""
     nbest_scale: float = 0.5
-    """fast_beam_search_nbest..: what log-probabilities are multiplied by for drawing; smaller: more different paths."""
+    """fast_beam_search_nbest..: what log-probabilities are multiplied by for drawing; smaller: more varied paths."""
     ngram_lm_scale: float = 0.01
     """fast_beam_search_nbest_LG: what the log-probabilities of LG are multiplied by."""
 

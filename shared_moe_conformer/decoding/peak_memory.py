@@ -21,10 +21,9 @@ PATIENCE = 120.0
 def peak_memory(search: Callable[[], object], device: torch.device) -> float | None:
     """Memory (MiB) that a call takes at most beyond what is taken before; None where it cannot be measured.
 
-    On a GPU that is what torch allocates. Elsewhere the call is made in a copy of this process that is thrown away, so
-    that every search begins with the same memory and what one frees serves no other. What it computes on: one thread.
-    Holes that this process's own freed memory has left are there for its pieces, as they are in the process itself, so
-    that it may take somewhat more than in a new one.
+    On a GPU that is what torch allocates. Elsewhere the call is made, on one thread, in a copy of this process that is
+    thrown away, so that every search begins with the same memory and gains nothing from what another has freed. What
+    this process has freed lies in holes there, as it does here, so a call may take somewhat more than in a new one.
     """
     if device.type == "cuda":
         return _on_gpu(search, device)
