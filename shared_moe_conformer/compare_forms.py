@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import math
 import tempfile
 from collections.abc import Sequence
@@ -116,6 +117,8 @@ def _compare(args: argparse.Namespace) -> None:
     source = resolve(args.model, zoo_dir=args.zoo_dir)
     if args.int8_choices:
         return _compare_int8_choices(args, source)
+    found = importlib.util.find_spec("sherpa_onnx") is not None  # which is called last
+    require(found, "the package sherpa_onnx is not installed: pip install sherpa-onnx soundfile")
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
         selection = apply_flags(Selection(), args)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,16 @@ def test_tables_tell_what_was_the_same_and_times_as_ratios() -> None:
         "| ctc | float32 | 4.00 | 10.00 | 9 of 9 | 1e-05 | 1.00 |",
         "| ctc | int8 | 1.00 | 10.50 | 5 of 9 | 0.25 | 0.75 |",
     ]
+
+
+def test_a_missing_package_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sherpa_onnx" else find(name))
+    with pytest.raises(SystemExit):
+        main(["--model", str(tmp_path), "--recipe-dir", str(tmp_path)])
+    assert "the package sherpa_onnx is not installed: pip install sherpa-onnx" in capsys.readouterr().err
 
 
 @pytest.mark.slow
