@@ -8,7 +8,7 @@ import pytest
 from shared_moe_conformer.lattice.beams import MIN_ACTIVE, Beams
 from shared_moe_conformer.lattice.embedded_engine import find_lattice
 from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 from shared_moe_conformer.lattice.lattice import EMPTY
 from shared_moe_conformer.lattice.topology import ctc_topology
 
@@ -63,6 +63,16 @@ def test_some_states_stay_however_narrow_the_beam_is() -> None:
     narrow = find_lattice(log_probs, graph, Beams(1e-3, 100.0, max_active=1000), **MANY)
     assert narrow is not None
     assert np.bincount(narrow.frame).max() == MIN_ACTIVE
+
+
+def test_a_state_in_which_the_graph_may_end_survives_the_last_frames() -> None:
+    labels = np.arange(1, MIN_ACTIVE + 2)
+    arcs = np.stack([np.zeros_like(labels), labels, labels, labels], axis=1)
+    graph = graph_of_arcs(arcs, np.zeros(len(labels)), final_state=[1], final_weight=[0.0])
+    log_probs = np.zeros((1, len(labels) + 1), np.float32)
+    log_probs[0, 1] = -25.0
+    found = [find_lattice(log_probs, graph, Beams(beam, 8.0, max_active=1000), **MANY) for beam in (20.0, 10.0)]
+    assert [lattice.num_arcs for lattice in found] == [1, 0], "20 nats reach 49 on the last frame, 10 reach 24"
 
 
 def test_no_frame_no_final_state_and_no_way_on_give_no_path() -> None:
