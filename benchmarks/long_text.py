@@ -3,7 +3,8 @@
     python -m benchmarks.long_text egs/asterisk/ASR zoo/asterisk-en-base
 
 The recipe's test and dev utterances are joined, with half a second of silence between two of them, in one random order
-after the other until there are ten minutes; five such recordings. Three ways to recognise one: each utterance alone;
+after the other until there are ten minutes; five such recordings. Four ways to recognise one: each utterance alone;
+each utterance alone after so much silence, which recordings often begin with and utterances of corpora do not;
 the recording as `transcribe` does it, cut at silences into segments of about the length of the training's utterances;
 the recording whole, as one utterance.
 """
@@ -75,13 +76,15 @@ def main() -> None:
 
 
 def measured(bundle: Bundle, utterances: Sequence[Utterance]) -> list[Way]:
-    """Three ways to recognise the recording that these utterances make."""
+    """The ways to recognise the recording that these utterances make."""
     sampling_rate = utterances[0].sampling_rate
     pause = np.zeros(int(PAUSE * sampling_rate), dtype=np.float32)
     recording = np.concatenate([part for utterance in utterances for part in (utterance.samples, pause)])
     apart = [Samples(utterance.samples, sampling_rate) for utterance in utterances]
+    late = [Samples(np.concatenate([pause, samples]), sampling_rate) for samples, _ in apart]
     ways: dict[str, Callable[[], list[str]]] = {
         "each utterance by itself": lambda: [found.text for found in bundle.transcribe_many(apart)],
+        "each utterance by itself, after silence": lambda: [found.text for found in bundle.transcribe_many(late)],
         "the recording, cut at silences": lambda: [bundle.transcribe(recording, sampling_rate=sampling_rate).text],
         "the recording, as one utterance": lambda: [whole(bundle, recording, sampling_rate)],
     }
