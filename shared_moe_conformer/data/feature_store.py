@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -48,8 +49,9 @@ def store_features(
     """
     directory.mkdir(parents=True, exist_ok=True)
     cuts_path(directory, split).unlink(missing_ok=True)
-    for old in directory.glob(f"feats_{split}-*.lca"):
-        old.unlink()
+    for path in list(directory.iterdir()):
+        if re.fullmatch(rf"feats_{re.escape(split)}-\d+\.lca", path.name):  # not of dev-other, if this is dev
+            path.unlink()
     resampled = [cut.resample(config.sampling_rate) for cut in cuts]
     parts = [CutSet.from_cuts(resampled[i : i + CUTS_PER_FILE]) for i in range(0, len(resampled), CUTS_PER_FILE)]
     paths = [directory / f"feats_{split}-{index}.lca" for index in range(len(parts))]

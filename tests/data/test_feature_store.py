@@ -100,3 +100,9 @@ def test_old_features_are_removed(cuts: CutSet, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(feature_store, "CUTS_PER_FILE", 5)
     store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
     assert sorted(path.name for path in FBANK.iterdir()) == ["cuts_train.jsonl.gz", "feats_train-0.lca"]
+
+
+def test_features_of_a_split_of_a_longer_name_stay(cuts: CutSet) -> None:
+    for split in ("dev-other", "dev", "dev"):
+        store_features(cuts, split, directory=FBANK, config=FeatureConfig())
+    assert all(len(cut.load_features()) for cut in read_cuts(FBANK, "dev-other", recipe_dir=Path()))
