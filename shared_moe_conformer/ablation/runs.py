@@ -245,7 +245,10 @@ def _engine() -> str:
 
 
 class _Stopwatch:
-    """Seconds that a run has taken, also before it was killed and begun again: kept in its folder."""
+    """Seconds that a run has taken, also before a program of it failed or it was interrupted: kept in its folder.
+
+    Those before this process itself was killed are lost.
+    """
 
     def __init__(self, exp_dir: Path) -> None:
         self._file = exp_dir / "seconds.txt"
