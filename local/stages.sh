@@ -57,6 +57,7 @@ parse_options() {
     name="${name//-/_}"
     [[ "$name" =~ ^[a-z][a-z_0-9]*$ && -n "${!name+set}" ]] || fail "no option $1: see $0 --help"
     [ $# -ge 2 ] || fail "$1 needs a value"
+    [[ ! "${!name}" =~ ^(true|false)$ || "$2" =~ ^(true|false)$ ]] || fail "$1 is '$2': give true or false"
     printf -v "$name" '%s' "$2"
     shift 2
   done

@@ -141,6 +141,7 @@ def test_a_stage_that_is_killed_is_done_again(recipe: Path, prepare: Prepare, ki
         (["size", "1"], "'size' is no option"),
         (["--size"], "--size needs a value"),
         (["--stage", "two"], "--stage is 'two': give a number"),
+        (["--force", "True"], "--force is 'True': give true or false"),
     ],
 )
 def test_mistakes_are_one_line(recipe: Path, prepare: Prepare, arguments: list[str], message: str) -> None:
