@@ -56,9 +56,9 @@ class FeatureNorm(nn.Module):
         variance = (squares / num_frames - mean.square()).clamp(min=0)
         self.num_frames += num_frames.long().squeeze()
         share = (num_frames / self.num_frames).to(self.mean)
-        before = self.variance.where(share < 1, torch.zeros_like(self.variance))
         distance = mean.to(self.mean) - self.mean
-        self.variance.copy_(before.lerp(variance.to(before), share) + share * (1 - share) * distance.square())
+        between = share * (1 - share) * distance.square()
+        self.variance.copy_(self.variance.lerp(variance.to(self.variance), share) + between)
         self.mean += share * distance
 
 

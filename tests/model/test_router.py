@@ -36,6 +36,8 @@ def test_the_bias_rises_by_the_rate_for_experts_with_less_than_the_mean() -> Non
     router = Router(6, 4, balancing_bias_rate=0.25)
     router.balance(torch.tensor([10.0, 0.0, 4.0, 2.0]))
     assert router.balancing_bias.tolist() == [-0.25, 0.25, 0.0, 0.25]  # type: ignore[union-attr]
+    router.eval().balance(torch.tensor([10.0, 0.0, 4.0, 2.0]))
+    assert router.balancing_bias.tolist() == [-0.25, 0.25, 0.0, 0.25], "a frozen one"  # type: ignore[union-attr]
     assert "balancing_bias" in router.state_dict() and "balancing_bias" not in Router(6, 4).state_dict()
 
 
