@@ -9,7 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_moe_conformer.config import Config, replace_fields
+from shared_moe_conformer.training import loop
 from shared_moe_conformer.training.checkpoint import BEST_NAME, MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.experiment import checkpoint_to_resume
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
 from shared_moe_conformer.training.trainer import Trainer
@@ -184,6 +186,31 @@ def test_tensorboard_gets_losses_speed_and_expert_usage(fit_tiny: Fit, tmp_path:
     assert events.Scalars("dev/ctc_greedy_wer")[0].value == 25.0
 
 
+def test_what_an_earlier_run_wrote_after_the_checkpoint_is_hidden(fit_tiny: Fit, tmp_path: Path) -> None:
+    """Seven updates, of which the last two are made again."""
+    with pytest.raises(Killed):
+        fit_tiny(tmp_path, kill_at=7, log_every_n_steps=1)
+    fit_tiny(tmp_path, log_every_n_steps=1)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 16))
+
+
+@pytest.mark.parametrize(("accumulate_batches", "batches"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5])])
+def test_progress_is_the_share_of_all_batches_that_is_done(
+    fit_tiny: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate_batches: int, batches: list[int]
+) -> None:
+    seen, step = [], Trainer.train_step
+
+    def watched(self: Trainer, *args: Any, progress: float) -> StepReport:
+        seen.append(progress)
+        return step(self, *args, progress=progress)
+
+    monkeypatch.setattr(Trainer, "train_step", watched)
+    fit_tiny(tmp_path, accumulate_batches=accumulate_batches)
+    assert seen == pytest.approx([(5 * epoch + done) / 15 for epoch in range(3) for done in batches])
+
+
 def test_updates_of_several_batches_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_path: Path) -> None:
     whole = fit_tiny(tmp_path / "whole", accumulate_batches=2)
     for epoch, steps in ((1, 3), (3, 9)):
@@ -206,6 +233,16 @@ def test_seeds_differ_by_epoch_and_by_seed() -> None:
 
     assert draw(1, 2) == draw(1, 2)
     assert len({draw(1, 2), draw(2, 1), draw(1, 3), draw(3, 0)}) == 4
+
+
+def test_processes_draw_the_same_weights_and_then_each_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[int, list[float]] = {0: [], 1: []}
+    for epoch, draws in drawn.items():
+        for rank in range(3):
+            monkeypatch.setattr(loop, "world", lambda rank=rank: World(rank, 3, rank))
+            seed_generators(1, epoch)
+            draws.append(float(torch.rand(())))
+    assert len(set(drawn[0])) == 1 and len(set(drawn[1])) == 3
 
 
 @pytest.mark.parametrize("field", ["save_every_n_steps", "keep_last_k", "num_threads", "max_skipped_steps"])

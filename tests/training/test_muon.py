@@ -50,6 +50,20 @@ def test_updates_are_as_large_as_adamws_and_weights_decay() -> None:
     assert (update * weight.grad).sum() < 0
 
 
+def test_updates_look_ahead_along_the_momentum() -> None:
+    """Nesterov's, as Jordan et al. have it, after two gradients."""
+    torch.manual_seed(3)
+    weight, gradients = nn.Parameter(torch.zeros(4, 6)), torch.randn(2, 4, 6)
+    optimizer = MuonAdamW([{"params": [weight], "muon": True}], lr=0.1, weight_decay=0.0)
+    for gradient in gradients:
+        before = weight.detach().clone()
+        weight.grad = gradient.clone()
+        optimizer.step()
+    momentum = 0.95 * 0.05 * gradients[0] + 0.05 * gradients[1]
+    direction = orthogonalised(0.05 * gradients[1] + 0.95 * momentum)
+    torch.testing.assert_close(weight.detach() - before, -0.1 * SIZE_OF_ADAMW_UPDATES * 6**0.5 * direction)
+
+
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)

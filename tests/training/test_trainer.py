@@ -52,6 +52,17 @@ def test_experts_are_balanced_by_the_frames_of_a_whole_update(trainer: Trainer, 
     assert frames.sum() == batch(1).x_lens.sum() + batch(2).x_lens.sum()
 
 
+def test_features_of_a_whole_update_are_counted_before_any_are_normalised(
+    trainer: Trainer, batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    losses = trainer.losses
+    monkeypatch.setattr(trainer.model, "count_features", lambda totals: done.append(int(totals)))
+    monkeypatch.setattr(trainer, "losses", lambda *args: done.append("losses") or losses(*args))
+    trainer.train_step(batch(1), batch(2), progress=0.1)
+    assert done == [int(batch(1).x_lens.sum() + batch(2).x_lens.sum()), "losses", "losses"]
+
+
 def poisoned(batch: Any, value: float = float("nan")) -> Any:
     batch.x[0, 0, 0] = value
     return batch
