@@ -71,3 +71,9 @@ def test_glibc_keeps_freed_memory_and_maps_no_large_blocks(monkeypatch: pytest.M
     monkeypatch.setattr(cpu.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=options.__setitem__))
     tune_cpu()
     assert options == {cpu.MMAP_THRESHOLD: 2**30, cpu.TRIM_THRESHOLD: 2**31 - 1}
+
+
+def test_so_many_threads_compute_as_are_asked_for() -> None:
+    for asked, found in ((2, 2), (1, 1), (0, 1)):
+        tune_cpu(asked)
+        assert torch.get_num_threads() == found

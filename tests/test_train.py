@@ -286,6 +286,7 @@ def test_a_teacher_that_does_not_fit_is_refused(
     assert "train first" in refused(recipe, tmp_path / "exp", capsys, "--teacher", str(tmp_path / "none"))
     assert "16 channels, the model's 24" in refused(recipe, tmp_path / "exp", capsys, *teacher, "--encoder-dim", "24")
     assert "no epoch-9.pt" in refused(recipe, tmp_path / "exp", capsys, *teacher, "--teacher-epoch", "9")
+    assert "has other features" in refused(recipe, tmp_path / "exp", capsys, *teacher, "--num-mel-bins", "40")
     both = ["--teacher-epoch", "1", "--teacher-iter", "5"]
     assert "teacher_epoch is 1 and teacher_iter 5: give one" in refused(recipe, tmp_path / "exp", capsys, *both)
     averaged = [*teacher, "--teacher-use-averaged-model", "true"]

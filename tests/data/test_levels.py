@@ -27,8 +27,9 @@ def test_clipping_is_counted_in_samples(tone: np.ndarray) -> None:
 
 
 def test_silence_is_counted_in_frames(tone: np.ndarray) -> None:
-    quiet = np.concatenate([tone[:, : RATE // 10], 0.0005 * tone[:, : RATE * 9 // 10]], axis=1)
-    level = measure_level(quiet, RATE)
+    """The tone has -9 dB; a tenth of it is made 44 dB quieter, the rest 54."""
+    parts = np.split(tone, [RATE // 10], axis=1)
+    level = measure_level(np.concatenate([10**-2.2 * parts[0], 10**-2.7 * parts[1]], axis=1), RATE)
     assert level.silent_share == pytest.approx(0.9)
     assert complaints(level) == ["mostly silence: 90% of it is below -60 dB"]
 
