@@ -129,9 +129,11 @@ def test_a_ctc_head_that_is_not_trained_chooses_no_best_epoch(
     assert "dev loss" in shown and "WER" not in shown and not (tmp_path / "best-valid-wer.pt").exists()
 
 
-def test_the_default_folder_is_beside_train_py(recipe: Path) -> None:
-    train.main({"full": TINY}, recipe_dir=recipe, arguments=["--num-epochs", "1"])
-    assert (recipe / "exp" / "full" / "epoch-1.pt").is_file()
+def test_the_default_folder_is_beside_train_py(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(train, "tune_cpu", asked.append)
+    train.main({"full": TINY}, recipe_dir=recipe, arguments=["--num-epochs", "1", "--num-threads", "3"])
+    assert (recipe / "exp" / "full" / "epoch-1.pt").is_file() and asked == [3]
 
 
 def test_workers_that_load_batches_change_no_bit(recipe: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_the_table_stands_between_the_marks_and_nothing_else_changes(
     assert readme.read_text() == text
 
 
+def test_each_seed_has_its_place_whatever_the_order_of_runs(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    write_report(readme, [make_result("full", 2, (2, 2, 2, 0)), make_result("full", 1)], VARIANTS)
+    assert "| 30.0, 60.0 |" in readme.read_text()
+
+
 def test_other_options_have_their_own_table_and_one_is_no_plural(
     tmp_path: Path, make_result: Callable[..., Result]
 ) -> None:

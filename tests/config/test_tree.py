@@ -19,6 +19,17 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
         load_config(tmp_path / "config.json")
 
 
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [("data", "num_buckets", "8"), ("data", "num_buckets", True), ("data", "corpus", 3), ("training", "seed", 1.5)],
+)
+def test_a_value_of_another_type_is_refused(part: str, name: str, value: object) -> None:
+    values = to_dict(Config())
+    values[part][name] = value
+    with pytest.raises(ValueError, match=f"^{name} is .*: it must be "):
+        from_dict(Config, values)
+
+
 def test_a_file_from_before_an_option_was_there_gives_its_default() -> None:
     values = to_dict(Config())
     del values["training"]["accumulate_batches"]
