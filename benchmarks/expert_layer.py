@@ -4,7 +4,8 @@
 
 "training" is forward and backward: the update of stored weights belongs to benchmarks.sharing, where several layers
 share them. The dense feed-forward is made of torch's own layers: linear, SiLU, linear. The second one to compare with
-is this package's, whose products are as fast as those of its experts.
+is this package's, whose products are as fast as those of its experts. What the weights alone cost, without routing, is
+shown by as many of these dense layers as there are experts, each with its share of the frames.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class Ratios(NamedTuple):
     training: Ratio
     forward_to_ours: Ratio
     training_to_ours: Ratio
+    shares: Ratio
+    """Forward of several of this package's dense layers, each with its share of the frames, over that of one."""
+    shares_training: Ratio
 
 
 SIZES = [
@@ -72,6 +76,7 @@ def measure(quick: bool) -> Report:
         floors += floors_of(size, ratios)
     columns = ["C", "hidden", "experts", "frames", "dense forward ms", "forward", "training"]
     columns += ["forward, to our dense", "training, to our dense"]
+    columns += ["E of our dense, forward", "E of our dense, training"]
     against = Table("Expert layer, top-1, as ratios to a dense feed-forward of torch's layers", columns, rows)
     skew, skew_floor = skewed(typical, quick)
     tables = [against, skew, product_table(typical, quick), precisions(typical, quick)]
@@ -80,7 +85,10 @@ def measure(quick: bool) -> Report:
 
 def floors_of(size: Size, ratios: Ratios) -> list[Floor]:
     """The targets of a size, against either dense layer."""
-    found = {"torch's dense": ratios[1:3], "our dense": ratios[3:]}
+    found = {
+        "torch's dense": (ratios.forward, ratios.training),
+        "our dense": (ratios.forward_to_ours, ratios.training_to_ours),
+    }
     return [
         Floor(f"{size.num_experts} experts, {size.num_frames:,} frames, against {name}, {kind}", floor, ratio)
         for name, pair in found.items()
@@ -96,32 +104,40 @@ def rounds(size: Size, quick: bool) -> int:
 
 def against_dense(size: Size, *, rounds: int) -> Ratios:
     """Forward, and forward and backward, over those of torch's and of this package's dense layer."""
-    ours = FeedForward(size.encoder_dim, size.hidden)
-    torchs = torchs_dense(size)
+    dense: dict[str, nn.Module] = {"torch's": torchs_dense(size), "ours": FeedForward(size.encoder_dim, size.hidden)}
+    shares = nn.ModuleList(FeedForward(size.encoder_dim, size.hidden) for _ in range(size.num_experts))
     moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1)
     router = Router(size.encoder_dim, size.num_experts)
     x = torch.randn(1, size.num_frames, size.encoder_dim)
     padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool)
-    dense: dict[str, nn.Module] = {"torch's": torchs, "ours": ours}
     calls = {name: forward(module, x) for name, module in dense.items()}
-    found = take_turns(calls | {"experts": forward(moe, x, padding_mask, router)}, rounds=rounds)
+    calls["experts"] = forward(moe, x, padding_mask, router)
+    calls["shares"] = forward(each_its_share, shares, x)
+    found = take_turns(calls, rounds=rounds)
     x = x.clone().requires_grad_()
     steps = {name: trained(module, x) for name, module in dense.items()}
     inputs = [x, *moe.parameters(), *router.parameters()]
-    steps["experts"] = gradients(lambda: moe(x, padding_mask, router)[0], inputs)
+    steps["experts"] = gradients(lambda: [moe(x, padding_mask, router)[0]], inputs)
+    steps["shares"] = gradients(lambda: each_its_share(shares, x), [x, *shares.parameters()])
     training = take_turns(steps, rounds=rounds)
-    ratios = [times["experts"].over(times[name]) for name in dense for times in (found, training)]
+    pairs = [("experts", "torch's"), ("experts", "ours"), ("shares", "ours")]
+    ratios = [times[one].over(times[other]) for one, other in pairs for times in (found, training)]
     return Ratios(1e3 * found["torch's"].seconds, *ratios)
 
 
 def trained(module: nn.Module, x: Tensor) -> Callable[[], object]:
     """Forward and backward of a dense layer."""
-    return gradients(lambda: module(x), [x, *module.parameters()])
+    return gradients(lambda: [module(x)], [x, *module.parameters()])
 
 
-def gradients(function: Callable[[], Tensor], inputs: list[Tensor]) -> Callable[[], object]:
+def each_its_share(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """What dense layers make of frames (1, M, C), which are divided among them in their order."""
+    return [layer(frames) for layer, frames in zip(layers, x.tensor_split(len(layers), dim=1), strict=True)]
+
+
+def gradients(function: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Callable[[], object]:
     """Forward and backward."""
-    return lambda: torch.autograd.grad(function().square().mean(), inputs)
+    return lambda: torch.autograd.grad([y.square().mean() for y in function()], inputs)
 
 
 def skewed(size: Size, quick: bool) -> tuple[Table, Floor]:
@@ -143,7 +159,7 @@ def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
     x = torch.randn(size.num_frames, size.encoder_dim, requires_grad=True)
     slots, gates = torch.randperm(size.num_frames), torch.rand(size.num_frames, requires_grad=True)
     return gradients(
-        lambda: gated_experts(x, slots, gates, counts, experts.weights()), [x, gates, *experts.parameters()]
+        lambda: [gated_experts(x, slots, gates, counts, experts.weights())], [x, gates, *experts.parameters()]
     )
 
 
