@@ -26,8 +26,8 @@ ROOT = Path(os.environ.get("TRAINED_CLONE") or Path(__file__).resolve().parents[
 MODEL, RECIPE = ROOT / "zoo/asterisk-en-base", ROOT / "egs/asterisk/ASR"
 NUM_RECORDINGS = 52
 MOST_LOST = 1.0
-"""Percent of the 337 words: three of them. Of eleven int8 graphs that differed in last bits of the features' scale
-alone, none lost more than two."""
+"""Percent of the 337 words: three of them. Among eleven int8 graphs that differed in last bits of the features' scale
+alone, the best had four words more right than the worst."""
 FORMS = ["decode.py", "bundle", "TorchScript", "onnxruntime", "sherpa-onnx"]
 
 
@@ -80,4 +80,4 @@ def test_smaller_files_recognise_the_whole_test_set_as_well(tmp_path: Path) -> N
     for (kind, precision), rate in rates.items():
         assert rate <= rates[kind, "float32"] + MOST_LOST, (kind, precision)
     sizes = {(row.kind, row.precision): row.megabytes for row in rows}
-    assert sizes["ctc", "int8"] < 0.62 * sizes["ctc", "float32"]
+    assert sizes["ctc", "int8"] < 0.6 * sizes["ctc", "float32"]
