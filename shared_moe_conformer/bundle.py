@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 import safetensors.torch
@@ -28,13 +28,13 @@ from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.checksums import SUMS_FILE, require_small, verify_sums, write_sums
+from shared_moe_conformer.release.example import ExampleRecording, write_test_text
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,
     FILES,
     GRAPH_FILES,
     MANIFEST_FILE,
-    TEST_TEXT,
     TEST_WAV,
     TOKENIZER_FILES,
     WEIGHTS_FILE,
@@ -67,18 +67,6 @@ MAX_DURATION = 120.0
 """Seconds of audio that are recognised together."""
 MAX_READ = 1 << 24
 """Bytes at most of a file that is read whole."""
-EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
-
-
-class ExampleRecording(NamedTuple):
-    """A recording of the test set, released with the model so that anybody can check their copy."""
-
-    samples: np.ndarray
-    """(num_samples,), in -1..1."""
-    sampling_rate: int
-    """In Hz."""
-    reference: str
-    """What was said."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +148,7 @@ class Bundle:
             card = model_card(self.manifest, self.config, graph_files=graph_files)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
             write_wav(new / TEST_WAV, example.samples, sampling_rate=example.sampling_rate)
-            _write_test_text(new, expected=self.transcribe(new / TEST_WAV).text, reference=example.reference)
+            write_test_text(new, expected=self.transcribe(new / TEST_WAV).text, reference=example.reference)
             write_sums(new)
 
     def transcribe(
@@ -305,20 +293,3 @@ def _seconds(recordings: Iterable[Recording]) -> float | None:
         return None
     seconds = (len(r[0]) / r[1] if isinstance(r, Samples) else seconds_of(Path(r)) for r in recordings)
     return sum(seconds)
-
-
-def expected_text(folder: Path) -> str:
-    """What a bundle's model makes of its own test.wav, as found when it was released.
-
-    Raises:
-      ValueError: test.txt does not say.
-    """
-    for line in (folder / TEST_TEXT).read_text(encoding="utf-8").splitlines():
-        if line.startswith(EXPECTED):
-            return line[len(EXPECTED) :].strip()
-    raise ValueError(f"{folder / TEST_TEXT} has no line that begins with {EXPECTED!r}: get the model again")
-
-
-def _write_test_text(folder: Path, *, expected: str, reference: str) -> None:
-    lines = f"{EXPECTED} {expected}\n{REFERENCE} {reference}\n"
-    (folder / TEST_TEXT).write_text(lines, encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shared_moe_conformer.atomic import check_free
-from shared_moe_conformer.bundle import TEST_TEXT, Bundle, ExampleRecording
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.cpu import tune_cpu
@@ -22,10 +22,12 @@ from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_gr
 from shared_moe_conformer.lattice.topology import chosen_topology
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
+from shared_moe_conformer.release.example import ExampleRecording
 from shared_moe_conformer.release.manifest import (
     DEFAULT_SEARCH,
     GRAPH_FILES,
     MANIFEST_FILE,
+    TEST_TEXT,
     Manifest,
     package_commit,
     require_name,

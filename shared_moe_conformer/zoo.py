@@ -8,7 +8,8 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, read_manifest
+from shared_moe_conformer.release.example import expected_text
+from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, TEST_WAV, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
 
@@ -25,7 +26,7 @@ def verify(name: str, *, zoo_dir: Path) -> str:
       FileNotFoundError: no such model.
       ValueError: something differs; named.
     """
-    from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text  # torch: not for listing
+    from shared_moe_conformer.bundle import Bundle  # torch: not for listing
 
     entry = find(name, zoo_dir=zoo_dir)
     folder = zoo_dir / entry.path

@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 pytest.importorskip("kaldifst")
 
-from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch  # noqa: E402
 from shared_moe_conformer.decoding.resources import Resources  # noqa: E402
 from shared_moe_conformer.lattice.decoding_graph import inputs_hash, load_word_graph  # noqa: E402
 from shared_moe_conformer.lattice.graphs import Graph  # noqa: E402
 from shared_moe_conformer.model.encoder import EncoderOutput  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums, write_sums  # noqa: E402
+from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.manifest import FILES, GRAPH_FILES  # noqa: E402
 from shared_moe_conformer.speech.subtitles import as_ctm  # noqa: E402
 from shared_moe_conformer.transcribe import SEARCHES, main  # noqa: E402

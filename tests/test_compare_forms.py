@@ -16,7 +16,7 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
 
 
-from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.compare_forms import int8_table, main, precision_table, round_trip_table  # noqa: E402
 from shared_moe_conformer.config import save_config  # noqa: E402
 from shared_moe_conformer.forms.comparison import Comparison, Precision, RoundTrip, compare  # noqa: E402
@@ -26,6 +26,7 @@ from shared_moe_conformer.forms.recordings import Utterance, write_test_set  # n
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
 from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
+from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
 from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint  # noqa: E402
 

@@ -17,8 +17,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.bundle import Bundle, ExampleRecording
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
+from shared_moe_conformer.release.example import ExampleRecording
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,

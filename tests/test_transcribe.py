@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared_moe_conformer.bundle import TEST_WAV, Bundle, expected_text
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.release.example import expected_text
+from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.speech.audio import write_wav
 from shared_moe_conformer.transcribe import find_audio, main

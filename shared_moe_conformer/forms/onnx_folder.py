@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.bundle import TEST_TEXT, TEST_WAV, Bundle
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
 from shared_moe_conformer.forms.onnx_files import (
     CTC,
@@ -33,6 +33,7 @@ from shared_moe_conformer.forms.onnx_precisions import halve, quantise
 from shared_moe_conformer.forms.onnx_writer import write_graph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.checksums import write_sums
+from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
 
 

@@ -14,7 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
-from shared_moe_conformer.bundle import TEST_WAV, Bundle
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.web.pages import read_page, security_policy
 from shared_moe_conformer.web.recognition import describe_model, recognise
 

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 
 import onnx  # noqa: E402
 
-from shared_moe_conformer.bundle import Bundle, ExampleRecording  # noqa: E402
+from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms import onnx_folder  # noqa: E402
 from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
@@ -29,6 +29,7 @@ from shared_moe_conformer.forms.onnx_precisions import (  # noqa: E402
     router_products,
 )
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
+from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
 Save = Callable[..., Path]

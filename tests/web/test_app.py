@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from shared_moe_conformer.bundle import TEST_WAV, Bundle
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.release.manifest import TEST_WAV
 
 Save = Callable[..., Path]
 

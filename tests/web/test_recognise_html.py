@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from shared_moe_conformer.bundle import TEST_WAV, Bundle
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import transcribe_with_experts
 from shared_moe_conformer.speech.audio import write_wav
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared_moe_conformer.bundle import TEST_WAV, Bundle
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import transcribe_with_experts
 from shared_moe_conformer.speech.audio import write_wav
 from shared_moe_conformer.web import recognition
