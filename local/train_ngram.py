@@ -14,9 +14,9 @@ from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.loading import token_ngram_path
-from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.ngram import NgramModel
 from shared_moe_conformer.text import words_of
 
 

@@ -38,7 +38,7 @@ from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
-from shared_moe_conformer.speech.result_files import FORMATS, Result, write_results
+from shared_moe_conformer.speech.formats import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
 from shared_moe_conformer.training.environment import log_environment
 from shared_moe_conformer.training.log import logged, logger

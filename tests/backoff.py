@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from shared_moe_conformer.lattice.arpa import BOS, EOS, NgramModel
+from shared_moe_conformer.lattice.ngram import BOS, EOS, NgramModel
 
 
 def log_prob(model: NgramModel, word: str, history: Sequence[str]) -> float:

@@ -26,7 +26,7 @@ from shared_moe_conformer.model.encoder import EncoderOutput  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums, write_sums  # noqa: E402
 from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.manifest import FILES, GRAPH_FILES  # noqa: E402
-from shared_moe_conformer.speech.subtitles import as_ctm  # noqa: E402
+from shared_moe_conformer.speech.formats import as_ctm  # noqa: E402
 from shared_moe_conformer.transcribe import SEARCHES, main  # noqa: E402
 from tests.conftest import TEXTS  # noqa: E402
 

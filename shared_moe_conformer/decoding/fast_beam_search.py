@@ -21,7 +21,7 @@ from shared_moe_conformer.decoding.padding import only_blank_in_padding
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
 from shared_moe_conformer.lattice.engine import transducer_search
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
-from shared_moe_conformer.lattice.path import AlignedPath
+from shared_moe_conformer.lattice.lattice import AlignedPath
 from shared_moe_conformer.model.asr_model import AsrModel
 
 if TYPE_CHECKING:

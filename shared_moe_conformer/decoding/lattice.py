@@ -11,14 +11,11 @@ from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.resources import MISSING
 from shared_moe_conformer.lattice import engine, topology
-from shared_moe_conformer.lattice.beams import Beams
-from shared_moe_conformer.lattice.bounded_search import find_lattices
-from shared_moe_conformer.lattice.confidence import output_confidences, token_confidences
 from shared_moe_conformer.lattice.engine import EngineName
-from shared_moe_conformer.lattice.forward_backward import best_arcs
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph
-from shared_moe_conformer.lattice.lattice import Lattice
-from shared_moe_conformer.lattice.path import LatticePath
+from shared_moe_conformer.lattice.lattice import Lattice, LatticePath
+from shared_moe_conformer.lattice.posteriors import best_arcs, output_confidences, token_confidences
+from shared_moe_conformer.lattice.search import Beams, find_lattices
 from shared_moe_conformer.lattice.topology import CtcTopology, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
 

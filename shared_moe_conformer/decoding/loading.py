@@ -14,11 +14,10 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 from shared_moe_conformer.decoding.resources import Resources
 from shared_moe_conformer.decoding.searches import label
-from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph, load_word_graph
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
+from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel
 
 LOW_ORDER = 2
 """Order of the n-gram that LODR subtracts. Source: Zheng et al. 2022, section 3.4."""

@@ -9,7 +9,7 @@ import torch
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.prefix_scorer import MAX_TABLE, PrefixScorer
-from shared_moe_conformer.lattice.arpa import BOS, Ngram, NgramModel
+from shared_moe_conformer.lattice.ngram import BOS, Ngram, NgramModel
 from shared_moe_conformer.text import counted
 
 

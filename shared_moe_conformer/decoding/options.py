@@ -7,7 +7,7 @@ from typing import Literal
 
 from shared_moe_conformer.config import require, require_choice
 from shared_moe_conformer.decoding.lattice import GraphName
-from shared_moe_conformer.lattice.ngram_automaton import Backoff
+from shared_moe_conformer.lattice.ngram import Backoff
 from shared_moe_conformer.lattice.topology import CtcTopology
 
 EngineChoice = Literal["auto", "k2", "embedded", "all"]

@@ -14,12 +14,11 @@ from torch import Tensor
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.lattice import hypothesis, search_lattices, tokens_of
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
-from shared_moe_conformer.lattice.bounded_search import rescored
-from shared_moe_conformer.lattice.forward_backward import best_arcs
-from shared_moe_conformer.lattice.lattice import Lattice
+from shared_moe_conformer.lattice.lattice import NO_PATH, Lattice, LatticePath
 from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
-from shared_moe_conformer.lattice.path import NO_PATH, LatticePath
+from shared_moe_conformer.lattice.ngram import NgramAutomaton
+from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.search import rescored
 from shared_moe_conformer.model.asr_model import AsrModel
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
 from shared_moe_conformer.lattice.graphs import WordGraph
-from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
+from shared_moe_conformer.lattice.ngram import NgramAutomaton
 
 
 @dataclass(frozen=True, eq=False)

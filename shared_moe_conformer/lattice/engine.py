@@ -1,38 +1,20 @@
-"""The interface to finite-state engines, and the choice of one."""
+"""The engine that needs nothing but NumPy, and the choice between it and k2's."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
-from shared_moe_conformer.lattice.beams import Beams
-from shared_moe_conformer.lattice.embedded_engine import EmbeddedEngine
 from shared_moe_conformer.lattice.graphs import Graph
-from shared_moe_conformer.lattice.lattice import Lattice
+from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs, spans
+from shared_moe_conformer.lattice.posteriors import best_of, group_starts
+from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams, LatticeEngine
 
 EngineName = Literal["auto", "k2", "embedded"]
-
-
-class LatticeEngine(Protocol):
-    """What both engines can do."""
-
-    name: str
-
-    def lattices(
-        self, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_arcs: int
-    ) -> list[Lattice | None]:
-        """Return the lattice of each utterance: `EMPTY` where there is no path, None where it has too many arcs.
-
-        Args:
-          log_probs: log-probabilities of frame labels, (N, T, V).
-          lens: valid frames of each utterance, (N,).
-          graph: what frame labels may follow each other, and what they give.
-          beams: how wide the search is.
-          max_arcs: arcs of an utterance at most; those that only the search keeps may count.
-        """
 
 
 @functools.cache
@@ -69,3 +51,125 @@ def transducer_search() -> Callable[..., Any]:
             "modified_beam_search, which needs none"
         ) from error
     return search
+
+
+LAST_FRAMES, WIDENING = 4, 1.25
+"""On so many frames at the end the search beam grows by this factor each, so that a state in which the graph may end
+survives. Source: k2.intersect_dense_pruned."""
+
+
+class EmbeddedEngine:
+    """One utterance after the other, on the CPU."""
+
+    name = "embedded"
+
+    def lattices(
+        self, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_arcs: int
+    ) -> list[Lattice | None]:
+        """See `LatticeEngine.lattices`."""
+        rows = log_probs.float().cpu().numpy()
+        return [find_lattice(row[:n], graph, beams, max_arcs=max_arcs) for row, n in zip(rows, lens.tolist())]
+
+
+class _Step(NamedTuple):
+    """The arcs that consume one frame; states are numbered within their frame."""
+
+    src: np.ndarray
+    dst: np.ndarray
+    arc: np.ndarray
+    """The graph's arc that each one takes."""
+    score: np.ndarray
+    """Log-probability of the best way from the start through each arc."""
+    best: np.ndarray
+    """Of all arcs into each state, the best one's score."""
+
+    def taken(self, which: np.ndarray) -> _Step:
+        """The step of some of the arcs."""
+        return _Step(self.src[which], self.dst[which], self.arc[which], self.score[which], self.best)
+
+
+def find_lattice(log_probs: np.ndarray, graph: Graph, beams: Beams, *, max_arcs: int) -> Lattice | None:
+    """Return the lattice of one utterance, without arcs where there is no path; None: it would have too many arcs.
+
+    Args:
+      log_probs: log-probabilities of frame labels, (T, V).
+      graph, beams: see `LatticeEngine.lattices`.
+      max_arcs: arcs that are kept while searching, at most.
+    """
+    steps: list[_Step] = []
+    active, scores, num_arcs = np.zeros(1, dtype=np.int64), np.zeros(1), 0
+    for left, frame in zip(reversed(range(len(log_probs))), log_probs):
+        search_beam = beams.search_beam * WIDENING ** max(0, LAST_FRAMES - left)
+        step = _step(graph, active, scores, frame, beams._replace(search_beam=search_beam))
+        num_arcs += len(step.arc)
+        if num_arcs > max_arcs:
+            return None
+        if len(step.arc) == 0:
+            return EMPTY
+        steps.append(step)
+        active, scores = graph.dst[step.arc[group_starts(step.dst)]], step.best
+    if not steps:
+        return EMPTY
+    kept = _backward(steps, graph.ending[active], beams.output_beam)
+    first = np.cumsum([0, 1, *(len(step.best) for step in steps)])  # the first state of each frame
+    return lattice_of_arcs(
+        np.concatenate([step.src + number for step, number in zip(kept, first)]),
+        np.concatenate([step.dst + number for step, number in zip(kept, first[1:])]),
+        np.concatenate([step.arc for step in kept]),
+        log_probs=log_probs,
+        graph=graph,
+    )
+
+
+def _step(graph: Graph, active: np.ndarray, scores: np.ndarray, frame: np.ndarray, beams: Beams) -> _Step:
+    """All arcs that leave an active state, within the beam, into the best states; in the order of these states."""
+    begin, end = graph.first_arcs[active], graph.first_arcs[active + 1]
+    arcs, src = spans(begin, end), np.repeat(np.arange(len(active)), end - begin)
+    reached = scores[src] + graph.weight[arcs] + frame[graph.ilabel[arcs]]
+    good = _within_beam(reached, beams.search_beam)
+    order = good[np.argsort(graph.dst[arcs[good]], kind="stable")]
+    arcs, src, reached = arcs[order], src[order], reached[order]
+    starts = group_starts(graph.dst[arcs])
+    dst = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(arcs))))
+    best = best_of(reached, starts) if len(starts) else reached
+    return _at_most(beams.max_active, _Step(src, dst, arcs, reached, best))
+
+
+def _within_beam(reached: np.ndarray, search_beam: float) -> np.ndarray:
+    """The arcs within the beam, or the `MIN_ACTIVE` best ones, if these are more."""
+    good = reached >= reached.max(initial=-np.inf) - search_beam
+    if np.count_nonzero(good) < MIN_ACTIVE < len(reached):
+        good[np.argpartition(reached, -MIN_ACTIVE)[-MIN_ACTIVE:]] = True
+    return np.flatnonzero(good & np.isfinite(reached))
+
+
+def _at_most(max_active: int, step: _Step) -> _Step:
+    """The step into the best states alone."""
+    if len(step.best) <= max_active:
+        return step
+    kept = np.zeros(len(step.best), dtype=bool)
+    kept[np.argpartition(step.best, -max_active)[-max_active:]] = True
+    step = step.taken(kept[step.dst])
+    return step._replace(dst=(np.cumsum(kept) - 1)[step.dst], best=step.best[kept])
+
+
+def _backward(steps: list[_Step], after: np.ndarray, output_beam: float) -> list[_Step]:
+    """The steps' arcs through which there is a path at most `output_beam` worse than the best one.
+
+    Args:
+      after: log-probability of ending in each state after the last step.
+    """
+    worst = (steps[-1].best + after).max() - output_beam
+    kept = []
+    for number in reversed(range(len(steps))):
+        step = steps[number]
+        step = step.taken((step.score + after[step.dst] >= worst) & np.isfinite(worst))
+        before = steps[number - 1].best if number else np.zeros(1)
+        order = np.argsort(step.src, kind="stable")
+        src, rest = step.src[order], (step.score - before[step.src] + after[step.dst])[order]
+        starts = group_starts(src)
+        after = np.full(len(before), -np.inf)
+        if len(starts):
+            after[src[starts]] = best_of(rest, starts)
+        kept.append(step)
+    return kept[::-1]

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.lattice.beams import MIN_ACTIVE, Beams, warn_once
-from shared_moe_conformer.lattice.forward_backward import within_beam
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs
+from shared_moe_conformer.lattice.posteriors import within_beam
+from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams, warn_once
 
 MAX_ARCS = 24_000_000
 """Arcs that k2 may meet in one search if all states are active, at some 80 bytes each; from 2**31 on it would abort."""

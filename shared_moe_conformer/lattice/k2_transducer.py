@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.k2_engine import loaded
-from shared_moe_conformer.lattice.path import NO_PATH, AlignedPath, LatticePath
+from shared_moe_conformer.lattice.lattice import NO_PATH, AlignedPath, LatticePath
 
 NextLogProbs = Callable[[int, Tensor, Tensor], Tensor]
 """Log-probabilities (M, V) at a frame, of utterances (M,) after contexts (M, context_size)."""

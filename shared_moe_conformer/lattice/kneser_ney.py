@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
-from shared_moe_conformer.lattice.arpa import BOS, EOS, Ngram, NgramModel
+from shared_moe_conformer.lattice.ngram import BOS, EOS, Ngram, NgramModel
 
 # Where too few n-grams were seen once to four times to estimate them. Source: kenlm's lmplz --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)

@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.lattice.arpa import BOS, EOS
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
+from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, EPSILON, RESERVED
 
-EPSILON, BACKOFF = "<eps>", "#0"
-RESERVED = (EPSILON, BACKOFF, BOS, EOS)
 WORDS_FILE, LEXICON_FILE, TOKENS_FILE = "words.txt", "lexicon.txt", "tokens.txt"
 
 

@@ -8,10 +8,10 @@ import kaldifst
 import kaldilm
 import numpy as np
 
-from shared_moe_conformer.lattice.arpa import BOS, EOS, NgramModel
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 from shared_moe_conformer.lattice.lattice import spans
-from shared_moe_conformer.lattice.lexicon import BACKOFF, WORDS_FILE, Lexicon
+from shared_moe_conformer.lattice.lexicon import WORDS_FILE, Lexicon
+from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, NgramModel
 from shared_moe_conformer.text import counted
 
 # Costs closer than this are the same. Kaldi's default, 1/1024, would change scores.

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shared_moe_conformer.lattice.forward_backward import backward, best_of, group_starts
-from shared_moe_conformer.lattice.lattice import Lattice, spans
-from shared_moe_conformer.lattice.path import LatticePath
+from shared_moe_conformer.lattice.lattice import Lattice, LatticePath, spans
+from shared_moe_conformer.lattice.posteriors import backward, best_of, group_starts
 
 
 class _Ways(NamedTuple):

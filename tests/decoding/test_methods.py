@@ -14,7 +14,7 @@ from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
+from shared_moe_conformer.lattice.ngram import NgramAutomaton
 from shared_moe_conformer.lattice.topology import over_tokens
 from shared_moe_conformer.model.encoder import EncoderOutput
 

@@ -6,8 +6,8 @@ import pytest
 
 from shared_moe_conformer.decoding import ngram_scorer as module
 from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
-from shared_moe_conformer.lattice.arpa import BOS, NgramModel
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.ngram import BOS, NgramModel
 from tests.backoff import log_prob
 
 TOKENS = ["<blk>", "<sos/eos>", "<unk>", "▁A", "B", "▁C", "D"]

@@ -9,13 +9,12 @@ pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.decoding.lattice import one_best, search_lattices
 from shared_moe_conformer.decoding.rescoring import nbest, nbest_oracle, nbest_rescoring, whole_lattice_rescoring
-from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph, load_word_graph
 from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.ngram_automaton import NgramAutomaton
+from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel
 from tests.lattice.conftest import make_lang_dir
 
 SCALES = (0.0, 0.5, 2.0)

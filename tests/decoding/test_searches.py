@@ -9,7 +9,8 @@ from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding import searches
 from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_at_scales, decode_batch
 from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
-from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
+from shared_moe_conformer.lattice.engine import lattice_engine
+from shared_moe_conformer.lattice.search import LatticeEngine
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 from .test_methods import OTHER_VALUES, RESOURCES, available

@@ -11,16 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.beams import Beams
-from shared_moe_conformer.lattice.bounded_search import find_lattices
-from shared_moe_conformer.lattice.embedded_engine import find_lattice
-from shared_moe_conformer.lattice.engine import LatticeEngine, lattice_engine
-from shared_moe_conformer.lattice.forward_backward import best_arcs
+from shared_moe_conformer.lattice.engine import find_lattice, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
-from shared_moe_conformer.lattice.lattice import Lattice
+from shared_moe_conformer.lattice.lattice import Lattice, LatticePath
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.path import LatticePath
+from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.search import Beams, LatticeEngine, find_lattices
 
 
 @pytest.fixture(params=["k2", "embedded"])

@@ -10,8 +10,6 @@ import torch
 
 pytest.importorskip("kaldifst")
 
-from shared_moe_conformer.lattice.arpa import NgramModel
-from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.decoding_graph import (
     NGRAM_FILE,
     build_token_word_graph,
@@ -23,6 +21,8 @@ from shared_moe_conformer.lattice.decoding_graph import (
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram
+from shared_moe_conformer.lattice.ngram import NgramModel
+from shared_moe_conformer.lattice.search import Beams
 
 from .conftest import best_paths, make_lang_dir
 from .test_lg import best_scores

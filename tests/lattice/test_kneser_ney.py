@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from shared_moe_conformer.lattice.arpa import BOS, EOS
 from shared_moe_conformer.lattice.kneser_ney import FALLBACK_DISCOUNTS, adjusted_counts, discounts, train_ngram
+from shared_moe_conformer.lattice.ngram import BOS, EOS
 from tests.backoff import log_prob, sentence_log_prob
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.lattice import EMPTY, lattice_of_arcs, spans, trimmed
-from shared_moe_conformer.lattice.path import NO_PATH
+from shared_moe_conformer.lattice.lattice import EMPTY, NO_PATH, lattice_of_arcs, spans, trimmed
 
 from .conftest import paths_of, random_lattice, random_log_probs
 

@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("kaldifst")
 
-from shared_moe_conformer.lattice.arpa import NgramModel
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram
+from shared_moe_conformer.lattice.ngram import NgramModel
 from tests.backoff import sentence_log_prob
 
 from .conftest import make_lang_dir

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.beams import Beams
 from shared_moe_conformer.lattice.composition import composed
-from shared_moe_conformer.lattice.embedded_engine import find_lattice
-from shared_moe_conformer.lattice.forward_backward import best_arcs
+from shared_moe_conformer.lattice.engine import find_lattice
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice
 from shared_moe_conformer.lattice.n_best import n_best
+from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.search import Beams
 from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import paths_of, peaked_log_probs, random_lattice

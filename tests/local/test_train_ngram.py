@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.lattice.arpa import NgramModel
+from shared_moe_conformer.lattice.ngram import NgramModel
 from tests.backoff import log_prob
 from tests.local.conftest import Result
 from tests.local.test_prepare_lang import write_cuts

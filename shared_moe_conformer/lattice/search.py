@@ -6,14 +6,58 @@ utterance that was cut off may leave no way to a state in which the graph may en
 
 from __future__ import annotations
 
+import functools
+import logging
+from typing import NamedTuple, Protocol
+
 from torch import Tensor
 
-from shared_moe_conformer.lattice.beams import Beams, warn_once
 from shared_moe_conformer.lattice.composition import Automaton, TooManyArcs, composed
-from shared_moe_conformer.lattice.engine import LatticeEngine
-from shared_moe_conformer.lattice.forward_backward import pruned
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Lattice
+from shared_moe_conformer.lattice.posteriors import pruned
+
+MIN_ACTIVE = 30
+"""What is kept on a frame even outside of the search beam. Source: icefall's min_active_states."""
+
+logger = logging.getLogger("shared_moe_conformer")
+
+
+class Beams(NamedTuple):
+    """How wide a search is. Source of the names: icefall's get_lattice."""
+
+    search_beam: float
+    """Ways this much (nats) worse than a frame's best are dropped."""
+    output_beam: float
+    """Paths this much (nats) worse than the utterance's best are no part of its lattice."""
+    max_active: int
+    """States that are kept on a frame at most, 2 or more."""
+
+
+class LatticeEngine(Protocol):
+    """What both engines can do."""
+
+    name: str
+
+    def lattices(
+        self, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_arcs: int
+    ) -> list[Lattice | None]:
+        """Return the lattice of each utterance: `EMPTY` where there is no path, None where it has too many arcs.
+
+        Args:
+          log_probs: log-probabilities of frame labels, (N, T, V).
+          lens: valid frames of each utterance, (N,).
+          graph: what frame labels may follow each other, and what they give.
+          beams: how wide the search is.
+          max_arcs: arcs of an utterance at most; those that only the search keeps may count.
+        """
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Say something, the first time only."""
+    logger.warning(message)
+
 
 MAX_SEARCHED_ARCS = 4_000_000
 """Arcs of an utterance that a search may keep: some 200 MB."""

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.beams import Beams, warn_once
-from shared_moe_conformer.lattice.bounded_search import MAX_LATTICE_ARCS, find_lattices, rescored
 from shared_moe_conformer.lattice.composition import composed
-from shared_moe_conformer.lattice.forward_backward import best_arcs
+from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.search import MAX_LATTICE_ARCS, Beams, find_lattices, rescored, warn_once
 from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import peaked_log_probs, random_lattice, random_log_probs
