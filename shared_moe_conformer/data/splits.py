@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.utterances import Utterance
@@ -21,6 +21,23 @@ def percentile_of(name: str) -> int:
 def split_of(name: str) -> str:
     """The split of a text, or of a speaker: 10 % test, 10 % dev."""
     return next((split for split, percent in PERCENT.items() if percentile_of(name) in percent), "train")
+
+
+def held_out(sizes: Mapping[str, float], share: float) -> set[str]:
+    """Groups that together have at least a share of the whole: speakers, characters or dialogues.
+
+    The groups are taken in the order of a hash of their names, so that everybody takes the same.
+
+    Args:
+      sizes: of the groups, in any unit, by name.
+      share: of the sum of all sizes, from 0 to 1.
+    """
+    chosen: set[str] = set()
+    for name in sorted(sizes, key=lambda name: hashlib.sha1(f"split1|{name}".encode()).hexdigest()):
+        if sum(sizes[other] for other in chosen) >= share * sum(sizes.values()):
+            break
+        chosen.add(name)
+    return chosen
 
 
 def assign_splits(utterances: Sequence[Utterance], *, by: str = "text") -> list[Utterance]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.data.splits import assign_splits, shared_texts, split_of
+from shared_moe_conformer.data.splits import assign_splits, held_out, shared_texts, split_of
 from shared_moe_conformer.data.utterances import Utterance
 
 
@@ -74,3 +74,11 @@ def test_splits_for_some_lines_only_are_refused() -> None:
         assign_splits([utterance(1, "A"), utterance(2, "B", split="dev")])
     with pytest.raises(ValueError, match="no utterance is in train"):
         assign_splits([utterance(1, "A", split="test"), utterance(2, "B", split="dev")])
+
+
+def test_groups_are_held_out_until_they_have_their_share() -> None:
+    sizes = {f"speaker {number}": 10.0 + number % 3 for number in range(50)}
+    chosen = held_out(sizes, 0.1)
+    assert 0.1 * sum(sizes.values()) <= sum(sizes[name] for name in chosen) < 0.1 * sum(sizes.values()) + 12
+    assert chosen == held_out(dict(reversed(sizes.items())), 0.1) < held_out(sizes, 0.3)
+    assert held_out(sizes, 0) == set() and held_out(sizes, 1) == set(sizes)
