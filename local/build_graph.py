@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build the graphs over words: the lexicon and the n-gram of a lang folder -> HLG_<topology>.npz and LG.npz there.
+"""Build the graphs over words of a lang folder from its lexicon and n-gram: HLG_<topology> and LG, as safetensors.
 
 HLG goes from frame labels to words, LG from tokens, for the transducer. A graph that was
 made from the same files is left as it is.
@@ -13,7 +13,6 @@ from typing import get_args
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.lattice.decoding_graph import (
-    LG_FILE,
     build_token_word_graph,
     build_word_graph,
     graph_path,
@@ -31,7 +30,7 @@ def main() -> None:
     state = "built" if built else "up to date"
     print(f"{graph_path(args.lang_dir, topology)}: {len(graph.src)} arcs, {graph.num_states} states ({state})")
     state = "built" if build_token_word_graph(args.lang_dir) else "up to date"
-    print(f"{args.lang_dir / LG_FILE}: {state}")
+    print(f"{graph_path(args.lang_dir, 'LG')}: {state}")
 
 
 def parser() -> argparse.ArgumentParser:

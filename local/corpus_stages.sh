@@ -146,15 +146,15 @@ prepare_corpus() {
   vocab_size="${vocab_size:-}"
   lang_dir="$data/lang_$unit${vocab_size:+_$vocab_size}"
   MARKERS="$data/.done"
-  made=("$lang_dir/LG.npz")
-  if [ "$ctc_topology" != auto ]; then made+=("$lang_dir/HLG_$ctc_topology.npz"); fi
+  made=("$lang_dir/LG.safetensors")
+  if [ "$ctc_topology" != auto ]; then made+=("$lang_dir/HLG_$ctc_topology.safetensors"); fi
   stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
   stage 1 "Manifests and splits" make_manifests corpus_dir musan $(cuts_in manifests)
   stage 2 "Check the recordings" check_recordings
   stage 3 "Features" features feature_extractor perturb_speed exact_evaluation $(cuts_in fbank)
   stage 4 "Tokenizer" tokenizer vocab_size "$lang_dir"/{bpe.model,tokens.txt}
   stage 5 "Check the cuts" check_cuts
-  stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words.txt,lexicon.txt,L.npz,L_disambig.npz}
+  stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words,lexicon}.txt
   stage 7 "n-grams, for the graph and for rescoring" ngram vocab_size ngram_order "$lang_dir"/{G,G_4_gram}.arpa
   stage 8 "Decoding graph" graph vocab_size ngram_order ctc_topology "${made[@]}"
   stage 9 "n-grams over tokens" token_ngrams vocab_size "$lang_dir"/token_{2,3}gram.arpa

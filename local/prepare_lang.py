@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Spell the training words in SentencePiece units: -> words.txt, lexicon.txt, L.npz, L_disambig.npz of the lang dir."""
+"""Spell the training words in SentencePiece units: -> words.txt and lexicon.txt of the lang folder."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ def main() -> None:
     for word in words:
         unknown = tokenizer.unknown_characters(word)
         require(not unknown, f"the word {word!r} has {' '.join(unknown)}, which no unit of {args.lang_dir} holds")
-    lexicon = Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words))))
-    lexicon.save(args.lang_dir)
-    print(f"{args.lang_dir}: {len(words)} words, {len(lexicon.transducer(disambiguated=False).src)} arcs in L")
+    Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words)))).save(args.lang_dir)
+    print(f"{args.lang_dir}: {len(words)} words")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -28,6 +28,7 @@ from shared_moe_conformer.release.manifest import (
     GRAPH_FILES,
     MANIFEST_FILE,
     TEST_TEXT,
+    WORD_FILES,
     Manifest,
     package_commit,
     require_name,
@@ -110,8 +111,7 @@ def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:
     """
     topology = chosen_topology("auto", vocab_size)
     load_word_graph(lang_dir, topology)
-    other_graphs = {graph_path(lang_dir, other).name for other in ("standard", "modified") if other != topology}
-    return tuple(name for name in GRAPH_FILES if name not in other_graphs)
+    return (*WORD_FILES, graph_path(lang_dir, topology).name)
 
 
 def training_durations(config: Config, *, recipe_dir: Path) -> list[float]:

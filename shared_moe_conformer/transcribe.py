@@ -23,8 +23,8 @@ from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
-from shared_moe_conformer.speech.formats import as_ctm, as_srt, as_vtt
-from shared_moe_conformer.speech.transcript import Transcript, as_json, as_text, as_times
+from shared_moe_conformer.speech.formats import as_ctm, as_json, as_srt, as_text, as_times, as_vtt
+from shared_moe_conformer.speech.transcript import Transcript
 
 STDIN = "-"
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {

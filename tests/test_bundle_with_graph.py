@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,13 +23,13 @@ from shared_moe_conformer.lattice.graphs import Graph  # noqa: E402
 from shared_moe_conformer.model.encoder import EncoderOutput  # noqa: E402
 from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums, write_sums  # noqa: E402
 from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
-from shared_moe_conformer.release.manifest import FILES, GRAPH_FILES  # noqa: E402
+from shared_moe_conformer.release.manifest import FILES, WORD_FILES  # noqa: E402
 from shared_moe_conformer.speech.formats import as_ctm  # noqa: E402
 from shared_moe_conformer.transcribe import SEARCHES, main  # noqa: E402
 from tests.conftest import TEXTS  # noqa: E402
 
-HLG, NGRAM = "HLG_standard.npz", "G.arpa"
-RELEASED = tuple(name for name in GRAPH_FILES if name != "HLG_modified.npz")
+HLG, OLD_HLG, NGRAM = "HLG_standard.safetensors", "HLG_standard.npz", "G.arpa"
+RELEASED = (*WORD_FILES, HLG)
 OVER_WORDS = DecodingConfig(decoding_method="1best", graph="HLG")
 Save = Callable[..., Path]
 
@@ -128,11 +126,31 @@ def test_hostile_graphs_are_refused(folder: Path) -> None:
     refuse(folder, "HLG for at least")
     rebuild(folder, olabel=graph.olabel + 10**6, ilabel=graph.ilabel)
     refuse(folder, "gives words that .*words.txt lacks")
-    with zipfile.ZipFile(folder / HLG, "w") as archive:
-        file = io.BytesIO()
-        np.save(file, np.array([print], dtype=object), allow_pickle=True)
-        for name in ("src", "dst", "ilabel", "olabel", "weight", "final_state", "final_weight", "inputs"):
-            archive.writestr(f"{name}.npy", file.getvalue())
+    (folder / HLG).write_bytes((folder / HLG).read_bytes()[:100])
+    refuse(folder, "is not a graph")
+
+
+def as_version_0_1(folder: Path, **arrays: np.ndarray) -> None:
+    """Have the graph be an .npz file, as version 0.1 wrote it; all hashes right."""
+    graph = Graph.load(folder / HLG)
+    arrays = {name: getattr(graph, name) for name in ARRAYS} | arrays
+    np.savez_compressed(folder / OLD_HLG, **arrays, inputs=np.array(inputs_hash(folder, "standard")))
+    (folder / HLG).unlink()
+    write_sums(folder)
+
+
+def test_a_graph_of_version_0_1_is_read(folder: Path) -> None:
+    before = Bundle.load(folder).transcribe(folder / "test.wav", decoding=OVER_WORDS)
+    as_version_0_1(folder)
+    assert Bundle.load(folder).transcribe(folder / "test.wav", decoding=OVER_WORDS) == before
+    content = (folder / OLD_HLG).read_bytes()
+    (folder / OLD_HLG).write_bytes(content + b"0")
+    with pytest.raises(ValueError, match=OLD_HLG):
+        Bundle.load(folder)
+
+
+def test_a_hostile_graph_of_version_0_1_is_refused(folder: Path) -> None:
+    as_version_0_1(folder, src=np.array([print], dtype=object))
     refuse(folder, "is not a graph")
 
 

@@ -65,11 +65,11 @@ def test_a_decoding_graph_is_released_on_demand(recipe: Path, graph_lang_dir: Pa
     save_config(replace_fields(config, {"lang_dir": str(graph_lang_dir)}), recipe / "exp" / "base" / "config.json")
     run(recipe, config, "--with-graph")
     folder = recipe / "zoo" / "tiny"
-    names = {"words.txt", "lexicon.txt", "G.arpa", "HLG_standard.npz"}
+    names = {"words.txt", "lexicon.txt", "G.arpa", "HLG_standard.safetensors"}
     assert names <= {path.name for path in folder.iterdir()}
     assert names <= {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
     assert "with a decoding graph: words.txt (0.00 MB), lexicon.txt" in capsys.readouterr().out
-    assert "`HLG_standard.npz` a decoding graph over words" in (folder / "README.md").read_text()
+    assert "`HLG_standard.safetensors` a decoding graph over words" in (folder / "README.md").read_text()
 
 
 def test_units_of_another_tokenizer_are_not_released(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:

@@ -68,7 +68,7 @@ def search_lattices(
       hlg_scale: what the log-probabilities of HLG are multiplied by.
       lattice_engine: who searches.
       ctc_topology: which label sequences H allows.
-      search_beam, output_beam, max_active: see `lattice.beams.Beams`.
+      search_beam, output_beam, max_active: see `lattice.search.Beams`.
       word_graph: HLG.
 
     Raises:

@@ -14,14 +14,21 @@ from shared_moe_conformer.lattice.lexicon import LEXICON_FILE, TOKENS_FILE, WORD
 from shared_moe_conformer.lattice.topology import CtcTopology, over_tokens
 
 NGRAM_FILE = "G.arpa"
-LG_FILE = "LG.npz"
+FILES = {
+    "standard": "HLG_standard.safetensors",
+    "modified": "HLG_modified.safetensors",
+    "LG": "LG.safetensors",
+}
+"""The file of each kind of graph: HLG by its CTC topology, and LG."""
 FORMAT = "1"
 """Changes whenever the same inputs give another graph, so that older files are stale."""
 
 
-def graph_path(lang_dir: Path, topology: CtcTopology) -> Path:
-    """The file of a lang folder's HLG."""
-    return lang_dir / f"HLG_{topology}.npz"
+def graph_path(lang_dir: Path, kind: str) -> Path:
+    """The file of a lang folder's graph: the .npz file of version 0.1 only where there is no other."""
+    path = lang_dir / FILES[kind]
+    old = path.with_suffix(".npz")
+    return old if old.is_file() and not path.is_file() else path
 
 
 def build_word_graph(lang_dir: Path, topology: CtcTopology) -> bool:
@@ -31,20 +38,17 @@ def build_word_graph(lang_dir: Path, topology: CtcTopology) -> bool:
       FileNotFoundError: a file of the lang folder is missing.
       ValueError: one is damaged, or the n-gram has a word that the lexicon lacks.
     """
-    return _build(
-        graph_path(lang_dir, topology),
-        inputs_hash(lang_dir, topology),
-        lambda: over_tokens(_tokens_to_words(lang_dir), modified=topology == "modified"),
-    )
+    return _build(lang_dir, topology, lambda: over_tokens(_tokens_to_words(lang_dir), modified=topology == "modified"))
 
 
 def build_token_word_graph(lang_dir: Path) -> bool:
     """Build the LG of a lang folder, as `build_word_graph` does."""
-    return _build(lang_dir / LG_FILE, inputs_hash(lang_dir, "LG"), lambda: _tokens_to_words(lang_dir))
+    return _build(lang_dir, "LG", lambda: _tokens_to_words(lang_dir))
 
 
-def _build(path: Path, inputs: str, make: Callable[[], Graph]) -> bool:
-    if path.is_file() and Graph.inputs_of(path) == inputs:
+def _build(lang_dir: Path, kind: str, make: Callable[[], Graph]) -> bool:
+    path, inputs = lang_dir / FILES[kind], inputs_hash(lang_dir, kind)
+    if Graph.inputs_of(path) == inputs:
         return False
     make().save(path, inputs=inputs)
     return True
@@ -64,17 +68,17 @@ def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
       ValueError: it is stale: made from other files than the folder holds now.
     """
     remedy = f"run local/build_graph.py --lang-dir {lang_dir} --ctc-topology {topology}"
-    return _load(graph_path(lang_dir, topology), topology, remedy)
+    return _load(lang_dir, topology, remedy)
 
 
 def load_token_word_graph(lang_dir: Path) -> WordGraph:
     """The LG of a lang folder, as `load_word_graph` loads HLG."""
     remedy = f"run local/build_graph.py --lang-dir {lang_dir}"
-    return _load(lang_dir / LG_FILE, "LG", remedy)
+    return _load(lang_dir, "LG", remedy)
 
 
-def _load(path: Path, kind: str, remedy: str) -> WordGraph:
-    lang_dir = path.parent
+def _load(lang_dir: Path, kind: str, remedy: str) -> WordGraph:
+    path = graph_path(lang_dir, kind)
     if not path.is_file():
         raise FileNotFoundError(f"no graph over words in {path}: {remedy}, after ./prepare.sh")
     graph = Graph.load(path)
@@ -88,9 +92,6 @@ def _load(path: Path, kind: str, remedy: str) -> WordGraph:
 
 def inputs_hash(lang_dir: Path, kind: str) -> str:
     """SHA-256 of all that decides what a graph over words is.
-
-    Args:
-      kind: the CTC topology of HLG, or LG.
 
     Raises:
       FileNotFoundError: a file of the lang folder is missing.

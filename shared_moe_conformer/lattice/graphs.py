@@ -3,15 +3,39 @@
 from __future__ import annotations
 
 import functools
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.lattice.archive import Kind, read_arrays
+
+MAX_EXPANSION = 200
+"""Times that an .npz file may grow when it is read; graphs with weights grow about fivefold."""
+SMALL = 1 << 24
+"""Bytes that any .npz file may grow to."""
+MAX_REASON = 200
+"""Characters of a library's message, which may quote the file."""
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    SafetensorError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""Errors that reading a damaged file can raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +98,10 @@ class Graph:
         Raises:
           ValueError: what is wrong.
         """
+        for f in fields(self):
+            array, dtype = getattr(self, f.name), np.float32 if "weight" in f.name else np.int32
+            if array.dtype != dtype or array.ndim != 1:
+                raise ValueError(f"{f.name} holds {array.dtype} of {array.ndim} dimensions")
         of_arcs = [self.src, self.dst, self.ilabel, self.olabel, self.weight]
         integers = [self.src, self.dst, self.ilabel, self.olabel, self.final_state]
         problems = {
@@ -91,39 +119,60 @@ class Graph:
                 raise ValueError(problem)
 
     def save(self, path: Path, *, inputs: str = "") -> None:
-        """Write the arrays as one .npz file, with a hash of what the graph was made from."""
+        """Write the arrays as a safetensors file, with a hash of what the graph was made from."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
         with atomic_file(path) as file:
-            np.savez_compressed(file, **arrays, inputs=np.array(inputs))
+            file.write(safetensors.numpy.save(arrays, {"inputs": inputs}))
 
     @staticmethod
     def inputs_of(path: Path) -> str:
         """The hash that a file was saved with; none if it is not a graph."""
         try:
-            return str(read_arrays(path, {"inputs": Kind("<U", 0)})["inputs"])
-        except ValueError:
+            return _read_inputs(path)
+        except UNREADABLE:
             return ""
 
     @classmethod
     def load(cls, path: Path) -> Graph:
-        """The graph that `save` wrote.
+        """The graph that `save` wrote, or version 0.1 as an .npz file.
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: not a file that `save` wrote, or what it holds is no graph.
+          ValueError: not such a file, or what it holds is no graph.
         """
         if not path.is_file():
             raise FileNotFoundError(f"no graph in {path}: run ./prepare.sh first")
         try:
-            graph = cls(**read_arrays(path, ARRAYS))
+            graph = cls(**_read_arrays(path))
             graph.require_sound()
-            return graph
-        except ValueError as error:
-            raise ValueError(f"{path} is not a graph ({error}): delete it and run ./prepare.sh again") from error
+        except UNREADABLE as error:
+            reason = " ".join(str(error).split())[:MAX_REASON] or type(error).__name__
+            raise ValueError(f"{path} is not a graph ({reason}): delete it and run ./prepare.sh again") from error
+        return graph
 
 
-ARRAYS = {f.name: Kind("<f4" if "weight" in f.name else "<i4", 1) for f in fields(Graph)}
-"""What each array of a graph's file must be."""
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    names = [f.name for f in fields(Graph)]
+    if path.suffix != ".npz":
+        with safe_open(path, framework="np") as file:
+            return {name: file.get_tensor(name) for name in names}
+    with np.load(path, allow_pickle=False) as archive:
+        _require_modest(sum(member.file_size for member in archive.zip.infolist()), path.stat().st_size)
+        return {name: archive[name] for name in names}
+
+
+def _read_inputs(path: Path) -> str:
+    if path.suffix != ".npz":
+        with safe_open(path, framework="np") as file:
+            return str(file.metadata()["inputs"])
+    with np.load(path, allow_pickle=False) as archive:
+        return str(archive["inputs"])
+
+
+def _require_modest(num_bytes: int, stored: int) -> None:
+    """Refuse a zip bomb."""
+    if num_bytes > max(SMALL, MAX_EXPANSION * stored):
+        raise ValueError(f"its {stored} bytes would grow to {num_bytes}")
 
 
 class WordGraph(NamedTuple):

@@ -1,7 +1,6 @@
 """Words, how tokens spell them, and the transducers from tokens to words.
 
-Files in a lang folder, as in icefall: words.txt ("word id" per line), lexicon.txt ("word token token .." per line),
-and L.npz and L_disambig.npz, which hold the transducers as arrays.
+Files in a lang folder, as in icefall: words.txt ("word id" per line) and lexicon.txt ("word token token .." per line).
 """
 
 from __future__ import annotations
@@ -48,34 +47,29 @@ class Lexicon:
         """Input label of the back-off symbol in L_disambig; the symbols that tell spellings apart follow it."""
         return len(self.tokens)
 
-    def transducer(self, *, disambiguated: bool) -> Graph:
+    def transducer(self) -> Graph:
         """L: from the tokens of any sequence of words to the words; each word is given with its first token.
 
-        Args:
-          disambiguated: end spellings that are also the beginning of another with a symbol of their own, and let the
-            back-off symbol pass, so that a graph with an n-gram can be determinised. Source: Kaldi's L_disambig.
+        A spelling that another begins with or equals ends with a symbol of its own, and the back-off symbol passes
+        through, so that a graph with an n-gram can be determinised. Source: Kaldi's L_disambig.
         """
-        spellings = _told_apart(list(self.spellings.values()), self.backoff_token) if disambiguated else None
         arcs: list[tuple[int, int, int, int]] = []
         state = 1
-        for word, spelling in enumerate(spellings or self.spellings.values(), start=1):
+        for word, spelling in enumerate(_told_apart(list(self.spellings.values()), self.backoff_token), start=1):
             states = [0, *range(state, state + len(spelling) - 1), 0]
             given = [word, *[0] * (len(spelling) - 1)]
             arcs += zip(states, states[1:], spelling, given)
             state += len(spelling) - 1
-        if disambiguated:
-            arcs.append((0, 0, self.backoff_token, 1 + len(self.spellings)))
+        arcs.append((0, 0, self.backoff_token, 1 + len(self.spellings)))
         return graph_of_arcs(np.array(arcs), np.zeros(len(arcs)), final_state=[0], final_weight=[0.0])
 
     def save(self, lang_dir: Path) -> None:
-        """Write words.txt, lexicon.txt, L.npz and L_disambig.npz."""
+        """Write words.txt and lexicon.txt."""
         lines = [
             " ".join([word, *(self.tokens[token] for token in spelling)]) for word, spelling in self.spellings.items()
         ]
         _write_lines(lang_dir / LEXICON_FILE, lines)
         _write_lines(lang_dir / WORDS_FILE, [f"{word} {index}" for index, word in enumerate(self.words)])
-        self.transducer(disambiguated=False).save(lang_dir / "L.npz")
-        self.transducer(disambiguated=True).save(lang_dir / "L_disambig.npz")
 
     @classmethod
     def load(cls, lang_dir: Path) -> Lexicon:

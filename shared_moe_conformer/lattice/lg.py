@@ -31,9 +31,7 @@ def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
             f"the n-gram {arpa} has {counted(len(unknown), 'word')} that the lexicon lacks, {unknown[0]!r} first: "
             "make both from the same texts (./prepare.sh)"
         )
-    fst = kaldifst.compose(
-        _sorted(_fst_of_graph(lexicon.transducer(disambiguated=True)), "olabel"), _sorted(_ngram_fst(lexicon, arpa))
-    )
+    fst = kaldifst.compose(_sorted(_fst_of_graph(lexicon.transducer()), "olabel"), _sorted(_ngram_fst(lexicon, arpa)))
     kaldifst.determinize_star(fst, delta=DELTA)
     kaldifst.minimize_encoded(fst, delta=DELTA)
     return _without_epsilons(fst, first_epsilon=lexicon.backoff_token)

@@ -26,7 +26,12 @@ TEST_WAV = "test.wav"
 TEST_TEXT = "test.txt"
 FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
 """What every bundle holds, besides SHA256SUMS."""
-GRAPH_FILES = ("words.txt", "lexicon.txt", "G.arpa", "HLG_standard.npz", "HLG_modified.npz")
+WORD_FILES = ("words.txt", "lexicon.txt", "G.arpa")
+GRAPH_FILES = (
+    *WORD_FILES,
+    *("HLG_standard.safetensors", "HLG_modified.safetensors"),
+    *("HLG_standard.npz", "HLG_modified.npz"),  # as version 0.1 wrote them
+)
 """What a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
 DEFAULT_SEARCH = "greedy_search"
 """The search that models are released with, and by whose word error rate a zoo compares them."""

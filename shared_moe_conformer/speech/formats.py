@@ -1,17 +1,20 @@
-"""Words and times in the forms that video players (SRT, WebVTT) and scoring tools (CTM) read."""
+"""Transcripts and test results as files: plain text, JSON, subtitles (SRT, WebVTT) and CTM for scoring tools."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.speech.transcript import Transcript, Word, as_record
+from shared_moe_conformer.speech.transcript import Transcript, Word
 from shared_moe_conformer.text import join_words
 
+LINE_WIDTH = 100
+INDENT = "    "
 LONGEST_CUE = 6.0
 """Seconds that a cue's words span at most."""
 CUE_WIDTH = 74
@@ -23,6 +26,58 @@ PAUSE = 1.0
 """Seconds of silence that end a cue."""
 SHORTEST_CUE = 1.0
 """Seconds that a cue stays, unless the next one begins before."""
+
+
+def as_text(name: str, transcript: Transcript) -> str:
+    """The text alone, on one line."""
+    return transcript.text
+
+
+def as_times(name: str, transcript: Transcript) -> str:
+    """`name: text`, and under it each token over its time in seconds."""
+    rows = [f"{name}: {transcript.text or '(nothing recognised)'}"]
+    columns = [(token, f"{time:.2f}") for token, time in zip(transcript.tokens, transcript.times)]
+    for line in _wrapped(columns, width=LINE_WIDTH - len(INDENT)):
+        tokens = (token + " " * (_column_width((token, time)) - display_width(token)) for token, time in line)
+        times = (time.ljust(_column_width((token, time))) for token, time in line)
+        rows += [(INDENT + "".join(tokens)).rstrip(), (INDENT + "".join(times)).rstrip()]
+    return "\n".join(rows)
+
+
+def as_json(name: str, transcript: Transcript) -> str:
+    """One JSON object on one line."""
+    return json.dumps({"file": name, **as_record(transcript)}, ensure_ascii=False)
+
+
+def as_record(transcript: Transcript) -> dict[str, Any]:
+    """The transcript as JSON holds it: confidences only where the search tells them."""
+    record = {**transcript._asdict(), "words": [_known(word) for word in transcript.words]}
+    return {name: value for name, value in record.items() if value is not None}
+
+
+def _known(word: Word) -> dict[str, Any]:
+    return {name: value for name, value in word._asdict().items() if value is not None}
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes in a terminal."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _column_width(column: tuple[str, str]) -> int:
+    return max(display_width(cell) for cell in column) + 2
+
+
+def _wrapped(columns: list[tuple[str, str]], *, width: int) -> Iterator[list[tuple[str, str]]]:
+    """The columns in lines of at most this width, and of at least one column."""
+    line: list[tuple[str, str]] = []
+    for column in columns:
+        if line and sum(map(_column_width, [*line, column])) > width:
+            yield line
+            line = []
+        line.append(column)
+    if line:
+        yield line
 
 
 def as_srt(name: str, transcript: Transcript) -> str:

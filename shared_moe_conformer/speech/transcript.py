@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 from shared_moe_conformer.text import is_ideograph, join_words
 
@@ -66,8 +64,6 @@ class Found(Protocol):
 
 
 EMPTY = Transcript("", [], [], [])
-LINE_WIDTH = 100
-INDENT = "    "
 DIGITS = 2
 """Of confidences: what versions of torch compute differs by less."""
 
@@ -171,55 +167,3 @@ def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
 
 def _starts_word(token: str, before: str) -> bool:
     return token.startswith(WORD_START) or is_ideograph(token[:1]) or is_ideograph(before[-1:])
-
-
-def as_text(name: str, transcript: Transcript) -> str:
-    """The text alone, on one line."""
-    return transcript.text
-
-
-def as_times(name: str, transcript: Transcript) -> str:
-    """`name: text`, and under it each token over its time in seconds."""
-    rows = [f"{name}: {transcript.text or '(nothing recognised)'}"]
-    columns = [(token, f"{time:.2f}") for token, time in zip(transcript.tokens, transcript.times)]
-    for line in _wrapped(columns, width=LINE_WIDTH - len(INDENT)):
-        tokens = (token + " " * (_column_width((token, time)) - display_width(token)) for token, time in line)
-        times = (time.ljust(_column_width((token, time))) for token, time in line)
-        rows += [(INDENT + "".join(tokens)).rstrip(), (INDENT + "".join(times)).rstrip()]
-    return "\n".join(rows)
-
-
-def as_json(name: str, transcript: Transcript) -> str:
-    """One JSON object on one line."""
-    return json.dumps({"file": name, **as_record(transcript)}, ensure_ascii=False)
-
-
-def as_record(transcript: Transcript) -> dict[str, Any]:
-    """The transcript as JSON holds it: confidences only where the search tells them."""
-    record = {**transcript._asdict(), "words": [_known(word) for word in transcript.words]}
-    return {name: value for name, value in record.items() if value is not None}
-
-
-def _known(word: Word) -> dict[str, Any]:
-    return {name: value for name, value in word._asdict().items() if value is not None}
-
-
-def display_width(text: str) -> int:
-    """Columns that a text takes in a terminal."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
-
-
-def _column_width(column: tuple[str, str]) -> int:
-    return max(display_width(cell) for cell in column) + 2
-
-
-def _wrapped(columns: list[tuple[str, str]], *, width: int) -> Iterator[list[tuple[str, str]]]:
-    """The columns in lines of at most this width, and of at least one column."""
-    line: list[tuple[str, str]] = []
-    for column in columns:
-        if line and sum(map(_column_width, [*line, column])) > width:
-            yield line
-            line = []
-        line.append(column)
-    if line:
-        yield line

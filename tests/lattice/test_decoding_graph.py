@@ -34,7 +34,7 @@ def lang_dir(tmp_path: Path) -> Path:
 
 
 def test_the_graph_is_built_once_and_refused_when_stale(lang_dir: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="HLG_standard.npz"):
+    with pytest.raises(FileNotFoundError, match="HLG_standard.safetensors"):
         load_word_graph(lang_dir, "standard")
     assert build_word_graph(lang_dir, "standard")
     assert not build_word_graph(lang_dir, "standard")
@@ -60,7 +60,7 @@ def test_graphs_of_another_tokens_txt_are_refused(lang_dir: Path) -> None:
 
 
 def test_lg_is_built_beside_it(lang_dir: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="LG.npz: run local/build_graph.py"):
+    with pytest.raises(FileNotFoundError, match="LG.safetensors: run local/build_graph.py"):
         load_token_word_graph(lang_dir)
     assert build_token_word_graph(lang_dir) and not build_token_word_graph(lang_dir)
     loaded, words = load_token_word_graph(lang_dir)
@@ -70,7 +70,7 @@ def test_lg_is_built_beside_it(lang_dir: Path) -> None:
 
 
 def test_a_damaged_graph_is_built_again(lang_dir: Path) -> None:
-    graph_path(lang_dir, "standard").write_bytes(b"PK")
+    graph_path(lang_dir, "standard").write_bytes(b"{}")
     with pytest.raises(ValueError, match="is not a graph"):
         load_word_graph(lang_dir, "standard")
     assert build_word_graph(lang_dir, "standard")

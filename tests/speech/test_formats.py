@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -10,14 +11,21 @@ from hypothesis import strategies as st
 from shared_moe_conformer.speech.formats import (
     CUE_WIDTH,
     FORMATS,
+    LINE_WIDTH,
     LONGEST_CUE,
     Result,
     as_ctm,
+    as_json,
     as_srt,
+    as_text,
+    as_times,
     as_vtt,
+    display_width,
     write_results,
 )
 from shared_moe_conformer.speech.transcript import EMPTY, Transcript, Word
+
+from .test_transcript import PIECES, transcript
 
 
 def said(*words: tuple[str, float, float]) -> Transcript:
@@ -56,6 +64,7 @@ def test_ctm() -> None:
 def test_silence() -> None:
     assert (as_srt("a.wav", EMPTY), as_vtt("a.wav", EMPTY)) == ("", "WEBVTT")
     assert as_ctm("a.wav", EMPTY).startswith(";;")
+    assert (as_text("a.wav", EMPTY), as_times("a.wav", EMPTY)) == ("", "a.wav: (nothing recognised)")
 
 
 @given(st.lists(st.tuples(st.integers(1, 90), st.integers(40, 3000), st.integers(0, 3000)), max_size=30))
@@ -95,3 +104,34 @@ def test_every_format_has_every_utterance_in_order(tmp_path: Path) -> None:
     assert (first["id"], first["ref"], first["text"], first["words"]) == ("cut.1-0", "THERE", "", [])
     assert second["words"] == [{"text": "HELLO", "start": 0.5, "end": 0.79, "confidence": 0.25}]
     assert second["confidences"] == [0.25, 0.5] and second["ref"] == "HELLO"
+
+
+def test_times_stand_under_their_tokens() -> None:
+    name, tokens, times = as_times("a.wav", transcript([3, 4, 6])).splitlines()
+    assert name == "a.wav: HEL WORLD"
+    assert [tokens.index(t) for t in ("▁HE", "L", "▁WORLD")] == [times.index(t) for t in ("0.00", "0.12", "0.24")]
+
+
+def test_wide_characters_take_two_columns() -> None:
+    wide = Transcript("你好世界", ["▁你好", "世界"], [0.0, 1.0], [])
+    _, tokens, times = as_times("a.wav", wide).splitlines()
+    assert display_width(tokens[: tokens.index("世")]) == times.index("1.00")
+
+
+@given(st.lists(st.integers(3, len(PIECES) - 1), max_size=200))
+def test_no_token_is_lost_in_wrapping_and_no_line_is_too_long(ids: list[int]) -> None:
+    result = transcript(ids)
+    _, *lines = as_times("a.wav", result).splitlines()
+    assert [token for line in lines[::2] for token in line.split()] == result.tokens
+    assert [float(time) for line in lines[1::2] for time in line.split()] == result.times
+    assert max((display_width(line) for line in lines), default=0) <= LINE_WIDTH
+    assert len(lines) <= 2 * math.ceil(len(ids) / 8)
+
+
+def test_json_is_one_line_with_everything() -> None:
+    line = as_json("a.wav", transcript([3, 6]))
+    values = json.loads(line)
+    assert "\n" not in line
+    assert values["file"] == "a.wav"
+    assert values["tokens"] == ["▁HE", "▁WORLD"]
+    assert values["words"][1] == {"text": "WORLD", "start": 0.12, "end": 0.16}

@@ -1,24 +1,13 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.speech.transcript import (
-    EMPTY,
-    LINE_WIDTH,
-    GivenWord,
-    Transcript,
-    as_json,
-    as_text,
-    as_times,
-    display_width,
-    make_transcript,
-    transcript_of,
-)
+from shared_moe_conformer.speech.formats import as_json
+from shared_moe_conformer.speech.transcript import EMPTY, GivenWord, Transcript, make_transcript, transcript_of
 
 PIECES = ["<blk>", "<sos/eos>", "<unk>", "▁HE", "L", "LO", "▁WORLD", "▁", "▁I"]
 
@@ -66,39 +55,6 @@ def test_words_are_the_text_and_lie_in_order(ids: list[int]) -> None:
 
 def test_nothing_said_is_empty() -> None:
     assert transcript([]) == EMPTY
-    assert as_text("a.wav", EMPTY) == ""
-    assert as_times("a.wav", EMPTY) == "a.wav: (nothing recognised)"
-
-
-def test_times_stand_under_their_tokens() -> None:
-    name, tokens, times = as_times("a.wav", transcript([3, 4, 6])).splitlines()
-    assert name == "a.wav: HEL WORLD"
-    assert [tokens.index(t) for t in ("▁HE", "L", "▁WORLD")] == [times.index(t) for t in ("0.00", "0.12", "0.24")]
-
-
-def test_wide_characters_take_two_columns() -> None:
-    wide = Transcript("你好世界", ["▁你好", "世界"], [0.0, 1.0], [])
-    _, tokens, times = as_times("a.wav", wide).splitlines()
-    assert display_width(tokens[: tokens.index("世")]) == times.index("1.00")
-
-
-@given(st.lists(st.integers(3, len(PIECES) - 1), max_size=200))
-def test_no_token_is_lost_in_wrapping_and_no_line_is_too_long(ids: list[int]) -> None:
-    result = transcript(ids)
-    _, *lines = as_times("a.wav", result).splitlines()
-    assert [token for line in lines[::2] for token in line.split()] == result.tokens
-    assert [float(time) for line in lines[1::2] for time in line.split()] == result.times
-    assert max((display_width(line) for line in lines), default=0) <= LINE_WIDTH
-    assert len(lines) <= 2 * math.ceil(len(ids) / 8)
-
-
-def test_json_is_one_line_with_everything() -> None:
-    line = as_json("a.wav", transcript([3, 6]))
-    values = json.loads(line)
-    assert "\n" not in line
-    assert values["file"] == "a.wav"
-    assert values["tokens"] == ["▁HE", "▁WORLD"]
-    assert values["words"][1] == {"text": "WORLD", "start": 0.12, "end": 0.16}
 
 
 class Hyp(NamedTuple):
