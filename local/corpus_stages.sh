@@ -55,6 +55,7 @@ corpus_dir="$(from_start "$corpus_dir")"
 data=data                  # folder of all that is made
 splits=(train dev test)    # the first one is trained on
 unit=bpe                   # or char
+sampling_rate=16000        # of the features; the config's data must say the same
 allowed=()                 # options of validate_cuts.py
 
 run_local() {
@@ -103,7 +104,7 @@ features() {
   if [ "$exact_evaluation" = true ]; then exact=("${splits[@]:1}"); fi
   if [ -n "$musan" ]; then noises=(musan); fi
   run_local compute_fbank --manifest-dir "$data/manifests" --output-dir "$data/fbank" --num-jobs "$num_jobs" \
-    --feature-extractor "$feature_extractor" --splits "${splits[@]}" "${noises[@]}" \
+    --feature-extractor "$feature_extractor" --sampling-rate "$sampling_rate" --splits "${splits[@]}" "${noises[@]}" \
     --exact-splits "${exact[@]}" --perturbed-splits "${splits[0]}" --speeds "${speeds[@]}"
 }
 

@@ -48,10 +48,12 @@ def main() -> None:
 def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argparse.Namespace) -> Preflight:
     cuts = [(split, cut) for split, part in splits.items() for cut in part]
     kinds = [kind for kind in checks.OVERLAP_KINDS if kind != "text" or args.shared_texts == "refused"]
-    problems = checks.check_duplicates(cut for _, cut in cuts) + checks.check_overlap(splits, kinds=kinds)
+    compared = {split: part for split, part in splits.items() if split not in args.whole_splits}
+    problems = checks.check_duplicates(cut for _, cut in cuts) + checks.check_overlap(compared, kinds=kinds)
     facts, known = [], dict[Any, checks.Examined]()
     for split, cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
-        problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=args.max_duration)
+        longest = float("inf") if split in args.whole_splits else args.max_duration
+        problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=longest)
         if args.read_features:
             problems += checks.check_features(cut)
         audio = examine_audio(cut.recording, known) if args.read_audio else checks.Examined([], None)
@@ -108,6 +110,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--read-features", action="store_true", help="Read all features and look for NaN.")
     result.add_argument("--read-audio", action="store_true", help="Read all audio and look for damaged files.")
     result.add_argument("--min-duration", type=float, default=checks.MIN_DURATION, help="Shortest cut, in seconds.")
+    result.add_argument("--whole-splits", nargs="*", default=[],
+                        help="Splits of any length, whose segments are in other splits, too.")  # fmt: skip
     result.add_argument("--max-duration", type=float, default=checks.MAX_DURATION, help="Longest cut, in seconds.")
     result.add_argument("--drop-faulty", action="store_true",
                         help="Leave faulty cuts out of the first split, the training's, and name them.")  # fmt: skip
