@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Train an n-gram on one split's texts, by modified Kneser-Ney: cuts_train.jsonl.gz -> data/lang_bpe_<V>/.
 
-Over words it is G.arpa, for graphs, or one of another --name, for rescoring; over tokens it is token_<order>gram.arpa,
-for the transducer's beam search.
+An n-gram over words is G.arpa, for graphs, or has another --name, for rescoring. One over tokens is
+token_<order>gram.arpa, for the transducer's beam search.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def _over_tokens(texts: list[str], args: argparse.Namespace) -> NgramModel:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
-    result.add_argument("--split", default="train", help="Split whose texts are used; never a held-out one.")
-    result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write to; of the tokenizer.")
-    result.add_argument("--order", type=int, default=3, help="Units of the longest n-grams.")
+    result.add_argument("--split", default="train", help="Split whose texts are used; do not use a held-out one.")
+    result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write to; it holds the tokenizer.")
+    result.add_argument("--order", type=int, default=3, help="Length of the longest n-grams, in units.")
     result.add_argument("--unit", choices=("word", "token"), default="word",
-                        help="What is counted; tokens are those of the lang folder's tokenizer.")  # fmt: skip
+                        help="Unit of the n-grams; tokens are those of the lang folder's tokenizer.")  # fmt: skip
     result.add_argument("--name", default=NGRAM_FILE,
-                        help="File of an n-gram over words; G_4_gram.arpa for one to rescore with.")  # fmt: skip
+                        help="File of an n-gram over words; G_4_gram.arpa is the one for rescoring.")  # fmt: skip
     return result
 
 

@@ -1,4 +1,4 @@
-"""What a word is, in scripts with spaces and in those without; and what is made of texts everywhere."""
+"""Words of texts, in scripts with and without spaces, and normalisation of transcripts."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _IDEOGRAPH = re.compile(rf"[{_IDEOGRAPHS}]")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: what stands between spaces, and each Chinese or Japanese character by itself.
+    """The words of a text: parts between spaces, and each Chinese or Japanese character by itself.
 
-    So the word error rate of Mandarin is its character error rate, as is usual, and a mixed text gets the mixed rate.
+    The word error rate of Mandarin is then its character error rate, as usual, and mixed texts get the mixed rate.
     """
     return _WORD.findall(text)
 
 
 def join_words(words: Iterable[str]) -> str:
-    """The text of words, with spaces where `words_of` needs them."""
+    """The text of words, with spaces only where `words_of` needs them."""
     joined = " ".join(words)
     return re.sub(rf"(?<=[{_IDEOGRAPHS}]) | (?=[{_IDEOGRAPHS}])", "", joined)
 
@@ -46,12 +46,12 @@ _QUOTES_AND_DASHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'",
 
 
 def normalise(text: str, case: str) -> str:
-    """A transcript as training wants it.
+    """A transcript as training needs it, in Unicode's form NFC.
 
     Args:
-      text: any.
-      case: `upper` or `lower`: words in that case, without punctuation but the apostrophes inside words; numbers and
-        signs stay as they are. `none`: as it is, but for spaces.
+      text: any text.
+      case: `upper` or `lower`: words in that case, without punctuation except apostrophes inside words; numbers and
+        the signs % & + @ # stay. `none`: only spaces change.
     """
     text = unicodedata.normalize("NFC", text)
     if case == "none":

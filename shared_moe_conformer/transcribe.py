@@ -1,4 +1,4 @@
-"""The verb that turns audio files into text: `python -m shared_moe_conformer.transcribe --model zoo/NAME a.wav`."""
+"""The verb that transcribes audio files: `python -m shared_moe_conformer.transcribe --model zoo/NAME a.wav`."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ FORMATS: dict[str, Callable[[str, Transcript], str]] = {
     "srt": as_srt,
     "vtt": as_vtt,
 }
-"""Ways to show a file's transcript."""
+"""The function of each output format, from a file's name and its transcript to text."""
 ONE_RECORDING = ("srt", "vtt")
-"""Formats whose files hold one recording."""
+"""Formats whose files can hold one recording only."""
 SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= {"word_graph", "rescoring_lm", "hotwords"}]
-"""Those for which a released model can have all that they need: no transcripts, no LM over tokens, no LG."""
+"""Searches that need nothing beyond a released model: no transcripts, no LM over tokens, no LG."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,10 +55,10 @@ def transcribe_files(
     decoding: DecodingConfig,
     write: Callable[[str, Transcript], None],
 ) -> list[str]:
-    """Write each file's transcript as soon as it is known; an error of one file does not stop the others.
+    """Write each file's transcript as soon as it is ready; a file with an error does not stop the others.
 
     Returns:
-      The files that could not be transcribed; why stands on the standard error.
+      The files that could not be transcribed; the reasons are printed to the standard error.
     """
     failed = {}
 
@@ -79,13 +79,13 @@ def transcribe_files(
 
 
 def find_audio(names: Sequence[str]) -> Iterator[str]:
-    """Files that the arguments stand for, in order.
+    """The audio files that the arguments name, in order.
 
     Args:
-      names: files; folders, for the audio files in and below them; patterns with `*`, `**` or `?`; `-`.
+      names: files; folders, which are searched with all below them; patterns with `*`, `**` or `?`; `-`.
 
     Raises:
-      FileNotFoundError: a folder without audio files, or a pattern that nothing fits. A missing file is given back.
+      FileNotFoundError: a folder without audio files, or a pattern without a match. A missing file is returned as it is.
     """
     for name in names:
         if name == STDIN or Path(name).is_file() or not (Path(name).is_dir() or glob.has_magic(name)):
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
-    """What differs from the flags of ./decode.py, which has a recipe's lang folder and may run several searches."""
+    """Differences from the flags of ./decode.py, which has a recipe's lang folder and may run several searches."""
     used = {name for search in SEARCHES for name in (*METHODS[search].options, *METHODS[search].inputs)}
     return {f.name: None for f in dataclasses.fields(DecodingConfig) if f.name not in used} | {
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
@@ -156,7 +156,7 @@ def _transcribe_files(args: argparse.Namespace) -> None:
 
 
 def _writer(args: argparse.Namespace, paths: Sequence[str]) -> Callable[[str, Transcript], None]:
-    """What is done with a file's transcript."""
+    """The function that prints or writes a file's transcript."""
     show = FORMATS[args.format]
     if args.output_dir is None:
         return lambda name, transcript: print(show(name, transcript), flush=True)

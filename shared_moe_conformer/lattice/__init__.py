@@ -1,1 +1,1 @@
-"""Finite-state work: graphs as portable arrays, and the engines that search them."""
+"""Finite-state transducers: graphs as plain arrays, the engines that search them, and the lattices that they find."""

@@ -11,10 +11,10 @@ from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, spans, trimmed
 
 
 class Automaton(Protocol):
-    """What weighs sequences of output labels; its states are numbered, 0 is its start."""
+    """Weights of sequences of output labels; states are numbered from the start, 0."""
 
     def step(self, state: int, label: int) -> Sequence[tuple[int, float]]:
-        """The states that a label leads to, and its log-probability on the way to each of them."""
+        """The states that a label leads to, and the log-probability of each of these arcs."""
 
     def end(self, state: int) -> float:
         """Log-probability of ending in a state; -inf where nothing may end."""
@@ -32,9 +32,9 @@ class _Arcs(NamedTuple):
     src: np.ndarray
     dst: np.ndarray
     arc: np.ndarray
-    """The lattice's arc."""
+    """The lattice's arc that each one takes."""
     weight: np.ndarray
-    """The automaton's."""
+    """The automaton's log-probability."""
 
 
 class TooManyArcs(ValueError):
@@ -42,12 +42,12 @@ class TooManyArcs(ValueError):
 
 
 def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf) -> Lattice:
-    """The lattice in which the automaton's log-probabilities have been added to the graph's.
+    """The lattice with the automaton's log-probabilities added to the graph's.
 
-    To replace the graph's instead, give the lattice scaled by 0.
+    Give `lattice.scaled(0)` to replace the graph's log-probabilities instead.
 
     Raises:
-      TooManyArcs: it would have more than `max_arcs`, those that lead nowhere included.
+      TooManyArcs: it would have more than `max_arcs` arcs, dead ends included.
     """
     pairs = [_Pairs(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))]
     found = []
@@ -83,14 +83,14 @@ def composed(lattice: Lattice, automaton: Automaton, *, max_arcs: float = np.inf
 
 
 class _Steps:
-    """An automaton's steps, remembered."""
+    """An automaton's steps, each of them computed once."""
 
     def __init__(self, automaton: Automaton) -> None:
         self._automaton = automaton
         self._known: dict[tuple[int, int], Sequence[tuple[int, float]]] = {}
 
     def of(self, states: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """How many steps each pair of state and label has, the states that they lead to, and their weights."""
+        """The number of steps of each pair of state and label, and the states and the weights of all steps."""
         steps = [self._step(*pair) for pair in zip(states.tolist(), labels.tolist())]
         flat = [step for several in steps for step in several]
         counts = np.array([len(several) for several in steps], dtype=np.int64)
@@ -105,7 +105,7 @@ class _Steps:
 
 
 def _step(lattice: Lattice, arcs: np.ndarray, pairs: _Pairs, steps: _Steps) -> tuple[_Arcs, _Pairs]:
-    """The composition's arcs of one frame, its states numbered within their frames, and the states reached."""
+    """The composition's arcs of one frame, between states numbered within their frames, and the states reached."""
     first = np.searchsorted(pairs.state, lattice.src[arcs])
     end = np.searchsorted(pairs.state, lattice.src[arcs], side="right")
     src, arcs = spans(first, end), np.repeat(arcs, end - first)
@@ -118,6 +118,6 @@ def _step(lattice: Lattice, arcs: np.ndarray, pairs: _Pairs, steps: _Steps) -> t
 
 
 def _different(first: np.ndarray, second: np.ndarray) -> tuple[_Pairs, np.ndarray]:
-    """The different pairs of two columns, in ascending order, and which of them each row is."""
+    """The distinct pairs of two columns, in ascending order, and the position of each row's pair among them."""
     keys, which = np.unique(first.astype(np.int64) << 32 | second.astype(np.int64), return_inverse=True)
     return _Pairs(keys >> 32, keys & 0xFFFFFFFF), which

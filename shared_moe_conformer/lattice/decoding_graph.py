@@ -1,6 +1,6 @@
-"""HLG: from frame labels to words, by the CTC topology, a lexicon and an n-gram; and LG, the same from tokens.
+"""Graphs over words in a lang folder, built once: HLG from frame labels to words, and LG from tokens to words.
 
-Built once, then read from files.
+H is the CTC topology, L the lexicon, G the n-gram.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def graph_path(lang_dir: Path, kind: str) -> Path:
 
 
 def build_word_graph(lang_dir: Path, topology: CtcTopology) -> bool:
-    """Build the HLG of a lang folder unless it is there already and made from the same files; whether it was built.
+    """Build the HLG of a lang folder, unless one made from the same files is there; return whether it was built.
 
     Raises:
       FileNotFoundError: a file of the lang folder is missing.
@@ -65,7 +65,7 @@ def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
 
     Raises:
       FileNotFoundError: it has none.
-      ValueError: it is stale: made from other files than the folder holds now.
+      ValueError: it was made from other files than the folder holds now.
     """
     remedy = f"run local/build_graph.py --lang-dir {lang_dir} --ctc-topology {topology}"
     return _load(lang_dir, topology, remedy)
@@ -86,12 +86,12 @@ def _load(lang_dir: Path, kind: str, remedy: str) -> WordGraph:
         raise ValueError(f"{path} was built from other files than {lang_dir} holds now: {remedy}")
     words = Lexicon.load(lang_dir).words
     if int(graph.olabel.max()) >= len(words):
-        raise ValueError(f"{path} gives words that {lang_dir / WORDS_FILE} lacks: {remedy}")
+        raise ValueError(f"{path} has words that {lang_dir / WORDS_FILE} lacks: {remedy}")
     return WordGraph(graph, words)
 
 
 def inputs_hash(lang_dir: Path, kind: str) -> str:
-    """SHA-256 of all that decides what a graph over words is.
+    """SHA-256 of everything that a graph over words depends on.
 
     Raises:
       FileNotFoundError: a file of the lang folder is missing.
@@ -100,6 +100,6 @@ def inputs_hash(lang_dir: Path, kind: str) -> str:
     for name in (TOKENS_FILE, WORDS_FILE, LEXICON_FILE, NGRAM_FILE):
         path = lang_dir / name
         if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing, without which there is no graph: run ./prepare.sh first")
+            raise FileNotFoundError(f"{path} is missing, and graphs are made from it: run ./prepare.sh first")
         result.update(hashlib.sha256(path.read_bytes()).digest())
     return result.hexdigest()

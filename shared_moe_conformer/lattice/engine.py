@@ -1,4 +1,10 @@
-"""The engine that needs nothing but NumPy, and the choice between it and k2's."""
+"""The choice of a lattice engine, and the one that needs NumPy alone: a frame-synchronous search that keeps a lattice.
+
+kaldi-decoder's lattice search has no limit on its active states, so flat posteriors make it fill the memory. This one
+limits them, as k2's does, and gives up at a number of arcs. Every arc of a graph consumes a frame, so no epsilon has to
+be followed within a frame.
+
+Source: token passing with beam and maximum of active states, Young et al. 1989; k2.intersect_dense_pruned."""
 
 from __future__ import annotations
 
@@ -19,7 +25,7 @@ EngineName = Literal["auto", "k2", "embedded"]
 
 @functools.cache
 def lattice_engine(name: EngineName = "auto") -> LatticeEngine:
-    """The engine of this name; "auto" is k2 where it is installed and the embedded one otherwise.
+    """The engine of this name; "auto" is k2 where it is installed, and the embedded engine otherwise.
 
     Raises:
       ValueError: k2 is asked for and not installed.
@@ -38,7 +44,7 @@ def lattice_engine(name: EngineName = "auto") -> LatticeEngine:
 
 
 def transducer_search() -> Callable[..., Any]:
-    """k2's search of transducers (`k2_transducer.search`), which no other engine has.
+    """k2's search for transducers (`k2_transducer.search`); no other engine has one.
 
     Raises:
       ValueError: k2 is not installed.
@@ -54,12 +60,13 @@ def transducer_search() -> Callable[..., Any]:
 
 
 LAST_FRAMES, WIDENING = 4, 1.25
-"""On so many frames at the end the search beam grows by this factor each, so that a state in which the graph may end
-survives. Source: k2.intersect_dense_pruned."""
+"""Number of last frames, and factor by which the search beam grows on each of them, so that a final state survives.
+
+Source: k2.intersect_dense_pruned."""
 
 
 class EmbeddedEngine:
-    """One utterance after the other, on the CPU."""
+    """Searches one utterance after the other, on the CPU."""
 
     name = "embedded"
 
@@ -79,22 +86,22 @@ class _Step(NamedTuple):
     arc: np.ndarray
     """The graph's arc that each one takes."""
     score: np.ndarray
-    """Log-probability of the best way from the start through each arc."""
+    """Log-probability of the best path from the start through each arc."""
     best: np.ndarray
-    """Of all arcs into each state, the best one's score."""
+    """Score of the best arc into each state."""
 
     def taken(self, which: np.ndarray) -> _Step:
-        """The step of some of the arcs."""
+        """The step with these arcs alone."""
         return _Step(self.src[which], self.dst[which], self.arc[which], self.score[which], self.best)
 
 
 def find_lattice(log_probs: np.ndarray, graph: Graph, beams: Beams, *, max_arcs: int) -> Lattice | None:
-    """Return the lattice of one utterance, without arcs where there is no path; None: it would have too many arcs.
+    """Return the lattice of one utterance: `EMPTY` where there is no path, None where it has too many arcs.
 
     Args:
       log_probs: log-probabilities of frame labels, (T, V).
       graph, beams: see `LatticeEngine.lattices`.
-      max_arcs: arcs that are kept while searching, at most.
+      max_arcs: most arcs that the search may keep.
     """
     steps: list[_Step] = []
     active, scores, num_arcs = np.zeros(1, dtype=np.int64), np.zeros(1), 0
@@ -111,7 +118,7 @@ def find_lattice(log_probs: np.ndarray, graph: Graph, beams: Beams, *, max_arcs:
     if not steps:
         return EMPTY
     kept = _backward(steps, graph.ending[active], beams.output_beam)
-    first = np.cumsum([0, 1, *(len(step.best) for step in steps)])  # the first state of each frame
+    first = np.cumsum([0, 1, *(len(step.best) for step in steps)])  # first state of each frame
     return lattice_of_arcs(
         np.concatenate([step.src + number for step, number in zip(kept, first)]),
         np.concatenate([step.dst + number for step, number in zip(kept, first[1:])]),
@@ -122,7 +129,7 @@ def find_lattice(log_probs: np.ndarray, graph: Graph, beams: Beams, *, max_arcs:
 
 
 def _step(graph: Graph, active: np.ndarray, scores: np.ndarray, frame: np.ndarray, beams: Beams) -> _Step:
-    """All arcs that leave an active state, within the beam, into the best states; in the order of these states."""
+    """The arcs from active states into the best next states, within the beam, ordered by next state."""
     begin, end = graph.first_arcs[active], graph.first_arcs[active + 1]
     arcs, src = spans(begin, end), np.repeat(np.arange(len(active)), end - begin)
     reached = scores[src] + graph.weight[arcs] + frame[graph.ilabel[arcs]]
@@ -136,7 +143,7 @@ def _step(graph: Graph, active: np.ndarray, scores: np.ndarray, frame: np.ndarra
 
 
 def _within_beam(reached: np.ndarray, search_beam: float) -> np.ndarray:
-    """The arcs within the beam, or the `MIN_ACTIVE` best ones, if these are more."""
+    """The arcs within the beam, or the `MIN_ACTIVE` best ones if those are more."""
     good = reached >= reached.max(initial=-np.inf) - search_beam
     if np.count_nonzero(good) < MIN_ACTIVE < len(reached):
         good[np.argpartition(reached, -MIN_ACTIVE)[-MIN_ACTIVE:]] = True
@@ -144,7 +151,7 @@ def _within_beam(reached: np.ndarray, search_beam: float) -> np.ndarray:
 
 
 def _at_most(max_active: int, step: _Step) -> _Step:
-    """The step into the best states alone."""
+    """The step into the `max_active` best states."""
     if len(step.best) <= max_active:
         return step
     kept = np.zeros(len(step.best), dtype=bool)
@@ -154,7 +161,7 @@ def _at_most(max_active: int, step: _Step) -> _Step:
 
 
 def _backward(steps: list[_Step], after: np.ndarray, output_beam: float) -> list[_Step]:
-    """The steps' arcs through which there is a path at most `output_beam` worse than the best one.
+    """The steps' arcs that lie on a path at most `output_beam` worse than the best one.
 
     Args:
       after: log-probability of ending in each state after the last step.

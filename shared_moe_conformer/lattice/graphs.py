@@ -1,4 +1,4 @@
-"""Decoding graphs as plain arrays that every engine loads."""
+"""Decoding graphs as plain arrays, which every engine can load, and their files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from shared_moe_conformer.atomic import atomic_file
 
 MAX_EXPANSION = 200
-"""Times that an .npz file may grow when it is read; graphs with weights grow about fivefold."""
+"""Largest ratio of what an .npz file unpacks to and its size; graphs with weights have about 5."""
 SMALL = 1 << 24
-"""Bytes that any .npz file may grow to."""
+"""Bytes that any .npz file may unpack to."""
 MAX_REASON = 200
-"""Characters of a library's message, which may quote the file."""
+"""Most characters taken from a library's message, which may quote the file."""
 UNREADABLE = (
     ValueError,
     KeyError,
@@ -42,9 +42,9 @@ UNREADABLE = (
 class Graph:
     """A weighted transducer from frame labels to output labels; state 0 is its start.
 
-    Every arc consumes one frame: its input label is a unit of the CTC head, 0 being blank (not epsilon). Its output
-    label is a unit or a word, 0 being "nothing". Graphs are compared by identity, so that engines can remember them.
-    In L and LG, the parts of a decoding graph, every arc consumes one token instead.
+    Every arc consumes one frame: its input label is a unit of the CTC head, and 0 is blank (not epsilon). Its output
+    label is a unit or a word, and 0 is none. Graphs are compared by identity, so engines can cache them. In L and LG,
+    the parts of a decoding graph, every arc consumes one token instead.
     """
 
     src: np.ndarray
@@ -64,7 +64,7 @@ class Graph:
 
     @functools.cached_property
     def num_states(self) -> int:
-        """States, counted from 0 to the highest one that is named."""
+        """Number of states, from 0 to the highest that an arc or a final state names."""
         return 1 + max(int(states.max(initial=0)) for states in (self.src, self.dst, self.final_state))
 
     @functools.cached_property
@@ -81,19 +81,19 @@ class Graph:
 
     @functools.cached_property
     def ending_anywhere(self) -> Graph:
-        """The graph that may end in each state, which costs nothing."""
+        """The same graph with every state final, at log-probability 0."""
         states = np.arange(self.num_states, dtype=np.int32)
         return replace(self, final_state=states, final_weight=np.zeros(len(states), dtype=np.float32))
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 - the same graph each time, so that engines remember it
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - the same graph each time, so engines can cache it
     def scaled(self, scale: float) -> Graph:
-        """The graph whose log-probabilities count this many times; itself where that is once."""
+        """The graph with its log-probabilities multiplied by a scale; itself where that is 1."""
         if scale == 1.0:
             return self
         return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)
 
     def require_sound(self) -> None:
-        """Refuse arrays that are no graph, whoever made them.
+        """Refuse arrays that are no graph.
 
         Raises:
           ValueError: what is wrong.
@@ -126,7 +126,7 @@ class Graph:
 
     @staticmethod
     def inputs_of(path: Path) -> str:
-        """The hash that a file was saved with; none if it is not a graph."""
+        """The hash that a file was saved with; empty if it is not a graph."""
         try:
             return _read_inputs(path)
         except UNREADABLE:
@@ -134,11 +134,11 @@ class Graph:
 
     @classmethod
     def load(cls, path: Path) -> Graph:
-        """The graph that `save` wrote, or version 0.1 as an .npz file.
+        """The graph of a file: one that `save` wrote, or an .npz file of version 0.1.
 
         Raises:
           FileNotFoundError: no such file.
-          ValueError: not such a file, or what it holds is no graph.
+          ValueError: the file is damaged, or holds no graph.
         """
         if not path.is_file():
             raise FileNotFoundError(f"no graph in {path}: run ./prepare.sh first")
@@ -172,7 +172,7 @@ def _read_inputs(path: Path) -> str:
 def _require_modest(num_bytes: int, stored: int) -> None:
     """Refuse a zip bomb."""
     if num_bytes > max(SMALL, MAX_EXPANSION * stored):
-        raise ValueError(f"its {stored} bytes would grow to {num_bytes}")
+        raise ValueError(f"its {stored} bytes would unpack to {num_bytes}")
 
 
 class WordGraph(NamedTuple):
@@ -185,7 +185,7 @@ class WordGraph(NamedTuple):
 def graph_of_arcs(
     arcs: np.ndarray, weight: np.ndarray, *, final_state: Sequence[int], final_weight: Sequence[float]
 ) -> Graph:
-    """The graph of these arcs, in the order of the states that they leave.
+    """The graph of these arcs, sorted by the states that they leave.
 
     Args:
       arcs: src, dst, ilabel and olabel of each arc, (number of arcs, 4).

@@ -1,4 +1,4 @@
-"""Lattices by k2. Written for k2 1.23.4 and 1.24.4: keywords are used that both have, and a test holds that."""
+"""Lattices by k2. The code uses only what k2 1.23.4 and 1.24.4 both have; a test checks that."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from shared_moe_conformer.lattice.posteriors import within_beam
 from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams, warn_once
 
 MAX_ARCS = 24_000_000
-"""Arcs that k2 may meet in one search if all states are active, at some 80 bytes each; from 2**31 on it would abort."""
+"""Most arcs of one search if all states are active, at about 80 bytes each; k2 aborts from 2**31 arcs on."""
 
 
 class K2Engine:
-    """k2's pruned intersection with dense posteriors."""
+    """Searches by k2's pruned intersection with dense posteriors."""
 
     name = "k2"
 
     @torch.no_grad()
-    @torch.inference_mode(False)  # k2 asks tensors for their version counters, which inference mode leaves out
+    @torch.inference_mode(False)  # k2 reads tensors' version counters, which inference mode leaves out
     def lattices(
         self, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_arcs: int
     ) -> list[Lattice | None]:
@@ -43,12 +43,12 @@ class K2Engine:
 
 
 def _max_frames(graph: Graph, max_active: int) -> int:
-    """Frames that can be searched at once, whatever the posteriors are."""
+    """Number of frames that can be searched at once, whatever the posteriors are."""
     return int(MAX_ARCS / (min(max_active, graph.num_states) * _arcs_of_state(graph)))
 
 
 def _within_memory(beams: Beams, graph: Graph, num_frames: int) -> Beams:
-    """The beams, with fewer active states if so many frames could otherwise take too much memory."""
+    """The beams, with fewer active states where this number of frames could need too much memory."""
     if num_frames <= _max_frames(graph, beams.max_active):
         return beams
     warn_once("long utterances are searched with a smaller --max-active, so that k2 cannot run out of memory")
@@ -60,7 +60,7 @@ def _arcs_of_state(graph: Graph) -> float:
 
 
 def _groups(lens: Tensor, *, max_frames: int) -> list[list[int]]:
-    """The utterances that have a frame in lists of at most this many frames together; longer ones stay alone."""
+    """Indexes of non-empty utterances, in lists of at most `max_frames` frames in total; longer ones stand alone."""
     groups: list[list[int]] = []
     left = 0
     for index, num_frames in enumerate(lens.tolist()):
@@ -75,9 +75,9 @@ def _groups(lens: Tensor, *, max_frames: int) -> list[list[int]]:
 
 
 def _intersected(log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams) -> k2.Fsa:
-    """The lattices of utterances that have a frame.
+    """The lattices of non-empty utterances.
 
-    The pruned search leaves dead ends behind, which `connect` removes: everything after it is many times faster.
+    The pruned search leaves dead ends. `connect` removes them, which makes all later steps many times faster.
     """
     lens = lens.to("cpu", torch.int32)
     sequence = torch.arange(len(lens), dtype=torch.int32)
@@ -95,7 +95,7 @@ def _intersected(log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams) ->
 
 
 def _portable(fsa: k2.Fsa, log_probs: np.ndarray, graph: Graph, *, max_arcs: int) -> Lattice | None:
-    """The lattice as arrays, without the arcs that enter k2's final state; None: it has too many arcs."""
+    """The lattice as arrays, without the arcs into k2's final state; None where it has too many arcs."""
     if fsa.num_arcs > max_arcs:
         return None
     src, dst, label, _ = fsa.arcs.values().numpy().T
@@ -106,9 +106,9 @@ def _portable(fsa: k2.Fsa, log_probs: np.ndarray, graph: Graph, *, max_arcs: int
 
 @functools.lru_cache(maxsize=8)
 def loaded(graph: Graph, device: torch.device) -> k2.Fsa:
-    """The graph as k2 wants it: ending in one final state, which arcs with label -1 enter.
+    """The graph for k2, which wants one final state, entered by arcs with label -1.
 
-    Auxiliary labels are the graph's arcs, counted from 1, so that a path tells all about its way.
+    Auxiliary labels are the graph's arcs, counted from 1, so each arc of a lattice tells which one it came from.
     """
     minus_one = np.full_like(graph.final_state, -1)
     src = np.concatenate([graph.src, graph.final_state])

@@ -1,6 +1,6 @@
-"""The transducer's fast beam search by k2: lattices over any graph of tokens, their best paths and their sequences.
+"""The transducer's fast beam search by k2: lattices over any graph of tokens, their best paths and output sequences.
 
-Written for k2 1.23.4 and 1.24.4, as k2_engine.py is.
+The code uses only what k2 1.23.4 and 1.24.4 both have.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ NextLogProbs = Callable[[int, Tensor, Tensor], Tensor]
 """Log-probabilities (M, V) at a frame, of utterances (M,) after contexts (M, context_size)."""
 
 MAX_ARCS = 1_000_000
-"""Arcs of the lattices, one for each output sequence, that sequences are scored in at the same time."""
+"""Most arcs of lattices that are scored at once; each output sequence has a lattice of its own."""
 
 
 class TransducerLattices:
-    """What a search left of every utterance: paths through its frames and the graph.
+    """The paths through frames and graph that a search kept, for each utterance of a batch.
 
-    Every arc but the last consumes a frame. Besides its scores it knows the graph's arc that it came from, plus 1, and
-    what that arc gives.
+    Every arc but the last consumes a frame. Its attributes are the token, its score, the graph's arc that it came from
+    (counted from 1; 0 for blanks) and that arc's output label.
     """
 
     def __init__(self, lattice: k2.Fsa, graph: Graph) -> None:
         self.lattice = lattice
         self.graph = graph
 
-    @torch.inference_mode(False)  # k2 asks tensors for their version counters, which inference mode leaves out
+    @torch.inference_mode(False)  # k2 reads tensors' version counters, which inference mode leaves out
     @torch.no_grad()
     def one_best(self) -> list[AlignedPath]:
         """The best path of each utterance; an empty one where the search found none."""
@@ -43,11 +43,11 @@ class TransducerLattices:
     @torch.inference_mode(False)
     @torch.no_grad()
     def sampled_outputs(self, *, num_paths: int, nbest_scale: float) -> list[list[list[int]]]:
-        """The different output sequences among paths drawn by their probability, of each utterance.
+        """The distinct output sequences among paths that are drawn by their probability, for each utterance.
 
         Args:
-          num_paths: paths that are drawn.
-          nbest_scale: what log-probabilities are multiplied by for that; smaller: more different ones.
+          num_paths: number of paths to draw.
+          nbest_scale: factor of log-probabilities while drawing; a smaller one gives more distinct sequences.
         """
         scores = self.lattice.scores.clone()
         self.lattice.scores = nbest_scale * scores
@@ -60,7 +60,7 @@ class TransducerLattices:
     @torch.inference_mode(False)
     @torch.no_grad()
     def total_scores(self, outputs: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
-        """Log-probability of each output sequence of each utterance, all its paths through the lattice summed."""
+        """Log-probability of each output sequence of each utterance, summed over its paths through the lattice."""
         totals = iter(
             score
             for flat, utterances in self._chunks(outputs)
@@ -73,12 +73,12 @@ class TransducerLattices:
     @torch.inference_mode(False)
     @torch.no_grad()
     def aligned(self, outputs: Sequence[Sequence[int]]) -> list[AlignedPath]:
-        """The best path of each utterance that gives this output sequence."""
+        """The best path of each utterance among those with this output sequence."""
         lattice = self._with_outputs(outputs, range(len(outputs)))
         return self._paths(k2.shortest_path(lattice, use_double_scores=True), tokens="aux_labels")
 
     def _chunks(self, outputs: Sequence[Sequence[Sequence[int]]]) -> Iterator[tuple[list[Sequence[int]], list[int]]]:
-        """All output sequences and whose they are, so many at a time that their lattices have `MAX_ARCS` together."""
+        """Output sequences and their utterances, in chunks whose lattices have at most `MAX_ARCS` arcs."""
         flat: list[Sequence[int]] = []
         utterances: list[int] = []
         num_arcs = 0
@@ -95,7 +95,7 @@ class TransducerLattices:
             yield flat, utterances
 
     def _with_outputs(self, outputs: Sequence[Sequence[int]], utterances: Sequence[int]) -> k2.Fsa:
-        """The parts of utterances' lattices that give these sequences; labels: outputs, auxiliary labels: tokens."""
+        """The parts of the lattices that give these sequences; labels are outputs, auxiliary labels are tokens."""
         device = self.lattice.device
         linear = k2.add_epsilon_self_loops(k2.linear_fsa([list(output) for output in outputs]).to(device))
         return k2.intersect_device(
@@ -110,11 +110,11 @@ class TransducerLattices:
 
 
 def _path(best: k2.Fsa, graph: Graph, tokens: str) -> AlignedPath:
-    """A linear FSA, whose last arc enters its final state and consumes no frame, as a path."""
+    """The path of a linear FSA; its last arc enters the final state and consumes no frame."""
     if best.num_arcs == 0:
         return AlignedPath(NO_PATH, [])
     labels, scores = getattr(best, tokens)[:-1].tolist(), best.scores[:-1].cpu().numpy()
-    arcs = best.graph_arc[:-1].cpu().numpy()  # 0: a blank, which the graph does not see
+    arcs = best.graph_arc[:-1].cpu().numpy()  # 0 at blanks
     given = np.concatenate([[0], graph.olabel])[arcs]
     log_probs = scores - np.concatenate([[0.0], graph.weight])[arcs]
     frames = given.nonzero()[0]
@@ -135,20 +135,20 @@ def search(
     max_contexts: int,
     max_states: int,
 ) -> TransducerLattices:
-    """The lattices of a batch; at most one token a frame.
+    """The lattices of a batch, with at most one token a frame.
 
-    k2 leaves the last frame out of a lattice, and with it that frame's token. So one more frame is searched, on which
-    blank is certain: then the probabilities of all paths of a trivial graph sum to one.
+    k2 leaves the last frame, and so its token, out of a lattice. The search therefore adds a frame on which blank is
+    certain; then the probabilities of all paths of a trivial graph sum to one.
 
     Args:
-      next_log_probs: from the `lens[n]`-th frame of utterance n on, blank is certain.
+      next_log_probs: the joiner's log-probabilities; blank is certain from frame `lens[n]` of utterance n on.
       lens: valid frames of each utterance, (N,).
       graph: from tokens to outputs.
       vocab_size: tokens, blank included.
       context_size: tokens that the decoder sees.
       beam: states this much (nats) worse than a frame's best are dropped.
-      max_contexts: contexts of an utterance at a frame at most, for each of which the joiner is computed.
-      max_states: states of an utterance at a frame at most.
+      max_contexts: most contexts of an utterance at a frame; the joiner is computed once for each.
+      max_states: most states of an utterance at a frame.
 
     Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training (arXiv 2206.13236), section 4;
     fast_beam_search of icefall.
@@ -174,7 +174,7 @@ def search(
 
 
 def _with_outputs(lattice: k2.Fsa, graph: Graph) -> k2.Fsa:
-    """The lattice whose auxiliary labels, arcs of the graph until now, are what those arcs give."""
+    """The lattice with the graph's output labels as auxiliary labels; its arcs of the graph become `graph_arc`."""
     arcs = lattice.aux_labels
     outputs = torch.from_numpy(np.concatenate([[0], graph.olabel, [-1]]).astype(np.int32)).to(arcs.device)
     lattice.graph_arc = arcs.clamp(min=0)

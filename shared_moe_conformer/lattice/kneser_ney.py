@@ -1,4 +1,4 @@
-"""Interpolated modified Kneser-Ney: an n-gram language model from counted words.
+"""Interpolated modified Kneser-Ney estimation of n-gram language models.
 
 Source: Chen and Goodman 1999, An empirical study of smoothing techniques for language modeling, section 3 and appendix.
 """
@@ -11,19 +11,19 @@ from collections.abc import Collection, Iterable, Sequence
 
 from shared_moe_conformer.lattice.ngram import BOS, EOS, Ngram, NgramModel
 
-# Where too few n-grams were seen once to four times to estimate them. Source: kenlm's lmplz --discount_fallback.
+# Used where too few n-grams were seen one to four times. Source: kenlm's lmplz --discount_fallback.
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 
 def train_ngram(
     sentences: Iterable[Sequence[str]], order: int, *, vocabulary: Collection[str] = frozenset()
 ) -> NgramModel:
-    """The n-gram model of sentences.
+    """Estimate an n-gram model from sentences.
 
     Args:
       sentences: words of each sentence.
-      order: words of the longest n-grams.
-      vocabulary: words that get a probability even if no sentence has them.
+      order: length of the longest n-grams.
+      vocabulary: further words that get a probability.
 
     Raises:
       ValueError: no sentence has a word, or the order is below 1.
@@ -46,8 +46,11 @@ def train_ngram(
 
 
 def adjusted_counts(sentences: Sequence[Sequence[str]], order: int) -> list[Counter[Ngram]]:
-    """For each length of n-grams how often they were seen (the longest, and those that begin a sentence), or how many
-    different words they were seen after (all others)."""
+    """Counts of n-grams, for each length.
+
+    The longest n-grams, and those that begin a sentence, are counted as often as they occur; all others once for each
+    distinct word that they follow.
+    """
     seen: list[Counter[Ngram]] = [Counter() for _ in range(order)]
     for sentence in sentences:
         words = [BOS, *sentence, EOS]
@@ -62,7 +65,7 @@ def adjusted_counts(sentences: Sequence[Sequence[str]], order: int) -> list[Coun
 
 
 def discounts(counts: Iterable[int]) -> tuple[float, float, float]:
-    """What is taken from the count of an n-gram seen once, twice, and more often."""
+    """The discounts of n-grams seen once, twice, and more often."""
     seen = Counter(counts)
     n1, n2, n3, n4 = (seen[c] for c in (1, 2, 3, 4))
     if not n1 * n2 * n3 * n4:
@@ -73,7 +76,7 @@ def discounts(counts: Iterable[int]) -> tuple[float, float, float]:
 
 
 def _add_order(counts: Counter[Ngram], probs: dict[Ngram, float], *, uniform: float) -> dict[Ngram, float]:
-    """Add the n-grams of one length to those of shorter ones, and return what each history leaves to shorter ones."""
+    """Add the probabilities of n-grams of one length, and return the mass that each history leaves to shorter ones."""
     discount = discounts(counts.values())
     total: defaultdict[Ngram, int] = defaultdict(int)
     taken: defaultdict[Ngram, float] = defaultdict(float)

@@ -1,4 +1,4 @@
-"""A lattice as plain arrays, whichever engine found it: the ways that a search kept through one utterance."""
+"""Lattices as plain arrays, whichever engine found them: the paths that a search kept through one utterance."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from shared_moe_conformer.lattice.graphs import Graph
 
 
 class LatticePath(NamedTuple):
-    """One way through a graph."""
+    """One path through a graph."""
 
     frame_labels: list[int]
     """Frame label of every frame."""
     output_labels: list[int]
-    """Output labels, without the 0 of arcs that give none."""
+    """Output labels, without the 0 of arcs that have none."""
     output_frames: list[int]
-    """Frame at which each output label was given."""
+    """Frame of the arc that has each output label."""
     score: float
     """Log-probability of frames and graph together; -inf where no path was found."""
     am_score: float = float("-inf")
-    """The part of the frames, where the lattice is at hand."""
+    """The model's part of the score, where the lattice is at hand."""
     lm_score: float = 0.0
-    """The part of the graph, where the lattice is at hand."""
+    """The graph's part of the score, where the lattice is at hand."""
 
 
 NO_PATH = LatticePath([], [], [], float("-inf"))
 
 
 class AlignedPath(NamedTuple):
-    """A way through a transducer's lattice."""
+    """One path through a transducer's lattice."""
 
     path: LatticePath
     """Its frame labels are tokens and blanks."""
@@ -68,22 +68,22 @@ class Lattice:
 
     @property
     def num_arcs(self) -> int:
-        """Arcs; 0 where no path was found."""
+        """Number of arcs; 0 where no path was found."""
         return len(self.src)
 
     @property
     def num_frames(self) -> int:
-        """Frames, which are the arcs of every path."""
+        """Number of frames; every path has one arc for each."""
         return 1 + int(self.frame[-1]) if self.num_arcs else 0
 
     @property
     def num_states(self) -> int:
-        """States, the start included."""
+        """Number of states, with the start."""
         return 1 + int(self.dst.max(initial=0))
 
     @property
     def score(self) -> np.ndarray:
-        """Log-probability of each arc, frames and graph together."""
+        """Log-probability of each arc, by model and graph together."""
         return self.am + self.lm
 
     @property
@@ -92,11 +92,11 @@ class Lattice:
         return np.searchsorted(self.frame, np.arange(self.num_frames + 1))
 
     def scaled(self, lm_scale: float) -> Lattice:
-        """The lattice in which the graph's log-probabilities count this many times."""
+        """The lattice with the graph's log-probabilities multiplied by a scale."""
         return replace(self, lm=lm_scale * self.lm, final_lm=lm_scale * self.final_lm)
 
     def path(self, arcs: np.ndarray) -> LatticePath:
-        """The path that takes these arcs, one a frame; none of them: no path."""
+        """The path along these arcs, one a frame; `NO_PATH` for none."""
         if len(arcs) == 0:
             return NO_PATH
         given = self.olabel[arcs]
@@ -124,7 +124,7 @@ EMPTY = Lattice(
 def lattice_of_arcs(
     src: np.ndarray, dst: np.ndarray, arc: np.ndarray, *, log_probs: np.ndarray, graph: Graph
 ) -> Lattice:
-    """The lattice of a search's arcs, which may be numbered anyhow and lead nowhere; its scores are looked up.
+    """The lattice of a search's arcs, whose states may have any numbers and lead nowhere; scores are looked up.
 
     Args:
       src, dst: states between which each arc leads; 0 is the start.
@@ -154,7 +154,7 @@ def lattice_of_arcs(
 
 
 def _frames(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
-    """The frame that arcs leaving each state consume; -1 for states that the start does not reach."""
+    """The frame that arcs from each state consume; -1 for states that the start does not reach."""
     order = np.argsort(src, kind="stable")
     first = np.searchsorted(src[order], np.arange(2 + max(src.max(initial=0), dst.max(initial=0))))
     result = np.full(len(first) - 1, -1, dtype=np.int32)

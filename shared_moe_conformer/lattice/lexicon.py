@@ -1,4 +1,4 @@
-"""Words, how tokens spell them, and the transducers from tokens to words.
+"""Words, their spellings in tokens, and L, the transducer from tokens to words.
 
 Files in a lang folder, as in icefall: words.txt ("word id" per line) and lexicon.txt ("word token token .." per line).
 """
@@ -21,7 +21,7 @@ WORDS_FILE, LEXICON_FILE, TOKENS_FILE = "words.txt", "lexicon.txt", "tokens.txt"
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The words that a graph can give, each with one spelling."""
+    """The words of a graph, each with one spelling."""
 
     tokens: list[str]
     """All units of the CTC head, blank first."""
@@ -31,7 +31,7 @@ class Lexicon:
     def __post_init__(self) -> None:
         for word, spelling in self.spellings.items():
             if word in RESERVED or len(word.split()) != 1:
-                raise ValueError(f"{word!r} cannot be a word: take it out of the texts")
+                raise ValueError(f"{word!r} cannot be a word: remove it from the texts")
             if not spelling or not all(0 < token < len(self.tokens) for token in spelling):
                 raise ValueError(f"the word {word!r} is spelled {spelling}: train the tokenizer on these texts")
         if not self.spellings:
@@ -39,23 +39,23 @@ class Lexicon:
 
     @property
     def words(self) -> list[str]:
-        """The word of each output label: nothing, the words, the back-off symbol, start and end of a sentence."""
+        """The word of each output label: epsilon, the words, the back-off symbol, start and end of a sentence."""
         return [EPSILON, *self.spellings, BACKOFF, BOS, EOS]
 
     @property
     def backoff_token(self) -> int:
-        """Input label of the back-off symbol in L_disambig; the symbols that tell spellings apart follow it."""
+        """Input label of the back-off symbol in L; the labels after it disambiguate spellings."""
         return len(self.tokens)
 
     def transducer(self) -> Graph:
-        """L: from the tokens of any sequence of words to the words; each word is given with its first token.
+        """L: from the tokens of any sequence of words to the words; a word's first arc gives the word.
 
-        A spelling that another begins with or equals ends with a symbol of its own, and the back-off symbol passes
-        through, so that a graph with an n-gram can be determinised. Source: Kaldi's L_disambig.
+        A spelling that equals another, or begins it, ends with a disambiguation symbol, and the back-off symbol passes
+        through, so LG can be determinised. Source: Kaldi's L_disambig.
         """
         arcs: list[tuple[int, int, int, int]] = []
         state = 1
-        for word, spelling in enumerate(_told_apart(list(self.spellings.values()), self.backoff_token), start=1):
+        for word, spelling in enumerate(_disambiguated(list(self.spellings.values()), self.backoff_token), start=1):
             states = [0, *range(state, state + len(spelling) - 1), 0]
             given = [word, *[0] * (len(spelling) - 1)]
             arcs += zip(states, states[1:], spelling, given)
@@ -77,7 +77,7 @@ class Lexicon:
 
         Raises:
           FileNotFoundError: it has none.
-          ValueError: a token that is no unit, or a words.txt that does not belong to it.
+          ValueError: lexicon.txt has a token that is no unit, or words.txt lists other words.
         """
         paths = [lang_dir / name for name in (TOKENS_FILE, LEXICON_FILE, WORDS_FILE)]
         for path in paths:
@@ -97,8 +97,8 @@ class Lexicon:
         return lexicon
 
 
-def _told_apart(spellings: Sequence[Sequence[int]], backoff_token: int) -> list[list[int]]:
-    """Spellings of which none is equal to another or its beginning. Source: Kaldi's add_lex_disambig.pl."""
+def _disambiguated(spellings: Sequence[Sequence[int]], backoff_token: int) -> list[list[int]]:
+    """Spellings with disambiguation symbols: none equals another or begins it. Source: Kaldi's add_lex_disambig.pl."""
     times = Counter(map(tuple, spellings))
     beginnings = {tuple(spelling[:length]) for spelling in spellings for length in range(1, len(spelling))}
     used: Counter[tuple[int, ...]] = Counter()

@@ -1,4 +1,4 @@
-"""LG: a lexicon composed with an n-gram, from tokens to words; nothing else needs kaldifst and kaldilm."""
+"""LG: a lexicon composed with an n-gram, from tokens to words. Only this module needs kaldifst and kaldilm."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from shared_moe_conformer.lattice.lexicon import WORDS_FILE, Lexicon
 from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, NgramModel
 from shared_moe_conformer.text import counted
 
-# Costs closer than this are the same. Kaldi's default, 1/1024, would change scores.
+# Costs closer than this count as equal. Kaldi's default, 1/1024, would change scores.
 DELTA = 1e-5
 
 ARC = np.dtype([("src", "i4"), ("dst", "i4"), ("ilabel", "i4"), ("olabel", "i4"), ("cost", "f8")])
 
 
 def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
-    """LG: from tokens to words, weighted by the n-gram; determinised, minimised, and every arc consumes a token.
+    """LG: from tokens to words, weighted by the n-gram, determinised and minimised; every arc consumes a token.
 
     Source: Mohri, Pereira and Riley 2008, Speech recognition with weighted finite-state transducers, section 3.
     """
@@ -38,7 +38,7 @@ def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
 
 
 def _ngram_fst(lexicon: Lexicon, arpa: Path) -> kaldifst.StdVectorFst:
-    """G, whose back-off arcs carry the back-off symbol."""
+    """G, with the back-off symbol on its back-off arcs."""
     text = kaldilm.arpa2fst(
         input_arpa=str(arpa),
         output_fst="",
@@ -79,30 +79,30 @@ def _arcs_of(fst: kaldifst.StdVectorFst) -> np.ndarray:
 
 
 def _without_epsilons(fst: kaldifst.StdVectorFst, *, first_epsilon: int) -> Graph:
-    """The same transducer, in which the ways without input that follow an arc have become a part of it.
+    """The same transducer without epsilon inputs: each arc is joined with the epsilon paths that follow it.
 
-    Joining them to the arcs before them keeps the n-gram's back-off states; joined to those after, every history would
-    get a copy of all words. No arc gets two words: a word is given at the latest by the symbol that ends its spelling.
+    Joining them to the arcs before keeps the n-gram's back-off states; joined to the arcs after, every history would
+    get a copy of all words. No arc gets two words, since the symbol that ends a spelling comes with or after its word.
 
     Args:
-      first_epsilon: from this input label on, and at 0, an arc consumes nothing.
+      first_epsilon: arcs with this input label or a higher one, or with 0, consume nothing.
     """
     arcs = _arcs_of(fst)
     is_silent = (arcs["ilabel"] == 0) | (arcs["ilabel"] >= first_epsilon)
     silent, consuming = arcs[is_silent], arcs[~is_silent]
     silent["ilabel"] = 0
     costs = np.array([fst.final(state).value for state in kaldifst.StateIterator(fst)])
-    ways = _silent_ways(silent, len(costs))
+    ways = _silent_paths(silent, len(costs))
     at_start = ways[ways["src"] == fst.start]
-    at_start["src"] = len(costs)  # the new start, which no arc enters
+    at_start["src"] = len(costs)  # a new start that no arc enters
     whole = _joined(np.concatenate([consuming, _joined(at_start, consuming)]), ways)
     return _connected(_cheapest(whole), np.append(costs, np.inf), start=len(costs))
 
 
-def _silent_ways(silent: np.ndarray, num_states: int) -> np.ndarray:
-    """The cheapest ways without input between states, staying where one is among them, as arcs.
+def _silent_paths(silent: np.ndarray, num_states: int) -> np.ndarray:
+    """The cheapest epsilon paths between states, each as one arc; the empty path of each state is among them.
 
-    There is no circle of such arcs: back-off arcs lead to shorter histories, the others end a word.
+    Such arcs form no cycle: back-off arcs lead to shorter histories, and the others end a word.
     """
     longer = np.zeros(num_states, dtype=ARC)
     longer["src"] = longer["dst"] = np.arange(num_states)
@@ -114,7 +114,7 @@ def _silent_ways(silent: np.ndarray, num_states: int) -> np.ndarray:
 
 
 def _joined(arcs: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Each arc with each of those that leave the state that it enters, as one arc."""
+    """Each arc joined with each of the arcs that follow it."""
     following = following[np.argsort(following["src"], kind="stable")]
     first = np.searchsorted(following["src"], arcs["dst"])
     end = np.searchsorted(following["src"], arcs["dst"], side="right")
@@ -128,17 +128,17 @@ def _joined(arcs: np.ndarray, following: np.ndarray) -> np.ndarray:
 
 
 def _cheapest(arcs: np.ndarray) -> np.ndarray:
-    """Of arcs that differ in their costs alone the cheapest one."""
+    """The cheapest of the arcs that differ in nothing but their costs."""
     arcs = arcs[np.lexsort([arcs[name] for name in ("cost", "olabel", "ilabel", "dst", "src")])]
     labels = arcs[["src", "dst", "ilabel", "olabel"]]
     return arcs[np.append(True, labels[1:] != labels[:-1])[: len(arcs)]]
 
 
 def _connected(arcs: np.ndarray, final_costs: np.ndarray, *, start: int) -> Graph:
-    """The graph of these arcs, without states that no path uses, its start being state 0.
+    """The graph of these arcs, without states that no path uses; the start becomes state 0.
 
     Args:
-      final_costs: of ending in each state, infinite where nothing may end.
+      final_costs: cost of ending in each state; infinite where nothing may end.
     """
     final = np.flatnonzero(np.isfinite(final_costs))
     used = _reached(arcs["src"], arcs["dst"], np.array([start])) & _reached(arcs["dst"], arcs["src"], final)
@@ -154,7 +154,7 @@ def _connected(arcs: np.ndarray, final_costs: np.ndarray, *, start: int) -> Grap
 
 
 def _reached(src: np.ndarray, dst: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """Which states arcs lead to from these, themselves included, as a mask."""
+    """The states that can be reached from these, with themselves, as a mask."""
     order = np.argsort(src, kind="stable")
     src, dst = src[order], dst[order]
     result = np.zeros(1 + max(src.max(initial=0), dst.max(initial=0), states.max(initial=0)), dtype=bool)

@@ -16,23 +16,23 @@ from shared_moe_conformer.lattice.lattice import Lattice, LatticePath, spans
 from shared_moe_conformer.lattice.posteriors import backward, best_of, group_starts
 
 
-class _Ways(NamedTuple):
-    """The best ways to the states of one frame, in the order of these states."""
+class _Partials(NamedTuple):
+    """The best partial paths to the states of one frame, in the order of these states."""
 
     state: np.ndarray
     sequence: np.ndarray
-    """A hash of the labels given on the way, uint64: two of millions are taken for equal once in a million lattices."""
+    """Hash of the output labels so far, uint64; among millions, two collide in one of a million lattices."""
     score: np.ndarray
     before: np.ndarray
-    """The way of the frame before that each one continues."""
+    """The partial path of the frame before that each one continues."""
     arc: np.ndarray
 
 
 def n_best(lattice: Lattice, num_paths: int, *, beam: float = np.inf) -> list[LatticePath]:
-    """Return the best path of each of the N best output sequences, best first; fewer where there are no more.
+    """Return the best path of each of the N best output sequences, best first; fewer if the lattice has fewer.
 
     Args:
-      lattice: what an engine found.
+      lattice: the lattice of an utterance.
       num_paths: N.
       beam: sequences this much (nats) worse than the best one are left out.
     """
@@ -41,7 +41,7 @@ def n_best(lattice: Lattice, num_paths: int, *, beam: float = np.inf) -> list[La
     after = backward(lattice, best_of)
     worst = after[0] - beam
     start = np.zeros(1, dtype=np.int64)
-    ways = [_Ways(start, start.astype(np.uint64), np.zeros(1), start, start)]
+    ways = [_Partials(start, start.astype(np.uint64), np.zeros(1), start, start)]
     bounds = lattice.first_arcs
     for begin, end in zip(bounds, bounds[1:]):
         longer = _continued(lattice, np.arange(begin, end), ways[-1])
@@ -50,13 +50,13 @@ def n_best(lattice: Lattice, num_paths: int, *, beam: float = np.inf) -> list[La
     return [lattice.path(_trace_back(ways, last)) for last in _best_at_the_end(ways[-1], after, num_paths)]
 
 
-def _continued(lattice: Lattice, arcs: np.ndarray, ways: _Ways) -> _Ways:
-    """All ways, each continued by each of the arcs that leave its state."""
+def _continued(lattice: Lattice, arcs: np.ndarray, ways: _Partials) -> _Partials:
+    """All partial paths, each continued by each arc that leaves its state."""
     first = np.searchsorted(ways.state, lattice.src[arcs])
     end = np.searchsorted(ways.state, lattice.src[arcs], side="right")
     before, arcs = spans(first, end), np.repeat(arcs, end - first)
     sequence, label = ways.sequence[before], lattice.olabel[arcs]
-    return _Ways(
+    return _Partials(
         lattice.dst[arcs],
         np.where(label > 0, _hash(sequence, label), sequence),
         ways.score[before] + lattice.score[arcs],
@@ -72,12 +72,12 @@ def _hash(sequence: np.ndarray, label: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(27))
 
 
-def _taken(ways: _Ways, which: np.ndarray) -> _Ways:
-    return _Ways(*(column[which] for column in ways))
+def _taken(ways: _Partials, which: np.ndarray) -> _Partials:
+    return _Partials(*(column[which] for column in ways))
 
 
-def _best_different(ways: _Ways, num_paths: int) -> _Ways:
-    """The best way of each sequence to each state, and of these the N best of each state."""
+def _best_different(ways: _Partials, num_paths: int) -> _Partials:
+    """The best partial path of each sequence to each state; of these, the N best of each state."""
     by_score = np.argsort(-ways.score, kind="stable")
     which = _hash(ways.sequence, ways.state)[by_score]
     _, first = np.unique(which, return_index=True)
@@ -88,14 +88,14 @@ def _best_different(ways: _Ways, num_paths: int) -> _Ways:
     return _taken(ways, best[rank < num_paths])
 
 
-def _best_at_the_end(ways: _Ways, after: np.ndarray, num_paths: int) -> list[int]:
-    """The last frame's ways with the N best sequences."""
+def _best_at_the_end(ways: _Partials, after: np.ndarray, num_paths: int) -> list[int]:
+    """The complete paths with the N best sequences."""
     order = np.argsort(-(ways.score + after[ways.state]), kind="stable")
     _, first = np.unique(ways.sequence[order], return_index=True)
     return order[np.sort(first)][:num_paths].tolist()
 
 
-def _trace_back(ways: list[_Ways], last: int) -> np.ndarray:
+def _trace_back(ways: list[_Partials], last: int) -> np.ndarray:
     arcs = []
     for frame in reversed(ways[1:]):
         arcs.append(int(frame.arc[last]))

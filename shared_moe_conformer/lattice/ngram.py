@@ -1,9 +1,4 @@
-"""An n-gram as an automaton over words, by either convention of backing off.
-
-exact: a word that the n-gram has seen after a history is scored by that n-gram, and by shorter ones only otherwise;
-the score of a sentence is the ARPA file's, to the last digit. epsilon: backing off is always allowed, as by the epsilon
-arcs of the transducer G in Kaldi and in icefall; the best way wins, so that no sentence scores worse than by `exact`.
-"""
+"""n-gram language models with back-off, their ARPA files, and automata over words that score with them."""
 
 from __future__ import annotations
 
@@ -23,24 +18,24 @@ EPSILON, BACKOFF = "<eps>", "#0"
 RESERVED = (EPSILON, BACKOFF, BOS, EOS)
 """Symbols of graphs over words that no text may hold as words."""
 NEVER = -99.0
-"""log10 of the probability that ARPA files give to what is never predicted."""
+"""log10 of the probability that ARPA files give to a word that is never predicted."""
 
 Ngram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class NgramModel:
-    """Probabilities of words after up to `order - 1` others."""
+    """Probabilities of words after histories of up to `order - 1` words."""
 
     order: int
     log_probs: dict[Ngram, float]
-    """Natural log-probability of the last word after the others."""
+    """Natural log-probability of each n-gram's last word after the others."""
     backoffs: dict[Ngram, float]
-    """Natural logarithm of the weight with which a history hands on to the history without its first word."""
+    """Natural logarithm of each history's back-off weight."""
 
     @property
     def words(self) -> list[str]:
-        """Every word that can be predicted, without the end of a sentence."""
+        """The words that can be predicted, without the end of a sentence."""
         return sorted(ngram[0] for ngram in self.log_probs if len(ngram) == 1 and ngram[0] not in (BOS, EOS))
 
     def save(self, path: Path) -> None:
@@ -78,7 +73,7 @@ class NgramModel:
         except (IndexError, ValueError) as error:
             raise ValueError(f"{path} is no ARPA file ({error}): delete it and run ./prepare.sh again") from error
         if not model.words:
-            raise ValueError(f"the n-gram {path} knows no word: train it on texts (local/train_ngram.py)")
+            raise ValueError(f"the n-gram {path} has no word: train it on texts (local/train_ngram.py)")
         return model
 
 
@@ -103,13 +98,15 @@ Backoff = Literal["exact", "epsilon"]
 
 
 class NgramAutomaton:
-    """An `Automaton` whose labels are those of a lexicon's words; its states are histories."""
+    """An `Automaton` over the output labels of a lexicon's words; its states are histories."""
 
     def __init__(self, model: NgramModel, words: Sequence[str], *, backoff: Backoff = "exact") -> None:
         """Args:
         model: the n-gram.
         words: the word of each label.
-        backoff: see above.
+        backoff: "exact" scores a word by the longest n-gram that has it, as ARPA files are defined. "epsilon" allows
+            backing off anywhere, as the epsilon arcs of Kaldi's and icefall's G do, and takes the best; no sentence
+            then scores worse than by "exact".
 
         Raises:
           ValueError: the n-gram lacks one of the words.
@@ -145,7 +142,7 @@ class NgramAutomaton:
         return max(before + self.end(state) for state, before in at.items())
 
     def _ways(self, state: int, word: str) -> list[tuple[Ngram, float]]:
-        """The histories after a word, and what it scores on the way to each of them."""
+        """The possible histories after a word, and the word's log-probability with each."""
         history, backoff, ways = self._histories[state], 0.0, []
         while True:
             ngram = (*history, word)
@@ -159,7 +156,7 @@ class NgramAutomaton:
             history = history[1:]
 
     def _history(self, words: Ngram) -> Ngram:
-        """The words at the end that still matter: the longest that some n-gram continues."""
+        """The longest suffix of these words that is a history of some n-gram."""
         words = words[max(0, len(words) - self._model.order + 1) :]
         while words and words not in self._model.backoffs:
             words = words[1:]

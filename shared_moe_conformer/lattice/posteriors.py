@@ -1,4 +1,4 @@
-"""Sums and maxima over all paths of a lattice, in log space: totals, arc posteriors, pruning."""
+"""Sums and maxima over all paths of a lattice: best path, arc posteriors, pruning, confidences of words and tokens."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 from shared_moe_conformer.lattice.lattice import Lattice, trimmed
 
 Sum = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""From values and the position at which each group of them begins to one value for each group."""
+"""Function from values, and the position at which each group of them begins, to one value a group."""
 
 
 def best_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The maximum of each group: of all ways, the best one."""
+    """The maximum of each group: the best path."""
     return np.maximum.reduceat(values, starts)
 
 
 def log_sum_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The logarithm of the sum of each group's exponentials: all ways together."""
+    """The logarithm of the sum of each group's exponentials: all paths together."""
     best = np.maximum.reduceat(values, starts)
     finite = np.where(np.isfinite(best), best, 0.0)
     counts = np.diff(np.append(starts, len(values)))
@@ -27,7 +27,7 @@ def log_sum_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
 
 
 def forward(lattice: Lattice, total: Sum) -> np.ndarray:
-    """Log-probability of all ways from the start to each state, joined by `total`."""
+    """Log-probability of all paths from the start to each state, combined by `total`."""
     result = np.full(lattice.num_states, -np.inf)
     result[0] = 0.0
     order = np.argsort(lattice.dst, kind="stable")
@@ -40,7 +40,7 @@ def forward(lattice: Lattice, total: Sum) -> np.ndarray:
 
 
 def backward(lattice: Lattice, total: Sum) -> np.ndarray:
-    """Log-probability of all ways from each state to the end, joined by `total`."""
+    """Log-probability of all paths from each state to the end, combined by `total`."""
     result = np.full(lattice.num_states, -np.inf)
     result[lattice.final_state] = lattice.final_lm
     src, dst, score = lattice.src, lattice.dst, lattice.score
@@ -52,12 +52,12 @@ def backward(lattice: Lattice, total: Sum) -> np.ndarray:
 
 
 def group_starts(keys: np.ndarray) -> np.ndarray:
-    """The position of the first of each run of equal keys."""
+    """The position of the first key of each run of equal keys."""
     return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))[: len(keys)]
 
 
 def arc_log_posteriors(lattice: Lattice) -> np.ndarray:
-    """Log-probability of each arc, given the frames: of all paths that use it, among all paths.
+    """Log-probability of each arc given the frames: the share that paths through it have of all paths.
 
     Source: Rabiner 1989, A tutorial on hidden Markov models, eq. 37.
     """
@@ -68,7 +68,7 @@ def arc_log_posteriors(lattice: Lattice) -> np.ndarray:
 
 
 def best_arcs(lattice: Lattice) -> np.ndarray:
-    """The arcs of the best path, one a frame."""
+    """The arcs of the best path, one for each frame."""
     if not lattice.num_arcs:
         return np.zeros(0, dtype=np.int64)
     after = backward(lattice, best_of)
@@ -82,7 +82,7 @@ def best_arcs(lattice: Lattice) -> np.ndarray:
 
 
 def within_beam(lattice: Lattice, beam: float) -> Lattice:
-    """The lattice of the arcs through which there is a path at most this much (nats) worse than the best one."""
+    """The lattice of the arcs that lie on a path at most `beam` nats worse than the best one."""
     if not lattice.num_arcs:
         return lattice
     before, after = forward(lattice, best_of), backward(lattice, best_of)
@@ -91,9 +91,9 @@ def within_beam(lattice: Lattice, beam: float) -> Lattice:
 
 
 def pruned(lattice: Lattice, max_arcs: int) -> Lattice:
-    """The lattice of its best path and of the arcs with the highest posteriors, at most this many or the path's.
+    """The best path and the arcs with the highest posteriors: at most `max_arcs` arcs, or the path's if it has more.
 
-    Source of pruning by arc posteriors: k2.prune_on_arc_post, there by a threshold.
+    Source: k2.prune_on_arc_post prunes by arc posteriors too, with a threshold.
     """
     if lattice.num_arcs <= max_arcs:
         return lattice
@@ -105,7 +105,18 @@ def pruned(lattice: Lattice, max_arcs: int) -> Lattice:
 
 
 def output_confidences(lattice: Lattice, labels: Sequence[int], frames: Sequence[int]) -> list[float]:
-    """The confidence, 0 to 1, of each of a path's output labels, which are given at these frames."""
+    """The confidence, 0 to 1, of each output label of a path.
+
+    A label lasts until the next one is given. On each of its frames, the posteriors of all paths that are at the same
+    label there are added up; its confidence is the largest of these sums.
+
+    Args:
+      lattice: the lattice of the path.
+      labels: the path's output labels.
+      frames: the frame of each.
+
+    Source: Wessel et al. 2001, Confidence measures for large vocabulary continuous speech recognition, eq. 10 (C_max).
+    """
     if not labels:
         return []
     different, which = np.unique(labels, return_inverse=True)
@@ -114,7 +125,7 @@ def output_confidences(lattice: Lattice, labels: Sequence[int], frames: Sequence
 
 
 def token_confidences(lattice: Lattice, tokens: Sequence[int], frames: Sequence[int]) -> list[float]:
-    """The confidence, 0 to 1, of each of a path's tokens, which begin at these frames."""
+    """The confidence, 0 to 1, of each of a path's tokens that begin at these frames; see `output_confidences`."""
     if not tokens:
         return []
     different, which = np.unique(tokens, return_inverse=True)
@@ -124,17 +135,17 @@ def token_confidences(lattice: Lattice, tokens: Sequence[int], frames: Sequence[
 
 
 def _largest(share: np.ndarray, frames: Sequence[int]) -> list[float]:
-    """The largest value of each row (K, T) from its own frame on and before the next row's."""
+    """The largest value of each row (K, T) between its own frame and the next row's."""
     ends = [*frames[1:], share.shape[1]]
     return [float(row[begin:end].max().clip(0, 1)) for row, begin, end in zip(share, frames, ends)]
 
 
 def _shares_by_last_label(lattice: Lattice, labels: np.ndarray) -> np.ndarray:
-    """The share of all paths whose last label is each of these, frame by frame, (K, T)."""
+    """The share of all paths with each of these labels as their last one, at each frame, (K, T)."""
     order = np.lexsort([lattice.dst, lattice.frame])
     src, dst, given = lattice.src[order], lattice.dst[order], lattice.olabel[order]
     posterior = np.exp(arc_log_posteriors(lattice))[order]
-    in_state = np.zeros((len(labels), lattice.num_states))  # of the paths through a state, those after each label
+    in_state = np.zeros((len(labels), lattice.num_states))  # share of a state's paths after each label
     result = np.zeros((len(labels), lattice.num_frames))
     bounds = lattice.first_arcs
     for frame, (begin, end) in enumerate(zip(bounds, bounds[1:])):

@@ -1,7 +1,8 @@
-"""Lattices of a batch, whatever its posteriors are: in bounded memory, and one for every utterance that has a frame.
+"""Lattices of a batch in bounded memory, whatever its posteriors, and what a lattice engine must offer for that.
 
-Posteriors of an untrained model are flat: every state of the graph stays within the beam of every other. Those of an
-utterance that was cut off may leave no way to a state in which the graph may end. Both are searched again, and said.
+An untrained model's posteriors are flat, so all states stay within the beam; such utterances are searched again with
+narrower beams. An utterance that was cut off may lead to no final state; it is searched again with every state final.
+A warning tells of either.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from shared_moe_conformer.lattice.lattice import Lattice
 from shared_moe_conformer.lattice.posteriors import pruned
 
 MIN_ACTIVE = 30
-"""What is kept on a frame even outside of the search beam. Source: icefall's min_active_states."""
+"""Arcs or states that are kept on a frame even outside the search beam. Source: icefall's min_active_states."""
 
 logger = logging.getLogger("shared_moe_conformer")
 
@@ -27,15 +28,15 @@ class Beams(NamedTuple):
     """How wide a search is. Source of the names: icefall's get_lattice."""
 
     search_beam: float
-    """Ways this much (nats) worse than a frame's best are dropped."""
+    """Partial paths this much (nats) worse than a frame's best are dropped."""
     output_beam: float
-    """Paths this much (nats) worse than the utterance's best are no part of its lattice."""
+    """Paths this much (nats) worse than the utterance's best are left out of its lattice."""
     max_active: int
-    """States that are kept on a frame at most, 2 or more."""
+    """Most states that are kept on a frame, 2 or more."""
 
 
 class LatticeEngine(Protocol):
-    """What both engines can do."""
+    """The interface of both engines."""
 
     name: str
 
@@ -47,28 +48,28 @@ class LatticeEngine(Protocol):
         Args:
           log_probs: log-probabilities of frame labels, (N, T, V).
           lens: valid frames of each utterance, (N,).
-          graph: what frame labels may follow each other, and what they give.
+          graph: the graph to search.
           beams: how wide the search is.
-          max_arcs: arcs of an utterance at most; those that only the search keeps may count.
+          max_arcs: most arcs of an utterance; an engine may count arcs that only its search keeps.
         """
 
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Say something, the first time only."""
+    """Log a warning, the first time only."""
     logger.warning(message)
 
 
 MAX_SEARCHED_ARCS = 4_000_000
-"""Arcs of an utterance that a search may keep: some 200 MB."""
+"""Most arcs that a search keeps for an utterance: about 200 MB."""
 MAX_LATTICE_ARCS = 50_000
-"""Arcs of a lattice: N-best lists and rescoring take two seconds at most."""
+"""Most arcs of a lattice, with which N-best lists and rescoring take up to two seconds."""
 MAX_COMPOSED_ARCS = 200_000
-"""Arcs of a lattice with a stronger n-gram's histories: half a second."""
+"""Most arcs of a lattice composed with an n-gram: half a second."""
 NARROWER = 0.25
-"""What beams are multiplied by when they were too wide."""
+"""Factor of the search beam when it was too wide."""
 NARROWEST = 1e-3
-"""Search beam (nats) that is not made narrower."""
+"""Search beam (nats) below which the search gives up."""
 
 
 def find_lattices(
@@ -81,13 +82,13 @@ def find_lattices(
     max_searched: int = MAX_SEARCHED_ARCS,
     max_arcs: int = MAX_LATTICE_ARCS,
 ) -> list[Lattice]:
-    """Return the lattice of each utterance; `EMPTY` where it has no frame, or the graph no way of its length.
+    """Return the lattice of each utterance; `EMPTY` where it has no frame or the graph no path of its length.
 
     Args:
-      engine: who searches.
+      engine: the engine that searches.
       log_probs, lens, graph, beams: see `LatticeEngine.lattices`.
-      max_searched: arcs of an utterance that the search may keep.
-      max_arcs: arcs of each lattice that is returned.
+      max_searched: most arcs that the search keeps for an utterance.
+      max_arcs: most arcs of each lattice that is returned.
 
     Raises:
       ValueError: even the narrowest beam is too wide.
@@ -99,7 +100,7 @@ def find_lattices(
             engine, log_probs[unfinished], lens[unfinished], graph.ending_anywhere, beams, max_searched=max_searched
         )
         if any(lattice.num_arcs for lattice in again):
-            warn_once("an utterance ends where the graph may not, such as inside of a word: taken as it is")
+            warn_once("an utterance ends where the graph may not, such as inside a word: it is taken as it is")
         for index, lattice in zip(unfinished, again):
             found[index] = lattice
     if any(lattice.num_arcs > max_arcs for lattice in found):
@@ -110,7 +111,7 @@ def find_lattices(
 def _search(
     engine: LatticeEngine, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_searched: int
 ) -> list[Lattice]:
-    """The lattices, with narrower beams where they are too large."""
+    """The lattices, searched again with narrower beams where they are too large."""
     found: dict[int, Lattice] = {}
     waiting = list(range(len(lens)))
     while True:
@@ -130,7 +131,7 @@ def rescored(lattice: Lattice, lm: Automaton, *, max_arcs: int = MAX_COMPOSED_AR
     """The lattice with the log-probabilities of `lm` instead of its graph's.
 
     Args:
-      max_arcs: arcs with the language model's states; if they are more, the least likely arcs are left out before.
+      max_arcs: most arcs of the result; where it would have more, the lattice loses its least likely arcs first.
     """
     while True:
         try:

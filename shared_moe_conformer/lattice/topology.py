@@ -1,4 +1,4 @@
-"""The CTC topology, H: which frame labels give which tokens; and its composition with graphs over tokens."""
+"""H, the CTC topology: from frame labels to tokens; and its composition with graphs over tokens."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 
 CtcTopology = Literal["auto", "standard", "modified"]
 
-# From here on the standard topology's vocab_size squared arcs cost k2 seconds an utterance.
 MODIFIED_FROM_VOCAB_SIZE = 500
+"""Vocabulary size from which the standard topology's vocab_size squared arcs cost k2 seconds an utterance."""
 
 
 def chosen_topology(ctc_topology: CtcTopology, vocab_size: int) -> CtcTopology:
@@ -22,12 +22,12 @@ def chosen_topology(ctc_topology: CtcTopology, vocab_size: int) -> CtcTopology:
     return "modified" if vocab_size >= MODIFIED_FROM_VOCAB_SIZE else "standard"
 
 
-@functools.lru_cache(maxsize=4)  # the same graph each time, so that engines remember it
+@functools.lru_cache(maxsize=4)  # the same graph each time, so engines can cache it
 def ctc_topology(vocab_size: int, *, modified: bool) -> Graph:
-    """All label sequences of `vocab_size` units (blank, 0, included), each giving its tokens.
+    """The transducer from frame labels to tokens over `vocab_size` units, with blank, 0, among them.
 
     The standard topology demands a blank between equal tokens and has vocab_size squared arcs. The modified one does
-    not and has 4 per unit: there a run of a token may be one token or several, and all readings weigh the same.
+    not and has 4 arcs per unit: a run of a token may be one token or several, and all readings have the same weight.
 
     Source: k2.ctc_topo, whose state numbers these are.
     """
@@ -35,14 +35,14 @@ def ctc_topology(vocab_size: int, *, modified: bool) -> Graph:
 
 
 def _standard_topology(vocab_size: int) -> Graph:
-    """State v: the last frame was v. An arc gives its label unless that is blank or only goes on."""
+    """State v: the last frame was v. An arc gives its label unless that is blank or continues a run."""
     units = np.arange(vocab_size)
     src, dst = np.repeat(units, vocab_size), np.tile(units, vocab_size)
     return _unweighted(src, dst, ilabel=dst, olabel=np.where(src == dst, 0, dst), final_state=units)
 
 
 def _modified_topology(vocab_size: int) -> Graph:
-    """State 0: no run is open. State v > 0: a run of at least two frames v is open."""
+    """State 0: no run is open. State v > 0: a run of two or more frames v is open."""
     units, tokens = np.arange(vocab_size), np.arange(1, vocab_size)
     nothing = np.zeros_like(tokens)
     return _unweighted(
@@ -69,13 +69,13 @@ def _unweighted(
 
 
 def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
-    """A graph over tokens as one over frame labels: the CTC topology composed with it.
+    """The CTC topology composed with a graph over tokens: a graph over frame labels.
 
-    A state of the result is a state q of the graph over tokens, the last frame being blank, or such a state and a
-    token by which it was entered and whose run of frames goes on.
+    A state of the result is either a state q of the graph over tokens, after a blank, or q together with the token
+    that led there, while its run of frames lasts.
 
     Args:
-      tokens: a graph each of whose arcs consumes a token, none of them blank.
+      tokens: a graph whose arcs each consume a token, never blank.
       modified: see `ctc_topology`.
     """
     entered, entry = np.unique(np.stack([tokens.dst, tokens.ilabel], axis=1), axis=0, return_inverse=True)
@@ -99,7 +99,7 @@ def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
 def _standard_over_tokens(
     tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Arcs that begin a token (and which of the graph's they are), then those that end one by a blank."""
+    """The arcs that begin a token and those that end one by a blank; then the graph's arc of each of the former."""
     arcs_of = np.searchsorted(tokens.src, entered[:, 0]), np.searchsorted(tokens.src, entered[:, 0], side="right")
     following = [np.arange(*span) for span in zip(*arcs_of)]
     run = np.repeat(np.arange(len(entered)), [len(arcs) for arcs in following])
@@ -116,7 +116,7 @@ def _standard_over_tokens(
 def _modified_over_tokens(
     tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
 ) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """Arcs that take a token's only frame or its first (and which of the graph's they are), then its last."""
+    """The arcs of a token's only or first frame and those of its last; then the graph's arc of each of the former."""
     taken = np.tile(np.arange(len(tokens.src)), 2)
     dst = np.concatenate([tokens.dst, running[entry]])
     begin = _rows(tokens.src[taken], dst, tokens.ilabel[taken], tokens.olabel[taken])

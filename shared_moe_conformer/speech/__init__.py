@@ -1,1 +1,1 @@
-"""Audio in, words out: files, segments of long recordings, and what was said when."""
+"""Audio in, words out: audio files, segments of long recordings, transcripts and their formats."""

@@ -16,20 +16,20 @@ from shared_moe_conformer.text import join_words
 LINE_WIDTH = 100
 INDENT = "    "
 LONGEST_CUE = 6.0
-"""Seconds that a cue's words span at most."""
+"""Longest time in seconds from a cue's first word to the end of its last."""
 CUE_WIDTH = 74
-"""Characters of a cue at most, those of a single longer word excepted: two lines of 37.
+"""Most characters of a cue, unless a single word is longer: two lines of 37.
 
 Source: EBU-TT-D's and teletext's usual width of a line.
 """
 PAUSE = 1.0
 """Seconds of silence that end a cue."""
 SHORTEST_CUE = 1.0
-"""Seconds that a cue stays, unless the next one begins before."""
+"""Shortest time in seconds that a cue is shown, unless the next one begins earlier."""
 
 
 def as_text(name: str, transcript: Transcript) -> str:
-    """The text alone, on one line."""
+    """The text alone on one line."""
     return transcript.text
 
 
@@ -50,7 +50,7 @@ def as_json(name: str, transcript: Transcript) -> str:
 
 
 def as_record(transcript: Transcript) -> dict[str, Any]:
-    """The transcript as JSON holds it: confidences only where the search tells them."""
+    """The transcript as a JSON object; confidences are left out where the search gives none."""
     record = {**transcript._asdict(), "words": [_known(word) for word in transcript.words]}
     return {name: value for name, value in record.items() if value is not None}
 
@@ -69,7 +69,7 @@ def _column_width(column: tuple[str, str]) -> int:
 
 
 def _wrapped(columns: list[tuple[str, str]], *, width: int) -> Iterator[list[tuple[str, str]]]:
-    """The columns in lines of at most this width, and of at least one column."""
+    """The columns in lines of at most this width; each line has at least one column."""
     line: list[tuple[str, str]] = []
     for column in columns:
         if line and sum(map(_column_width, [*line, column])) > width:
@@ -101,8 +101,9 @@ def as_ctm(name: str, transcript: Transcript) -> str:
 
 
 def ctm_lines(recording: str, transcript: Transcript) -> str:
-    """One line a word: recording, channel, start and duration in seconds, word, and its confidence if it is known; a
-    comment where nothing was said.
+    """One line a word: recording, channel, start and duration in seconds, word, confidence if known.
+
+    Where nothing was said, the line is a comment.
 
     Source: NIST's sclite, CTM format (`;;` begins a comment; fields are separated by spaces).
     """
@@ -149,7 +150,7 @@ def _escaped(text: str) -> str:
 
 
 class Result(NamedTuple):
-    """An utterance of a test set, and what was recognised."""
+    """An utterance of a test set and its transcript."""
 
     cut_id: str
     ref: str
@@ -157,17 +158,17 @@ class Result(NamedTuple):
 
 
 def text_line(result: Result) -> str:
-    """The utterance and its text, as Kaldi's text files have them."""
+    """The utterance's id and its text, as in Kaldi's text files."""
     return f"{result.cut_id} {result.transcript.text}".rstrip()
 
 
 def ctm(result: Result) -> str:
-    """Times from the beginning of the utterance; see `ctm_lines`."""
+    """CTM lines with times from the beginning of the utterance; see `ctm_lines`."""
     return ctm_lines(result.cut_id, result.transcript)
 
 
 def json_line(result: Result) -> str:
-    """One object: id and ref of the utterance, and its transcript."""
+    """One JSON object: the utterance's id and reference, and its transcript."""
     return json.dumps({"id": result.cut_id, "ref": result.ref, **as_record(result.transcript)}, ensure_ascii=False)
 
 
@@ -176,11 +177,11 @@ FORMATS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "ctm": ("ctm", ctm),
     "jsonl": ("jsonl", json_line),
 }
-"""The suffix of each format's files, and how it shows an utterance."""
+"""The suffix of each format's files, and the function that formats an utterance."""
 
 
 def write_results(results: Iterable[Result], folder: Path, *, name: str, output_format: str) -> Path:
-    """Write hyps-<name>.<suffix>, utterances in order of their ids, and return its path."""
+    """Write hyps-<name>.<suffix>, with utterances in order of their ids, and return its path."""
     suffix, show = FORMATS[output_format]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"hyps-{name}.{suffix}"

@@ -1,4 +1,4 @@
-"""Recordings in batches of segments of similar length: what to recognise together, and in which order."""
+"""Recordings as batches of segments of similar length."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from shared_moe_conformer.speech.audio import stream_audio, stream_samples
 from shared_moe_conformer.speech.segments import cut_at_silences
 
 POOL_SECONDS = 300.0
-"""Audio whose segments are sorted by length together; a transcript is ready when its pool is."""
+"""Seconds of audio whose segments are sorted by length together; a transcript is ready when its pool is done."""
 FRAMES_PER_SECOND = 100
-"""Of features."""
+"""Feature frames per second."""
 
 
 class Samples(NamedTuple):
-    """A recording that is no file."""
+    """A recording in memory."""
 
     samples: np.ndarray
     """(num_samples,), in -1..1."""
@@ -32,34 +32,34 @@ Recording = str | Path | Samples
 
 
 class Segment(NamedTuple):
-    """Part of a recording, to be recognised as one."""
+    """Part of a recording that is recognised as one utterance."""
 
     recording: int
-    """Which one."""
+    """Number of the recording."""
     start: float
-    """Its first sample's time in the recording, in seconds."""
+    """Time of its first sample in the recording, in seconds."""
     features: Tensor
     """(T, F)"""
 
 
 class End(NamedTuple):
-    """All of a recording's segments have come."""
+    """Marks that all segments of a recording have been given."""
 
     recording: int
-    """Which one."""
+    """Number of the recording."""
     error: Exception | None
-    """Why it could not be read to its end."""
+    """Why the recording could not be read to its end; None if it was."""
 
 
 def read_segments(
     recordings: Iterable[Recording], features: Callable[[np.ndarray, int], Tensor], *, longest: float
 ) -> Iterator[Segment | End]:
-    """The segments of each recording and its end, in order; those too short for an encoder frame are left out.
+    """The segments of each recording, then its `End`, in order; segments too short for an encoder frame are left out.
 
     Args:
       recordings: files or samples.
-      features: of samples (num_samples,) at a rate in Hz, (T, F).
-      longest: seconds of a segment at most, of a recording that is cut.
+      features: function from samples (num_samples,) and their rate in Hz to features (T, F).
+      longest: the longest segment, in seconds, of a recording that is cut; see `cut_at_silences`.
     """
     for number, recording in enumerate(recordings):
         try:
@@ -74,7 +74,7 @@ def read_segments(
 
 
 def pools(parts: Iterable[Segment | End], *, seconds: float = POOL_SECONDS) -> Iterator[list[Segment | End]]:
-    """The parts in lists of at least this much audio, but for the last list."""
+    """The parts in lists of at least `seconds` of audio; the last list may have less."""
     pool: list[Segment | End] = []
     frames = 0
     for part in parts:
@@ -88,7 +88,7 @@ def pools(parts: Iterable[Segment | End], *, seconds: float = POOL_SECONDS) -> I
 
 
 def batches(segments: Iterable[Segment], *, max_duration: float) -> Iterator[list[Segment]]:
-    """The segments, longest first, in lists of at most this many seconds with their padding, or of one segment."""
+    """The segments, longest first, in lists of at most `max_duration` seconds with padding, or of a single segment."""
     batch: list[Segment] = []
     for segment in sorted(segments, key=lambda segment: -len(segment.features)):
         longest = len((batch or [segment])[0].features)

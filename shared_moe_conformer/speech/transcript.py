@@ -1,4 +1,4 @@
-"""What was said and when: text, tokens, and words with their times."""
+"""Transcripts: text, tokens and words with their times, made from the results of a search."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ WORD_START = "\u2581"
 
 
 class Word(NamedTuple):
-    """A word and when it was said, in seconds."""
+    """A word and its times in seconds."""
 
     text: str
     start: float
-    """When its first token was found."""
+    """Time at which its first token was found."""
     end: float
     """One encoder frame after its last token was found: a little before the word really ends."""
     confidence: float | None = None
-    """How sure the search is of it, 0 to 1; None: it does not say."""
+    """Confidence of the search, 0 to 1; None where it gives none."""
 
 
 class Transcript(NamedTuple):
-    """The result of transcribing one recording; all parts are empty where nothing was said."""
+    """The transcript of one recording; all parts are empty where nothing was said."""
 
     text: str
     tokens: list[str]
-    """Units as in tokens.txt; a word's first one begins with U+2581."""
+    """Units of tokens.txt; the first unit of a word begins with U+2581."""
     times: list[float]
-    """When each token was found, in seconds from the start."""
+    """Time at which each token was found, in seconds from the start."""
     words: list[Word]
     confidences: list[float] | None = None
-    """How sure the search is of each token, 0 to 1; None: it does not say."""
+    """Confidence of each token, 0 to 1; None where the search gives none."""
 
 
 class GivenWord(NamedTuple):
-    """A word that a graph with a lexicon gave."""
+    """A word from a graph with a lexicon."""
 
     text: str
     frame: float
-    """Encoder frame at which it was given."""
+    """Encoder frame of the arc that gave it."""
     confidence: float | None = None
 
 
 class Found(Protocol):
-    """What a search found in a piece of audio (`decoding.hypothesis.Hypothesis`)."""
+    """The result of a search in one segment (`decoding.hypothesis.Hypothesis`)."""
 
     @property
     def tokens(self) -> list[int]: ...
@@ -65,7 +65,7 @@ class Found(Protocol):
 
 EMPTY = Transcript("", [], [], [])
 DIGITS = 2
-"""Of confidences: what versions of torch compute differs by less."""
+"""Decimal digits of confidences; versions of torch differ by less."""
 
 
 def transcript_of(
@@ -78,7 +78,7 @@ def transcript_of(
     """The transcript of a recording.
 
     Args:
-      found: the start of each piece of it, in seconds, and what was found there; in order.
+      found: the start in seconds and the result of each segment, in order.
       pieces, decode, frame_shift: see `make_transcript`.
     """
     offsets = [start / frame_shift for start, _ in found]
@@ -113,18 +113,18 @@ def make_transcript(
     words: Sequence[GivenWord] | None = None,
     confidences: Sequence[float] | None = None,
 ) -> Transcript:
-    """The transcript of a search's result.
+    """The transcript of one search result.
 
     Args:
       token_ids: tokens in order.
-      frames: the encoder frame at which each was found, counted from the recording's start.
-      pieces: every token's text, by id.
-      decode: token ids to text.
+      frames: encoder frame at which each token was found, counted from the recording's start.
+      pieces: each token's text, by id.
+      decode: function from token ids to text.
       frame_shift: seconds from one encoder frame to the next.
-      words: the words, where a graph with a lexicon gave them; None: the tokens alone tell the text.
-      confidences: of each token; a word that no graph gave is as sure as its least sure token.
+      words: words from a graph with a lexicon; None: the tokens make the text.
+      confidences: confidence of each token; a word without one of its own has the least of its tokens.
 
-    Source of the minimum: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
+    Source (of the minimum): Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
     end-to-end automatic speech recognition (arXiv 2212.08703), one of the aggregations compared there.
     """
     times = [round(frame * frame_shift, 3) for frame in frames]
@@ -143,14 +143,14 @@ def make_transcript(
 
 
 def _timed(words: Sequence[GivenWord], spelled: Sequence[Word], frame_shift: float) -> list[Word]:
-    """The words of a graph with the times of their tokens."""
+    """The words of a graph, with the times of their tokens."""
     sure = [None if word.confidence is None else round(word.confidence, DIGITS) for word in words]
     if len(words) == len(spelled):
         return [
             by_tokens._replace(text=word.text, confidence=by_tokens.confidence if c is None else c)
             for by_tokens, word, c in zip(spelled, words, sure)
         ]
-    # a run of a token, which a graph may read as one token or as two
+    # a graph may read a run of a token as one token or two, so words and tokens differ
     return [
         Word(word.text, round(word.frame * frame_shift, 3), round((word.frame + 1) * frame_shift, 3), c)
         for word, c in zip(words, sure)
@@ -158,7 +158,7 @@ def _timed(words: Sequence[GivenWord], spelled: Sequence[Word], frame_shift: flo
 
 
 def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
-    """Positions of each word's tokens; a Chinese or Japanese character is a word by itself."""
+    """Positions of each word's tokens; each Chinese or Japanese character is a word."""
     before = ("", *tokens)
     starts = itertools.accumulate(_starts_word(token, last) for token, last in zip(tokens, before))
     numbered = itertools.groupby(enumerate(starts), key=lambda item: item[1])

@@ -79,7 +79,7 @@ def test_an_utterance_that_ends_where_the_graph_may_not_is_taken_as_it_is(
     assert cut.path(best_arcs(cut)).frame_labels == [*log_probs[0, :11].argmax(dim=1).tolist(), 3]
     assert whole.path(best_arcs(whole)).frame_labels[-1] == 0 and silent.num_arcs == 0
     assert [record.message for record in caplog.records] == [
-        "an utterance ends where the graph may not, such as inside of a word: taken as it is"
+        "an utterance ends where the graph may not, such as inside a word: it is taken as it is"
     ]
 
 
