@@ -124,7 +124,7 @@ def make_transcript(
       words: words from a graph with a lexicon; None: the tokens make the text.
       confidences: confidence of each token; a word without one of its own has the least of its tokens.
 
-    Source (of the minimum): Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
+    Source of the minimum: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
     end-to-end automatic speech recognition (arXiv 2212.08703), one of the aggregations compared there.
     """
     times = [round(frame * frame_shift, 3) for frame in frames]
