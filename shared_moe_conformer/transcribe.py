@@ -85,7 +85,7 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
       names: files; folders, which are searched with all below them; patterns with `*`, `**` or `?`; `-`.
 
     Raises:
-      FileNotFoundError: a folder without audio files, or a pattern without match. Missing files are returned as they are.
+      FileNotFoundError: a folder without audio files, or a pattern without match. Missing files are kept in the list.
     """
     for name in names:
         if name == STDIN or Path(name).is_file() or not (Path(name).is_dir() or glob.has_magic(name)):
