@@ -79,6 +79,16 @@ def test_planted_faults_are_named(
     assert last.startswith("error: ") and "./prepare.sh --stage 1 --force true" in last
 
 
+def test_whole_recordings_may_be_long_and_repeat_other_splits(
+    plant: Plant, run_local: Callable[..., Result], tmp_path: Path
+) -> None:
+    plant("test", lambda cuts: [say(cuts[0], "TEXT OF TRAIN 1"), *cuts[1:]])
+    options = ("--lang-dir", LANG, "--max-duration", "0.9", "--min-duration", "0.1")
+    both = run_local("validate_cuts", *options, "--splits", "train", "test", "--whole-splits", "test")
+    assert "test-0: same text" not in both.out and "test-1: 1.00 s long" not in both.out
+    assert "train-1: 1.00 s long" in both.out and both.status == 1
+
+
 def test_a_corrupt_wav_is_named(plant: Plant, run_local: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "audio/dev-1.wav").write_bytes(b"no wav")
     result = validate(run_local)
