@@ -25,7 +25,7 @@ from shared_moe_conformer.forms.recordings import Utterance, write_test_set
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
-from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.averaging import Selection
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -40,9 +40,8 @@ from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.formats import FORMATS, Result, write_results
 from shared_moe_conformer.speech.transcript import transcript_of
-from shared_moe_conformer.training.environment import log_environment
-from shared_moe_conformer.training.log import logged, logger
-from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.averaging import Selection
+from shared_moe_conformer.training.log import log_environment, logged, logger
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:

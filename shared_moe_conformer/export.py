@@ -36,7 +36,7 @@ from shared_moe_conformer.release.manifest import (
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.speech.segments import usual_length
 from shared_moe_conformer.text import first_line
-from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.averaging import Selection
 
 EXAMPLE_SECONDS = 3.0
 """Wanted duration of the recording that is released with a model."""

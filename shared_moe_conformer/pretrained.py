@@ -14,7 +14,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.release.manifest import MANIFEST_FILE
 from shared_moe_conformer.release.weights import copy_weights
-from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.averaging import Selection
 
 NEWEST = Selection()
 """The weights of the last epoch."""

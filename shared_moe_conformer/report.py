@@ -21,7 +21,7 @@ from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.reporting.experiment import experiment_page, read_experiment
 from shared_moe_conformer.reporting.expert_usage import ExpertUsage, expert_layer_names, usage_map, usage_table
 from shared_moe_conformer.reporting.svg import standalone
-from shared_moe_conformer.training.selection import Selection
+from shared_moe_conformer.training.averaging import Selection
 
 PAGE = "report.html"
 

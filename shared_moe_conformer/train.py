@@ -32,19 +32,18 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.text import counted
-from shared_moe_conformer.training.compiling import compile_parts
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
-from shared_moe_conformer.training.environment import log_environment
 from shared_moe_conformer.training.experiment import (
     checkpoint_to_resume,
     load_to_resume,
+    only_training_in,
     open_experiment,
     refuse_other_experiment,
     refuse_other_model,
 )
-from shared_moe_conformer.training.folder_lock import only_training_in
-from shared_moe_conformer.training.log import logged, logger
+from shared_moe_conformer.training.log import log_environment, logged, logger
 from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
+from shared_moe_conformer.training.precision import compile_parts
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
 

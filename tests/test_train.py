@@ -26,7 +26,7 @@ from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.trainer import Trainer
 from shared_moe_conformer.training.update import StepReport
 from tests.torchrun import torchrun
-from tests.training.test_folder_lock import held_by_another
+from tests.training.test_experiment import held_by_another
 
 ROOT = Path(__file__).resolve().parent.parent
 WORDS = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO", "FOXTROT", "GOLF", "HOTEL", "INDIA", "JULIET"]
@@ -258,7 +258,7 @@ def test_a_folder_in_which_another_process_trains_is_refused(
 ) -> None:
     with held_by_another(tmp_path / "exp"):
         message = refused(recipe, tmp_path / "exp", capsys, "--resume", "true")
-    assert message.startswith(f"error: {tmp_path}/exp is being trained in: wait until that has ended")
+    assert message.startswith(f"error: another process trains in {tmp_path}/exp: wait until it has ended")
 
 
 def test_a_model_learns_to_be_like_its_teacher(recipe: Path, tmp_path: Path) -> None:

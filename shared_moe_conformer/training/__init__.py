@@ -1,1 +1,1 @@
-"""Optimisation, checkpoints, metrics and tracking; gets the model and the batches as arguments."""
+"""Optimisation, checkpoints, metrics and tracking; the model and the batches are arguments."""

@@ -1,10 +1,14 @@
-"""The folder of an experiment: which checkpoint a training goes on from, and that two experiments never mix in it."""
+"""The folder of an experiment: one training at a time, one experiment, and the checkpoint that a training resumes."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, to_dict
@@ -21,21 +25,53 @@ from shared_moe_conformer.training.checkpoint import (
 from shared_moe_conformer.training.log import logger
 
 FREE_OPTIONS = ("num_epochs", "num_workers")
-"""Options that may change when a training goes on."""
+"""Options that may change when a training is resumed."""
 HALF_WRITTEN = (".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
-"""What a run that was killed while writing leaves behind (`atomic_file`)."""
+"""Files that a run leaves behind when it is killed while it writes (`atomic_file`)."""
+LOCK_NAME = ".lock"
+
+
+@contextlib.contextmanager
+def only_training_in(exp_dir: Path) -> Iterator[None]:
+    """Lock a folder for this process while the block runs.
+
+    The lock ends with the process, however that ends; forked workers do not hold it. A folder that did not exist is
+    removed again if it stays empty.
+
+    Raises:
+      FileExistsError: another process holds the lock.
+    """
+    is_new = not exp_dir.exists()
+    exp_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(exp_dir / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FileExistsError(
+            f"another process trains in {exp_dir}: wait until it has ended, or name another --exp-dir"
+        ) from error
+    except OSError as error:  # a file system without locks
+        logger.warning("%s cannot be locked (%s): let no other training use this folder", exp_dir, error)
+    try:
+        yield
+    finally:
+        (exp_dir / LOCK_NAME).unlink(missing_ok=True)
+        lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                exp_dir.rmdir()
 
 
 def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = False) -> Path | None:
-    """The checkpoint that the training goes on from; None: from the beginning.
+    """The checkpoint that the training goes on from; None: it begins.
 
     Args:
       exp_dir: the experiment's folder, which need not exist.
-      start_epoch: first epoch to train, as in icefall; 1 begins anew, K goes on from epoch-(K-1).pt.
+      start_epoch: first epoch to train, as in icefall; 1 begins, K goes on from epoch-(K-1).pt.
       resume: go on from the newest checkpoint, if there is one.
 
     Raises:
-      ValueError: both ways of going on at once, or an epoch below 1.
+      ValueError: both options at once, or an epoch below 1.
       FileNotFoundError: the epoch before `start_epoch` has no checkpoint.
       FileExistsError: `start_epoch` has one already; training it again would mix two trainings.
     """
@@ -59,10 +95,10 @@ def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = 
 
 
 def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to go on from and what it holds; if it is damaged, the newest that is not, of an epoch or update.
+    """The checkpoint to go on from and its content: the newest that is not damaged, of an epoch or of an update.
 
     Args:
-      path: the newest checkpoint, which must be there.
+      path: the newest checkpoint, which must exist.
 
     Raises:
       ValueError: all are damaged.
@@ -74,11 +110,11 @@ def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
         return found
     whole = [found for paths in (epochs, steps) if (found := _newest_whole(paths))]
     require(bool(whole), f"{exp_dir} has no checkpoint that can be read: name another --exp-dir")
-    return max(whole, key=lambda found: _step(found[1]))  # of an epoch and its last update, the epoch
+    return max(whole, key=lambda found: _step(found[1]))  # max takes the epoch's where its last update has one too
 
 
 def _newest_whole(paths: list[Path]) -> tuple[Path, dict[str, Any]] | None:
-    """The last of some rising checkpoints that is not damaged, and what it holds."""
+    """The last of some checkpoints, in order of time, that is not damaged, and its content."""
     for path in reversed(paths):
         try:
             return path, load_checkpoint(path)
@@ -92,7 +128,7 @@ def _step(checkpoint: dict[str, Any]) -> int:
 
 
 def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
-    """Create the folder and its config.json, and clear away what a killed run left half-written.
+    """Create the folder and its config.json, and delete what a killed run left half-written.
 
     Raises:
       ValueError: the folder holds another experiment's config.json.
@@ -108,7 +144,7 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
 
 def refuse_other_model(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
     """Raise `ValueError` unless the checkpoint is of the config's model."""
-    require("config" in checkpoint, f"{path} holds no config: it is no checkpoint of a training to go on from")
+    require("config" in checkpoint, f"{path} holds no config, so no training can go on from it: name another")
     its_config = from_dict(Config, json.loads(checkpoint["config"]))
     differences = _differences(to_dict(its_config)["model"], to_dict(config)["model"])
     if differences:
@@ -124,7 +160,7 @@ def refuse_other_experiment(exp_dir: Path, config: Config, *, resuming: bool) ->
     differences = _differences(to_dict(load_config(path)), to_dict(config), free)
     if differences:
         raise ValueError(
-            f"{path} is of another experiment ({differences}): give the options that it was begun with, "
+            f"{path} is of another experiment ({differences}): give the options with which it began, "
             "or name another --exp-dir"
         )
 

@@ -26,10 +26,9 @@ from shared_moe_conformer.training.checkpoint import (
     step_path,
 )
 from shared_moe_conformer.training.distributed import gather, world
-from shared_moe_conformer.training.skipping import SkippedSteps
 from shared_moe_conformer.training.tracking import Tracker
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import AsrBatchLike
+from shared_moe_conformer.training.update import AsrBatchLike, SkippedSteps
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From the losses of a batch to the one number that is minimised, and to averages that can be read."""
+"""The loss to minimise, averages of all losses for reading, and experts that have collapsed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from torch import Tensor
 SUMMED = ("simple_loss", "pruned_loss", "ctc_loss")
 DISTILLED = ("hidden_distillation_loss", "ctc_distillation_loss", "transducer_distillation_loss")
 AVERAGED = ("load_balancing_loss", "router_z_loss")
+COLLAPSED_SHARE = 0.01
+"""An expert with a smaller share of its layer's frames has collapsed: the router has given it up."""
+NUM_UPDATES = 200
+"""Updates over which an expert's frames are counted."""
 
 
 class AsrLossesLike(Protocol):
@@ -47,7 +51,7 @@ class AsrLossesLike(Protocol):
 
 
 class LossScales(NamedTuple):
-    """Weight of each loss in the one that is minimised."""
+    """Weight of each loss in the loss to minimise."""
 
     simple_loss: float
     pruned_loss: float
@@ -66,8 +70,8 @@ class NonFiniteError(ValueError):
 def weighted_loss(losses: AsrLossesLike, scales: LossScales) -> Tensor:
     """The loss to minimise, per valid encoder frame.
 
-    The transducer, CTC and distillation losses are sums over frames and are divided by their number; the routers'
-    losses are averages over frames already, and are not.
+    The transducer, CTC and distillation losses are sums over frames and are divided by the number of frames. The
+    routers' losses are averages already.
     """
     summed = sum(getattr(scales, name) * getattr(losses, name) for name in _summed_names(losses))
     per_frame = summed / losses.num_frames
@@ -76,22 +80,22 @@ def weighted_loss(losses: AsrLossesLike, scales: LossScales) -> Tensor:
 
 @dataclass
 class LossTotals:
-    """Losses added up over batches, so that their averages weigh each frame alike."""
+    """Losses summed over batches; their averages give each frame the same weight."""
 
     num_frames: int = 0
     """Valid encoder frames."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Each loss summed over frames; under `loss` the weighted one."""
+    """Each loss summed over frames; `loss` is the weighted loss."""
     frames_per_expert: Tensor | None = None
     """(L, E), on the CPU; None without experts."""
 
     @classmethod
     def of_batch(cls, losses: AsrLossesLike, loss: Tensor) -> LossTotals:
-        """Those of one batch.
+        """Totals of one batch.
 
         Args:
-          losses: the model's.
-          loss: `weighted_loss` of them.
+          losses: the model's output.
+          loss: their `weighted_loss`.
         """
         summed = _summed_names(losses)
         names = (*summed, *AVERAGED, "num_frames")
@@ -104,7 +108,7 @@ class LossTotals:
         return cls(round(frames), {"loss": total * frames, **sums}, usage)
 
     def add(self, other: LossTotals) -> None:
-        """Count another batch, or several, in."""
+        """Add the totals of another batch, or of several."""
         self.num_frames += other.num_frames
         self.sums = {name: self.sums.get(name, 0.0) + value for name, value in other.sums.items()}
         if self.frames_per_expert is None:
@@ -113,20 +117,61 @@ class LossTotals:
             self.frames_per_expert = self.frames_per_expert + other.frames_per_expert
 
     def averages(self) -> dict[str, float]:
-        """Each loss per valid encoder frame; the routers' losses per expert feed-forward as well."""
+        """Each loss per valid encoder frame; the routers' losses also per expert feed-forward."""
         return {name: value / max(self.num_frames, 1) for name, value in self.sums.items()}
 
 
 def _summed_names(losses: AsrLossesLike) -> list[str]:
-    """The losses that are sums over frames; those of distillation only where there is a teacher."""
+    """The losses that are sums over frames; distillation losses only where there is a teacher."""
     return [*SUMMED, *(name for name in DISTILLED if getattr(losses, name, None) is not None)]
 
 
 def expert_shares(frames_per_expert: Tensor) -> Tensor:
-    """Share (L, E) of its feed-forward's frames that each expert computed; each row sums to 1."""
+    """Share (L, E) of a feed-forward's frames that each expert computed; each row sums to 1."""
     return frames_per_expert / frames_per_expert.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def non_finite(values: dict[str, float]) -> str:
-    """Those of the values that are infinite or not a number, for reading; empty if there is none."""
+    """The values that are infinite or not a number, for reading; empty if there is none."""
     return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
+
+
+class CollapsedExpert(NamedTuple):
+    """An expert that computed nearly none of its feed-forward's frames."""
+
+    feed_forward: int
+    """Number of the expert feed-forward in the order of depth, from 0."""
+    expert: int
+    """Number of the expert, from 0."""
+    share: float
+    """Share of the feed-forward's frames."""
+
+
+class CollapseDetector:
+    """Finds collapsed experts in each 200 updates, and reports each of them once."""
+
+    def __init__(self) -> None:
+        self._frames: Tensor | None = None
+        self._num_updates = 0
+        self._known: set[tuple[int, int]] = set()
+
+    def add(self, frames_per_expert: Tensor | None) -> list[CollapsedExpert]:
+        """Count an update; return the experts that are now found to have collapsed.
+
+        Args:
+          frames_per_expert: frames of the update that are balanced within each row, (L, E); None without experts.
+        """
+        if frames_per_expert is None:
+            return []
+        self._frames = frames_per_expert if self._frames is None else self._frames + frames_per_expert
+        self._num_updates += 1
+        if self._num_updates < NUM_UPDATES:
+            return []
+        shares, self._frames, self._num_updates = expert_shares(self._frames), None, 0
+        found = [
+            CollapsedExpert(layer, expert, float(shares[layer, expert]))
+            for layer, expert in (shares < COLLAPSED_SHARE).nonzero().tolist()
+            if (layer, expert) not in self._known
+        ]
+        self._known |= {(layer, expert) for layer, expert, _ in found}
+        return found

@@ -1,22 +1,25 @@
-"""Which parameters decay, and how the learning rate and the transducer losses' scales go over time."""
+"""The optimizer: which parameters Muon updates, which decay, and at which share of the learning rate."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from shared_moe_conformer.config import LrSchedule, SharedBlockLrScale, TrainingConfig, require
-from shared_moe_conformer.training.metrics import LossScales
-from shared_moe_conformer.training.muon import MuonAdamW
+from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig, require
 
-FINAL_LEARNING_RATE_FACTOR = 0.01
+MOMENTUM = 0.95
+NUM_ITERATIONS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of x, x^3 and x^5: five iterations bring singular values from 0.01 to 1 between 0.7 and 1.2."""
+SIZE_OF_ADAMW_UPDATES = 0.2
+"""Usual root mean square of the entries of AdamW's updates, as a share of the learning rate."""
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW or Muon over the parameters of the model that are not frozen, with weight decay on some (`decayed_names`).
+    """AdamW or Muon over the parameters of the model that are not frozen; `decayed_names` decay.
 
     Source: Loshchilov and Hutter 2019, Decoupled weight decay (arXiv 1711.05101); beta2: Vaswani et al. 2017,
     section 5.3 (arXiv 1706.03762).
@@ -41,9 +44,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
 
 
 def matrices_of_encoder(model: nn.Module, decayed: set[str]) -> set[str]:
-    """Names of the linear maps' weights in the encoder, those of experts too: what Muon is for.
+    """Names of the weights of the encoder's linear maps, experts' included, which Muon updates.
 
-    Not kernels of convolutions, and neither embeddings nor what computes logits (Jordan et al. 2024).
+    Muon is not for convolutions' kernels, embeddings, and layers that compute logits (Jordan et al. 2024).
     """
     return {
         name
@@ -53,13 +56,13 @@ def matrices_of_encoder(model: nn.Module, decayed: set[str]) -> set[str]:
 
 
 def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str, float]:
-    """Share of the learning rate for each parameter: less for those that several layers use, if the config says so.
+    """Share of the learning rate for each parameter: less for those of several layers, if the config says so.
 
-    AdamW's updates do not depend on the size of a gradient, so that to scale the gradient instead would do nothing.
+    Scaling their gradients instead would do nothing, since AdamW's updates do not depend on a gradient's size.
 
     Args:
       model: its `parameter_layers()`, where it has one, says how many layers use a parameter.
-      kind: a parameter of n layers has 1 (none), 1 / sqrt(n) (inverse_sqrt) or 1 / n (inverse).
+      kind: a parameter of n layers gets 1 (none), 1 / sqrt(n) (inverse_sqrt) or 1 / n (inverse).
     """
     layers: dict[nn.Parameter, int] = getattr(model, "parameter_layers", dict)()
     power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[kind]
@@ -67,7 +70,7 @@ def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Let these parts of the model have no gradient, and return them.
+    """Turn the gradients of these parts of the model off, and return the parts.
 
     Raises:
       ValueError: the model has no part of a name, or nothing is left to train.
@@ -82,11 +85,11 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def decayed_names(model: nn.Module) -> set[str]:
-    """Names of the parameters that decay: matrices (an expert's too, stacked), and kernels of convolutions.
+    """Names of the parameters that decay: matrices, experts' stacked ones too, and convolutions' kernels.
 
-    Not biases (an expert's, stacked, have two axes too) and norms: they set a level, and small is not simpler.
-    Not routers: their logits are held small by the router z loss, and decay would even out the choice of experts.
-    Not embeddings: a rare token's row would only shrink.
+    Biases (stacked ones have two axes) and norms do not decay: they set a level, and a small one is no simpler.
+    Routers do not: the router z loss keeps their logits small, and decay would even out the choice of experts.
+    Embeddings do not: a rare token's row would only shrink.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return {
@@ -96,53 +99,54 @@ def decayed_names(model: nn.Module) -> set[str]:
     }
 
 
-def learning_rate_factor(
-    schedule: LrSchedule, step: int, *, warmup_steps: int, progress: float, progress_at_peak: float
-) -> float:
-    """Share of the peak learning rate: a linear rise over the first steps, then a fall.
-
-    Batches are of equal duration, so the steps of epochs still to come are not known; the cosine follows the share of
-    the training that is done, in epochs, and ends at 1 % with the last batch of the last epoch. Noam's fall needs none
-    of this.
-
-    Source: noam: Vaswani et al. 2017, Attention is all you need, eq. 3 (arXiv 1706.03762), divided by its peak; cosine:
-    Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts (arXiv 1608.03983).
-
-    Args:
-      schedule: the kind of fall.
-      step: updates up to and including this one, from 1.
-      warmup_steps: the first step at the peak.
-      progress: share of the whole training done, this batch included, 0 to 1.
-      progress_at_peak: `progress` at the peak.
-    """
-    if step < warmup_steps:
-        return step / warmup_steps
-    if schedule == "noam":
-        return math.sqrt(max(warmup_steps, 1) / step)
-    fallen = (progress - progress_at_peak) / max(1 - progress_at_peak, 1e-9)
-    cosine = (1 + math.cos(math.pi * min(max(fallen, 0.0), 1.0))) / 2
-    return FINAL_LEARNING_RATE_FACTOR + (1 - FINAL_LEARNING_RATE_FACTOR) * cosine
-
-
-def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
-    """Weights of the losses at a step, from 0; without one those after the warm-up.
-
-    Source: icefall, egs/librispeech/ASR/pruned_transducer_stateless7/train.py, compute_loss.
-    """
-    done = 1.0 if step is None or step >= config.loss_warmup_steps else step / config.loss_warmup_steps
-    return LossScales(
-        simple_loss=1.0 - done * (1.0 - config.simple_loss_scale),
-        pruned_loss=0.1 + 0.9 * done,
-        ctc_loss=config.ctc_loss_scale,
-        load_balancing_loss=config.load_balancing_loss_scale,
-        router_z_loss=config.router_z_loss_scale,
-        hidden_distillation_loss=config.hidden_distillation_loss_scale,
-        ctc_distillation_loss=config.ctc_distillation_loss_scale,
-        transducer_distillation_loss=config.transducer_distillation_loss_scale,
-    )
-
-
 def _fused_option() -> dict[str, bool]:
     """One kernel for all parameters, where this torch has it for a CPU too (2.4)."""
     major, minor = torch.__version__.split(".")[:2]
     return {"fused": True} if (int(major), int(minor)) >= (2, 4) else {}
+
+
+class MuonAdamW(torch.optim.AdamW):
+    """Muon for groups with `"muon": True`, whose parameters are matrices or stacks of them; AdamW for the others.
+
+    Muon gives all directions of a matrix's momentum the same size.
+
+    Source: Jordan et al. 2024, Muon: an optimizer for hidden layers in neural networks; size of the updates and weight
+    decay: Liu et al. 2025, Muon is scalable for LLM training, eq. 4 (arXiv 2502.16982).
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Update the parameters that have a gradient."""
+        groups = self.param_groups
+        self.param_groups = [group for group in groups if not group["muon"]]
+        try:
+            loss = super().step(closure)
+        finally:
+            self.param_groups = groups
+        for group in groups:
+            for parameter in group["params"] if group["muon"] else ():
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group["lr"], group["weight_decay"])
+        return loss
+
+    def _update(self, parameter: Tensor, grad: Tensor, learning_rate: float, weight_decay: float) -> None:
+        state = self.state[parameter]
+        if not state:
+            state.update(step=torch.zeros(()), momentum=torch.zeros_like(parameter))  # AdamW reads each state's step
+        state["step"] += 1
+        momentum = state["momentum"].lerp_(grad, 1 - MOMENTUM)
+        direction = orthogonalised(grad.lerp(momentum, MOMENTUM))  # Nesterov's
+        size = SIZE_OF_ADAMW_UPDATES * max(parameter.shape[-2:]) ** 0.5
+        parameter.mul_(1 - learning_rate * weight_decay).add_(direction, alpha=-learning_rate * size)
+
+
+def orthogonalised(x: Tensor) -> Tensor:
+    """Nearly U V^T of matrices U S V^T, (..., A, B), by a Newton-Schulz iteration of fifth order; 0 for 0."""
+    linear, cubic, quintic = COEFFICIENTS
+    is_tall = x.size(-2) > x.size(-1)
+    x = x.transpose(-2, -1) if is_tall else x
+    x = x / x.flatten(-2).norm(dim=-1).clamp(min=1e-12)[..., None, None]
+    for _ in range(NUM_ITERATIONS):
+        gram = x @ x.transpose(-2, -1)
+        x = linear * x + (cubic * gram + quintic * gram @ gram) @ x
+    return x.transpose(-2, -1) if is_tall else x

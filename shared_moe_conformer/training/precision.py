@@ -1,6 +1,6 @@
-"""Half precision in the forward pass of training: matrix products in 16 bits, sums and losses in float32.
+"""How a training computes: in half precision, and with compiled parts.
 
-The weights and the optimizer stay in float32; routers, softmaxes and losses compute in it.
+In half precision matrix products take 16 bits. Weights, the optimizer, routers, softmaxes and losses stay in float32.
 
 Source: Micikevicius et al. 2018, Mixed precision training (arXiv 1710.03740).
 """
@@ -8,24 +8,27 @@ Source: Micikevicius et al. 2018, Mixed precision training (arXiv 1710.03740).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared_moe_conformer.config import require
 
-FIRST_LOSS_SCALE, FIRST_SCALE_OF_SUMS = 2.0**10, 1.0
-"""Of a mean over frames, and of a sum over them: small enough that the first updates of float16 are hardly ever lost;
-they double every 2,000 updates that are good."""
+FIRST_LOSS_SCALE = 2.0**10
+"""First scale of a loss that is a mean over frames. It is so small that float16 hardly ever loses the first updates,
+and it doubles after every 2,000 good updates."""
+FIRST_SCALE_OF_SUMS = 1.0
+"""First scale of a loss that is a sum over frames."""
 
 
 class Precision:
     """The number format of a training, and the loss scale that float16 needs."""
 
     def __init__(self, name: str, device: torch.device, *, of_sums: bool = False) -> None:
-        """Nothing is computed yet.
+        """Choose the format.
 
         Args:
           name: float32, bfloat16 or float16.
@@ -33,11 +36,12 @@ class Precision:
           of_sums: losses are sums over frames, not means.
 
         Raises:
-          ValueError: this torch cannot train with it there.
+          ValueError: this torch cannot train in this format on this device.
         """
         possible = name != "float16" or device.type == "cuda" or hasattr(torch.amp, "GradScaler")
         require(
-            possible, f"--precision float16 on a CPU needs torch 2.3 or newer, this is {torch.__version__}: bfloat16"
+            possible,
+            f"--precision float16 on a CPU needs torch 2.3 or newer, this is {torch.__version__}: give bfloat16",
         )
         self._device = device.type
         self._dtype: torch.dtype = getattr(torch, name)
@@ -51,11 +55,11 @@ class Precision:
         return torch.autocast(self._device, dtype=self._dtype)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss to call `backward` of: float16's gradients would vanish if it were not scaled up."""
+        """The loss for `backward`, scaled up with float16, whose small gradients would become 0 otherwise."""
         return loss if self._scaler is None else self._scaler.scale(loss)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Make the gradients those of the loss itself."""
+        """Divide the gradients by the scale of the loss."""
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
 
@@ -68,16 +72,16 @@ class Precision:
             self._scaler.update()
 
     def skip(self) -> None:
-        """Leave an update out; the loss scale becomes smaller if the gradients were too large for float16."""
+        """Leave an update out; the loss scale falls if the gradients were too large for float16."""
         if self._scaler is not None:
             self._scaler.update()
 
     def state(self) -> dict[str, str]:
-        """What a checkpoint keeps."""
+        """The entries of a checkpoint."""
         return {} if self._scaler is None else {"grad_scaler": json.dumps(self._scaler.state_dict())}
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Go back to the state that a checkpoint kept."""
+        """Go back to the state of a checkpoint."""
         if self._scaler is not None and "grad_scaler" in checkpoint:
             self._scaler.load_state_dict(json.loads(checkpoint["grad_scaler"]))
 
@@ -86,3 +90,19 @@ def _grad_scaler(device: str, first_scale: float) -> Any:
     if hasattr(torch.amp, "GradScaler"):
         return torch.amp.GradScaler(device, init_scale=first_scale)
     return torch.cuda.amp.GradScaler(init_scale=first_scale)
+
+
+def compile_parts(parts: Iterable[nn.Module], **options: Any) -> None:
+    """Have torch compile each part at its first call, for batches of any size; weights and names stay the same.
+
+    Args:
+      parts: modules whose output shapes follow from their input shapes.
+      options: options of torch.compile.
+
+    Raises:
+      ValueError: this torch cannot compile modules.
+    """
+    version = torch.__version__
+    require(hasattr(nn.Module, "compile"), f"--compile true needs torch 2.2 or newer, this is {version}: leave it out")
+    for part in parts:
+        part.compile(dynamic=True, **options)  # type: ignore[operator]

@@ -10,7 +10,7 @@ import torch
 from shared_moe_conformer.training.checkpoint import rng_state, set_rng_state
 from shared_moe_conformer.training.distributed import gather
 from shared_moe_conformer.training.log import logger
-from shared_moe_conformer.training.optim import loss_scales
+from shared_moe_conformer.training.schedule import loss_scales
 from shared_moe_conformer.training.tracking import memory_in_use
 from shared_moe_conformer.training.trainer import Trainer
 from shared_moe_conformer.training.update import AsrBatchLike

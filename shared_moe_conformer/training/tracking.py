@@ -15,9 +15,14 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from shared_moe_conformer.training.collapse import NUM_UPDATES, CollapseDetector, CollapsedExpert
 from shared_moe_conformer.training.log import logger
-from shared_moe_conformer.training.metrics import LossTotals, expert_shares
+from shared_moe_conformer.training.metrics import (
+    NUM_UPDATES,
+    CollapseDetector,
+    CollapsedExpert,
+    LossTotals,
+    expert_shares,
+)
 from shared_moe_conformer.training.update import StepReport
 
 T = TypeVar("T")

@@ -29,10 +29,10 @@ from shared_moe_conformer.training.metrics import (
     non_finite,
     weighted_loss,
 )
-from shared_moe_conformer.training.optim import build_optimizer, freeze, learning_rate_factor, loss_scales
+from shared_moe_conformer.training.optim import build_optimizer, freeze
 from shared_moe_conformer.training.precision import Precision
-from shared_moe_conformer.training.skipping import suspects
-from shared_moe_conformer.training.update import AsrBatchLike, StepReport, TrainState
+from shared_moe_conformer.training.schedule import learning_rate_factor, loss_scales
+from shared_moe_conformer.training.update import AsrBatchLike, StepReport, TrainState, suspects
 
 
 class Trainer:

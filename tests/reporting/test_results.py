@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.reporting.results import most_frequent_errors, read_results
-from shared_moe_conformer.training.selection import BEST, Selection
+from shared_moe_conformer.training.averaging import BEST, Selection
 from tests.reporting.conftest import EVIL
 
 

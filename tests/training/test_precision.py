@@ -13,7 +13,7 @@ from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.data.batch import Example, collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.router import Router
-from shared_moe_conformer.training.precision import Precision
+from shared_moe_conformer.training.precision import Precision, compile_parts
 from shared_moe_conformer.training.trainer import Trainer
 from tests.training.test_distributed import CONFIG, batches
 
@@ -66,7 +66,7 @@ def test_matrix_products_have_16_bits_and_routers_layers_and_losses_32(monkeypat
 
 
 def trainer_scales(trainer: Trainer) -> Any:
-    from shared_moe_conformer.training.optim import loss_scales
+    from shared_moe_conformer.training.schedule import loss_scales
 
     return loss_scales(trainer.config)
 
@@ -113,3 +113,25 @@ def test_float32_changes_nothing() -> None:
     assert precision.scale(loss) is loss and precision.state() == {}
     with precision.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+HAS_COMPILE = hasattr(nn.Module, "compile")
+
+
+@pytest.mark.skipif(not HAS_COMPILE, reason="torch 2.2 compiles modules")
+def test_compiled_parts_compute_the_same_under_their_own_names() -> None:
+    """By dynamo alone: a backend that makes machine code takes minutes."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 2))
+    names, x = list(model.state_dict()), torch.randn(5, 3)
+    expected = model(x)
+    compile_parts([model[0], model[2]], backend="eager")
+    torch.testing.assert_close(model(x), expected)
+    assert list(model.state_dict()) == names
+    model(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.skipif(HAS_COMPILE, reason="this torch compiles")
+def test_an_older_torch_is_named() -> None:
+    with pytest.raises(ValueError, match="--compile true needs torch 2.2 or newer, this is 1"):
+        compile_parts([nn.Linear(1, 1)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from shared_moe_conformer import cpu
-from shared_moe_conformer.training import environment as module
-from shared_moe_conformer.training.environment import environment
+from shared_moe_conformer.training import log
+from shared_moe_conformer.training.log import environment
 
 
 def test_versions_are_those_of_this_process() -> None:
@@ -20,7 +20,7 @@ def test_versions_are_those_of_this_process() -> None:
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PACKAGES", ("no-such-package-anywhere",))
+    monkeypatch.setattr(log, "PACKAGES", ("no-such-package-anywhere",))
     monkeypatch.setattr(cpu, "CPU_INFO", tmp_path / "none")
     found = environment(torch.device("cpu"))
     assert "no-such-package-anywhere" not in found and found["processor"] == platform.machine()

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from shared_moe_conformer.training import skipping
+from shared_moe_conformer.training import update
 from shared_moe_conformer.training.metrics import LossTotals, NonFiniteError
-from shared_moe_conformer.training.skipping import SkippedSteps, named, suspects
-from shared_moe_conformer.training.update import StepReport, TrainState
+from shared_moe_conformer.training.update import SkippedSteps, StepReport, TrainState, named, suspects
 
 REPORT = StepReport(LossTotals(), 10, 0.1, float("nan"), skipped="step 3: loss is nan", suspects=("cut-1", "cut-2"))
 
@@ -29,7 +28,7 @@ def test_the_batches_are_kept_for_a_look(batch: Callable[..., Any], tmp_path: Pa
 
 
 def test_no_more_than_a_few_are_kept(batch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(skipping, "MAX_SAVED", 2)
+    monkeypatch.setattr(update, "MAX_SAVED", 2)
     for number in (1, 2, 3, 2):
         SkippedSteps(tmp_path, max_in_a_row=9).handle(REPORT, [batch(1)], TrainState(num_batches=number))
     assert sorted(path.name.split("-")[3] for path in (tmp_path / "skipped").iterdir()) == ["1", "2"]
@@ -46,7 +45,7 @@ def test_a_disk_without_room_stops_nothing(batch: Any, tmp_path: Path, monkeypat
     def full(*args: Any) -> None:
         raise ValueError("no room")
 
-    monkeypatch.setattr(skipping, "save_checkpoint", full)
+    monkeypatch.setattr(update, "save_checkpoint", full)
     with caplog.at_level(logging.WARNING):
         SkippedSteps(tmp_path, max_in_a_row=1).handle(REPORT, [batch(1)], TrainState())
     assert "no room" in caplog.text
