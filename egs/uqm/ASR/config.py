@@ -42,7 +42,7 @@ BASE = Config(
         max_freq_mask_bins=15,
     ),
     training=TrainingConfig(
-        num_epochs=20,
+        num_epochs=10,
         optimizer="muon",
         learning_rate=1e-3,
         warmup_steps=500,

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Word error rates of groups of speakers, from what decode.py wrote: exp/.../recogs-test-*.txt -> a Markdown table.
+
+    local/rates_by_group.py --split test --by age --age-groups 0 13 20 exp/base/greedy_search/recogs-test-*.txt
+
+Run it in the recipe's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from lhotse import SupervisionSegment
+
+from shared_moe_conformer.ablation.results import read_transcripts
+from shared_moe_conformer.cli import ShowDefaults, run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.decoding.scoring import Decoded, word_error_rate
+
+
+def main() -> None:
+    args = parser().parse_args()
+    require(args.age_groups == sorted(set(args.age_groups)), f"--age-groups {args.age_groups}: give ascending ages")
+    cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
+    groups = {cut.id: group_of(cut.supervisions[0], args.by, args.age_groups) for cut in cuts}
+    for path in args.recogs:
+        print(f"{path}\n\n{table(read_transcripts(path), groups, args.by)}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
+    result.add_argument("recogs", type=Path, nargs="+", help="Files recogs-*.txt of the split.")
+    result.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="Folder of the cuts.")
+    result.add_argument("--split", default="test", help="Split that was decoded.")
+    result.add_argument("--by", choices=("speaker", "gender", "age"), default="speaker", help="What makes a group.")
+    result.add_argument("--age-groups", type=int, nargs="+", default=[0, 13, 20], help="Youngest age of each group.")
+    return result
+
+
+def group_of(supervision: SupervisionSegment, by: str, age_groups: Sequence[int]) -> str:
+    """The group of an utterance.
+
+    Raises:
+      ValueError: the manifest does not say it.
+    """
+    value = (supervision.custom or {}).get("age") if by == "age" else getattr(supervision, by)
+    if value is None:
+        raise ValueError(f"{supervision.id} has no {by}: the corpus does not say it")
+    return _age_group(int(value), age_groups, supervision.id) if by == "age" else str(value)
+
+
+def _age_group(age: int, age_groups: Sequence[int], name: str) -> str:
+    index = bisect_right(age_groups, age)
+    require(index > 0, f"{name}: age {age} is below the first of --age-groups")
+    youngest = age_groups[index - 1]
+    return f"{youngest} to {age_groups[index] - 1}" if index < len(age_groups) else f"{youngest} on"
+
+
+def table(results: Sequence[Decoded], groups: dict[str, str], by: str) -> str:
+    """A row for each group, and one for all.
+
+    Raises:
+      ValueError: the results are of another split.
+    """
+    unknown = [result.cut_id for result in results if result.cut_id not in groups]
+    require(not unknown, f"{unknown[:1]} is not in the split: give the --split that was decoded")
+    members: defaultdict[str, list[Decoded]] = defaultdict(list)
+    for result in results:
+        members[groups[result.cut_id]].append(result)
+    rows = [(group, members[group]) for group in sorted(members, key=_numerically)]
+    lines = [f"| {by} | utterances | words | WER |", "|---|---|---|---|"]
+    for name, its in [*rows, ("all", list(results))]:
+        rate = word_error_rate(its)
+        lines.append(f"| {name} | {len(its)} | {rate.ref_len} | {rate} |")
+    return "\n".join(lines)
+
+
+def _numerically(group: str) -> tuple[int, str]:
+    first = group.split()[0]
+    return (int(first) if first.isdigit() else 0, group)
+
+
+if __name__ == "__main__":
+    run_main(main)
