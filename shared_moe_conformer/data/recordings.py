@@ -1,4 +1,4 @@
-"""Audio files of any kind that libsndfile reads, as recordings of one channel."""
+"""Audio files of any kind as recordings of one channel."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from shared_moe_conformer.data.checks import MAX_CHARACTERS_PER_SECOND
 from shared_moe_conformer.data.utterances import Utterance, refuse
+from shared_moe_conformer.speech.audio import examine, stream_audio
 
-TAKEN_AS_THEY_ARE = ("WAV", "WAVEX", "FLAC")
-"""Formats that every program reads alike; others are converted."""
 SLOWEST, FASTEST = 0.9, 1.1
 """Speeds of the copies that training makes."""
 TOLERANCE = 0.1
@@ -28,7 +27,7 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> list[Utterance]
     """The utterances with their durations.
 
     Raises:
-      ValueError: files that are missing or cannot be read, or segments beyond their end; named.
+      ValueError: files that are missing, cut off or cannot be read, or segments beyond their end; named.
     """
     lengths: dict[str, float | str] = {}
     measured, problems = [], []
@@ -58,25 +57,23 @@ def reason_to_drop(utterance: Utterance, *, min_duration: float, max_duration: f
 
 
 def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Recording:
-    """The recording of a file; one of several channels or of another format becomes a FLAC file of their mean.
+    """The recording of a file; one that is not plain (see `speech.audio.Examined`) becomes a FLAC file of one channel.
 
     Args:
-      path: any file that libsndfile reads.
-      recording_id: of the recording.
-      converted_dir: where files are converted to; one that is newer than its source is taken as it is.
+      path: any file that `speech.audio` reads.
+      recording_id: the recording's id.
+      converted_dir: folder of converted files; one that is newer than its source is taken as it is.
 
     Raises:
       ValueError: the file cannot be read.
     """
-    try:
-        info = soundfile.info(str(path))
-        if info.channels > 1 or info.format not in TAKEN_AS_THEY_ARE:
-            path = _convert(path, converted_dir / f"{hashlib.sha1(str(path).encode()).hexdigest()[:20]}.flac")
-            info = soundfile.info(str(path))
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} cannot be read ({error}): convert it to wav or flac") from error
+    found = examine(path)
+    if not found.is_plain:
+        path = _convert(path, converted_dir / f"{hashlib.sha1(str(path).encode()).hexdigest()[:20]}.flac")
+        found = examine(path)
     source = AudioSource(type="file", channels=[0], source=str(path))
-    return Recording(recording_id, [source], info.samplerate, info.frames, info.frames / info.samplerate)
+    rate, length = found.sampling_rate, found.num_samples
+    return Recording(recording_id, [source], rate, length, length / rate)
 
 
 def _seconds(path: Path) -> float | str:
@@ -84,18 +81,24 @@ def _seconds(path: Path) -> float | str:
     if not path.is_file():
         return f"no file {path}: correct the path, or give the folder that it begins at as --audio-dir"
     try:
-        info = soundfile.info(str(path))
-    except soundfile.LibsndfileError as error:
-        return f"{path} cannot be read ({' '.join(str(error).split())}): convert it to wav or flac"
-    return info.frames / info.samplerate
+        rate, length, announced, _ = examine(path)
+    except ValueError as error:
+        return str(error)
+    if announced is not None:
+        return (
+            f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get the file again, or leave it out"
+        )
+    return length / rate
 
 
 def _convert(path: Path, target: Path) -> Path:
     if target.is_file() and target.stat().st_mtime >= path.stat().st_mtime:
         return target
-    samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    rate, blocks = stream_audio(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    soundfile.write(str(temporary), np.clip(samples.mean(axis=1), -1, 1), rate, format="FLAC", subtype="PCM_16")
+    with soundfile.SoundFile(str(temporary), "w", rate, 1, format="FLAC", subtype="PCM_16") as file:
+        for block in blocks:
+            file.write(np.clip(block, -1, 1))
     os.replace(temporary, target)
     return target

@@ -1,67 +1,79 @@
-"""Audio files to samples and back."""
+"""Audio files to samples and back: one reader for everything that transcribes, serves or prepares recordings."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
 from shared_moe_conformer.config import require
+from shared_moe_conformer.speech.containers import ERRORS, UNKNOWN_LENGTH, AudioFile, open_audio
 
 BLOCK_SECONDS = 10
-"""Audio that is read at once."""
+"""Seconds of a block of samples."""
+PIECE = 4096
+"""Samples that are decoded at once: damage loses no more than these."""
 MAX_SAMPLING_RATE = 768_000
 """In Hz; resampling takes memory in proportion, and a file's header may say anything."""
-UNKNOWN_LENGTH = 1 << 62
-"""Samples from which on libsndfile means that it does not know."""
 SUFFIXES = frozenset(
-    {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".w64", ".wav"}
+    {".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".gsm", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".rf64"}
+    | {".w64", ".wav", ".webm"}
 )
-"""Of the audio files that are looked for in folders."""
+"""Suffixes of the audio files that are looked for in folders."""
+PLAIN = ("WAV", "WAVEX", "FLAC")
+"""Formats that every program reads alike."""
+FLOATING = ("FLOAT", "DOUBLE")
+"""Encodings that can hold what is no number, and any scale."""
+LOUDEST_FLOAT = 16.0
+"""Magnitude from which on samples in floating point have the scale of integers."""
+INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
+"""Full scale of integers of 16, 24 and 32 bits."""
+CUT_OFF = 0.1
+"""Seconds by which a file must be shorter than its header says to be taken for one that was cut off."""
+CANCELLED = 0.1
+"""Power of the mean of channels, as a share of what independent channels would give, below which they cancel."""
+
+logger = logging.getLogger("shared_moe_conformer")
 
 
-class _Forward(soundfile.SoundFile):
-    """A file that is read from its beginning to its end, also where its header does not tell its length.
-
-    The base class seeks after each read, which fails at the end of a FLAC file that was written to a pipe.
-    """
-
-    def seekable(self) -> bool:
-        return self.frames < UNKNOWN_LENGTH and super().seekable()
-
-
-def read_audio(path: Path) -> tuple[np.ndarray, int]:
-    """The samples (num_samples,), float32 in -1..1, mean of the channels, and their sampling rate in Hz.
-
-    Raises:
-      FileNotFoundError: no such file.
-      ValueError: not an audio file that libsndfile can read.
-    """
-    sampling_rate, blocks = stream_audio(path)
+def read_audio(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, int]:
+    """The samples (num_samples,), float32, of all blocks of `stream_audio`, and their sampling rate in Hz."""
+    sampling_rate, blocks = stream_audio(path, channel=channel)
     return np.concatenate([np.zeros(0, dtype=np.float32), *blocks]), sampling_rate
 
 
-def stream_audio(path: Path) -> tuple[int, Iterator[np.ndarray]]:
-    """The sampling rate in Hz, and the samples as `read_audio` gives them, in blocks of 10 seconds.
+def stream_audio(path: Path, *, channel: int | None = None) -> tuple[int, Iterator[np.ndarray]]:
+    """The sampling rate in Hz, and the samples, float32 in -1..1, in blocks of 10 seconds.
+
+    What a header says wrongly of lengths does not matter. A warning tells of a file that was cut off, of samples in
+    the scale of integers, which are scaled down, and of channels whose mean cancels: then the louder one is taken.
+
+    Args:
+      path: the file.
+      channel: the channel to take, from 0; None: the mean of all.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not an audio file that libsndfile can read; also while the blocks are read.
+      ValueError: not an audio file that can be decoded here, no such channel, or a sample that is no number; errors
+        may come while the blocks are read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no audio file {path}")
-    try:
-        file = _Forward(path)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as audio: {error}") from error
+    file = open_audio(path)
     _require_possible(file.samplerate)
-    return file.samplerate, _blocks(file, path)
+    if channel is not None and not 0 <= channel < file.channels:
+        raise ValueError(f"{path} has no channel {channel}: its channels are 0 to {file.channels - 1}")
+    weights = np.ones(1, dtype=np.float32)
+    if file.channels > 1 or file.subtype in FLOATING:
+        weights = _weights(file, path, channel)
+        file = _rewound(file, path)
+    return file.samplerate, _blocks(file, path, weights)
 
 
 def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarray]:
-    """Samples (num_samples,) in blocks of 10 seconds, as a file's would be.
+    """Samples (num_samples,) in blocks of 10 seconds, as those of a file.
 
     Raises:
       ValueError: not one channel, or no sampling rate.
@@ -72,21 +84,60 @@ def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarr
     return (samples[first : first + length] for first in range(0, len(samples), length))
 
 
+class Examined(NamedTuple):
+    """An audio file, by its samples wherever its header may be wrong."""
+
+    sampling_rate: int
+    """In Hz."""
+    num_samples: int
+    announced: float | None
+    """Number of samples by the header, where the file was cut off."""
+    is_plain: bool
+    """Whether every program reads the same from it: a right header, one channel, WAV or FLAC, numbers in scale."""
+
+
+def examine(path: Path) -> Examined:
+    """The length of an audio file, and whether it is cut off; the file is read only if its header may be wrong.
+
+    Raises:
+      FileNotFoundError, ValueError: see `stream_audio`.
+    """
+    with open_audio(path) as file:
+        _require_possible(file.samplerate)
+        rate, length, announced = file.samplerate, file.frames, file.announced
+        is_known = 0 < length == announced and _has_sample(file, length - 1)
+        is_plain = is_known and file.channels == 1 and file.format in PLAIN and file.name == str(path)
+        if is_plain and file.subtype in FLOATING:
+            is_plain = float(_weights(_rewound(file, path), path, None)[0]) == 1
+    if not is_known:
+        length = sum(map(len, stream_audio(path)[1]))
+    cut_off = announced is not None and length + CUT_OFF * rate < announced
+    return Examined(rate, length, announced if cut_off else None, is_plain)
+
+
+def _has_sample(file: AudioFile, index: int) -> bool:
+    try:
+        file.seek(index)
+        return len(file.read(1)) == 1
+    except ERRORS:
+        return False
+
+
 def seconds_of(path: Path) -> float:
-    """Duration of an audio file as its header says; 0 where it does not, as in FLAC that was written to a pipe."""
+    """Duration of an audio file in seconds by its header; 0 where that does not know, as in FLAC of a pipe."""
     try:
         info = soundfile.info(path)
-    except (OSError, soundfile.LibsndfileError, RuntimeError, TypeError):
+    except (OSError, *ERRORS):
         return 0.0
     return float(info.duration) if info.frames < UNKNOWN_LENGTH else 0.0
 
 
 def require_short(path: Path, *, seconds: float) -> float:
-    """Duration of an audio file, whatever its header says: all of it is read, but never more than what may be.
+    """Duration in seconds of an audio file, whatever its header says: the file is read up to the limit.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: longer than so many seconds, or no audio.
+      ValueError: longer than `seconds`, or no audio.
     """
     sampling_rate, blocks = stream_audio(path)
     duration = 0.0
@@ -107,10 +158,63 @@ def _require_possible(sampling_rate: int) -> None:
     require(fits, f"a sampling rate of {sampling_rate} Hz: give audio of at most {MAX_SAMPLING_RATE} Hz")
 
 
-def _blocks(file: _Forward, path: Path) -> Iterator[np.ndarray]:
+def _weights(file: AudioFile, path: Path, channel: int | None) -> np.ndarray:
+    """Weights (num_channels,) of the channels in the samples that `path` stands for; reads the file once."""
+    power, mixed, peak, first = np.zeros(file.channels), 0.0, 0.0, 0
+    for piece in _pieces(file, path):
+        if not np.isfinite(piece).all():
+            at = (first + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])) / file.samplerate
+            raise ValueError(f"{path} has a sample at {at:.2f} s that is no number: write the file again")
+        power += np.square(piece, dtype=np.float64).sum(axis=0)
+        mixed += float(np.square(piece.mean(axis=1), dtype=np.float64).sum())
+        peak, first = max(peak, float(np.abs(piece).max())), first + len(piece)
+    weights = np.full(file.channels, 1 / file.channels, dtype=np.float32)
+    if channel is None and mixed < CANCELLED * power.sum() / file.channels**2:
+        channel = int(power.argmax())
+        logger.warning("%s: its channels cancel each other: channel %d is taken, the louder one", path, channel)
+    if channel is not None:
+        weights = np.eye(file.channels, dtype=np.float32)[channel]
+    if peak <= LOUDEST_FLOAT:
+        return weights
+    scale = next((scale for scale in INTEGER_SCALES if peak <= scale), peak)
+    logger.warning("%s: its samples reach %g instead of 1: they are divided by %g", path, peak, scale)
+    return weights / np.float32(scale)
+
+
+def _rewound(file: AudioFile, path: Path) -> AudioFile:
+    try:
+        file.seek(0)
+    except ERRORS:  # after damage
+        file.close()
+        return open_audio(path)
+    return file
+
+
+def _blocks(file: AudioFile, path: Path, weights: np.ndarray) -> Iterator[np.ndarray]:
+    length, held, total = BLOCK_SECONDS * file.samplerate, 0, 0
+    parts: list[np.ndarray] = []
     with file:
-        try:
-            while len(block := file.read(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True)):
-                yield block.mean(axis=1)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
+        for piece in _pieces(file, path):
+            parts.append(piece @ weights)
+            held, total = held + len(piece), total + len(piece)
+            if held >= length:
+                whole, full = np.concatenate(parts), held - held % length
+                yield from np.split(whole[:full], full // length)
+                parts, held = [whole[full:]], held - full
+    if held:
+        yield np.concatenate(parts)
+    if file.announced is not None and total + CUT_OFF * file.samplerate < file.announced:
+        was, told = (samples / file.samplerate for samples in (total, file.announced))
+        logger.warning("%s is cut off: it has %.2f s, and its header says %.2f s", path, was, told)
+
+
+def _pieces(file: AudioFile, path: Path) -> Iterator[np.ndarray]:
+    """The samples (n, num_channels) up to the file's end, or to where it is damaged."""
+    try:
+        found = False
+        while len(piece := file.read(PIECE, dtype="float32", always_2d=True)):
+            yield piece
+            found = True
+    except ERRORS as error:
+        if not found:
             raise ValueError(f"{path} cannot be read as audio: {error}") from error

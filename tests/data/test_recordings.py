@@ -52,6 +52,28 @@ def test_files_that_cannot_be_used_are_named(audio: Path, wrong: Utterance, mess
     assert "\n" not in str(error.value)
 
 
+def test_a_file_that_was_cut_off_is_named(audio: Path) -> None:
+    content = (audio / "b.wav").read_bytes()
+    (audio / "b.wav").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"line 7: .*b\.wav is cut off, 1\.00 s of 2\.00 s: get it again"):
+        measure([utterance("b.wav")], audio)
+
+
+def test_headers_and_scales_are_mended_by_converting(audio: Path) -> None:
+    """A recorder that was killed, and floating point in the scale of 16 bits, as Lhotse then reads them."""
+    content = bytearray((audio / "b.wav").read_bytes())
+    at = content.index(b"data") + 4
+    content[at : at + 4] = bytes(4)
+    (audio / "killed.wav").write_bytes(content)
+    sound = soundfile.read(str(audio / "b.wav"))[0]
+    soundfile.write(str(audio / "scaled.wav"), sound * 2**15, 8000, subtype="FLOAT")
+    soundfile.write(str(audio / "inverted.wav"), np.stack([sound, -sound], axis=1), 8000)
+    for name in ("killed.wav", "scaled.wav", "inverted.wav"):
+        assert measure([utterance(name)], audio)[0].duration == 2.0
+        recording = make_recording(audio / name, recording_id="x", converted_dir=audio / "converted")
+        assert np.allclose(recording.load_audio()[0], sound, atol=1e-3)
+
+
 def test_what_cannot_be_trained_on_is_left_out() -> None:
     limits = {"min_duration": 0.4, "max_duration": 25.0}
     assert reason_to_drop(utterance(duration=1.0), **limits) is None

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 import soundfile
 
 from shared_moe_conformer.speech.audio import (
+    examine,
     read_audio,
     require_short,
     seconds_of,
@@ -89,6 +93,205 @@ def flac_of_a_pipe(path: Path, *, seconds: int) -> Path:
     content[22:26] = bytes(4)
     path.write_bytes(content)
     return path
+
+
+def bytes_of(samples: np.ndarray, **kind: str) -> bytearray:
+    """A file of 8 kHz in memory."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, 8000, **kind)
+    return bytearray(file.getvalue())
+
+
+def place(content: bytearray, mark: bytes, skip: int, number: str, value: int) -> bytes:
+    """The content with another number at this distance from a mark."""
+    result = bytearray(content)
+    struct.pack_into(number, result, result.index(mark) + skip, value)
+    return bytes(result)
+
+
+LENGTHS = {
+    "wav": ("data", 4, "<I", [0, 0xFFFFFFFF, 0x7FFFF000, 0x80000000]),
+    "aiff": ("SSND", 4, ">I", [0, 8, 0xFFFFFFFF]),
+    "au": (".snd", 8, ">I", [0, 0xFFFFFFFF]),
+    "w64": ("data", 16, "<q", [0, 24, 1 << 60]),
+    "rf64": ("ds64", 16, "<q", [0, 1 << 60]),
+}
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(
+    ("suffix", "value"), [(suffix, value) for suffix, (*_, values) in LENGTHS.items() for value in values]
+)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_lengths_of_nothing_and_of_centuries_are_not_believed(
+    tmp_path: Path,
+    samples: np.ndarray,
+    suffix: str,
+    value: int,
+    subtype: str,
+    channels: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mark, skip, number, _ = LENGTHS[suffix]
+    columns = np.stack([samples] * channels, axis=1)
+    content = bytes_of(columns, format=suffix.upper(), subtype=subtype)
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(place(content, mark.encode(), skip, number, value))
+    read, sampling_rate = read_audio(path)
+    assert sampling_rate == 8000 and read.shape == samples.shape
+    assert np.abs(read - samples).max() < 2**-14 and not caplog.records
+
+
+@pytest.mark.parametrize("length", [b"\0\0\0\0", b"\xff\xff\xff\xff"])
+def test_flac_that_does_not_know_its_length_or_the_largest_one(
+    tmp_path: Path, samples: np.ndarray, length: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = bytes_of(samples, format="FLAC", subtype="PCM_16")
+    content[21] = content[21] & 0xF0 | length[0] & 0x0F
+    content[22:26] = length
+    (tmp_path / "a.flac").write_bytes(content)
+    assert len(read_audio(tmp_path / "a.flac")[0]) == len(samples) and not caplog.records
+    assert seconds_of(tmp_path / "a.flac") == 0
+
+
+@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes_and_said(
+    tmp_path: Path, kind: tuple[str, str], channels: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (32_000, channels)).astype(np.float32)
+    content = bytes_of(noise, format=kind[0], subtype=kind[1])
+    path = tmp_path / f"a.{kind[0].lower()}"
+    path.write_bytes(content[: len(content) // 2])
+    read, _ = read_audio(path)
+    assert 8_000 < len(read) < 24_000
+    assert f"{path} is cut off: it has {len(read) / 8000:.2f} s, and its header says 4.00 s" in caplog.text
+
+
+@pytest.mark.parametrize(("scale", "found"), [(2.0**15, 2.0**15), (2.0**31, 2.0**31), (1.5, 1.0), (1.0, 1.0)])
+def test_floating_point_in_the_scale_of_integers_is_scaled(
+    tmp_path: Path, samples: np.ndarray, scale: float, found: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", samples * scale, 8000, subtype="FLOAT")
+    read, _ = read_audio(tmp_path / "a.wav")
+    assert np.allclose(read, samples * (scale / found), atol=1e-6)
+    assert ("they are divided by" in caplog.text) == (found > 1)
+
+
+def test_scales_and_channels_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    """The first block is silent, or its channels are alike."""
+    late = np.concatenate([np.zeros(80_000), np.full(8_000, 12_000.0)]).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", np.stack([late / 4 + 1, 1 - late], axis=1), 8000, subtype="FLOAT")
+    read, _ = read_audio(tmp_path / "a.wav")
+    assert np.allclose(np.unique(read), np.unique((1 - 3 * late / 8) / 2**15), atol=1e-6)
+
+
+def test_channels_that_cancel_give_the_louder_one(
+    tmp_path: Path, samples: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.stack([-0.9 * samples, samples], axis=1), 8000)
+    assert np.allclose(read_audio(tmp_path / "a.wav")[0], samples, atol=1e-4)
+    assert f"{tmp_path / 'a.wav'}: its channels cancel each other: channel 1 is taken" in caplog.text
+    silent = np.zeros_like(samples)
+    soundfile.write(tmp_path / "b.wav", np.stack([silent] * 3 + [samples], axis=1), 8000)
+    assert np.allclose(read_audio(tmp_path / "b.wav")[0], samples / 4, atol=1e-4), "one loud channel cancels nothing"
+
+
+def test_a_channel_can_be_chosen(tmp_path: Path, samples: np.ndarray) -> None:
+    soundfile.write(tmp_path / "a.flac", np.stack([samples, samples[::-1]], axis=1), 8000)
+    for channel, expected in enumerate([samples, samples[::-1]]):
+        assert np.allclose(read_audio(tmp_path / "a.flac", channel=channel)[0], expected, atol=1e-4)
+    with pytest.raises(ValueError, match=r"a\.flac has no channel 2: its channels are 0 to 1"):
+        read_audio(tmp_path / "a.flac", channel=2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_refused_with_its_file_and_time(tmp_path: Path, samples: np.ndarray, value: float) -> None:
+    samples[400] = value
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"a\.wav has a sample at 0\.05 s that is no number"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_files_without_a_header(tmp_path: Path, samples: np.ndarray) -> None:
+    (tmp_path / "a.raw").write_bytes(bytes(8000))
+    with pytest.raises(ValueError, match=r"a\.raw has no header .*: convert it to wav, as by sox"):
+        read_audio(tmp_path / "a.raw")
+    for suffix, subtype in (("ulaw", "ULAW"), ("al", "ALAW"), ("gsm", "GSM610")):
+        tone = np.sin(np.arange(1600) / 5).astype(np.float32) / 2
+        soundfile.write(tmp_path / f"a.{suffix}", tone, 8000, format="RAW", subtype=subtype)
+        read, sampling_rate = read_audio(tmp_path / f"a.{suffix}")
+        assert sampling_rate == 8000 and np.corrcoef(read[:1600], tone[: len(read)])[0, 1] > 0.9
+
+
+def test_what_every_program_reads_alike_is_plain(tmp_path: Path, samples: np.ndarray) -> None:
+    kinds = {"a.wav": "PCM_16", "b.flac": "PCM_24", "c.wav": "FLOAT", "d.ogg": "VORBIS"}
+    for name, subtype in kinds.items():
+        soundfile.write(tmp_path / name, samples, 8000, subtype=subtype)
+    soundfile.write(tmp_path / "e.wav", np.stack([samples, samples], axis=1), 8000)
+    soundfile.write(tmp_path / "f.wav", samples * 2**15, 8000, subtype="FLOAT")
+    found = {path.name: examine(path) for path in tmp_path.iterdir()}
+    assert {(f.sampling_rate, f.num_samples, f.announced) for f in found.values()} == {(8000, len(samples), None)}
+    assert {name for name, f in found.items() if f.is_plain} == {"a.wav", "b.flac", "c.wav"}
+
+
+def test_files_whose_headers_are_wrong_are_not_plain(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    wav, flac = (bytes_of(noise, format=kind, subtype="PCM_16") for kind in ("WAV", "FLAC"))
+    (tmp_path / "a.wav").write_bytes(place(wav, b"data", 4, "<I", 0))
+    assert examine(tmp_path / "a.wav") == (8000, 32_000, None, False)
+    (tmp_path / "b.wav").write_bytes(wav[:32_044])
+    assert examine(tmp_path / "b.wav") == (8000, 16_000, 32_000, False)
+    (tmp_path / "c.flac").write_bytes(flac[: len(flac) // 2])
+    found = examine(tmp_path / "c.flac")
+    assert 8_000 < found.num_samples < 24_000 and found.announced == 32_000 and not found.is_plain
+
+
+MEMO = struct.pack(">I", 24) + b"ftypM4A \0\0\2\0M4A isom" + bytes(100)
+
+
+def test_other_containers_need_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.m4a").write_bytes(MEMO)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"a\.m4a cannot be read as audio: .*install ffmpeg or pip install av") as e:
+        read_audio(tmp_path / "a.m4a")
+    assert "\n" not in str(e.value)
+
+
+def test_ffmpeg_is_asked_where_it_is(tmp_path: Path, samples: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program of its name that writes a known file, or fails."""
+    (tmp_path / "a.m4a").write_bytes(MEMO)
+    write_wav(tmp_path / "decoded.wav", samples, sampling_rate=16_000)
+    program = tmp_path / "ffmpeg"
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\n/bin/cp {tmp_path}/decoded.wav "${{last#file:}}"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    read, sampling_rate = read_audio(tmp_path / "a.m4a")
+    assert sampling_rate == 16_000 and np.abs(read - samples).max() < 2**-14
+    program.write_text("#!/bin/sh\necho 'no moov atom\n  at all' >&2\nexit 1\n")
+    with pytest.raises(ValueError, match=r"a\.m4a cannot be read as audio: no moov atom at all; convert it to wav"):
+        read_audio(tmp_path / "a.m4a")
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("m4a", "aac"), ("webm", "libopus")])
+def test_pyav_decodes_what_libsndfile_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, codec: str
+) -> None:
+    av = pytest.importorskip("av")
+    monkeypatch.setenv("PATH", "")
+    tone = (np.sin(np.arange(48_000) / 20) * 8000).astype(np.int16)
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=48_000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(np.repeat(tone, 2)[None], format="s16", layout="stereo")
+        frame.sample_rate = 48_000
+        for part in (frame, None):
+            for packet in stream.encode(part):
+                container.mux(packet)
+    read, sampling_rate = read_audio(path)
+    assert sampling_rate == 48_000 and abs(len(read) - 48_000) < 4_000
+    assert 0.1 < np.abs(read).max() < 0.5
 
 
 def test_a_length_that_the_header_does_not_tell_is_read(tmp_path: Path) -> None:
