@@ -85,9 +85,7 @@ def _seconds(path: Path) -> float | str:
     except ValueError as error:
         return str(error)
     if announced is not None:
-        return (
-            f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get the file again, or leave it out"
-        )
+        return f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get it again, or leave it out"
     return length / rate
 
 
