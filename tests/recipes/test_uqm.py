@@ -20,7 +20,7 @@ from tests.recipes.corpora import Clip
 from tests.recipes.loading import load
 
 LOCAL = ROOT / "egs/uqm/ASR/local"
-MODULES = ("dialogues", "audio", "texts", "splits", "build_manifests")
+MODULES = ("dialogues", "audio", "texts", "splits", "build_manifests", "subtitle_times")
 CHARACTERS = {"druuge": 10, "pkunk": 10, "arilou": 2, "ilwrath": 2}
 """Dialogues of each, of two subtitles; the texts of pkunk are in the archive of the voices, as some are."""
 
@@ -144,6 +144,22 @@ def test_splits_hold_out_dialogues_and_voices_and_share_no_text(local: dict[str,
     assert sum(map(len, said.values())) == len(dialogues) + sizes["test"]
 
 
+def test_times_of_words_are_compared_with_those_of_subtitles(local: dict[str, ModuleType], tmp_path: Path) -> None:
+    times, make = local["subtitle_times"], local["build_manifests"]
+    dialogue = local["dialogues"].Dialogue("a", "orz", "", ["A b.", "C d.", "E.", "A."], [1.0, 2.0, 1.0])
+    texts = ["A B", "C D", "E", "A"]
+    whole = make.supervise("a", dialogue, " ".join(texts), 0.0, 5.0)
+    whole = whole.with_alignment("subtitle", make.alignment_of(dialogue, texts, 5.0))
+    (tmp_path / "a.ctm").write_text(
+        ";; b: nothing recognised\n"
+        "a 1 0.10 0.20 A 0.90\na 1 0.40 0.10 X\na 1 1.25 0.20 C\na 1 1.90 0.20 D\na 1 3.50 0.10 F\na 1 3.90 0.10 A\n"
+    )
+    words = times.read_ctm(tmp_path / "a.ctm")
+    assert list(words) == ["a"] and len(words["a"]) == 6
+    assert list(times.start_errors(whole, words["a"])) == pytest.approx([0.25, -0.1]), "of C and A; E was not heard"
+    assert list(times.start_errors(whole, [])) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["uqm"], indirect=True)
 def test_from_the_packages_to_a_released_model(
@@ -166,6 +182,8 @@ def test_from_the_packages_to_a_released_model(
     assert times[1].start + times[1].duration == pytest.approx(whole.duration, abs=0.01)
 
     use(recipe, "--vocab-size=40", "--lang-dir=data/lang_bpe_40", "--max-duration=60")
-    run(recipe / "decode.py", "--test-splits", "test-dialogues")
+    run(recipe / "decode.py", "--test-splits", "test-dialogues", "--output-format", "ctm")
+    (ctm,) = (recipe / "exp/base/greedy_search").glob("hyps-test-dialogues-*.ctm")
+    assert ctm.read_text().startswith((";; ilwrath-000-whole", "ilwrath-000-whole 1 ", ";; druuge", "druuge-"))
     found = {path.name.split("-epoch")[0] for path in (recipe / "exp").rglob("wer-summary-*.txt")}
     assert found == {"wer-summary-test", "wer-summary-test-new-voices", "wer-summary-test-dialogues"}
