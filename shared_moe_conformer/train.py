@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
 
 import kaldialign
 import torch
@@ -21,7 +20,7 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.largest import largest_batches
-from shared_moe_conformer.data.loaders import Part
+from shared_moe_conformer.data.loaders import Part, TrainLoader
 from shared_moe_conformer.data.saved_units import refuse_other_units, save_units
 from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -34,15 +33,15 @@ from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
 from shared_moe_conformer.training.experiment import (
-    checkpoint_to_resume,
-    load_to_resume,
+    Origin,
+    find_origin,
     only_training_in,
     open_experiment,
     refuse_other_experiment,
-    refuse_other_model,
 )
 from shared_moe_conformer.training.log import log_environment, logged, logger
-from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
+from shared_moe_conformer.training.loop import Batches, fit, seed_generators
+from shared_moe_conformer.training.options import RunOptions
 from shared_moe_conformer.training.precision import compile_parts
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
@@ -69,48 +68,44 @@ def train(
     options: RunOptions,
     between_steps: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train a model; nothing is left behind before data, model and checkpoint are known to be good.
+    """Train a model: build everything, then loop.
+
+    Nothing is written before data, model and checkpoint are known to be good.
 
     Args:
       config: the experiment.
       exp_dir: its folder.
-      recipe_dir: what the config's paths are relative to.
+      recipe_dir: the folder that the config's paths are relative to.
       options: how to run.
       between_steps: called after each update; it may raise, to stop the training.
 
     Raises:
-      FileNotFoundError: no prepared data, tokenizer or checkpoint to go on from.
-      FileExistsError: the folder holds a training, and it was not asked to go on; or another one is going on there.
-      ValueError: the folder, the tokenizer or the checkpoint is of another config; or the training diverged.
+      FileNotFoundError: data, tokenizer or checkpoint are missing.
+      FileExistsError: the folder holds a training and `options` do not resume it, or another process trains there.
+      ValueError: folder, tokenizer or checkpoint belong to another config, or the training diverged.
     """
     tune_cpu(options.num_threads)
-    device = choose_device(options.device)
-    if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", world().local_rank)
+    device = _own_device(options.device)
+    resume_from = recipe_dir / options.resume_from if options.resume_from else None
     with only_training_in(exp_dir) if world().rank == 0 else nullcontext(), connected(device):
-        origin = _find_origin(exp_dir, config, options)
+        origin = find_origin(exp_dir, config, options, resume_from=resume_from)
         tokenizer = _load_tokenizer(config, recipe_dir)
         data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))
-        model, begin = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
+        model, told = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
         trainer = _make_trainer(model, config, options, recipe_dir, device)
-        train_loader = data.train_loader(training_cuts(data))
+        train_loader, dev_loader = data.train_loader(training_cuts(data)), data.dev_loader()
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
-        batches = Batches(train_loader, data.dev_loader(), word_errors)
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
-            if origin.damaged:
-                message = "%s is damaged: going on from the checkpoint before it, %s"
-                logger.warning(message, origin.damaged, origin.path)
+            _log_beginning(config, options, trainer, origin, len(train_loader))
             for problem in data.left_out:
                 logger.warning("left out of the training: %s", problem)
-            _log_beginning(config, options, trainer, origin.path, len(train_loader))
-            if begin:
-                logger.info("%s", begin)
+            if told:
+                logger.info("%s", told)
             if options.prescan:
-                largest = functools.partial(largest_batches, train_loader.cuts, train_loader.dataset)
-                prescan(trainer, lambda seconds: largest(max_duration=seconds), max_duration=config.data.max_duration)
+                _prescan(trainer, train_loader, config.data.max_duration)
             fit(
                 trainer,
-                batches,
+                Batches(train_loader, dev_loader, word_errors),
                 exp_dir=exp_dir,
                 config=config,
                 options=options,
@@ -120,26 +115,24 @@ def train(
             logger.info("done: %s in %s", counted(config.training.num_epochs, "epoch"), exp_dir)
 
 
-class _Origin(NamedTuple):
-    """Where a training goes on from; all None: it begins."""
-
-    path: Path | None = None
-    checkpoint: dict[str, Any] | None = None
-    damaged: Path | None = None
-    """A newer checkpoint than `path` that cannot be read."""
+def _own_device(name: str) -> torch.device:
+    """The device of a name; of several processes each has its own GPU."""
+    device = choose_device(name)
+    return torch.device("cuda", world().local_rank) if device.type == "cuda" and device.index is None else device
 
 
-def _find_origin(exp_dir: Path, config: Config, options: RunOptions) -> _Origin:
-    newest = checkpoint_to_resume(exp_dir, start_epoch=options.start_epoch, resume=options.resume)
-    if newest is None:
-        return _Origin()
-    path, checkpoint = load_to_resume(newest)
-    refuse_other_model(checkpoint, config, path)
-    return _Origin(path, checkpoint, None if path == newest else newest)
+def _load_tokenizer(config: Config, recipe_dir: Path) -> Tokenizer:
+    tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
+    require(
+        tokenizer.vocab_size == config.model.vocab_size,
+        f"{config.data.lang_dir} has {tokenizer.vocab_size} units, the config's vocab_size is "
+        f"{config.model.vocab_size}: give --vocab-size {tokenizer.vocab_size}, or another --lang-dir",
+    )
+    return tokenizer
 
 
 def _make_model(config: Config, recipe_dir: Path, tokenizer: Tokenizer, *, begins: bool) -> tuple[AsrModel, str]:
-    """The model with its first weights, and what is to be said of them."""
+    """The model with its first weights, and a line about their origin, which may be empty."""
     seed_generators(config.training.seed, 0)
     model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
     if begins and config.training.init_from:
@@ -158,22 +151,8 @@ def _make_trainer(
     return Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
 
 
-@contextmanager
-def _opened(exp_dir: Path, config: Config, pieces: Sequence[str], *, resuming: bool) -> Iterator[None]:
-    """The experiment's folder with its log, into which the first process alone writes."""
-    refuse_other_units(exp_dir, pieces)
-    if world().rank:
-        refuse_other_experiment(exp_dir, config, resuming=resuming)
-        yield
-        return
-    open_experiment(exp_dir, config, resuming=resuming)
-    save_units(exp_dir, pieces)
-    with logged(exp_dir, "train"):
-        yield
-
-
 def training_cuts(data: AsrDataModule) -> StoredCuts:
-    """The training split; of the processes of a machine one stores it, and the others read what that one has stored.
+    """The training split, which one process of each machine stores and the others read.
 
     Raises:
       FileNotFoundError: the split has not been prepared.
@@ -205,8 +184,46 @@ def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBa
     return count
 
 
+@contextmanager
+def _opened(exp_dir: Path, config: Config, pieces: Sequence[str], *, resuming: bool) -> Iterator[None]:
+    """The experiment's folder with its log; the first process alone writes there."""
+    refuse_other_units(exp_dir, pieces)
+    if world().rank:
+        refuse_other_experiment(exp_dir, config, resuming=resuming)
+        yield
+        return
+    open_experiment(exp_dir, config, resuming=resuming)
+    save_units(exp_dir, pieces)
+    with logged(exp_dir, "train"):
+        yield
+
+
+def _log_beginning(config: Config, options: RunOptions, trainer: Trainer, origin: Origin, num_batches: int) -> None:
+    if origin.damaged:
+        logger.warning("%s is damaged: going on from the checkpoint before it, %s", origin.damaged, origin.path)
+    logger.debug("config: %s", json.dumps(to_dict(config)))
+    logger.debug("options: %s", options)
+    log_environment(trainer.device, commit=package_commit())
+    num_parameters = sum(p.numel() for p in trainer.model.parameters())
+    logger.info(
+        "%s: %.2f million parameters, %d batches an epoch, processes: %d, device: %s, threads: %d, torch %s",
+        "beginning" if origin.path is None else f"going on from {origin.path}",
+        num_parameters / 1e6,
+        num_batches,
+        world().size,
+        trainer.device,
+        torch.get_num_threads(),
+        torch.__version__,
+    )
+
+
+def _prescan(trainer: Trainer, loader: TrainLoader, max_duration: float) -> None:
+    largest = functools.partial(largest_batches, loader.cuts, loader.dataset)
+    prescan(trainer, lambda seconds: largest(max_duration=seconds), max_duration=max_duration)
+
+
 def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> argparse.ArgumentParser:
-    """The parser, whose help shows the values of the config that the arguments name."""
+    """The parser; its help shows the values of the config that the arguments name."""
     default = "base" if "base" in configs else next(iter(configs))
     naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     naming.add_argument("--config", default=default)
@@ -222,39 +239,10 @@ def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> a
     return parser
 
 
-def _load_tokenizer(config: Config, recipe_dir: Path) -> Tokenizer:
-    tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
-    require(
-        tokenizer.vocab_size == config.model.vocab_size,
-        f"{config.data.lang_dir} has {tokenizer.vocab_size} units, the config's vocab_size is "
-        f"{config.model.vocab_size}: give --vocab-size {tokenizer.vocab_size}, or another --lang-dir",
-    )
-    return tokenizer
-
-
-def _log_beginning(
-    config: Config, options: RunOptions, trainer: Trainer, resume_from: Path | None, num_batches: int
-) -> None:
-    logger.debug("config: %s", json.dumps(to_dict(config)))
-    logger.debug("options: %s", options)
-    log_environment(trainer.device, commit=package_commit())
-    num_parameters = sum(p.numel() for p in trainer.model.parameters())
-    logger.info(
-        "%s: %.2f million parameters, %d batches an epoch, processes: %d, device: %s, threads: %d, torch %s",
-        "beginning" if resume_from is None else f"going on from {resume_from}",
-        num_parameters / 1e6,
-        num_batches,
-        world().size,
-        trainer.device,
-        torch.get_num_threads(),
-        torch.__version__,
-    )
-
-
 class _Termination:
-    """SIGTERM, kept until a step has ended: an exception in the middle of torch's backward can abort the process.
+    """Keeps SIGTERM until a step has ended; an exception in the middle of torch's backward can abort the process.
 
-    A second SIGTERM ends the process at once, as it would without this.
+    A second SIGTERM ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -268,7 +256,7 @@ class _Termination:
         signal.signal(signal.SIGTERM, self._before)
 
     def check(self) -> None:
-        """Leave the program if the signal has come."""
+        """Leave the program if the signal has arrived."""
         if self._number is not None:
             raise SystemExit(128 + self._number)
 

@@ -191,6 +191,19 @@ def test_start_epoch_goes_on_as_in_icefall(recipe: Path, tmp_path: Path) -> None
     assert load_config(tmp_path / "config.json").training.num_epochs == 2
 
 
+def test_a_training_goes_on_in_another_folder_from_before_its_decay(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    wsd = ["--lr-schedule", "wsd", "--decay-epochs", "1", "--num-threads", "1"]
+    long = run(recipe, tmp_path / "long", *wsd, "--num-epochs", "3")
+    run(recipe, tmp_path / "short", *wsd, "--num-epochs", "2")
+    more = [*wsd, "--num-epochs", "3", "--resume-from", str(tmp_path / "short" / "epoch-1.pt")]
+    assert "seed 42 there, 7 now" in refused(recipe, tmp_path / "more", capsys, *more, "--seed", "7")
+    assert_same(long, run(recipe, tmp_path / "more", *more))
+    assert saved_epochs(tmp_path / "more") == [2, 3]
+    assert_same(long, run(recipe, tmp_path / "more", *more, "--resume", "true"))
+
+
 def test_a_seed_changes_the_run(recipe: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
     other = run(recipe, tmp_path, "--num-threads", "1", "--seed", "1")
     assert not torch.equal(whole["ctc_head.weight"], other["ctc_head.weight"])

@@ -8,7 +8,7 @@ from typing import Literal
 from shared_moe_conformer.config.values import ADDED_LATER, require, require_choice
 
 PrecisionName = Literal["float32", "bfloat16", "float16"]
-LrSchedule = Literal["cosine", "noam"]
+LrSchedule = Literal["cosine", "noam", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 
@@ -32,8 +32,10 @@ class TrainingConfig:
     warmup_steps: int = 500
     """Steps over which the learning rate rises to its peak."""
     lr_schedule: LrSchedule = field(default="cosine", metadata=ADDED_LATER)
-    """How the learning rate falls from its peak: by half a cosine to 1 % of it at the last step, or as 1 / sqrt(step),
-    whatever the number of epochs (noam)."""
+    """How the learning rate falls from its peak: by half a cosine to 1 % of it at the last step (cosine), as
+    1 / sqrt(step) whatever the number of epochs (noam), or in the last decay_epochs alone, to 1 % (wsd)."""
+    decay_epochs: int = field(default=5, metadata=ADDED_LATER)
+    """Last epochs, in which the learning rate falls with lr_schedule wsd; before them a training can be extended."""
     weight_decay: float = 1e-2
     """Weight decay, on matrices only: each update makes them smaller by this share of the learning rate."""
     max_grad_norm: float = 5.0
@@ -97,6 +99,11 @@ class TrainingConfig:
         require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
         require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
         require_choice("lr_schedule", self.lr_schedule, LrSchedule)
+        require(self.decay_epochs >= 1, f"decay_epochs is {self.decay_epochs}: give 1 or more")
+        require(
+            self.lr_schedule != "wsd" or self.decay_epochs <= self.num_epochs,
+            f"decay_epochs is {self.decay_epochs}, num_epochs {self.num_epochs}: give fewer --decay-epochs",
+        )
         require(self.muon_lr_factor > 0, f"muon_lr_factor is {self.muon_lr_factor}: give a positive number")
         require_choice("optimizer", self.optimizer, OptimizerName)
         require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)

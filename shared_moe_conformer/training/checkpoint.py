@@ -1,7 +1,7 @@
 """Checkpoints of a training: complete for resuming, never half-written.
 
-They hold tensors and strings only, what is neither as JSON, so that loading one cannot run code (torch 1.13 takes no
-float there).
+A checkpoint holds tensors and strings alone, so that loading it cannot run code; everything else is stored as JSON
+(torch 1.13's safe loading refuses even a float).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ BEST_NAME = "best-valid-wer.pt"
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
-    """Where the checkpoint at the end of an epoch is."""
+    """The path of the checkpoint at the end of an epoch."""
     return exp_dir / f"epoch-{epoch}.pt"
 
 
 def saved_epochs(exp_dir: Path) -> list[int]:
-    """The epochs with a checkpoint, rising."""
+    """The epochs that have a checkpoint, in order."""
     matches = (re.fullmatch(r"epoch-(\d+)\.pt", path.name) for path in exp_dir.glob("epoch-*.pt"))
     return sorted(int(match[1]) for match in matches if match)
 
 
 def step_path(exp_dir: Path, step: int) -> Path:
-    """Where the checkpoint of an update is, if those are kept."""
+    """The path of the checkpoint of an update, if those are kept."""
     return exp_dir / f"checkpoint-{step}.pt"
 
 
 def saved_steps(exp_dir: Path) -> list[int]:
-    """The updates with a checkpoint of their own, rising."""
+    """The updates that have a checkpoint of their own, in order."""
     matches = (re.fullmatch(r"checkpoint-(\d+)\.pt", path.name) for path in exp_dir.glob("checkpoint-*.pt"))
     return sorted(int(match[1]) for match in matches if match)
 
@@ -74,7 +74,7 @@ def _valid_wer(path: Path) -> float:
     try:
         return float(json.loads(load_checkpoint(path)["valid_wer"]))
     except (KeyError, ValueError):
-        logger.warning("%s cannot be read: these weights take its place", path)
+        logger.warning("%s cannot be read: it is replaced by the newest weights", path)
         return math.inf
 
 
@@ -86,7 +86,7 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
       checkpoint: `model` (a state_dict) and whatever else resuming needs: tensors and strings.
 
     Raises:
-      ValueError: the disk has no room for it, or fails; the older checkpoints are as they were.
+      ValueError: the disk is full or fails; older checkpoints stay as they were.
     """
     content = io.BytesIO()  # torch 1.13 aborts the process if it writes to a file that cannot grow
     torch.save(checkpoint, content)
@@ -102,11 +102,11 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, its tensors on the CPU.
+    """Read a checkpoint, with its tensors on the CPU.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: the file is damaged or something else.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is damaged, or it is no checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}: train first (./train.py), or name another epoch")
@@ -131,7 +131,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the generators back to where `rng_state` found them."""
+    """Put the generators back into a state that `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda"])

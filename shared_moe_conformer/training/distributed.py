@@ -1,6 +1,6 @@
-"""Several processes that train one model, as torchrun starts them: each has a part of every update's batches.
+"""Several processes that train one model, started by torchrun; each has a part of every update's batches.
 
-Everything here also works in a process that trains alone, where sums and means are over one.
+Everything here also works in a process that trains alone: sums and means are then over one process.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from shared_moe_conformer.training.metrics import LossTotals
 
 SECONDS_BEFORE_END = 0.5
 LONGEST_WAIT = timedelta(days=1)
-"""For a large corpus to be read; a process that dies meanwhile is noticed at once."""
+"""Time in which a large corpus must have been read; a process that dies meanwhile is noticed at once."""
 
 T = TypeVar("T")
 
 
 class World(NamedTuple):
-    """The processes of a training, and which of them this is."""
+    """The processes of a training, and the place of this one among them."""
 
     rank: int = 0
-    """This process, from 0; 0 alone writes checkpoints and the log."""
+    """Number of this process, from 0; process 0 alone writes checkpoints and the log."""
     size: int = 1
     """Processes on all machines."""
     local_rank: int = 0
-    """This process among those of its machine."""
+    """Number of this process among those of its machine, from 0."""
 
 
 def world() -> World:
-    """The processes that torchrun has started; one, if the program was started by itself.
+    """The processes that torchrun started; one if the program was started without it.
 
     Source: the environment variables of torchrun, https://pytorch.org/docs/stable/elastic/run.html
     """
@@ -54,7 +54,7 @@ def world() -> World:
 
 @contextmanager
 def connected(device: torch.device) -> Iterator[None]:
-    """Connect the processes while the block runs: by nccl between GPUs, by gloo between CPUs."""
+    """Connect the processes while the block runs, with nccl between GPUs and gloo between CPUs."""
     if world().size == 1:
         yield
         return
@@ -67,17 +67,17 @@ def connected(device: torch.device) -> Iterator[None]:
     try:
         yield
     finally:
-        # in torch 1.13 the end waits, with Python's lock, for a thread that may still need this lock to free a tensor
+        # torch 1.13 waits here, holding Python's lock, for a thread that may still need the lock to free a tensor
         time.sleep(SECONDS_BEFORE_END)
         dist.destroy_process_group()
 
 
 def agreed_name(store: dist.Store, rank: int, size: int) -> str:
-    """A name that the processes which now meet have in common, and that no others have had.
+    """A name shared by the processes that meet now, and by no earlier ones.
 
-    torchrun's store outlives a restart, and with it the addresses of processes that have died. Of several agents each
-    counts the restarts that it knows of, so that their numbers can differ. Here the first process makes up a name and
-    answers each other process's question, a number that only a living process waits for.
+    torchrun's store outlives a restart and still holds the addresses of processes that have died. Restarts cannot serve
+    as the name, since each agent counts only those that it has seen. Here the first process makes up a name and sends
+    it as the answer to each other process's question, a random number that only a living process waits for.
     """
     if rank:
         question = secrets.token_hex(8)
@@ -97,7 +97,7 @@ def agreed_name(store: dist.Store, rank: int, size: int) -> str:
 
 
 def gather(value: Any) -> list[Any]:
-    """The value of every process, by rank."""
+    """The value of every process, in order of rank."""
     if not dist.is_initialized():
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -106,10 +106,10 @@ def gather(value: Any) -> list[Any]:
 
 
 def from_local_leader(make: Callable[[], T]) -> T:
-    """What the first process of each machine makes, for all processes of that machine, however long it takes.
+    """Have the first process of each machine make a value, and return it in all processes of that machine.
 
     Raises:
-      ValueError, OSError: raised there; in every process of the machine.
+      ValueError, OSError: `make` raised it; every process of the machine raises it too.
     """
     mine: T | Exception | None = None
     if world().local_rank == 0:
@@ -126,7 +126,7 @@ def from_local_leader(make: Callable[[], T]) -> T:
 
 
 def total_losses(totals: LossTotals) -> LossTotals:
-    """The losses of all processes added up; some may have none."""
+    """The sum of the losses of all processes, some of which may have none."""
     total = LossTotals()
     for part in gather(totals):
         if part.num_frames:
@@ -135,7 +135,7 @@ def total_losses(totals: LossTotals) -> LossTotals:
 
 
 def add_up(values: Sequence[float], device: torch.device) -> list[float]:
-    """Each value summed over all processes, in float64; all give equally many."""
+    """Each value summed over all processes, in float64; all processes give the same number of values."""
     if not dist.is_initialized():
         return list(values)
     total = torch.tensor(values, dtype=torch.float64, device=device)
@@ -159,9 +159,9 @@ def total_of_update(totals: LossTotals, num_feature_frames: int, device: torch.d
 
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
-    """Give every process the mean of all processes' buffers: batch normalisations gather statistics of their own.
+    """Replace the buffers by their means over all processes, since each gathers batch statistics of its own.
 
-    Counts, and what all processes compute from the whole update, are the same in all of them and stay so.
+    Counts and statistics of the whole update are the same in all processes and stay the same.
     """
     buffers = list(model.buffers())
     if not dist.is_initialized() or not buffers:
@@ -175,9 +175,9 @@ def average_buffers(model: nn.Module) -> None:
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """The model, called so that `backward` leaves the mean of all processes' gradients; alone it is the model itself.
+    """A wrapper of the model whose `backward` averages gradients over all processes; alone, the model itself.
 
-    Batch statistics stay each process's own (`average_buffers`).
+    It leaves buffers alone (`average_buffers`).
     """
     if not dist.is_initialized():
         return model

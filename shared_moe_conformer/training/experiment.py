@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -23,8 +23,9 @@ from shared_moe_conformer.training.checkpoint import (
     step_path,
 )
 from shared_moe_conformer.training.log import logger
+from shared_moe_conformer.training.options import RunOptions
 
-FREE_OPTIONS = ("num_epochs", "num_workers")
+FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers")
 """Options that may change when a training is resumed."""
 HALF_WRITTEN = (".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
 """Files that a run leaves behind when it is killed while it writes (`atomic_file`)."""
@@ -60,6 +61,34 @@ def only_training_in(exp_dir: Path) -> Iterator[None]:
         if is_new:
             with contextlib.suppress(OSError):  # not empty
                 exp_dir.rmdir()
+
+
+class Origin(NamedTuple):
+    """Where a training goes on from; all None: it begins."""
+
+    path: Path | None = None
+    checkpoint: dict[str, Any] | None = None
+    """Its content."""
+    damaged: Path | None = None
+    """A newer checkpoint than `path` that cannot be read."""
+
+
+def find_origin(exp_dir: Path, config: Config, options: RunOptions, *, resume_from: Path | None = None) -> Origin:
+    """The checkpoint that a training goes on from, of its own folder or, if that has none, `resume_from`.
+
+    Raises:
+      FileNotFoundError, FileExistsError, ValueError: it is missing, all are damaged, or it is of another training.
+    """
+    newest = checkpoint_to_resume(exp_dir, start_epoch=options.start_epoch, resume=options.resume)
+    if newest is not None:
+        path, checkpoint = load_to_resume(newest)
+    elif resume_from is not None:
+        path = newest = resume_from
+        checkpoint = load_checkpoint(path)
+    else:
+        return Origin()
+    refuse_other_checkpoint(checkpoint, config, path)
+    return Origin(path, checkpoint, None if path == newest else newest)
 
 
 def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = False) -> Path | None:
@@ -142,13 +171,13 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
         file.write((json.dumps(to_dict(config), indent=2) + "\n").encode())
 
 
-def refuse_other_model(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
-    """Raise `ValueError` unless the checkpoint is of the config's model."""
+def refuse_other_checkpoint(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
+    """Raise `ValueError` unless a training of the config can go on from the checkpoint."""
     require("config" in checkpoint, f"{path} holds no config, so no training can go on from it: name another")
     its_config = from_dict(Config, json.loads(checkpoint["config"]))
-    differences = _differences(to_dict(its_config)["model"], to_dict(config)["model"])
+    differences = _differences(to_dict(its_config), to_dict(config), FREE_OPTIONS)
     if differences:
-        raise ValueError(f"{path} is of another model ({differences}): give the options that it was trained with")
+        raise ValueError(f"{path} is of another training ({differences}): give the options with which it began")
 
 
 def refuse_other_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:

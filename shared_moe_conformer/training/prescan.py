@@ -1,4 +1,4 @@
-"""Whether the largest batches fit into memory, known before hours have been spent on the smaller ones."""
+"""A test, before training begins, whether the largest batches fit into memory."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from shared_moe_conformer.training.trainer import Trainer
 from shared_moe_conformer.training.update import AsrBatchLike
 
 SMALLER = (0.75, 0.5, 0.25, 0.125)
-"""Shares of the wanted duration that are tried after it, to say what fits."""
+"""Shares of the wanted duration that are tried next, to say which duration fits."""
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
-"""In what torch says when memory ends, on GPUs and CPUs."""
+"""Parts of torch's messages when memory runs out, on GPUs and CPUs."""
 
 
 def prescan(
     trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBatchLike]], *, max_duration: float
 ) -> None:
-    """Compute the gradients of the largest batches and forget them; all stays as it was, bit by bit.
+    """Compute the gradients of the largest batches and drop them; nothing changes, bit by bit.
 
     Args:
-      trainer: at its beginning or restored.
-      largest_batches: from a duration in seconds to the largest batches of it.
-      max_duration: that of training.
+      trainer: new or restored.
+      largest_batches: function from a duration in seconds to the largest batches of that duration.
+      max_duration: seconds in a batch of the training.
 
     Raises:
-      ValueError: they do not fit into memory in one of the processes; it says which do.
+      ValueError: the batches do not fit into memory in one of the processes; the message says which would.
     """
     if _fit_everywhere(trainer, largest_batches(max_duration)):
         memory = ", ".join(f"{name} {value:.0f}" for name, value in memory_in_use().items())
@@ -43,7 +43,7 @@ def prescan(
         if _fit_everywhere(trainer, largest_batches(share * max_duration)):
             raise ValueError(
                 f"{message}, those of {share * max_duration:g} do: give --max-duration {share * max_duration:g}, "
-                "with a larger --accumulate-batches if updates are to be as large, or --checkpoint-activations true"
+                "with a larger --accumulate-batches to keep updates as large, or --checkpoint-activations true"
             )
     raise ValueError(f"{message}, nor does an eighth of it: leave out the longest cuts, or train a smaller model")
 
@@ -53,7 +53,7 @@ def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatchLike]) -> bool:
 
 
 def _fit(trainer: Trainer, batches: Sequence[AsrBatchLike]) -> bool:
-    """Whether this process can compute the batches, with as much memory taken as the optimizer is going to take."""
+    """Whether this process can compute the batches while the optimizer's memory is taken too."""
     with _unchanged(trainer):
         try:
             moments = [torch.empty_like(p) for p in trainer.model.parameters() if p.requires_grad for _ in range(2)]

@@ -1,4 +1,4 @@
-"""What a training shows while it runs: TensorBoard, and a progress bar or, without a terminal, plain lines."""
+"""Display of a running training: TensorBoard, log lines and, in a terminal, a progress bar."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECONDS_PER_FRAME = 0.01
 
 
 class Span:
-    """What has happened since a moment: losses, audio, and time."""
+    """Losses, audio and time since a moment."""
 
     def __init__(self) -> None:
         self.totals = LossTotals()
@@ -44,7 +44,7 @@ class Span:
         self._start = time.perf_counter()
 
     def add(self, report: StepReport) -> None:
-        """Count a step in; of a skipped one, that there was one."""
+        """Count an update, or a skipped update."""
         if report.skipped:
             self.num_skipped += 1
             return
@@ -65,7 +65,7 @@ class Span:
         }
 
     def gradients(self) -> dict[str, float]:
-        """The mean norm before clipping, the share of updates that were clipped, and the number that were skipped."""
+        """The mean norm before clipping, the share of clipped updates, and the number of skipped updates."""
         steps = max(self.num_steps, 1)
         return {
             "mean_grad_norm": self.grad_norms / steps,
@@ -85,9 +85,9 @@ class Tracker:
         Args:
           exp_dir: the experiment's folder.
           num_epochs: epochs of the training.
-          log_every_n_steps: how often averages are written.
-          first_step: updates already done; what an earlier run wrote after them is hidden in TensorBoard.
-          shown: show and write anything; of several processes, one does.
+          log_every_n_steps: updates between two lines or points of averages.
+          first_step: updates already done; TensorBoard hides points that an earlier run wrote after them.
+          shown: whether to show and write anything; of several processes one does.
         """
         self.num_epochs, self.log_every_n_steps = num_epochs, log_every_n_steps
         self._shown = shown
@@ -97,16 +97,16 @@ class Tracker:
         self._collapse = CollapseDetector()
         self._bar: Any = None
         self.epoch = 0
-        """Epoch that is shown."""
+        """The epoch that is shown."""
 
     def watch(self, batches: Iterable[T], *, epoch: int, num_batches: int, num_done: int = 0) -> Iterator[T]:
-        """The batches of an epoch, under a progress bar; the time until each comes is counted as waiting.
+        """The batches of an epoch, under a progress bar; the time until each arrives counts as waiting.
 
         Args:
-          batches: those still to come.
+          batches: the batches still to come.
           epoch: its number, from 1.
           num_batches: batches of the whole epoch.
-          num_done: those already done.
+          num_done: batches already done.
         """
         self.epoch = epoch
         self._interval, self._epoch = Span(), Span()
@@ -185,7 +185,7 @@ class Tracker:
         self._epoch.waited += seconds
 
     def _interval_is_long(self) -> bool:
-        """The averages since the last point are of many updates; those of a few would only make curves jagged."""
+        """Whether enough updates were made since the last point; averages of a few would make curves jagged."""
         return 2 * (self._interval.num_steps + self._interval.num_skipped) >= self.log_every_n_steps
 
     def _write_interval(self, report: StepReport, step: int) -> None:
@@ -222,7 +222,7 @@ class Tracker:
 
 
 def memory_in_use() -> dict[str, float]:
-    """The most memory that this process has had, in MiB: of the machine and, where one is in use, of its GPU."""
+    """The peak memory of this process and, where one is in use, of its GPU, in MiB."""
     memory = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}  # Linux counts KiB
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         memory["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
@@ -230,7 +230,7 @@ def memory_in_use() -> dict[str, float]:
 
 
 def shown_losses(totals: LossTotals) -> str:
-    """The losses per frame, for reading, and the shares of the least used and the busiest expert of all layers."""
+    """The losses per frame and the shares of the least used and the busiest expert of all layers, for reading."""
     losses = ", ".join(f"{name.replace('_loss', '')} {value:.4g}" for name, value in totals.averages().items() if value)
     if totals.frames_per_expert is None:
         return losses

@@ -47,14 +47,14 @@ class Trainer:
         teacher: nn.Module | None = None,
         average_period: int = 0,
     ) -> None:
-        """Make the optimizer; processes must be connected before (`distributed.connected`).
+        """Make the optimizer; several processes must be connected already (`distributed.connected`).
 
         Args:
-          model: called with `x, x_lens, y, y_lens` and the transducer's options, returns `AsrLosses`.
-          config: schedule and losses.
+          model: a call with `x, x_lens, y, y_lens` and the transducer's options returns `AsrLosses`.
+          config: schedule, optimizer, losses.
           device: where to compute; None: where the model is.
-          teacher: its `teach(x, x_lens, y)` is what the model should imitate; it stays as it is.
-          average_period: updates between those whose weights are summed up for averages; 0: none are.
+          teacher: the model should imitate its `teach(x, x_lens, y)`; it is not trained.
+          average_period: updates between those whose weights are summed for averages; 0: none are.
 
         Raises:
           ValueError: this torch cannot compute with the config's precision.
@@ -72,7 +72,7 @@ class Trainer:
         self._sum = RunningSum(self.model, average_period) if average_period else None
 
     def train_mode(self) -> None:
-        """Put the model into training mode, all but its frozen parts."""
+        """Put the model into training mode, except for its frozen parts."""
         self.model.train()
         for module in self._frozen:
             module.eval()
@@ -80,12 +80,12 @@ class Trainer:
     def train_step(self, *batches: AsrBatchLike, progress: float) -> StepReport:
         """Update the model once; it must be in training mode.
 
-        The update is that of all batches of all processes, in which each frame weighs alike. If a loss or the gradient
-        is not finite it is skipped by all of them: weights, statistics, optimizer and schedule stay as they were.
+        The gradient is that of the mean loss per frame over all batches of all processes. If a loss or the gradient is
+        not finite, all processes skip the update: weights, statistics, optimizer and schedule stay as they were.
 
         Args:
-          batches: those of this process.
-          progress: share of the whole training done, these batches included, by which a cosine falls.
+          batches: this process's batches.
+          progress: share of the whole training done, these batches included; the learning rate follows it.
         """
         step, state, buffers = self.state.step + 1, self.state, [buffer.clone() for buffer in self.model.buffers()]
         progress_at_peak = state.progress_at_peak
@@ -97,6 +97,7 @@ class Trainer:
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         fault = non_finite(totals.averages()) or non_finite({"gradient norm": grad_norm})  # the same in all processes
         state.num_batches += len(batches)
+        state.progress = progress
         report = StepReport(totals, frames, learning_rate, grad_norm, len(batches))
         if fault:
             self._undo(buffers, progress_at_peak)
@@ -116,7 +117,7 @@ class Trainer:
     def validate(
         self, batches: Iterable[AsrBatchLike], each: Callable[[AsrBatchLike], None] = lambda batch: None
     ) -> LossTotals:
-        """The losses of a set in evaluation mode, weighed as after the warm-up.
+        """The losses of a set in evaluation mode, with the weights that they have after the warm-up.
 
         Args:
           batches: the set, or this process's part of it.
@@ -131,7 +132,7 @@ class Trainer:
         return total_losses(totals)
 
     def checkpoint(self) -> dict[str, Any]:
-        """Where the training is, as tensors and strings; the optimizer's options are the config's."""
+        """The state of the training, as tensors and strings; the optimizer's options are in the config."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict()["state"],
@@ -141,16 +142,16 @@ class Trainer:
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> TrainState:
-        """Go back to where `checkpoint` was made.
+        """Go back to the state of a checkpoint.
 
         Raises:
-          ValueError: its weights are not this model's.
+          ValueError: its weights do not fit the model.
         """
         try:
             self.model.load_state_dict(checkpoint["model"])
         except RuntimeError as error:
             raise ValueError(
-                f"the checkpoint's weights do not fit the model: train anew, or use the version that wrote it ({error})"
+                f"the checkpoint's weights do not fit the model ({error}): use the version that wrote it"
             ) from error
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": checkpoint["optimizer"]})
         self.precision.restore(checkpoint)
@@ -160,13 +161,13 @@ class Trainer:
         return self.state
 
     def _count_features(self, batches: Sequence[AsrBatchLike]) -> None:
-        """Have the model know the features of all processes' batches before it computes any."""
+        """Count the features of all processes' batches in the model's statistics, before it normalises them."""
         totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]  # type: ignore[operator]
         everyones = add_up(torch.stack(totals).sum(dim=0).tolist(), self.device)
         self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))  # type: ignore[operator]
 
     def _backward(self, batches: Sequence[AsrBatchLike]) -> tuple[LossTotals, int]:
-        """Leave the gradient of the loss per frame of all processes' batches; return their losses, feature frames."""
+        """Compute the gradient of the mean loss per frame; return the losses and feature frames of all processes."""
         scales = loss_scales(self.config, self.state.step)
         alone = len(batches) == world().size == 1
         totals = LossTotals()
@@ -185,13 +186,13 @@ class Trainer:
         return totals, frames
 
     def _exchange(self, is_last: bool) -> AbstractContextManager[None]:
-        """Where the processes' gradients meet: in the backward of the last batch of an update."""
+        """A context in which processes exchange gradients only for the last batch of an update."""
         if is_last or not isinstance(self._parallel_model, DistributedDataParallel):
             return nullcontext()
         return self._parallel_model.no_sync()  # type: ignore[operator]
 
     def losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
-        """The weighted loss of a batch, per frame, and what it consists of."""
+        """The weighted loss of a batch, per frame, and its parts."""
         x, x_lens, y, y_lens = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
         )
@@ -213,7 +214,7 @@ class Trainer:
         return loss, LossTotals.of_batch(losses, loss)
 
     def _undo(self, buffers: Sequence[Tensor], progress_at_peak: float) -> None:
-        """Put back what an update changes before it is known to be good, and count it as skipped."""
+        """Restore the state before an update, and count the update as skipped."""
         for buffer, before in zip(self.model.buffers(), buffers):
             buffer.copy_(before)
         self.state.progress_at_peak = progress_at_peak
@@ -224,11 +225,7 @@ class Trainer:
         if step <= max(self.config.warmup_steps, 1):
             self.state.progress_at_peak = progress
         learning_rate = self.config.learning_rate * learning_rate_factor(
-            self.config.lr_schedule,
-            step,
-            warmup_steps=self.config.warmup_steps,
-            progress=progress,
-            progress_at_peak=self.state.progress_at_peak,
+            self.config, step, progress=progress, progress_at_peak=self.state.progress_at_peak
         )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]

@@ -56,6 +56,8 @@ class TrainState:
     """Batches of this epoch that each process has done."""
     step: int = 0
     """Updates done."""
+    progress: float = 0.0
+    """Share of the training done, in epochs."""
     progress_at_peak: float = 0.0
     """Share of the training done when the learning rate reached its peak."""
     num_skipped: int = 0

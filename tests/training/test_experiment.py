@@ -21,7 +21,7 @@ from shared_moe_conformer.training.experiment import (
     load_to_resume,
     only_training_in,
     open_experiment,
-    refuse_other_model,
+    refuse_other_checkpoint,
 )
 
 
@@ -102,9 +102,9 @@ def test_resuming_may_train_longer(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     checkpoint = {"config": json.dumps(to_dict(Config()))}
-    refuse_other_model(checkpoint, Config(), tmp_path)
+    refuse_other_checkpoint(checkpoint, Config(), tmp_path)
     with pytest.raises(ValueError, match="top_k 1 there, 2 now"):
-        refuse_other_model(checkpoint, replace_fields(Config(), {"top_k": 2}), tmp_path)
+        refuse_other_checkpoint(checkpoint, replace_fields(Config(), {"top_k": 2}), tmp_path)
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -138,7 +138,7 @@ def test_if_all_checkpoints_are_damaged_none_is_used(tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"epoch-1\.pt holds no config"):
-        refuse_other_model({"model": {}}, Config(), epoch_path(tmp_path, 1))
+        refuse_other_checkpoint({"model": {}}, Config(), epoch_path(tmp_path, 1))
 
 
 ROOT = Path(__file__).resolve().parent.parent.parent

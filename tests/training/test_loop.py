@@ -13,11 +13,14 @@ from shared_moe_conformer.training import loop
 from shared_moe_conformer.training.checkpoint import BEST_NAME, MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.experiment import checkpoint_to_resume
-from shared_moe_conformer.training.loop import Batches, RunOptions, fit, seed_generators
+from shared_moe_conformer.training.loop import Batches, fit, seed_generators
+from shared_moe_conformer.training.options import RunOptions
 from shared_moe_conformer.training.trainer import Trainer
 from shared_moe_conformer.training.update import StepReport
 
 Fit = Callable[..., dict[str, torch.Tensor]]
+TWO = {"accumulate_batches": 2}
+WSD = {"lr_schedule": "wsd", "decay_epochs": 1}
 
 
 class Killed(Exception):
@@ -32,13 +35,13 @@ def fit_tiny(tiny_model: Callable[[], Any], loader: Callable[[], Any], batch: An
         exp_dir: Path,
         *,
         kill_at: int | None = None,
-        seed: int = 42,
-        accumulate_batches: int = 1,
+        changes: dict[str, Any] | None = None,
+        begin: Path | None = None,
         word_errors: Callable[[Any], tuple[int, int]] = lambda one: (1, 4),
         **options: Any,
     ) -> dict[str, torch.Tensor]:
         exp_dir.mkdir(exist_ok=True)
-        changed = replace_fields(config, {"seed": seed, "accumulate_batches": accumulate_batches})
+        changed = replace_fields(config, changes or {})
         trainer = Trainer(tiny_model(), changed.training)
         step = trainer.train_step
 
@@ -48,7 +51,7 @@ def fit_tiny(tiny_model: Callable[[], Any], loader: Callable[[], Any], batch: An
             return step(*args, **kwargs)
 
         trainer.train_step = step_or_die  # type: ignore[method-assign]
-        path = checkpoint_to_resume(exp_dir, resume=True)
+        path = checkpoint_to_resume(exp_dir, resume=True) or begin
         fit(
             trainer,
             Batches(loader(), [batch(1), batch(2)], word_errors),
@@ -67,7 +70,9 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(fit_tiny: Fit, tmp_path: Path) -> None:
-    first, second, other = (fit_tiny(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    first, second, other = (
+        fit_tiny(tmp_path / name, changes={"seed": seed}) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
     assert_same(first, second)
     assert not torch.equal(first["hidden_weight"], other["hidden_weight"])
 
@@ -132,6 +137,31 @@ def test_an_epoch_whose_validation_was_stopped_can_still_be_the_best(
     last = fit_tiny(tmp_path, word_errors=dies)
     best = load_checkpoint(tmp_path / BEST_NAME)
     assert best["epoch"] == "3" and all(torch.equal(value, best["model"][name]) for name, value in last.items())
+
+
+def test_more_epochs_with_a_cosine_tell_how_the_learning_rate_jumps(fit_tiny: Fit, tmp_path: Path, caplog: Any) -> None:
+    fit_tiny(tmp_path)
+    fit_tiny(tmp_path)
+    assert caplog.text == ""
+    fit_tiny(tmp_path, changes={"num_epochs": 4})
+    (line,) = caplog.messages
+    assert line.startswith("the learning rate goes from 0.01 to 0.") and "num_epochs was 3 and is 4" in line
+    assert saved_epochs(tmp_path) == [1, 2, 3, 4]
+    caplog.clear()
+    fit_tiny(tmp_path, changes={"num_epochs": 4})
+    assert caplog.text == ""
+
+
+def test_wsd_goes_on_from_before_its_decay_as_if_more_epochs_had_been_planned(
+    fit_tiny: Fit, tmp_path: Path, caplog: Any
+) -> None:
+    long = fit_tiny(tmp_path / "long", changes={**WSD, "num_epochs": 5})
+    fit_tiny(tmp_path / "short", changes=WSD)
+    before_decay = tmp_path / "short" / "epoch-2.pt"
+    assert_same(long, fit_tiny(tmp_path / "more", changes={**WSD, "num_epochs": 5}, begin=before_decay))
+    assert caplog.text == "" and saved_epochs(tmp_path / "more") == [3, 4, 5]
+    fit_tiny(tmp_path / "short", changes={**WSD, "num_epochs": 5})
+    assert "the learning rate goes from 0.01 to 1 of its peak" in caplog.text and "epoch-2.pt" in caplog.text
 
 
 def test_a_mid_epoch_checkpoint_saves_the_work_done(fit_tiny: Fit, tmp_path: Path) -> None:
@@ -207,17 +237,17 @@ def test_progress_is_the_share_of_all_batches_that_is_done(
         return step(self, *args, progress=progress)
 
     monkeypatch.setattr(Trainer, "train_step", watched)
-    fit_tiny(tmp_path, accumulate_batches=accumulate_batches)
+    fit_tiny(tmp_path, changes={"accumulate_batches": accumulate_batches})
     assert seen == pytest.approx([(5 * epoch + done) / 15 for epoch in range(3) for done in batches])
 
 
 def test_updates_of_several_batches_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_path: Path) -> None:
-    whole = fit_tiny(tmp_path / "whole", accumulate_batches=2)
+    whole = fit_tiny(tmp_path / "whole", changes=TWO)
     for epoch, steps in ((1, 3), (3, 9)):
         assert f'"step": {steps}' in load_checkpoint(tmp_path / "whole" / f"epoch-{epoch}.pt")["train_state"]
     with pytest.raises(Killed):
-        fit_tiny(tmp_path / "stopped", kill_at=5, save_every_n_steps=1, accumulate_batches=2)
-    assert_same(whole, fit_tiny(tmp_path / "stopped", accumulate_batches=2))
+        fit_tiny(tmp_path / "stopped", kill_at=5, save_every_n_steps=1, changes=TWO)
+    assert_same(whole, fit_tiny(tmp_path / "stopped", changes=TWO))
 
 
 def test_an_empty_epoch_is_refused(fit_tiny: Fit, loader: Any, tmp_path: Path, monkeypatch: Any) -> None:
