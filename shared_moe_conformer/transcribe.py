@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import glob
+import os
 import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
@@ -23,10 +25,13 @@ from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
+from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.speech.formats import as_ctm, as_json, as_srt, as_text, as_times, as_vtt
+from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript
 
 STDIN = "-"
+EACH = "each"
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
     "times": as_times,
     "text": as_text,
@@ -48,34 +53,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_main(lambda: _transcribe_files(args))
 
 
+class Input(NamedTuple):
+    """A recording, and the name under which its transcript is shown."""
+
+    name: str
+    recording: str | Channel
+
+
 def transcribe_files(
     bundle: Bundle,
-    paths: Sequence[str],
+    inputs: Sequence[Input],
     *,
     decoding: DecodingConfig,
     write: Callable[[str, Transcript], None],
 ) -> list[str]:
-    """Write each file's transcript as soon as it is ready; a file with an error does not stop the others.
+    """Write each input's transcript as soon as it is ready; one with an error does not stop the others.
 
     Returns:
-      The files that could not be transcribed; the reasons are printed to the standard error.
+      The names of inputs that could not be transcribed; the reasons are printed to the standard error.
     """
     failed = {}
 
     def report(number: int, error: Exception) -> None:
-        failed[number] = paths[number]
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        failed[number], recording = inputs[number]
+        message = str(error).replace(os.fspath(recording), os.fspath(failed[number]))
+        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
-    with tempfile.NamedTemporaryFile() as copy:
-        if STDIN in paths:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-            copy.flush()
-        recordings = [copy.name if path == STDIN else path for path in paths]
-        transcripts = bundle.transcribe_many(recordings, decoding=decoding, progress=True, on_error=report)
-        for number, transcript in enumerate(transcripts):
-            if number not in failed:
-                write("stdin" if paths[number] == STDIN else paths[number], transcript)
+    recordings = [recording for _, recording in inputs]
+    transcripts = bundle.transcribe_many(recordings, decoding=decoding, progress=True, on_error=report)
+    for number, transcript in enumerate(transcripts):
+        if number not in failed:
+            write(inputs[number].name, transcript)
     return list(failed.values())
+
+
+def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]:
+    """What is transcribed of a file: the mean of its channels, one of them, or `each`.
+
+    A file that cannot be opened is one input, whose error comes when it is transcribed.
+    """
+    if channel is None:
+        return [Input(name, path)]
+    channels = [channel] if isinstance(channel, int) else [0]
+    if channel == EACH:
+        with contextlib.suppress(ValueError, OSError), open_audio(Path(path)) as file:
+            channels = list(range(file.channels))
+    of_channel = Path(name)
+    return [Input(str(of_channel.with_stem(f"{of_channel.stem}-{n}")), Channel(path, n)) for n in channels]
 
 
 def find_audio(names: Sequence[str]) -> Iterator[str]:
@@ -92,10 +116,21 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
             yield name
             continue
         paths = Path(name).rglob("*") if Path(name).is_dir() else map(Path, glob.iglob(name, recursive=True))
-        found = sorted(str(path) for path in paths if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = sorted(str(path) for path in paths if _is_audio(path))
         if not found:
             raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
         yield from found
+
+
+def _is_audio(path: Path) -> bool:
+    """By its name; hidden files, such as the ._a.wav that macOS leaves beside a.wav, are not."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _channel(text: str) -> int | str:
+    if text == EACH or text.isdecimal():
+        return EACH if text == EACH else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no channel: give a number from 0, or {EACH}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,10 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "audio",
         nargs="+",
-        help="files of any kind that libsndfile reads, at any sampling rate and of any length; folders, with all below "
-        "them; patterns in quotes ('calls/**/*.flac'); -: an audio file on the standard input",
+        help="files that libsndfile reads, or ffmpeg or PyAV if installed (m4a, webm, amr), of any sampling rate and "
+        "length; folders, with all below them; patterns in quotes ('calls/**/*.flac'); -: an audio file on the "
+        "standard input",
     )
     add_model_flags(parser)
+    parser.add_argument(
+        "--channel",
+        type=_channel,
+        help="one channel of each file, from 0; each: a transcript of every channel, as of the two sides of a call "
+        "[the mean of all]",
+    )
     parser.add_argument(
         "--format",
         choices=FORMATS,
@@ -141,27 +183,38 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
 
 def _transcribe_files(args: argparse.Namespace) -> None:
     tune_cpu()
-    paths = list(find_audio(args.audio))
+    names = list(find_audio(args.audio))
+    with tempfile.NamedTemporaryFile() as copy:
+        if STDIN in names:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+            copy.flush()
+        paths = {name: (name, name) if name != STDIN else (copy.name, "stdin") for name in names}
+        inputs = [i for name in names for i in inputs_of(paths[name][0], args.channel, name=paths[name][1])]
+        _transcribe_inputs(inputs, args)
+
+
+def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> None:
     require(
-        args.output_dir is not None or len(paths) == 1 or args.format not in ONE_RECORDING,
-        f"--format {args.format} holds one recording, and there are {len(paths)}: give --output-dir",
+        args.output_dir is not None or len(inputs) == 1 or args.format not in ONE_RECORDING,
+        f"--format {args.format} holds one recording, and there are {len(inputs)}: give --output-dir",
     )
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     decoding, *others = resolved(apply_flags(bundle.default_search, args), vocab_size=bundle.config.model.vocab_size)
     require(not others, f"{decoding.decoding_method} needs the scale of its n-gram: give one, as --lm-scales 0.5")
-    failed = transcribe_files(bundle, paths, decoding=decoding, write=_writer(args, paths))
+    write = _writer(args, [name for name, _ in inputs])
+    failed = transcribe_files(bundle, inputs, decoding=decoding, write=write)
     if failed:
-        raise ValueError(f"{len(failed)} of {len(paths)} files failed: {', '.join(failed)}")
+        raise ValueError(f"{len(failed)} of {len(inputs)} files failed: {', '.join(failed)}")
 
 
-def _writer(args: argparse.Namespace, paths: Sequence[str]) -> Callable[[str, Transcript], None]:
+def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Transcript], None]:
     """The function that prints or writes a file's transcript."""
     show = FORMATS[args.format]
     if args.output_dir is None:
         return lambda name, transcript: print(show(name, transcript), flush=True)
     suffix = {"times": "txt", "text": "txt"}.get(args.format, args.format)
-    for stem, count in Counter(Path(path).stem for path in paths).items():
+    for stem, count in Counter(Path(name).stem for name in names).items():
         require(count == 1, f"{count} recordings are called {stem}: --output-dir can hold one of them")
     args.output_dir.mkdir(parents=True, exist_ok=True)
 

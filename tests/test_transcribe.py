@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.decoding.methods import DecodingConfig
@@ -94,6 +95,7 @@ def test_folders_patterns_and_the_standard_input_are_files(
         (calls / name).parent.mkdir(parents=True, exist_ok=True)
         write_wav(calls / name, tones, sampling_rate=16000)
     (calls / "notes.txt").write_text("no audio")
+    (calls / "._b.wav").write_bytes(b"what macOS leaves beside b.wav")
     names = [str(calls / name) for name in ("a [1].WAV", "b.wav", "deep/er/c.flac")]
     assert list(find_audio([str(calls)])) == names
     assert list(find_audio([f"{calls}/**/*.flac", f"{calls}/?.wav", names[0]])) == [names[2], names[1], names[0]]
@@ -104,6 +106,32 @@ def test_folders_patterns_and_the_standard_input_are_files(
     assert (first["file"], second["file"]) == ("stdin", names[1])
     assert first == third
     assert first["text"] == second["text"] == expected_text(model)
+
+
+def test_each_channel_has_a_transcript(model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output) -> None:
+    soundfile.write(tmp_path / "call.wav", np.stack([0 * tones, tones], axis=1), 16000)
+    (tmp_path / "bad.wav").write_text("not audio")
+    call, start = str(tmp_path / "call.wav"), ["--model", str(model), "--format", "json"]
+    main([*start, "--channel", "each", call])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [Path(r["file"]).name for r in (first, second)] == ["call-0.wav", "call-1.wav"]
+    assert second["text"] == expected_text(model)
+    main([*start, "--channel", "1", call])
+    assert json.loads(capsys.readouterr().out) == second
+    for channel, name, message in (
+        ("7", call, "has no channel 7: its channels are 0 to 1"),
+        ("each", "bad.wav", "bad"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*start, "--channel", channel, str(tmp_path / name)])
+        assert message in capsys.readouterr().err
+
+
+def test_an_error_of_the_standard_input_names_it(model: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"not audio" * 100)))
+    with pytest.raises(SystemExit):
+        main(["--model", str(model), "-"])
+    assert capsys.readouterr().err.startswith("error: stdin cannot be read as audio")
 
 
 def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output) -> None:

@@ -28,7 +28,18 @@ class Samples(NamedTuple):
     """In Hz."""
 
 
-Recording = str | Path | Samples
+class Channel(NamedTuple):
+    """One channel of a file, such as one side of a call."""
+
+    path: str
+    channel: int
+    """From 0."""
+
+    def __fspath__(self) -> str:
+        return self.path
+
+
+Recording = str | Path | Samples | Channel
 
 
 class Segment(NamedTuple):
@@ -105,6 +116,7 @@ def _cut(recording: Recording, *, longest: float) -> Iterator[tuple[float, np.nd
     if isinstance(recording, Samples):
         sampling_rate, blocks = recording.sampling_rate, stream_samples(*recording)
     else:
-        sampling_rate, blocks = stream_audio(Path(recording))
+        channel = recording.channel if isinstance(recording, Channel) else None
+        sampling_rate, blocks = stream_audio(Path(recording), channel=channel)
     for first, samples in cut_at_silences(blocks, sampling_rate, longest=longest):
         yield first / sampling_rate, samples, sampling_rate
