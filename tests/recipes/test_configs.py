@@ -48,7 +48,7 @@ def test_small_is_smaller(recipe: str, name: str) -> None:
     assert small < 0.7 * base
 
 
-@pytest.mark.parametrize("recipe", ["librispeech", "aishell", "yesno"])
+@pytest.mark.parametrize("recipe", ["librispeech", "aishell", "yesno", "an4", "uqm", "speechocean762"])
 def test_the_readme_says_how_large_the_configs_are(recipe: str) -> None:
     readme = (RECIPES[recipe] / "README.md").read_text()
     for (its_recipe, name), config in CONFIGS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -187,3 +188,18 @@ def test_from_the_packages_to_a_released_model(
     assert ctm.read_text().startswith((";; ilwrath-000-whole", "ilwrath-000-whole 1 ", ";; druuge", "druuge-"))
     found = {path.name.split("-epoch")[0] for path in (recipe / "exp").rglob("wer-summary-*.txt")}
     assert found == {"wer-summary-test", "wer-summary-test-new-voices", "wer-summary-test-dialogues"}
+
+
+@pytest.mark.slow
+def test_counts_of_the_corpus(local: dict[str, ModuleType], tmp_path: Path) -> None:
+    """The packages, which are in a component that apt's own sources may lack."""
+    download = [str(ROOT / "local/download_debian.sh"), str(tmp_path), "--components", "contrib non-free"]
+    result = subprocess.run([*download, "uqm-voice", "uqm-content"], capture_output=True, text=True, timeout=300)
+    if result.returncode:
+        pytest.skip(f"no corpus: {result.stderr.splitlines()[-1]}")
+    dialogues, unfit = local["dialogues"].read_dialogues(local["dialogues"].open_archives(tmp_path))
+    assert len(dialogues) == 2212 and len(unfit) == 5
+    subtitles = [subtitle for dialogue in dialogues for subtitle in dialogue.subtitles]
+    reasons = [local["texts"].reason_to_drop(subtitle) for subtitle in subtitles]
+    assert len(subtitles) == 8592 and reasons.count(None) == 8370
+    assert {d.character for d in dialogues} > set(local["splits"].NEW_VOICES)
