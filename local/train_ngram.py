@@ -13,7 +13,7 @@ from pathlib import Path
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding.loading import token_ngram_path
+from shared_moe_conformer.decoding.resources import token_ngram_path
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.ngram import NgramModel

@@ -22,10 +22,10 @@ from shared_moe_conformer.config import Config, load_config, require, save_confi
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.loading import load_resources, with_phrases
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, DecodingMethod, decode_batch, used
-from shared_moe_conformer.decoding.resources import NOTHING, Resources
-from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
+from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
+from shared_moe_conformer.decoding.resources import NOTHING, Resources, with_phrases
+from shared_moe_conformer.decoding.searches import load_resources, resolved
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.checksums import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.release.example import ExampleRecording, write_test_text

@@ -20,12 +20,18 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.saved_units import refuse_other_units
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding.agreement import agreement_note
 from shared_moe_conformer.decoding.batches import MethodResult, decode_batches, peak_memories
-from shared_moe_conformer.decoding.calibration import Judged, calibration_text, judged_words
-from shared_moe_conformer.decoding.comparison import comparison_text, draw, name_of
-from shared_moe_conformer.decoding.loading import Loaded, load_resources
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
+from shared_moe_conformer.decoding.comparison import (
+    Judged,
+    agreement_note,
+    calibration_text,
+    comparison_text,
+    draw,
+    judged_words,
+    name_of,
+)
+from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import (
     Scores,
     character_error_rate,
@@ -34,7 +40,7 @@ from shared_moe_conformer.decoding.scoring import (
     words_of,
     write_files,
 )
-from shared_moe_conformer.decoding.searches import label, resolved, settings
+from shared_moe_conformer.decoding.searches import Loaded, label, load_resources, resolved, settings
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit

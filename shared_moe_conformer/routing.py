@@ -1,13 +1,17 @@
-"""Which experts computed each frame of a recording that was transcribed, layer by layer."""
+"""Which experts computed which frames, layer by layer: of a recording that is transcribed, and of a set."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
 
 import torch
+from torch import Tensor
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.router_losses import count_frames
 from shared_moe_conformer.speech.recognition import Recording
 from shared_moe_conformer.speech.transcript import Transcript
 
@@ -28,7 +32,7 @@ class SegmentExperts(NamedTuple):
 
     start: float
     """When the segment begins, in seconds."""
-    expert_ids: torch.Tensor
+    expert_ids: Tensor
     """(L, T', K), for the layers in order; a frame's most probable expert first."""
 
 
@@ -54,3 +58,39 @@ def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Trans
         [recording], on_experts=lambda segment, ids: segments.append(SegmentExperts(segment.start, ids))
     )
     return transcript, sorted(segments, key=lambda segment: segment.start)
+
+
+class FeaturesLike(Protocol):
+    """What is read of a batch."""
+
+    @property
+    def x(self) -> Tensor:
+        """Features, (N, T, F)."""
+
+    @property
+    def x_lens(self) -> Tensor:
+        """Valid feature frames, (N,)."""
+
+
+@torch.inference_mode()
+def frames_per_expert(model: AsrModel, batches: Iterable[FeaturesLike]) -> Tensor:
+    """Valid frames that each expert computes, (L, E), rows in the order of depth.
+
+    Args:
+      model: in evaluation mode.
+      batches: the set.
+
+    Raises:
+      ValueError: the model has no experts, or the set no batch.
+    """
+    device = next(model.parameters()).device
+    total: Tensor | None = None
+    for batch in batches:
+        routing = model.encode(batch.x.to(device), batch.x_lens.to(device)).routing
+        if routing is None:
+            raise ValueError("the model has no experts: --experts-in was none")
+        frames = count_frames(routing.expert_ids, routing.router_logits.size(2))
+        total = frames if total is None else total + frames
+    if total is None:
+        raise ValueError("the set has no batch")
+    return total.cpu()

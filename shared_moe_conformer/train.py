@@ -24,7 +24,8 @@ from shared_moe_conformer.data.loaders import Part, TrainLoader
 from shared_moe_conformer.data.saved_units import refuse_other_units, save_units
 from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding.ctc import ctc_greedy_search
+from shared_moe_conformer.decoding.ctc import CtcGreedySearch
+from shared_moe_conformer.decoding.hypothesis import search_utterances
 from shared_moe_conformer.decoding.scoring import words_of
 from shared_moe_conformer.device import choose_device
 from shared_moe_conformer.model.asr_model import AsrModel
@@ -173,11 +174,12 @@ def training_cuts(data: AsrDataModule) -> StoredCuts:
 
 def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBatch], tuple[int, int]]:
     """A function from a batch to the word errors of CTC greedy search on it, and its words."""
+    search = CtcGreedySearch(model)
 
     def count(batch: AsrBatch) -> tuple[int, int]:
         device = next(model.parameters()).device
         encoder_out, lens, _ = model.encode(batch.x.to(device), batch.x_lens.to(device))
-        hyps = [tokenizer.decode(hyp.tokens) for hyp in ctc_greedy_search(model, encoder_out, lens)]
+        hyps = [tokenizer.decode(hyp.tokens) for hyp in search_utterances(search, encoder_out, lens)]
         rate = kaldialign.batch_error_rate([words_of(text) for text in batch.texts], [words_of(hyp) for hyp in hyps])
         return int(rate["ins"] + rate["del"] + rate["sub"]), int(rate["ref_len"])
 

@@ -20,7 +20,8 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
+from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
@@ -168,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
     """Differences from the flags of ./decode.py, which has a recipe's lang folder and may run several searches."""
-    used = {name for search in SEARCHES for name in (*METHODS[search].options, *METHODS[search].inputs)}
+    used = {name for search in SEARCHES for name in METHODS[search].options}
     return {f.name: None for f in dataclasses.fields(DecodingConfig) if f.name not in used} | {
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
         "lm_scales": {"metavar": "FLOAT", "help": "nbest_rescoring, whole_lattice_rescoring: scale of their n-gram."},

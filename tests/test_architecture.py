@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "speech": {"config", "model"},
     "release": {"config", "model"},
     "forms": {"bundle", "config", "data", "decoding", "model", "release", "speech"},
-    "routing": {"bundle", "config", "speech"},
+    "routing": {"bundle", "config", "model", "speech"},
     "web": {"bundle", "config", "release", "routing", "speech"},
     "reporting": {"config"},
 }

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.data.features import resample
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
+from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
 from shared_moe_conformer.release.example import ExampleRecording, expected_text
 from shared_moe_conformer.release.manifest import FILES, TEST_WAV, WEIGHTS_FILE

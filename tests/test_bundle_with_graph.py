@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch  # noqa: E402
+from shared_moe_conformer.decoding.methods import METHODS, decode_batch  # noqa: E402
+from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
 from shared_moe_conformer.decoding.resources import Resources  # noqa: E402
 from shared_moe_conformer.lattice.decoding_graph import inputs_hash, load_word_graph  # noqa: E402
 from shared_moe_conformer.lattice.graphs import Graph  # noqa: E402

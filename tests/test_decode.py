@@ -17,7 +17,8 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.saved_units import save_units
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
 from shared_moe_conformer.decoding import batches
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig
+from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon

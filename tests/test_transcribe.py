@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.release.example import expected_text
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.release.zoo_index import add

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -13,8 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.methods import DecodingConfig, decode_at_scales, decode_batch
-from shared_moe_conformer.decoding.peak_memory import peak_memory
+from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.decoding.scoring import Decoded
 from shared_moe_conformer.decoding.searches import grouped
@@ -22,6 +27,9 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 FRAME_SHIFT_SECONDS = 0.01
+MEBIBYTE = 2**20
+PATIENCE = 120.0
+"""Seconds after which a search whose memory is measured is given up."""
 
 
 class Batch(Protocol):
@@ -144,3 +152,56 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def peak_memory(search: Callable[[], object], device: torch.device) -> float | None:
+    """Memory (MiB) that a call takes at most beyond what is taken before; None where it cannot be measured.
+
+    On a GPU that is what torch allocates. Elsewhere the call is made, on one thread, in a copy of this process that is
+    thrown away, so that every search begins with the same memory and gains nothing from what another has freed. What
+    this process has freed lies in holes there, as it does here, so a call may take somewhat more than in a new one.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        search()
+        return (torch.cuda.max_memory_allocated(device) - before) / MEBIBYTE
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    copies = multiprocessing.get_context("fork")
+    receiving, sending = copies.Pipe(duplex=False)
+    process = copies.Process(target=_measure, args=(search, sending), daemon=True)
+    process.start()
+    sending.close()
+    try:
+        return float(receiving.recv()) if receiving.poll(PATIENCE) else None
+    except EOFError:  # the search failed
+        return None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _measure(search: Callable[[], object], sending: Connection) -> None:
+    """In the copy: search, and send the peak. What the search says is not heard.
+
+    Pages of programs and libraries are no memory of the search; they can only be told apart after it. Source of the
+    names: proc(5), /proc/[pid]/status and clear_refs.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    torch.set_num_threads(1)  # the threads of the original are not copied
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
+    if trim is not None:
+        trim(0)  # what was freed, and is kept for later, goes back to the system
+    Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
+    before = _status("RssAnon")
+    search()
+    sending.send(max(0.0, _status("VmHWM") - _status("RssFile") - _status("RssShmem") - before))
+
+
+def _status(name: str) -> float:
+    """An entry (MiB) of this process's status."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) / 1024

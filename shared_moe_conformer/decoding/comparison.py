@@ -1,4 +1,4 @@
-"""Decoding methods side by side, as a table and as a picture."""
+"""Decoding methods side by side: a table and a picture, whether engines agree, and what confidences are worth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import kaldialign
+
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.decoding.scoring import ErrorRate, Scores
+from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.scoring import GAP, ErrorRate, Scores
+from shared_moe_conformer.decoding.searches import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +22,13 @@ ORACLE = " (oracle)"
 UNKNOWN = "-"
 SECONDS_OF_RTF = "RTF: seconds of encoder and search per second of audio"
 HEADER = ("method", "WER % [95 %]", "ins", "del", "sub", "CER % [95 %]", "RTF", "MiB")
+
+EDGES = (0.5, 0.8, 0.95)
+"""Confidences at which the next bin begins."""
+BINS = ("below 0.5", "0.5 to 0.8", "0.8 to 0.95", "0.95 or more")
+
+Judged = tuple[float, bool]
+"""A word's confidence, and whether it is right."""
 
 
 def comparison_text(
@@ -127,3 +140,63 @@ def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: 
     axis.bar_label(bars, fmt="%.2g" if max(values, default=0) < 10 else "%.1f", padding=2, fontsize=7)
     axis.set_xlabel(label)
     axis.margins(x=0.3)
+
+
+def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str | None:
+    """In how many utterances k2 and the embedded engine find the same words or tokens, search by search, and how far
+    the scores of these differ; None: no search was made by both.
+
+    Args:
+      found: the hypotheses of each search, of the same utterances.
+    """
+    counts: dict[str, int] = {}
+    largest = 0.0
+    total = 0
+    for config, hyps in found.items():
+        others = found.get(replace_fields(config, {"lattice_engine": "embedded"}))
+        if config.lattice_engine != "k2" or others is None:
+            continue
+        same = [(a.score, b.score) for a, b in zip(hyps, others, strict=True) if _output(a) == _output(b)]
+        largest = max(largest, *(abs(a - b) for a, b in same if a != b), 0.0)
+        counts[label(config).replace(" (k2)", "")] = len(same)
+        total = len(hyps)
+    if not counts:
+        return None
+    scores = f"scores that differ by {largest:.1g} at most" if largest else "the same score"
+    searches = "1 search" if len(counts) == 1 else f"{len(counts)} searches"
+    return f"k2 and embedded, {searches}: the same text {_where(counts, total)}; and there {scores}"
+
+
+def _where(counts: Mapping[str, int], total: int) -> str:
+    """In how many utterances the engines agree: those searches that do not agree in all are named."""
+    fewer = ", ".join(f"in {count} of {total} by {name}" for name, count in counts.items() if count < total)
+    some_agree = total in counts.values()
+    return ", but ".join([f"in all {total} utterances"] * some_agree + [fewer] * bool(fewer))
+
+
+def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:
+    return hyp.tokens if hyp.words is None else hyp.words
+
+
+def judged_words(ref: Sequence[str], hyp: Sequence[tuple[str, float | None]]) -> list[Judged]:
+    """Those of an utterance's recognised words that have a confidence.
+
+    Args:
+      ref: the words that were said.
+      hyp: each recognised word and its confidence.
+    """
+    pairs = [(said, word) for said, word in kaldialign.align(ref, [word for word, _ in hyp], GAP) if word != GAP]
+    return [(sure, said == word) for (said, word), (_, sure) in zip(pairs, hyp, strict=True) if sure is not None]
+
+
+def calibration_text(judged: Mapping[str, Sequence[Judged]], *, title: str) -> str:
+    """A table: for each method, how many of its words are right, by their confidence."""
+    rows = [("method", *BINS), *((method, *_bins(words)) for method, words in judged.items() if words)]
+    return f"{title}: words that are right, by their confidence\n{aligned_columns(rows)}"
+
+
+def _bins(words: Sequence[Judged]) -> list[str]:
+    bins: list[list[bool]] = [[] for _ in BINS]
+    for confidence, is_right in words:
+        bins[sum(confidence >= edge for edge in EDGES)].append(is_right)
+    return [f"{100 * sum(right) / len(right):.0f} % of {len(right)}" if right else "-" for right in bins]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses_from_frames, trace_back
-from shared_moe_conformer.decoding.padding import only_blank_in_padding, valid_frames
-from shared_moe_conformer.decoding.prefixes import best_extensions, extended_hash
+from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, hypotheses, joined, valid_frames
+from shared_moe_conformer.decoding.prefixes import Steps, best_extensions, extended_hash, path_of, where_active
 from shared_moe_conformer.model.asr_model import AsrModel
 
 BLANK_ID = 0
@@ -24,40 +26,73 @@ def collapse(labels: Tensor) -> Tensor:
     return labels.where(labels != before, torch.full_like(labels, BLANK_ID))
 
 
-def ctc_greedy_search(model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor) -> list[Hypothesis]:
-    """Return the tokens of the best path, which takes the likeliest label of each frame.
+class CtcGreedyState(NamedTuple):
+    """What the search knows of N utterances."""
 
-    Their confidences are `peak_posteriors`.
+    label: Tensor
+    """The last frame's label, (N,)."""
+    token: Tensor
+    """The last token, (N,); blank where there is none."""
+    found: tuple[Chunk, ...]
+    """Tokens at the frames at which they begin; at every frame the log-probability of the last token there."""
+    log_probs: tuple[Tensor, ...]
+    """Of the labels; 0 in padding, (N, T)."""
+
+
+@dataclass(frozen=True)
+class CtcGreedySearch:
+    """The tokens of the best path, which takes the likeliest label of each frame; for confidences, see `peaks`."""
+
+    model: AsrModel
+
+    def start(self, num_utterances: int) -> CtcGreedyState:
+        """No label yet."""
+        label = torch.full((num_utterances,), BLANK_ID, device=self.model.ctc_head.weight.device)
+        nothing = torch.zeros(num_utterances, 0, device=label.device)
+        return CtcGreedyState(label, label, (Chunk(nothing.long(), nothing, nothing.bool()),), (nothing,))
+
+    def advance(self, state: CtcGreedyState, encoder_out: Tensor, encoder_out_lens: Tensor) -> CtcGreedyState:
+        """Take the likeliest labels of more frames, (N, T, C)."""
+        log_probs = self.model.ctc_log_probs(encoder_out)
+        valid = valid_frames(encoder_out, encoder_out_lens)
+        best, labels = log_probs.max(dim=-1)
+        with_last = torch.cat([state.label.unsqueeze(1), labels], dim=1)
+        begins = collapse(with_last)[:, 1:].masked_fill(~valid, BLANK_ID)
+        tokens = latest(torch.cat([state.token.unsqueeze(1), begins], dim=1))
+        last = log_probs.gather(2, tokens[:, 1:].unsqueeze(2)).squeeze(2).masked_fill(~valid, -torch.inf)
+        label = with_last.gather(1, encoder_out_lens.unsqueeze(1)).squeeze(1)
+        found = (*state.found, Chunk(begins, last, valid))
+        return CtcGreedyState(label, tokens[:, -1], found, (*state.log_probs, best.masked_fill(~valid, 0.0)))
+
+    def finish(self, state: CtcGreedyState) -> list[Hypothesis]:
+        """The tokens so far."""
+        found = joined(state.found)
+        # Rounded once, so that no chunks change the sums.
+        scores = [math.fsum(row) for row in torch.cat(state.log_probs, dim=1).tolist()]
+        return hypotheses(found._replace(confidences=peaks(found.confidences.exp(), found.tokens)), scores)
+
+
+def latest(tokens: Tensor) -> Tensor:
+    """The last token at or before each frame, blank where there is none, given where tokens begin, (N, T)."""
+    frame = torch.arange(tokens.size(1), device=tokens.device).expand_as(tokens)
+    return tokens.gather(1, frame.where(tokens != BLANK_ID, torch.zeros_like(frame)).cummax(dim=1).values)
+
+
+def peaks(posteriors: Tensor, path: Tensor) -> Tensor:
+    """How sure the CTC head is of each token: its highest posterior from its first frame to the next token's, (N, T).
 
     Args:
-      encoder_out: encoder frames, (N, T, C).
-      encoder_out_lens: valid frames of each utterance, (N,).
-    """
-    valid = valid_frames(encoder_out, encoder_out_lens)
-    posteriors = only_blank_in_padding(model.ctc_log_probs(encoder_out), valid)
-    log_probs, labels = posteriors.max(dim=-1)
-    path = collapse(labels)
-    return hypotheses_from_frames(
-        path, log_probs.sum(dim=1), blank_id=BLANK_ID, confidences=peak_posteriors(posteriors, path)
-    )
-
-
-def peak_posteriors(log_probs: Tensor, path: Tensor) -> Tensor:
-    """How sure the CTC head is of each token of a path: its highest posterior until the next token begins, (N, T).
-
-    Args:
-      log_probs: of the CTC head, (N, T, V).
+      posteriors: of the last token at each frame, (N, T).
       path: the token that begins at each frame, blank where none does, (N, T).
 
     Source of posteriors as confidences: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence
     estimation for end-to-end automatic speech recognition (arXiv 2212.08703), the maximum probability.
     """
-    frame = torch.arange(path.size(1), device=path.device).expand_as(path)
-    begin = frame.where(path != BLANK_ID, torch.zeros_like(path)).cummax(dim=1).values  # of each frame's token
-    posterior = log_probs.gather(2, path.gather(1, begin).unsqueeze(2)).squeeze(2).exp()
-    # Read from the end, each token's beginning outweighs all posteriors of the next token's.
-    highest = (posterior.double() - 2 * begin).flip(1).cummax(dim=1).values.flip(1) + 2 * begin
-    return highest.to(posterior.dtype)
+    highest = np.zeros(path.shape, dtype=np.float32)
+    for row, posterior, tokens in zip(highest, posteriors.cpu().numpy(), path.cpu().numpy()):
+        begins = np.flatnonzero(tokens != BLANK_ID)
+        row[begins] = np.maximum.reduceat(posterior, begins)
+    return torch.from_numpy(highest)
 
 
 class Prefixes(NamedTuple):
@@ -79,43 +114,60 @@ class Prefixes(NamedTuple):
         return torch.logaddexp(self.ending_in_blank, self.ending_in_token)
 
 
-def ctc_prefix_beam_search(
-    model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam_size: int = 4
-) -> list[Hypothesis]:
-    """Return the likeliest token sequence, each one's alignments summed, among `beam_size` prefixes kept per utterance.
+class CtcPrefixState(NamedTuple):
+    """What the search knows of N utterances."""
+
+    prefixes: Prefixes
+    steps: tuple[Steps, ...]
+    """The way to them, of one chunk after the other; log-probabilities of each prefix's last token."""
+
+
+@dataclass(frozen=True)
+class CtcPrefixBeamSearch:
+    """The likeliest token sequence, each one's alignments summed, among `beam_size` prefixes kept per utterance.
 
     With a beam that holds every prefix the sum is exact. A token's frame is the one at which the likeliest way
-    into its prefix begins; its confidence is `peak_posteriors`.
-
-    Args:
-      encoder_out: encoder frames, (N, T, C).
-      encoder_out_lens: valid frames of each utterance, (N,).
+    into its prefix begins; for its confidence, see `peaks`.
 
     Source: Hannun et al. 2014, First-pass large vocabulary continuous speech recognition using bi-directional
     recurrent DNNs, algorithm 1 (arXiv 1408.2873), without its language model.
     """
-    valid = valid_frames(encoder_out, encoder_out_lens)
-    log_probs = only_blank_in_padding(model.ctc_log_probs(encoder_out), valid)
-    parents = torch.empty(valid.size(1), len(valid), beam_size, dtype=torch.int64, device=valid.device)
-    tokens = torch.empty_like(parents)
-    prefixes = _empty_prefixes(len(valid), beam_size, valid.device)
-    for t in range(valid.size(1)):
-        prefixes, parents[t], tokens[t] = _advance(prefixes, log_probs[:, t])
-    scores, best = prefixes.total.max(dim=1)
-    path = trace_back(parents, tokens, best)
-    return hypotheses_from_frames(path, scores, blank_id=BLANK_ID, confidences=peak_posteriors(log_probs, path))
+
+    model: AsrModel
+    beam_size: int = 4
+
+    def start(self, num_utterances: int) -> CtcPrefixState:
+        """One empty prefix per utterance, in a beam whose other places are empty."""
+        impossible = torch.full((num_utterances, self.beam_size), -torch.inf, device=self.model.ctc_head.weight.device)
+        blank = impossible.clone()
+        blank[:, 0] = 0.0
+        zeros = torch.zeros_like(blank, dtype=torch.int64)
+        prefixes = _with_empty_places_marked(Prefixes(blank, impossible, zeros + BLANK_ID, zeros, zeros - 1))
+        return CtcPrefixState(prefixes, (self._no_steps(zeros[:, :0].bool()),))
+
+    def advance(self, state: CtcPrefixState, encoder_out: Tensor, encoder_out_lens: Tensor) -> CtcPrefixState:
+        """Extend the prefixes by more frames, (N, T, C)."""
+        log_probs = self.model.ctc_log_probs(encoder_out)
+        steps = self._no_steps(valid_frames(encoder_out, encoder_out_lens))
+        prefixes = state.prefixes
+        for t, is_padded in enumerate(steps.padded):
+            after, parents, tokens = _extended(prefixes, log_probs[:, t])
+            steps.record(t, parents, tokens, log_probs[:, t].gather(1, after.last_token))
+            prefixes = Prefixes(*where_active(steps.valid[:, t], after, prefixes)) if is_padded else after
+        return CtcPrefixState(prefixes, (*state.steps, steps))
+
+    def finish(self, state: CtcPrefixState) -> list[Hypothesis]:
+        """The likeliest prefixes."""
+        scores, best = state.prefixes.total.max(dim=1)
+        found = path_of(state.steps, best)
+        found = found._replace(confidences=peaks(found.confidences.masked_fill(~found.valid, 0.0), found.tokens))
+        return hypotheses(found, scores.tolist())
+
+    def _no_steps(self, valid: Tensor) -> Steps:
+        return Steps.unchanged(valid, self.beam_size, blank_id=BLANK_ID)
 
 
-def _empty_prefixes(num_utterances: int, beam_size: int, device: torch.device) -> Prefixes:
-    """One empty prefix per utterance, in a beam whose other places are empty."""
-    impossible = torch.full((num_utterances, beam_size), -torch.inf, device=device)
-    blank = impossible.clone()
-    blank[:, 0] = 0.0
-    zeros = torch.zeros_like(blank, dtype=torch.int64)
-    return _with_empty_places_marked(Prefixes(blank, impossible, zeros + BLANK_ID, zeros, zeros - 1))
-
-
-def _advance(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, Tensor]:
+def _extended(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, Tensor]:
     """The beam after one more frame of log-probabilities (N, V).
 
     Returns:
@@ -138,7 +190,7 @@ def _advance(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, T
         prefix_hash=extended_hash(before, added).where(is_new, before),
         parent_hash=before.where(is_new, prefixes.parent_hash.gather(1, entry)),
     )
-    # A prefix that its parent reached anew has its last token here, if that is the likelier way.
+    # A prefix that its parent has reached once more has its last token here, if that is the likelier way.
     is_renewed = (arriving > torch.logaddexp(blank, repeated)).gather(1, entry) & ~is_new
     parents = source.gather(1, entry).where(is_renewed, entry)
     return _with_empty_places_marked(after), parents, last_token.where(is_renewed, added)

@@ -2,48 +2,106 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses_from_frames
-from shared_moe_conformer.decoding.padding import valid_frames
+from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, hypotheses, joined, valid_frames
 from shared_moe_conformer.model.asr_model import AsrModel
 
 
-def greedy_search(
-    model: AsrModel, encoder_out: Tensor, encoder_out_lens: Tensor, *, max_sym_per_frame: int = 1
-) -> list[Hypothesis]:
-    """Return the tokens that are likeliest one by one.
+class GreedyState(NamedTuple):
+    """What the search knows of N utterances."""
 
-    Args:
-      encoder_out: encoder frames, (N, T, C).
-      encoder_out_lens: valid frames of each utterance, (N,).
-      max_sym_per_frame: tokens after which the search goes on to the next frame without waiting for a blank.
+    context: Tensor
+    """What the decoder sees of the tokens, (N, context_size)."""
+    decoder_frame: Tensor
+    """The decoder's output after them, projected, (N, J)."""
+    score: Tensor
+    """Log-probability of the alignment, (N,)."""
+    found: tuple[Chunk, ...]
+    """Tokens (N, T, S), of one chunk after the other."""
 
-    A token's confidence is the model's probability of it.
+
+@dataclass(frozen=True)
+class GreedySearch:
+    """The tokens that are likeliest one by one; a token's confidence is the model's probability of it.
 
     Source: greedy_search_batch of icefall, which emits one token a frame at most.
     """
-    encoder_frames = model.joiner.encoder_projection(encoder_out)
-    valid = valid_frames(encoder_out, encoder_out_lens)
-    blank_id = model.decoder.blank_id
-    tokens = torch.full((*valid.shape, max_sym_per_frame), blank_id, device=valid.device)
-    scores = torch.zeros(len(valid), device=valid.device)
-    posteriors = torch.zeros(tokens.shape, device=valid.device)
-    context = torch.tensor(model.decoder.start_context, device=valid.device).repeat(len(valid), 1)
-    decoder_frame = model.joiner.decoder_projection(model.decoder.step(context))
-    for t in range(valid.size(1)):
-        active = valid[:, t]
-        for symbol in range(max_sym_per_frame):
-            logits = model.joiner(encoder_frames[:, t], decoder_frame).float()
-            log_prob, token = logits.log_softmax(dim=-1).max(dim=-1)
-            scores += log_prob.where(active, torch.zeros_like(log_prob))
-            active = active & (token != blank_id)
+
+    model: AsrModel
+    max_sym_per_frame: int = 1
+    """Tokens after which the search goes on to the next frame without waiting for a blank."""
+    blank_penalty: float = 0.0
+    """See `next_token_log_probs`."""
+
+    def start(self, num_utterances: int) -> GreedyState:
+        """No token yet."""
+        context = start_contexts(self.model, num_utterances)
+        score = torch.zeros(num_utterances, device=context.device)
+        nothing = torch.zeros(num_utterances, 0, self.max_sym_per_frame, device=context.device)
+        chunk = Chunk(nothing.long(), nothing, nothing[:, :, 0].bool())
+        return GreedyState(context, projected_decoder_out(self.model, context), score, (chunk,))
+
+    def advance(self, state: GreedyState, encoder_out: Tensor, encoder_out_lens: Tensor) -> GreedyState:
+        """Add the likeliest tokens of more frames, (N, T, C)."""
+        encoder_frames = self.model.joiner.encoder_projection(encoder_out)
+        valid = valid_frames(encoder_out, encoder_out_lens)
+        tokens = torch.full((*valid.shape, self.max_sym_per_frame), self.model.decoder.blank_id, device=valid.device)
+        chunk = Chunk(tokens, torch.zeros(tokens.shape, device=valid.device), valid)
+        for t in range(valid.size(1)):
+            state = self._emit(state, encoder_frames[:, t], chunk, t)
+        return state._replace(found=(*state.found, chunk))
+
+    def finish(self, state: GreedyState) -> list[Hypothesis]:
+        """The tokens so far."""
+        return hypotheses(joined(state.found), state.score.tolist(), blank_id=self.model.decoder.blank_id)
+
+    def _emit(self, state: GreedyState, encoder_frame: Tensor, chunk: Chunk, t: int) -> GreedyState:
+        """The state after a frame (N, J), whose tokens and their probabilities are filled into the chunk."""
+        context, decoder_frame, score, found = state
+        active = chunk.valid[:, t]
+        for symbol in range(self.max_sym_per_frame):
+            log_probs = next_token_log_probs(self.model, encoder_frame, decoder_frame, blank_penalty=self.blank_penalty)
+            log_prob, token = log_probs.max(dim=-1)
+            score = score + log_prob.masked_fill(~active, 0.0)
+            active = active & (token != self.model.decoder.blank_id)
             if not active.any():
                 break
-            tokens[:, t, symbol] = token.where(active, torch.full_like(token, blank_id))
-            posteriors[:, t, symbol] = log_prob.exp()
+            chunk.tokens[:, t, symbol] = token.masked_fill(~active, self.model.decoder.blank_id)
+            chunk.confidences[:, t, symbol] = log_prob.exp()
             longer = torch.cat([context[:, 1:], token.unsqueeze(1)], dim=1)
             context = longer.where(active.unsqueeze(1), context)
-            decoder_frame = model.joiner.decoder_projection(model.decoder.step(context))
-    return hypotheses_from_frames(tokens, scores, blank_id=blank_id, confidences=posteriors)
+            decoder_frame = projected_decoder_out(self.model, context)
+        return GreedyState(context, decoder_frame, score, found)
+
+
+def start_contexts(model: AsrModel, num_hypotheses: int) -> Tensor:
+    """What the decoder sees of empty hypotheses, (N, context_size)."""
+    device = model.joiner.output.weight.device
+    return torch.tensor(model.decoder.start_context, device=device).repeat(num_hypotheses, 1)
+
+
+def projected_decoder_out(model: AsrModel, context: Tensor) -> Tensor:
+    """The decoder's output after contexts (N, context_size), projected for the joiner, (N, J)."""
+    return model.joiner.decoder_projection(model.decoder.step(context))
+
+
+def next_token_log_probs(
+    model: AsrModel, encoder_frames: Tensor, decoder_frames: Tensor, *, blank_penalty: float
+) -> Tensor:
+    """Log-probabilities (..., V) of the next token or blank.
+
+    Args:
+      encoder_frames, decoder_frames: projected, (..., J), of shapes that broadcast.
+      blank_penalty: subtracted from blank's logit (nats), so that fewer tokens are left out.
+
+    Source of the penalty: --blank-penalty of icefall and of sherpa-onnx.
+    """
+    logits = model.joiner(encoder_frames, decoder_frames).float()
+    if blank_penalty:
+        logits[..., model.decoder.blank_id] -= blank_penalty
+    return logits.log_softmax(dim=-1)

@@ -1,11 +1,16 @@
-"""What a search returns for an utterance, and the way back through a batched beam."""
+"""What a search is: a state machine over encoder frames, which returns a hypothesis for each utterance of a batch."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+State = TypeVar("State")
+Found = TypeVar("Found")
 
 
 class Hypothesis(NamedTuple):
@@ -27,39 +32,104 @@ class Hypothesis(NamedTuple):
     """How sure the search is of each of `words`; None: as sure as of its least sure token."""
 
 
-def hypotheses_from_frames(
-    tokens: Tensor, scores: Tensor, *, blank_id: int = 0, confidences: Tensor | None = None
-) -> list[Hypothesis]:
-    """The hypotheses of tokens that were found frame by frame.
+class Search(Protocol[State]):
+    """A search with its model and its options. What it knows of utterances is in the state, never in the search.
+
+    Frames may come in chunks of any lengths, which may differ between the utterances of a batch: the hypotheses are
+    those of one chunk that holds all. No call changes the state that it is given, so that a state can be finished to
+    look at what was found so far, and advanced afterwards.
+    """
+
+    def start(self, num_utterances: int) -> State:
+        """The state before the first frame."""
+
+    def advance(self, state: State, encoder_out: Tensor, encoder_out_lens: Tensor) -> State:
+        """The state after more frames.
+
+        Args:
+          encoder_out: the next encoder frames, (N, T, C).
+          encoder_out_lens: how many of them belong to each utterance, (N,), 0 to T.
+        """
+
+    def finish(self, state: State) -> list[Hypothesis]:
+        """The best hypothesis of each utterance if it ends here."""
+
+
+def search_utterances(search: Search[State], encoder_out: Tensor, encoder_out_lens: Tensor) -> list[Hypothesis]:
+    """The hypotheses of whole utterances.
 
     Args:
-      tokens: the token of each frame, blank where there is none, (N, T), or (N, T, S) with up to S tokens a frame.
-      scores: log-probability of each utterance, (N,).
-      confidences: of each token, in the shape of `tokens`.
+      encoder_out: encoder frames, (N, T, C).
+      encoder_out_lens: valid frames of each utterance, (N,).
     """
-    tokens = tokens.cpu()
-    found = tokens != blank_id
-    hyps = [
-        Hypothesis(row[mask].tolist(), mask.nonzero()[:, 0].tolist(), score)
-        for row, mask, score in zip(tokens, found, scores.tolist())
+    return search.finish(search.advance(search.start(len(encoder_out)), encoder_out, encoder_out_lens))
+
+
+@dataclass(frozen=True)
+class WholeUtteranceSearch(Generic[Found]):
+    """A search of lattices, which needs whole utterances: it advances once.
+
+    Searches that differ in `choose` alone can finish the same state.
+    """
+
+    find: Callable[[Tensor, Tensor], Found]
+    """Everything that may be chosen, from encoder frames (N, T, C) and their numbers (N,)."""
+    choose: Callable[[Found], list[Hypothesis]]
+
+    def start(self, num_utterances: int) -> Found | None:
+        """Nothing."""
+        return None
+
+    def advance(self, state: Found | None, encoder_out: Tensor, encoder_out_lens: Tensor) -> Found:
+        """What was found in the utterances.
+
+        Raises:
+          ValueError: the state has advanced before.
+        """
+        if state is not None:
+            raise ValueError("a lattice is searched in whole utterances: advance once, or take another search")
+        return self.find(encoder_out, encoder_out_lens)
+
+    def finish(self, state: Found | None) -> list[Hypothesis]:
+        """The choice among what was found.
+
+        Raises:
+          ValueError: the state has not advanced.
+        """
+        if state is None:
+            raise ValueError("a lattice is searched in whole utterances: advance first")
+        return self.choose(state)
+
+
+class Chunk(NamedTuple):
+    """What a search found at each frame of a chunk."""
+
+    tokens: Tensor
+    """The token, or blank where there is none, (N, T), or (N, T, S) with up to S tokens a frame."""
+    confidences: Tensor
+    """How sure the search is of each token, in the same shape."""
+    valid: Tensor
+    """True where the frame belongs to the utterance, (N, T)."""
+
+
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """One or more chunks, one after the other, as one."""
+    return Chunk(*(torch.cat(parts, dim=1) for parts in zip(*chunks)))
+
+
+def hypotheses(found: Chunk, scores: Sequence[float], *, blank_id: int = 0) -> list[Hypothesis]:
+    """The hypotheses of tokens that were found frame by frame, each with the log-probability of its utterance."""
+    tokens, confidences, valid = (part.cpu() for part in found)
+    frame = valid.cumsum(dim=1) - 1  # counted in each utterance by itself
+    if tokens.dim() == 3:
+        frame = frame.unsqueeze(2).expand_as(tokens)
+    rows = zip(tokens, frame, confidences, tokens != blank_id, scores, strict=True)
+    return [
+        Hypothesis(token[there].tolist(), place[there].tolist(), score, confidences=sure[there].tolist())
+        for token, place, sure, there, score in rows
     ]
-    if confidences is None:
-        return hyps
-    sure = confidences.cpu()
-    return [hyp._replace(confidences=row[mask].tolist()) for hyp, row, mask in zip(hyps, sure, found)]
 
 
-def trace_back(parents: Tensor, values: Tensor, best: Tensor) -> Tensor:
-    """What each frame added on the way to one beam entry per utterance, (N, T).
-
-    Args:
-      parents: beam entry of the frame before that each entry continues, (T, N, K).
-      values: what each entry added at its frame: a token or blank, or something about it, (T, N, K).
-      best: beam entry after the last frame, (N,).
-    """
-    path = torch.empty(values.shape[:2], dtype=values.dtype, device=values.device)
-    entry = best.unsqueeze(1)
-    for t in reversed(range(len(values))):
-        path[t] = values[t].gather(1, entry).squeeze(1)
-        entry = parents[t].gather(1, entry)
-    return path.t()
+def valid_frames(encoder_out: Tensor, encoder_out_lens: Tensor) -> Tensor:
+    """True where a frame of (N, T, C) belongs to its utterance, (N, T)."""
+    return torch.arange(encoder_out.size(1), device=encoder_out.device) < encoder_out_lens.unsqueeze(1)

@@ -1,130 +1,207 @@
-"""The decoding methods by name, and the one call that runs any of them."""
+"""The decoding methods by name, each with its options, and the one call that runs any of them."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.decoding.beam_search import (
-    modified_beam_search,
-    modified_beam_search_lm_shallow_fusion,
-    modified_beam_search_lodr,
-)
-from shared_moe_conformer.decoding.ctc import ctc_greedy_search, ctc_prefix_beam_search
-from shared_moe_conformer.decoding.fast_beam_search import (
-    fast_beam_search,
-    fast_beam_search_nbest,
-    fast_beam_search_nbest_lg,
-    fast_beam_search_nbest_oracle,
-)
-from shared_moe_conformer.decoding.greedy import greedy_search
-from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.lattice import one_best
-from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
-from shared_moe_conformer.decoding.rescoring import nbest, nbest_oracle, nbest_rescoring, whole_lattice_rescoring
-from shared_moe_conformer.decoding.resources import MISSING, NOTHING, Resources
+from shared_moe_conformer.decoding import k2, lattice
+from shared_moe_conformer.decoding.beam import ModifiedBeamSearch
+from shared_moe_conformer.decoding.ctc import CtcGreedySearch, CtcPrefixBeamSearch
+from shared_moe_conformer.decoding.greedy import GreedySearch
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import NOTHING, Part, Resources, given
+from shared_moe_conformer.decoding.scorers import PrefixScorer
+from shared_moe_conformer.lattice.graphs import WordGraph
+from shared_moe_conformer.lattice.search import Beams
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
-__all__ = [
-    "METHODS",
-    "DecodingConfig",
-    "DecodingMethod",
-    "Method",
-    "decode_at_scales",
-    "decode_batch",
-    "used",
-]
-
 
 class Method(NamedTuple):
-    """A search and the options of `DecodingConfig` that change its result."""
+    """How a search is made of the options, and what changes its result."""
 
-    search: Callable[..., Any]
-    """Gives a hypothesis for each utterance, or one such list for each scale."""
+    search: Callable[[AsrModel, DecodingConfig, Resources], Search[Any]]
+    """Raises ValueError where a part of the resources is missing."""
     options: tuple[str, ...]
-    """Those that the search is given."""
-    uses: tuple[str, ...] = ()
-    """The parts of `Resources` that the search is given, by name."""
-    inputs: tuple[str, ...] = ()
-    """Options that decide what these parts are."""
+    """Options of `DecodingConfig` that change its result, in the order in which file names carry them."""
+    uses: tuple[Part, ...] = ()
+    """The parts of `Resources` that it uses."""
     engines: tuple[str, ...] = ()
     """Lattice engines of which it needs one; none: it needs no engine."""
     at_scales: bool = False
-    """Whether it is given several LM scales, for all of which one search serves."""
+    """Whether `lm_scales` decides its choice alone, so that one search serves several scales."""
     is_oracle: bool = False
     """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
 
 
 ENGINES = ("k2", "embedded")
-FAST = ("beam", "max_contexts", "max_states")
+BEAM = ("beam_size", "blank_penalty")
+HOTWORDS = ("hotwords_score", "hotwords", "hotwords_file")
+FAST = ("beam", "max_contexts", "max_states", "blank_penalty")
 NBEST = ("num_paths", "nbest_scale")
 OVER_WORDS = ("hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
 LATTICE = ("graph", *OVER_WORDS)
 RESCORING = ("rescoring_ngram", "backoff", "lm_scales")
 
-METHODS = {
-    "greedy_search": Method(greedy_search, ("max_sym_per_frame",)),
+METHODS: dict[str, Method] = {
+    "greedy_search": Method(
+        lambda model, options, parts: GreedySearch(
+            model, max_sym_per_frame=options.max_sym_per_frame, blank_penalty=options.blank_penalty
+        ),
+        ("max_sym_per_frame", "blank_penalty"),
+    ),
     "modified_beam_search": Method(
-        modified_beam_search, ("beam_size", "hotwords_score"), uses=("hotwords",), inputs=("hotwords", "hotwords_file")
+        lambda model, options, parts: _beam_search(model, options, (parts.hotwords, options.hotwords_score)),
+        (*BEAM, *HOTWORDS),
+        uses=("hotwords",),
     ),
     "modified_beam_search_lm_shallow_fusion": Method(
-        modified_beam_search_lm_shallow_fusion,
-        ("beam_size", "lm_scale", "hotwords_score"),
+        lambda model, options, parts: _beam_search(
+            model,
+            options,
+            (given(parts.token_lm, "token_lm"), options.lm_scale),
+            (parts.hotwords, options.hotwords_score),
+        ),
+        (*BEAM, "lm_scale", "hotwords_score", "lm_order", "hotwords", "hotwords_file"),
         uses=("token_lm", "hotwords"),
-        inputs=("lm_order", "hotwords", "hotwords_file"),
     ),
     "modified_beam_search_LODR": Method(
-        modified_beam_search_lodr,
-        ("beam_size", "lm_scale", "lodr_scale", "hotwords_score"),
+        lambda model, options, parts: _beam_search(
+            model,
+            options,
+            (given(parts.token_lm, "token_lm"), options.lm_scale),
+            (given(parts.low_order_lm, "low_order_lm"), -options.lodr_scale),
+            (parts.hotwords, options.hotwords_score),
+        ),
+        (*BEAM, "lm_scale", "lodr_scale", "hotwords_score", "lm_order", "hotwords", "hotwords_file"),
         uses=("token_lm", "low_order_lm", "hotwords"),
-        inputs=("lm_order", "hotwords", "hotwords_file"),
     ),
-    "fast_beam_search": Method(fast_beam_search, FAST, engines=("k2",)),
-    "fast_beam_search_nbest": Method(fast_beam_search_nbest, (*FAST, *NBEST), engines=("k2",)),
+    "fast_beam_search": Method(
+        lambda model, options, parts: k2.fast_beam_search(_token_lattices(model, options)), FAST, engines=("k2",)
+    ),
+    "fast_beam_search_nbest": Method(
+        lambda model, options, parts: k2.fast_beam_search_nbest(
+            _token_lattices(model, options), num_paths=options.num_paths, nbest_scale=options.nbest_scale
+        ),
+        (*FAST, *NBEST),
+        engines=("k2",),
+    ),
     "fast_beam_search_nbest_LG": Method(
-        fast_beam_search_nbest_lg,
+        lambda model, options, parts: k2.fast_beam_search_nbest(
+            _token_lattices(model, options, given(parts.token_word_graph, "token_word_graph")),
+            num_paths=options.num_paths,
+            nbest_scale=options.nbest_scale,
+        ),
         (*FAST, *NBEST, "ngram_lm_scale"),
         uses=("token_word_graph",),
         engines=("k2",),
     ),
     "fast_beam_search_nbest_oracle": Method(
-        fast_beam_search_nbest_oracle,
+        lambda model, options, parts: k2.fast_beam_search_nbest_oracle(
+            _token_lattices(model, options),
+            transcripts=given(parts.transcripts, "transcripts"),
+            to_text=given(parts.to_text, "to_text"),
+            num_paths=options.num_paths,
+            nbest_scale=options.nbest_scale,
+        ),
         (*FAST, *NBEST),
         uses=("transcripts", "to_text"),
         engines=("k2",),
         is_oracle=True,
     ),
-    "ctc_greedy_search": Method(ctc_greedy_search, ()),
-    "ctc_prefix_beam_search": Method(ctc_prefix_beam_search, ("beam_size",)),
-    "1best": Method(one_best, LATTICE, uses=("word_graph",), engines=ENGINES),
-    "nbest": Method(nbest, (*LATTICE, "num_paths"), uses=("word_graph",), engines=ENGINES),
+    "ctc_greedy_search": Method(lambda model, options, parts: CtcGreedySearch(model), ()),
+    "ctc_prefix_beam_search": Method(
+        lambda model, options, parts: CtcPrefixBeamSearch(model, beam_size=options.beam_size), ("beam_size",)
+    ),
+    "1best": Method(
+        lambda model, options, parts: lattice.one_best(_lattices(model, options, parts)),
+        LATTICE,
+        uses=("word_graph",),
+        engines=ENGINES,
+    ),
+    "nbest": Method(
+        lambda model, options, parts: lattice.nbest(
+            _lattices(model, options, parts), num_paths=options.num_paths, output_beam=options.output_beam
+        ),
+        (*LATTICE, "num_paths"),
+        uses=("word_graph",),
+        engines=ENGINES,
+    ),
     "nbest_rescoring": Method(
-        nbest_rescoring,
-        (*OVER_WORDS, "num_paths"),
+        lambda model, options, parts: lattice.nbest_rescoring(
+            _lattices(model, options, parts),
+            rescoring_lm=given(parts.rescoring_lm, "rescoring_lm"),
+            lm_scale=options.lm_scales[0],
+            num_paths=options.num_paths,
+            output_beam=options.output_beam,
+        ),
+        (*OVER_WORDS, "num_paths", *RESCORING),
         uses=("word_graph", "rescoring_lm"),
-        inputs=RESCORING,
         engines=ENGINES,
         at_scales=True,
     ),
     "whole_lattice_rescoring": Method(
-        whole_lattice_rescoring,
-        OVER_WORDS,
+        lambda model, options, parts: lattice.whole_lattice_rescoring(
+            _lattices(model, options, parts),
+            rescoring_lm=given(parts.rescoring_lm, "rescoring_lm"),
+            lm_scale=options.lm_scales[0],
+        ),
+        (*OVER_WORDS, *RESCORING),
         uses=("word_graph", "rescoring_lm"),
-        inputs=RESCORING,
         engines=ENGINES,
         at_scales=True,
     ),
     "nbest_oracle": Method(
-        nbest_oracle,
+        lambda model, options, parts: lattice.nbest_oracle(
+            _lattices(model, options, parts),
+            transcripts=given(parts.transcripts, "transcripts"),
+            to_text=given(parts.to_text, "to_text"),
+            num_paths=options.num_paths,
+            output_beam=options.output_beam,
+        ),
         (*LATTICE, "num_paths"),
         uses=("word_graph", "transcripts", "to_text"),
         engines=ENGINES,
         is_oracle=True,
     ),
 }
+
+
+def _beam_search(
+    model: AsrModel, options: DecodingConfig, *scorers: tuple[PrefixScorer | None, float]
+) -> ModifiedBeamSearch:
+    """The search with those scorers that are there and count, at their scales."""
+    device = model.joiner.output.weight.device
+    scaled = [scorer.to(device).scaled(scale) for scorer, scale in scorers if scorer is not None and scale != 0]
+    return ModifiedBeamSearch(model, beam_size=options.beam_size, blank_penalty=options.blank_penalty, scorers=scaled)
+
+
+def _token_lattices(model: AsrModel, options: DecodingConfig, lg: WordGraph | None = None) -> k2.FindTransducerLattices:
+    return k2.transducer_lattice_finder(
+        model,
+        lg,
+        ngram_lm_scale=options.ngram_lm_scale,
+        blank_penalty=options.blank_penalty,
+        beam=options.beam,
+        max_contexts=options.max_contexts,
+        max_states=options.max_states,
+    )
+
+
+def _lattices(model: AsrModel, options: DecodingConfig, parts: Resources) -> lattice.FindLattices:
+    if options.lattice_engine == "all":
+        raise ValueError("lattice_engine is 'all': give one engine for each search, as `searches.resolved` does")
+    return lattice.lattice_finder(
+        model,
+        word_graph=given(parts.word_graph, "word_graph") if "word_graph" in used(options) else None,
+        hlg_scale=options.hlg_scale,
+        lattice_engine=options.lattice_engine,
+        ctc_topology=options.ctc_topology,
+        beams=Beams(options.search_beam, options.output_beam, options.max_active),
+    )
 
 
 def decode_batch(
@@ -152,21 +229,17 @@ def decode_at_scales(
     *,
     resources: Resources = NOTHING,
 ) -> list[list[Hypothesis]]:
-    """Return what `decode_batch` does for each of several configs that differ in nothing but the LM's scale."""
-    method = METHODS[configs[0].decoding_method]
-    options = {name: getattr(configs[0], name) for name in method.options}
-    given = {name: getattr(resources, name) for name in method.uses}
-    for name in used(configs[0]):
-        require(given[name] is not None or name not in MISSING, MISSING.get(name, ""))
-    search = functools.partial(
-        method.search, model, encoder_output.encoder_out, encoder_output.encoder_out_lens, **options, **given
-    )
-    if method.at_scales:
-        return search(lm_scales=[scale for config in configs for scale in config.lm_scales])
-    return [search() for _ in configs]
+    """Return what `decode_batch` does for each of several configs that differ in nothing but the LM's scale.
+
+    They finish one state.
+    """
+    searches = [METHODS[config.decoding_method].search(model, config, resources) for config in configs]
+    frames, lens = encoder_output.encoder_out, encoder_output.encoder_out_lens
+    state = searches[0].advance(searches[0].start(len(frames)), frames, lens)
+    return [search.finish(state) for search in searches]
 
 
-def used(config: DecodingConfig) -> list[str]:
+def used(config: DecodingConfig) -> list[Part]:
     """The parts of `Resources` that the method needs with these options."""
     method = METHODS[config.decoding_method]
     unused = {"word_graph"} if "graph" in method.options and config.graph == "H" else set()

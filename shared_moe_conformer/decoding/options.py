@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from shared_moe_conformer.config import require, require_choice
-from shared_moe_conformer.decoding.lattice import GraphName
 from shared_moe_conformer.lattice.ngram import Backoff
 from shared_moe_conformer.lattice.topology import CtcTopology
 
+GraphName = Literal["H", "HLG"]
 EngineChoice = Literal["auto", "k2", "embedded", "all"]
 DecodingMethod = Literal[
     "greedy_search",
@@ -43,6 +44,8 @@ class DecodingConfig:
     """The search; all: every one that can run here, and a table that compares them."""
     max_sym_per_frame: int = 1
     """greedy_search: tokens after which it goes on to the next frame without waiting for a blank."""
+    blank_penalty: float = 0.0
+    """Searches of the transducer: subtracted from blank's logit (nats); more than 0: fewer words are left out."""
     beam_size: int = 4
     """modified_beam_search and its kin, ctc_prefix_beam_search: hypotheses kept per utterance."""
     lm_order: int = 3
@@ -106,6 +109,9 @@ class DecodingConfig:
         require_choice("graph", self.graph, GraphName)
         for name in ("search_beam", "output_beam", "beam", "hlg_scale", "nbest_scale"):
             require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")
+        require(
+            math.isfinite(self.blank_penalty), f"blank_penalty is {self.blank_penalty}: give a finite number of nats"
+        )
         require(
             2 <= self.max_active <= MAX_ACTIVE_LIMIT,
             f"max_active is {self.max_active}: give 2 to {MAX_ACTIVE_LIMIT} states",

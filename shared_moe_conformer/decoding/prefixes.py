@@ -1,9 +1,14 @@
-"""What batched beams share: the choice of the best extensions, and hashes by which they recognise equal prefixes."""
+"""What batched beams share: the best extensions, hashes that tell equal prefixes, and the way back to the frames."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from shared_moe_conformer.decoding.hypothesis import Chunk
 
 # Odd 64-bit constants with well-mixed bits (Source: SplitMix64, Steele et al. 2014).
 _STATE_FACTOR = 0x9E3779B97F4A7C15 - (1 << 64)
@@ -23,7 +28,7 @@ def best_extensions(scores: Tensor, beam_size: int) -> tuple[Tensor, Tensor, Ten
 def extended_hash(prefix_hash: Tensor, token: Tensor) -> Tensor:
     """The hashes of prefixes to each of which one token was added; both int64, of shapes that broadcast.
 
-    Two different sequences of a beam meet with a probability of about 2**-64.
+    Two different sequences of a beam have the same hash with a probability of about 2**-64.
     """
     mixed = prefix_hash * _STATE_FACTOR + (token + 1) * _TOKEN_FACTOR
     return mixed ^ (mixed >> 31)
@@ -41,3 +46,66 @@ def merge_equal_prefixes(scores: Tensor, prefix_hash: Tensor) -> Tensor:
     total = scores.unsqueeze(1).where(same, nothing).logsumexp(dim=2)
     repeated = same.tril(diagonal=-1).any(dim=2)
     return nothing.where(repeated, total)
+
+
+class Steps(NamedTuple):
+    """What each beam entry did at each frame of a chunk, (T, N, K) each but the last."""
+
+    parents: Tensor
+    """The entry of the frame before that it continues."""
+    tokens: Tensor
+    """The token that it added, or blank."""
+    log_probs: Tensor
+    """The model's log-probability of that, or of the entry's last token; 0 in padding."""
+    valid: Tensor
+    """True where the frame belongs to the utterance, (N, T)."""
+
+    @classmethod
+    def unchanged(cls, valid: Tensor, beam_size: int, *, blank_id: int) -> Steps:
+        """Steps (N, T) at which every entry continues itself by a blank, until others are recorded."""
+        num_utterances, num_frames = valid.shape
+        parents = torch.arange(beam_size, device=valid.device).repeat(num_frames, num_utterances, 1)
+        log_probs = torch.zeros(parents.shape, device=valid.device)
+        return cls(parents, torch.full_like(parents, blank_id), log_probs, valid)
+
+    @property
+    def padded(self) -> list[bool]:
+        """Whether each frame is padding in some utterance."""
+        return (~self.valid.all(dim=0)).tolist()
+
+    def record(self, t: int, parents: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
+        """Fill in what was done at frame t by the entries, (N, K), of those utterances that have it."""
+        there = self.valid[:, t, None]
+        for steps, step in zip(self, (parents, tokens, log_probs)):
+            steps[t] = step.where(there, steps[t])
+
+
+def where_active(active: Tensor, after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
+    """Beams (N, K, ..) after a frame for the utterances that have it, (N,), and those before it for the others."""
+    return [new.where(active.view(-1, *[1] * (new.dim() - 1)), old) for new, old in zip(after, before)]
+
+
+def path_of(steps: Sequence[Steps], best: Tensor) -> Chunk:
+    """The way to one beam entry of each utterance, (N,), through the steps of one or more chunks.
+
+    Its confidences are the probabilities of its steps.
+    """
+    parents, tokens, log_probs = (torch.cat(parts) for parts in list(zip(*steps))[:3])
+    valid = torch.cat([chunk.valid for chunk in steps], dim=1)
+    return Chunk(trace_back(parents, tokens, best), trace_back(parents, log_probs, best).exp(), valid)
+
+
+def trace_back(parents: Tensor, values: Tensor, best: Tensor) -> Tensor:
+    """What each frame added on the way to one beam entry per utterance, (N, T).
+
+    Args:
+      parents: beam entry of the frame before that each entry continues, (T, N, K).
+      values: what each entry added at its frame: a token or blank, or something about it, (T, N, K).
+      best: beam entry after the last frame, (N,).
+    """
+    path = torch.empty(values.shape[:2], dtype=values.dtype, device=values.device)
+    entry = best.unsqueeze(1)
+    for t in reversed(range(len(values))):
+        path[t] = values[t].gather(1, entry).squeeze(1)
+        entry = parents[t].gather(1, entry)
+    return path.t()

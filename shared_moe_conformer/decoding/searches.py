@@ -1,4 +1,4 @@
-"""Which searches a config asks for, which of them share their work, and what they are called."""
+"""Which searches a config asks for, what they need, which of them share their work, and what they are called."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import replace_fields, require
-from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.methods import HOTWORDS, METHODS, used
 from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import LOADERS, Resources, Units
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
 from shared_moe_conformer.lattice.topology import chosen_topology
 
 RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
 """Options that `resolved` sets, whatever the method."""
-HOTWORDS = ("hotwords", "hotwords_file", "hotwords_score")
+UNNAMED_BY_DEFAULT = ("blank_penalty",)
+"""Options that came after results had been named; file names leave them out where they have their defaults."""
 
 
 def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:
@@ -43,7 +45,7 @@ def _require_its_own_options(config: DecodingConfig) -> None:
     """Refuse options that would change nothing, by which another method must have been meant."""
     method = config.decoding_method
     for f in fields(config):
-        users = [name for name, m in METHODS.items() if f.name in (*m.options, *m.inputs)]
+        users = [name for name, m in METHODS.items() if f.name in m.options]
         require(
             method in users or f.name in RESOLVED or getattr(config, f.name) == f.default,
             f"{method} has no --{f.name.replace('_', '-')}, which is an option of {', '.join(users)}",
@@ -92,6 +94,41 @@ def _is_installed(engine: Any) -> bool:
     return True
 
 
+class Loaded(NamedTuple):
+    """Searches and what they need."""
+
+    configs: list[DecodingConfig]
+    resources: Resources
+    left_out: dict[str, str]
+    """Searches whose resources are missing, and why."""
+
+
+def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, units: Units) -> Loaded:
+    """What the searches need, each part loaded once; of several searches, those that lack a part are left out.
+
+    Args:
+      configs: as `resolved` gives them.
+      lang_dir: the recipe's lang folder.
+      units: the tokenizer.
+
+    Raises:
+      FileNotFoundError: the only method needs a file that is not there.
+      ValueError: it needs one that is damaged or stale.
+    """
+    parts: dict[str, Any] = {}
+    problems: dict[str, str] = {}
+    for name, config in {name: c for c in configs for name in used(c) if name in LOADERS}.items():
+        try:
+            parts[name] = LOADERS[name](config, lang_dir, units)
+        except (FileNotFoundError, ValueError, ImportError) as error:
+            if len({c.decoding_method for c in configs}) == 1:
+                raise
+            problems[name] = " ".join(str(error).split())
+    left_out = {label(c): problems[n] for c in configs for n in used(c) if n in problems}
+    kept = [config for config in configs if label(config) not in left_out]
+    return Loaded(kept, Resources(**parts, to_text=units.decode), left_out)
+
+
 def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
     """The configs in lists of those for which one search serves."""
 
@@ -104,9 +141,11 @@ def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
 def settings(config: DecodingConfig) -> str:
     """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
     method = METHODS[config.decoding_method]
-    has_hotwords = bool(config.hotwords or config.hotwords_file)
-    names = [name for name in (*method.options, *method.inputs) if has_hotwords or name not in HOTWORDS]
-    values = {name: getattr(config, name) for name in names}
+    left_out = set() if config.hotwords or config.hotwords_file else set(HOTWORDS)
+    left_out |= {
+        f.name for f in fields(config) if f.name in UNNAMED_BY_DEFAULT and getattr(config, f.name) == f.default
+    }
+    values = {name: getattr(config, name) for name in method.options if name not in left_out}
     if "hotwords" in values:
         values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
     if "lm_scales" in values:

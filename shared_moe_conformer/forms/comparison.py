@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Decoded, word_error_rate
 from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, fp16_name, int8_name
 from shared_moe_conformer.forms.recordings import Utterance

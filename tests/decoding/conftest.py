@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from shared_moe_conformer.config import EncoderConfig, ModelConfig
+from shared_moe_conformer.decoding.beam import ModifiedBeamSearch
+from shared_moe_conformer.decoding.ctc import CtcGreedySearch, CtcPrefixBeamSearch
+from shared_moe_conformer.decoding.greedy import GreedySearch
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
 from shared_moe_conformer.model.asr_model import AsrModel
 
 ENCODER_DIM = 8
@@ -42,6 +48,22 @@ def frames_of(lens: list[int], *, seed: int = 1, dim: int = ENCODER_DIM) -> tupl
     """Random encoder frames, with noise in the padding."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(len(lens), max(lens), dim, generator=generator) * 2, torch.tensor(lens)
+
+
+def greedy_search(model: AsrModel, x: Tensor, lens: Tensor, **options: Any) -> list[Hypothesis]:
+    return search_utterances(GreedySearch(model, **options), x, lens)
+
+
+def modified_beam_search(model: AsrModel, x: Tensor, lens: Tensor, **options: Any) -> list[Hypothesis]:
+    return search_utterances(ModifiedBeamSearch(model, **options), x, lens)
+
+
+def ctc_greedy_search(model: AsrModel, x: Tensor, lens: Tensor) -> list[Hypothesis]:
+    return search_utterances(CtcGreedySearch(model), x, lens)
+
+
+def ctc_prefix_beam_search(model: AsrModel, x: Tensor, lens: Tensor, **options: Any) -> list[Hypothesis]:
+    return search_utterances(CtcPrefixBeamSearch(model, **options), x, lens)
 
 
 @pytest.fixture

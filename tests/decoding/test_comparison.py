@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.decoding.comparison import comparison_text, draw, table_text
+from shared_moe_conformer.decoding.comparison import (
+    agreement_note,
+    calibration_text,
+    comparison_text,
+    draw,
+    judged_words,
+    table_text,
+)
+from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Scores
 
 from .test_scoring import scores
@@ -37,3 +47,56 @@ def test_notes_say_what_there_is_to_know() -> None:
 def test_the_picture_is_a_png(tmp_path: Path, shown: list[Scores]) -> None:
     draw(shown, tmp_path / "comparison.png", title="test, epoch-1")
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+ONE = DecodingConfig(decoding_method="1best", lattice_engine="k2")
+OTHER = DecodingConfig(decoding_method="1best", lattice_engine="embedded")
+TOKENS = DecodingConfig(decoding_method="nbest", graph="H", lattice_engine="k2")
+OTHER_TOKENS = DecodingConfig(decoding_method="nbest", graph="H", lattice_engine="embedded")
+
+
+def hyp(score: float, *words: str, tokens: tuple[int, ...] = (1,)) -> Hypothesis:
+    return Hypothesis(list(tokens), [0], score, list(words) if words else None)
+
+
+def test_words_and_tokens_are_compared_and_scores_where_they_are_the_same() -> None:
+    nothing = hyp(-math.inf, tokens=())
+    found = {
+        ONE: [hyp(-3.0, "A"), hyp(-5.0, "B"), hyp(-2.0, "C", tokens=(7,))],
+        OTHER: [hyp(-3.25, "A"), hyp(-9.0, "X"), hyp(-2.0, "C", tokens=(8,))],
+        TOKENS: [hyp(-1.0), hyp(-1.0, tokens=(2,)), nothing],
+        OTHER_TOKENS: [hyp(-1.0), hyp(-1.0, tokens=(3,)), nothing],
+        DecodingConfig(): [hyp(-1.0)] * 3,
+    }
+    assert agreement_note(found) == (
+        "k2 and embedded, 2 searches: the same text in 2 of 3 by 1best over HLG, in 2 of 3 by nbest over H; "
+        "and there scores that differ by 0.2 at most"
+    )
+    assert agreement_note(found | {OTHER: found[ONE]}) == (
+        "k2 and embedded, 2 searches: the same text in all 3 utterances, but in 2 of 3 by nbest over H; "
+        "and there the same score"
+    )
+    assert agreement_note({ONE: found[ONE], OTHER: found[ONE]}) == (
+        "k2 and embedded, 1 search: the same text in all 3 utterances; and there the same score"
+    )
+
+
+def test_one_engine_has_nobody_to_agree_with() -> None:
+    assert agreement_note({ONE: [hyp(-1.0)], DecodingConfig(): [hyp(-1.0)]}) is None
+
+
+def test_words_are_judged_by_the_alignment_with_what_was_said() -> None:
+    found = judged_words(["A", "B", "C"], [("A", 0.9), ("X", 0.2), ("C", None), ("D", 0.4)])
+    assert found == [(0.9, True), (0.2, False), (0.4, False)]
+    assert judged_words(["A"], []) == judged_words([], []) == []
+    assert judged_words([], [("A", 0.5)]) == [(0.5, False)]
+
+
+def test_a_confidence_belongs_to_one_bin() -> None:
+    judged = [(0.0, False), (0.49, True), (0.5, True), (0.79, True), (0.95, True), (1.0, True), (1.0, False)]
+    title, header, row = calibration_text({"1best": judged, "says nothing": []}, title="test, epoch-1").splitlines()
+    assert title == "test, epoch-1: words that are right, by their confidence"
+    assert header.split("  ")[0] == "method" and header.endswith("0.95 or more")
+    assert [cell.strip() for cell in row.split("  ") if cell.strip()] == [
+        "1best", "50 % of 2", "100 % of 2", "-", "67 % of 3",
+    ]  # fmt: skip

@@ -3,16 +3,27 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from shared_moe_conformer.decoding.ctc import collapse, ctc_greedy_search, ctc_prefix_beam_search, peak_posteriors
+from shared_moe_conformer.decoding.ctc import collapse, peaks
 
-# A model whose encoder frames are the posteriors themselves.
-POSTERIORS: Any = SimpleNamespace(ctc_log_probs=lambda encoder_out: encoder_out)
+from .conftest import ctc_greedy_search, ctc_prefix_beam_search
+
+
+class Posteriors(torch.nn.Module):
+    """A model whose encoder frames are the posteriors themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ctc_head = torch.nn.Linear(1, 1)
+
+    def ctc_log_probs(self, encoder_out: torch.Tensor) -> torch.Tensor:
+        return encoder_out
+
+
+POSTERIORS = Posteriors()
 
 
 def collapsed(labels: tuple[int, ...]) -> tuple[int, ...]:
@@ -133,7 +144,9 @@ def test_a_token_is_as_sure_as_its_highest_posterior_until_the_next_one() -> Non
     generator = torch.Generator().manual_seed(5)
     log_probs = torch.randn(3, 8, 4, generator=generator).log_softmax(-1)
     path = torch.tensor([[0, 2, 0, 0, 3, 3, 0, 0], [1, 0, 0, 0, 0, 0, 0, 1], [0] * 8])
-    sure = peak_posteriors(log_probs, path)
+    begin = torch.arange(8).where(path > 0, torch.zeros_like(path)).cummax(dim=1).values
+    last = path.gather(1, begin)
+    sure = peaks(log_probs.exp().gather(2, last.unsqueeze(2)).squeeze(2), path)
     for row, frames, probs in zip(sure, path, log_probs.exp()):
         begins = frames.nonzero().squeeze(1).tolist()
         for begin, end in zip(begins, [*begins[1:], len(frames)]):

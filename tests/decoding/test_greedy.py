@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shared_moe_conformer.decoding.greedy import greedy_search
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
+
+from .conftest import greedy_search
 
 
 def one_by_one(model, frames: torch.Tensor, *, max_sym_per_frame: int) -> Hypothesis:

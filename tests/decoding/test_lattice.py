@@ -1,21 +1,51 @@
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 pytest.importorskip("kaldifst")
 
-from shared_moe_conformer.decoding.ctc import ctc_greedy_search
-from shared_moe_conformer.decoding.lattice import one_best
-from shared_moe_conformer.lattice.decoding_graph import build_word_graph, load_word_graph
+from shared_moe_conformer.decoding import lattice as searches
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
+from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph, load_word_graph
 from shared_moe_conformer.lattice.engine import lattice_engine
+from shared_moe_conformer.lattice.graphs import WordGraph
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.n_best import n_best
+from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel
+from shared_moe_conformer.lattice.search import Beams
 from tests.lattice.conftest import make_lang_dir
 
+from .conftest import ctc_greedy_search
+
 WIDE = {"search_beam": 100.0, "max_active": 5000}
+
+
+def finder(
+    model, *, search_beam: float = 20.0, output_beam: float = 8.0, max_active: int = 7000, **options: Any
+) -> searches.FindLattices:
+    return searches.lattice_finder(model, beams=Beams(search_beam, output_beam, max_active), **options)
+
+
+def one_best(model, x, lens, **options: Any) -> list[Hypothesis]:
+    return search_utterances(searches.one_best(finder(model, **options)), x, lens)
+
+
+def oracle(model, x, lens, *, transcripts: list[str], to_text, num_paths: int, **options: Any) -> list[Hypothesis]:
+    search = searches.nbest_oracle(
+        finder(model, **options),
+        transcripts=transcripts,
+        to_text=to_text,
+        num_paths=num_paths,
+        output_beam=options.get("output_beam", 8.0),
+    )
+    return search_utterances(search, x, lens)
 
 
 @pytest.fixture(params=["k2", "embedded"])
@@ -37,7 +67,7 @@ def lang_dir(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("topology", ["standard", "modified"])
 def test_over_words_the_tokens_spell_the_words(engine, topology, lang_dir, make_model, make_batch) -> None:
     model, word_graph, spellings = make_model(8), load_word_graph(lang_dir, topology), Lexicon.load(lang_dir).spellings
-    hyps = one_best(model, *make_batch([30, 0, 12]), graph="HLG", lattice_engine=engine, word_graph=word_graph, **WIDE)
+    hyps = one_best(model, *make_batch([30, 0, 12]), lattice_engine=engine, word_graph=word_graph, **WIDE)
     assert hyps[0].words and hyps[1].words == []
     for hyp in hyps:
         tokens = [token for word in hyp.words for token in spellings[word]]
@@ -54,9 +84,7 @@ def test_the_graphs_scale_counts(engine, lang_dir, make_model, make_batch) -> No
     """A path's score falls by what the graph takes from it; the best path can only gain by a smaller scale."""
     model, batch, word_graph = make_model(8), make_batch([20]), load_word_graph(lang_dir, "standard")
     scores = [
-        one_best(model, *batch, graph="HLG", hlg_scale=scale, lattice_engine=engine, word_graph=word_graph, **WIDE)[
-            0
-        ].score
+        one_best(model, *batch, hlg_scale=scale, lattice_engine=engine, word_graph=word_graph, **WIDE)[0].score
         for scale in (0.01, 0.5, 1.0)
     ]
     greedy = ctc_greedy_search(model, *batch)[0].score
@@ -69,7 +97,7 @@ def test_a_wider_search_is_never_worse(engine, lang_dir, make_model, make_batch)
         [
             hyp.score
             for hyp in one_best(
-                model, *batch, graph="HLG", lattice_engine=engine, word_graph=word_graph, search_beam=beam, max_active=n
+                model, *batch, lattice_engine=engine, word_graph=word_graph, search_beam=beam, max_active=n
             )
         ]
         for beam, n in ((2.0, 20), (10.0, 500), (100.0, 5000))
@@ -78,13 +106,141 @@ def test_a_wider_search_is_never_worse(engine, lang_dir, make_model, make_batch)
         assert all(w >= n - 1e-3 for n, w in zip(narrow, wide))
 
 
-def test_without_a_graph_or_with_another_vocabularys_it_is_refused(lang_dir, make_model, make_batch) -> None:
-    with pytest.raises(ValueError, match="no HLG to search"):
-        one_best(make_model(8), *make_batch([3]))
+def test_a_graph_of_another_vocabulary_is_refused(lang_dir, make_model, make_batch) -> None:
     with pytest.raises(ValueError, match="a model with 5"):
-        one_best(make_model(5), *make_batch([3]), graph="HLG", word_graph=load_word_graph(lang_dir, "standard"))
+        one_best(make_model(5), *make_batch([3]), word_graph=load_word_graph(lang_dir, "standard"))
 
 
 def test_over_the_topology_there_are_no_words(make_model, make_batch, engine) -> None:
-    (hyp,) = one_best(make_model(8), *make_batch([9]), graph="H", lattice_engine=engine)
+    (hyp,) = one_best(make_model(8), *make_batch([9]), word_graph=None, lattice_engine=engine)
     assert hyp.words is None and torch.isfinite(torch.tensor(hyp.score))
+
+
+SCALES = (0.0, 0.5, 2.0)
+
+
+@pytest.fixture(scope="module")
+def word_graph(tmp_path_factory: pytest.TempPathFactory) -> WordGraph:
+    folder = tmp_path_factory.mktemp("lang")
+    make_lang_dir(folder, num_words=12, vocab_size=8, order=2, seed=0)
+    build_word_graph(folder, "standard")
+    return load_word_graph(folder, "standard")
+
+
+@pytest.fixture(scope="module")
+def same_ngram(tmp_path_factory: pytest.TempPathFactory) -> NgramModel:
+    return NgramModel.load(
+        make_lang_dir(tmp_path_factory.mktemp("same"), num_words=12, vocab_size=8, order=2, seed=0) / NGRAM_FILE
+    )
+
+
+@pytest.fixture
+def other(word_graph: WordGraph) -> NgramAutomaton:
+    rng, words = random.Random(5), [f"W{i:02}" for i in range(12)]
+    return NgramAutomaton(train_ngram([[*rng.choices(words, k=4), *words] for _ in range(30)], 3), word_graph.words)
+
+
+@pytest.fixture(params=["k2", "embedded"])
+def search(request: pytest.FixtureRequest, word_graph: WordGraph) -> dict[str, Any]:
+    try:
+        engine = lattice_engine(request.param).name
+    except ValueError:
+        pytest.skip("not installed")
+    return {
+        "lattice_engine": engine,
+        "word_graph": word_graph,
+        "search_beam": 30.0,
+        "output_beam": 6.0,
+        "max_active": 5000,
+    }
+
+
+def test_the_first_of_the_n_best_is_the_best(search, make_model, make_batch) -> None:
+    model, batch = make_model(8), make_batch([25, 0, 12])
+    best = one_best(model, *batch, **search)
+    first = search_utterances(searches.nbest(finder(model, **search), num_paths=7, output_beam=6.0), *batch)
+    assert [hyp.words for hyp in first] == [hyp.words for hyp in best]
+    assert [hyp.score for hyp in first] == pytest.approx([hyp.score for hyp in best])
+    assert first[0].words and first[1].words == [] and first[1].tokens == []
+
+
+def test_the_oracle_finds_any_of_the_n_best(search, make_model, make_batch) -> None:
+    """Each sequence of the list, said: the oracle has no error; something else said: it has the fewest."""
+    model, batch = make_model(8), make_batch([20])
+    (lattice,), words = finder(model, **search)(*batch)
+    texts = [" ".join(words[label] for label in path.output_labels) for path in n_best(lattice, 5, beam=6.0)]
+    assert len(set(texts)) == 5
+    for text in texts:
+        options = {"transcripts": [text], "to_text": str, "num_paths": 5, **search}
+        (hyp,) = oracle(model, *batch, **options)
+        assert " ".join(hyp.words) == text
+    (silent,) = oracle(model, *batch, **{**options, "transcripts": [""]})
+    assert len(silent.words) == min(len(text.split()) for text in texts)
+
+
+def test_over_tokens_the_oracle_compares_texts(make_model, make_batch) -> None:
+    model, batch = make_model(8), make_batch([12])
+    said = "3 4 3"
+    (hyp,) = oracle(
+        model, *batch, transcripts=[said], to_text=lambda tokens: " ".join(map(str, tokens)), num_paths=50,
+        word_graph=None, lattice_engine="embedded",
+    )  # fmt: skip
+    (best,) = one_best(model, *batch, word_graph=None, lattice_engine="embedded")
+    assert hyp.words is None
+    common = [len(set(map(str, h.tokens)) & set(said.split())) for h in (hyp, best)]
+    assert common[0] >= common[1]
+
+
+def test_rescoring_by_the_graphs_own_ngram_changes_nothing(search, word_graph, same_ngram, make_model, make_batch):
+    """HLG's back-offs are epsilons; so the same convention gives back HLG's scores."""
+    model, batch = make_model(8), make_batch([25, 0, 12])
+    own = NgramAutomaton(same_ngram, word_graph.words, backoff="epsilon")
+    best = one_best(model, *batch, **search)
+    for method in (searches.nbest_rescoring, searches.whole_lattice_rescoring):
+        hyps = search_utterances(method(finder(model, **search), rescoring_lm=own, lm_scale=1.0), *batch)
+        assert [hyp.words for hyp in hyps] == [hyp.words for hyp in best]
+        assert [hyp.score for hyp in hyps] == pytest.approx([hyp.score for hyp in best], abs=1e-2)
+
+
+def test_every_scale_has_the_best_of_all_sequences_at_that_scale(search, other, make_model, make_batch) -> None:
+    model, batch = make_model(8), make_batch([14])
+    (lattice,), words = finder(model, **search)(*batch)
+    by_list = [
+        searches.nbest_rescoring(
+            finder(model, **search), rescoring_lm=other, lm_scale=scale, num_paths=10_000, output_beam=6.0
+        )
+        for scale in SCALES
+    ]
+    by_lattice = [
+        searches.whole_lattice_rescoring(finder(model, **search), rescoring_lm=other, lm_scale=scale)
+        for scale in SCALES
+    ]
+    states = [of_scales[0].advance(None, *batch) for of_scales in (by_list, by_lattice)]
+    listed, whole = ([s.finish(state) for s in of_scales] for of_scales, state in zip((by_list, by_lattice), states))
+    paths = n_best(lattice.scaled(0.0), 10_000)
+    assert len(paths) > 20
+    for scale, (in_list,), (in_lattice,) in zip(SCALES, listed, whole):
+        scored = [(p.am_score + scale * other.score(p.output_labels), p.output_labels) for p in paths]
+        assert in_lattice.score == pytest.approx(max(scored)[0], abs=1e-6)
+        assert in_lattice.score >= in_list.score - 1e-6
+    assert len({tuple(hyps[0].words) for hyps in whole}) > 1, "the scale must matter"
+
+
+def test_confidences_are_there_for_every_word_and_token(search, other, make_model, make_batch) -> None:
+    model, batch = make_model(8), make_batch([25, 0])
+    rescoring = searches.whole_lattice_rescoring(finder(model, **search), rescoring_lm=other, lm_scale=0.7)
+    rescored, silent = search_utterances(rescoring, *batch)
+    for hyp in (rescored, *one_best(model, *batch, **search)[:1]):
+        assert len(hyp.words) == len(hyp.word_frames) == len(hyp.word_confidences) > 0
+        assert len(hyp.tokens) == len(hyp.confidences) == len(hyp.frames)
+        assert all(0 < sure <= 1 for sure in (*hyp.word_confidences, *hyp.confidences))
+        assert hyp.word_frames == sorted(hyp.word_frames)
+    assert silent.words == silent.word_confidences == silent.confidences == []
+
+
+def test_a_lattice_is_searched_in_whole_utterances(make_model, make_batch) -> None:
+    search, batch = searches.one_best(finder(make_model(8), word_graph=None)), make_batch([9])
+    with pytest.raises(ValueError, match="whole utterances: advance first"):
+        search.finish(search.start(1))
+    with pytest.raises(ValueError, match="whole utterances: advance once, or take another search"):
+        search.advance(search.advance(search.start(1), *batch), *batch)

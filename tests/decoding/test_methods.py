@@ -6,20 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shared_moe_conformer.decoding.fast_beam_search import any_tokens
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_batch, used
-from shared_moe_conformer.decoding.ngram_scorer import ngram_scorer
+from shared_moe_conformer.decoding.k2 import any_tokens
+from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.decoding.scorers import ngram_scorer
 from shared_moe_conformer.decoding.searches import resolved
-from shared_moe_conformer.lattice.graphs import WordGraph
+from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
-from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import NgramAutomaton
 from shared_moe_conformer.lattice.topology import over_tokens
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {
     "max_sym_per_frame": 3,
+    "blank_penalty": 1.5,
     "beam_size": 7,
     "beam": 11.0,
     "lm_order": 2,
@@ -48,9 +49,11 @@ OTHER_VALUES = {
 
 LM = ngram_scorer(train_ngram(["abc", "cab"], 2, vocabulary="abcdef"), ["<blk>", *"abcdef"])
 LG = WordGraph(replace(any_tokens(7), olabel=np.tile([1, 2], 3).astype(np.int32)), ["<eps>", "ODD", "EVEN"])
-LEXICON = Lexicon(["<blk>", *"abcdef"], {"AB": [1, 2], "BE": [2, 5], "C": [3], "D": [4], "E": [5], "F": [6]})
-HLG = WordGraph(over_tokens(LEXICON.transducer(disambiguated=False), modified=False), LEXICON.words)
-STRONGER = NgramAutomaton(train_ngram([[*LEXICON.spellings], ["AB", "C", "D"]], 2), LEXICON.words)
+WORDS = ["AB", "BE", "C", "D", "E", "F"]
+ARCS = [(0, 1, 1, 1), (1, 0, 2, 0), (0, 2, 2, 2), (2, 0, 5, 0), *((0, 0, token, token) for token in (3, 4, 5, 6))]
+L = graph_of_arcs(np.array(ARCS), np.zeros(len(ARCS)), final_state=[0], final_weight=[0.0])
+HLG = WordGraph(over_tokens(L, modified=False), ["<eps>", *WORDS])
+STRONGER = NgramAutomaton(train_ngram([WORDS, ["AB", "C", "D"]], 2), HLG.words)
 RESOURCES = Resources(
     token_lm=LM,
     low_order_lm=LM,
@@ -95,8 +98,32 @@ def test_1best_over_the_topology_is_ctc_greedy_search(topology, make_model, make
 def test_options_of_the_methods_are_all_there_are() -> None:
     """An option that no method names would change results without changing the names of their files."""
     options = {f.name for f in dataclasses.fields(DecodingConfig)} - {"decoding_method"}
-    named = {name for method in METHODS.values() for name in (*method.options, *method.inputs)}
+    named = {name for method in METHODS.values() for name in method.options}
     assert options == named == OTHER_VALUES.keys()
+
+
+class Noted:
+    """Options that note which of them are read."""
+
+    def __init__(self, config: DecodingConfig) -> None:
+        self.config, self.read = config, set()
+
+    def __getattr__(self, name: str) -> object:
+        self.read.add(name)
+        return getattr(self.config, name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_is_made_of_its_methods_options(method, make_model) -> None:
+    """Those that are not read decide what the resources are."""
+    if method not in available():
+        pytest.skip("needs k2")
+    options = Noted(DecodingConfig(decoding_method=method, lattice_engine="embedded"))
+    METHODS[method].search(make_model(7), options, RESOURCES)
+    of_resources = {"hotwords", "hotwords_file", "lm_order", "rescoring_ngram", "backoff"}
+    read = options.read - {"decoding_method"} | (set(METHODS[method].options) & of_resources)
+    unused = {"ngram_lm_scale"} if METHODS[method].engines == ("k2",) else {"graph", "ctc_topology"}
+    assert set(METHODS[method].options) - unused == read - unused
 
 
 @pytest.mark.parametrize(("method", "options"), [(name, {}) for name in METHODS] + [("1best", {"graph": "H"})])

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import itertools
 import sys
+from pathlib import Path
 
 import pytest
 
 from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding import searches
-from shared_moe_conformer.decoding.methods import METHODS, DecodingConfig, decode_at_scales, decode_batch
-from shared_moe_conformer.decoding.searches import grouped, label, resolved, settings
+from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, decode_batch
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import token_ngram_path
+from shared_moe_conformer.decoding.searches import grouped, label, load_resources, resolved, settings
 from shared_moe_conformer.lattice.engine import lattice_engine
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.search import LatticeEngine
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -21,7 +26,7 @@ def test_settings_tell_every_option_that_matters(method) -> None:
     config = DecodingConfig(decoding_method=method, hotwords_file="cities.txt")
     for name, value in OTHER_VALUES.items():
         other = settings(replace_fields(config, {name: value}))
-        assert (other != settings(config)) == (name in (*METHODS[method].options, *METHODS[method].inputs))
+        assert (other != settings(config)) == (name in METHODS[method].options)
 
 
 def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_there() -> None:
@@ -101,3 +106,58 @@ def test_without_k2_all_is_what_needs_no_k2(monkeypatch) -> None:
     assert available() == {name for name, method in METHODS.items() if method.engines != ("k2",)}
     with pytest.raises(ValueError, match="no k2"):
         resolved(DecodingConfig(decoding_method="1best", lattice_engine="k2"), vocab_size=7)
+
+
+PLAIN = DecodingConfig()
+FUSED = DecodingConfig(decoding_method="modified_beam_search_lm_shallow_fusion", lm_order=3)
+LODR = DecodingConfig(decoding_method="modified_beam_search_LODR", lm_order=3)
+
+
+@pytest.fixture
+def units(lang_dir: Path) -> Tokenizer:
+    return Tokenizer.load(lang_dir)
+
+
+def save_ngram(folder: Path, units: Tokenizer, order: int) -> None:
+    train_ngram([units.pieces[3:8]], order, vocabulary=units.pieces[1:]).save(token_ngram_path(folder, order))
+
+
+def test_only_what_is_needed_is_loaded(tmp_path: Path, units: Tokenizer) -> None:
+    loaded = load_resources([PLAIN], tmp_path, units)
+    assert loaded.configs == [PLAIN] and not loaded.left_out
+    assert loaded.resources.token_lm is None and loaded.resources.to_text == units.decode
+
+
+def test_of_several_searches_those_that_lack_something_are_left_out(tmp_path: Path, units: Tokenizer) -> None:
+    save_ngram(tmp_path, units, 3)
+    loaded = load_resources([PLAIN, FUSED, LODR], tmp_path, units)
+    assert loaded.configs == [PLAIN, FUSED]
+    assert loaded.resources.token_lm is not None and loaded.resources.low_order_lm is None
+    assert loaded.left_out.keys() == {"modified_beam_search_LODR"}
+    assert "token_2gram.arpa" in loaded.left_out["modified_beam_search_LODR"]
+    save_ngram(tmp_path, units, 2)
+    assert load_resources([PLAIN, FUSED, LODR], tmp_path, units).configs == [PLAIN, FUSED, LODR]
+
+
+def test_a_search_alone_must_have_all(tmp_path: Path, units: Tokenizer) -> None:
+    with pytest.raises(FileNotFoundError, match="no n-gram over tokens in"):
+        load_resources([FUSED], tmp_path, units)
+    with pytest.raises(FileNotFoundError, match="no hotwords in nowhere.txt"):
+        config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="nowhere.txt")
+        load_resources([config], tmp_path, units)
+
+
+def test_hotwords_come_from_options_and_files(tmp_path: Path, units: Tokenizer) -> None:
+    (tmp_path / "names.txt").write_text("THANK YOU\n")
+    config = DecodingConfig(
+        decoding_method="modified_beam_search", hotwords=("ONE",), hotwords_file=str(tmp_path / "names.txt")
+    )
+    scorer = load_resources([config], tmp_path, units).resources.hotwords
+    assert scorer is not None
+    for phrase in ("ONE", "THANK YOU"):
+        (spelled,) = units.encode([phrase])
+        assert scorer.total(spelled) == len(spelled)
+    assert (
+        load_resources([DecodingConfig(decoding_method="modified_beam_search")], tmp_path, units).resources.hotwords
+        is None
+    )

@@ -19,7 +19,7 @@ pytest.importorskip("onnxruntime")
 import onnx  # noqa: E402
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.decoding.methods import DecodingConfig, DecodingMethod  # noqa: E402
+from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms import onnx_folder  # noqa: E402
 from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402

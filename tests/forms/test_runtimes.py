@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.forms.runtimes import (
     ctc_log_probs,
     greedy_ctc,

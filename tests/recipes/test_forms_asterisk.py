@@ -15,7 +15,7 @@ from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.data.loaders import CutDataset, EvalLoader  # noqa: E402
 from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
 from shared_moe_conformer.decoding.batches import decode_batches  # noqa: E402
-from shared_moe_conformer.decoding.methods import DecodingConfig  # noqa: E402
+from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
 from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.recordings import write_test_set  # noqa: E402

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
-from shared_moe_conformer.decoding.methods import DecodingConfig
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import label, resolved
 
 TINY = (

@@ -7,14 +7,9 @@ from collections import defaultdict
 import pytest
 import torch
 
-from shared_moe_conformer.decoding.beam_search import (
-    modified_beam_search,
-    modified_beam_search_lm_shallow_fusion,
-    modified_beam_search_lodr,
-)
-from shared_moe_conformer.decoding.greedy import greedy_search
-from shared_moe_conformer.decoding.hotwords import phrase_scorer
-from shared_moe_conformer.decoding.prefix_scorer import PrefixScorer
+from shared_moe_conformer.decoding.scorers import PrefixScorer, phrase_scorer
+
+from .conftest import greedy_search, modified_beam_search
 
 
 def probabilities(model, frames: torch.Tensor) -> dict[tuple[int, ...], float]:
@@ -81,17 +76,11 @@ SCORERS = {
 }
 
 
-def searched(model, x, lens, **options):
-    """The method and the options under which it adds the named scorers at these scales."""
-    return modified_beam_search_lodr(
-        model,
-        x,
-        lens,
-        token_lm=SCORERS["lm"],
-        low_order_lm=SCORERS["low_order"],
-        hotwords=SCORERS["hotwords"],
-        **options,
-    )
+def searched(model, x, lens, *, lm_scale=0.0, lodr_scale=0.0, hotwords_score=0.0, **options):
+    """What is found with the named scorers at these scales."""
+    scales = {"lm": lm_scale, "low_order": -lodr_scale, "hotwords": hotwords_score}
+    scorers = [SCORERS[name].scaled(scale) for name, scale in scales.items()]
+    return modified_beam_search(model, x, lens, scorers=scorers, **options)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -117,10 +106,8 @@ def test_scales_of_zero_change_nothing(make_model, make_batch, seed) -> None:
     model = make_model(3, seed=seed)
     x, lens = make_batch([9, 4, 0], seed=seed)
     plain = modified_beam_search(model, x, lens)
-    assert searched(model, x, lens, lm_scale=0.0, lodr_scale=0.0, hotwords_score=0.0) == plain
-    assert modified_beam_search_lm_shallow_fusion(model, x, lens, token_lm=SCORERS["lm"], lm_scale=0.0) == plain
-    fused = modified_beam_search_lm_shallow_fusion(model, x, lens, token_lm=SCORERS["lm"], lm_scale=0.5)
-    assert [hyp.score for hyp in fused] != [hyp.score for hyp in plain]
+    assert searched(model, x, lens) == plain
+    assert [hyp.score for hyp in searched(model, x, lens, lm_scale=0.5)] != [hyp.score for hyp in plain]
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding import hotwords as hotwords_module
-from shared_moe_conformer.decoding.beam_search import modified_beam_search
-from shared_moe_conformer.decoding.hotwords import hotwords_scorer, phrase_scorer, read_hotwords
+from shared_moe_conformer.decoding import scorers as module
+from shared_moe_conformer.decoding.scorers import (
+    PrefixScorer,
+    hotwords_scorer,
+    ngram_scorer,
+    phrase_scorer,
+    read_hotwords,
+)
+from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.ngram import BOS, NgramModel
+from tests.backoff import log_prob
+
+from .conftest import modified_beam_search
 
 VOCAB = 4
 SEQUENCES = st.lists(st.integers(1, VOCAB - 1), max_size=12)
@@ -56,8 +67,8 @@ def test_a_bonus_brings_its_phrase_and_none_changes_nothing(make_model, make_bat
     phrase = [[5, 3, 5]]
     hotwords = phrase_scorer(phrase, vocab_size=7)
     plain = modified_beam_search(model, x, lens, beam_size=8)
-    assert modified_beam_search(model, x, lens, beam_size=8, hotwords=hotwords, hotwords_score=0.0) == plain
-    biased = modified_beam_search(model, x, lens, beam_size=8, hotwords=hotwords, hotwords_score=20.0)
+    assert modified_beam_search(model, x, lens, beam_size=8, scorers=[hotwords.scaled(0.0)]) == plain
+    biased = modified_beam_search(model, x, lens, beam_size=8, scorers=[hotwords.scaled(20.0)])
     assert all(counted(phrase, hyp.tokens) for hyp in biased)
     assert not all(counted(phrase, hyp.tokens) for hyp in plain)
 
@@ -98,6 +109,68 @@ def test_tables_have_a_row_for_each_beginning() -> None:
 
 
 def test_tables_that_would_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hotwords_module, "MAX_TABLE", 4 * VOCAB - 1)
+    monkeypatch.setattr(module, "MAX_TABLE", 4 * VOCAB - 1)
     with pytest.raises(ValueError, match=f"hotwords of 4 tokens have too large tables with {VOCAB} units: give fewer"):
         phrase_scorer([[1, 2], [1, 3]], vocab_size=VOCAB)
+
+
+TOKENS = ["<blk>", "<sos/eos>", "<unk>", "▁A", "B", "▁C", "D"]
+
+
+def model(order: int, *, seed: int = 0) -> NgramModel:
+    rng = random.Random(seed)
+    texts = [rng.choices(TOKENS[3:6], k=rng.randint(1, 6)) for _ in range(12)]
+    return train_ngram(texts, order, vocabulary=TOKENS[1:])
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_scores_are_those_of_the_definition(order: int) -> None:
+    ngram = model(order)
+    scorer = ngram_scorer(ngram, TOKENS)
+    rng = random.Random(1)
+    for _ in range(50):
+        tokens = rng.choices(range(2, len(TOKENS)), k=rng.randint(1, 8))
+        said = [BOS, *(TOKENS[token] for token in tokens)]
+        expected = sum(log_prob(ngram, word, said[:index]) for index, word in enumerate(said) if index > 0)
+        assert scorer.total(tokens) == pytest.approx(expected, abs=1e-4)
+        assert scorer.total([0, *tokens, 0]) == scorer.total(tokens)
+
+
+def test_a_history_of_which_only_a_longer_one_is_known() -> None:
+    """A pruned n-gram may lack the history without its first token."""
+    log_probs = {("A",): -1.0, ("B",): -2.0, ("A", "B"): -0.5, ("A", "B", "A"): -0.25}
+    ngram = NgramModel(3, log_probs, {("A", "B"): -0.125, ("A",): -0.75})
+    scorer = ngram_scorer(ngram, ["<blk>", "A", "B"])
+    assert scorer.total([1, 2, 2]) == pytest.approx(-1.0 - 0.5 - 0.125 - 2.0)
+    assert scorer.total([1, 2, 1, 2]) == pytest.approx(-1.0 - 0.5 - 0.25 - 0.5)
+
+
+def test_a_token_that_the_ngram_lacks_is_named() -> None:
+    with pytest.raises(ValueError, match=r"lacks 1 token, \['E'\] first"):
+        ngram_scorer(model(2), [*TOKENS, "E"])
+
+
+def test_tables_that_would_be_too_large_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_TABLE", 20)
+    with pytest.raises(ValueError, match="train a lower order"):
+        ngram_scorer(model(3), TOKENS)
+
+
+@pytest.fixture
+def counter() -> PrefixScorer:
+    """Two states; token 2 moves to the other, at 1 nat from state 0; ending in state 1 costs 5."""
+    next_state = torch.tensor([[0, 0, 1], [1, 1, 0]])
+    return PrefixScorer(next_state, torch.tensor([[0.0, 0.5, 1.0], [0.0, -0.5, 0.0]]), torch.tensor([0.0, -5.0]))
+
+
+def test_total_follows_the_states(counter: PrefixScorer) -> None:
+    assert counter.total([]) == 0.0
+    assert counter.total([1, 2, 1]) == pytest.approx(0.5 + 1.0 - 0.5 - 5.0)
+    assert counter.total([2, 2, 1]) == pytest.approx(1.0 + 0.0 + 0.5)
+
+
+def test_scale_multiplies_every_score(counter: PrefixScorer) -> None:
+    tokens = [2, 1, 1]
+    assert counter.scaled(0.25).total(tokens) == pytest.approx(0.25 * counter.total(tokens))
+    assert counter.total(tokens) != 0
+    assert counter.to(torch.device("cpu")).total(tokens) == counter.total(tokens)

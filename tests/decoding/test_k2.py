@@ -10,22 +10,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.decoding.beam_search import modified_beam_search
-from shared_moe_conformer.decoding.fast_beam_search import (
-    fast_beam_search,
-    fast_beam_search_nbest,
-    fast_beam_search_nbest_lg,
-    fast_beam_search_nbest_oracle,
-    token_lattices,
-)
+from shared_moe_conformer.decoding import k2 as searches
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
 
-from .conftest import frames_of, recogniser
-from .test_beam_search import probabilities
+from .conftest import frames_of, greedy_search, modified_beam_search, recogniser
+from .test_beam import probabilities
 
-k2 = pytest.importorskip("k2")
+pytest.importorskip("k2")
 
 WIDE = {"beam": 100.0, "max_contexts": 1000, "max_states": 1000}
+
+
+def fast_beam_search(model, x, lens, **wide) -> list[Hypothesis]:
+    return search_utterances(searches.fast_beam_search(searches.transducer_lattice_finder(model, **wide)), x, lens)
+
+
+def fast_beam_search_nbest(
+    model, x, lens, *, num_paths=200, token_word_graph: WordGraph | None = None, **wide
+) -> list[Hypothesis]:
+    find = searches.transducer_lattice_finder(model, token_word_graph, **wide)
+    return search_utterances(searches.fast_beam_search_nbest(find, num_paths=num_paths), x, lens)
 
 
 def alignments(model, frames: torch.Tensor) -> dict[tuple[int, ...], float]:
@@ -91,7 +96,7 @@ def words_of(tokens: tuple[int, ...]) -> tuple[str, ...] | None:
 def test_over_words_the_graphs_scores_are_added(make_model, make_batch, seed, scale) -> None:
     model = make_model(3, seed=seed, sharpness=1.5)
     x, lens = make_batch([4, 3], seed=seed)
-    hyps = fast_beam_search_nbest_lg(
+    hyps = fast_beam_search_nbest(
         model, x, lens, token_word_graph=toy_words(), ngram_lm_scale=scale, **WIDE, num_paths=500
     )
     for frames, num_frames, hyp in zip(x, lens, hyps):
@@ -108,7 +113,7 @@ def test_over_words_the_graphs_scores_are_added(make_model, make_batch, seed, sc
 def test_the_graphs_final_weight_is_not_counted(make_model, make_batch) -> None:
     model = make_model(3, seed=1, sharpness=1.5)
     x, lens = make_batch([4], seed=1)
-    (hyp,) = fast_beam_search_nbest_lg(model, x, lens, token_word_graph=toy_words(), ngram_lm_scale=1.0, **WIDE)
+    (hyp,) = fast_beam_search_nbest(model, x, lens, token_word_graph=toy_words(), ngram_lm_scale=1.0, **WIDE)
     words = tuple(hyp.words or ())
     best = max(
         score
@@ -124,7 +129,7 @@ def test_what_differs_from_modified_beam_search(make_model, make_batch, seed) ->
     model = make_model(3, seed=seed, sharpness=1.5)
     x, lens = make_batch([4, 3], seed=seed)
     modified = modified_beam_search(model, x, lens, beam_size=40)
-    lattices = token_lattices(model, x, lens, **WIDE)
+    lattices = searches.transducer_lattice_finder(model, **WIDE)(x, lens).lattices
     totals = lattices.total_scores([[hyp.tokens] for hyp in modified])
     assert [total for (total,) in totals] == pytest.approx([hyp.score for hyp in modified], abs=1e-4)
     likeliest = fast_beam_search_nbest(model, x, lens, **WIDE, num_paths=500)
@@ -159,8 +164,14 @@ def test_an_oracle_finds_what_was_said_if_it_was_drawn(make_model, make_batch) -
         return " ".join(map(str, tokens))
 
     said = ["2 1", "1 1 2"]
-    options = {**WIDE, "num_paths": 2000, "nbest_scale": 0.2}
-    hyps = fast_beam_search_nbest_oracle(model, x, lens, transcripts=said, to_text=to_text, **options)
+    oracle = searches.fast_beam_search_nbest_oracle(
+        searches.transducer_lattice_finder(model, **WIDE),
+        transcripts=said,
+        to_text=to_text,
+        num_paths=2000,
+        nbest_scale=0.2,
+    )
+    hyps = search_utterances(oracle, x, lens)
     assert [to_text(hyp.tokens) for hyp in hyps] == said
     assert [to_text(hyp.tokens) for hyp in fast_beam_search_nbest(model, x, lens, **WIDE)] != said
 
@@ -177,3 +188,16 @@ def test_a_wider_search_never_gives_a_worse_path(seed, widened) -> None:
     narrow = fast_beam_search(model, x, lens, **{**WIDE, widened[0]: widened[1]})
     wide = fast_beam_search(model, x, lens, **WIDE)
     assert all(w.score >= n.score - 1e-4 for n, w in zip(narrow, wide))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_penalty_of_blank_counts_as_in_greedy_search(make_model, make_batch, seed) -> None:
+    model = make_model(7, seed=seed, sharpness=2.0)
+    x, lens = make_batch([15, 4], seed=seed)
+    counts = []
+    for penalty in (-4.0, 0.0, 4.0):
+        best = fast_beam_search(model, x, lens, blank_penalty=penalty, **WIDE)
+        greedy = greedy_search(model, x, lens, blank_penalty=penalty)
+        assert all(b.score >= g.score - 1e-3 for b, g in zip(best, greedy))
+        counts.append(sum(len(hyp.tokens) for hyp in best))
+    assert counts == sorted(set(counts)), "each is more than the one before"

@@ -1,0 +1,187 @@
+"""The transducer's searches by k2, under icefall's names: over any token sequence, or over an n-gram of words.
+
+They differ from `modified_beam_search` in these ways: each keeps the states of a graph with a context rather than whole
+hypotheses, so that hypotheses with the same last tokens go on together; `fast_beam_search` returns the best alignment,
+the n-best searches the output with the largest sum over alignments among those that were drawn; and no score is divided
+by the number of tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
+from shared_moe_conformer.decoding.scoring import num_errors, words_of
+from shared_moe_conformer.lattice.engine import transducer_search
+from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
+from shared_moe_conformer.lattice.lattice import AlignedPath
+from shared_moe_conformer.model.asr_model import AsrModel
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.lattice.k2_transducer import TransducerLattices
+
+
+class Found(NamedTuple):
+    """What was found in a batch."""
+
+    lattices: TransducerLattices
+    words: list[str] | None
+    """The word of each output label; None: output labels are tokens."""
+
+
+FindTransducerLattices = Callable[[Tensor, Tensor], Found]
+"""From encoder frames (N, T, C) and the number of those that belong to each utterance (N,) to lattices."""
+
+
+def fast_beam_search(find: FindTransducerLattices) -> WholeUtteranceSearch[Found]:
+    """The search for the tokens of the best alignment.
+
+    Source: fast_beam_search_one_best of icefall, which loses the last frame.
+    """
+    return WholeUtteranceSearch(
+        find, lambda found: [_hypothesis(path, found.words) for path in found.lattices.one_best()]
+    )
+
+
+def fast_beam_search_nbest(
+    find: FindTransducerLattices, *, num_paths: int = 200, nbest_scale: float = 0.5
+) -> WholeUtteranceSearch[Found]:
+    """The search for the likeliest of the outputs that were drawn, each one's alignments summed.
+
+    Args:
+      num_paths, nbest_scale: see `TransducerLattices.sampled_outputs`.
+
+    Source: fast_beam_search_nbest and .._nbest_LG of icefall, the first of which takes each sequence's best alignment
+    instead of the sum.
+    """
+
+    def choose(found: Found) -> list[Hypothesis]:
+        drawn = found.lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale)
+        totals = found.lattices.total_scores(drawn)
+        outputs: list[Sequence[int]] = [
+            of_one[int(np.argmax(scores))] if of_one else [] for of_one, scores in zip(drawn, totals, strict=True)
+        ]
+        return [_hypothesis(path, found.words) for path in found.lattices.aligned(outputs)]
+
+    return WholeUtteranceSearch(find, choose)
+
+
+def fast_beam_search_nbest_oracle(
+    find: FindTransducerLattices,
+    *,
+    transcripts: Sequence[str],
+    to_text: Callable[[list[int]], str],
+    num_paths: int = 200,
+    nbest_scale: float = 0.5,
+) -> WholeUtteranceSearch[Found]:
+    """The search for that of the token sequences that were drawn which has the fewest wrong words: a bound, no result.
+
+    Args:
+      transcripts: what was said.
+      to_text: token ids to text.
+      num_paths, nbest_scale: see `fast_beam_search_nbest`.
+
+    Source: fast_beam_search_nbest_oracle of icefall.
+    """
+
+    def choose(found: Found) -> list[Hypothesis]:
+        drawn = found.lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale)
+        outputs = [
+            min(of_one, key=lambda tokens: num_errors(words_of(text), words_of(to_text(list(tokens)))), default=[])
+            for of_one, text in zip(drawn, transcripts, strict=True)
+        ]
+        return [_hypothesis(path, found.words) for path in found.lattices.aligned(outputs)]
+
+    return WholeUtteranceSearch(find, choose)
+
+
+@functools.lru_cache(maxsize=4)
+def any_tokens(vocab_size: int) -> Graph:
+    """The trivial graph: any sequence of tokens, each giving itself."""
+    tokens = np.arange(1, vocab_size)
+    nothing = np.zeros_like(tokens)
+    arcs = np.stack([nothing, nothing, tokens, tokens], axis=1)
+    return graph_of_arcs(arcs, np.zeros(len(tokens)), final_state=[0], final_weight=[0.0])
+
+
+def transducer_lattice_finder(
+    model: AsrModel,
+    lg: WordGraph | None = None,
+    *,
+    ngram_lm_scale: float = 0.01,
+    blank_penalty: float = 0.0,
+    beam: float = 20.0,
+    max_contexts: int = 8,
+    max_states: int = 64,
+) -> FindTransducerLattices:
+    """A search of lattices over any tokens, or over words.
+
+    Args:
+      lg: LG; None: any sequence of tokens.
+      ngram_lm_scale: what the log-probabilities of LG are multiplied by.
+      blank_penalty: see `next_token_log_probs`.
+      beam, max_contexts, max_states: see `lattice.k2_transducer.search`.
+
+    Raises:
+      ValueError: k2 is not installed.
+    """
+    search = transducer_search()
+    graph = any_tokens(model.decoder.vocab_size) if lg is None else lg.graph.scaled(ngram_lm_scale)
+
+    def find(encoder_out: Tensor, encoder_out_lens: Tensor) -> Found:
+        frames = model.joiner.encoder_projection(torch.nn.functional.pad(encoder_out, (0, 0, 0, 1)))
+
+        def log_probs(t: int, utterances: Tensor, contexts: Tensor) -> Tensor:
+            decoder_frames = projected_decoder_out(model, _with_start(contexts))
+            found = next_token_log_probs(model, frames[utterances, t], decoder_frames, blank_penalty=blank_penalty)
+            return _only_blank_in_padding(found, t < encoder_out_lens[utterances], blank_id=model.decoder.blank_id)
+
+        lattices = search(
+            log_probs,
+            encoder_out_lens,
+            graph,
+            vocab_size=model.decoder.vocab_size,
+            context_size=model.decoder.context_size,
+            beam=beam,
+            max_contexts=max_contexts,
+            max_states=max_states,
+        )
+        return Found(lattices, None if lg is None else lg.words)
+
+    return find
+
+
+def _only_blank_in_padding(log_probs: Tensor, valid: Tensor, *, blank_id: int) -> Tensor:
+    """Log-probabilities (M, V) in which blank is certain wherever `valid`, (M,), is False."""
+    padding = torch.full_like(log_probs[:1], -torch.inf)
+    padding[:, blank_id] = 0.0
+    return log_probs.where(valid.unsqueeze(1), padding)
+
+
+def _with_start(contexts: Tensor) -> Tensor:
+    """Contexts whose first zeros, which k2 puts where no token is, are what the decoder sees there: blank, and before
+    it nothing (`Decoder.start_context`)."""
+    is_start = contexts.cumsum(dim=1) == 0
+    before = torch.nn.functional.pad(is_start[:, :-1] & is_start[:, 1:], (0, 1))
+    return contexts.masked_fill(before, -1)
+
+
+def _hypothesis(aligned: AlignedPath, words: Sequence[str] | None) -> Hypothesis:
+    """The tokens of a path, each as sure as the model is of it at its frame; and its words."""
+    path = aligned.path
+    found = [(label, frame) for frame, label in enumerate(path.frame_labels) if label > 0]
+    return Hypothesis(
+        tokens=[token for token, _ in found],
+        frames=[frame for _, frame in found],
+        score=path.score,
+        words=None if words is None else [words[label] for label in path.output_labels],
+        confidences=[float(np.exp(min(aligned.log_probs[frame], 0.0))) for _, frame in found],
+        word_frames=None if words is None else path.output_frames,
+    )

@@ -1,0 +1,210 @@
+"""What a beam adds to its hypotheses besides the model's own scores: n-grams over tokens, and hotwords.
+
+Both are tables, one look-up in which advances every hypothesis of a batch. The score of a hypothesis depends on its
+tokens alone, so hypotheses whose tokens have become equal have equal ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.lattice.ngram import BOS, Ngram, NgramModel
+from shared_moe_conformer.text import counted
+
+MAX_TABLE = 1 << 26
+"""Entries of an automaton's tables at most, 12 bytes each: 0.8 GB."""
+
+
+class PrefixScorer(NamedTuple):
+    """A deterministic automaton over tokens, complete: every state has a score and a successor for every token.
+
+    State 0 is the start. A blank changes neither state nor score.
+    """
+
+    next_state: Tensor
+    """State after each token, (S, V), int64."""
+    score: Tensor
+    """What each token adds to the hypothesis's log-probability (nats), (S, V)."""
+    final: Tensor
+    """What the end adds in each state, (S,)."""
+
+    def scaled(self, scale: float) -> PrefixScorer:
+        """The automaton whose scores count this many times."""
+        return self._replace(score=scale * self.score, final=scale * self.final)
+
+    def to(self, device: torch.device) -> PrefixScorer:
+        """The automaton on a device."""
+        return PrefixScorer(*(table.to(device) for table in self))
+
+    def total(self, tokens: Sequence[int]) -> float:
+        """The score of a whole token sequence, one token after the other."""
+        state, total = 0, 0.0
+        for token in tokens:
+            total += float(self.score[state, token])
+            state = int(self.next_state[state, token])
+        return total + float(self.final[state])
+
+
+def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
+    """The n-gram as an automaton whose states are histories, the first one being the start of a sentence.
+
+    A history's row is its back-off weight plus the row of the longest shorter history, except where the n-gram has the
+    history with the token itself. That is the definition of back-off, so scores are exact.
+
+    Args:
+      model: an n-gram of token strings.
+      tokens: the string of each token id, blank first.
+
+    Raises:
+      ValueError: the n-gram lacks a token, or its tables would be too large.
+    """
+    unknown = [token for token in tokens[1:] if (token,) not in model.log_probs]
+    lacking = counted(len(unknown), "token")
+    require(not unknown, f"the n-gram over tokens lacks {lacking}, {unknown[:1]} first: train it again")
+    histories = _histories(model)
+    require(
+        len(histories) * len(tokens) <= MAX_TABLE,
+        f"an n-gram of {len(histories)} histories of {len(tokens)} tokens has too large tables: train a lower order",
+    )
+    number = {history: index for index, history in enumerate(histories)}
+    score = np.zeros((len(histories), len(tokens)))
+    next_state = np.zeros(score.shape, dtype=np.int64)
+    ids = {token: index for index, token in enumerate(tokens) if index > 0}
+    followers = _followers(model, ids)
+    for history in sorted(histories, key=len):
+        row = number[history]
+        if history:
+            shorter = number[_longest_known(history[1:], number)]
+            score[row] = score[shorter] + model.backoffs.get(history, 0.0)
+            next_state[row] = next_state[shorter]
+        for token, log_prob in followers.get(history, ()):
+            score[row, ids[token]] = log_prob
+            next_state[row, ids[token]] = number[_longest_known((*history, token), number)]
+    score[:, 0], next_state[:, 0] = 0.0, np.arange(len(histories))
+    return PrefixScorer(torch.from_numpy(next_state), torch.from_numpy(score).float(), torch.zeros(len(histories)))
+
+
+def _histories(model: NgramModel) -> list[Ngram]:
+    """Everything that the next token's probability can depend on."""
+    found = {ngram[:-1] for ngram in model.log_probs} | {(), (BOS,)}
+    return [(BOS,), *sorted(found - {(BOS,)})]
+
+
+def _followers(model: NgramModel, ids: Collection[str]) -> dict[Ngram, list[tuple[str, float]]]:
+    """The tokens that the n-gram knows after each history, and their log-probabilities."""
+    result: dict[Ngram, list[tuple[str, float]]] = {}
+    for ngram, log_prob in model.log_probs.items():
+        if ngram[-1] in ids:
+            result.setdefault(ngram[:-1], []).append((ngram[-1], log_prob))
+    return result
+
+
+def _longest_known(history: Ngram, known: Collection[Ngram]) -> Ngram:
+    """The history, without as many of its first tokens as it takes."""
+    while history not in known:
+        history = history[1:]
+    return history
+
+
+def read_hotwords(path: Path) -> list[str]:
+    """The phrases of a file, one a line; empty lines and those that begin with # are left out.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is no text, or holds no phrase.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no hotwords in {path}: give a text file with one phrase a line")
+    try:
+        lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}): give one phrase a line") from error
+    phrases = [line for line in lines if line and not line.startswith("#")]
+    require(bool(phrases), f"{path} holds no phrase: give one a line, or leave --hotwords-file out")
+    return phrases
+
+
+def hotwords_scorer(
+    phrases: Sequence[str],
+    *,
+    vocab_size: int,
+    encode: Callable[[list[str]], list[list[int]]],
+    unknown_characters: Callable[[str], list[str]],
+) -> PrefixScorer:
+    """The automaton of phrases, whose tokens count 1 each.
+
+    Args:
+      phrases: in the form of the training texts.
+      vocab_size: units, blank included.
+      encode: texts to token ids.
+      unknown_characters: those of a text that no unit holds.
+
+    Raises:
+      ValueError: a phrase without tokens, or one with a character that no unit holds.
+    """
+    spellings = encode(list(phrases))
+    for phrase, spelling in zip(phrases, spellings):
+        unknown = unknown_characters(phrase)
+        require(
+            not unknown,
+            f"the hotword {phrase!r} has {' '.join(unknown)}, which no unit of the model holds: write it as the "
+            "training texts are written (upper or lower case, no punctuation)",
+        )
+        require(bool(spelling), f"the hotword {phrase!r} has no tokens: take it out")
+    return phrase_scorer(spellings, vocab_size=vocab_size)
+
+
+def phrase_scorer(phrases: Iterable[Sequence[int]], *, vocab_size: int) -> PrefixScorer:
+    """The automaton that adds to a token sequence the length of each occurrence of each phrase, overlapping ones too.
+
+    Until its end is known the sum is larger: see the module. Its states are the phrases' beginnings.
+    """
+    tries: list[dict[int, int]] = [{}]
+    complete = [0]  # tokens of the phrase that ends at each node
+    for phrase in {tuple(phrase): None for phrase in phrases}:
+        node = 0
+        for token in phrase:
+            if token not in tries[node]:
+                tries[node][token] = len(tries)
+                tries.append({})
+                complete.append(0)
+            node = tries[node][token]
+        complete[node] = len(phrase)
+    return _tables(tries, complete, vocab_size=vocab_size)
+
+
+def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int) -> PrefixScorer:
+    """The automaton of a trie. Source: Aho and Corasick 1975, algorithms 3 and 4.
+
+    A node's early bonus is that of the tokens since the last phrase that ends on the way to it; what it earns for good
+    is the length of every phrase that ends with it.
+    """
+    require(
+        len(tries) * vocab_size <= MAX_TABLE,
+        f"hotwords of {len(tries)} tokens have too large tables with {vocab_size} units: give fewer",
+    )
+    next_state = torch.zeros(len(tries), vocab_size, dtype=torch.int64)
+    early, earned = [0] * len(tries), list(complete)
+    waiting = deque([(0, 0)])  # nodes, shorter beginnings first, and where each goes on when no child fits
+    while waiting:
+        node, shorter = waiting.popleft()
+        next_state[node] = next_state[shorter]
+        for token, child in tries[node].items():
+            fallback = int(next_state[shorter, token]) if node else 0
+            earned[child] += earned[fallback]
+            early[child] = 0 if complete[child] else early[node] + 1
+            waiting.append((child, fallback))
+        for token, child in tries[node].items():
+            next_state[node, token] = child
+    held = torch.tensor(early, dtype=torch.float32)
+    score = held[next_state] - held.unsqueeze(1) + torch.tensor(earned, dtype=torch.float32)[next_state]
+    next_state[:, 0], score[:, 0] = torch.arange(len(tries)), 0.0
+    return PrefixScorer(next_state, score, -held)
