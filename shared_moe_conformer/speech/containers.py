@@ -151,7 +151,7 @@ def _decoded(path: Path, reason: Exception) -> AudioFile:
                 f"{path} cannot be read as audio: {said}; for m4a, webm and amr install ffmpeg or pip install av, "
                 "or convert it to wav or flac"
             ) from reason
-        except (OSError, ValueError, RuntimeError, LookupError, EOFError, subprocess.SubprocessError) as error:
+        except (*ERRORS, OSError, ValueError, LookupError, EOFError, wave.Error, subprocess.SubprocessError) as error:
             said = " ".join(str(getattr(error, "stderr", None) or error).split())[:MAX_REASON]
             raise ValueError(f"{path} cannot be read as audio: {said}; convert it to wav or flac") from error
     file.announced = file.frames
@@ -166,13 +166,12 @@ def _decode(path: Path, target: str) -> None:
         return
     import av
 
-    with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container, wave.open(target, "wb") as wav:
-        streams = container.streams.audio
-        if not streams:
+    with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
+        if not container.streams.audio:
             raise ValueError("it has no sound")
-        channels = streams[0].codec_context.channels
-        wav.setparams((channels, 2, streams[0].codec_context.sample_rate, 0, "NONE", ""))
-        resampler = av.AudioResampler(format="s16")
-        for frame in itertools.chain(container.decode(streams[0]), [None]):
-            for part in resampler.resample(frame):
-                wav.writeframesraw(np.ascontiguousarray(part.to_ndarray()).tobytes())
+        stream, resampler = container.streams.audio[0], av.AudioResampler(format="s16")
+        with wave.open(target, "wb") as wav:
+            wav.setparams((stream.codec_context.channels, 2, stream.codec_context.sample_rate, 0, "NONE", ""))
+            for frame in itertools.chain(container.decode(stream), [None]):
+                for part in resampler.resample(frame):
+                    wav.writeframesraw(np.ascontiguousarray(part.to_ndarray()).tobytes())

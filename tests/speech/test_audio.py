@@ -3,11 +3,14 @@ from __future__ import annotations
 import io
 import struct
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from shared_moe_conformer.speech.audio import (
     examine,
@@ -301,3 +304,38 @@ def test_a_length_that_the_header_does_not_tell_is_read(tmp_path: Path) -> None:
     assert len(read_audio(path)[0]) == 30 * 8000
     with pytest.raises(ValueError, match=r"pipe\.flac lasts more than 0\.25 minutes"):
         require_short(path, seconds=15)
+
+
+KINDS = [
+    *(("WAV", subtype, 1) for subtype in ("PCM_16", "IMA_ADPCM", "GSM610")),
+    *(("WAV", "FLOAT", 2), ("AIFF", "PCM_24", 2), ("AU", "ULAW", 1), ("W64", "DOUBLE", 1), ("CAF", "PCM_16", 1)),
+    *(("RF64", "PCM_16", 2), ("FLAC", "PCM_16", 2), ("OGG", "VORBIS", 1), ("MP3", "MPEG_LAYER_III", 1)),
+]
+DAMAGE = st.lists(
+    st.tuples(
+        st.integers(0, 63) | st.integers(0, 2**16),
+        st.binary(min_size=1, max_size=8) | st.sampled_from([bytes(4), b"\xff" * 4, bytes(8), b"\0\0\0\x80"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(kind=st.sampled_from(KINDS), damage=DAMAGE, cut=st.none() | st.integers(0, 2**16))
+def test_any_file_is_read_or_refused_in_one_line(kind: tuple[str, str, int], damage: list, cut: int | None) -> None:
+    audio_format, subtype, channels = kind
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (3000, channels)).astype(np.float32)
+    content = bytes_of(noise, format=audio_format, subtype=subtype)
+    for where, new in damage:
+        at = where % len(content)
+        content[at : at + len(new)] = new
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{audio_format.lower()}"
+        path.write_bytes(content[: None if cut is None else cut % len(content)])
+        for reader in (read_audio, examine, seconds_of, lambda path: require_short(path, seconds=5)):
+            try:
+                reader(path)
+            except ValueError as error:
+                assert 0 < len(str(error)) < 1000 and "\n" not in str(error)
