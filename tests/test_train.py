@@ -204,6 +204,27 @@ def test_a_training_goes_on_in_another_folder_from_before_its_decay(
     assert_same(long, run(recipe, tmp_path / "more", *more, "--resume", "true"))
 
 
+def test_two_copies_become_consistent_and_resume_at_the_same_bits(
+    recipe: Path, whole_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--cr-loss-scale", "0.2", "--num-threads", "1", "--prescan", "true"]
+    whole = run(recipe, tmp_path / "whole", *flags)
+    step = Trainer.train_step
+
+    def interrupted(self: Trainer, *batches: Any, **options: Any) -> StepReport:
+        assert batches[0].num_copies == 2
+        if (self.state.epoch, self.state.num_batches) == (2, 1):
+            raise KeyboardInterrupt
+        return step(self, *batches, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "train_step", interrupted)
+        run(recipe, tmp_path / "stopped", *flags, "--save-every-n-steps", "1")
+    assert_same(whole, run(recipe, tmp_path / "stopped", *flags, "--resume", "true"))
+    log = next((tmp_path / "whole" / "log").iterdir()).read_text()
+    assert "cr 0." in log and "cr 0." not in next((whole_dir / "log").iterdir()).read_text()
+
+
 def test_a_seed_changes_the_run(recipe: Path, whole: dict[str, torch.Tensor], tmp_path: Path) -> None:
     other = run(recipe, tmp_path, "--num-threads", "1", "--seed", "1")
     assert not torch.equal(whole["ctc_head.weight"], other["ctc_head.weight"])

@@ -48,6 +48,11 @@ class TrainingConfig:
     """Steps over which the simple loss's weight falls from 1 and the pruned loss's rises from 0.1 to 1 (icefall)."""
     ctc_loss_scale: float = 0.3
     """Weight of the CTC loss beside the transducer's; 0: none, and so no word error rate at validations."""
+    cr_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight, after loss_warmup_steps, of the consistency of CTC posteriors between two copies of each utterance with
+    masks of their own (CR-CTC; icefall: 0.02 beside RNN-T); a batch then holds twice max_duration; 0: none."""
+    cr_time_mask_ratio: float = field(default=2.5, metadata=ADDED_LATER)
+    """With cr_loss_scale: time masks of each copy, in number and in frames, as a multiple of those without it."""
     load_balancing_loss_scale: float = 0.01
     """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
     router_z_loss_scale: float = 0.001
@@ -117,6 +122,8 @@ class TrainingConfig:
             "simple_loss_scale",
             "loss_warmup_steps",
             "ctc_loss_scale",
+            "cr_loss_scale",
+            "cr_time_mask_ratio",
             "load_balancing_loss_scale",
             "router_z_loss_scale",
             "lm_only_scale",
@@ -130,6 +137,10 @@ class TrainingConfig:
             "transducer_distillation_loss_scale",
         ):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        require(
+            self.cr_loss_scale == 0 or self.ctc_loss_scale > 0,
+            f"cr_loss_scale is {self.cr_loss_scale} without a CTC loss: give --ctc-loss-scale too",
+        )
         for whose in ("init", "teacher"):
             epoch, iteration, avg = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter", "avg"))
             require(avg >= 1, f"{whose}_avg is {avg}: give 1 or more")

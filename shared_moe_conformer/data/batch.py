@@ -25,6 +25,8 @@ class AsrBatch(NamedTuple):
     """Ids of the cuts."""
     texts: list[str]
     """Reference texts."""
+    num_copies: int = 1
+    """Copies of the utterances, one after the other, with SpecAugment's masks of their own; N counts them all."""
 
 
 class Example(NamedTuple):
@@ -38,12 +40,12 @@ class Example(NamedTuple):
     text: str
 
 
-def collate(examples: Sequence[Example]) -> AsrBatch:
-    """A batch of utterances."""
+def collate(examples: Sequence[Example], *, num_copies: int = 1) -> AsrBatch:
+    """A batch of utterances; the examples hold all of the first copy, then all of the second."""
     features, tokens, cut_ids, texts = map(list, zip(*examples))
     x = torch.nn.utils.rnn.pad_sequence(features, batch_first=True, padding_value=LOG_EPSILON)
     y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
-    return AsrBatch(x, _lengths(features), y, _lengths(tokens), cut_ids, texts)
+    return AsrBatch(x, _lengths(features), y, _lengths(tokens), cut_ids, texts, num_copies)
 
 
 def _lengths(sequences: Sequence[Sequence[int] | Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Par
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cut_file
 from shared_moe_conformer.data.noise import NoiseMixer
 from shared_moe_conformer.data.problem import Problem
+from shared_moe_conformer.data.spec_augment import with_more_time_masks
 from shared_moe_conformer.data.stored_cuts import StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
@@ -44,8 +45,11 @@ class AsrDataModule:
     def train_loader(self, cuts: StoredCuts | None = None) -> TrainLoader:
         """The training split, read anew unless it is given; `set_epoch` before each epoch."""
         cuts = self.training_cuts() if cuts is None else cuts
-        dataset = CutDataset(self.tokenizer, self.config.data, noise=self._noise())
         training = self.config.training
+        num_copies, options = 1, self.config.data
+        if training.cr_loss_scale:
+            num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)
+        dataset = CutDataset(self.tokenizer, options, noise=self._noise(), num_copies=num_copies)
         return TrainLoader(
             cuts, dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
         )

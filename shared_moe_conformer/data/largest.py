@@ -27,7 +27,8 @@ def largest_batches(cuts: StoredCuts, dataset: CutDataset, *, max_duration: floa
     orders = (np.argsort(size, kind="stable") for size in (-cuts.durations, -lattices, cuts.durations))
     chosen = (_filled(order, cuts.durations, max_duration) for order in orders)
     plain = (dataset.examples(cuts[index] for index in indexes) for indexes in chosen)
-    return [collate(batch) for examples in plain for batch in with_most_silence(examples, dataset.config)]
+    batches = (batch for examples in plain for batch in with_most_silence(examples, dataset.config))
+    return [collate(batch * dataset.num_copies, num_copies=dataset.num_copies) for batch in batches]
 
 
 def _filled(order: np.ndarray, durations: np.ndarray, max_duration: float) -> list[int]:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from lhotse import CutSet, MonoCut
 from lhotse.dataset import SimpleCutSampler
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from shared_moe_conformer.config import DataConfig, require
@@ -57,18 +56,30 @@ WHOLE = Part(0, 1)
 class CutDataset(Dataset):
     """Loads planned batches; item by item the same whoever loads it, so that workers change nothing."""
 
-    def __init__(self, tokenizer: Tokenizer, config: DataConfig, *, noise: NoiseMixer | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, config: DataConfig, *, noise: NoiseMixer | None = None, num_copies: int = 1
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+          tokenizer: makes tokens of texts.
+          config: silence, noise and masks of training batches.
+          noise: what is mixed into training batches.
+          num_copies: copies of each training utterance in its batch, each with masks of its own.
+        """
         self.tokenizer = tokenizer
         self.config = config
         self.noise = noise
+        self.num_copies = num_copies
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
         examples = self.examples(planned.cuts)
-        if planned.seed is not None:
-            generator = torch.Generator().manual_seed(planned.seed)
-            joined = with_silence(examples, self.config, generator=generator)
-            examples = [e._replace(features=self._augment(e.features, generator)) for e in joined]
-        return collate(examples)
+        if planned.seed is None:
+            return collate(examples)
+        generator = torch.Generator().manual_seed(planned.seed)
+        joined = with_silence(examples, self.config, generator=generator)
+        copies = zip(*(self._augmented(example, generator) for example in joined))
+        return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
 
     def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
         """The cuts as they are stored."""
@@ -77,10 +88,13 @@ class CutDataset(Dataset):
         features = (torch.from_numpy(cut.load_features()) for cut in cuts)
         return list(map(Example, features, self.tokenizer.encode(texts), (cut.id for cut in cuts), texts))
 
-    def _augment(self, features: Tensor, generator: torch.Generator) -> Tensor:
+    def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
+        """The copies of an utterance: with the same noise, each with masks of its own."""
+        features = example.features
         if self.noise is not None:
             features = self.noise(features, generator=generator)
-        return spec_augment(features, self.config, generator=generator)
+        masked = (spec_augment(features, self.config, generator=generator) for _ in range(self.num_copies))
+        return [example._replace(features=copy) for copy in masked]
 
 
 class TrainLoader:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Generator, Tensor
 
@@ -24,6 +26,15 @@ def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) 
     for _ in range(config.num_freq_masks):
         masked[:, _random_stretch(num_bins, config.max_freq_mask_bins, generator)] = True
     return torch.where(masked, features.mean(dim=0), features)
+
+
+def with_more_time_masks(config: DataConfig, ratio: float) -> DataConfig:
+    """The options with `ratio` times as many time masks, which cover `ratio` times as many frames."""
+    return dataclasses.replace(
+        config,
+        num_time_masks=round(ratio * config.num_time_masks),
+        max_time_mask_fraction=min(ratio * config.max_time_mask_fraction, 1.0),
+    )
 
 
 def _random_stretch(size: int, widest: int, generator: Generator) -> slice:

@@ -39,6 +39,20 @@ def ctc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, lens: Tensor) -
     return divergences[_valid(divergences, lens)].sum()
 
 
+def consistency(log_probs: Tensor, lens: Tensor) -> Tensor:
+    """Divergence of each copy's CTC posteriors from those of the other copy, summed over the valid frames of both.
+
+    The other copy's posteriors are a target without gradient.
+
+    Source: Yao et al. 2024, CR-CTC: consistency regularization on CTC, eq. 4 (arXiv 2410.05101); there half the sum.
+
+    Args:
+      log_probs: of the first copy of the utterances, then of the second, (2N, T, V).
+      lens: valid frames, (2N,).
+    """
+    return ctc_divergence(log_probs, log_probs.detach().roll(len(lens) // 2, dims=0), lens)
+
+
 def arc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, tokens: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the joiner's choices from the teacher's, averaged over lattice positions.
 

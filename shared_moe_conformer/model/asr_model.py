@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.loss.backend import transducer_functions
 from shared_moe_conformer.loss.ctc import ctc_loss
-from shared_moe_conformer.loss.distillation import ctc_divergence, hidden_distance
+from shared_moe_conformer.loss.distillation import consistency, ctc_divergence, hidden_distance
 from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss
 from shared_moe_conformer.model.attention import SelfAttention
 from shared_moe_conformer.model.decoder import Decoder
@@ -50,6 +50,8 @@ class AsrLosses(NamedTuple):
     """Divergence from the teacher's CTC posteriors, summed over frames; None without a teacher."""
     transducer_distillation_loss: Tensor | None = None
     """Divergence from the teacher's joiner, summed over frames; None without a teacher's joiner."""
+    cr_loss: Tensor | None = None
+    """Divergence of the CTC posteriors of each copy from those of the other, summed over frames; None of one copy."""
 
 
 class TeacherOutput(NamedTuple):
@@ -165,6 +167,7 @@ class AsrModel(nn.Module):
         lm_only_scale: float = 0.25,
         am_only_scale: float = 0.0,
         teacher: TeacherOutput | None = None,
+        num_copies: int = 1,
     ) -> AsrLosses:
         """Return the losses of a batch.
 
@@ -177,6 +180,7 @@ class AsrModel(nn.Module):
           lm_only_scale: smoothing of the simple loss towards the decoder alone.
           am_only_scale: smoothing of the simple loss towards the encoder alone.
           teacher: what to imitate.
+          num_copies: 2: the second half of the batch is the first with other masks, and both should agree.
         """
         (encoder_out, lens, routing), ends = self.encoder.forward_with_ends(x, x_lens)
         decoder_out = self._decoder_out(y)
@@ -199,6 +203,8 @@ class AsrModel(nn.Module):
         ctc = ctc_loss(ctc_log_probs, lens, y, y_lens)
         balancing, z_loss, frames_per_expert = self._router_losses(routing, encoder_out)
         losses = AsrLosses(*transducer[:2], ctc, balancing, z_loss, lens.sum(), frames_per_expert)
+        if num_copies == 2:
+            losses = losses._replace(cr_loss=consistency(ctc_log_probs, lens))
         if teacher is None:
             return losses
         same_size = encoder_out.shape == teacher.encoder_out.shape

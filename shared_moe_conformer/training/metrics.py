@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 SUMMED = ("simple_loss", "pruned_loss", "ctc_loss")
-DISTILLED = ("hidden_distillation_loss", "ctc_distillation_loss", "transducer_distillation_loss")
+OPTIONAL = ("hidden_distillation_loss", "ctc_distillation_loss", "transducer_distillation_loss", "cr_loss")
 AVERAGED = ("load_balancing_loss", "router_z_loss")
 COLLAPSED_SHARE = 0.01
 """An expert with a smaller share of its layer's frames has collapsed: the router has given it up."""
@@ -61,6 +61,7 @@ class LossScales(NamedTuple):
     hidden_distillation_loss: float = 0.0
     ctc_distillation_loss: float = 0.0
     transducer_distillation_loss: float = 0.0
+    cr_loss: float = 0.0
 
 
 class NonFiniteError(ValueError):
@@ -70,8 +71,9 @@ class NonFiniteError(ValueError):
 def weighted_loss(losses: AsrLossesLike, scales: LossScales) -> Tensor:
     """The loss to minimise, per valid encoder frame.
 
-    The transducer, CTC and distillation losses are sums over frames and are divided by the number of frames. The
-    routers' losses are averages already.
+    The transducer, CTC, distillation and consistency losses are sums over frames and are divided by the number of
+    frames. The routers' losses are averages already. With two copies of each utterance the frames of both count, so
+    that each loss is the mean of the copies'.
     """
     summed = sum(getattr(scales, name) * getattr(losses, name) for name in _summed_names(losses))
     per_frame = summed / losses.num_frames
@@ -122,8 +124,8 @@ class LossTotals:
 
 
 def _summed_names(losses: AsrLossesLike) -> list[str]:
-    """The losses that are sums over frames; distillation losses only where there is a teacher."""
-    return [*SUMMED, *(name for name in DISTILLED if getattr(losses, name, None) is not None)]
+    """The losses that are sums over frames; those of a teacher or of copies only where there are some."""
+    return [*SUMMED, *(name for name in OPTIONAL if getattr(losses, name, None) is not None)]
 
 
 def expert_shares(frames_per_expert: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
         hidden_distillation_loss=config.hidden_distillation_loss_scale,
         ctc_distillation_loss=config.ctc_distillation_loss_scale,
         transducer_distillation_loss=config.transducer_distillation_loss_scale,
+        cr_loss=done * config.cr_loss_scale,
     )
 
 

@@ -177,7 +177,8 @@ class Trainer:
                     loss, more = self.losses(self._parallel_model, batch, scales)
                 self.precision.scale(loss if alone else loss * more.num_frames).backward()
             totals.add(more)
-        totals, frames = total_of_update(totals, sum(int(batch.x_lens.sum()) for batch in batches), self.device)
+        num_feature_frames = sum(int(batch.x_lens.sum()) // batch.num_copies for batch in batches)
+        totals, frames = total_of_update(totals, num_feature_frames, self.device)
         if not alone:
             factor = world().size / max(totals.num_frames, 1)
             for parameter in self.model.parameters():
@@ -208,6 +209,7 @@ class Trainer:
             prune_range=self.config.prune_range,
             lm_only_scale=self.config.lm_only_scale,
             am_only_scale=self.config.am_only_scale,
+            num_copies=batch.num_copies,
             **taught,
         )
         loss = weighted_loss(losses, scales)

@@ -45,6 +45,10 @@ class AsrBatchLike(Protocol):
     def cut_ids(self) -> Sequence[str]:
         """Ids of the cuts."""
 
+    @property
+    def num_copies(self) -> int:
+        """Copies of each utterance; with 2, the second half of the batch is the first with other masks."""
+
 
 @dataclass
 class TrainState:
@@ -75,7 +79,7 @@ class StepReport(NamedTuple):
 
     totals: LossTotals
     num_feature_frames: int
-    """Feature frames of the batches, 10 ms each."""
+    """Feature frames of the batches, 10 ms each; of copies only the first."""
     learning_rate: float
     grad_norm: float
     """Norm of the gradient before clipping."""
@@ -143,8 +147,8 @@ def suspects(batches: Sequence[AsrBatchLike]) -> tuple[str, ...]:
         for cut_id, features, frames in zip(batch.cut_ids, batch.x, batch.x_lens)
     ]
     everyone = [pair for part in gather(pairs) for pair in part]
-    bad = tuple(cut_id for cut_id, finite in everyone if not finite)
-    return bad or tuple(cut_id for cut_id, _ in everyone)
+    bad = [cut_id for cut_id, finite in everyone if not finite] or [cut_id for cut_id, _ in everyone]
+    return tuple(dict.fromkeys(bad))  # copies of an utterance have one name
 
 
 def named(cut_ids: Sequence[str]) -> str:

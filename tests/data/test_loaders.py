@@ -19,9 +19,16 @@ from tests.data.conftest import Corpus
 
 
 def train_loader(
-    corpus: Corpus, *, seed: int = 7, part: Part = WHOLE, accumulate_batches: int = 1, **data: Any
+    corpus: Corpus,
+    *,
+    seed: int = 7,
+    part: Part = WHOLE,
+    accumulate_batches: int = 1,
+    num_copies: int = 1,
+    **data: Any,
 ) -> TrainLoader:
-    dataset = CutDataset(corpus.tokenizer, dataclasses.replace(corpus.config.data, **data))
+    config = dataclasses.replace(corpus.config.data, **data)
+    dataset = CutDataset(corpus.tokenizer, config, num_copies=num_copies)
     return TrainLoader(
         StoredCuts(corpus.cuts("train")), dataset, seed=seed, part=part, accumulate_batches=accumulate_batches
     )
@@ -132,6 +139,26 @@ def test_masks_in_training_only_and_new_ones_each_epoch(corpus: Corpus) -> None:
     second = changed(list(loader))
     assert sum(mask.any() for mask in first.values()) > 20
     assert sum(torch.equal(first[cut_id], second[cut_id]) for cut_id in first) < 3
+
+
+def test_copies_differ_in_their_masks_alone_and_resume_at_the_same_bits(corpus: Corpus) -> None:
+    plain = {cut.id: torch.from_numpy(cut.load_features()) for cut in corpus.cuts("train")}
+    loader, resumed = (train_loader(corpus, num_copies=2, num_time_masks=2, num_freq_masks=0) for _ in range(2))
+    batches = list(loader)
+    for batch in batches:
+        half = len(batch.cut_ids) // 2
+        assert batch.num_copies == 2 and batch.cut_ids[:half] == batch.cut_ids[half:]
+        for tensor in batch[1:4]:
+            assert torch.equal(tensor[:half], tensor[half:])
+        assert not torch.equal(batch.x[:half], batch.x[half:])
+        for cut_id, x, n in zip(batch.cut_ids, batch.x, batch.x_lens):
+            same = (x[:n] == plain[cut_id]).all(dim=1)
+            torch.testing.assert_close(x[:n][~same], plain[cut_id].mean(dim=0).expand_as(x[:n][~same]))
+    assert all(batch.num_copies == 1 for batch in eval_loader(corpus))
+    next(iter(resumed))
+    other = train_loader(corpus, num_copies=2, num_time_masks=2, num_freq_masks=0)
+    other.load_state_dict(resumed.state_dict())
+    assert_equal(list(other), batches[1:])
 
 
 def test_evaluation_is_the_same_each_time_and_complete(corpus: Corpus) -> None:

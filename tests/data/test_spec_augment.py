@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shared_moe_conformer.config import DataConfig
-from shared_moe_conformer.data.spec_augment import spec_augment
+from shared_moe_conformer.data.spec_augment import spec_augment, with_more_time_masks
 
 
 def masked(num_frames: int, config: DataConfig, seed: int = 0) -> Tensor:
@@ -67,3 +67,10 @@ def test_no_masks_change_nothing() -> None:
     features = torch.randn(100, 80)
     config = DataConfig(num_time_masks=0, num_freq_masks=0)
     assert torch.equal(spec_augment(features, config, generator=torch.Generator()), features)
+
+
+def test_more_time_masks_cover_more_and_at_most_everything() -> None:
+    config = DataConfig(num_time_masks=2, max_time_mask_fraction=0.15)
+    more = with_more_time_masks(config, 2.5)
+    assert (more.num_time_masks, more.max_time_mask_fraction) == (5, 0.375)
+    assert with_more_time_masks(config, 9).max_time_mask_fraction == 1.0

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shared_moe_conformer.loss.distillation import arc_divergence, ctc_divergence, hidden_distance
+from shared_moe_conformer.loss.distillation import arc_divergence, consistency, ctc_divergence, hidden_distance
 
 LENS = torch.tensor([5, 3])
 
@@ -43,6 +43,25 @@ def test_padding_changes_nothing(loss) -> None:
     before = loss(student, teacher, LENS)
     student[1, 3:] = float("nan")
     assert loss(student, teacher, LENS) == before
+
+
+def test_equal_copies_are_consistent() -> None:
+    logits = frames(1).repeat(2, 1, 1).requires_grad_()
+    value = consistency(logits.log_softmax(dim=-1), LENS.repeat(2))
+    value.backward()
+    assert value == 0 and logits.grad is not None and logits.grad.abs().max() < 1e-6
+
+
+def test_each_copy_learns_from_the_other_as_from_a_teacher() -> None:
+    first, second = (frames(seed).log_softmax(dim=-1).requires_grad_() for seed in (1, 2))
+    value = consistency(torch.cat([first, second]), LENS.repeat(2))
+    value.backward()
+    for ours, theirs in ((first, second), (second, first)):
+        alone = ours.detach().clone().requires_grad_()
+        ctc_divergence(alone, theirs.detach(), LENS).backward()
+        assert torch.equal(ours.grad, alone.grad), "no gradient through the target"
+    both = ctc_divergence(first, second, LENS) + ctc_divergence(second, first, LENS)
+    assert value.item() == pytest.approx(both.item()) and value > 0
 
 
 def test_the_joiners_divergence_is_that_of_three_choices() -> None:

@@ -34,6 +34,18 @@ def test_summed_losses_are_the_sum_over_utterances(model_config: Any, experts_in
         torch.testing.assert_close(getattr(together, name), summed, rtol=1e-4, atol=1e-4)
 
 
+def test_two_equal_copies_have_the_losses_of_one_per_frame_and_are_consistent(model_config: Any) -> None:
+    model = AsrModel(model_config(), num_mel_bins=20).eval()
+    one = losses_of(model)
+    both = model(*(torch.cat([tensor, tensor]) for tensor in (X, X_LENS, Y, Y_LENS)), num_copies=2)
+    assert one.cr_loss is None and both.cr_loss is not None and both.cr_loss.abs() < 1e-4
+    for name in ("simple_loss", "pruned_loss", "ctc_loss"):
+        expected = getattr(one, name) / one.num_frames
+        torch.testing.assert_close(getattr(both, name) / both.num_frames, expected, rtol=1e-4, atol=1e-4)
+    other = model(torch.cat([X, X + 1]), *(torch.cat([t, t]) for t in (X_LENS, Y, Y_LENS)), num_copies=2)
+    assert other.cr_loss is not None and other.cr_loss > 0.01
+
+
 def test_router_losses_are_zero_without_experts(model_config: Any) -> None:
     losses = losses_of(AsrModel(model_config(experts_in="none"), num_mel_bins=20))
     assert losses.load_balancing_loss == 0 and losses.router_z_loss == 0

@@ -101,6 +101,13 @@ def test_a_checkpoint_of_version_0_1_tells_its_progress_by_its_epoch() -> None:
     assert "from 0.01 to 0.59" in told
 
 
+def test_consistency_is_weighed_in_during_the_warm_up() -> None:
+    scales = [loss_scales(config(cr_loss_scale=0.2, loss_warmup_steps=10), step).cr_loss for step in (0, 5, 10, 99)]
+    assert scales == pytest.approx([0.0, 0.1, 0.2, 0.2])
+    with pytest.raises(ValueError, match="cr_loss_scale is 0.2 without a CTC loss: give --ctc-loss-scale"):
+        config(cr_loss_scale=0.2, ctc_loss_scale=0.0)
+
+
 def test_transducer_scales_warm_up_as_in_icefall() -> None:
     config = dataclasses.replace(Config().training, simple_loss_scale=0.5, loss_warmup_steps=10)
     scales = [loss_scales(config, step) for step in (0, 5, 10, 99)]
