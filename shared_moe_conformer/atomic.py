@@ -13,15 +13,16 @@ from typing import IO
 
 RENAME_EXCHANGE = 2
 AT_FDCWD = -100
+"""Constants of Linux, include/uapi/linux/fs.h and fcntl.h."""
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder beside the target that takes its place when the block ends, and is removed if the block fails.
+    """A temporary folder to fill; it replaces the target when the block ends, or is removed if the block fails.
 
     Args:
-      target: the folder to be; what stands there survives until the new one is complete.
-      marker: a file that every folder of this kind holds; one without it is never overwritten.
+      target: path of the folder; an existing one stays until the new one is complete.
+      marker: a file that every folder of this kind holds; a folder without it is never overwritten.
       overwrite: replace an existing target.
 
     Raises:
@@ -40,7 +41,7 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
 
 
 def put_folder(new: Path, target: Path) -> None:
-    """Have a complete folder take the place of another beside it, in one step, and delete that one."""
+    """Put a complete folder in the place of another beside it, in one step, and delete the other."""
     for path in (*new.rglob("*"), new):
         _sync(path)
     _put_in_place(new, target)
@@ -52,7 +53,7 @@ def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
     """Refuse a target that `atomic_folder` would not replace.
 
     Raises:
-      FileExistsError: it exists, and either `overwrite` is not set or it is no folder with the marker.
+      FileExistsError: the target exists, and `overwrite` is not set or it is no folder with the marker.
     """
     if not os.path.lexists(target):
         return
@@ -64,7 +65,7 @@ def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that appears at `path`, whole and on the disk, when the block ends well; otherwise not at all."""
+    """A file to write; it appears at `path`, whole and on the disk, when the block ends, or not at all if it fails."""
     temporary = _beside(path)
     try:
         with _named(path), temporary.open("wb") as file:
@@ -79,7 +80,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Have an error of the system that names no file, as a full disk's, name this one."""
+    """Add the path to errors of the system that name no file, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -93,7 +94,7 @@ def _beside(path: Path) -> Path:
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Rename; afterwards the temporary name holds the replaced folder, if there was one."""
+    """Rename; afterwards the replaced folder, if there was one, has the temporary name."""
     if not target.exists():
         os.rename(temporary, target)
     elif not _exchange(temporary, target):
@@ -101,7 +102,7 @@ def _put_in_place(temporary: Path, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two folders in one step; False where the system cannot (Linux can, on most file systems)."""
+    """Swap two folders in one step; return False where the system cannot (Linux can, on most file systems)."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
     names = AT_FDCWD, os.fsencode(first.absolute()), AT_FDCWD, os.fsencode(second.absolute())
     return renameat2 is not None and renameat2(*names, RENAME_EXCHANGE) == 0
@@ -119,7 +120,7 @@ def _replace_in_two_steps(temporary: Path, target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk hold a file, or a folder's names."""
+    """Write a file, or the names in a folder, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -178,7 +178,7 @@ def test_a_log_says_why_a_decoding_ended(recipe: Path, monkeypatch: pytest.Monke
         (["--epoch", "9"], "epoch-9.pt"),
         (["--epoch", "2", "--avg", "3"], "--avg"),
         (["--beam-size", "0"], "beam_size is 0: give 1 or more"),
-        (["--device", "cuda:63"], "--device cuda:63 is of no use here"),
+        (["--device", "cuda:63"], "--device cuda:63 cannot be used here"),
     ],
 )
 def test_mistakes_end_with_one_line(recipe: Path, capsys, arguments: list[str], message: str) -> None:

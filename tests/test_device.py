@@ -14,7 +14,7 @@ def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_device_that_cannot_be_used_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match="--device abacus is of no use here") as caught:
+    with pytest.raises(ValueError, match="--device abacus cannot be used here") as caught:
         choose_device("abacus")
     assert "\n" not in str(caught.value)
 

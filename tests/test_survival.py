@@ -1,4 +1,4 @@
-"""Trainings that are killed, run out of disk, or find a damaged checkpoint, and end at the same bits all the same."""
+"""Trainings that are killed, fill the disk or find a damaged checkpoint, and still end with the same bits."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from tests.test_train import ROOT, assert_same, recipe, refused, run  # noqa: F4
 NUM_EPOCHS = 12
 FLAGS = ("--num-threads", "1", "--resume", "true", "--save-every-n-steps", "1", "--num-epochs", str(NUM_EPOCHS))
 MAX_UPDATES = 3
-"""That a child makes before it waits to be killed: so few that ten children cannot reach the last epoch's end."""
+"""Updates of a child before it waits to be killed; ten children cannot reach the end of the last epoch with them."""
 KILLS = [(moment, None) for moment in (0, 0, 1, 1, 2, 2, 3)] + [(None, share) for share in (0.0, 0.5, 1.0)]
-"""Ten kills: at a random time after so many updates have begun (0: after the fork), or when so much of the second or
-third checkpoint's file is written."""
+"""Ten kills: at a random time after a number of updates have begun (0: after the fork), or when a share of the second
+or third checkpoint's file is written."""
 
 
 def weights(exp_dir: Path) -> dict[str, torch.Tensor]:
@@ -36,14 +36,14 @@ def weights(exp_dir: Path) -> dict[str, torch.Tensor]:
 
 
 class Child:
-    """A forked process that trains (imports take seconds), and tells with a byte that it begins an update."""
+    """A forked process that trains and writes a byte when it begins an update; a fork saves seconds of imports."""
 
     def __init__(self, train: Callable[[], Any], *, max_updates: int | None = None, dies: float | None = None) -> None:
         """Fork.
 
         Args:
           train: what it does.
-          max_updates: when it has made so many it only waits; None: it goes on.
+          max_updates: updates after which it only waits; None: it goes on.
           dies: share of a checkpoint that it writes before it is killed; None: it writes all.
         """
         self._told, tell = os.pipe()
@@ -73,7 +73,7 @@ class Child:
 
 
 def tells_updates(pipe: int, max_updates: int | None) -> None:
-    """Have this process write a byte before each update, and stop before the one that is too much."""
+    """Have this process write a byte before each update, and wait after `max_updates` of them."""
     step, begun = Trainer.train_step, [0]
 
     def told(self: Trainer, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,7 @@ def tells_updates(pipe: int, max_updates: int | None) -> None:
 
 
 def dies_while_writing(after_writes: int, share: float) -> None:
-    """Have this process killed when it has written a share of its n-th checkpoint, and not yet put it in place."""
+    """Have this process killed when it has written a share of its n-th checkpoint, before it puts that in place."""
     writes = [0]
     atomic_file = checkpoint.atomic_file
 
@@ -113,7 +113,7 @@ def dies_while_writing(after_writes: int, share: float) -> None:
 
 
 def longest_update(child: Child) -> float:
-    """Seconds from an update's beginning to the next's, an epoch's end between them included, at most."""
+    """Longest time in seconds between the beginnings of two updates, ends of epochs included."""
     times = []
     while child.begun_update():
         times.append(time.monotonic())
@@ -121,7 +121,7 @@ def longest_update(child: Child) -> float:
 
 
 def kill_and_resume(recipe_dir: Path, whole_dir: Path, exp_dir: Path) -> int:
-    """Train without a stop, and then in children, each killed but the last; how many were."""
+    """Train without a stop, then in children, of which all but the last are killed; return the number killed."""
     random.seed(1)
     uninterrupted = Child(lambda: run(recipe_dir, whole_dir, *FLAGS))
     seconds = longest_update(uninterrupted)

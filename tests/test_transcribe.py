@@ -152,7 +152,7 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         (["--beam-size", "0"], "beam_size is 0"),
         (["--hotwords", "ONE"], "greedy_search has no --hotwords, which is an option of modified_beam_search, "),
         (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has e n o, which no"),
-        (["--device", "abacus"], "--device abacus is of no use here"),
+        (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
         (["--output-dir", "new", "other/test.wav"], "2 recordings are called test"),
         (["nothing*.wav"], "no audio files in nothing*.wav"),

@@ -1,4 +1,4 @@
-"""Two processes started by torchrun: by one agent, or by two agents that meet on this machine as on two."""
+"""Two processes that torchrun starts: by one agent, or by two agents on this machine, as if on two machines."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 def torchrun(
     script: Path, *arguments: str | Path, num_nodes: int = 1, max_restarts: int = 0, fails: bool = False
 ) -> str:
-    """Run a script in two processes to its end, and return what they wrote to the standard error.
+    """Run a script in two processes to its end, and return their standard error.
 
     Args:
-      script: what each process runs; files for what they show appear beside it.
+      script: run by each process; files with the output appear beside it.
       arguments: the script's.
       num_nodes: agents, 1 or 2.
-      max_restarts: times that the agents may begin anew after a process has died.
-      fails: it must not end well; otherwise it must.
+      max_restarts: times that the agents may start again after a process has died.
+      fails: whether the run must fail; otherwise it must succeed.
     """
     port = free_port()
     options = [f"--nnodes={num_nodes}", f"--nproc_per_node={2 // num_nodes}", f"--max_restarts={max_restarts}"]

@@ -119,7 +119,7 @@ class Tracker:
                 asked = time.perf_counter()
 
     def stepped(self, report: StepReport, step: int) -> None:
-        """Show an update; every `log_every_n_steps` write the averages since the last time, if they are of many."""
+        """Show an update, and every `log_every_n_steps` write the averages since the last time."""
         self._interval.add(report)
         self._epoch.add(report)
         self._bar.update(report.num_batches)

@@ -79,7 +79,7 @@ def update_alone(path: str) -> None:
 
 
 def update_of_two_processes(path: str) -> None:
-    """What each of two processes does: three updates with a batch each, and then a batch that is not finite."""
+    """The work of each of two processes: three updates of a batch each, then a batch that is not finite."""
     torch.set_num_threads(1)
     with connected(torch.device("cpu")):
         trainer, rank = make_trainer(), world().rank
@@ -102,7 +102,7 @@ def update_of_two_processes(path: str) -> None:
 
 
 def made_by_leader(local_rank: int, make: Callable[[], str]) -> str:
-    """What `from_local_leader` gives, or its error, if this is such a process of its machine."""
+    """The result of `from_local_leader`, or its error, in a process with this number on its machine."""
     os.environ["LOCAL_RANK"] = str(local_rank)
     try:
         return from_local_leader(make)
@@ -112,7 +112,7 @@ def made_by_leader(local_rank: int, make: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What two real processes that talk by gloo came to."""
+    """The results of two real processes that are connected by gloo."""
     path = tmp_path_factory.mktemp("processes") / "result"
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     call = f"update_of_two_processes({str(path)!r})"
@@ -157,7 +157,7 @@ def test_the_first_process_of_a_machine_makes_things_for_the_others(results: lis
 
 
 def fifty_losses(path: str) -> None:
-    """What each process does: fifty updates of its part of the batches, whose losses the first writes."""
+    """The work of each process: fifty updates of its part of the batches; the first writes the losses."""
     torch.set_num_threads(1)
     with connected(torch.device("cpu")):
         trainer, (rank, size, _) = make_trainer(), world()
@@ -171,7 +171,7 @@ def fifty_losses(path: str) -> None:
 
 @pytest.fixture(scope="module")
 def losses_of_one(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """Those of one process that accumulates."""
+    """The losses of one process that accumulates."""
     path = tmp_path_factory.mktemp("one") / "losses"
     assert start(f"fifty_losses({str(path)!r})").wait(timeout=300) == 0
     return json.loads(path.read_text())
@@ -182,7 +182,7 @@ def losses_of_one(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 def test_fifty_losses_of_two_processes_are_those_of_one(
     losses_of_one: list[float], tmp_path: Path, num_nodes: int
 ) -> None:
-    """Started by one torchrun, and by two that meet on this machine as two machines would."""
+    """One torchrun starts them, or two that meet on this machine as two machines would."""
     path = tmp_path / "losses"
     script = tmp_path / "run.py"
     script.write_text(f"from tests.training.test_distributed import fifty_losses; fifty_losses({str(path)!r})")
@@ -214,7 +214,7 @@ def test_when_a_process_dies_the_other_ends_too(tmp_path: Path) -> None:
 
 
 def test_those_who_meet_agree_upon_a_name_whatever_the_dead_have_left() -> None:
-    """Four times in one store; before each a process has asked and died."""
+    """Four meetings in one store; before each a process has asked and died."""
     store, names = torch.distributed.HashStore(), set()
     with ThreadPoolExecutor(3) as processes:
         for _ in range(4):
@@ -226,7 +226,7 @@ def test_those_who_meet_agree_upon_a_name_whatever_the_dead_have_left() -> None:
 
 
 def test_each_frame_of_an_update_weighs_alike() -> None:
-    """The gradient of two batches is the mean of theirs, each weighed by its frames."""
+    """The gradient of two batches is the mean of their gradients, weighted by their frames."""
     gradients, frames = [], []
     for batch in (*batches(0), None):
         trainer = make_trainer()
