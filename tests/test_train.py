@@ -232,7 +232,7 @@ def test_a_seed_changes_the_run(recipe: Path, whole: dict[str, torch.Tensor], tm
 
 @pytest.fixture
 def nan_cut(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A cut of the training split whose features hold no number."""
+    """A cut of the training split whose features are NaN."""
     load, bad = MonoCut.load_features, "train-7"
     monkeypatch.setattr(MonoCut, "load_features", lambda cut: load(cut) * (np.nan if cut.id == bad else 1))
     return bad
@@ -366,7 +366,7 @@ def dev_losses(exp_dir: Path, name: str) -> list[float]:
 
 
 def test_units_that_are_others_than_at_the_beginning_are_refused(recipe: Path, tmp_path: Path, capsys: Any) -> None:
-    """The lang folder has been made anew of other texts, with as many units."""
+    """The lang folder has been made again from other texts, with the same number of units."""
     flags = ["--lang-dir", "data/lang_anew", "--vocab-size", "38", "--num-epochs", "1"]
     train_tokenizer([" ".join(WORDS[i : i + 3]) for i in range(8)], recipe / "data/lang_anew", 38)
     run(recipe, tmp_path, *flags)
@@ -417,7 +417,7 @@ def test_a_process_that_cannot_read_what_another_has_stored_stores_its_own(monke
 
 @pytest.fixture(scope="module")
 def whole_of_two(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights that two processes come to which nothing happens to."""
+    """The weights of two processes that nothing happens to."""
     exp_dir = tmp_path_factory.mktemp("two") / "exp"
     train_two(recipe, exp_dir, *OF_TWO)
     return load_checkpoint(exp_dir / "epoch-4.pt")["model"]
@@ -454,7 +454,7 @@ from tests.test_train import *
 
 
 def train_two(recipe: Path, exp_dir: Path, *flags: str, num_nodes: int = 1, dies: Path | None = None) -> str:
-    """Train by two processes; return what they show. With `dies`, the second kills itself once and leaves that file."""
+    """Train in two processes; return their output. With `dies`, the second kills itself once and leaves that file."""
     script = exp_dir.with_suffix(".py")
     script.write_text((DIES if dies else RUNS) + "run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])\n")
     arguments = [*([dies] if dies else []), recipe, exp_dir, *flags]

@@ -44,7 +44,8 @@ def consistency(log_probs: Tensor, lens: Tensor) -> Tensor:
 
     The other copy's posteriors are a target without gradient.
 
-    Source: Yao et al. 2024, CR-CTC: consistency regularization on CTC, eq. 4 (arXiv 2410.05101); there half the sum.
+    Source: Yao et al. 2024, CR-CTC: consistency regularization on CTC (arXiv 2410.05101); there half of this sum counts
+    per utterance, as it does here in the mean over the frames of both copies.
 
     Args:
       log_probs: of the first copy of the utterances, then of the second, (2N, T, V).

@@ -21,8 +21,8 @@ def learning_rate_factor(config: TrainingConfig, step: int, *, progress: float, 
     depends on the step alone.
 
     Source: noam: Vaswani et al. 2017, Attention is all you need, eq. 3 (arXiv 1706.03762), divided by its peak; cosine:
-    Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts (arXiv 1608.03983); wsd: Hu et al. 2024, MiniCPM, section
-    4 (arXiv 2404.06395), with the decay (1-sqrt) of Haegele et al. 2024, eq. 1 (arXiv 2405.18392).
+    Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts (arXiv 1608.03983); wsd: Hu et al. 2024, MiniCPM (arXiv
+    2404.06395), with the decay (1-sqrt) of Hägele et al. 2024, section 3 (arXiv 2405.18392).
 
     Args:
       config: schedule, steps of the rise, epochs.

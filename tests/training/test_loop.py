@@ -24,7 +24,7 @@ WSD = {"lr_schedule": "wsd", "decay_epochs": 1}
 
 
 class Killed(Exception):
-    """Stands for whatever ends a program."""
+    """Stands for anything that ends a program."""
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_tensorboard_gets_losses_speed_and_expert_usage(fit_tiny: Fit, tmp_path:
 
 
 def test_what_an_earlier_run_wrote_after_the_checkpoint_is_hidden(fit_tiny: Fit, tmp_path: Path) -> None:
-    """Seven updates, of which the last two are made again."""
+    """Seven updates; the last two are made again."""
     with pytest.raises(Killed):
         fit_tiny(tmp_path, kill_at=7, log_every_n_steps=1)
     fit_tiny(tmp_path, log_every_n_steps=1)

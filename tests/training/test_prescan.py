@@ -20,7 +20,7 @@ def trainer(tiny_model: Callable[[], Any], config: Config) -> Trainer:
 
 
 def holds(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, limit: int, error: type[Exception] = RuntimeError) -> None:
-    """Have the trainer run out of memory with more than so many utterances in a batch."""
+    """Have the trainer run out of memory when a batch has more utterances than a limit."""
     losses = trainer.losses
 
     def limited(model: Any, batch: Any, scales: Any) -> Any:

@@ -62,7 +62,7 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(
 
 
 def test_every_point_is_the_mean_of_many_updates(tmp_path: Path) -> None:
-    """Epochs of 24 updates, a point for every ten; what is left over at an end makes no point of its own."""
+    """Epochs of 24 updates, a point for every ten; the four updates left at an end make no point of their own."""
     tracker = Tracker(tmp_path, num_epochs=3, log_every_n_steps=10)
     for epoch in (1, 2, 3):
         for n, _ in enumerate(tracker.watch(range(24), epoch=epoch, num_batches=24), start=1):

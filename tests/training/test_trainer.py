@@ -148,7 +148,7 @@ def test_a_restored_trainer_goes_on_as_the_first(
 def test_weights_of_several_layers_take_smaller_steps_also_after_resuming(
     tiny_model: Callable[[], Any], config: Config, batch: Callable[..., Any], kind: Any, scale: float
 ) -> None:
-    """AdamW's first step is as long as the learning rate, whatever the gradient."""
+    """AdamW's first step is as long as the learning rate with any gradient."""
     training = dataclasses.replace(config.training, shared_block_lr_scale=kind, warmup_steps=0, weight_decay=0.0)
 
     def make() -> Trainer:
