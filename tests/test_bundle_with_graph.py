@@ -126,7 +126,7 @@ def test_hostile_graphs_are_refused(folder: Path) -> None:
     rebuild(folder, ilabel=graph.ilabel + 40)
     refuse(folder, "HLG for at least")
     rebuild(folder, olabel=graph.olabel + 10**6, ilabel=graph.ilabel)
-    refuse(folder, "gives words that .*words.txt lacks")
+    refuse(folder, "has words that .*words.txt lacks")
     (folder / HLG).write_bytes((folder / HLG).read_bytes()[:100])
     refuse(folder, "is not a graph")
 

@@ -57,15 +57,8 @@ def _modified_topology(vocab_size: int) -> Graph:
 def _unweighted(
     src: np.ndarray, dst: np.ndarray, *, ilabel: np.ndarray, olabel: np.ndarray, final_state: np.ndarray
 ) -> Graph:
-    return Graph(
-        src.astype(np.int32),
-        dst.astype(np.int32),
-        ilabel.astype(np.int32),
-        olabel.astype(np.int32),
-        weight=np.zeros(len(src), dtype=np.float32),
-        final_state=final_state.astype(np.int32),
-        final_weight=np.zeros(len(final_state), dtype=np.float32),
-    )
+    arcs, final = _rows(src, dst, ilabel, olabel), final_state.tolist()
+    return graph_of_arcs(arcs, np.zeros(len(arcs)), final_state=final, final_weight=[0.0] * len(final))
 
 
 def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
