@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out, start_contexts
-from shared_moe_conformer.decoding.hypothesis import Hypothesis, hypotheses, valid_frames
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, has_padding, hypotheses, valid_frames
 from shared_moe_conformer.decoding.prefixes import (
     Steps,
     best_extensions,
@@ -80,18 +80,22 @@ class ModifiedBeamSearch:
             context=context.unsqueeze(1).repeat(1, self.beam_size, 1),
             scorer_states=zeros.unsqueeze(2).repeat(1, 1, len(self.scorers)),
         )
-        return BeamState(beam, (self._no_steps(zeros[:, :0].bool()),))
+        return BeamState(beam, (Steps.none(num_utterances, self.beam_size, context.device),))
 
     def advance(self, state: BeamState, encoder_out: Tensor, encoder_out_lens: Tensor) -> BeamState:
         """Extend the hypotheses by more frames, (N, T, C)."""
+        if not encoder_out.size(1):
+            return state
         encoder_frames = self.model.joiner.encoder_projection(encoder_out)
-        steps = self._no_steps(valid_frames(encoder_out, encoder_out_lens))
-        beam = state.beam
-        for t, is_padded in enumerate(steps.padded):
-            after, *step = self._extended(beam, encoder_frames[:, t])
-            beam = Beam(*where_active(steps.valid[:, t], after, beam)) if is_padded else after
-            steps.record(t, *step)
-        return BeamState(beam, (*state.steps, steps))
+        valid = valid_frames(encoder_out, encoder_out_lens)
+        beam, steps = state.beam, []
+        for frame, active, is_padded in zip(encoder_frames.unbind(1), valid.unbind(1), has_padding(valid)):
+            after, *step = self._extended(beam, frame)
+            beam = Beam(*where_active(active, after, beam)) if is_padded else after
+            steps.append(step)
+        parents, tokens, log_probs = map(torch.stack, zip(*steps))
+        chunk = Steps.of_valid(parents, tokens, log_probs, valid, blank_id=self.model.decoder.blank_id)
+        return BeamState(beam, (*state.steps, chunk))
 
     def finish(self, state: BeamState) -> list[Hypothesis]:
         """The hypotheses with the highest score per token."""
@@ -147,9 +151,6 @@ class ModifiedBeamSearch:
         for j, scorer in enumerate(self.scorers):
             after[:, :, j] = scorer.next_state[scorer_states[:, :, j], tokens]
         return after
-
-    def _no_steps(self, valid: Tensor) -> Steps:
-        return Steps.unchanged(valid, self.beam_size, blank_id=self.model.decoder.blank_id)
 
 
 def _of_parents(values: Tensor, parents: Tensor) -> Tensor:

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, hypotheses, joined, valid_frames
+from shared_moe_conformer.decoding.hypothesis import (
+    Chunk,
+    Hypothesis,
+    has_padding,
+    hypotheses,
+    joined,
+    valid_frames,
+)
 from shared_moe_conformer.decoding.prefixes import Steps, best_extensions, extended_hash, path_of, where_active
 from shared_moe_conformer.model.asr_model import AsrModel
 
@@ -143,18 +150,22 @@ class CtcPrefixBeamSearch:
         blank[:, 0] = 0.0
         zeros = torch.zeros_like(blank, dtype=torch.int64)
         prefixes = _with_empty_places_marked(Prefixes(blank, impossible, zeros + BLANK_ID, zeros, zeros - 1))
-        return CtcPrefixState(prefixes, (self._no_steps(zeros[:, :0].bool()),))
+        return CtcPrefixState(prefixes, (Steps.none(num_utterances, self.beam_size, zeros.device),))
 
     def advance(self, state: CtcPrefixState, encoder_out: Tensor, encoder_out_lens: Tensor) -> CtcPrefixState:
         """Extend the prefixes by more frames, (N, T, C)."""
-        log_probs = self.model.ctc_log_probs(encoder_out)
-        steps = self._no_steps(valid_frames(encoder_out, encoder_out_lens))
-        prefixes = state.prefixes
-        for t, is_padded in enumerate(steps.padded):
-            after, parents, tokens = _extended(prefixes, log_probs[:, t])
-            steps.record(t, parents, tokens, log_probs[:, t].gather(1, after.last_token))
-            prefixes = Prefixes(*where_active(steps.valid[:, t], after, prefixes)) if is_padded else after
-        return CtcPrefixState(prefixes, (*state.steps, steps))
+        if not encoder_out.size(1):
+            return state
+        log_probs = self.model.ctc_log_probs(encoder_out).transpose(0, 1)
+        valid = valid_frames(encoder_out, encoder_out_lens)
+        prefixes, steps = state.prefixes, []
+        for frame, active, is_padded in zip(log_probs, valid.unbind(1), has_padding(valid)):
+            after, parents, tokens = _extended(prefixes, frame)
+            prefixes = Prefixes(*where_active(active, after, prefixes)) if is_padded else after
+            steps.append((parents, tokens, after.last_token))
+        parents, tokens, last_tokens = map(torch.stack, zip(*steps))
+        chunk = Steps.of_valid(parents, tokens, log_probs.gather(2, last_tokens), valid, blank_id=BLANK_ID)
+        return CtcPrefixState(prefixes, (*state.steps, chunk))
 
     def finish(self, state: CtcPrefixState) -> list[Hypothesis]:
         """The likeliest prefixes."""
@@ -162,9 +173,6 @@ class CtcPrefixBeamSearch:
         found = path_of(state.steps, best)
         found = found._replace(confidences=peaks(found.confidences.masked_fill(~found.valid, 0.0), found.tokens))
         return hypotheses(found, scores.tolist())
-
-    def _no_steps(self, valid: Tensor) -> Steps:
-        return Steps.unchanged(valid, self.beam_size, blank_id=BLANK_ID)
 
 
 def _extended(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, Tensor]:
@@ -203,7 +211,7 @@ def _extensions(prefixes: Prefixes, log_probs: Tensor) -> Tensor:
     """
     extended = prefixes.total.unsqueeze(2) + log_probs.unsqueeze(1)
     after_blank = prefixes.ending_in_blank + log_probs.gather(1, prefixes.last_token)
-    return extended.scatter(2, prefixes.last_token.unsqueeze(2), after_blank.unsqueeze(2))
+    return extended.scatter_(2, prefixes.last_token.unsqueeze(2), after_blank.unsqueeze(2))
 
 
 def _move_to_existing(prefixes: Prefixes, extended: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,14 +219,14 @@ def _move_to_existing(prefixes: Prefixes, extended: Tensor) -> tuple[Tensor, Ten
 
     Returns:
       the log-probability that arrives at each prefix from its parent, (N, K); that parent's entry, (N, K);
-      the extensions (N, K, V) with -inf for those.
+      the extensions (N, K, V) with -inf for those, and for blank.
     """
     is_parent = prefixes.parent_hash.unsqueeze(1) == prefixes.prefix_hash.unsqueeze(2)  # (N, parent, child)
     last = prefixes.last_token.unsqueeze(1).expand_as(is_parent)
     nothing = extended.new_tensor(-torch.inf)
     arriving, source = extended.gather(2, last).where(is_parent, nothing).max(dim=1)
-    is_moved = torch.zeros_like(extended).scatter_add_(2, last, is_parent.to(extended.dtype)) > 0
-    return arriving, source, extended.masked_fill(is_moved, -torch.inf)
+    moved = last.where(is_parent, torch.full_like(last, BLANK_ID))
+    return arriving, source, extended.scatter(2, moved, -torch.inf)
 
 
 def _with_empty_places_marked(prefixes: Prefixes) -> Prefixes:

@@ -52,22 +52,24 @@ class GreedySearch:
         valid = valid_frames(encoder_out, encoder_out_lens)
         tokens = torch.full((*valid.shape, self.max_sym_per_frame), self.model.decoder.blank_id, device=valid.device)
         chunk = Chunk(tokens, torch.zeros(tokens.shape, device=valid.device), valid)
-        for t in range(valid.size(1)):
-            state = self._emit(state, encoder_frames[:, t], chunk, t)
+        for t, (encoder_frame, active) in enumerate(zip(encoder_frames.unbind(1), valid.unbind(1))):
+            state = self._emit(state, encoder_frame, active, chunk, t)
         return state._replace(found=(*state.found, chunk))
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
         """The tokens so far."""
         return hypotheses(joined(state.found), state.score.tolist(), blank_id=self.model.decoder.blank_id)
 
-    def _emit(self, state: GreedyState, encoder_frame: Tensor, chunk: Chunk, t: int) -> GreedyState:
-        """The state after a frame (N, J), whose tokens and their probabilities are filled into the chunk."""
+    def _emit(self, state: GreedyState, encoder_frame: Tensor, active: Tensor, chunk: Chunk, t: int) -> GreedyState:
+        """The state after a frame (N, J) of those utterances that are active, (N,).
+
+        Its tokens and their probabilities are filled into the chunk.
+        """
         context, decoder_frame, score, found = state
-        active = chunk.valid[:, t]
         for symbol in range(self.max_sym_per_frame):
             log_probs = next_token_log_probs(self.model, encoder_frame, decoder_frame, blank_penalty=self.blank_penalty)
             log_prob, token = log_probs.max(dim=-1)
-            score = score + log_prob.masked_fill(~active, 0.0)
+            score = torch.where(active, score + log_prob, score)
             active = active & (token != self.model.decoder.blank_id)
             if not active.any():
                 break

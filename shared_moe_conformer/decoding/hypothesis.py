@@ -133,3 +133,8 @@ def hypotheses(found: Chunk, scores: Sequence[float], *, blank_id: int = 0) -> l
 def valid_frames(encoder_out: Tensor, encoder_out_lens: Tensor) -> Tensor:
     """True where a frame of (N, T, C) belongs to its utterance, (N, T)."""
     return torch.arange(encoder_out.size(1), device=encoder_out.device) < encoder_out_lens.unsqueeze(1)
+
+
+def has_padding(valid: Tensor) -> list[bool]:
+    """Whether each frame is padding in some utterance, given where frames are valid, (N, T)."""
+    return (~valid.all(dim=0)).tolist()

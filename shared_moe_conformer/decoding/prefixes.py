@@ -61,23 +61,22 @@ class Steps(NamedTuple):
     """True where the frame belongs to the utterance, (N, T)."""
 
     @classmethod
-    def unchanged(cls, valid: Tensor, beam_size: int, *, blank_id: int) -> Steps:
-        """Steps (N, T) at which every entry continues itself by a blank, until others are recorded."""
-        num_utterances, num_frames = valid.shape
-        parents = torch.arange(beam_size, device=valid.device).repeat(num_frames, num_utterances, 1)
-        log_probs = torch.zeros(parents.shape, device=valid.device)
-        return cls(parents, torch.full_like(parents, blank_id), log_probs, valid)
+    def none(cls, num_utterances: int, beam_size: int, device: torch.device) -> Steps:
+        """Those of no frame."""
+        nothing = torch.zeros(0, num_utterances, beam_size, device=device)
+        return cls(nothing.long(), nothing.long(), nothing, nothing[:, :, 0].t().bool())
 
-    @property
-    def padded(self) -> list[bool]:
-        """Whether each frame is padding in some utterance."""
-        return (~self.valid.all(dim=0)).tolist()
-
-    def record(self, t: int, parents: Tensor, tokens: Tensor, log_probs: Tensor) -> None:
-        """Fill in what was done at frame t by the entries, (N, K), of those utterances that have it."""
-        there = self.valid[:, t, None]
-        for steps, step in zip(self, (parents, tokens, log_probs)):
-            steps[t] = step.where(there, steps[t])
+    @classmethod
+    def of_valid(cls, parents: Tensor, tokens: Tensor, log_probs: Tensor, valid: Tensor, *, blank_id: int) -> Steps:
+        """These steps, but in padding every entry continues itself by a blank."""
+        padding = ~valid.t().unsqueeze(2)
+        itself = torch.arange(parents.size(2), device=parents.device).expand_as(parents)
+        return cls(
+            itself.where(padding, parents),
+            tokens.masked_fill(padding, blank_id),
+            log_probs.masked_fill(padding, 0.0),
+            valid,
+        )
 
 
 def where_active(active: Tensor, after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
