@@ -44,7 +44,7 @@ def expert_layers(config: EncoderConfig) -> list[Layer]:
 
 
 def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Transcript, list[SegmentExperts]]:
-    """What `Bundle.transcribe` finds, and the experts of the frames in which it was found, segment by segment.
+    """Transcribe a recording, and return the experts of its frames, segment by segment, as well.
 
     Returns:
       the transcript; the segments in order, none without experts.
@@ -61,7 +61,7 @@ def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Trans
 
 
 class FeaturesLike(Protocol):
-    """What is read of a batch."""
+    """A batch's features."""
 
     @property
     def x(self) -> Tensor:

@@ -54,7 +54,7 @@ class Batch(Protocol):
 
 @dataclass
 class MethodResult:
-    """What one method found on one test set, and how long it took."""
+    """The hypotheses of one method for one test set, and the time that they took."""
 
     config: DecodingConfig
     decoded: list[Decoded] = field(default_factory=list)
@@ -122,10 +122,10 @@ def decode_batches(
 def peak_memories(
     model: AsrModel, batches: Iterable[Batch], configs: Sequence[DecodingConfig], resources: Resources
 ) -> list[float | None]:
-    """What each search takes at most for the largest batch; after one that cannot be measured, no other is tried.
+    """The peak memory (MiB) of each search on the largest batch; the first that cannot be measured ends the measuring.
 
-    Measured before anything is decoded, since k2's threads, once there, do not come along into the copies of this
-    process in which `peak_memory` searches.
+    Call this before anything is decoded: `peak_memory` searches in copies of this process, and threads that k2 has
+    started are not copied.
     """
     largest = max(batches, key=lambda batch: batch.x.size(0) * batch.x.size(1))
     device = next(model.parameters()).device
@@ -155,11 +155,11 @@ def _now(device: torch.device) -> float:
 
 
 def peak_memory(search: Callable[[], object], device: torch.device) -> float | None:
-    """Memory (MiB) that a call takes at most beyond what is taken before; None where it cannot be measured.
+    """Peak memory (MiB) of a call beyond the memory in use before it; None where it cannot be measured.
 
-    On a GPU that is what torch allocates. Elsewhere the call is made, on one thread, in a copy of this process that is
-    thrown away, so that every search begins with the same memory and gains nothing from what another has freed. What
-    this process has freed lies in holes there, as it does here, so a call may take somewhat more than in a new one.
+    On a GPU, torch's own count is returned. Elsewhere the call runs on one thread in a forked copy of this process,
+    which is thrown away: every search begins with the same memory and cannot use what another has freed. Memory that
+    this process has freed is fragmented, so a call may take somewhat more than in a new process.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -183,18 +183,18 @@ def peak_memory(search: Callable[[], object], device: torch.device) -> float | N
 
 
 def _measure(search: Callable[[], object], sending: Connection) -> None:
-    """In the copy: search, and send the peak. What the search says is not heard.
+    """In the copy: search, with no output on the terminal, and send the peak.
 
-    Pages of programs and libraries are no memory of the search; they can only be told apart after it. Source of the
-    names: proc(5), /proc/[pid]/status and clear_refs.
+    Pages of programs and libraries do not count; the system tells how many they are only after the search. Source of
+    the names: proc(5), /proc/[pid]/status and clear_refs.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
-    torch.set_num_threads(1)  # the threads of the original are not copied
+    torch.set_num_threads(1)  # the original's threads are not copied
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
     if trim is not None:
-        trim(0)  # what was freed, and is kept for later, goes back to the system
+        trim(0)  # give memory that was freed back to the system
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest resident size so far
     before = _status("RssAnon")
     search()

@@ -32,17 +32,17 @@ class Beam(NamedTuple):
     num_tokens: Tensor
     """Length, the start context counted."""
     context: Tensor
-    """What the decoder sees of the tokens, (N, K, context_size)."""
+    """The last tokens, which the decoder sees, (N, K, context_size)."""
     scorer_states: Tensor
     """The state of each of J scorers, (N, K, J)."""
 
 
 class BeamState(NamedTuple):
-    """What the search knows of N utterances."""
+    """Where the search of N utterances stands."""
 
     beam: Beam
     steps: tuple[Steps, ...]
-    """The way to it, of one chunk after the other."""
+    """The steps that led to the beam, chunk by chunk."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ModifiedBeamSearch:
     """The best of `beam_size` hypotheses kept per utterance; with a beam of 1, what greedy search finds.
 
     Each frame adds one token or a blank to each hypothesis. Hypotheses whose tokens have become equal are merged: their
-    probabilities add up, and the likelier one's frames stay. The best of the last frame is the one with the highest
+    probabilities add up, and the frames of the likelier one are kept. The best hypothesis is the one with the highest
     log-probability per token, the start context counted, as in icefall. A token's confidence is the model's probability
     of it at its frame, after the tokens before it.
 

@@ -34,7 +34,7 @@ Judged = tuple[float, bool]
 def comparison_text(
     scores: Sequence[Scores], *, title: str, left_out: Mapping[str, str], agreement: str | None = None
 ) -> str:
-    """The table, and what is to be known about it.
+    """The table, with notes below it.
 
     Args:
       left_out: methods that could not run, and why.
@@ -143,8 +143,8 @@ def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: 
 
 
 def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str | None:
-    """In how many utterances k2 and the embedded engine find the same words or tokens, search by search, and how far
-    the scores of these differ; None: no search was made by both.
+    """A sentence: in how many utterances k2 and the embedded engine find the same words or tokens, search by search,
+    and by how much their scores differ there; None where no search was made by both.
 
     Args:
       found: the hypotheses of each search, of the same utterances.
@@ -168,7 +168,7 @@ def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str 
 
 
 def _where(counts: Mapping[str, int], total: int) -> str:
-    """In how many utterances the engines agree: those searches that do not agree in all are named."""
+    """The number of utterances in which the engines agree; searches that disagree in some are named."""
     fewer = ", ".join(f"in {count} of {total} by {name}" for name, count in counts.items() if count < total)
     some_agree = total in counts.values()
     return ", but ".join([f"in all {total} utterances"] * some_agree + [fewer] * bool(fewer))
@@ -179,7 +179,7 @@ def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:
 
 
 def judged_words(ref: Sequence[str], hyp: Sequence[tuple[str, float | None]]) -> list[Judged]:
-    """Those of an utterance's recognised words that have a confidence.
+    """The recognised words of an utterance, without those that have no confidence.
 
     Args:
       ref: the words that were said.

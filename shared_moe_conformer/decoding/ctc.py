@@ -34,21 +34,21 @@ def collapse(labels: Tensor) -> Tensor:
 
 
 class CtcGreedyState(NamedTuple):
-    """What the search knows of N utterances."""
+    """Where the search of N utterances stands."""
 
     label: Tensor
     """The last frame's label, (N,)."""
     token: Tensor
     """The last token, (N,); blank where there is none."""
     found: tuple[Chunk, ...]
-    """Tokens at the frames at which they begin; at every frame the log-probability of the last token there."""
+    """Each token at its first frame, and at every frame the log-probability of the last token."""
     log_probs: tuple[Tensor, ...]
-    """Of the labels; 0 in padding, (N, T)."""
+    """Log-probability of each frame's label, 0 in padding, (N, T), chunk by chunk."""
 
 
 @dataclass(frozen=True)
 class CtcGreedySearch:
-    """The tokens of the best path, which takes the likeliest label of each frame; for confidences, see `peaks`."""
+    """Takes the likeliest label of each frame; the confidences are `peaks`."""
 
     model: AsrModel
 
@@ -74,7 +74,7 @@ class CtcGreedySearch:
     def finish(self, state: CtcGreedyState) -> list[Hypothesis]:
         """The tokens so far."""
         found = joined(state.found)
-        # Rounded once, so that no chunks change the sums.
+        # fsum rounds once, so that neither chunks nor padding change a sum.
         scores = [math.fsum(row) for row in torch.cat(state.log_probs, dim=1).tolist()]
         return hypotheses(found._replace(confidences=peaks(found.confidences.exp(), found.tokens)), scores)
 
@@ -122,19 +122,19 @@ class Prefixes(NamedTuple):
 
 
 class CtcPrefixState(NamedTuple):
-    """What the search knows of N utterances."""
+    """Where the search of N utterances stands."""
 
     prefixes: Prefixes
     steps: tuple[Steps, ...]
-    """The way to them, of one chunk after the other; log-probabilities of each prefix's last token."""
+    """The steps that led to them, chunk by chunk, with the log-probability of each prefix's last token."""
 
 
 @dataclass(frozen=True)
 class CtcPrefixBeamSearch:
-    """The likeliest token sequence, each one's alignments summed, among `beam_size` prefixes kept per utterance.
+    """Finds the likeliest token sequence, summed over alignments, among `beam_size` prefixes kept per utterance.
 
     With a beam that holds every prefix the sum is exact. A token's frame is the one at which the likeliest way
-    into its prefix begins; for its confidence, see `peaks`.
+    into its prefix begins; the confidences are `peaks`.
 
     Source: Hannun et al. 2014, First-pass large vocabulary continuous speech recognition using bi-directional
     recurrent DNNs, algorithm 1 (arXiv 1408.2873), without its language model.
@@ -198,7 +198,7 @@ def _extended(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, 
         prefix_hash=extended_hash(before, added).where(is_new, before),
         parent_hash=before.where(is_new, prefixes.parent_hash.gather(1, entry)),
     )
-    # A prefix that its parent has reached once more has its last token here, if that is the likelier way.
+    # Where its parent's extension is the likelier way to a prefix, the prefix's last token begins at this frame.
     is_renewed = (arriving > torch.logaddexp(blank, repeated)).gather(1, entry) & ~is_new
     parents = source.gather(1, entry).where(is_renewed, entry)
     return _with_empty_places_marked(after), parents, last_token.where(is_renewed, added)

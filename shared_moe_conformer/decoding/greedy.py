@@ -13,21 +13,21 @@ from shared_moe_conformer.model.asr_model import AsrModel
 
 
 class GreedyState(NamedTuple):
-    """What the search knows of N utterances."""
+    """Where the search of N utterances stands."""
 
     context: Tensor
-    """What the decoder sees of the tokens, (N, context_size)."""
+    """The last tokens, which the decoder sees, (N, context_size)."""
     decoder_frame: Tensor
     """The decoder's output after them, projected, (N, J)."""
     score: Tensor
     """Log-probability of the alignment, (N,)."""
     found: tuple[Chunk, ...]
-    """Tokens (N, T, S), of one chunk after the other."""
+    """Tokens (N, T, S), chunk by chunk."""
 
 
 @dataclass(frozen=True)
 class GreedySearch:
-    """The tokens that are likeliest one by one; a token's confidence is the model's probability of it.
+    """Takes the likeliest token or blank at each step; a token's confidence is the model's probability of it.
 
     Source: greedy_search_batch of icefall, which emits one token a frame at most.
     """
@@ -82,7 +82,7 @@ class GreedySearch:
 
 
 def start_contexts(model: AsrModel, num_hypotheses: int) -> Tensor:
-    """What the decoder sees of empty hypotheses, (N, context_size)."""
+    """The contexts of empty hypotheses, (N, context_size)."""
     device = model.joiner.output.weight.device
     return torch.tensor(model.decoder.start_context, device=device).repeat(num_hypotheses, 1)
 
@@ -99,7 +99,7 @@ def next_token_log_probs(
 
     Args:
       encoder_frames, decoder_frames: projected, (..., J), of shapes that broadcast.
-      blank_penalty: subtracted from blank's logit (nats), so that fewer tokens are left out.
+      blank_penalty: subtracted from blank's logit (nats); more than 0 means fewer deletions.
 
     Source of the penalty: --blank-penalty of icefall and of sherpa-onnx.
     """

@@ -33,11 +33,11 @@ class Hypothesis(NamedTuple):
 
 
 class Search(Protocol[State]):
-    """A search with its model and its options. What it knows of utterances is in the state, never in the search.
+    """A search owns its model and its options; everything about the utterances is in the state.
 
-    Frames may come in chunks of any lengths, which may differ between the utterances of a batch: the hypotheses are
-    those of one chunk that holds all. No call changes the state that it is given, so that a state can be finished to
-    look at what was found so far, and advanced afterwards.
+    Frames may come in chunks of any lengths, which may differ between the utterances of a batch: the hypotheses are the
+    same as from one chunk that holds all frames. No call changes the state that it is given: `finish` may be called
+    for a partial result, and the same state advanced afterwards.
     """
 
     def start(self, num_utterances: int) -> State:
@@ -67,13 +67,13 @@ def search_utterances(search: Search[State], encoder_out: Tensor, encoder_out_le
 
 @dataclass(frozen=True)
 class WholeUtteranceSearch(Generic[Found]):
-    """A search of lattices, which needs whole utterances: it advances once.
+    """A search of lattices. It needs whole utterances, so its state advances once.
 
     Searches that differ in `choose` alone can finish the same state.
     """
 
     find: Callable[[Tensor, Tensor], Found]
-    """Everything that may be chosen, from encoder frames (N, T, C) and their numbers (N,)."""
+    """From encoder frames (N, T, C) and valid frames of each utterance (N,) to everything that may be chosen."""
     choose: Callable[[Found], list[Hypothesis]]
 
     def start(self, num_utterances: int) -> Found | None:
@@ -81,7 +81,7 @@ class WholeUtteranceSearch(Generic[Found]):
         return None
 
     def advance(self, state: Found | None, encoder_out: Tensor, encoder_out_lens: Tensor) -> Found:
-        """What was found in the utterances.
+        """The state of utterances that are searched.
 
         Raises:
           ValueError: the state has advanced before.
@@ -102,7 +102,7 @@ class WholeUtteranceSearch(Generic[Found]):
 
 
 class Chunk(NamedTuple):
-    """What a search found at each frame of a chunk."""
+    """The tokens that were found at each frame of a chunk."""
 
     tokens: Tensor
     """The token, or blank where there is none, (N, T), or (N, T, S) with up to S tokens a frame."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Found(NamedTuple):
-    """What was found in a batch."""
+    """The lattices of a batch."""
 
     lattices: TransducerLattices
     words: list[str] | None
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 FindTransducerLattices = Callable[[Tensor, Tensor], Found]
-"""From encoder frames (N, T, C) and the number of those that belong to each utterance (N,) to lattices."""
+"""From encoder frames (N, T, C) and valid frames of each utterance (N,) to lattices."""
 
 
 def fast_beam_search(find: FindTransducerLattices) -> WholeUtteranceSearch[Found]:
@@ -58,7 +58,7 @@ def fast_beam_search_nbest(
     Args:
       num_paths, nbest_scale: see `TransducerLattices.sampled_outputs`.
 
-    Source: fast_beam_search_nbest and .._nbest_LG of icefall, the first of which takes each sequence's best alignment
+    Source: fast_beam_search_nbest and .._nbest_LG of icefall. The former compares each sequence's best alignment
     instead of the sum.
     """
 
@@ -81,7 +81,7 @@ def fast_beam_search_nbest_oracle(
     num_paths: int = 200,
     nbest_scale: float = 0.5,
 ) -> WholeUtteranceSearch[Found]:
-    """The search for that of the token sequences that were drawn which has the fewest wrong words: a bound, no result.
+    """The search for the drawn token sequence with the fewest wrong words: a bound, no result.
 
     Args:
       transcripts: what was said.
@@ -125,7 +125,7 @@ def transducer_lattice_finder(
 
     Args:
       lg: LG; None: any sequence of tokens.
-      ngram_lm_scale: what the log-probabilities of LG are multiplied by.
+      ngram_lm_scale: factor of the log-probabilities of LG.
       blank_penalty: see `next_token_log_probs`.
       beam, max_contexts, max_states: see `lattice.k2_transducer.search`.
 

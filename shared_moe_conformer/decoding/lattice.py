@@ -1,7 +1,7 @@
 """Lattices of a batch, the CTC head's posteriors intersected with a graph, and what is chosen among their paths.
 
 The names of the searches are icefall's. Its N-best lists are drawn at random and hold a part of the best sequences;
-these are exact, so that `nbest` has no use for --nbest-scale.
+these are exact, so `nbest` has no --nbest-scale.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BEAMS = Beams(search_beam=20.0, output_beam=8.0, max_active=7000)
 
 
 class Lattices(NamedTuple):
-    """What was found in a batch."""
+    """The lattices of a batch."""
 
     of_utterances: list[Lattice]
     words: list[str] | None
@@ -38,7 +38,7 @@ class Lattices(NamedTuple):
 
 
 FindLattices = Callable[[Tensor, Tensor], Lattices]
-"""From encoder frames (N, T, C) and the number of those that belong to each utterance (N,) to lattices."""
+"""From encoder frames (N, T, C) and valid frames of each utterance (N,) to lattices."""
 
 
 def lattice_finder(
@@ -54,7 +54,7 @@ def lattice_finder(
 
     Args:
       word_graph: HLG; None: H, the topology.
-      hlg_scale: what the log-probabilities of HLG are multiplied by.
+      hlg_scale: factor of the log-probabilities of HLG.
       lattice_engine: who searches.
       ctc_topology: which label sequences H allows.
       beams: how wide the search is.
@@ -119,7 +119,7 @@ def nbest_oracle(
     num_paths: int = 200,
     output_beam: float = BEAMS.output_beam,
 ) -> WholeUtteranceSearch[Lattices]:
-    """The search for that of the N best sequences which has the fewest word errors: a bound for any choice among them.
+    """The search for the one of the N best sequences with the fewest word errors: a bound for any choice among them.
 
     Args:
       transcripts: what was said in each utterance.
@@ -153,7 +153,7 @@ def nbest_rescoring(
     num_paths: int = 200,
     output_beam: float = BEAMS.output_beam,
 ) -> WholeUtteranceSearch[ScoredLists]:
-    """The search for that of the N best sequences for which am + lm_scale * lm is largest.
+    """The search for the one of the N best sequences for which am + lm_scale * lm is largest.
 
     am is the frames' log-probability on the sequence's best path, lm that of its words by the n-gram; the graph's own
     n-gram chose the N best and counts no more. Source: icefall's rescore_with_n_best_list.
@@ -181,7 +181,7 @@ def nbest_rescoring(
 def whole_lattice_rescoring(
     find: FindLattices, *, rescoring_lm: NgramAutomaton, lm_scale: float
 ) -> WholeUtteranceSearch[Lattices]:
-    """The search for that of all paths of the lattice for which am + lm_scale * lm is largest.
+    """The search for the path of the lattice for which am + lm_scale * lm is largest.
 
     Source: icefall's rescore_with_whole_lattice. See `nbest_rescoring`.
     """

@@ -21,7 +21,7 @@ from shared_moe_conformer.model.encoder import EncoderOutput
 
 
 class Method(NamedTuple):
-    """How a search is made of the options, and what changes its result."""
+    """One row of the table: how options make a search, and which of them change its result."""
 
     search: Callable[[AsrModel, DecodingConfig, Resources], Search[Any]]
     """Raises ValueError where a part of the resources is missing."""
@@ -30,11 +30,11 @@ class Method(NamedTuple):
     uses: tuple[Part, ...] = ()
     """The parts of `Resources` that it uses."""
     engines: tuple[str, ...] = ()
-    """Lattice engines of which it needs one; none: it needs no engine."""
+    """Lattice engines, one of which it needs; empty: none is needed."""
     at_scales: bool = False
     """Whether `lm_scales` decides its choice alone, so that one search serves several scales."""
     is_oracle: bool = False
-    """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
+    """Whether it looks at the transcripts: its error rate is then a bound, not a result."""
 
 
 ENGINES = ("k2", "embedded")

@@ -43,15 +43,15 @@ class DecodingConfig:
     decoding_method: DecodingMethod = "greedy_search"
     """The search; all: every one that can run here, and a table that compares them."""
     max_sym_per_frame: int = 1
-    """greedy_search: tokens after which it goes on to the next frame without waiting for a blank."""
+    """greedy_search: tokens in one frame at most."""
     blank_penalty: float = 0.0
-    """Searches of the transducer: subtracted from blank's logit (nats); more than 0: fewer words are left out."""
+    """greedy_search, modified and fast beam searches: nats subtracted from blank's logit; above 0: fewer deletions."""
     beam_size: int = 4
     """modified_beam_search and its kin, ctc_prefix_beam_search: hypotheses kept per utterance."""
     lm_order: int = 3
     """modified_beam_search_lm_shallow_fusion, .._LODR: tokens of the longest n-grams of the LM in the lang folder."""
     lm_scale: float = 0.3
-    """.._lm_shallow_fusion, .._LODR: what the LM's log-probabilities are multiplied by."""
+    """.._lm_shallow_fusion, .._LODR: factor of the LM's log-probabilities."""
     lm_scales: tuple[float, ...] = (0.5, 1.0, 1.5)
     """nbest_rescoring, whole_lattice_rescoring: scales of the n-gram's log-probabilities, each with its own results."""
     rescoring_ngram: str = "G_4_gram.arpa"
@@ -59,7 +59,8 @@ class DecodingConfig:
     backoff: Backoff = "exact"
     """Rescoring: exact: the scores of the ARPA file; epsilon: backing off is always allowed, as in icefall's G."""
     lodr_scale: float = 0.1
-    """modified_beam_search_LODR: the 2-gram's scale, which is subtracted; icefall's --ngram-lm-scale, negated."""
+    """modified_beam_search_LODR: factor of the 2-gram's log-probabilities, which are subtracted; icefall's
+    --ngram-lm-scale, negated."""
     hotwords: tuple[str, ...] = ()
     """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; empty: none."""
     hotwords_file: str = ""
@@ -69,29 +70,29 @@ class DecodingConfig:
     graph: GraphName = "HLG"
     """1best, nbest, nbest_oracle: HLG: the lang folder's lexicon and n-gram; H: the CTC topology alone."""
     hlg_scale: float = 1.0
-    """Lattices over HLG: what the graph's log-probabilities are multiplied by."""
+    """Lattices over HLG: factor of the graph's log-probabilities."""
     lattice_engine: EngineChoice = "auto"
     """Lattices: who searches; auto: k2 where it is installed, otherwise embedded (this package's own); all: compare."""
     ctc_topology: CtcTopology = "auto"
     """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 20.0
-    """Lattices: ways this much (nats) worse than a frame's best are dropped."""
+    """Lattices: partial paths this much (nats) worse than a frame's best are dropped."""
     output_beam: float = 8.0
     """Lattices: paths this much (nats) worse than the utterance's best are left out."""
     max_active: int = 7000
-    """Lattices: states kept on a frame at most; icefall's max_active_states."""
+    """Lattices: states kept in a frame at most; icefall's max_active_states."""
     beam: float = 20.0
     """fast_beam_search and its kin: states this much (nats) worse than a frame's best are dropped."""
     max_contexts: int = 8
-    """fast_beam_search and its kin: contexts of an utterance for each of which the joiner is computed on a frame."""
+    """fast_beam_search and its kin: contexts of an utterance in a frame at most; the joiner is computed for each."""
     max_states: int = 64
-    """fast_beam_search and its kin: states of the graph with a context, kept for an utterance on a frame."""
+    """fast_beam_search and its kin: pairs of a state and a context, kept for an utterance in a frame at most."""
     num_paths: int = 200
     """n-best methods: different sequences in the list, at most; of fast_beam_search: paths that are drawn."""
     nbest_scale: float = 0.5
-    """fast_beam_search_nbest..: what log-probabilities are multiplied by for drawing; smaller: more varied paths."""
+    """fast_beam_search_nbest..: factor of log-probabilities when paths are drawn; smaller: more varied paths."""
     ngram_lm_scale: float = 0.01
-    """fast_beam_search_nbest_LG: what the log-probabilities of LG are multiplied by."""
+    """fast_beam_search_nbest_LG: factor of the log-probabilities of LG."""
 
     def __post_init__(self) -> None:
         require_choice("decoding_method", self.decoding_method, DecodingMethod)

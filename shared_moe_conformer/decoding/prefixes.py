@@ -1,4 +1,4 @@
-"""What batched beams share: the best extensions, hashes that tell equal prefixes, and the way back to the frames."""
+"""Tools of batched beams: the best extensions, hashes that show which prefixes are equal, and tracing back a path."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def merge_equal_prefixes(scores: Tensor, prefix_hash: Tensor) -> Tensor:
 
 
 class Steps(NamedTuple):
-    """What each beam entry did at each frame of a chunk, (T, N, K) each but the last."""
+    """How each beam entry arose at each frame of a chunk; (T, N, K), except `valid`."""
 
     parents: Tensor
     """The entry of the frame before that it continues."""
@@ -62,13 +62,13 @@ class Steps(NamedTuple):
 
     @classmethod
     def none(cls, num_utterances: int, beam_size: int, device: torch.device) -> Steps:
-        """Those of no frame."""
+        """The steps of a chunk without frames."""
         nothing = torch.zeros(0, num_utterances, beam_size, device=device)
         return cls(nothing.long(), nothing.long(), nothing, nothing[:, :, 0].t().bool())
 
     @classmethod
     def of_valid(cls, parents: Tensor, tokens: Tensor, log_probs: Tensor, valid: Tensor, *, blank_id: int) -> Steps:
-        """These steps, but in padding every entry continues itself by a blank."""
+        """The given steps, except that every entry continues itself by a blank in padding."""
         padding = ~valid.t().unsqueeze(2)
         itself = torch.arange(parents.size(2), device=parents.device).expand_as(parents)
         return cls(
@@ -85,7 +85,7 @@ def where_active(active: Tensor, after: Sequence[Tensor], before: Sequence[Tenso
 
 
 def path_of(steps: Sequence[Steps], best: Tensor) -> Chunk:
-    """The way to one beam entry of each utterance, (N,), through the steps of one or more chunks.
+    """The path to one beam entry of each utterance, (N,), through the steps of one or more chunks.
 
     Its confidences are the probabilities of its steps.
     """
@@ -95,11 +95,11 @@ def path_of(steps: Sequence[Steps], best: Tensor) -> Chunk:
 
 
 def trace_back(parents: Tensor, values: Tensor, best: Tensor) -> Tensor:
-    """What each frame added on the way to one beam entry per utterance, (N, T).
+    """The values along the path to one beam entry per utterance, (N, T).
 
     Args:
       parents: beam entry of the frame before that each entry continues, (T, N, K).
-      values: what each entry added at its frame: a token or blank, or something about it, (T, N, K).
+      values: one of each entry at its frame, such as the token that it added, (T, N, K).
       best: beam entry after the last frame, (N,).
     """
     path = torch.empty(values.shape[:2], dtype=values.dtype, device=values.device)

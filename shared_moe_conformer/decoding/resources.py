@@ -1,4 +1,4 @@
-"""What searches need besides the model, its frames and their options: graphs, language models, hotwords.
+"""Graphs, language models and hotwords: everything that searches need besides a model and options.
 
 They are read from a recipe's lang folder, or from a bundle, as far as the searches that are run need them.
 """
@@ -45,7 +45,7 @@ class Resources:
     to_text: Callable[[list[int]], str] | None = None
     """Token ids to text."""
     transcripts: Sequence[str] | None = None
-    """What was said in each utterance of the batch; for oracle methods alone."""
+    """The transcript of each utterance of the batch, for oracle methods alone."""
 
 
 NOTHING = Resources()
@@ -59,7 +59,7 @@ MISSING: dict[Part, str] = {
     "transcripts": "no transcripts to choose by: an oracle can decode test sets only (./decode.py)",
     "to_text": "no texts of tokens to compare with transcripts: give to_text",
 }
-"""What to say where a method uses a part that is not given; without hotwords there are none."""
+"""The message where a method needs a part that is not given. Hotwords are never needed."""
 
 
 def given(part: Given | None, name: Part) -> Given:
@@ -74,7 +74,7 @@ def given(part: Given | None, name: Part) -> Given:
 
 
 class Units(Protocol):
-    """What is needed of a tokenizer."""
+    """The methods of a tokenizer that are used here."""
 
     pieces: list[str]
     vocab_size: int

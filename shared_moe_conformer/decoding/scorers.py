@@ -1,4 +1,4 @@
-"""What a beam adds to its hypotheses besides the model's own scores: n-grams over tokens, and hotwords.
+"""Scores that a beam adds to those of its model: n-grams over tokens, and hotwords.
 
 Both are tables, one look-up in which advances every hypothesis of a batch. The score of a hypothesis depends on its
 tokens alone, so hypotheses whose tokens have become equal have equal ones.
@@ -32,9 +32,9 @@ class PrefixScorer(NamedTuple):
     next_state: Tensor
     """State after each token, (S, V), int64."""
     score: Tensor
-    """What each token adds to the hypothesis's log-probability (nats), (S, V)."""
+    """Nats that each token adds to the hypothesis's log-probability, (S, V)."""
     final: Tensor
-    """What the end adds in each state, (S,)."""
+    """Nats that the end of the utterance adds in each state, (S,)."""
 
     def scaled(self, scale: float) -> PrefixScorer:
         """The automaton whose scores count this many times."""
@@ -108,7 +108,7 @@ def _followers(model: NgramModel, ids: Collection[str]) -> dict[Ngram, list[tupl
 
 
 def _longest_known(history: Ngram, known: Collection[Ngram]) -> Ngram:
-    """The history, without as many of its first tokens as it takes."""
+    """The longest end of a history that is known."""
     while history not in known:
         history = history[1:]
     return history

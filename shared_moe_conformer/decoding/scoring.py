@@ -71,12 +71,12 @@ def normalize_for_scoring(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """What the word error rate counts; of Chinese and Japanese every character."""
+    """The words that the word error rate counts; in Chinese and Japanese, the characters."""
     return text_words(normalize_for_scoring(text))
 
 
 def characters_of(text: str) -> list[str]:
-    """What the character error rate counts: every character but spaces."""
+    """The characters that the character error rate counts: all but spaces."""
     return list("".join(words_of(text)))
 
 
@@ -121,7 +121,7 @@ def _error_rate(refs: list[list[str]], hyps: list[list[str]]) -> ErrorRate:
 
 
 class Scores(NamedTuple):
-    """What one decoding method reached on one test set."""
+    """The error rates and costs of one decoding method on one test set."""
 
     test_set: str
     method: str

@@ -23,13 +23,13 @@ UNNAMED_BY_DEFAULT = ("blank_penalty",)
 
 
 def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:
-    """One config for each search that this one asks for, without any "auto".
+    """One config for each search that the given one asks for, without any "auto".
 
     For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
 
     Raises:
-      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it has not one of
-        the options that are given.
+      ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it lacks one of
+        the given options.
     """
     config = replace_fields(config, {"ctc_topology": chosen_topology(config.ctc_topology, vocab_size)})
     if config.decoding_method == "all":
@@ -42,7 +42,7 @@ def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]
 
 
 def _require_its_own_options(config: DecodingConfig) -> None:
-    """Refuse options that would change nothing, by which another method must have been meant."""
+    """Refuse options that the method does not have: another method must have been meant."""
     method = config.decoding_method
     for f in fields(config):
         users = [name for name, m in METHODS.items() if f.name in m.options]
@@ -104,7 +104,7 @@ class Loaded(NamedTuple):
 
 
 def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, units: Units) -> Loaded:
-    """What the searches need, each part loaded once; of several searches, those that lack a part are left out.
+    """Load what the searches need, each part once; of several searches, those that lack a part are left out.
 
     Args:
       configs: as `resolved` gives them.

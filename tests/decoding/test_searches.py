@@ -37,6 +37,13 @@ def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_th
     assert settings(given) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
 
 
+def test_a_penalty_of_blank_changes_no_name_until_it_is_given() -> None:
+    assert settings(DecodingConfig()) == "greedy_search-max-sym-per-frame-1"
+    assert settings(DecodingConfig(blank_penalty=0.5)) == "greedy_search-max-sym-per-frame-1-blank-penalty-0.5"
+    with pytest.raises(ValueError, match="blank_penalty is nan: give a finite number of nats"):
+        DecodingConfig(blank_penalty=float("nan"))
+
+
 def test_options_of_other_methods_are_refused() -> None:
     """They would change nothing, and nobody would be told."""
     users = "modified_beam_search, modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR"
