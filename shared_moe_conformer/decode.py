@@ -58,12 +58,12 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
 
 def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[Scores, Path]:
-    """Score a result and write its files into the method's folder of the experiment; return the summary's path, too.
+    """Score a result and write its files into the method's folder of the experiment; return the summary's path as well.
 
     Args:
       exp_dir: the experiment.
       test_set: what was decoded.
-      checkpoint: whose weights, in the names of files.
+      checkpoint: the name of the weights, as file names give it.
 
     Raises:
       ValueError: no transcript has a word.
@@ -144,7 +144,7 @@ def _load_tokenizer(config: Config, exp_dir: Path, recipe_dir: Path) -> Tokenize
 
 
 def _load_methods(decoding: DecodingConfig, config: Config, recipe_dir: Path, tokenizer: Tokenizer) -> Loaded:
-    """The searches that were asked for and what they need; of all, those that cannot be run here are left out."""
+    """The searches that were asked for and their resources; of "all", those that cannot run here are left out."""
     methods = resolved(decoding, vocab_size=config.model.vocab_size)
     loaded = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method != "all":
@@ -190,7 +190,7 @@ def _compare(
     """Write the table and the picture of several methods on one test set, and a table of their confidences.
 
     Args:
-      searched: the checkpoint, and the method if there is but one, in the names of files.
+      searched: the checkpoint, and the method if only one was asked for, as file names give them.
     """
     test_set = scores[0].test_set
     name, title = f"{test_set}-{searched}", f"{test_set}, {searched}"
