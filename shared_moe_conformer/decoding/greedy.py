@@ -66,14 +66,15 @@ class GreedySearch:
         Its tokens and their probabilities are filled into the chunk.
         """
         context, decoder_frame, score, found = state
+        blank_id = self.model.decoder.blank_id
         for symbol in range(self.max_sym_per_frame):
             log_probs = next_token_log_probs(self.model, encoder_frame, decoder_frame, blank_penalty=self.blank_penalty)
             log_prob, token = log_probs.max(dim=-1)
             score = torch.where(active, score + log_prob, score)
-            active = active & (token != self.model.decoder.blank_id)
+            active = active & (token != blank_id)
             if not active.any():
                 break
-            chunk.tokens[:, t, symbol] = token.masked_fill(~active, self.model.decoder.blank_id)
+            chunk.tokens[:, t, symbol] = token.masked_fill(~active, blank_id)
             chunk.confidences[:, t, symbol] = log_prob.exp()
             longer = torch.cat([context[:, 1:], token.unsqueeze(1)], dim=1)
             context = longer.where(active.unsqueeze(1), context)
