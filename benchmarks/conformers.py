@@ -6,17 +6,14 @@ import contextlib
 import logging
 from collections.abc import Callable
 from typing import NamedTuple
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.plain_conformer import PlainConformer
-from shared_moe_conformer import products
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder
-
-OURS_BY_MKL = "ours, full, products by MKL as those of the peers"
+from shared_moe_conformer.model.frames import Frames
 
 
 class Shape(NamedTuple):
@@ -51,7 +48,6 @@ def contenders(shape: Shape) -> dict[str, Contender]:
             found[name] = make(shape)
     found["plain: rotary + SDPA (yardstick)"] = _plain(shape)
     found["ours, full"] = ours(shape, group_sizes=(1,) * shape.num_layers, experts_in="none")
-    found[OURS_BY_MKL] = by_mkl(found["ours, full"])
     found["ours, base: 8 shared experts"] = ours(shape, group_sizes=(shape.num_layers,), experts_in="second")
     return found
 
@@ -74,22 +70,12 @@ def ours(shape: Shape, **options: object) -> Contender:
     groups = Encoder(config, num_mel_bins=80).groups
 
     def call(x: Tensor, lens: Tensor) -> Tensor:
-        padding_mask = padding_after(x, lens)
+        frames = Frames(lens, x.size(1), head_dim=shape.dim // shape.num_heads)
         for group in groups:
-            x, _ = group(x, padding_mask)
+            x, _ = group(x, frames)
         return x
 
     return Contender(groups, call)
-
-
-def by_mkl(contender: Contender) -> Contender:
-    """One without experts, with the products that torch's own layers have."""
-
-    def call(x: Tensor, lens: Tensor) -> Tensor:
-        with patch.object(products, "has_onednn", return_value=False):
-            return contender.call(x, lens)
-
-    return Contender(contender.module, call)
 
 
 def _plain(shape: Shape) -> Contender:

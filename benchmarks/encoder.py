@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.conformers import OURS_BY_MKL, Contender, Shape, contenders
+from benchmarks.conformers import Contender, Shape, contenders
 from benchmarks.front_ends import front_ends
 from benchmarks.tables import Floor, Ratio, Report, Table, command_line
 from benchmarks.timing import Timing, forward, take_turns, training_step
@@ -42,8 +42,7 @@ def against_peers(quick: bool) -> tuple[Table, list[Floor]]:
     trained = take_turns({name: training(it, x, lens) for name, it in table.items()}, rounds=rounds)
     peers = [name for name in table if not name.startswith("ours")]
     floors = [
-        Floor(f"{what} against the fastest peer, {kind}", floor, over_fastest(name, times, peers))
-        for what, name in (("full", OURS), ("full, with the peers' products,", OURS_BY_MKL))
+        Floor(f"full against the fastest peer, {kind}", floor, over_fastest(OURS, times, peers))
         for kind, floor, times in (("forward", FORWARD_FLOOR, evaluated), ("training", TRAINING_FLOOR, trained))
     ]
     rows = [

@@ -3,9 +3,8 @@
     python -m benchmarks.expert_layer
 
 "training" is forward and backward: the update of stored weights belongs to benchmarks.sharing, where several layers
-share them. The dense feed-forward is made of torch's own layers: linear, SiLU, linear. The second one to compare with
-is this package's, whose products are as fast as those of its experts. What the weights alone cost, without routing, is
-shown by as many of these dense layers as there are experts, each with its share of the frames.
+share them. What the weights alone cost, without routing, is shown by as many dense layers as there are
+experts, each with its share of the frames.
 """
 
 from __future__ import annotations
@@ -19,11 +18,8 @@ from torch import Tensor, nn
 
 from benchmarks.tables import Floor, Ratio, Report, Table, command_line
 from benchmarks.timing import forward, take_turns
-from shared_moe_conformer.model.expert_products import gated_experts
-from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import Experts, MoeFeedForward
-from shared_moe_conformer.model.router import Router, choose_experts
-from shared_moe_conformer.products import product
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, choose_experts
 
 
 class Size(NamedTuple):
@@ -41,13 +37,11 @@ class Ratios(NamedTuple):
     """Expert layers against dense ones."""
 
     dense_ms: float
-    """Forward of torch's."""
+    """Forward of the dense layer."""
     forward: Ratio
     training: Ratio
-    forward_to_ours: Ratio
-    training_to_ours: Ratio
     shares: Ratio
-    """Forward of several of this package's dense layers, each with its share of the frames, over that of one."""
+    """Forward of several dense layers, each with its share of the frames, over that of one."""
     shares_training: Ratio
 
 
@@ -75,24 +69,18 @@ def measure(quick: bool) -> Report:
         rows.append([*size[:4], *ratios])
         floors += floors_of(size, ratios)
     columns = ["C", "hidden", "experts", "frames", "dense forward ms", "forward", "training"]
-    columns += ["forward, to our dense", "training, to our dense"]
-    columns += ["E of our dense, forward", "E of our dense, training"]
-    against = Table("Expert layer, top-1, as ratios to a dense feed-forward of torch's layers", columns, rows)
+    columns += ["E dense, forward", "E dense, training"]
+    against = Table("Expert layer, top-1, as ratios to a dense feed-forward", columns, rows)
     skew, skew_floor = skewed(typical, quick)
-    tables = [against, skew, product_table(typical, quick), precisions(typical, quick)]
+    tables = [against, skew, precisions(typical, quick)]
     return Report(tables, [*floors, skew_floor])
 
 
 def floors_of(size: Size, ratios: Ratios) -> list[Floor]:
-    """The targets of a size, against either dense layer."""
-    found = {
-        "torch's dense": (ratios.forward, ratios.training),
-        "our dense": (ratios.forward_to_ours, ratios.training_to_ours),
-    }
+    """The targets of a size."""
     return [
-        Floor(f"{size.num_experts} experts, {size.num_frames:,} frames, against {name}, {kind}", floor, ratio)
-        for name, pair in found.items()
-        for kind, floor, ratio in zip(("forward", "training"), size[4:], pair, strict=True)
+        Floor(f"{size.num_experts} experts, {size.num_frames:,} frames, {kind}", floor, ratio)
+        for kind, floor, ratio in zip(("forward", "training"), size[4:], ratios[1:3], strict=True)
         if floor is not None
     ]
 
@@ -103,31 +91,32 @@ def rounds(size: Size, quick: bool) -> int:
 
 
 def against_dense(size: Size, *, rounds: int) -> Ratios:
-    """Forward, and forward and backward, over those of torch's and of this package's dense layer."""
-    dense: dict[str, nn.Module] = {"torch's": torchs_dense(size), "ours": FeedForward(size.encoder_dim, size.hidden)}
-    shares = nn.ModuleList(FeedForward(size.encoder_dim, size.hidden) for _ in range(size.num_experts))
+    """Forward, and forward and backward, over those of the dense layer."""
+    dense, shares = torchs_dense(size), nn.ModuleList(torchs_dense(size) for _ in range(size.num_experts))
     moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1)
     router = Router(size.encoder_dim, size.num_experts)
     x = torch.randn(1, size.num_frames, size.encoder_dim)
-    padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool)
-    calls = {name: forward(module, x) for name, module in dense.items()}
-    calls["experts"] = forward(moe, x, padding_mask, router)
-    calls["shares"] = forward(each_its_share, shares, x)
+    calls = {
+        "dense": forward(dense, x),
+        "experts": forward(moe, x, frames_of(x), router),
+        "shares": forward(each_its_share, shares, x),
+    }
     found = take_turns(calls, rounds=rounds)
     x = x.clone().requires_grad_()
-    steps = {name: trained(module, x) for name, module in dense.items()}
     inputs = [x, *moe.parameters(), *router.parameters()]
-    steps["experts"] = gradients(lambda: [moe(x, padding_mask, router)[0]], inputs)
-    steps["shares"] = gradients(lambda: each_its_share(shares, x), [x, *shares.parameters()])
+    steps = {
+        "dense": gradients(lambda: [dense(x)], [x, *dense.parameters()]),
+        "experts": gradients(lambda: [moe(x, frames_of(x), router)[0]], inputs),
+        "shares": gradients(lambda: each_its_share(shares, x), [x, *shares.parameters()]),
+    }
     training = take_turns(steps, rounds=rounds)
-    pairs = [("experts", "torch's"), ("experts", "ours"), ("shares", "ours")]
-    ratios = [times[one].over(times[other]) for one, other in pairs for times in (found, training)]
-    return Ratios(1e3 * found["torch's"].seconds, *ratios)
+    ratios = [times[name].over(times["dense"]) for name in ("experts", "shares") for times in (found, training)]
+    return Ratios(1e3 * found["dense"].seconds, *ratios)
 
 
-def trained(module: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Forward and backward of a dense layer."""
-    return gradients(lambda: [module(x)], [x, *module.parameters()])
+def frames_of(x: Tensor) -> Frames:
+    """Utterances (N, T, C) without padding."""
+    return Frames(torch.full((x.size(0),), x.size(1)), x.size(1), head_dim=2)
 
 
 def each_its_share(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
@@ -157,24 +146,8 @@ def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
     counts = (torch.tensor([first, *[rest] * (size.num_experts - 1)]) * size.num_frames).long()
     counts[0] += size.num_frames - counts.sum()
     x = torch.randn(size.num_frames, size.encoder_dim, requires_grad=True)
-    slots, gates = torch.randperm(size.num_frames), torch.rand(size.num_frames, requires_grad=True)
-    return gradients(
-        lambda: [gated_experts(x, slots, gates, counts, experts.weights())], [x, gates, *experts.parameters()]
-    )
-
-
-def product_table(size: Size, quick: bool) -> Table:
-    """One matrix product, by torch's own function and by the one that layers here call."""
-    x, weight = torch.randn(size.num_frames, size.encoder_dim), torch.randn(size.hidden, size.encoder_dim)
-    calls = {
-        "torch.nn.functional.linear": forward(nn.functional.linear, x, weight),
-        "ours": forward(product, x, weight),
-    }
-    times = take_turns(calls, rounds=rounds(size, quick))
-    operations = 2 * x.numel() * len(weight)
-    rows = [[name, 1e3 * time.seconds, operations / time.seconds / 1e9, time.ratio] for name, time in times.items()]
-    title = f"A product of {size.num_frames:,} frames with a matrix of {size.encoder_dim} x {size.hidden:,}"
-    return Table(title, ["", "ms", "GFLOP/s", "ratio"], rows)
+    order, shares = torch.randperm(size.num_frames), counts.tolist()
+    return gradients(lambda: [experts(x[order], shares)], [x, *experts.parameters()])
 
 
 def precisions(size: Size, quick: bool) -> Table:
@@ -183,10 +156,9 @@ def precisions(size: Size, quick: bool) -> Table:
     moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1).eval()
     router = Router(size.encoder_dim, size.num_experts).eval()
     x = torch.randn(1, size.num_frames, size.encoder_dim)
-    padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool)
     contenders = {
-        "experts, float32": forward(moe, x, padding_mask, router),
-        "experts, bf16 (autocast)": forward(in_bf16(moe), x, padding_mask, router),
+        "experts, float32": forward(moe, x, frames_of(x), router),
+        "experts, bf16 (autocast)": forward(in_bf16(moe), x, frames_of(x), router),
         "torch's dense, float32": forward(torchs, x),
         "torch's dense, bf16 (autocast)": forward(in_bf16(torchs), x),
     }
@@ -231,7 +203,7 @@ class Int8Experts:
         num_experts, encoder_dim, hidden = experts.hidden_weight.shape
         self.experts = [torchs_dense(Size(encoder_dim, hidden, num_experts, 0)) for _ in range(num_experts)]
         for e, expert in enumerate(self.experts):
-            w1, b1, w2, b2 = (weight[e] for weight in experts.weights())
+            w1, b1, w2, b2 = (weight[e] for weight in experts.parameters())
             expert.load_state_dict({"0.weight": w1.t(), "0.bias": b1, "2.weight": w2.t(), "2.bias": b2})
         self.experts = [in_int8(expert) or expert for expert in self.experts]
 

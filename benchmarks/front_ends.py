@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from benchmarks.tables import Table, markdown
 from shared_moe_conformer import decode, train
+from shared_moe_conformer.config import subsampled_length
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.model.subsampling import Conv2dSubsampling, subsampled_length
+from shared_moe_conformer.model.frontend import Conv2dSubsampling
 from shared_moe_conformer.params import read_configs
 
 SPLITS = "dev", "test"

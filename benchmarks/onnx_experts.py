@@ -22,9 +22,9 @@ from shared_moe_conformer.forms.onnx_files import load_graph
 from shared_moe_conformer.forms.onnx_graphs import EncoderGraph, ExportableMoe
 from shared_moe_conformer.forms.onnx_writer import write_graph
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import MoeFeedForward
-from shared_moe_conformer.model.router import Router
+from shared_moe_conformer.model.conformer import FeedForward
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.moe import MoeFeedForward, Router
 
 LAYER_FLOOR, ENCODER_FLOOR = 1.5, 1.5
 DENSE = "dense"
@@ -55,7 +55,8 @@ class ExpertsAlone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return frames (N, T, C) of frames."""
-        return self.moe(x, torch.zeros(x.shape[:2], dtype=torch.bool), self.router)[0]
+        lens = torch.full((x.size(0),), x.size(1))
+        return self.moe(x, Frames(lens, x.size(1), head_dim=2), self.router)[0]
 
 
 def measure(quick: bool) -> Report:

@@ -32,7 +32,7 @@ def tune_cpu(num_threads: int = 0) -> None:
     if num_threads:
         torch.set_num_threads(num_threads)
     _keep_freed_memory()
-    vendor, flags = _vendor_and_flags()
+    vendor, flags = vendor_and_flags()
     if vendor == "AuthenticAMD":
         _choose_code(flags)
 
@@ -54,7 +54,7 @@ def _keep_freed_memory() -> None:
     libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _vendor_and_flags() -> tuple[str, frozenset[str]]:
+def vendor_and_flags() -> tuple[str, frozenset[str]]:
     """Who made the CPU, and what it can do; empty where Linux does not say."""
     info = _cpu_info()
     return info.get("vendor_id", ""), frozenset(info.get("flags", "").split())

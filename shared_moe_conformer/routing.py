@@ -11,7 +11,7 @@ from torch import Tensor
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.router_losses import count_frames
+from shared_moe_conformer.model.moe import count_frames
 from shared_moe_conformer.speech.recognition import Recording
 from shared_moe_conformer.speech.transcript import Transcript
 

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import EncoderConfig, replace_fields
+from shared_moe_conformer.config import EncoderConfig, replace_fields, subsampled_length
 from shared_moe_conformer.data.batch import AsrBatch, Example, collate
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.router import Router
-from shared_moe_conformer.model.subsampling import subsampled_length
+from shared_moe_conformer.model.moe import Router
 from shared_moe_conformer.routing import Layer, expert_layers, frames_per_expert, transcribe_with_experts
 from shared_moe_conformer.speech.recognition import Samples
 from tests.conftest import TINY

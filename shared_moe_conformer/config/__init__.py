@@ -7,14 +7,38 @@ A value that cannot be is refused here, where it enters.
 from shared_moe_conformer.config.data import DataConfig
 from shared_moe_conformer.config.encoder import EncoderConfig
 from shared_moe_conformer.config.experiment import Config, load_config, save_config
-from shared_moe_conformer.config.features import FeatureConfig
+from shared_moe_conformer.config.features import (
+    ENCODER_FRAME_SHIFT,
+    FRAME_LENGTH,
+    FRAME_SHIFT,
+    FRAMES_PER_SECOND,
+    MIN_NUM_FRAMES,
+    SUBSAMPLING_FACTOR,
+    FeatureConfig,
+    frame_centre,
+    subsampled_length,
+)
 from shared_moe_conformer.config.model import ModelConfig
 from shared_moe_conformer.config.training import LrSchedule, SharedBlockLrScale, TrainingConfig
-from shared_moe_conformer.config.tree import from_dict, options_by_name, replace_fields, to_dict, told_options
-from shared_moe_conformer.config.values import ADDED_LATER, require, require_choice
+from shared_moe_conformer.config.tree import (
+    ADDED_LATER,
+    from_dict,
+    options_by_name,
+    replace_fields,
+    require,
+    require_choice,
+    to_dict,
+    told_options,
+)
 
 __all__ = [
     "ADDED_LATER",
+    "ENCODER_FRAME_SHIFT",
+    "FRAMES_PER_SECOND",
+    "FRAME_LENGTH",
+    "FRAME_SHIFT",
+    "MIN_NUM_FRAMES",
+    "SUBSAMPLING_FACTOR",
     "Config",
     "DataConfig",
     "EncoderConfig",
@@ -23,6 +47,7 @@ __all__ = [
     "ModelConfig",
     "SharedBlockLrScale",
     "TrainingConfig",
+    "frame_centre",
     "from_dict",
     "load_config",
     "options_by_name",
@@ -30,6 +55,7 @@ __all__ = [
     "require",
     "require_choice",
     "save_config",
+    "subsampled_length",
     "to_dict",
     "told_options",
 ]

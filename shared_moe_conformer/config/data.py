@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shared_moe_conformer.config.values import ADDED_LATER, require
+from shared_moe_conformer.config.tree import ADDED_LATER, require
 
 
 @dataclass(frozen=True)

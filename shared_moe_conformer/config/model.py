@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from shared_moe_conformer.config.encoder import EncoderConfig
-from shared_moe_conformer.config.values import require, require_choice
+from shared_moe_conformer.config.tree import require, require_choice
 
 TransducerBackend = Literal["auto", "k2", "torch"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from shared_moe_conformer.config.values import ADDED_LATER, require, require_choice
+from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choice
 
 PrecisionName = Literal["float32", "bfloat16", "float16"]
 LrSchedule = Literal["cosine", "noam", "wsd"]

@@ -1,4 +1,4 @@
-"""Trees of dataclasses as JSON has them, and copies of them with other values."""
+"""Options as frozen dataclasses: how a value is refused, how a tree of them becomes JSON and back, and copies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,20 @@ import dataclasses
 import json
 from typing import Any, TypeVar, get_type_hints
 
-from shared_moe_conformer.config.values import require
-
 C = TypeVar("C")
+ADDED_LATER = {"may_be_missing": True}
+"""Metadata of a field that older files lack; its default is what was done before it was there."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError(message)` unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_choice(name: str, value: str, choices: Any) -> None:
+    """Refuse a value that is not one of a Literal's."""
+    require(value in choices.__args__, f"{name} is {value!r}: give one of {', '.join(choices.__args__)}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

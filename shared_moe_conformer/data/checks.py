@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from lhotse import MonoCut, Recording
 
+from shared_moe_conformer.config import subsampled_length
 from shared_moe_conformer.data.levels import Level, measure_level
 from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -38,11 +39,6 @@ class Examined(NamedTuple):
     faults: list[Fault]
     level: Level | None
     """None where there is none."""
-
-
-def encoder_frames(num_frames: int) -> int:
-    """Frames that the encoder makes of so many feature frames (`model.subsampling.subsampled_length`)."""
-    return ((num_frames - 1) // 2 - 1) // 2
 
 
 def frames_needed(tokens: list[int]) -> int:
@@ -165,7 +161,7 @@ def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]
         problems.append(Problem(cut.id, "unknown characters", message))
     if not cut.has_features:
         return [*problems, Problem(cut.id, "no features", "no features")]
-    needed, frames = frames_needed(tokenizer.encode([text])[0]), encoder_frames(cut.num_frames)
+    needed, frames = frames_needed(tokenizer.encode([text])[0]), subsampled_length(cut.num_frames)
     if frames < needed:
         message = f"{frames} frames after subsampling, its tokens need {needed}"
         problems.append(Problem(cut.id, "too many tokens", message))

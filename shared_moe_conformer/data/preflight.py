@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from lhotse import MonoCut
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.data.checks import MAX_CHARACTERS_PER_SECOND, encoder_frames, frames_needed
+from shared_moe_conformer.config import subsampled_length
+from shared_moe_conformer.data.checks import MAX_CHARACTERS_PER_SECOND, frames_needed
 from shared_moe_conformer.data.levels import Level, complaints
 from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -68,7 +69,7 @@ def facts_of(cut: MonoCut, split: str, tokenizer: Tokenizer | None = None, level
       level: of its recording, if it was read.
     """
     text = " ".join(s.text or "" for s in cut.supervisions)
-    frames = max(encoder_frames(cut.num_frames), 0) if cut.has_features else None
+    frames = subsampled_length(cut.num_frames) if cut.has_features else None
     needed = frames_needed(tokenizer.encode([text])[0]) if tokenizer is not None else None
     return CutFacts(cut.id, split, cut.duration, len(text), frames, needed, level)
 

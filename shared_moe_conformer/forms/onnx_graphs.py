@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.decoder import Decoder
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.model.joiner import Joiner
-from shared_moe_conformer.model.moe import MoeFeedForward
-from shared_moe_conformer.model.normalisation import FeatureNorm
-from shared_moe_conformer.model.router import Router, Routing, choose_experts
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.frontend import FeatureNorm
+from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing, choose_experts
+from shared_moe_conformer.model.transducer import Decoder, Joiner
 
 MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a float32 graph is released."""
@@ -104,13 +103,13 @@ class ExportableMoe(nn.Module):
         self.output_weights = nn.ParameterList(map(_frozen, experts.output_weight))
         self.output_biases = nn.ParameterList(map(_frozen, experts.output_bias))
 
-    def forward(self, x: Tensor, padding_mask: Tensor, router: Router) -> tuple[Tensor, Routing]:
+    def forward(self, x: Tensor, frames: Frames, router: Router) -> tuple[Tensor, Routing]:
         """Return what `MoeFeedForward` returns, but the decisions of all frames, padding too."""
-        frames = x.flatten(0, 1)
-        routing = choose_experts(router(frames), self.top_k, balancing_bias=router.balancing_bias)
+        rows = x.flatten(0, 1)
+        routing = choose_experts(router(rows), self.top_k, balancing_bias=router.balancing_bias)
         nobody = len(self.hidden_weights)
-        expert_ids = routing.expert_ids.masked_fill(padding_mask.flatten().unsqueeze(1), nobody).flatten()
-        by_frame = self._outputs(frames, expert_ids).view(-1, self.top_k, x.size(2))
+        expert_ids = routing.expert_ids.masked_fill(frames.padding_mask.flatten().unsqueeze(1), nobody).flatten()
+        by_frame = self._outputs(rows, expert_ids).view(-1, self.top_k, x.size(2))
         out = (by_frame * routing.gates.unsqueeze(-1)).sum(dim=1)
         return out.view_as(x), routing
 

@@ -1,20 +1,63 @@
 """The pruned transducer loss of a batch: a simple loss finds the likely positions, the joiner is evaluated there.
 
+The lattices are computed by k2 or by plain torch; no other module of the losses imports k2.
+
 Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training (arXiv 2206.13236).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_moe_conformer.loss.backend import TransducerFunctions
+from shared_moe_conformer.kernels.recursion import mutual_information_recursion
 from shared_moe_conformer.loss.distillation import arc_divergence
-from shared_moe_conformer.loss.joiner_log_probs import AdditiveJoiner, Rows, joiner_log_probs
+from shared_moe_conformer.loss.transducer import get_rnnt_prune_ranges, rnnt_loss_smoothed
+
+try:
+    import k2
+except ImportError:
+    k2 = None
+
+Joiner = Callable[[Tensor, Tensor], Tensor]
+"""From projected encoder and decoder frames, (R, J) each, to logits (R, V)."""
+
+
+class TransducerFunctions(NamedTuple):
+    """k2's functions of these names, or this package's; both take the same arguments."""
+
+    rnnt_loss_smoothed: Callable[..., Any]
+    get_rnnt_prune_ranges: Callable[..., Any]
+    mutual_information_recursion: Callable[..., Any]
+
+
+TORCH_FUNCTIONS = TransducerFunctions(rnnt_loss_smoothed, get_rnnt_prune_ranges, mutual_information_recursion)
+
+
+def transducer_functions(backend: str, device: torch.device | str) -> TransducerFunctions:
+    """The functions that compute transducer losses on a device.
+
+    Args:
+      backend: "k2"; "torch"; or "auto": k2 on a GPU where it is installed, otherwise torch, which is faster on a CPU
+        (benchmarks/pruned_transducer.py).
+      device: where the loss will be computed.
+
+    Raises:
+      ValueError: k2 is asked for and not installed, or another backend.
+    """
+    if backend not in ("auto", "k2", "torch"):
+        raise ValueError(f"transducer_backend is {backend!r}: give one of auto, k2, torch")
+    if backend == "k2" and k2 is None:
+        raise ValueError(
+            "transducer_backend is k2, which is not installed: run `make install ENGINE=k2`, or give torch"
+        )
+    if backend == "torch" or (backend == "auto" and (k2 is None or torch.device(device).type != "cuda")):
+        return TORCH_FUNCTIONS
+    return TransducerFunctions(*(getattr(k2, name) for name in TransducerFunctions._fields))
 
 
 class TransducerLosses(NamedTuple):
@@ -29,7 +72,7 @@ class TransducerLosses(NamedTuple):
 class TeacherJoiner(NamedTuple):
     """A teacher's joiner and what it is applied to, without gradient; its frames are those of the model in number."""
 
-    joiner: AdditiveJoiner
+    joiner: Joiner
     encoder_frames: Tensor
     """(N, T, J'), projected."""
     decoder_frames: Tensor
@@ -41,7 +84,7 @@ def pruned_transducer_loss(
     lm_simple: Tensor,
     encoder_frames: Tensor,
     decoder_frames: Tensor,
-    joiner: AdditiveJoiner,
+    joiner: Joiner,
     y: Tensor,
     x_lens: Tensor,
     y_lens: Tensor,
@@ -59,11 +102,11 @@ def pruned_transducer_loss(
       lm_simple: the decoder's logits, (N, U + 1, V).
       encoder_frames: encoder frames projected to the joiner's size, (N, T, J).
       decoder_frames: decoder frames projected to the joiner's size, (N, U + 1, J).
-      joiner: its output layer is applied to the tanh of a sum of two frames.
+      joiner: from projected frames to logits.
       y: tokens, (N, U), padded with 0, the blank.
       x_lens: valid frames, (N,).
       y_lens: valid tokens, (N,); 0 is allowed.
-      prune_range: positions kept at each frame; more where a transcript would not fit, that is if U > T * (S - 1).
+      prune_range: positions kept at each frame; more for an utterance that does not fit, that is if U > T * (S - 1).
       lm_only_scale: smoothing of the simple loss towards the decoder alone.
       am_only_scale: smoothing of the simple loss towards the encoder alone; not 0: batch-mates matter.
       functions: who computes the lattices (`transducer_functions`).
@@ -85,33 +128,60 @@ def pruned_transducer_loss(
             reduction="sum",
             return_grad=True,
         )
-    s_range = min(max(prune_range, _smallest_range(x_lens, y_lens)), y.shape[1] + 1)
-    ranges = functions.get_rnnt_prune_ranges(*posteriors, boundary, s_range)
-    cells = _kept_cells(ranges, x_lens, y_lens)
-    rows = _rows(cells, y, num_frames=encoder_frames.shape[1], num_positions=decoder_frames.shape[1])
-    log_probs = joiner_log_probs(joiner, encoder_frames, decoder_frames, rows)
+    cells = _kept_cells(posteriors, boundary, prune_range, functions)
+    token = F.pad(y, (0, 1))[cells.utterance, cells.position]
+    log_probs = _joiner_log_probs(joiner, encoder_frames, decoder_frames, cells, token)
     px, py = _arcs(log_probs, cells, encoder_frames.shape[:2], decoder_frames.shape[1])
     pruned_loss = -functions.mutual_information_recursion(px, py, boundary).sum()
     if teacher is None:
         return TransducerLosses(simple_loss, pruned_loss, torch.zeros_like(simple_loss))
     with torch.no_grad():
-        theirs = joiner_log_probs(teacher.joiner, teacher.encoder_frames, teacher.decoder_frames, rows)
-    return TransducerLosses(simple_loss, pruned_loss, arc_divergence(log_probs, theirs, rows.token) * x_lens.sum())
+        theirs = _joiner_log_probs(teacher.joiner, teacher.encoder_frames, teacher.decoder_frames, cells, token)
+    return TransducerLosses(simple_loss, pruned_loss, arc_divergence(log_probs, theirs, token) * x_lens.sum())
 
 
-def _rows(cells: tuple[Tensor, ...], y: Tensor, *, num_frames: int, num_positions: int) -> Rows:
-    """Where the joiner is evaluated."""
-    utterance, position, frame = cells
-    return Rows(
-        encoder_frame=utterance * num_frames + frame,
-        decoder_frame=utterance * num_positions + position,
-        token=F.pad(y, (0, 1))[utterance, position],
-    )
+class _Cells(NamedTuple):
+    """The nodes of the lattices at which the joiner is evaluated, each (R,)."""
+
+    utterance: Tensor
+    position: Tensor
+    frame: Tensor
 
 
-def _arcs(
-    log_probs: Tensor, cells: tuple[Tensor, ...], size: Sequence[int], num_positions: int
-) -> tuple[Tensor, Tensor]:
+def _kept_cells(
+    posteriors: tuple[Tensor, Tensor], boundary: Tensor, prune_range: int, functions: TransducerFunctions
+) -> _Cells:
+    """The nodes that pruning keeps, without padding; each utterance is pruned to a width of its own."""
+    y_lens, x_lens = boundary[:, 2], boundary[:, 3]
+    frames = torch.arange(posteriors[1].shape[2], device=boundary.device).view(1, -1, 1)
+    widths = _smallest_width(x_lens, y_lens).clamp(min=prune_range)
+    parts = []
+    for width in widths.unique().tolist():
+        some = (widths == width).nonzero().squeeze(1)
+        arcs = (posterior.index_select(0, some) for posterior in posteriors)
+        ranges = functions.get_rnnt_prune_ranges(*arcs, boundary[some], min(width, posteriors[1].shape[1]))
+        valid = (frames < x_lens[some].view(-1, 1, 1)) & (ranges <= y_lens[some].view(-1, 1, 1))
+        number, frame, _ = valid.nonzero().unbind(1)
+        parts.append((some[number], ranges[valid], frame))
+    return _Cells(*map(torch.cat, zip(*parts)))
+
+
+def _smallest_width(x_lens: Tensor, y_lens: Tensor) -> Tensor:
+    """The narrowest pruning range into which each transcript fits: ceil(U / T) + 1, (N,)."""
+    return (y_lens + x_lens - 1) // x_lens.clamp(min=1) + 1
+
+
+def _joiner_log_probs(
+    joiner: Joiner, encoder_frames: Tensor, decoder_frames: Tensor, cells: _Cells, token: Tensor
+) -> Tensor:
+    """Log-probabilities of each cell's next token (R,) and of blank, (R, 2), in float32 or wider."""
+    encoder_rows = encoder_frames[cells.utterance, cells.frame]
+    logits = joiner(encoder_rows, decoder_frames[cells.utterance, cells.position])
+    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+    return log_probs.gather(1, torch.stack([token, torch.zeros_like(token)], dim=1))
+
+
+def _arcs(log_probs: Tensor, cells: _Cells, size: Sequence[int], num_positions: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities of tokens (N, U, T + 1) and blanks (N, U + 1, T), -inf where nothing is kept."""
     batch, num_frames = size
     nothing = log_probs.new_full((batch, num_positions, num_frames + 1), -torch.inf)
@@ -123,16 +193,3 @@ def _at_least(x: Tensor, length: int) -> Tensor:
     """`x` padded with 0 to this length of dimension 1."""
     padding = max(0, length - x.shape[1])
     return F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding)) if padding else x
-
-
-def _smallest_range(x_lens: Tensor, y_lens: Tensor) -> int:
-    """The narrowest pruning range into which every transcript fits: ceil(U / T) + 1."""
-    return int(((y_lens + x_lens - 1) // x_lens.clamp(min=1)).max()) + 1
-
-
-def _kept_cells(ranges: Tensor, x_lens: Tensor, y_lens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Utterance, position and frame of what is kept and not padding, each (R,)."""
-    frames = torch.arange(ranges.shape[1], device=ranges.device).reshape(1, -1, 1)
-    valid = (frames < x_lens.reshape(-1, 1, 1)) & (ranges <= y_lens.reshape(-1, 1, 1))
-    utterance, frame, _ = valid.nonzero().unbind(1)
-    return utterance, ranges[valid], frame

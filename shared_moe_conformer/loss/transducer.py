@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from shared_moe_conformer.loss.recursion import mutual_information_recursion
+from shared_moe_conformer.kernels.recursion import mutual_information_recursion
 
 
 def rnnt_loss_smoothed(
@@ -162,8 +162,8 @@ def _smoothed_log_probs(
     lm_exp = (lm - lm_max).exp()
     lm_token, lm_blank = lm[:, :num_symbols].gather(2, symbols.unsqueeze(2)), lm[:, :, blank].unsqueeze(2)
     wanted = F.pad(symbols, (0, 1), value=blank).unsqueeze(1).expand(-1, num_frames, -1)
-    am_exp, am_arcs = _ExpAndArcs.apply(am, am_max, wanted)
-    am_token, am_blank = am_arcs.transpose(1, 2).split([num_symbols, 1], dim=1)
+    am_exp = (am - am_max).exp()
+    am_token, am_blank = am.gather(2, wanted).transpose(1, 2).split([num_symbols, 1], dim=1)
     am_max = am_max.transpose(1, 2)  # (N, 1, T)
 
     normalizer = ((am_exp @ lm_exp.transpose(1, 2)).transpose(1, 2) + tiny).log() + lm_max + am_max
@@ -180,21 +180,6 @@ def _smoothed_log_probs(
         px = px + am_only_scale * (am_token + unigram.log()[symbols].unsqueeze(2) - normalizer)
         py = py + am_only_scale * (am_blank + unigram[blank].log() - normalizer)
     return F.pad(px, (0, 1), value=-torch.inf), py
-
-
-class _ExpAndArcs(torch.autograd.Function):
-    """exp(x - maximum), (N, T, V), and x's wanted columns, (N, T, K); backwards one (N, T, V), not autograd's three."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, maximum: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        exp = (x - maximum).exp_()
-        ctx.save_for_backward(exp, wanted)
-        return exp, x.gather(2, wanted)
-
-    @staticmethod
-    def backward(ctx: Any, grad_exp: Tensor, grad_arcs: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        exp, wanted = ctx.saved_tensors
-        return (grad_exp * exp).scatter_add_(2, wanted, grad_arcs), None, None
 
 
 def _require_regular(rnnt_type: str) -> None:

@@ -9,18 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import ModelConfig
-from shared_moe_conformer.loss.backend import transducer_functions
+from shared_moe_conformer.kernels.linear import Linear
 from shared_moe_conformer.loss.ctc import ctc_loss
 from shared_moe_conformer.loss.distillation import consistency, ctc_divergence, hidden_distance
-from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss
-from shared_moe_conformer.model.attention import SelfAttention
-from shared_moe_conformer.model.decoder import Decoder
+from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss, transducer_functions
+from shared_moe_conformer.model.conformer import FeedForward, SelfAttention
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
-from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.joiner import Joiner
-from shared_moe_conformer.model.normalisation import feature_totals
-from shared_moe_conformer.model.router import Routing
-from shared_moe_conformer.products import Linear
+from shared_moe_conformer.model.moe import Routing
+from shared_moe_conformer.model.transducer import Decoder, Joiner
 
 VOCAB_LAYERS = ("decoder.embedding", "joiner.output", "simple_am", "simple_lm", "ctc_head")
 """Layers of `AsrModel` whose weights have one row for each unit."""
@@ -55,7 +51,7 @@ class AsrLosses(NamedTuple):
 
 
 class TeacherOutput(NamedTuple):
-    """What a teacher makes of a batch, without gradient."""
+    """A teacher's output for a batch, without gradient."""
 
     encoder_out: Tensor
     """(N, T', C)."""
@@ -83,7 +79,7 @@ class AsrModel(nn.Module):
 
     def parameter_layers(self) -> dict[nn.Parameter, int]:
         """How many layers use each parameter of the encoder's groups."""
-        return {parameter: n for group in self.encoder.groups for parameter, n in group.parameter_layers()}  # type: ignore[operator]
+        return {parameter: n for group in self.encoder.block_groups() for parameter, n in group.parameter_layers()}
 
     def compilable_parts(self) -> list[nn.Module]:
         """Modules of the layers whose shapes follow from those of their inputs, unlike experts and batch statistics."""
@@ -92,29 +88,33 @@ class AsrModel(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """From now on keep only the layers' inputs for the backward pass, which computes the rest again."""
-        for group in self.encoder.groups:
-            group.recomputes = True  # type: ignore[assignment]
+        for group in self.encoder.block_groups():
+            group.recomputes = True
 
     def feature_totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
-        """What `count_features` needs of a batch, (1 + 2F,); those of several are added up.
+        """Return a batch's totals for `count_features`, (1 + 2F,); those of several batches are added up.
 
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
         """
-        return feature_totals(x, x_lens)
+        return self.encoder.feature_norm.totals(x, x_lens)
 
     def count_features(self, totals: Tensor) -> None:
         """Before an update: take its features into the statistics by which they are normalised."""
         self.encoder.feature_norm.count(totals)
 
     def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
-        """After an update: move the routers' balancing biases, if they have any, by the update's frames, (L, E).
+        """After an update: move the routers' balancing biases, if they have any.
+
+        Args:
+          frames_per_expert: frames that each expert computed in the update, (L, E).
 
         Returns:
-          what shall be even in each row, (L, E): those frames, or their means over each group's layers.
+          the frames that are balanced, (L, E): the same, or their means over each group's layers.
         """
-        return self.encoder.balance_experts(frames_per_expert)
+        parts = zip(self.encoder.block_groups(), self.encoder.by_group(frames_per_expert))
+        return torch.cat([group.balance(frames) for group, frames in parts])
 
     def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.
@@ -131,7 +131,7 @@ class AsrModel(nn.Module):
 
     @torch.no_grad()
     def teach(self, x: Tensor, x_lens: Tensor, y: Tensor | None = None) -> TeacherOutput:
-        """Return what another model should imitate of this one, which is in evaluation mode.
+        """Return the parts of this model's output that another should imitate; it must be in evaluation mode.
 
         Args:
           x: features, (N, T, F).

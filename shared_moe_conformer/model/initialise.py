@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import EncoderConfig, ModelConfig, require
 from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrModel
-from shared_moe_conformer.model.block import ConformerBlock, IndividualParts, Routers
-from shared_moe_conformer.model.encoder import BlockGroup, Encoder
-from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.low_rank import Deltas
+from shared_moe_conformer.model.conformer import ConformerBlock, FeedForward, IndividualParts, Routers
+from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.moe import MoeFeedForward
+from shared_moe_conformer.model.sharing import BlockGroup, Deltas
 
 MAY_DIFFER = (
     "group_sizes",
@@ -71,8 +70,7 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
             _load(group, its_group.state_dict())
         return
     layers = layers_of(trained.encoder)
-    groups: list[BlockGroup] = list(model.encoder.groups)  # type: ignore[arg-type]
-    for group in groups:
+    for group in model.encoder.block_groups():
         _fill_group(group, layers[: group.size], noise)
         layers = layers[group.size :]
 
@@ -108,8 +106,9 @@ def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
 
 def layers_of(encoder: Encoder) -> list[Layer]:
     """The encoder's layers by depth; those of a group have the same block."""
-    groups: list[BlockGroup] = list(encoder.groups)  # type: ignore[arg-type]
-    return [Layer(group.block, group.individual(depth)) for group in groups for depth in range(group.size)]
+    return [
+        Layer(group.block, group.individual(depth)) for group in encoder.block_groups() for depth in range(group.size)
+    ]
 
 
 def _copy_outside_groups(model: AsrModel, trained: AsrModel, rows: Sequence[tuple[int, int]]) -> None:
@@ -132,7 +131,7 @@ def _fill_group(group: BlockGroup, layers: Sequence[Layer], noise: float) -> Non
         else:
             _load(part, _mean(sources))
     for norms, of in zip(group.norms, _divided(layers, len(group.norms))):
-        _load(norms, _mean([layer.individual.norms for layer in of]))
+        _load(norms, _norms_of(of))
     for routers, of in zip(group.routers, _divided(layers, len(group.routers))):
         _fill_routers(routers, [layer.individual.routers for layer in of])  # type: ignore[arg-type]
     for deltas, layer in zip(group.deltas, layers):
@@ -166,7 +165,7 @@ def _fill_routers(routers: Routers, sources: Sequence[Routers]) -> None:
 
 def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: ConformerBlock) -> None:
     for part in Deltas.PARTS:
-        for name, delta in deltas.of(part).items():
+        for name, delta in deltas.by_part()[part].items():
             ours, theirs = (getattr(getattr(of, part), name).weight for of in (block, source))
             delta.approximate(theirs - ours)  # type: ignore[operator]
 
@@ -176,9 +175,22 @@ def _divided(layers: Sequence[Layer], parts: int) -> list[Sequence[Layer]]:
     return [[layer] for layer in layers] if parts == len(layers) else [layers]
 
 
+def _norms_of(layers: Sequence[Layer]) -> dict[str, Tensor]:
+    """The layers' norms as one: the mean of scales and biases, and the statistics of each layer."""
+    states = [layer.individual.norms.state_dict() for layer in layers]
+    merged = _mean_of(states)
+    for name in (name for name in merged if "running_" in name):
+        stored = (state[name].view(-1, state[name].size(-1)) for state in states)  # a row for each layer that shares it
+        merged[name] = torch.stack([rows[layer.individual.depth] for rows, layer in zip(stored, layers)]).squeeze(0)
+    return merged
+
+
 def _mean(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
     """The mean of modules' weights and statistics."""
-    states = [module.state_dict() for module in modules]
+    return _mean_of([module.state_dict() for module in modules])
+
+
+def _mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {
         name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
         for name, value in states[0].items()

@@ -9,8 +9,9 @@ from torch import nn
 
 from shared_moe_conformer.config import EncoderConfig, ModelConfig
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.encoder import BlockGroup, Encoder
+from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.moe import Experts
+from shared_moe_conformer.model.sharing import BlockGroup
 
 
 class ParameterCounts(NamedTuple):
@@ -38,7 +39,7 @@ def unshared(config: EncoderConfig) -> EncoderConfig:
 
 
 def _encoder_counts(encoder: Encoder, config: EncoderConfig) -> ParameterCounts:
-    groups = [_group_counts(group, config) for group in encoder.groups]  # type: ignore[arg-type]
+    groups = [_group_counts(group, config) for group in encoder.block_groups()]
     front_end = [_dense_counts(part) for name, part in encoder.named_children() if name != "groups"]
     return _add(*front_end, *groups)
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer import __version__
-from shared_moe_conformer.config import from_dict, require, to_dict
-from shared_moe_conformer.config.values import ADDED_LATER
+from shared_moe_conformer.config import ADDED_LATER, from_dict, require, to_dict
 
 FORMAT_VERSION = 1
 """Version of the bundle's layout; raised whenever an older reader would misread a newer bundle."""

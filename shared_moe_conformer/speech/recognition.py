@@ -9,14 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from shared_moe_conformer.model.subsampling import MIN_NUM_FRAMES
+from shared_moe_conformer.config import FRAMES_PER_SECOND, MIN_NUM_FRAMES
 from shared_moe_conformer.speech.audio import stream_audio, stream_samples
 from shared_moe_conformer.speech.segments import cut_at_silences
 
 POOL_SECONDS = 300.0
 """Seconds of audio whose segments are sorted by length together; a transcript is ready when its pool is done."""
-FRAMES_PER_SECOND = 100
-"""Feature frames per second."""
 
 
 class Samples(NamedTuple):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.front_ends import SHORT, front_ends, word_error_rate
-from shared_moe_conformer.model.subsampling import MIN_NUM_FRAMES, subsampled_length
+from shared_moe_conformer.config import MIN_NUM_FRAMES, subsampled_length
 
 BINS, DIM = 20, 8
 NAMES = list(front_ends(BINS, DIM, 4))

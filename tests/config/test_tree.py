@@ -2,10 +2,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, replace_fields, to_dict
+from shared_moe_conformer.config import (
+    Config,
+    from_dict,
+    load_config,
+    options_by_name,
+    replace_fields,
+    require,
+    require_choice,
+    to_dict,
+)
 
 
 def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
@@ -44,3 +54,15 @@ def test_replacing_an_unknown_field_is_refused() -> None:
 def test_options_have_their_names_at_any_depth() -> None:
     values = {"a": 1, "b": {"c": (2, 3), "d": {"e": None}}}
     assert options_by_name(values) == {"a": 1, "c": (2, 3), "e": None}
+
+
+def test_what_does_not_hold_is_a_user_s_mistake() -> None:
+    require(True, "never said")
+    with pytest.raises(ValueError, match="give one"):
+        require(False, "give one")
+
+
+def test_a_choice_is_one_of_its_literal() -> None:
+    require_choice("colour", "red", Literal["red", "blue"])
+    with pytest.raises(ValueError, match="colour is 'green': give one of red, blue"):
+        require_choice("colour", "green", Literal["red", "blue"])

@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
 from lhotse import MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.data import checks
-from shared_moe_conformer.model.subsampling import subsampled_length
 from tests.data.conftest import Corpus, noise_cut
 
 
@@ -141,18 +138,3 @@ def test_splits_share_neither_texts_nor_recordings(tmp_path: Path) -> None:
     assert problem == "e (test): same recording as a (train)"
     repeated = fastcopy(cuts["a"], id="f")
     assert checks.check_overlap({"train": [cuts["a"], repeated]}) == [], "one split may repeat itself"
-
-
-@given(num_frames=st.integers(7, 3000))
-def test_frames_are_counted_as_the_model_counts_them(num_frames: int) -> None:
-    assert checks.encoder_frames(num_frames) == subsampled_length(num_frames)
-
-
-@given(tokens=st.lists(st.integers(1, 3), max_size=6))
-def test_the_fewest_frames_are_those_of_an_alignment(tokens: list[int]) -> None:
-    shortest: list[int] = []
-    for token in tokens:
-        shortest += [0, token] if shortest and shortest[-1] == token else [token]
-    collapsed = [token for token, _ in itertools.groupby(shortest) if token != 0]
-    assert collapsed == tokens
-    assert checks.frames_needed(tokens) == len(shortest)

@@ -18,9 +18,8 @@ from shared_moe_conformer.forms.onnx_graphs import (
     exportable_encoder,
 )
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.moe import MoeFeedForward
-from shared_moe_conformer.model.packing import padding_after
-from shared_moe_conformer.model.router import Router
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.moe import MoeFeedForward, Router
 from tests.conftest import TINY
 
 BATCHES = [[7], [8], [33], [50, 31, 7], [60, 3], [301]]
@@ -46,29 +45,29 @@ def make_batch(lens: list[int]) -> tuple[Tensor, Tensor]:
 def test_exportable_experts_compute_what_the_experts_do(top_k: int) -> None:
     torch.manual_seed(0)
     moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=top_k), Router(6, 3)
-    x, padding_mask = torch.randn(3, 9, 6), padding_after(torch.tensor([9, 4, 0]), 9)
-    expected, _ = moe(x, padding_mask, router)
-    found, _ = ExportableMoe(moe)(x, padding_mask, router)
+    x, frames = torch.randn(3, 9, 6), Frames(torch.tensor([9, 4, 0]), 9, head_dim=2)
+    expected, _ = moe(x, frames, router)
+    found, _ = ExportableMoe(moe)(x, frames, router)
     torch.testing.assert_close(found, expected)
 
 
 def test_exportable_experts_are_chosen_with_the_balancing_bias() -> None:
     torch.manual_seed(0)
     moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3, balancing_bias_rate=1.0)
-    x, padding_mask = torch.randn(3, 9, 6), padding_after(torch.tensor([9, 4, 0]), 9)
-    unbiased, _ = moe(x, padding_mask, router)
+    x, frames = torch.randn(3, 9, 6), Frames(torch.tensor([9, 4, 0]), 9, head_dim=2)
+    unbiased, _ = moe(x, frames, router)
     router.balance(torch.tensor([9.0, 1.0, 1.0]))
-    expected, _ = moe(x, padding_mask, router)
+    expected, _ = moe(x, frames, router)
     assert not torch.allclose(expected, unbiased)
-    torch.testing.assert_close(ExportableMoe(moe)(x, padding_mask, router)[0], expected)
+    torch.testing.assert_close(ExportableMoe(moe)(x, frames, router)[0], expected)
 
 
 def test_experts_without_frames_are_no_trouble() -> None:
     torch.manual_seed(0)
     moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3)
     nn.init.zeros_(router.linear.weight)
-    x, padding_mask = torch.randn(1, 5, 6), torch.zeros(1, 5, dtype=torch.bool)
-    torch.testing.assert_close(ExportableMoe(moe)(x, padding_mask, router)[0], moe(x, padding_mask, router)[0])
+    x, frames = torch.randn(1, 5, 6), Frames(torch.tensor([5]), 5, head_dim=2)
+    torch.testing.assert_close(ExportableMoe(moe)(x, frames, router)[0], moe(x, frames, router)[0])
 
 
 def test_each_frame_meets_only_its_own_experts() -> None:
@@ -84,7 +83,7 @@ def test_each_frame_meets_only_its_own_experts() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "silu", counting)
-        moe(torch.randn(2, 9, 6), padding_after(torch.tensor([9, 4]), 9), router)
+        moe(torch.randn(2, 9, 6), Frames(torch.tensor([9, 4]), 9, head_dim=2), router)
     assert len(rows) == 4
     assert sum(rows) == (9 + 4) * 2
 

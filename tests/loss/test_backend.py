@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from shared_moe_conformer.loss import backend, recursion
-from shared_moe_conformer.loss.backend import transducer_functions
+from shared_moe_conformer.kernels import recursion
+from shared_moe_conformer.loss import pruned_transducer
+from shared_moe_conformer.loss.pruned_transducer import transducer_functions
 
 
 def test_auto_is_torch_on_a_cpu() -> None:
@@ -19,7 +20,7 @@ def test_auto_is_k2_on_a_gpu_where_it_is_installed() -> None:
 
 
 def test_without_k2_auto_is_torch_and_k2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "k2", None)
+    monkeypatch.setattr(pruned_transducer, "k2", None)
     assert transducer_functions("auto", "cuda") == transducer_functions("torch", "cpu")
     with pytest.raises(ValueError, match="k2, which is not installed: run `make install ENGINE=k2`"):
         transducer_functions("k2", "cpu")

@@ -8,12 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import benchmarks.transducer_batch
-from benchmarks.transducer_batch import Batch, step_by_step
+import tests.transducer_batch
 from shared_moe_conformer.loss import transducer
-from shared_moe_conformer.loss.backend import TransducerFunctions, transducer_functions
-from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, TransducerLosses, pruned_transducer_loss
+from shared_moe_conformer.loss.pruned_transducer import (
+    TeacherJoiner,
+    TransducerFunctions,
+    TransducerLosses,
+    pruned_transducer_loss,
+    transducer_functions,
+)
 from shared_moe_conformer.loss.transducer import full_transducer_loss
+from tests.transducer_batch import Batch, step_by_step
 
 
 def one_utterance(batch: Batch, n: int) -> Batch:
@@ -35,7 +40,7 @@ def one_utterance(batch: Batch, n: int) -> Batch:
     )
 
 
-make_batch = functools.partial(benchmarks.transducer_batch.make_batch, vocab_size=11, joiner_dim=5)
+make_batch = functools.partial(tests.transducer_batch.make_batch, vocab_size=11, joiner_dim=5)
 
 
 def losses_of(batch: Batch, functions: TransducerFunctions, prune_range: int = 4, **changes: Any) -> TransducerLosses:
@@ -136,11 +141,18 @@ def test_an_empty_transcript_is_blank_everywhere(functions: TransducerFunctions,
         assert all(gradient is None or gradient.isfinite().all() for gradient in batch.gradients(loss))
 
 
+def test_an_utterance_that_needs_a_wide_range_does_not_widen_its_batch_mates(functions: TransducerFunctions) -> None:
+    batch = make_batch([40, 7], [12, 28])
+    together = losses_of(batch, functions, 2).pruned_loss
+    alone = [losses_of(one_utterance(batch, n), functions, 2).pruned_loss for n in range(2)]
+    torch.testing.assert_close(together, sum(alone))
+
+
 def test_more_tokens_than_the_windows_hold_widen_them(functions: TransducerFunctions) -> None:
     batch = make_batch([2, 9], [8, 3])  # 2 frames of a range of 3 hold 4 tokens
     found = losses_of(batch, functions, 3)
-    wide = losses_of(batch, functions, 5)
-    torch.testing.assert_close(found.pruned_loss, wide.pruned_loss)
+    wide, narrow = (losses_of(one_utterance(batch, n), functions, width) for n, width in enumerate((5, 3)))
+    torch.testing.assert_close(found.pruned_loss, wide.pruned_loss + narrow.pruned_loss)
     assert torch.isfinite(found.pruned_loss)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from shared_moe_conformer.kernels.recursion import mutual_information_recursion
 from shared_moe_conformer.loss import transducer
-from shared_moe_conformer.loss.recursion import mutual_information_recursion
 from shared_moe_conformer.loss.transducer import (
     do_rnnt_pruning,
     full_transducer_loss,
@@ -17,6 +17,7 @@ from shared_moe_conformer.loss.transducer import (
     rnnt_loss_pruned,
     rnnt_loss_smoothed,
 )
+from tests.alignments import sum_over_alignments_of_logits
 
 SCALES = [(0.0, 0.0), (0.25, 0.0), (0.1, 0.1), (0.0, 0.3)]
 BOUNDARIES = [None, [[0, 0, 6, 17], [0, 0, 3, 9], [0, 0, 0, 5]], [[1, 2, 6, 17], [0, 3, 3, 9], [2, 0, 4, 12]]]
@@ -179,9 +180,7 @@ class TestPruneRanges:
 class TestPruned:
     @settings(max_examples=25, deadline=None)
     @given(num_tokens=st.integers(0, 3), num_frames=st.integers(1, 4), vocab_size=st.integers(2, 4))
-    def test_the_full_loss_is_the_sum_over_all_alignments(
-        self, sum_over_alignments_of_logits, num_tokens, num_frames, vocab_size
-    ) -> None:
+    def test_the_full_loss_is_the_sum_over_all_alignments(self, num_tokens, num_frames, vocab_size) -> None:
         logits = torch.randn(1, num_frames, num_tokens + 1, vocab_size, dtype=torch.float64, requires_grad=True)
         y = torch.randint(1, vocab_size, (1, num_tokens))
         loss = full_transducer_loss(logits, y)

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from shared_moe_conformer.model.encoder import BlockGroup, Encoder
+from shared_moe_conformer.model.encoder import Encoder
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.sharing import BlockGroup
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 31, 9])
 
@@ -60,7 +62,7 @@ def unroll(group: BlockGroup, config: Any) -> list[BlockGroup]:
     for depth in range(group.size):
         layer = BlockGroup(config, 1)
         layer.block.load_state_dict(group.block.state_dict())
-        norms, routers, _ = group.individual(depth)
+        norms, routers, _, _ = group.individual(depth)
         layer.norms[0].load_state_dict(norms.state_dict())
         layer.routers[0].load_state_dict(routers.state_dict())
         layers.append(layer)
@@ -74,7 +76,7 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
     config = encoder_config(experts_in=experts_in, conv_norm="layer_norm")
     group = BlockGroup(config, 3)
     layers = unroll(group, config)
-    x, no_padding = torch.randn(2, 9, 16), torch.zeros(2, 9, dtype=torch.bool)
+    x, no_padding = torch.randn(2, 9, 16), Frames(torch.tensor([9, 9]), 9, head_dim=8)
     y, _ = group(x, no_padding)
     unrolled = x
     for layer in layers:
@@ -88,12 +90,18 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
         torch.testing.assert_close(parameter.grad, summed, rtol=1e-3, atol=1e-4)
 
 
+def balance(encoder: Encoder, rows: list[list[float]]) -> list[list[float]]:
+    """Move the biases of all groups' routers; return the frames that are balanced."""
+    parts = zip(encoder.block_groups(), encoder.by_group(torch.tensor(rows)))
+    return [row for group, frames in parts for row in group.balance(frames).tolist()]
+
+
 def test_layers_of_a_group_can_be_balanced_together_and_groups_are_not(encoder_config: Any) -> None:
     options = {"experts_in": "both", "num_experts": 2, "group_sizes": (2, 1), "balance_over": "group"}
     encoder = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
     rows = [[9.0, 1.0], [0.0, 2.0], [1.0, 3.0], [3.0, 0.0], [0.0, 5.0], [5.0, 0.0]]
     expected = [[5.0, 2.0], [1.5, 1.0], [5.0, 2.0], [1.5, 1.0], [0.0, 5.0], [5.0, 0.0]]
-    assert encoder.balance_experts(torch.tensor(rows)).tolist() == expected
+    assert balance(encoder, rows) == expected
     biases = [router.balancing_bias.tolist() for router in encoder.routers()]
     assert biases == [[-1.0, 1.0]] * 4 + [[1.0, -1.0], [-1.0, 1.0]]
     losses = encoder.router_losses(encoder(X, X_LENS).routing).load_balancing_loss
@@ -105,7 +113,7 @@ def test_each_router_is_balanced_by_the_frames_of_its_own_layers(encoder_config:
     options = {"experts_in": "both", "num_experts": 2, "group_sizes": (2,), "individual_routers": individual}
     encoder = Encoder(encoder_config(**options, balancing_bias_rate=1.0), num_mel_bins=20)
     rows = [[9.0, 1.0], [0.0, 2.0], [1.0, 3.0], [0.0, 2.0]]  # first and second feed-forward of layer 0, then of 1
-    encoder.balance_experts(torch.tensor(rows))
+    balance(encoder, rows)
     found = [router.balancing_bias.tolist() for router in encoder.routers()]
     alone, together = [[-1.0, 1.0], [1.0, -1.0], [1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, -1.0]] * 2
     assert found == (alone if individual else together)

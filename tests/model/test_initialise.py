@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.initialise import initialise
-from shared_moe_conformer.model.packing import pack, padding_after
 
 UNITS = [(unit, unit) for unit in range(11)]
 X, X_LENS = torch.randn(2, 60, 20, generator=torch.Generator().manual_seed(2)), torch.tensor([60, 33])
@@ -37,7 +37,7 @@ def begun(config: ModelConfig, old: AsrModel, *, noise: float = 0.0, rows: list[
 def posteriors(model: AsrModel) -> Tensor:
     """Of valid frames, (M, V)."""
     encoder_out, lens, _ = model.encode(X, X_LENS)
-    return pack(model.ctc_log_probs(encoder_out), padding_after(lens, encoder_out.size(1)))
+    return Frames(lens, encoder_out.size(1), head_dim=2).pack(model.ctc_log_probs(encoder_out))
 
 
 @pytest.mark.parametrize("options", [{}, DENSE, {"low_rank_delta": 2}, {"individual_norms": False}])

@@ -2,12 +2,36 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from shared_moe_conformer.model.feed_forward import FeedForward
-from shared_moe_conformer.model.moe import Experts, MoeFeedForward
-from shared_moe_conformer.model.router import Router, Routing, choose_experts
+from shared_moe_conformer.model.conformer import FeedForward
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.moe import (
+    Experts,
+    ExpertUsage,
+    MoeFeedForward,
+    Router,
+    Routing,
+    choose_experts,
+    count_frames,
+    expert_usage,
+    load_balancing_loss,
+    router_z_loss,
+)
 
-NO_PADDING = torch.zeros(2, 7, dtype=torch.bool)
+NO_PADDING = Frames(torch.tensor([7, 7]), 7, head_dim=2)
+
+
+def routed(moe: MoeFeedForward, x: Tensor, routing: Routing) -> Tensor:
+    """The output for frames (M, C) that a router sends where `routing` says."""
+
+    class Decided(nn.Module):
+        balancing_bias = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            return routing.router_logits
+
+    return moe(x[None], Frames(torch.tensor([len(x)]), len(x), head_dim=2), Decided())[0][0]  # type: ignore[arg-type]
 
 
 def dense_copy(experts: Experts, e: int) -> FeedForward:
@@ -26,19 +50,19 @@ def dense_copy(experts: Experts, e: int) -> FeedForward:
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 def test_output_is_the_gated_sum_of_the_chosen_experts(top_k: int) -> None:
     """Against every expert computed densely for every frame."""
-    experts = Experts(6, 10, num_experts=4)
+    moe = MoeFeedForward(6, 10, num_experts=4, top_k=top_k)
     x = torch.randn(30, 6)
     routing = choose_experts(torch.randn(30, 4), top_k)
-    all_outputs = torch.stack([dense_copy(experts, e)(x) for e in range(4)], dim=1)
+    all_outputs = torch.stack([dense_copy(moe.experts, e)(x, {}) for e in range(4)], dim=1)
     chosen = all_outputs.gather(1, routing.expert_ids.unsqueeze(-1).expand(-1, -1, 6))
-    torch.testing.assert_close(experts(x, routing, torch.arange(30)), (chosen * routing.gates.unsqueeze(-1)).sum(dim=1))
+    torch.testing.assert_close(routed(moe, x, routing), (chosen * routing.gates.unsqueeze(-1)).sum(dim=1))
 
 
 def test_one_expert_is_the_feed_forward() -> None:
     moe = MoeFeedForward(6, 10, num_experts=1, top_k=1)
     x = torch.randn(2, 7, 6)
     y, _ = moe(x, NO_PADDING, Router(6, 1))
-    torch.testing.assert_close(y, dense_copy(moe.experts, 0)(x))
+    torch.testing.assert_close(y, dense_copy(moe.experts, 0)(x, {}))
 
 
 def test_the_order_of_experts_changes_nothing() -> None:
@@ -57,10 +81,9 @@ def test_the_order_of_experts_changes_nothing() -> None:
 def test_padding_is_never_routed(top_k: int) -> None:
     moe, router = MoeFeedForward(6, 10, num_experts=4, top_k=top_k), Router(6, 4)
     x = torch.randn(2, 7, 6)
-    padding_mask = torch.arange(7) >= torch.tensor([[7], [3]])
-    y, routing = moe(x, padding_mask, router)
+    y, routing = moe(x, Frames(torch.tensor([7, 3]), 7, head_dim=2), router)
     assert y[1, 3:].abs().max() == 0
-    alone, alone_routing = moe(x[1:, :3], NO_PADDING[:1, :3], router)
+    alone, alone_routing = moe(x[1:, :3], Frames(torch.tensor([3]), 3, head_dim=2), router)
     torch.testing.assert_close(y[1:, :3], alone)
     assert routing.expert_ids.shape == routing.gates.shape == (10, top_k)
     assert torch.equal(routing.expert_ids[7:], alone_routing.expert_ids)
@@ -68,7 +91,7 @@ def test_padding_is_never_routed(top_k: int) -> None:
 
 def test_a_batch_of_padding_alone_is_zero() -> None:
     moe = MoeFeedForward(6, 10, num_experts=4, top_k=2)
-    y, routing = moe(torch.randn(2, 7, 6), ~NO_PADDING, Router(6, 4))
+    y, routing = moe(torch.randn(2, 7, 6), Frames(torch.tensor([0, 0]), 7, head_dim=2), Router(6, 4))
     assert y.abs().max() == 0
     assert routing.expert_ids.shape == (0, 2)
 
@@ -76,8 +99,7 @@ def test_a_batch_of_padding_alone_is_zero() -> None:
 def test_an_expert_without_frames_has_a_zero_gradient() -> None:
     """So that data-parallel training needs no search for unused parameters."""
     experts = Experts(6, 10, num_experts=3)
-    routing = Routing(torch.randn(3, 3), torch.tensor([[0], [2], [0]]), torch.ones(3, 1))
-    experts(torch.randn(3, 6), routing, torch.arange(3)).sum().backward()
+    experts(torch.randn(3, 6), [2, 0, 1]).sum().backward()
     for parameter in experts.parameters():
         assert parameter.grad is not None
         assert parameter.grad[1].abs().max() == 0 and parameter.grad[0].abs().max() > 0
@@ -98,6 +120,103 @@ def test_multiply_adds_are_those_of_the_dense_feed_forward(num_experts: int) -> 
     with flop_counter.FlopCounterMode(display=False) as of_moe:
         moe(x, NO_PADDING, router)
     with flop_counter.FlopCounterMode(display=False) as of_dense:
-        dense(x)
+        dense(x, {})
     routing = 2 * 14 * 16 * num_experts
     assert of_moe.get_total_flops() - routing == of_dense.get_total_flops() == 2 * 14 * 2 * 16 * 64
+
+
+def test_a_balancing_bias_changes_the_choice_and_not_the_gates() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    routing = choose_experts(logits, 1, balancing_bias=torch.tensor([0.0, 1.5, 0.0]))
+    assert routing.expert_ids.tolist() == [[1], [2]]
+    torch.testing.assert_close(routing.gates, logits.softmax(-1).gather(1, routing.expert_ids))
+    plain, unbiased = choose_experts(logits, 2), choose_experts(logits, 2, balancing_bias=torch.zeros(3))
+    assert torch.equal(plain.expert_ids, unbiased.expert_ids) and torch.equal(plain.gates, unbiased.gates)
+
+
+def test_balancing_evens_out_the_load_without_a_loss() -> None:
+    """A router that prefers the first expert for nearly all frames, and never learns."""
+    router = Router(6, 4, balancing_bias_rate=0.05)
+    router.linear.weight.data[0] += 1
+    x = torch.randn(400, 6) + 1
+
+    def loads() -> Tensor:
+        routing = choose_experts(router(x), 1, balancing_bias=router.balancing_bias)
+        return torch.bincount(routing.expert_ids.flatten(), minlength=4).float()
+
+    assert loads().max() > 300
+    for _ in range(300):
+        router.balance(loads())
+    assert loads().max() < 130 and loads().min() > 70
+    assert not router.balancing_bias.requires_grad  # type: ignore[union-attr]
+
+
+def test_the_bias_rises_by_the_rate_for_experts_with_less_than_the_mean() -> None:
+    router = Router(6, 4, balancing_bias_rate=0.25)
+    router.balance(torch.tensor([10.0, 0.0, 4.0, 2.0]))
+    assert router.balancing_bias.tolist() == [-0.25, 0.25, 0.0, 0.25]  # type: ignore[union-attr]
+    router.eval().balance(torch.tensor([10.0, 0.0, 4.0, 2.0]))
+    assert router.balancing_bias.tolist() == [-0.25, 0.25, 0.0, 0.25], "a frozen one"  # type: ignore[union-attr]
+    assert "balancing_bias" in router.state_dict() and "balancing_bias" not in Router(6, 4).state_dict()
+
+
+def test_jitter_is_for_training_only() -> None:
+    router = Router(6, 4, jitter=0.5)
+    x = torch.randn(9, 6)
+    assert not torch.equal(router(x), router(x))
+    router.eval()
+    assert torch.equal(router(x), router(x))
+
+
+def stacked(*router_logits: Tensor, top_k: int = 1) -> Routing:
+    """What routers with these logits, each (M, E), decide."""
+    return Routing(*map(torch.stack, zip(*(choose_experts(each, top_k) for each in router_logits))))
+
+
+@pytest.mark.parametrize(("logits", "expected"), [(torch.eye(4) * 9, 1.0), (torch.eye(4)[:1].expand(4, 4) * 99, 4.0)])
+def test_load_balancing_loss_of_even_and_of_collapsed_routing(logits: Tensor, expected: float) -> None:
+    torch.testing.assert_close(load_balancing_loss(expert_usage(stacked(logits))), torch.tensor([expected]))
+
+
+def test_routers_that_each_prefer_another_expert_use_all_of_them_together() -> None:
+    logits = [torch.eye(2)[i].expand(3, 2) * 99 for i in (0, 1)]
+    usage = expert_usage(stacked(*logits))
+    assert load_balancing_loss(usage).tolist() == [2.0, 2.0]
+    together = ExpertUsage(*(rows.mean(dim=0, keepdim=True) for rows in usage))
+    assert load_balancing_loss(together).tolist() == [1.0]
+
+
+def test_z_loss_is_the_mean_square_of_the_log_sum_exp() -> None:
+    z = torch.tensor([2.0, 2 * torch.e]).log()
+    loss = router_z_loss(torch.tensor([[[0.0, 0.0], [1.0, 1.0]]]))
+    torch.testing.assert_close(loss, z.square().mean().unsqueeze(0))
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_routers_together_lose_what_each_loses_alone(top_k: int) -> None:
+    logits = torch.randn(3, 20, 4).mul_(3)
+    together = expert_usage(stacked(*logits, top_k=top_k))
+    alone = [expert_usage(stacked(each, top_k=top_k)) for each in logits]
+    torch.testing.assert_close(together, ExpertUsage(*map(torch.cat, zip(*alone))))
+    torch.testing.assert_close(router_z_loss(logits), torch.cat([router_z_loss(each[None]) for each in logits]))
+
+
+def test_without_frames_there_is_no_loss() -> None:
+    routing = stacked(torch.zeros(0, 4))
+    assert load_balancing_loss(expert_usage(routing)).tolist() == router_z_loss(routing.router_logits).tolist() == [0.0]
+
+
+def test_gates_and_the_sum_of_experts_are_float32_under_autocast() -> None:
+    """Against the same in float32: only the products of experts are rounded, not their weighted sum."""
+    moe, router = MoeFeedForward(8, 16, num_experts=3, top_k=2), Router(8, 3)
+    x = torch.randn(2, 7, 8)
+    expected, _ = moe(x, NO_PADDING, router)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, routing = moe(x, NO_PADDING, router)
+    assert found.dtype == routing.gates.dtype == routing.router_logits.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
+
+
+def test_frames_are_counted_for_each_router_and_each_of_its_choices() -> None:
+    expert_ids = torch.tensor([[[0, 2], [2, 1]], [[1, 0], [1, 2]]])
+    assert count_frames(expert_ids, 3).tolist() == [[1, 1, 2], [1, 2, 1]]

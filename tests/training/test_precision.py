@@ -12,7 +12,7 @@ from torch import nn
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.data.batch import Example, collate
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.router import Router
+from shared_moe_conformer.model.moe import Router
 from shared_moe_conformer.training.precision import Precision, compile_parts
 from shared_moe_conformer.training.trainer import Trainer
 from tests.training.test_distributed import CONFIG, batches

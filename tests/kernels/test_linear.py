@@ -1,29 +1,24 @@
-"""The faster products equal torch's own, with their gradients."""
+"""oneDNN's products equal torch's own, with their gradients, on any CPU that can compute both."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_moe_conformer.products import (
-    FEWEST_ROWS,
-    PIECE,
-    Linear,
-    feed_forward,
-    has_onednn,
-    outer,
-    pieces_of,
-    product,
-)
+from shared_moe_conformer.kernels import linear as kernel
+from shared_moe_conformer.kernels.linear import FEWEST_ROWS, PIECE, Linear
 
 ROWS = [1, FEWEST_ROWS - 1, FEWEST_ROWS, 50, PIECE, PIECE + 1, 2 * PIECE + 140]
-needs_onednn = pytest.mark.skipif(not has_onednn(), reason="no AVX-512, or a torch without oneDNN's products")
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def _by_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise") or not hasattr(torch.amp, "is_autocast_available"):
+        pytest.skip("this torch has no oneDNN products of ordinary tensors")
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        pytest.skip("this CPU has no AVX-512")
+    monkeypatch.setattr(kernel, "prefers_onednn", lambda: True)
     torch.manual_seed(0)
 
 
@@ -50,42 +45,16 @@ def test_outputs_and_gradients_equal_those_of_torchs_linear(num_rows: int, bias:
 
 
 @pytest.mark.parametrize("num_rows", ROWS)
-def test_feed_forward_in_pieces_equals_one_product_after_the_other(num_rows: int) -> None:
-    hidden, output = nn.Linear(160, 224), nn.Linear(224, 160)
-    x = torch.randn(num_rows, 160)
-    with torch.no_grad():
-        close(feed_forward(x, hidden, output), output(F.silu(hidden(x))))
+def test_a_transposed_weight_is_taken_as_it_is(num_rows: int) -> None:
+    x, weight = torch.randn(num_rows, 160), torch.randn(160, 224)
+    close(kernel.linear(x, weight.t(), None), x @ weight)
 
 
-def test_feed_forward_takes_frames_in_any_order_of_memory() -> None:
-    hidden, output = nn.Linear(160, 224), nn.Linear(224, 160)
-    x = torch.randn(9, 5, 160).transpose(0, 1)
-    with torch.no_grad():
-        close(feed_forward(x, hidden, output), output(F.silu(hidden(x))))
-
-
-@pytest.mark.parametrize("num_rows", ROWS)
-def test_product_takes_transposed_weights_and_outer_sums_over_rows(num_rows: int) -> None:
-    x, y, weight = torch.randn(num_rows, 160), torch.randn(num_rows, 224), torch.randn(160, 224)
-    close(product(x, weight.t()), x @ weight)
-    close(outer(x, y), x.t() @ y)
-
-
-@pytest.mark.parametrize("num_rows", [0, 1, PIECE, PIECE * 3 // 2, PIECE * 3 // 2 + 1, 5 * PIECE + 7])
-def test_pieces_are_alike(num_rows: int) -> None:
-    pieces = pieces_of(num_rows)
-    assert sum(pieces) == num_rows
-    assert set(pieces[:-1]) <= {PIECE}
-    assert len(pieces) == 1 or PIECE / 2 < pieces[-1] <= PIECE * 3 / 2
-
-
-@needs_onednn
 def test_a_rows_product_does_not_depend_on_how_many_rows_there_are() -> None:
     x, weight = torch.randn(70, 160), torch.randn(224, 160)
-    assert torch.equal(product(x, weight)[:40], product(x[:40], weight))
+    assert torch.equal(kernel.linear(x, weight, None)[:40], kernel.linear(x[:40], weight, None))
 
 
-@needs_onednn
 def test_empty_batches_and_other_number_formats_are_left_to_torch() -> None:
     ours, theirs = twins(160, 224)
     assert ours(torch.randn(2, 0, 160)).shape == (2, 0, 224)
@@ -96,7 +65,6 @@ def test_empty_batches_and_other_number_formats_are_left_to_torch() -> None:
     assert torch.equal(ours.double()(x.double()), theirs.double()(x.double()))
 
 
-@needs_onednn
 def test_a_traced_graph_takes_any_number_of_rows() -> None:
     ours, theirs = twins(160, 224)
     traced = torch.jit.trace(ours.eval(), torch.randn(40, 160))

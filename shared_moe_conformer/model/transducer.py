@@ -1,13 +1,16 @@
-"""The stateless decoder: a prediction network that sees only the last few tokens."""
+"""The transducer's decoder (prediction network) and joiner."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.kernels.linear import Linear
+
 
 class Decoder(nn.Module):
-    """Embedding of the last `context_size` tokens, mixed by a grouped convolution, then ReLU.
+    """Embedding of the last `context_size` tokens, mixed by a grouped convolution, then ReLU: it keeps no state.
 
     A negative token means "before the beginning" and counts as zeros.
 
@@ -43,13 +46,27 @@ class Decoder(nn.Module):
         return self._mix(F.pad(y, (self.context_size - 1, 0), value=-1))
 
     def step(self, context: Tensor) -> Tensor:
-        """Return (N, decoder_dim) for the last tokens of N hypotheses.
-
-        Args:
-          context: (N, context_size), int64.
-        """
+        """Return (N, decoder_dim) for the last tokens of N hypotheses, (N, context_size), int64."""
         return self._mix(context).squeeze(1)
 
     def _mix(self, y: Tensor) -> Tensor:
         embedded = self.embedding(y.clamp(min=0)) * (y >= 0).unsqueeze(-1)
         return F.relu(self.conv(embedded.transpose(1, 2)).transpose(1, 2))
+
+
+class Joiner(nn.Module):
+    """Encoder and decoder frame projected to `joiner_dim` channels, added, tanh, then one logit per token.
+
+    Source: Graves 2012, Sequence transduction with recurrent neural networks (arXiv 1211.3711), with the additive joint
+    network of Graves et al. 2013 (arXiv 1303.5778).
+    """
+
+    def __init__(self, encoder_dim: int, decoder_dim: int, joiner_dim: int, vocab_size: int) -> None:
+        super().__init__()
+        self.encoder_projection = Linear(encoder_dim, joiner_dim)
+        self.decoder_projection = Linear(decoder_dim, joiner_dim)
+        self.output = Linear(joiner_dim, vocab_size)
+
+    def forward(self, projected_encoder_out: Tensor, projected_decoder_out: Tensor) -> Tensor:
+        """Return logits (..., V) of frames (..., J) that are already projected; leading axes broadcast."""
+        return self.output(torch.tanh(projected_encoder_out + projected_decoder_out))

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.loss.recursion import mutual_information_recursion
+from shared_moe_conformer.kernels.recursion import mutual_information_recursion
+from tests.alignments import sum_over_alignments
 
 
 def random_lattice(batch: int, num_tokens: int, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,7 +17,7 @@ def random_lattice(batch: int, num_tokens: int, num_frames: int) -> tuple[torch.
 
 @settings(max_examples=30, deadline=None)
 @given(num_tokens=st.integers(0, 4), num_frames=st.integers(1, 4), data=st.data())
-def test_equals_the_sum_over_all_alignments(sum_over_alignments, num_tokens, num_frames, data) -> None:
+def test_equals_the_sum_over_all_alignments(num_tokens, num_frames, data) -> None:
     begin_u, begin_t = data.draw(st.integers(0, num_tokens)), data.draw(st.integers(0, num_frames - 1))
     end_u, end_t = data.draw(st.integers(begin_u, num_tokens)), data.draw(st.integers(begin_t + 1, num_frames))
     px, py = random_lattice(2, num_tokens, num_frames)
@@ -48,7 +49,7 @@ def test_each_token_and_each_frame_is_passed_once() -> None:
     torch.testing.assert_close(py.sum(1), torch.ones(3, 9, dtype=torch.float64))
 
 
-def test_arcs_of_hopeless_alignments_have_no_posterior(sum_over_alignments) -> None:
+def test_arcs_of_hopeless_alignments_have_no_posterior() -> None:
     """Their posteriors are smaller than the smallest number."""
     px, py = ((1000 * x.detach()).requires_grad_() for x in random_lattice(1, 3, 4))
     _, posteriors = mutual_information_recursion(px, py, return_grad=True)

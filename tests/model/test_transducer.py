@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shared_moe_conformer.model.decoder import Decoder
+from shared_moe_conformer.model.transducer import Decoder, Joiner
 
 
 @pytest.mark.parametrize("context_size", [1, 2, 3])
@@ -26,3 +26,11 @@ def test_only_the_last_tokens_matter() -> None:
 def test_channels_that_cannot_be_grouped_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
         Decoder(11, 10, 2)
+
+
+def test_leading_axes_broadcast() -> None:
+    joiner = Joiner(6, 4, 5, 11)
+    frames, tokens = torch.randn(2, 7, 1, 5), torch.randn(2, 1, 3, 5)
+    logits = joiner(frames, tokens)
+    assert logits.shape == (2, 7, 3, 11)
+    torch.testing.assert_close(logits[1, 4, 2], joiner(frames[1, 4, 0], tokens[1, 0, 2]))

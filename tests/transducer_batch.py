@@ -1,4 +1,4 @@
-"""Input of the transducer losses, and the losses as icefall computes them: for the benchmark and the tests."""
+"""Input of the transducer losses, and the losses as icefall computes them: for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.loss.pruned_transducer import TransducerLosses
-from shared_moe_conformer.model.joiner import Joiner
+from shared_moe_conformer.model.transducer import Joiner
 
 SMOOTHING: dict[str, Any] = {"lm_only_scale": 0.25, "am_only_scale": 0.0}
 """Of the simple loss, as icefall's recipes have it."""

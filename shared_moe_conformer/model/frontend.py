@@ -1,0 +1,103 @@
+"""The front end: features (10 ms) are normalised and become encoder frames (40 ms)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import MIN_NUM_FRAMES, subsampled_length
+from shared_moe_conformer.kernels.linear import Linear
+
+
+class FeatureNorm(nn.Module):
+    """Features minus the mean and over the standard deviation, for each mel bin, of all frames seen in training.
+
+    Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ. They are
+    gathered before a forward pass, for all the batches of an update at once: which process has which does not matter.
+
+    Source: Chan et al. 1979, Updating formulae and a pairwise algorithm for computing sample variances, eq. 2.1.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    num_frames: Tensor
+    smallest_variance = 1e-2
+    """Added to the variance, so that a bin which never changes is not amplified."""
+
+    def __init__(self, num_mel_bins: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_mel_bins))
+        self.register_buffer("variance", torch.ones(num_mel_bins))
+        self.register_buffer("num_frames", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised features (N, T, F)."""
+        return (x - self.mean) * self.scale()
+
+    def scale(self) -> Tensor:
+        """The factor of each bin's distance from its mean, (F,)."""
+        return (self.variance + self.smallest_variance).rsqrt()
+
+    @torch.no_grad()
+    def totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        """Number of valid frames, sum and sum of squares of their distance from the mean so far, (1 + 2F,), float64.
+
+        Distances are small numbers, so float32 is exact enough within an utterance; only (N, F) sums are float64.
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
+        padding = torch.arange(x.size(1), device=x.device) >= x_lens.unsqueeze(1)
+        distance = (x - self.mean).masked_fill(padding.unsqueeze(-1), 0.0)
+        sums = torch.cat([distance.sum(dim=1), distance.square().sum(dim=1)], dim=1).double().sum(dim=0)
+        return torch.cat([x_lens.sum().double().view(1), sums])
+
+    @torch.no_grad()
+    def count(self, totals: Tensor) -> None:
+        """In training, take frames into the statistics.
+
+        Args:
+          totals: `totals` of a batch, or the sum of several batches', since the last count.
+        """
+        num_frames, sums, squares = totals.split([1, len(self.mean), len(self.mean)])
+        if not self.training or num_frames.item() == 0:
+            return
+        distance = sums / num_frames
+        variance = (squares / num_frames - distance.square()).clamp(min=0)
+        self.num_frames += num_frames.long().squeeze()
+        share = (num_frames / self.num_frames).to(self.mean)
+        distance = distance.to(self.mean)
+        between = share * (1 - share) * distance.square()
+        self.variance.copy_(self.variance.lerp(variance.to(self.variance), share) + between)
+        self.mean += share * distance
+
+
+class Conv2dSubsampling(nn.Module):
+    """Two 2-D convolutions of stride 2, then one linear map of all their channels and frequencies.
+
+    The second convolution is depthwise-separable, which makes it about as cheap as the first. No convolution pads the
+    time axis, so a valid encoder frame depends on valid feature frames alone.
+
+    Source: Rekesh et al. 2023, Fast Conformer, section 3.1 (arXiv 2305.05084), here with a reduction of 4.
+    """
+
+    def __init__(self, num_mel_bins: int, encoder_dim: int, *, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, channels, kernel_size=3, stride=2)
+        self.depthwise = nn.Conv2d(channels, channels, kernel_size=3, stride=2, groups=channels)
+        self.pointwise = nn.Conv2d(channels, channels, kernel_size=1)
+        self.output = Linear(channels * subsampled_length(num_mel_bins), encoder_dim)
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return encoder frames (N, T', C) and the valid frames of each utterance (N,).
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid feature frames of each utterance, (N,).
+        """
+        x = F.pad(x, (0, 0, 0, max(MIN_NUM_FRAMES - x.size(1), 0)))
+        x = F.silu(self.conv(x.unsqueeze(1)))
+        x = F.silu(self.pointwise(self.depthwise(x)))
+        return self.output(x.transpose(1, 2).flatten(2)), subsampled_length(x_lens)
