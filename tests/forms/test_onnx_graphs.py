@@ -171,7 +171,13 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     sizes = {}
     for depth in (1, 4):
-        model = make_model(group_sizes=(depth,), experts_in="both", individual_norms=False, individual_routers=False)
+        model = make_model(
+            group_sizes=(depth,),
+            experts_in="both",
+            individual_norms=False,
+            individual_routers=False,
+            conv_norm="layer_norm",
+        )
         write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
         graph = onnx.load(tmp_path / "encoder").graph
         sizes[depth] = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if len(tensor.dims) > 1)
