@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.config import Config, load_config, require, save_config
+from shared_moe_conformer.config import FRAME_LENGTH, FRAMES_PER_SECOND, Config, load_config, require, save_config
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
@@ -47,7 +47,6 @@ from shared_moe_conformer.release.transfer import ZOO, resolve
 from shared_moe_conformer.release.weights import contiguous, load_model
 from shared_moe_conformer.speech.audio import seconds_of, write_wav
 from shared_moe_conformer.speech.recognition import (
-    FRAMES_PER_SECOND,
     End,
     Recording,
     Samples,
@@ -59,10 +58,6 @@ from shared_moe_conformer.speech.recognition import (
 from shared_moe_conformer.speech.segments import LEAST, WHOLE
 from shared_moe_conformer.speech.transcript import EMPTY, Transcript, transcript_of
 
-ENCODER_FRAME_SHIFT = 0.04
-"""Seconds from one encoder frame to the next: feature frames every 10 ms, a quarter of them kept."""
-SHORTEST = 0.025
-"""Seconds of one feature frame; a shorter recording has none."""
 MAX_DURATION = 120.0
 """Seconds of audio that are recognised together."""
 MAX_READ = 1 << 24
@@ -225,7 +220,7 @@ class Bundle:
         """Features (T, F), always by Lhotse's extractor, which every environment has (kaldifeat's agree to 1e-3)."""
         require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
         require(bool(np.isfinite(samples).all()), "the recording holds infinite or undefined samples")
-        if len(samples) < SHORTEST * sampling_rate:
+        if len(samples) < FRAME_LENGTH * sampling_rate:
             return torch.zeros(0, self.config.features.num_mel_bins)
         return compute_features(samples, sampling_rate, replace(self.config.features, feature_extractor="lhotse"))
 
@@ -262,9 +257,7 @@ class Bundle:
             on_error(end.recording, end.error)
             return EMPTY
         found.sort(key=lambda segment: segment[0])
-        return transcript_of(
-            found, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode, frame_shift=ENCODER_FRAME_SHIFT
-        )
+        return transcript_of(found, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode)
 
 
 @functools.lru_cache(maxsize=4)

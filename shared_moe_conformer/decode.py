@@ -13,7 +13,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
@@ -156,9 +155,7 @@ def _load_methods(decoding: DecodingConfig, config: Config, recipe_dir: Path, to
 
 def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
     """The utterances with the times and confidences of their words."""
-    transcript = functools.partial(
-        transcript_of, pieces=tokenizer.pieces, decode=tokenizer.decode, frame_shift=ENCODER_FRAME_SHIFT
-    )
+    transcript = functools.partial(transcript_of, pieces=tokenizer.pieces, decode=tokenizer.decode)
     return [
         Result(decoded.cut_id, decoded.ref, transcript([(0.0, hyp)]))
         for decoded, hyp in zip(result.decoded, result.hyps, strict=True)

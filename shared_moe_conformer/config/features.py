@@ -35,7 +35,7 @@ def subsampled_length(num_frames: Length) -> Length:
     return max(length, 0) if isinstance(length, int) else length.clamp(min=0)
 
 
-def frame_centre(frame: int) -> float:
+def frame_centre(frame: float) -> float:
     """Where the middle of an encoder frame is in the recording, in seconds: 0.035 for frame 0, then 0.04 more each.
 
     This is the centre of the middle one (4 t + 3) of the seven feature frames that encoder frame t sees.

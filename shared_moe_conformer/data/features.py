@@ -11,10 +11,7 @@ from lhotse import Fbank, FbankConfig, FeatureExtractor
 from lhotse.augmentation import Resample
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import FeatureConfig, require
-
-FRAME_LENGTH = 0.025
-"""Seconds; Kaldi's."""
+from shared_moe_conformer.config import FRAME_LENGTH, FeatureConfig, require
 
 
 def feature_extractor(config: FeatureConfig) -> FeatureExtractor:

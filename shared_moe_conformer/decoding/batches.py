@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from shared_moe_conformer.config import FRAME_SHIFT
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch
 from shared_moe_conformer.decoding.options import DecodingConfig
@@ -26,7 +27,6 @@ from shared_moe_conformer.decoding.searches import grouped
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
-FRAME_SHIFT_SECONDS = 0.01
 MEBIBYTE = 2**20
 PATIENCE = 120.0
 """Seconds after which a search whose memory is measured is given up."""
@@ -101,7 +101,7 @@ def decode_batches(
         encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
         encoder_seconds = _now(device) - begin
         resources = replace(resources, transcripts=batch.texts)
-        audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT_SECONDS
+        audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT
         rest = iter(results)
         for group in grouped(configs):
             begin = _now(device)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, frame_centre
 from shared_moe_conformer.text import is_ideograph, join_words
 
 WORD_START = "\u2581"
@@ -17,9 +18,9 @@ class Word(NamedTuple):
 
     text: str
     start: float
-    """Time at which its first token was found."""
+    """Start of the encoder frame at which its first token was found, in seconds."""
     end: float
-    """One encoder frame after its last token was found: a little before the word really ends."""
+    """End of the encoder frame at which its last token was found: a little before the word really ends."""
     confidence: float | None = None
     """Confidence of the search, 0 to 1; None where it gives none."""
 
@@ -31,7 +32,7 @@ class Transcript(NamedTuple):
     tokens: list[str]
     """Units of tokens.txt; the first unit of a word begins with U+2581."""
     times: list[float]
-    """Time at which each token was found, in seconds from the start."""
+    """Centre of the encoder frame at which each token was found, in seconds from the start."""
     words: list[Word]
     confidences: list[float] | None = None
     """Confidence of each token, 0 to 1; None where the search gives none."""
@@ -73,15 +74,14 @@ def transcript_of(
     *,
     pieces: Sequence[str],
     decode: Callable[[list[int]], str],
-    frame_shift: float,
 ) -> Transcript:
     """The transcript of a recording.
 
     Args:
       found: the start in seconds and the result of each segment, in order.
-      pieces, decode, frame_shift: see `make_transcript`.
+      pieces, decode: see `make_transcript`.
     """
-    offsets = [start / frame_shift for start, _ in found]
+    offsets = [start / ENCODER_FRAME_SHIFT for start, _ in found]
     sure = [c for _, hyp in found for c in hyp.confidences or ()]
     tokens = [token for _, hyp in found for token in hyp.tokens]
     return make_transcript(
@@ -89,7 +89,6 @@ def transcript_of(
         [offset + frame for offset, (_, hyp) in zip(offsets, found) for frame in hyp.frames],
         pieces=pieces,
         decode=decode,
-        frame_shift=frame_shift,
         words=[word for offset, (_, hyp) in zip(offsets, found) for word in _given_words(hyp, offset)]
         if any(hyp.words for _, hyp in found)
         else None,
@@ -109,7 +108,6 @@ def make_transcript(
     *,
     pieces: Sequence[str],
     decode: Callable[[list[int]], str],
-    frame_shift: float,
     words: Sequence[GivenWord] | None = None,
     confidences: Sequence[float] | None = None,
 ) -> Transcript:
@@ -120,14 +118,13 @@ def make_transcript(
       frames: encoder frame at which each token was found, counted from the recording's start.
       pieces: each token's text, by id.
       decode: function from token ids to text.
-      frame_shift: seconds from one encoder frame to the next.
       words: words from a graph with a lexicon; None: the tokens make the text.
       confidences: confidence of each token; a word without one of its own has the least of its tokens.
 
     Source of the minimum: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
     end-to-end automatic speech recognition (arXiv 2212.08703), one of the aggregations compared there.
     """
-    times = [round(frame * frame_shift, 3) for frame in frames]
+    times = [frame_centre(frame) for frame in frames]
     tokens = [pieces[i] for i in token_ids]
     sure = None if confidences is None else [round(confidence, DIGITS) for confidence in confidences]
     spelled = []
@@ -135,14 +132,20 @@ def make_transcript(
         text = decode([token_ids[i] for i in group]).strip()
         if text:
             least = min(sure[i] for i in group) if sure is not None else None
-            spelled.append(Word(text, times[group[0]], round(times[group[-1]] + frame_shift, 3), least))
+            spelled.append(_word(text, frames[group[0]], frames[group[-1]], least))
     if words is None:
         return Transcript(decode(list(token_ids)).strip(), tokens, times, spelled, sure)
     text = join_words(word.text for word in words)
-    return Transcript(text, tokens, times, _timed(words, spelled, frame_shift), sure)
+    return Transcript(text, tokens, times, _timed(words, spelled), sure)
 
 
-def _timed(words: Sequence[GivenWord], spelled: Sequence[Word], frame_shift: float) -> list[Word]:
+def _word(text: str, first: float, last: float, confidence: float | None) -> Word:
+    """A word from half a frame before the centre of its first encoder frame to half a frame after that of its last."""
+    half = ENCODER_FRAME_SHIFT / 2
+    return Word(text, round(frame_centre(first) - half, 3), round(frame_centre(last) + half, 3), confidence)
+
+
+def _timed(words: Sequence[GivenWord], spelled: Sequence[Word]) -> list[Word]:
     """The words of a graph, with the times of their tokens."""
     sure = [None if word.confidence is None else round(word.confidence, DIGITS) for word in words]
     if len(words) == len(spelled):
@@ -151,10 +154,7 @@ def _timed(words: Sequence[GivenWord], spelled: Sequence[Word], frame_shift: flo
             for by_tokens, word, c in zip(spelled, words, sure)
         ]
     # a graph may read a run of a token as one token or two, so words and tokens differ
-    return [
-        Word(word.text, round(word.frame * frame_shift, 3), round((word.frame + 1) * frame_shift, 3), c)
-        for word, c in zip(words, sure)
-    ]
+    return [_word(word.text, word.frame, word.frame, c) for word, c in zip(words, sure)]
 
 
 def _word_groups(tokens: Sequence[str]) -> list[list[int]]:

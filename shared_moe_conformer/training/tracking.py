@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from shared_moe_conformer.config import FRAME_SHIFT
 from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.metrics import (
     NUM_UPDATES,
@@ -26,8 +27,6 @@ from shared_moe_conformer.training.metrics import (
 from shared_moe_conformer.training.update import StepReport
 
 T = TypeVar("T")
-
-SECONDS_PER_FRAME = 0.01
 
 
 class Span:
@@ -58,7 +57,7 @@ class Span:
         """Audio per time, and the share of time spent waiting for data."""
         elapsed = max(time.perf_counter() - self._start, 1e-9)
         return {
-            "hours_of_audio_per_hour": self.num_feature_frames * SECONDS_PER_FRAME / elapsed,
+            "hours_of_audio_per_hour": self.num_feature_frames * FRAME_SHIFT / elapsed,
             "share_waiting_for_data": self.waited / elapsed,
             "seconds_per_step": elapsed / max(self.num_steps, 1),
             "seconds": elapsed,

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shared_moe_conformer.bundle import ENCODER_FRAME_SHIFT, Bundle
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.routing import SegmentExperts, expert_layers, transcribe_with_experts
 from shared_moe_conformer.speech.audio import require_short
 

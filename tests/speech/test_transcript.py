@@ -17,20 +17,20 @@ def decode(ids: list[int]) -> str:
 
 
 def transcript(ids: list[int]) -> Transcript:
-    return make_transcript(ids, range(0, 3 * len(ids), 3), pieces=PIECES, decode=decode, frame_shift=0.04)
+    return make_transcript(ids, range(0, 3 * len(ids), 3), pieces=PIECES, decode=decode)
 
 
 def test_words_start_at_their_first_token_and_end_after_their_last() -> None:
     result = transcript([3, 4, 5, 6])
     assert result.text == "HELLO WORLD"
-    assert result.times == [0.0, 0.12, 0.24, 0.36]
-    assert result.words == [("HELLO", 0.0, 0.28, None), ("WORLD", 0.36, 0.4, None)]
+    assert result.times == [0.035, 0.155, 0.275, 0.395]
+    assert result.words == [("HELLO", 0.015, 0.295, None), ("WORLD", 0.375, 0.415, None)]
 
 
 def test_each_chinese_character_is_a_word() -> None:
     pieces = ["▁0", "用", "模", "型", "G", "PT"]
     result = make_transcript(
-        [1, 4, 5, 2, 3], range(5), pieces=pieces, decode=lambda ids: "".join(pieces[i] for i in ids), frame_shift=0.04
+        [1, 4, 5, 2, 3], range(5), pieces=pieces, decode=lambda ids: "".join(pieces[i] for i in ids)
     )
     assert result.text == "用GPT模型"
     assert [word.text for word in result.words] == ["用", "GPT", "模", "型"]
@@ -38,10 +38,10 @@ def test_each_chinese_character_is_a_word() -> None:
 
 def test_words_of_a_graph_make_the_text_that_tokens_make() -> None:
     words = [GivenWord(text, frame) for frame, text in enumerate(["用", "GPT", "模", "型"])]
-    given = make_transcript([], [], pieces=[], decode=lambda ids: "", frame_shift=0.04, words=words)
+    given = make_transcript([], [], pieces=[], decode=lambda ids: "", words=words)
     assert given.text == "用GPT模型"
     english = [GivenWord("HELLO", 0), GivenWord("WORLD", 9)]
-    assert make_transcript([], [], pieces=[], decode=decode, frame_shift=0.04, words=english).text == "HELLO WORLD"
+    assert make_transcript([], [], pieces=[], decode=decode, words=english).text == "HELLO WORLD"
 
 
 @given(st.lists(st.integers(3, len(PIECES) - 1)))
@@ -67,7 +67,7 @@ class Hyp(NamedTuple):
 
 
 def pieced(*found: tuple[float, Hyp]) -> Transcript:
-    return transcript_of(found, pieces=PIECES, decode=decode, frame_shift=0.04)
+    return transcript_of(found, pieces=PIECES, decode=decode)
 
 
 def test_a_word_is_as_sure_as_its_least_sure_token() -> None:
