@@ -73,7 +73,7 @@ def pieced(*found: tuple[float, Hyp]) -> Transcript:
 def test_a_word_is_as_sure_as_its_least_sure_token() -> None:
     result = pieced((0.0, Hyp([3, 5], [0, 2], confidences=[0.987, 0.5])), (4.0, Hyp([6], [1], confidences=[0.25])))
     assert result.confidences == [0.99, 0.5, 0.25]
-    assert result.words == [("HELO", 0.0, 0.12, 0.5), ("WORLD", 4.04, 4.08, 0.25)]
+    assert result.words == [("HELO", 0.015, 0.135, 0.5), ("WORLD", 4.055, 4.095, 0.25)]
     assert json.loads(as_json("a.wav", result))["words"][1]["confidence"] == 0.25
     unsure = pieced((0.0, Hyp([3, 5], [0, 2])))
     assert unsure.confidences is None and unsure.words[0].confidence is None
@@ -85,4 +85,4 @@ def test_words_of_a_graph_keep_its_confidences() -> None:
     assert [word.confidence for word in pieced((0.0, hyp)).words] == [0.75, 0.5]
     assert [word.confidence for word in pieced((0.0, hyp._replace(word_confidences=None))).words] == [0.9, 0.8]
     other = hyp._replace(words=["ONE"], word_frames=[4], word_confidences=[0.125])
-    assert pieced((1.0, other)).words == [("ONE", 1.16, 1.2, 0.12)]
+    assert pieced((1.0, other)).words == [("ONE", 1.175, 1.215, 0.12)]
