@@ -22,7 +22,6 @@ from shared_moe_conformer.forms.onnx_files import load_graph
 from shared_moe_conformer.forms.onnx_graphs import EncoderGraph, ExportableMoe
 from shared_moe_conformer.forms.onnx_writer import write_graph
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.conformer import FeedForward
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.moe import MoeFeedForward, Router
 
@@ -55,7 +54,7 @@ class ExpertsAlone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return frames (N, T, C) of frames."""
-        lens = torch.full((x.size(0),), x.size(1))
+        lens = torch.ones_like(x[:, :, 0]).sum(dim=1).long()  # a traced graph keeps lengths free
         return self.moe(x, Frames(lens, x.size(1), head_dim=2), self.router)[0]
 
 
@@ -78,7 +77,9 @@ def measure(quick: bool) -> Report:
 def feed_forwards(size: Size) -> dict[str, Callable[[], object]]:
     """One call of the graph of each."""
     x = torch.randn(1, size.num_frames, size.dim)
-    modules: dict[str, nn.Module] = {DENSE: FeedForward(size.dim, size.hidden)}
+    modules: dict[str, nn.Module] = {
+        DENSE: nn.Sequential(nn.Linear(size.dim, size.hidden), nn.SiLU(), nn.Linear(size.hidden, size.dim))
+    }
     modules |= {f"{experts} experts": ExpertsAlone(size, experts) for experts in size.num_experts}
     return {name: exported(module, {"x": x}) for name, module in modules.items()}
 

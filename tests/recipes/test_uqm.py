@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -31,7 +32,11 @@ def local() -> Iterable[dict[str, ModuleType]]:
     """The recipe's own modules, which import each other as programs in one folder do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(LOCAL)
+        for name in MODULES:  # other recipes have modules of these names, too
+            patch.delitem(sys.modules, name, raising=False)
         yield {name: load(LOCAL / f"{name}.py") for name in MODULES}
+        for name in MODULES:
+            sys.modules.pop(name, None)
 
 
 def write_game(folder: Path, clips: Iterator[Clip]) -> Path:

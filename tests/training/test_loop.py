@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,7 @@ def test_an_epoch_whose_validation_was_stopped_can_still_be_the_best(
 
 
 def test_more_epochs_with_a_cosine_tell_how_the_learning_rate_jumps(fit_tiny: Fit, tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.WARNING, logger="shared_moe_conformer")
     fit_tiny(tmp_path)
     fit_tiny(tmp_path)
     assert caplog.text == ""
@@ -155,6 +157,7 @@ def test_more_epochs_with_a_cosine_tell_how_the_learning_rate_jumps(fit_tiny: Fi
 def test_wsd_goes_on_from_before_its_decay_as_if_more_epochs_had_been_planned(
     fit_tiny: Fit, tmp_path: Path, caplog: Any
 ) -> None:
+    caplog.set_level(logging.WARNING, logger="shared_moe_conformer")
     long = fit_tiny(tmp_path / "long", changes={**WSD, "num_epochs": 5})
     fit_tiny(tmp_path / "short", changes=WSD)
     before_decay = tmp_path / "short" / "epoch-2.pt"
