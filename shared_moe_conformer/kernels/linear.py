@@ -62,7 +62,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def _is_traced() -> bool:
     """Whether a graph is made for others to run."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]  # from torch 2.1 on
 
 
 class _Linear(torch.autograd.Function):
