@@ -5,6 +5,7 @@ Source: Bai et al. 2022, abstract (arXiv 2209.08326).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -135,9 +136,9 @@ class BlockGroup(nn.Module):
         """
         decided: list[Routing] = []
         recomputes = self.recomputes and self.training and torch.is_grad_enabled()
+        layer = functools.partial(recomputed, self.block) if recomputes else self.block
         for depth in range(self.size):
-            layer = recomputed if recomputes else ConformerBlock.__call__
-            x, routing = layer(self.block, x, frames, self.individual(depth))
+            x, routing = layer(x, frames, self.individual(depth))
             decided += routing
         return x, decided
 
