@@ -27,8 +27,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.resources import NOTHING, Resources, with_phrases
 from shared_moe_conformer.decoding.searches import load_resources, resolved
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.release.checksums import SUMS_FILE, require_small, verify_sums, write_sums
-from shared_moe_conformer.release.example import ExampleRecording, write_test_text
+from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,
@@ -38,13 +37,15 @@ from shared_moe_conformer.release.manifest import (
     TEST_WAV,
     TOKENIZER_FILES,
     WEIGHTS_FILE,
+    ExampleRecording,
     Manifest,
     read_manifest,
     write_manifest,
+    write_test_text,
 )
-from shared_moe_conformer.release.model_card import model_card
 from shared_moe_conformer.release.transfer import ZOO, resolve
 from shared_moe_conformer.release.weights import contiguous, load_model
+from shared_moe_conformer.release.zoo_index import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.speech.audio import seconds_of, write_wav
 from shared_moe_conformer.speech.recognition import (
     End,

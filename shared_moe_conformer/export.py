@@ -22,13 +22,13 @@ from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_gr
 from shared_moe_conformer.lattice.topology import chosen_topology
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
-from shared_moe_conformer.release.example import ExampleRecording
 from shared_moe_conformer.release.manifest import (
     DEFAULT_SEARCH,
     GRAPH_FILES,
     MANIFEST_FILE,
     TEST_TEXT,
     WORD_FILES,
+    ExampleRecording,
     Manifest,
     package_commit,
     require_name,

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.release.example import expected_text
-from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, TEST_WAV, read_manifest
+from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, TEST_WAV, expected_text, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
 

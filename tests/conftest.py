@@ -126,7 +126,7 @@ def saved(tmp_path: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
     """Write the tiny bundle under a name, into the test's folder."""
     import dataclasses
 
-    from shared_moe_conformer.release.example import ExampleRecording
+    from shared_moe_conformer.release.manifest import ExampleRecording
 
     def save(name: str = "tiny", **changes: Any) -> Path:
         bundle = dataclasses.replace(tiny_bundle, manifest=tiny_manifest(name=name, **changes))

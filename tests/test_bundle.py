@@ -18,10 +18,8 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
-from shared_moe_conformer.release.example import ExampleRecording, expected_text
-from shared_moe_conformer.release.manifest import FILES, TEST_WAV, WEIGHTS_FILE
-from shared_moe_conformer.release.zoo_index import add
+from shared_moe_conformer.release.manifest import FILES, TEST_WAV, WEIGHTS_FILE, ExampleRecording, expected_text
+from shared_moe_conformer.release.zoo_index import SUMS_FILE, add, write_sums
 from shared_moe_conformer.speech.audio import write_wav
 from shared_moe_conformer.speech.recognition import Recording, Samples
 from shared_moe_conformer.speech.transcript import EMPTY

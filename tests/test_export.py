@@ -14,8 +14,7 @@ from shared_moe_conformer.config import Config, load_config, replace_fields, sav
 from shared_moe_conformer.data.saved_units import save_units
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
 from shared_moe_conformer.export import choose_example, main, read_error_rates
-from shared_moe_conformer.release.example import expected_text
-from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import find
 from shared_moe_conformer.speech.audio import read_audio, write_wav
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint

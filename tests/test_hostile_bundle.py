@@ -18,8 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.release.checksums import SUMS_FILE, write_sums
-from shared_moe_conformer.release.example import ExampleRecording
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,
@@ -28,7 +26,9 @@ from shared_moe_conformer.release.manifest import (
     TEST_TEXT,
     TEST_WAV,
     WEIGHTS_FILE,
+    ExampleRecording,
 )
+from shared_moe_conformer.release.zoo_index import SUMS_FILE, write_sums
 
 Change = Callable[[bytes], bytes]
 LIMIT = 1 << 24

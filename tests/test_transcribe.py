@@ -13,8 +13,7 @@ import soundfile
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.release.example import expected_text
-from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.speech.audio import write_wav
 from shared_moe_conformer.transcribe import find_audio, main

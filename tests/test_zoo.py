@@ -11,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.release.checksums import SUMS_FILE, file_sha256, write_sums
 from shared_moe_conformer.release.manifest import Manifest, write_manifest
 from shared_moe_conformer.release.transfer import resolve
-from shared_moe_conformer.release.zoo_index import INDEX_FILE, add, find, read_index, select
+from shared_moe_conformer.release.zoo_index import (
+    INDEX_FILE,
+    SUMS_FILE,
+    add,
+    file_sha256,
+    find,
+    read_index,
+    select,
+    write_sums,
+)
 from shared_moe_conformer.zoo import main, table, verify
 
 Save = Callable[..., Path]

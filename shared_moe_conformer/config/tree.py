@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
 ADDED_LATER = {"may_be_missing": True}
@@ -63,16 +64,24 @@ def from_dict(cls: type[C], values: dict[str, Any]) -> C:
     return cls(**{name: _convert(name, types[name], value) for name, value in values.items()})
 
 
-JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,), type(None): (type(None),)}
 """What JSON may give for a field of a plain type; True is no number."""
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value)  # type: ignore[arg-type]
-    fits = type(value) in JSON_TYPES.get(kind, (type(value),))
-    require(fits, f"{name} is {repr(value)[:80]}: it must be {getattr(kind, '__name__', kind)}")
+    require(_fits(value, kind), f"{name} is {repr(value)[:80]}: it must be {getattr(kind, '__name__', kind)}")
     return tuple(value) if isinstance(value, list) else value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON has a field's type; the choices and tuples are checked by their own classes."""
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(part, get_args(kind)[1]) for part in value.values())
+    if isinstance(kind, UnionType):
+        return any(_fits(value, part) for part in get_args(kind))
+    return type(value) in JSON_TYPES.get(kind, (type(value),))
 
 
 def replace_fields(config: C, values: dict[str, Any]) -> C:

@@ -32,8 +32,8 @@ from shared_moe_conformer.forms.onnx_graphs import MAX_DIFFERENCE, CtcGraph, Dec
 from shared_moe_conformer.forms.onnx_precisions import halve, quantise
 from shared_moe_conformer.forms.onnx_writer import write_graph
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.release.checksums import write_sums
 from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
+from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
 
 

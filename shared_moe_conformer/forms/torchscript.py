@@ -22,8 +22,8 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.data.features import filter_banks, resample
 from shared_moe_conformer.forms.onnx_graphs import MAX_DIFFERENCE, CtcGraph, DecoderGraph, EncoderGraph, require_close
-from shared_moe_conformer.release.checksums import write_sums
 from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
+from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
 
 MAX_FEATURES_DIFFERENCE = 1e-2

@@ -1,15 +1,15 @@
-"""bundle.json: what a released model says about itself."""
+"""What a released model says about itself: bundle.json, and its test wav with test.txt."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from shared_moe_conformer import __version__
 from shared_moe_conformer.config import ADDED_LATER, from_dict, require, to_dict
@@ -32,14 +32,16 @@ GRAPH_FILES = (
     *("HLG_standard.npz", "HLG_modified.npz"),  # as version 0.1 wrote them
 )
 """What a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
+EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
+"""Beginnings of the lines of test.txt."""
 DEFAULT_SEARCH = "greedy_search"
 """The search that models are released with, and by whose word error rate a zoo compares them."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
-class Manifest:
-    """Facts about a released model that its configuration does not hold."""
+class ModelFacts:
+    """What a model's own manifest and the index of its zoo both say about it."""
 
     name: str
     """Name in the zoo: letters, digits, `.`, `_` and `-`."""
@@ -55,10 +57,22 @@ class Manifest:
     """Parameters, those of shared blocks counted once per layer."""
     active_parameters: int
     """Unrolled parameters that compute one frame."""
+    error_rates: dict[str, dict[str, float]] = field(default_factory=dict, kw_only=True)
+    """Word error rate in percent by test set and decoding method; empty where nothing was decoded."""
+
+    def __post_init__(self) -> None:
+        require_name(self.name)
+        for count in ("unique_parameters", "unrolled_parameters", "active_parameters"):
+            value = getattr(self, count)
+            require(value >= 0, f"{count} is {value}: it must not be negative")
+
+
+@dataclass(frozen=True)
+class Manifest(ModelFacts):
+    """Facts about a released model that its configuration does not hold."""
+
     decoding_method: str
     """The search that `transcribe` uses by default and that gave the expected text of the test wav."""
-    error_rates: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Word error rate in percent by test set and decoding method; empty where nothing was decoded."""
     segment_seconds: float | None = field(default=None, metadata=ADDED_LATER)
     """Seconds of a segment of a long recording at most: 95 % of the training's utterances are no longer; None: not
     known."""
@@ -68,10 +82,6 @@ class Manifest:
     """Version of this package that wrote the bundle."""
     commit: str | None = None
     """Git commit of this package that wrote the bundle, where known."""
-
-    def __post_init__(self) -> None:
-        require_types(self)
-        require_name(self.name)
 
 
 def is_default_search(settings: str) -> bool:
@@ -87,17 +97,6 @@ def require_name(name: str) -> None:
     """
     fits = isinstance(name, str) and NAME.fullmatch(name) is not None
     require(fits, f"{name!r} cannot be a model's name: use letters, digits, '.', '_', '-', a letter or digit first")
-
-
-def require_types(record: Any) -> None:
-    """Refuse a dataclass read from JSON if a value is not of its field's type.
-
-    Raises:
-      ValueError: the field is named.
-    """
-    for f in dataclasses.fields(record):
-        value = getattr(record, f.name)
-        require(_is_a(value, str(f.type)), f"{f.name} is {value!r}: it must be {f.type}")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -133,6 +132,35 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
 
+class ExampleRecording(NamedTuple):
+    """A recording of the test set, released with the model so that anybody can check their copy."""
+
+    samples: np.ndarray
+    """(num_samples,), in -1..1."""
+    sampling_rate: int
+    """In Hz."""
+    reference: str
+    """What was said."""
+
+
+def write_test_text(folder: Path, *, expected: str, reference: str) -> None:
+    """Write test.txt: what the model makes of the recording, and what was said."""
+    lines = f"{EXPECTED} {expected}\n{REFERENCE} {reference}\n"
+    (folder / TEST_TEXT).write_text(lines, encoding="utf-8")
+
+
+def expected_text(folder: Path) -> str:
+    """What a bundle's model makes of its own test.wav, as found when it was released.
+
+    Raises:
+      ValueError: test.txt does not say.
+    """
+    for line in (folder / TEST_TEXT).read_text(encoding="utf-8").splitlines():
+        if line.startswith(EXPECTED):
+            return line[len(EXPECTED) :].strip()
+    raise ValueError(f"{folder / TEST_TEXT} has no line that begins with {EXPECTED!r}: get the model again")
+
+
 def package_commit() -> str | None:
     """The git commit of this package's source, `-dirty` added if files differ from it; None outside a checkout."""
     source = Path(__file__).resolve()
@@ -145,20 +173,3 @@ def package_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.decode().strip()
-
-
-def _is_a(value: Any, kind: str) -> bool:
-    """Whether a value that came from JSON has a field's type."""
-    checks: Mapping[str, bool] = {
-        "str": isinstance(value, str),
-        "int": type(value) is int and value >= 0,
-        "float | None": value is None or type(value) in (int, float),
-        "str | None": value is None or isinstance(value, str),
-        "dict[str, dict[str, float]]": _is_table(value),
-    }
-    return checks[kind]
-
-
-def _is_table(value: Any) -> bool:
-    rows = value.values() if isinstance(value, dict) else [None]
-    return all(isinstance(row, dict) and all(type(rate) in (int, float) for rate in row.values()) for row in rows)

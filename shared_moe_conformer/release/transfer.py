@@ -14,26 +14,27 @@ from tqdm import tqdm
 
 from shared_moe_conformer.atomic import check_free, put_folder
 from shared_moe_conformer.config import require
-from shared_moe_conformer.release.checksums import SUMS_FILE, file_sha256, read_sums, verify_sums
-from shared_moe_conformer.release.download import fetch
-from shared_moe_conformer.release.hub import HUB, hub_upload
 from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, read_manifest, require_name
+from shared_moe_conformer.release.remote import HUB, fetch, hub_upload
 from shared_moe_conformer.release.zoo_index import (
     INDEX_FILE,
+    MAX_INDEX,
+    SUMS_FILE,
     ZooEntry,
     add,
     drop,
     entry_of,
+    file_sha256,
     find,
     locked,
     parse_index,
     read_index,
+    read_sums,
+    verify_sums,
 )
 
 ZOO = "zoo"
 """Folder of released models, where no other is given."""
-MAX_INDEX = 1 << 24
-"""Bytes of an index at most."""
 MAX_SUMS = 1 << 16
 """Bytes of a SHA256SUMS at most."""
 VERSION_LETTERS = 16

@@ -1,46 +1,34 @@
-"""The index of a zoo: what a folder of released models holds, in one JSON file."""
+"""What a zoo holds: index.json about its models, and in each model's folder SHA256SUMS about its files."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import from_dict, require, to_dict
-from shared_moe_conformer.release.checksums import SUMS_FILE, file_sha256
-from shared_moe_conformer.release.manifest import is_default_search, read_manifest, require_name, require_types
+from shared_moe_conformer.release.manifest import ModelFacts, is_default_search, read_manifest, require_name
 
 INDEX_FILE = "index.json"
+MAX_INDEX = 1 << 24
+"""Bytes of an index at most."""
 SUM = re.compile("[0-9a-f]{64}")
+SUMS_FILE = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})")
 
 
 @dataclass(frozen=True)
-class ZooEntry:
-    """What the index says about one model."""
+class ZooEntry(ModelFacts):
+    """What the index says about one model; its name is unique in the zoo."""
 
-    name: str
-    """Its name, unique in the zoo."""
-    corpus: str
-    """What it was trained on."""
-    language: str
-    """BCP-47 code of its language; several with commas between them."""
-    licence: str
-    """SPDX identifier of its licence."""
-    unique_parameters: int
-    """Parameters that are stored."""
-    unrolled_parameters: int
-    """Parameters, those of shared blocks counted once per layer."""
-    active_parameters: int
-    """Unrolled parameters that compute one frame."""
-    error_rates: dict[str, dict[str, float]]
-    """Word error rate in percent by test set and decoding method."""
     size: int
     """Bytes of all its files."""
     path: str
@@ -49,8 +37,7 @@ class ZooEntry:
     """SHA-256 of its SHA256SUMS, which holds those of its files."""
 
     def __post_init__(self) -> None:
-        require_types(self)
-        require_name(self.name)
+        super().__post_init__()
         require_name(self.path)
         require(SUM.fullmatch(self.sha256) is not None, f"sha256 of {self.name} is {self.sha256!r}: not a SHA-256")
 
@@ -162,25 +149,80 @@ def select(
     return [entry for entry in entries if fits(entry)]
 
 
-@contextlib.contextmanager
-def locked(zoo_dir: Path, name: str) -> Iterator[None]:
-    """While the block runs, no other process that locks this name is in its own."""
-    with (zoo_dir / f".{name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def locked(zoo_dir: Path, name: str) -> FileLock:
+    """A lock on a name in a zoo, among all processes."""
+    return FileLock(zoo_dir / f".{name}.lock")
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_sums(folder: Path) -> None:
+    """Write the sums of all files of a (flat) folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != SUMS_FILE)
+    (folder / SUMS_FILE).write_text("".join(f"{file_sha256(folder / name)}  {name}\n" for name in names))
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """File name to SHA-256, as SHA256SUMS says.
+
+    Raises:
+      ValueError: no such file, or a line that is not a sum and a plain file name.
+    """
+    path = folder / SUMS_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {SUMS_FILE}: it is not a released model")
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines()
+    matches = [LINE.fullmatch(line) for line in lines]
+    for number, match in enumerate(matches, start=1):
+        if match is None:
+            raise ValueError(f"{path}, line {number}: not a SHA-256 and a plain file name: get the model again")
+    return {match[2]: match[1] for match in matches if match}
+
+
+def require_small(folder: Path, names: Iterable[str], *, max_bytes: int) -> None:
+    """Refuse files that are too long to be read whole.
+
+    Raises:
+      ValueError: one is; named.
+    """
+    for path in (folder / name for name in names):
+        if path.is_file() and path.stat().st_size > max_bytes:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, no more than {max_bytes} are read")
+
+
+def verify_sums(folder: Path, *, required: Iterable[str]) -> None:
+    """Read every file that SHA256SUMS lists, and compare.
+
+    Args:
+      folder: the folder with its SHA256SUMS.
+      required: names that must be listed; a file that is not listed is not checked.
+
+    Raises:
+      ValueError: a file that is missing, not listed though required, or changed; named.
+    """
+    sums = read_sums(folder)
+    for name in required:
+        if name not in sums:
+            raise ValueError(f"{folder / SUMS_FILE} does not list {name}: get or export the model again")
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"{path} is missing, but {SUMS_FILE} lists it: get or export the model again")
+        if file_sha256(path) != expected:
+            raise ValueError(f"{path} is not the file that was released (its SHA-256 differs): get it again")
 
 
 def _describe(folder: Path) -> ZooEntry:
     manifest = read_manifest(folder)
     return ZooEntry(
-        name=manifest.name,
-        corpus=manifest.corpus,
-        language=manifest.language,
-        licence=manifest.licence,
-        unique_parameters=manifest.unique_parameters,
-        unrolled_parameters=manifest.unrolled_parameters,
-        active_parameters=manifest.active_parameters,
-        error_rates=manifest.error_rates,
+        **{f.name: getattr(manifest, f.name) for f in fields(ModelFacts)},
         size=sum(path.stat().st_size for path in folder.iterdir()),
         path=folder.name,
         sha256=file_sha256(folder / SUMS_FILE),

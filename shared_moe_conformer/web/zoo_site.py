@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.config import require, to_dict
-from shared_moe_conformer.release.checksums import require_small
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     DEFAULT_SEARCH,
@@ -22,7 +21,7 @@ from shared_moe_conformer.release.manifest import (
     read_manifest,
 )
 from shared_moe_conformer.release.transfer import verify_files
-from shared_moe_conformer.release.zoo_index import ZooEntry, read_index
+from shared_moe_conformer.release.zoo_index import ZooEntry, read_index, require_small
 from shared_moe_conformer.web.cards import card_html
 from shared_moe_conformer.web.charts import wer_chart
 from shared_moe_conformer.web.pages import read_page, security_policy

@@ -29,8 +29,8 @@ from shared_moe_conformer.forms.onnx_precisions import (  # noqa: E402
     feed_forward_products,
     router_products,
 )
-from shared_moe_conformer.release.checksums import SUMS_FILE, verify_sums  # noqa: E402
-from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
+from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
+from shared_moe_conformer.release.zoo_index import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
 Save = Callable[..., Path]

@@ -14,7 +14,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.forms import torchscript
 from shared_moe_conformer.forms.onnx_graphs import DecoderGraph
 from shared_moe_conformer.forms.torchscript import write_torchscript
-from shared_moe_conformer.release.checksums import verify_sums
+from shared_moe_conformer.release.zoo_index import verify_sums
 
 Save = Callable[..., Path]
 

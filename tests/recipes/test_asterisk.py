@@ -16,7 +16,7 @@ from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.export import describe
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.release.example import ExampleRecording
+from shared_moe_conformer.release.manifest import ExampleRecording
 from shared_moe_conformer.release.zoo_index import add
 from tests.conftest import TINY_VOCAB
 from tests.recipes.loading import load

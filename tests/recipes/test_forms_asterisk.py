@@ -20,7 +20,7 @@ from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare 
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.recordings import write_test_set  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
-from shared_moe_conformer.release.example import ExampleRecording  # noqa: E402
+from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 
 ROOT = Path(os.environ.get("TRAINED_CLONE") or Path(__file__).resolve().parents[2])
 """A clone in which `make run` has been run."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.release.model_card import model_card
+from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.web.cards import card_html
 from tests.conftest import TINY, tiny_manifest
 

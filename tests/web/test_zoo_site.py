@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.release.checksums import write_sums
 from shared_moe_conformer.release.manifest import CARD_FILE, MANIFEST_FILE, TEST_TEXT, TEST_WAV
-from shared_moe_conformer.release.zoo_index import INDEX_FILE, add, read_index
+from shared_moe_conformer.release.zoo_index import INDEX_FILE, add, read_index, write_sums
 from shared_moe_conformer.web.zoo_site import INDEX_PAGE, MARKER, write_site
 from shared_moe_conformer.zoo import main
 

@@ -1,14 +1,15 @@
-"""README.md of a released model: a header that Hugging Face reads, and a page for people."""
+"""README.md of a released model, and of a zoo of them: a header that Hugging Face reads, and a page for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import yaml
 
 from shared_moe_conformer.config import Config, EncoderConfig
-from shared_moe_conformer.release.manifest import Manifest
+from shared_moe_conformer.release.manifest import CARD_FILE, DEFAULT_SEARCH, Manifest, ModelFacts
+from shared_moe_conformer.release.zoo_index import ZooEntry
 
 HUB_LICENCES = {
     "Apache-2.0": "apache-2.0",
@@ -77,14 +78,23 @@ averaged.
 Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.
 """
 
+MARK = "<!-- written by shared_moe_conformer.zoo; without this line it is left as it is -->"
 
-class Measured(Protocol):
-    """What a manifest and a zoo's entry have in common."""
+ZOO_BODY = """{mark}
 
-    @property
-    def corpus(self) -> str: ...
-    @property
-    def error_rates(self) -> dict[str, dict[str, float]]: ...
+# Speech recognisers
+
+Conformers whose layers share weights and sparsely-gated experts. This pulls one of them, checks it against its SHA-256
+sums, and from then on needs no network:
+
+```
+python -m shared_moe_conformer.transcribe --model {location}/{first} speech.wav
+```
+
+| model | trained on | language | licence | parameters stored, active | MB | WER, {search} |
+|---|---|---|---|---|---|---|
+{rows}
+"""
 
 
 def model_card(manifest: Manifest, config: Config, *, graph_files: Sequence[str] = ()) -> str:
@@ -131,7 +141,7 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
     return header
 
 
-def results_of(model: Measured) -> list[dict[str, Any]]:
+def results_of(model: ModelFacts) -> list[dict[str, Any]]:
     """A model's word error rates, as the header's model-index has them."""
     return [
         {
@@ -141,6 +151,34 @@ def results_of(model: Measured) -> list[dict[str, Any]]:
         }
         for test_set, rates in model.error_rates.items()
     ]
+
+
+def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
+    """The text of README.md.
+
+    Args:
+      entries: the models, one at least.
+      location: the zoo's address, hf://owner/name.
+    """
+    header = yaml.safe_dump(zoo_header(entries), sort_keys=False, allow_unicode=True)
+    rows = "\n".join(map(_zoo_row, entries))
+    body = ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows, search=DEFAULT_SEARCH)
+    return f"---\n{header}---\n{body}"
+
+
+def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
+    """The header's values; see `card_header`."""
+    licences = {HUB_LICENCES.get(entry.licence, "other") for entry in entries}
+    (licence,) = licences if len(licences) == 1 else ("other",)
+    header: dict[str, Any] = {
+        "language": sorted({code for entry in entries for code in entry.language.split(",")}),
+        "license": licence,
+    }
+    if licence == "other":
+        header["license_name"] = "of each model its own"
+    header |= {**COMMON_HEADER, "datasets": sorted({entry.corpus for entry in entries})}
+    measured = [{"name": entry.name, "results": results_of(entry)} for entry in entries if entry.error_rates]
+    return header | ({"metrics": ["wer"], "model-index": measured} if measured else {})
 
 
 def _described(encoder: EncoderConfig) -> str:
@@ -162,3 +200,11 @@ def _error_rate_table(manifest: Manifest) -> str:
         for method, rate in rates.items()
     ]
     return "\n".join(["| test set | search | WER |", "|---|---|---|", *rows])
+
+
+def _zoo_row(entry: ZooEntry) -> str:
+    rate = "{:.2f} % ({})".format(*entry.word_error_rate) if entry.word_error_rate else "not measured"
+    counts = f"{entry.unique_parameters / 1e6:.2f} M, {entry.active_parameters / 1e6:.2f} M"
+    name = f"[{entry.name}]({entry.path}/{CARD_FILE})"
+    facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", rate)
+    return f"| {' | '.join(facts)} |"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.release.checksums import SUMS_FILE, read_sums, verify_sums, write_sums
+from shared_moe_conformer.release.zoo_index import SUMS_FILE, read_sums, verify_sums, write_sums
 
 
 @pytest.fixture

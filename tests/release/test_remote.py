@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.release.checksums import file_sha256
-from shared_moe_conformer.release.download import fetch
+from shared_moe_conformer.release.remote import fetch
+from shared_moe_conformer.release.zoo_index import file_sha256
 from tests.zoo_server import serve
 
 CONTENT = random.Random(0).randbytes(5_000)
@@ -28,3 +28,16 @@ def test_progress_ends_at_the_files_length(there: bytes, resumes: bool, tmp_path
         fetch(server.url, "weights", target, max_bytes=len(CONTENT), sha256=sha256, progress=came.append)
     assert target.read_bytes() == CONTENT
     assert sum(came) == len(CONTENT)
+
+
+def test_the_environments_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    behind = tmp_path / "http:" / "zoo.invalid"  # a proxy gets whole addresses
+    behind.mkdir(parents=True)
+    (behind / "weights").write_bytes(CONTENT)
+    with serve(tmp_path) as server:
+        monkeypatch.setenv("http_proxy", server.url)
+        fetch("http://zoo.invalid", "weights", tmp_path / "weights", max_bytes=len(CONTENT))
+        assert (tmp_path / "weights").read_bytes() == CONTENT
+        monkeypatch.setenv("no_proxy", "zoo.invalid")
+        with pytest.raises(ValueError, match=r"zoo\.invalid/other cannot be read"):
+            fetch("http://zoo.invalid", "other", tmp_path / "other", max_bytes=len(CONTENT))

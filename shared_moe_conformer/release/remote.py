@@ -1,0 +1,304 @@
+"""Zoos that are elsewhere: a folder, `file://`, `http(s)://`, or `hf://owner/name`, a repository of Hugging Face."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+
+from shared_moe_conformer import __version__
+from shared_moe_conformer.config import require
+from shared_moe_conformer.release.card import MARK, zoo_card
+from shared_moe_conformer.release.manifest import CARD_FILE
+from shared_moe_conformer.release.zoo_index import (
+    INDEX_FILE,
+    MAX_INDEX,
+    ZooEntry,
+    file_sha256,
+    parse_index,
+    with_entry,
+    write_index,
+)
+from shared_moe_conformer.text import first_line
+
+HUB = "hf://"
+ATTEMPTS = 4
+"""Times in a row that a download may end before a byte has come; otherwise it is resumed as often as it breaks."""
+RETRIES = urllib3.Retry(
+    total=None,
+    connect=0,
+    other=0,
+    read=ATTEMPTS - 1,
+    status=ATTEMPTS - 1,
+    redirect=10,
+    status_forcelist=(429, 500, 502, 503, 504),
+    backoff_factor=1.0,
+    respect_retry_after_header=False,
+)
+"""A busy server is asked again after 0, 2 and 4 seconds."""
+BLOCK = 1 << 16
+"""Bytes read at once."""
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+Progress = Callable[[int], Any]
+"""Called with the bytes that have come since the last call; negative if they are of no use."""
+
+
+class TooLong(Exception):
+    """More bytes came than the file may have."""
+
+
+def fetch(
+    location: str,
+    path: str,
+    target: Path,
+    *,
+    max_bytes: int,
+    sha256: str | None = None,
+    progress: Progress = lambda _: None,
+) -> None:
+    """Download one file of a zoo, or the rest of it if part of it is there from an earlier call.
+
+    Args:
+      location: the zoo.
+      path: the file's in the zoo, with `/`.
+      target: the file to be; kept as it is if its sum is right.
+      max_bytes: a longer file is refused before it fills the disk.
+      sha256: what it must have; None: anything.
+      progress: told about the bytes that come.
+
+    Raises:
+      FileNotFoundError: the zoo has no such file.
+      ValueError: too long, another sum, or no way to read it; what has come is kept only if it may be right.
+    """
+    source = f"{location.rstrip('/')}/{path}"
+    for _ in range(2):  # a second time, from the start, if the file has changed since its first part came
+        resumed = target.is_file()
+        if not (resumed and sha256 and file_sha256(target) == sha256):
+            _fetch_rest(location, path, target, max_bytes=max_bytes, progress=progress)
+        if sha256 is None or file_sha256(target) == sha256:
+            return
+        progress(-target.stat().st_size)
+        target.unlink()
+        if not resumed:
+            break
+    raise ValueError(f"{source} is not the file that was released (its SHA-256 differs): it was not kept")
+
+
+def _fetch_rest(location: str, path: str, target: Path, *, max_bytes: int, progress: Progress) -> None:
+    """Append to the target what it lacks, by the way that the location's scheme says."""
+    source = f"{location.rstrip('/')}/{path}"
+    parts = urllib.parse.urlsplit(location if "://" in location else Path(location).resolve().as_uri())
+    try:
+        if parts.scheme == "hf":
+            hub_download(location, path, target, max_bytes=max_bytes)
+            progress(target.stat().st_size)
+        elif parts.scheme == "file":
+            _copy(Path(urllib.request.url2pathname(parts.path)) / path, target, max_bytes, progress)
+        elif parts.scheme in ("http", "https"):
+            _download(f"{location.rstrip('/')}/{urllib.parse.quote(path)}", target, max_bytes, progress)
+        else:
+            raise ValueError(f"{location}: a zoo is a folder, file://, http(s):// or {HUB}owner/name")
+    except FileNotFoundError as error:
+        raise (
+            error if parts.scheme == "hf" else FileNotFoundError(f"{source} is not there: look at the zoo's address")
+        ) from error
+    except TooLong:
+        raise ValueError(f"{source} is longer than its zoo's index says: it was not kept") from None
+    except (OSError, HTTPError) as error:
+        reason = _reason(error)
+        raise ValueError(
+            f"{source} cannot be read ({reason}): look at its address, or try again; what has come is kept"
+        ) from error
+
+
+def _copy(file: Path, target: Path, max_bytes: int, progress: Progress) -> None:
+    with file.open("rb") as content:
+        there = content.seek(_length(target))
+        _append(partial(content.read, BLOCK), target, there=there, max_bytes=max_bytes, progress=progress)
+
+
+def _download(url: str, target: Path, max_bytes: int, progress: Progress) -> None:
+    """Append what is missing, again and again while connections break but bytes come."""
+    in_vain = 0
+    while True:
+        before = _length(target)
+        try:
+            return _download_once(url, target, max_bytes, progress)
+        except (ProtocolError, ReadTimeoutError):
+            in_vain = 0 if _length(target) > before else in_vain + 1
+            if in_vain == ATTEMPTS:
+                raise
+
+
+def _download_once(url: str, target: Path, max_bytes: int, progress: Progress) -> None:
+    """Append what is missing, or write the file from its start where the server cannot continue."""
+    there = _length(target)
+    headers = {"User-Agent": f"shared-moe-conformer/{__version__}", "Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={there}-"} if there else {}
+    pool = _pool(url)
+    answer = pool.request("GET", url, headers=headers, retries=RETRIES, timeout=TIMEOUT, preload_content=False)
+    with contextlib.closing(answer):
+        if answer.status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing is missing
+        if answer.status in (http.client.NOT_FOUND, http.client.GONE):
+            raise FileNotFoundError
+        if answer.status >= http.client.BAD_REQUEST:
+            raise HTTPError(f"status {answer.status}")
+        continues = answer.headers.get("Content-Range", "").startswith(f"bytes {there}-")
+        if there and not (answer.status == http.client.PARTIAL_CONTENT and continues):
+            progress(-there)
+            there = 0
+        read = partial(answer.read1, BLOCK, decode_content=False)
+        _append(read, target, there=there, max_bytes=max_bytes, progress=progress)
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    """Connections, by way of the proxy that the environment names for the URL, if any."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.netloc):
+        return urllib3.ProxyManager(proxy)
+    return urllib3.PoolManager()
+
+
+def _append(read: Callable[[], bytes], target: Path, *, there: int, max_bytes: int, progress: Progress) -> None:
+    """Write blocks behind those that are there."""
+    with target.open("ab" if there else "wb") as file:
+        while block := read():
+            there += len(block)
+            if there > max_bytes:
+                target.unlink()
+                raise TooLong
+            file.write(block)
+            progress(len(block))
+
+
+def _length(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
+def _reason(error: Exception) -> BaseException:
+    """What lies beneath an error of urllib3."""
+    error = getattr(error, "reason", error)  # after several attempts
+    return error.__cause__ or next((part for part in error.args if isinstance(part, Exception)), error)
+
+
+def hub_download(location: str, path: str, target: Path, *, max_bytes: int) -> None:
+    """Copy a file of a repository, by way of huggingface_hub's own cache, which resumes.
+
+    Raises:
+      FileNotFoundError: no such repository or file.
+      ValueError: longer than allowed, or it cannot be had now.
+    """
+    with _hub_errors(f"{location}/{path}"):
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+        repo_id, revision = _repository(location)
+        size = get_hf_file_metadata(hf_hub_url(repo_id, path, revision=revision)).size
+        require(size is not None and size <= max_bytes, f"{location}/{path} is longer than its zoo's index says")
+        cached = hf_hub_download(repo_id, path, revision=revision)
+        shutil.copyfile(cached, target)
+
+
+def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
+    """Put a bundle and its entry into a repository, which is made if need be; all in one commit.
+
+    Raises:
+      ValueError: the repository cannot be written, or somebody else has just written its index.
+    """
+    with _hub_errors(location):
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        repo_id, revision = _repository(location)
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True)
+        commit = _commit_of_index(location)
+        files = {f"{entry.path}/{path.name}": path for path in folder.iterdir()}
+        with tempfile.TemporaryDirectory() as temporary:
+            files |= _front_pages(entry, f"{HUB}{repo_id}", commit, Path(temporary))
+            api.create_commit(
+                repo_id,
+                operations=[CommitOperationAdd(name, str(path)) for name, path in sorted(files.items())],
+                commit_message=f"Add {entry.name}",
+                revision=revision,
+                parent_commit=commit,  # the index of no other commit is replaced
+            )
+
+
+def _commit_of_index(location: str) -> str | None:
+    """The commit that a revision of a repository is at; None where it holds no index yet."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repo_id, revision = _repository(location)
+    try:
+        commit = get_hf_file_metadata(hf_hub_url(repo_id, INDEX_FILE, revision=revision)).commit_hash
+    except EntryNotFoundError:
+        return None
+    require(commit is not None, f"{location} does not tell its commit")
+    return commit
+
+
+def _front_pages(entry: ZooEntry, zoo: str, commit: str | None, folder: Path) -> dict[str, Path]:
+    """The index with an entry added, and the card of the zoo unless somebody has written another."""
+    files = {name: folder / name for name in (INDEX_FILE, CARD_FILE)}
+    index, card = files.values()
+    entries: list[ZooEntry] = []
+    if commit:
+        hub_download(f"{zoo}@{commit}", INDEX_FILE, index, max_bytes=MAX_INDEX)
+        entries = parse_index(index.read_bytes(), source=f"{zoo}/{INDEX_FILE}")
+    with contextlib.suppress(FileNotFoundError):
+        hub_download(f"{zoo}@{commit}" if commit else zoo, CARD_FILE, card, max_bytes=MAX_INDEX)
+    entries = with_entry(entries, entry)
+    write_index(entries, index)
+    if card.is_file() and MARK not in card.read_text(encoding="utf-8", errors="replace"):
+        return {INDEX_FILE: index}
+    card.write_text(zoo_card(entries, location=zoo), encoding="utf-8")
+    return files
+
+
+def _repository(location: str) -> tuple[str, str | None]:
+    """The repository's name and, after `@`, its revision."""
+    repo_id, _, revision = location.removeprefix(HUB).strip("/").partition("@")
+    require(repo_id.count("/") == 1, f"{location}: give {HUB}owner/name, or {HUB}owner/name@revision")
+    return repo_id, revision or None
+
+
+@contextlib.contextmanager
+def _hub_errors(what: str) -> Iterator[None]:
+    """The library's many errors as those that a person can act on."""
+    found = importlib.util.find_spec("huggingface_hub") is not None
+    require(found, f"{what}: the package huggingface_hub is not installed: pip install huggingface_hub")
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        yield
+    except LocalEntryNotFoundError as error:
+        raise ValueError(f"{what} cannot be reached now: {first_line(error)}") from error
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        raise FileNotFoundError(f"{what} is not there, or not for you: look at its name, or log in") from error
+    except HfHubHTTPError as error:
+        if error.response.status_code == http.client.PRECONDITION_FAILED:
+            raise ValueError(f"{what} was changed by somebody else at this moment: push again") from error
+        raise ValueError(f"{what}: {first_line(error)}") from error
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # of the HTTP library, of which each version of huggingface_hub has another
+        raise ValueError(f"{what} cannot be reached now: {error}") from error
