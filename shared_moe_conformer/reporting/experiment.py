@@ -9,12 +9,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import Config, load_config, options_by_name, to_dict
-from shared_moe_conformer.reporting.curves import training_charts, wer_by_epoch
-from shared_moe_conformer.reporting.expert_sections import collapsed_experts, expert_charts
-from shared_moe_conformer.reporting.history import Series, TrainingLog, read_history, read_log
-from shared_moe_conformer.reporting.interval_chart import Rate, interval_chart
-from shared_moe_conformer.reporting.markup import Markup, tag
-from shared_moe_conformer.reporting.page import cards, folded, page, section, table, tiles, warning, wide_card
+from shared_moe_conformer.reporting.charts import Rate, interval_chart
+from shared_moe_conformer.reporting.experts import collapsed_experts, expert_charts
+from shared_moe_conformer.reporting.history import (
+    Series,
+    TrainingLog,
+    read_history,
+    read_log,
+    training_charts,
+    wer_by_epoch,
+)
+from shared_moe_conformer.reporting.page import (
+    Markup,
+    cards,
+    folded,
+    listed,
+    page,
+    section,
+    table,
+    tag,
+    tiles,
+    warning,
+    wide_card,
+)
 from shared_moe_conformer.reporting.results import Result, most_frequent_errors, read_results
 from shared_moe_conformer.text import counted
 
@@ -54,6 +71,7 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
     """
     config = experiment.config
     beginning = re.sub(r"going on from .*/", "going on from ", experiment.log.beginning)
+    environment = experiment.log.environment
     about = f"{config.data.corpus}, {config.data.language}; {beginning}".rstrip("; ")
     return page(
         f"{experiment.name}: training report",
@@ -61,17 +79,12 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
         tag("p", about, class_="faint"),
         tiles(_key_numbers(experiment, parameters)),
         *_warnings(experiment),
-        *filter(
-            None,
-            (
-                section("Training", cards(*training_charts(experiment.history))),
-                section("Experts", *expert_charts(experiment.history, config.model.encoder)),
-                section("Results", *_results(experiment.results)),
-                section("Most frequent errors", *_errors(experiment.results)),
-                section("Options", *_options(config)),
-                section("Environment", _environment(experiment.log)),
-            ),
-        ),
+        section("Training", cards(*training_charts(experiment.history))),
+        section("Experts", *expert_charts(experiment.history, config.model.encoder)),
+        section("Results", *_results(experiment.results)),
+        section("Most frequent errors", *_errors(experiment.results)),
+        section("Options", *(folded(name, _option_table(values)) for name, values in to_dict(config).items())),
+        section("Environment", wide_card(table(["", ""], [*environment.items()])) if environment else None),
     )
 
 
@@ -95,17 +108,18 @@ def _key_numbers(experiment: Experiment, parameters: Sequence[tuple[str, int]]) 
 
 
 def _warnings(experiment: Experiment) -> list[Markup]:
+    boxes = []
     found = collapsed_experts(experiment.history, experiment.config.model.encoder)
-    boxes = [warning("Experts that are hardly used", found)] if found else []
+    if found:
+        boxes.append(warning(tag("b", "Experts that are hardly used"), listed(found)))
     skipped = experiment.history.get("train/num_skipped")
     count = round(sum(skipped.values)) if skipped else 0
     if count:
-        title = f"Skipped: {counted(count, 'update')}"
-        boxes.append(warning(title, ["A loss or the gradient was not finite: see the log."]))
-    if experiment.log.warnings:
-        shown = [*experiment.log.warnings[-MAX_LOG_LINES:]]
-        title = f"{counted(len(experiment.log.warnings), 'warning')} in the log"
-        boxes.append(tag("div", folded(title, tag("ul", *(tag("li", line) for line in shown))), class_="card warning"))
+        why = listed(["A loss or the gradient was not finite: see the log."])
+        boxes.append(warning(tag("b", f"Skipped: {counted(count, 'update')}"), why))
+    lines = experiment.log.warnings
+    if lines:
+        boxes.append(warning(folded(f"{counted(len(lines), 'warning')} in the log", listed(lines[-MAX_LOG_LINES:]))))
     return boxes
 
 
@@ -151,17 +165,9 @@ def _errors(results: Sequence[Result]) -> list[Markup]:
     return parts
 
 
-def _options(config: Config) -> list[Markup]:
-    return [folded(name, _option_table(values)) for name, values in to_dict(config).items()]
-
-
 def _option_table(values: dict[str, Any]) -> Markup:
-    return table(["option", "value"], [[name, _shown(value)] for name, value in options_by_name(values).items()])
-
-
-def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _environment(log: TrainingLog) -> Markup | None:
-    return wide_card(table(["", ""], [*log.environment.items()])) if log.environment else None
+    rows = [
+        [name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        for name, value in options_by_name(values).items()
+    ]
+    return table(["option", "value"], rows)

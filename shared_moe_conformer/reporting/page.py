@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
-from shared_moe_conformer.reporting.markup import Markup, join, tag
-from shared_moe_conformer.reporting.style import COLOURS, DRAWING
-
+COLOURS = {
+    "paper": ("#fcfcfb", "#14171b"),
+    "card": ("#ffffff", "#1b1f25"),
+    "ink": ("#1d2126", "#e4e7eb"),
+    "faint": ("#6b7480", "#949ea9"),
+    "line": ("#e3e6ea", "#323841"),
+    "warn": ("#b4440f", "#f19a66"),
+    "c0": ("#2563a8", "#7ab3ee"),
+    "c1": ("#c2571a", "#f0a06b"),
+    "c2": ("#2b8a57", "#74cf9d"),
+    "c3": ("#8a4fa3", "#cf9fe6"),
+    "c4": ("#a8812a", "#e0c070"),
+    "c5": ("#4b5563", "#a8b2bd"),
+}
+"""Each colour on a light and on a dark screen."""
+LIGHT, DARK = (" ".join(f"--{name}: {pair[i]};" for name, pair in COLOURS.items()) for i in (0, 1))
+STYLE = f"""
+:root {{ color-scheme: light dark; {LIGHT} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {DARK} }} }}
+.hint:hover use {{ fill-opacity: 1 !important; }}
+"""
+"""What a page and a picture have in common."""
 LAYOUT = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1080px; padding: 24px 16px 64px; background: var(--paper); color: var(--ink);
@@ -33,34 +53,49 @@ h3 { font-size: 14px; margin: 4px 6px 8px; }
 """
 
 
-def page(title: str, *parts: Markup) -> str:
+class Markup(str):
+    """HTML or SVG, which goes into a page as it is."""
+
+
+def tag(name: str, *children: str | None, **attributes: str | None) -> Markup:
+    """An element; a child that is no `Markup` is escaped, None is left out, and `_` in an attribute stands for `-`."""
+    shown = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value
+    )
+    inside = "".join(child if isinstance(child, Markup) else escape(child) for child in children if child)
+    return Markup(f"<{name}{shown}>" if name == "meta" else f"<{name}{shown}>{inside}</{name}>")
+
+
+def page(title: str, *parts: Markup | None) -> str:
     """The whole file; it loads nothing, and a browser is told that it may not."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content="default-src 'none'; style-src 'unsafe-inline'; img-src data:",
+        ),
         tag("title", title),
-        tag("style", Markup(COLOURS + LAYOUT + DRAWING)),
+        tag("style", Markup(STYLE + LAYOUT)),
     )
     return "<!doctype html>\n" + tag("html", head, tag("body", *parts), lang="en") + "\n"
 
 
 def section(heading: str, *parts: Markup | None) -> Markup | None:
     """A heading and what belongs to it; None if nothing does."""
-    present = [part for part in parts if part]
-    return tag("section", tag("h2", heading), *present) if present else None
+    return tag("section", tag("h2", heading), *parts) if any(parts) else None
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> Markup:
     """Numbers worth knowing first, each with its name."""
-    return tag("div", *(tag("div", tag("b", value), tag("span", name), class_="tile") for value, name in values),
-               class_="tiles")  # fmt: skip
+    boxes = [tag("div", tag("b", value), tag("span", name), class_="tile") for value, name in values]
+    return tag("div", *boxes, class_="tiles")
 
 
 def cards(*charts: Markup | None) -> Markup | None:
-    """Charts side by side, as many as the screen has room for; None if there is none."""
+    """Charts side by side; None if there is none."""
     present = [tag("div", chart, class_="card") for chart in charts if chart]
     return tag("div", *present, class_="cards") if present else None
 
@@ -70,19 +105,22 @@ def wide_card(*parts: Markup | None) -> Markup:
     return tag("div", *parts, class_="card wide")
 
 
-def warning(heading: str, lines: Sequence[str]) -> Markup:
+def listed(lines: Sequence[str]) -> Markup:
+    """A list."""
+    return tag("ul", *(tag("li", line) for line in lines))
+
+
+def warning(*parts: Markup) -> Markup:
     """Something to look into."""
-    return tag("div", tag("b", heading), tag("ul", *(tag("li", line) for line in lines)), class_="card warning")
+    return tag("div", *parts, class_="card warning")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Markup:
     """A table, its last `numbers` columns of numbers; without a head if the columns have no names."""
-    first_number = len(columns) - numbers
+    classes = [None] * (len(columns) - numbers) + ["n"] * numbers
 
     def row(kind: str, values: Sequence[str]) -> Markup:
-        return tag(
-            "tr", *(tag(kind, value, class_="n" if n >= first_number else None) for n, value in enumerate(values))
-        )
+        return tag("tr", *(tag(kind, value, class_=class_) for value, class_ in zip(values, classes)))
 
     head = tag("thead", row("th", columns)) if any(columns) else None
     return tag("table", head, tag("tbody", *(row("td", values) for values in rows)))
@@ -90,4 +128,4 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int
 
 def folded(summary: str, *parts: Markup) -> Markup:
     """Parts that are shown when asked for."""
-    return tag("details", tag("summary", summary), join(*parts))
+    return tag("details", tag("summary", summary), *parts)

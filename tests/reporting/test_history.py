@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.reporting.history import dev_epochs, read_history, read_log
+from shared_moe_conformer.reporting.history import (
+    Series,
+    dev_epochs,
+    read_history,
+    read_log,
+    training_charts,
+    wer_by_epoch,
+)
 
 
 def test_scalars_are_read_by_tag(exp_dir: Path) -> None:
@@ -16,6 +23,8 @@ def test_scalars_are_read_by_tag(exp_dir: Path) -> None:
 def test_what_a_resumed_training_does_again_counts_once(exp_dir: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
+    (first,) = (exp_dir / "tensorboard").iterdir()  # files of one second are read in the order of their names
+    first.rename(first.with_name(first.name.replace("tfevents.", "tfevents.0")))
     with SummaryWriter(str(exp_dir / "tensorboard"), purge_step=26, filename_suffix=".later") as writer:
         for step in range(26, 33):
             writer.add_scalar("train/loss", 100.0, step)
@@ -55,3 +64,29 @@ def test_a_folder_without_training_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").mkdir()
     with pytest.raises(ValueError, match="no point yet"):
         read_history(tmp_path)
+
+
+def titles(history: dict[str, Series]) -> list[str]:
+    return [chart.split("<title>")[1].split("<")[0] for chart in training_charts(history)]
+
+
+def test_what_was_written_is_drawn(exp_dir: Path) -> None:
+    found = titles(read_history(exp_dir))
+    assert found[:3] == ["Loss per frame (logarithmic)", "WER on dev in percent, CTC greedy", "Losses on dev"]
+    assert "Hours of audio per hour" in found and "Share of updates that were clipped" not in found
+
+
+def test_nothing_is_drawn_of_nothing() -> None:
+    assert titles({}) == []
+
+
+def test_skipped_updates_are_shown_where_there_are_any() -> None:
+    assert "Skipped updates" in titles({"train/num_skipped": Series([1, 2], [0.0, 3.0])})
+    assert "Skipped updates" not in titles({"train/num_skipped": Series([1, 2], [0.0, 0.0])})
+
+
+def test_error_rates_go_with_their_epochs(exp_dir: Path) -> None:
+    history = read_history(exp_dir)
+    assert wer_by_epoch(history) == ([1, 2, 3], pytest.approx([50.0, 40.0, 45.0]))
+    later = {**history, "dev/epoch": Series([10, 20, 30], [3.0, 4.0, 5.0])}
+    assert wer_by_epoch(later)[0] == [3, 4, 5]

@@ -2,8 +2,19 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from shared_moe_conformer.reporting.markup import tag
-from shared_moe_conformer.reporting.page import cards, folded, page, section, table, tiles, warning, wide_card
+from shared_moe_conformer.reporting.page import (
+    Markup,
+    cards,
+    folded,
+    listed,
+    page,
+    section,
+    table,
+    tag,
+    tiles,
+    warning,
+    wide_card,
+)
 
 
 class Balanced(HTMLParser):
@@ -29,7 +40,7 @@ def test_a_page_is_whole_loads_nothing_and_escapes_its_texts() -> None:
     evil = "</p><script>"
     parts = [
         tiles([("5 %", evil)]),
-        warning(evil, [evil]),
+        warning(tag("b", evil), listed([evil])),
         wide_card(folded(evil, table([evil, "n"], [[evil, "1"]], numbers=1))),
         section(evil, cards(tag("svg"), None)),
     ]
@@ -46,3 +57,14 @@ def test_numbers_stand_first_in_a_tile() -> None:
 def test_what_is_empty_is_left_out() -> None:
     assert section("a", None) is None and cards(None) is None
     assert "thead" not in table(["", ""], [["a", "b"]])
+
+
+def test_text_and_attributes_are_escaped_and_markup_is_not() -> None:
+    element = tag("p", "<b> & ", tag("i", '"x"'), title='"><script>')
+    assert element == '<p title="&quot;&gt;&lt;script&gt;">&lt;b&gt; &amp; <i>&quot;x&quot;</i></p>'
+    assert isinstance(element, Markup)
+
+
+def test_what_is_none_is_left_out_and_void_elements_have_no_end() -> None:
+    assert tag("p", None, "a", None, class_=None) == "<p>a</p>"
+    assert tag("meta", http_equiv="a") == '<meta http-equiv="a">'

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
 from shared_moe_conformer.config import EncoderConfig
-from shared_moe_conformer.reporting.expert_usage import (
+from shared_moe_conformer.reporting.experts import (
     ExpertUsage,
+    collapsed_experts,
     evenness,
+    expert_charts,
     expert_layer_names,
+    usage_history,
     usage_map,
     usage_over_time,
     usage_table,
 )
+from shared_moe_conformer.reporting.history import Series, read_history
+from tests.reporting.conftest import CONFIG
 
+ENCODER = CONFIG.model.encoder
 USAGE = ExpertUsage(["layer 1", "layer 2"], [[25.0, 75.0, 100.0], [199.0, 1.0, 0.0]])
 
 
@@ -45,7 +52,7 @@ def test_the_table_shows_shares() -> None:
 def test_the_map_has_a_cell_for_each_expert_and_outlines_the_unused() -> None:
     picture = usage_map(USAGE, title="a & b")
     assert [text for text in texts(picture) if text.endswith("%")] == ["12 %", "38 %", "50 %", "100 %", "0 %", "0 %"]
-    assert picture.count('class="outline"') == 2
+    assert picture.count("stroke: var(--warn)") == 2
     assert "layer 2, expert 2: 0.50% of the frames" in texts(picture, "title")
 
 
@@ -57,3 +64,42 @@ def test_over_time_there_is_a_column_for_each_moment_up_to_a_limit() -> None:
         titles = [title for title in texts(picture, "title") if "expert 1" in title]
         assert len(titles) == 3 * columns
         assert titles[-1] == f"c, expert 1, epoch {count}: 0.0%"
+
+
+def test_shares_are_put_together_by_layer_and_expert(exp_dir: Path) -> None:
+    usage = usage_history(read_history(exp_dir), "dev")
+    assert usage is not None and usage.steps == [10, 20, 30]
+    assert usage.shares[0][1] == pytest.approx([0.6, 0.395, 0.005])
+    assert usage_history(read_history(exp_dir), "train") is None
+    lacking = read_history(exp_dir)
+    del lacking["dev_expert_share/feed_forward_00/expert_0"]
+    assert usage_history(lacking, "dev") is None
+
+
+def test_the_usage_is_drawn_at_the_end_and_over_time(exp_dir: Path) -> None:
+    at_the_end, over_time = expert_charts(read_history(exp_dir), ENCODER)
+    assert "Share of the dev frames, epoch 3" in str(at_the_end) and "Evenness" in str(at_the_end)
+    assert "layer 2, expert 1, epoch 2: 60.0%" in str(over_time)
+
+
+def test_many_layers_are_summed_up_in_three_curves() -> None:
+    history = {
+        f"dev_expert_share/feed_forward_{layer:02d}/expert_{expert}": Series([1, 2], [0.5, 0.5])
+        for layer in range(12)
+        for expert in range(2)
+    }
+    charts = expert_charts(history, EncoderConfig(group_sizes=(12,), num_experts=2))
+    assert "least even layer" in str(charts[0]) and "layer 12" in str(charts[0])
+
+
+def test_without_experts_there_is_nothing() -> None:
+    assert expert_charts({"dev/loss": Series([1], [1.0])}, EncoderConfig(experts_in="none")) == []
+    assert collapsed_experts({}, EncoderConfig()) == []
+
+
+def test_collapsed_experts_are_named(exp_dir: Path) -> None:
+    history = read_history(exp_dir)
+    assert collapsed_experts(history, ENCODER) == ["layer 2, expert 3: 0.50% of the dev frames of the last validation"]
+    logged = {**history, "collapsed_expert/feed_forward_00/expert_1": Series([200], [0.002])}
+    first, second = collapsed_experts(logged, ENCODER)
+    assert first == "layer 1, expert 2: 0.20% of the frames of 200 updates up to update 200"
