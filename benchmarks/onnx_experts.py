@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, take_turns
 from shared_moe_conformer.config import EncoderConfig, ModelConfig
-from shared_moe_conformer.forms.onnx_files import load_graph
-from shared_moe_conformer.forms.onnx_graphs import EncoderGraph, ExportableMoe
-from shared_moe_conformer.forms.onnx_writer import write_graph
+from shared_moe_conformer.forms.onnx_graphs import EncoderGraph, ExportableMoe, write_graph
+from shared_moe_conformer.forms.runtimes import load_graph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.moe import MoeFeedForward, Router

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import math
 import tempfile
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 from shared_moe_conformer.ablation.results import read_transcripts
@@ -18,10 +18,15 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
-from shared_moe_conformer.forms.comparison import SEARCHES, Precision, RoundTrip, compare
-from shared_moe_conformer.forms.int8_choices import Int8Choice, compare_choices
+from shared_moe_conformer.forms.comparison import (
+    SEARCHES,
+    Row,
+    Utterance,
+    compare,
+    compare_int8_choices,
+    write_test_set,
+)
 from shared_moe_conformer.forms.onnx_folder import write_onnx
-from shared_moe_conformer.forms.recordings import Utterance, write_test_set
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
@@ -49,44 +54,44 @@ def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequen
     return found
 
 
-def round_trip_table(rows: Sequence[RoundTrip], *, recordings: int) -> str:
+def round_trip_table(rows: Sequence[Row], *, recordings: int) -> str:
     """The rows as a Markdown table."""
-    lines = ["| model | form | recordings with the same text | largest difference |", "|---|---|---|---|"]
-    for row in rows:
-        difference = "not told" if math.isnan(row.difference) else f"{row.difference:.2g}"
-        lines.append(f"| {row.kind} | {row.form} | {row.same} of {recordings} | {difference} |")
-    return "\n".join(lines)
-
-
-def precision_table(rows: Sequence[Precision], *, recordings: int) -> str:
-    """The rows as a Markdown table; times as ratios to float32's of the same model."""
-    lines = [
-        "| model | precision | MB | WER % | recordings with the same text | largest difference | CPU time |",
-        "|---|---|---|---|---|---|---|",
+    cells = [
+        (r.kind, r.form, f"{r.same} of {recordings}", "not told" if isnan(r.difference) else f"{r.difference:.2g}")
+        for r in rows
     ]
-    base = {row.kind: row.seconds for row in rows if row.precision == "float32"}
-    lines += [
-        f"| {row.kind} | {row.precision} | {row.megabytes:.2f} | {row.word_error_rate:.2f} "
-        f"| {row.same} of {recordings} | {row.difference:.2g} | {row.seconds / base[row.kind]:.2f} |"
+    return _table(("model", "form", "recordings with the same text", "largest difference"), cells)
+
+
+def precision_table(rows: Sequence[Row], *, recordings: int) -> str:
+    """The rows as a Markdown table; times as ratios to float32's of the same model."""
+    base = {row.kind: row.seconds for row in rows if row.form == "float32"}
+    cells = [
+        [
+            *(row.kind, row.form, f"{row.megabytes:.2f}", f"{row.word_error_rate:.2f}", f"{row.same} of {recordings}"),
+            *(f"{row.difference:.2g}", f"{row.seconds / base[row.kind]:.2f}"),
+        ]
         for row in rows
     ]
-    return "\n".join(lines)
+    heads = ("model", "precision", "MB", "WER %", "recordings with the same text", "largest difference", "CPU time")
+    return _table(heads, cells)
 
 
-def int8_table(choices: Sequence[Int8Choice], *, recordings: int) -> str:
+def int8_table(choices: Sequence[Sequence[Row]], *, recordings: int) -> str:
     """The choices as a Markdown table; WER as differences from float32's, which is first."""
-    lines = [
-        "| in int8 | MB | transducer, WER % | same text | ctc, WER % | same text |",
-        "|---|---|---|---|---|---|",
-    ]
-    base = choices[0].error_rates
-    for choice in choices:
-        cells = [", ".join(choice.products) or "nothing", f"{choice.megabytes:.2f}"]
-        for kind, rate in choice.error_rates.items():
-            shown = f"{rate - base[kind]:+.2f}" if choice.products else f"{rate:.2f}"
-            cells += [shown, f"{choice.same[kind]} of {recordings}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = []
+    for rows in choices:
+        line = [rows[0].form or "nothing", f"{rows[0].megabytes:.2f}"]
+        for row, base in zip(rows, choices[0], strict=True):
+            rate = f"{row.word_error_rate - base.word_error_rate:+.2f}" if row.form else f"{row.word_error_rate:.2f}"
+            line += [rate, f"{row.same} of {recordings}"]
+        cells.append(line)
+    return _table(("in int8", "MB", "transducer, WER %", "same text", "ctc, WER %", "same text"), cells)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    first, *others = (f"| {' | '.join(row)} |" for row in (heads, *rows))
+    return "\n".join([first, f"|{'---|' * len(heads)}", *others])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,9 +120,7 @@ def _compare(args: argparse.Namespace) -> None:
     tune_cpu()
     require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
     source = resolve(args.model, zoo_dir=args.zoo_dir)
-    if args.int8_choices:
-        return _compare_int8_choices(args, source)
-    found = importlib.util.find_spec("sherpa_onnx") is not None  # which is called last
+    found = args.int8_choices or importlib.util.find_spec("sherpa_onnx") is not None  # which is called last
     require(found, "the package sherpa_onnx is not installed: pip install sherpa-onnx soundfile")
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
@@ -127,37 +130,30 @@ def _compare(args: argparse.Namespace) -> None:
         checkpoint = selection.name(args.exp_dir)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_onnx(source, folder / "onnx")
-        write_torchscript(source, folder / "torchscript")
-        (folder / "wavs").mkdir()
-        utterances = write_test_set(args.recipe_dir, args.split, folder / "wavs", bundle=bundle)
-        decoded = decoded_texts(args.exp_dir, checkpoint, args.split, utterances) if experiment else {}
-        trips, precisions = compare(
-            bundle,
-            utterances,
-            onnx_dir=folder / "onnx",
-            torchscript_dir=folder / "torchscript",
-            experiment=experiment,
-            decoded=decoded,
-            rounds=args.rounds,
-        )
-    against = f"the experiment's {checkpoint}" if experiment else "the bundle"
-    print(f"{bundle.manifest.name}, {args.split}, {len(utterances)} recordings, compared with {against} in torch\n")
-    print(round_trip_table(trips, recordings=len(utterances)))
-    print(f"\nIn sherpa-onnx:\n\n{precision_table(precisions, recordings=len(utterances))}")
-
-
-def _compare_int8_choices(args: argparse.Namespace, source: Path) -> None:
-    bundle = Bundle.load(source)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        write_onnx(source, folder / "onnx")
-        for name in ("wavs", "choices"):
-            (folder / name).mkdir()
-        utterances = write_test_set(args.recipe_dir, args.split, folder / "wavs", bundle=bundle)
-        choices = compare_choices(bundle, utterances, onnx_dir=folder / "onnx", folder=folder / "choices")
-    print(f"{bundle.manifest.name}, {args.split}, {len(utterances)} recordings, in onnxruntime\n")
-    print(int8_table(choices, recordings=len(utterances)))
+        onnx_dir, torchscript_dir, wavs = (folder / name for name in ("onnx", "torchscript", "wavs"))
+        write_onnx(source, onnx_dir)
+        wavs.mkdir()
+        utterances = write_test_set(args.recipe_dir, args.split, wavs, bundle=bundle)
+        number = len(utterances)
+        if args.int8_choices:
+            choices = compare_int8_choices(bundle, utterances, onnx_dir=onnx_dir, folder=folder)
+            title, tables = "in onnxruntime", int8_table(choices, recordings=number)
+        else:
+            write_torchscript(source, torchscript_dir)
+            trips, precisions = compare(
+                bundle,
+                utterances,
+                onnx_dir=onnx_dir,
+                torchscript_dir=torchscript_dir,
+                experiment=experiment,
+                decoded=decoded_texts(args.exp_dir, checkpoint, args.split, utterances) if experiment else {},
+                rounds=args.rounds,
+            )
+            against = f"the experiment's {checkpoint}" if experiment else "the bundle"
+            title = f"compared with {against} in torch"
+            tables = f"{round_trip_table(trips, recordings=number)}\n\nIn sherpa-onnx:\n\n"
+            tables += precision_table(precisions, recordings=number)
+    print(f"{bundle.manifest.name}, {args.split}, {number} recordings, {title}\n\n{tables}")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.compare_forms import int8_table, main, precision_table, round_trip_table  # noqa: E402
 from shared_moe_conformer.config import save_config  # noqa: E402
-from shared_moe_conformer.forms.comparison import Comparison, Precision, RoundTrip, compare  # noqa: E402
-from shared_moe_conformer.forms.int8_choices import Int8Choice  # noqa: E402
+from shared_moe_conformer.forms.comparison import Comparison, Row, Utterance, compare, write_test_set  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
-from shared_moe_conformer.forms.recordings import Utterance, write_test_set  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
 from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
@@ -74,7 +72,7 @@ def test_float32_is_the_model_and_the_others_are_near_it(
     ]
     assert {row.same for row in trips} == {3}
     assert all(math.isnan(row.difference) if row.form == "sherpa-onnx" else row.difference < 1e-3 for row in trips)
-    assert [(row.kind, row.precision) for row in precisions] == [
+    assert [(row.kind, row.form) for row in precisions] == [
         (kind, precision) for kind in kinds for precision in ("float32", "float16", "int8")
     ]
     for full, half, byte in (precisions[:3], precisions[3:]):
@@ -133,7 +131,7 @@ def test_a_model_that_knows_its_words_says_them_in_int8_too(
         utterances.append(Utterance(str(number), tmp_path / f"{number}.wav", " ".join(words)))
     trips, precisions = compare_all(bundle, tmp_path / "tiny", utterances, tmp_path)
     assert {row.same for row in trips} == {60}
-    rates = {row.precision: row.word_error_rate for row in precisions if row.kind == "ctc"}
+    rates = {row.form: row.word_error_rate for row in precisions if row.kind == "ctc"}
     assert rates["float32"] < 15
     for precision in ("float16", "int8"):
         assert abs(rates[precision] - rates["float32"]) <= 1.5, "two of about 145 words"
@@ -153,10 +151,10 @@ def test_every_choice_of_int8_products_is_compared(
 
 
 def test_choices_are_told_as_differences_from_float32() -> None:
-    kinds = ("transducer", "ctc")
+    some = "dense hidden, expert output"
     choices = [
-        Int8Choice((), 4.0, dict(zip(kinds, (50.0, 60.0))), dict(zip(kinds, (9, 9)))),
-        Int8Choice(("dense hidden", "expert output"), 2.5, dict(zip(kinds, (49.5, 60.0))), dict(zip(kinds, (8, 9)))),
+        (Row("transducer", "", 50.0, 9, megabytes=4.0), Row("ctc", "", 60.0, 9, megabytes=4.0)),
+        (Row("transducer", some, 49.5, 8, megabytes=2.5), Row("ctc", some, 60.0, 9, megabytes=2.5)),
     ]
     assert int8_table(choices, recordings=9).splitlines()[2:] == [
         "| nothing | 4.00 | 50.00 | 9 of 9 | 60.00 | 9 of 9 |",
@@ -165,12 +163,12 @@ def test_choices_are_told_as_differences_from_float32() -> None:
 
 
 def test_tables_tell_what_was_the_same_and_times_as_ratios() -> None:
-    trips = [RoundTrip("ctc", "onnxruntime", 9, 0.000012), RoundTrip("ctc", "sherpa-onnx", 8, float("nan"))]
+    trips = [Row("ctc", "onnxruntime", 10.0, 9, 0.000012), Row("ctc", "sherpa-onnx", 10.5, 8)]
     assert round_trip_table(trips, recordings=9).splitlines()[2:] == [
         "| ctc | onnxruntime | 9 of 9 | 1.2e-05 |",
         "| ctc | sherpa-onnx | 8 of 9 | not told |",
     ]
-    rows = [Precision("ctc", "float32", 4.0, 10.0, 9, 1e-5, 2.0), Precision("ctc", "int8", 1.0, 10.5, 5, 0.25, 1.5)]
+    rows = [Row("ctc", "float32", 10.0, 9, 1e-5, 4.0, 2.0), Row("ctc", "int8", 10.5, 5, 0.25, 1.0, 1.5)]
     assert precision_table(rows, recordings=9).splitlines()[2:] == [
         "| ctc | float32 | 4.00 | 10.00 | 9 of 9 | 1e-05 | 1.00 |",
         "| ctc | int8 | 1.00 | 10.50 | 5 of 9 | 0.25 | 0.75 |",

@@ -1,15 +1,104 @@
-"""The forms that there are, and how a model is written in some of them."""
+"""The forms that there are, and those that other toolkits' zoos hold; these toolkits' own code cannot run the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shared_moe_conformer.forms.espnet import write_espnet
-from shared_moe_conformer.forms.icefall import write_icefall
+import torch
+import yaml
+
+from shared_moe_conformer import __version__
+from shared_moe_conformer.atomic import atomic_file, atomic_folder, check_free
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.forms.onnx_folder import write_onnx
 from shared_moe_conformer.forms.torchscript import write_torchscript
+from shared_moe_conformer.release.manifest import (
+    CARD_FILE,
+    CONFIG_FILE,
+    FILES,
+    TEST_TEXT,
+    TEST_WAV,
+    TOKENIZER_FILES,
+    WEIGHTS_FILE,
+)
+
+ZIP_TIME = (1980, 1, 1, 0, 0, 0)
+"""Time of every member of an archive, so that equal models give equal archives."""
+
+
+def write_icefall(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
+    """Write exp/pretrained.pt (`{"model": state_dict}`), exp/config.json and data/lang_bpe_V, as icefall releases.
+
+    Source: icefall's export.py and its released models' repositories.
+
+    Returns:
+      Nothing: no graph is made that could differ.
+
+    Raises:
+      FileExistsError: the target exists and may not be replaced.
+      ValueError: the bundle is damaged.
+    """
+    bundle = Bundle.load(source)
+    files: dict[str, Sequence[str]] = {
+        "exp": (CONFIG_FILE,),
+        f"data/lang_bpe_{bundle.config.model.vocab_size}": TOKENIZER_FILES,
+        "test_wavs": (TEST_WAV, TEST_TEXT),
+        ".": (CARD_FILE,),
+    }
+    with atomic_folder(target, marker="exp/pretrained.pt", overwrite=overwrite) as new:
+        for folder, names in files.items():
+            (new / folder).mkdir(parents=True, exist_ok=True)
+            for name in names:
+                shutil.copyfile(source / name, new / folder / name)
+        torch.save({"model": bundle.model.state_dict()}, new / "exp" / "pretrained.pt")
+    return {}
+
+
+def write_espnet(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
+    """Write a zip archive with meta.yaml, as espnet_model_zoo unpacks it.
+
+    Source: espnet2/main_funcs/pack_funcs.py, `pack` and `unpack`.
+
+    Returns:
+      Nothing: no graph is made that could differ.
+
+    Raises:
+      FileExistsError: the target exists and may not be replaced.
+      ValueError: the bundle is damaged.
+    """
+    if not overwrite:
+        check_free(target, marker="")
+    bundle = Bundle.load(source)
+    meta = {
+        "files": {"asr_model_file": WEIGHTS_FILE, "bpemodel": "bpe.model", "token_list": "tokens.txt"},
+        "yaml_files": {"asr_train_config": "config.yaml"},
+        "torch": str(torch.__version__),
+        "shared_moe_conformer": __version__,
+        "corpus": bundle.manifest.corpus,
+        "lang": bundle.manifest.language,
+        "fs": bundle.config.features.sampling_rate,
+    }
+    config = yaml.safe_load((source / CONFIG_FILE).read_text(encoding="utf-8"))  # JSON is YAML
+    files = {"token_list": "tokens.txt", "bpemodel": "bpe.model"}
+    with atomic_file(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add_member(archive, "meta.yaml", yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).encode())
+        _add_member(
+            archive, "config.yaml", yaml.safe_dump({**files, **config}, sort_keys=False, allow_unicode=True).encode()
+        )
+        for name in FILES:
+            _add_member(archive, name, (source / name).read_bytes())
+    return {}
+
+
+def _add_member(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    member = zipfile.ZipInfo(name, ZIP_TIME)
+    member.compress_type = zipfile.ZIP_DEFLATED
+    member.external_attr = 0o644 << 16
+    archive.writestr(member, content)
 
 
 class Form(NamedTuple):

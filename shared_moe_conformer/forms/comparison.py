@@ -1,82 +1,112 @@
-"""What a model's forms make of a test set: the same text, the same logits, and what smaller numbers cost and gain."""
+"""What a model's forms make of a recipe's set: the same text and outputs, and what smaller numbers cost and save."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import soundfile
 from tqdm import tqdm
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.data.features import resample
+from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Decoded, word_error_rate
-from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, fp16_name, int8_name
-from shared_moe_conformer.forms.recordings import Utterance
+from shared_moe_conformer.forms.onnx_folder import FEED_FORWARD_PRODUCTS, feed_forward_products, quantise
 from shared_moe_conformer.forms.runtimes import (
+    CTC,
+    DECODER,
+    ENCODER,
+    JOINER,
+    SHRUNK,
     Parts,
     ctc_log_probs,
+    fp16_name,
     greedy_ctc,
     greedy_transducer,
+    int8_name,
     onnx_parts,
     torch_parts,
     torchscript_parts,
     transducer_logits,
 )
-from shared_moe_conformer.forms.sherpa import Recognised, recognise
+from shared_moe_conformer.forms.sherpa import recognise
 from shared_moe_conformer.speech.audio import read_audio
 from shared_moe_conformer.text import words_of
 
 PRECISIONS: dict[str, Callable[[str], str]] = {"float32": str, "float16": fp16_name, "int8": int8_name}
 SEARCHES = {"transducer": "greedy_search", "ctc": "ctc_greedy_search"}
 """A bundle's two models, and the search of this package that all runtimes repeat."""
+NOT_TOLD = float("nan")
+
+
+class Utterance(NamedTuple):
+    """A recording of the set."""
+
+    name: str
+    wav: Path
+    """At the model's sampling rate, in float32."""
+    text: str
+    """What was said."""
 
 
 class Texts(NamedTuple):
-    """What one search in one runtime made of the test set."""
+    """What one search in one runtime made of the set."""
 
     texts: list[str]
-    difference: float
+    difference: float = NOT_TOLD
     """Largest difference of a logit (transducer, along the reference's path) or log-probability (ctc) from the
-    reference's, over all frames and units; nan: the runtime does not tell."""
+    reference's, over all frames and units."""
 
 
-class RoundTrip(NamedTuple):
-    """One form of one model in one runtime, against the reference."""
+class Row(NamedTuple):
+    """One form of one model, against the reference."""
 
     kind: str
     """transducer or ctc."""
     form: str
-    same: int
-    """Recordings with the reference's text."""
-    difference: float
-    """See `Texts`."""
-
-
-class Precision(NamedTuple):
-    """What one precision of one model does in sherpa-onnx."""
-
-    kind: str
-    precision: str
-    megabytes: float
-    """Of all graphs that are loaded."""
+    """A runtime, a precision, or the products that are in int8."""
     word_error_rate: float
     """In percent."""
     same: int
     """Recordings with the reference's text."""
-    difference: float
-    """See `Texts`; as onnxruntime computes it."""
-    seconds: float
+    difference: float = NOT_TOLD
+    """See `Texts`."""
+    megabytes: float = NOT_TOLD
+    """Of all graphs that are loaded."""
+    seconds: float = NOT_TOLD
     """CPU time for all recordings, the median of the rounds."""
 
 
 class Comparison(NamedTuple):
     """All of it."""
 
-    round_trips: list[RoundTrip]
-    precisions: list[Precision]
+    round_trips: list[Row]
+    """By runtime, in float32."""
+    precisions: list[Row]
+    """By precision, in sherpa-onnx; differences as onnxruntime computes them."""
+
+
+def write_test_set(recipe_dir: Path, split: str, folder: Path, *, bundle: Bundle) -> list[Utterance]:
+    """The recordings of a recipe's split as wav files of the model's sampling rate, which every runtime reads.
+
+    Raises:
+      FileNotFoundError: the recipe has not been prepared.
+    """
+    rate, utterances = bundle.config.features.sampling_rate, []
+    cuts = read_cuts(recipe_dir / bundle.config.data.manifest_dir, split, recipe_dir=recipe_dir)
+    for number, cut in enumerate(cuts):
+        samples = resample(cut.load_audio().mean(axis=0).astype(np.float32), cut.sampling_rate, rate)
+        path = folder / f"{number}.wav"
+        soundfile.write(path, samples, rate, subtype="FLOAT")
+        utterances.append(Utterance(cut.id, path, " ".join(s.text or "" for s in cut.supervisions)))
+    return utterances
 
 
 def compare(
@@ -111,43 +141,43 @@ def compare(
     trips, precisions = [], []
     for kind, search in SEARCHES.items():
         own = _own_texts(reference, utterances, search)
-        forms = {"decode.py": Texts(list(decoded[kind]), float("nan"))} if kind in decoded else {}
+        forms = {"decode.py": Texts(list(decoded[kind]))} if kind in decoded else {}
         forms |= {form: found[kind, form] for form in runtimes}
         if experiment:
             forms["bundle"] = forms["bundle"]._replace(texts=_own_texts(bundle, utterances, search))
-        forms["sherpa-onnx"] = Texts(heard[f"{kind} float32"].texts, float("nan"))
-        trips += [RoundTrip(kind, form, _same(texts, own), difference) for form, (texts, difference) in forms.items()]
+        forms["sherpa-onnx"] = Texts(heard[f"{kind} float32"].texts)
+        trips += [_row(kind, form, texts, own, utterances) for form, texts in forms.items()]
         for name in PRECISIONS:
+            texts, seconds = heard[f"{kind} {name}"]
             difference = found[kind, "onnxruntime" if name == "float32" else name].difference
-            precisions.append(_precision(kind, name, heard[f"{kind} {name}"], utterances, own, onnx_dir, difference))
+            row = _row(kind, name, Texts(texts, difference), own, utterances)
+            sizes = [(onnx_dir / file).stat().st_size for file in _sherpa_files()[f"{kind} {name}"].values()]
+            precisions.append(row._replace(megabytes=sum(sizes) / 1e6, seconds=float(np.median(seconds))))
     return Comparison(trips, precisions)
 
 
-def _precision(
-    kind: str,
-    precision: str,
-    heard: Recognised,
-    utterances: Sequence[Utterance],
-    own: Sequence[str],
-    onnx_dir: Path,
-    difference: float,
-) -> Precision:
-    files = _sherpa_files()[f"{kind} {precision}"].values()
-    decoded = [Decoded(u.name, u.text, text) for u, text in zip(utterances, heard.texts, strict=True)]
-    return Precision(
-        kind,
-        precision,
-        sum((onnx_dir / file).stat().st_size for file in files) / 1e6,
-        word_error_rate(decoded).percent,
-        _same(heard.texts, own),
-        difference,
-        float(np.median(heard.seconds)),
-    )
+def compare_int8_choices(
+    bundle: Bundle, utterances: Sequence[Utterance], *, onnx_dir: Path, folder: Path
+) -> list[tuple[Row, ...]]:
+    """Compare all choices of feed-forward products in int8: float32 first, and then the largest file first.
 
+    Args:
+      bundle: the released model.
+      utterances: of a set on which one may choose.
+      onnx_dir: what `write_onnx` made of it.
+      folder: an empty one, for the choices' graphs.
 
-def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: str) -> list[str]:
-    decoding = DecodingConfig(decoding_method=search)  # type: ignore[arg-type]
-    return [t.text for t in bundle.transcribe_many([u.wav for u in utterances], decoding=decoding)]
+    Returns:
+      For each choice a row of each kind of model, in `SEARCHES`'s order, compared with float32.
+    """
+    folders = dict(_write_choices(onnx_dir, folder))
+    found = in_runtimes(bundle, utterances, {name: onnx_parts(path) for name, path in folders.items()})
+    choices = []
+    for form, path in folders.items():
+        megabytes = (path / ENCODER).stat().st_size / 1e6
+        rows = (_row(kind, form, found[kind, form], found[kind, ""].texts, utterances) for kind in SEARCHES)
+        choices.append(tuple(row._replace(megabytes=megabytes) for row in rows))
+    return sorted(choices, key=lambda rows: (bool(rows[0].form), -rows[0].megabytes))
 
 
 def in_runtimes(
@@ -172,6 +202,17 @@ def in_runtimes(
     return {key: Texts(texts[key], largest[key]) for key in texts}
 
 
+def _row(kind: str, form: str, found: Texts, own: Sequence[str], utterances: Sequence[Utterance]) -> Row:
+    decoded = [Decoded(u.name, u.text, text) for u, text in zip(utterances, found.texts, strict=True)]
+    same = sum(words_of(text) == words_of(other) for text, other in zip(found.texts, own, strict=True))
+    return Row(kind, form, word_error_rate(decoded).percent, same, found.difference)
+
+
+def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: str) -> list[str]:
+    decoding = DecodingConfig(decoding_method=search)  # type: ignore[arg-type]
+    return [t.text for t in bundle.transcribe_many([u.wav for u in utterances], decoding=decoding)]
+
+
 def _sherpa_files() -> dict[str, dict[str, str]]:
     """The graphs of each model, by kind and precision."""
     files: dict[str, dict[str, str]] = {}
@@ -181,5 +222,19 @@ def _sherpa_files() -> dict[str, dict[str, str]]:
     return files
 
 
-def _same(texts: Sequence[str], others: Sequence[str]) -> int:
-    return sum(words_of(text) == words_of(other) for text, other in zip(texts, others, strict=True))
+def _write_choices(onnx_dir: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """Every choice, "" for none, and the folder of its graphs, which have the names of float32's."""
+    import onnx
+
+    graph = onnx.load(onnx_dir / ENCODER).graph
+    present = [product for product in FEED_FORWARD_PRODUCTS if feed_forward_products(graph, [product])]
+    sizes = range(len(present) + 1)
+    choices = [choice for size in sizes for choice in itertools.combinations(present, size)]
+    for number, products in enumerate(tqdm(choices, desc="writing", unit="choice", disable=None)):
+        path = folder / str(number)
+        path.mkdir()
+        for name in (ENCODER, CTC, DECODER, JOINER):
+            shutil.copyfile(onnx_dir / name, path / name)
+        for name in SHRUNK if products else ():
+            quantise(onnx_dir / name, path / name, products)
+        yield ", ".join(products), path

@@ -2,39 +2,48 @@
 
 sherpa-onnx loads them as they are: encoder, decoder and joiner as an offline transducer, ctc as an offline zipformer
 CTC model (whose contract is features in, log-probabilities out, and nothing of a zipformer).
+
+In int8 are weights of feed-forwards and experts, which are most of a model. The routers keep float32, since they choose
+the experts.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Mapping
+import tempfile
+import warnings
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
-from shared_moe_conformer.forms.onnx_files import (
+from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, write_graph
+from shared_moe_conformer.forms.runtimes import (
     CTC,
     DECODER,
     ENCODER,
     JOINER,
     SHRUNK,
+    checked_differences,
     fp16_name,
     int8_name,
-    load_graph,
+    onnx_parts,
+    torch_parts,
 )
-from shared_moe_conformer.forms.onnx_graphs import MAX_DIFFERENCE, CtcGraph, DecoderGraph, EncoderGraph, require_close
-from shared_moe_conformer.forms.onnx_precisions import halve, quantise
-from shared_moe_conformer.forms.onnx_writer import write_graph
-from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
 from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
+
+FEED_FORWARD_PRODUCTS = ("dense hidden", "dense output", "expert hidden", "expert output")
+"""The matrix products of feed-forwards without experts and of those with them, by what they compute."""
+INT8_PRODUCTS = FEED_FORWARD_PRODUCTS
+"""Those that are computed in int8, chosen on asterisk's dev set (`compare_forms --int8-choices`): the smallest file
+within half a point of float32's WER."""
 
 
 def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
@@ -63,7 +72,8 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
             halve(folder / name, folder / fp16_name(name))
         for name in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / name, folder / name)
-        differences = compare(bundle, folder)
+        x, start = bundle.features(*read_audio(source / TEST_WAV)).numpy(), bundle.model.decoder.start_context
+        differences = checked_differences(torch_parts(bundle.model), onnx_parts(folder), x, start, suffix=".onnx")
         write_sums(folder)
     return differences
 
@@ -84,43 +94,6 @@ def write_graphs(bundle: Bundle, folder: Path) -> None:
     pair = {name: torch.zeros(2, joiner_dim) for name in ("encoder_out", "decoder_out")}
     write_graph(model.joiner, pair, {"logits": batch}, dict.fromkeys(pair, batch), folder / JOINER)
     _describe(bundle, folder)
-
-
-def compare(bundle: Bundle, folder: Path) -> dict[str, float]:
-    """The largest difference of each float32 graph's output from the model's, on the test wav.
-
-    Raises:
-      ValueError: it is too large.
-    """
-    x = bundle.features(*read_audio(folder / TEST_WAV))[None]
-    differences = {}
-    for name, (inputs, output) in _model_outputs(bundle.model, x).items():
-        (found, *_) = run_graph(folder / name, *inputs)
-        differences[name] = float(np.abs(found - output.numpy()).max(initial=0.0))
-        require_close(differences[name], name, MAX_DIFFERENCE)
-    return differences
-
-
-def run_graph(path: Path, *inputs: Tensor) -> list[np.ndarray]:
-    """Outputs of a graph in onnxruntime, on one CPU thread; inputs by order."""
-    return load_graph(path)(*(value.numpy() for value in inputs))
-
-
-@torch.inference_mode()
-def _model_outputs(model: AsrModel, x: Tensor) -> Mapping[str, tuple[tuple[Tensor, ...], Tensor]]:
-    """Inputs and the model's own output for each graph."""
-    x_lens = torch.tensor([x.size(1)])
-    encoder_out = model.encode(x, x_lens).encoder_out
-    encoder_frames = model.joiner.encoder_projection(encoder_out)
-    context = torch.tensor([model.decoder.start_context])
-    decoder_frame = model.joiner.decoder_projection(model.decoder.step(context))
-    pair = encoder_frames[0], decoder_frame.expand(encoder_frames.size(1), -1)
-    return {
-        ENCODER: ((x, x_lens), encoder_frames),
-        CTC: ((x, x_lens), model.ctc_log_probs(encoder_out)),
-        DECODER: ((context,), decoder_frame),
-        JOINER: (pair, model.joiner(*pair)),
-    }
 
 
 def _describe(bundle: Bundle, folder: Path) -> None:
@@ -144,3 +117,78 @@ def _describe(bundle: Bundle, folder: Path) -> None:
         onnx.helper.set_model_props(graph, {key: str(value) for key, value in {**source, **values}.items()})
         onnx.checker.check_model(graph)
         onnx.save(graph, folder / name)
+
+
+def quantise(source: Path, target: Path, products: Collection[str] = INT8_PRODUCTS) -> None:
+    """Write a graph with the weights of these of its feed-forward products in int8."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = Path(folder) / source.name
+        # its optimisation would rename the routers' products
+        quant_pre_process(source, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_dynamic(
+            prepared,
+            target,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_quantize=feed_forward_products(onnx.load(source).graph, products),
+        )
+    _save_lean(onnx.load(target), target)
+
+
+def halve(source: Path, target: Path) -> None:
+    """Write a graph that stores and computes in float16, its inputs and outputs and the routers' products excepted."""
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    graph = onnx.shape_inference.infer_shapes(onnx.load(source))
+    routers = router_products(graph.graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tiny weights that become 0
+        half = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers)
+    _save_lean(half, target)
+
+
+def router_products(graph: Any) -> list[str]:
+    """Names of the matrix products whose softmax, the only one of a feed-forward, ranks the experts."""
+    producer = {output: node for node in graph.node for output in node.output}
+    products = []
+    for softmax in (node for node in graph.node if node.op_type == "Softmax" and "/feed_forward" in node.name):
+        node = producer[softmax.input[0]]
+        while node.op_type == "Transpose":
+            node = producer[node.input[0]]
+        products.append(node.name)
+    return products
+
+
+def feed_forward_products(graph: Any, products: Collection[str] = FEED_FORWARD_PRODUCTS) -> list[str]:
+    """Names of these matrix products of feed-forwards and experts, which the exporter calls after their modules."""
+    routers = router_products(graph)
+    found = [node for node in graph.node if node.op_type == "MatMul" and "/feed_forward" in node.name]
+    return [node.name for node in found if node.name not in routers and _product(node) in products]
+
+
+def _product(node: Any) -> str:
+    """Which of `FEED_FORWARD_PRODUCTS` a node is: experts' weights are named, dense products after their modules."""
+    weight = node.input[1]
+    if "_weights." in weight:
+        return "expert hidden" if "hidden_weights." in weight else "expert output"
+    return "dense hidden" if "/hidden" in node.name else "dense output"
+
+
+def _save_lean(model: Any, target: Path) -> None:
+    """Write a graph without what nobody reads: onnxruntime's tools leave float32 copies of weights that several layers
+    use, and the shapes that they inferred."""
+    import onnx
+
+    graph = model.graph
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    assert not any(attribute.HasField("g") for node in graph.node for attribute in node.attribute), "graphs in nodes"
+    kept = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
+    onnx.save(model, target)

@@ -1,4 +1,4 @@
-"""A model's four graphs in one runtime or another, called in the same way; greedy searches, and logits to compare."""
+"""A model's four graphs in one runtime or another, called in the same way; greedy searches, and outputs to compare."""
 
 from __future__ import annotations
 
@@ -11,10 +11,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, Graph, load_graph
+from shared_moe_conformer.config import require
 from shared_moe_conformer.model.asr_model import AsrModel
 
+ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
+SHRUNK = (ENCODER, CTC)
+"""Files that have float16 and int8 versions; decoder and joiner are small, and their errors go into logits."""
+Graph = Callable[..., list[np.ndarray]]
+"""Outputs of inputs, both by order."""
 BLANK = 0
+MAX_DIFFERENCE = 1e-3
+"""Largest difference from the model, on its own test wav, with which a float32 graph is released."""
+
+
+def int8_name(name: str) -> str:
+    """`encoder.int8.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
+    return name.replace(".onnx", ".int8.onnx")
+
+
+def fp16_name(name: str) -> str:
+    """`encoder.fp16.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
+    return name.replace(".onnx", ".fp16.onnx")
 
 
 class Parts(NamedTuple):
@@ -64,6 +81,48 @@ def onnx_parts(folder: Path, name_of: Callable[[str], str] = str) -> Parts:
       name_of: the file of a precision, given float32's; decoder and joiner are float32 always.
     """
     return Parts(*(load_graph(folder / name) for name in (name_of(ENCODER), DECODER, JOINER, name_of(CTC))))
+
+
+def load_graph(path: Path) -> Graph:
+    """A graph in onnxruntime, on one CPU thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return lambda *inputs: session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def checked_differences(
+    reference: Parts, parts: Parts, x: np.ndarray, start_context: Sequence[int], *, suffix: str
+) -> dict[str, float]:
+    """By file, the largest difference of its output from the reference's, each given the reference's inputs.
+
+    Args:
+      reference, parts: the model, and its graphs in float32.
+      x: features of one recording, (T, F).
+      start_context: tokens before the first.
+      suffix: of the graphs' files, which are called as the parts.
+
+    Raises:
+      ValueError: a difference is too large.
+    """
+    context = np.array([start_context])
+    frames = reference.encoder(*_batch_of(x))[0][0]
+    decoder_frames = reference.decoder(context)[0].repeat(len(frames), axis=0)
+    inputs = {"encoder": _batch_of(x), "decoder": (context,), "joiner": (frames, decoder_frames), "ctc": _batch_of(x)}
+    found = {}
+    for name, given in inputs.items():
+        own, part = getattr(reference, name), getattr(parts, name)
+        found[name + suffix] = float(np.abs(part(*given)[0] - own(*given)[0]).max(initial=0.0))
+        require_close(found[name + suffix], name + suffix, MAX_DIFFERENCE)
+    return found
+
+
+def require_close(difference: float, name: str, limit: float) -> None:
+    """Refuse a graph whose output differs from the model's by more than the limit."""
+    require(difference <= limit, f"{name} differs from the model by {difference:.2g}: not written")
 
 
 def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int]) -> tuple[list[int], np.ndarray]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import shutil
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +19,11 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import FeatureConfig
 from shared_moe_conformer.data.features import filter_banks, resample
-from shared_moe_conformer.forms.onnx_graphs import MAX_DIFFERENCE, CtcGraph, DecoderGraph, EncoderGraph, require_close
+from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
+from shared_moe_conformer.forms.runtimes import checked_differences, require_close, torch_parts, torchscript_parts
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
 from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
@@ -40,56 +42,46 @@ def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) ->
       FileExistsError: the target exists and may not be replaced.
       ValueError: the bundle is damaged, or a graph differs from the model.
     """
-    bundle, differences = Bundle.load(source), {}
+    bundle = Bundle.load(source)
+    samples, sampling_rate = read_audio(source / TEST_WAV)
+    x, start = bundle.features(samples, sampling_rate).numpy(), bundle.model.decoder.start_context
     with atomic_folder(target, marker="encoder.pt", overwrite=overwrite) as folder, torch.no_grad():
-        for name, (graph, example, inputs, limit) in _graphs(bundle, *read_audio(source / TEST_WAV)).items():
-            compiled = _compiled(graph.eval(), example)
-            differences[name] = difference = _difference(graph(*inputs), compiled(*inputs))
-            require_close(difference, name, limit)
-            torch.jit.save(compiled, folder / name)
+        difference = _write_features(bundle.config.features, samples, sampling_rate, folder)
+        for name, (graph, example) in _graphs(bundle.model, num_mel_bins=x.shape[1]).items():
+            torch.jit.save(_traced(graph, example), folder / name)
+        own = torch_parts(bundle.model)
+        differences = checked_differences(own, torchscript_parts(folder), x, start, suffix=".pt")
         for file in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / file, folder / file)
         write_sums(folder)
-    return differences
+    return {"features.pt": difference, **differences}
 
 
-class _Graph(NamedTuple):
-    module: nn.Module
-    example: tuple[Tensor, ...] | None
-    """Inputs to trace it with; None: its branches depend on its input, so it is scripted."""
-    inputs: tuple[Tensor, ...]
-    """Others, to compare it on."""
-    limit: float = MAX_DIFFERENCE
-    """How much its output may differ from the model's."""
-
-
-def _graphs(bundle: Bundle, samples: np.ndarray, sampling_rate: int) -> dict[str, _Graph]:
-    model, config = bundle.model, bundle.config.features
-    x = bundle.features(samples, sampling_rate)[None]
-    x_lens = torch.tensor([x.size(1)])
+def _write_features(config: FeatureConfig, samples: np.ndarray, sampling_rate: int, folder: Path) -> float:
+    """Write features.pt, scripted, since its branches depend on its input; return its largest difference."""
+    features = filter_banks(config).eval()
+    compiled = torch.jit.script(features)
     resampled = torch.from_numpy(resample(samples, sampling_rate, config.sampling_rate))[None]
-    example = torch.zeros(2, 100, x.size(2)), torch.tensor([100, 60])
-    zeros = torch.zeros(2, model.config.joiner_dim)
-    encoder, context = EncoderGraph(model), torch.tensor([model.decoder.start_context] * 2)
-    frames = encoder.eval()(x, x_lens)[0][0]
+    difference = float((features(resampled) - compiled(resampled)).abs().max())
+    require_close(difference, "features.pt", MAX_FEATURES_DIFFERENCE)
+    torch.jit.save(compiled, folder / "features.pt")
+    return difference
+
+
+def _graphs(model: AsrModel, *, num_mel_bins: int) -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
+    """The graphs, and an example of each one's inputs to trace it with."""
+    example = torch.zeros(2, 100, num_mel_bins), torch.tensor([100, 60])
+    frames = torch.zeros(2, model.config.joiner_dim)
+    context = torch.tensor([model.decoder.start_context] * 2)
     return {
-        "features.pt": _Graph(filter_banks(config), None, (resampled,), MAX_FEATURES_DIFFERENCE),
-        "encoder.pt": _Graph(encoder, example, (x, x_lens)),
-        "ctc.pt": _Graph(CtcGraph(model), example, (x, x_lens)),
-        "decoder.pt": _Graph(DecoderGraph(model.decoder, model.joiner), (context,), (context[:1],)),
-        "joiner.pt": _Graph(model.joiner, (zeros, zeros), (frames, frames.flip(0))),
+        "encoder.pt": (EncoderGraph(model), example),
+        "ctc.pt": (CtcGraph(model), example),
+        "decoder.pt": (DecoderGraph(model.decoder, model.joiner), (context,)),
+        "joiner.pt": (model.joiner, (frames, frames)),
     }
 
 
-def _compiled(graph: nn.Module, example: tuple[Tensor, ...] | None) -> torch.jit.ScriptModule:
-    if example is None:
-        return torch.jit.script(graph)
+def _traced(graph: nn.Module, example: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes that no input changes
-        return torch.jit.trace(graph, example, check_trace=False)
-
-
-def _difference(expected: Tensor | tuple[Tensor, ...], found: Tensor | tuple[Tensor, ...]) -> float:
-    """Between the (first) outputs, at most."""
-    first, other = (part if isinstance(part, Tensor) else part[0] for part in (expected, found))
-    return float((first - other).abs().max())
+        return torch.jit.trace(graph.eval(), example, check_trace=False)

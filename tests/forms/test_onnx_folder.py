@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -21,13 +20,24 @@ import onnx  # noqa: E402
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.config import frame_centre  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
-from shared_moe_conformer.forms import onnx_folder  # noqa: E402
-from shared_moe_conformer.forms.onnx_files import CTC, DECODER, ENCODER, JOINER, SHRUNK, fp16_name, int8_name  # noqa: E402
-from shared_moe_conformer.forms.onnx_folder import run_graph, write_onnx  # noqa: E402
-from shared_moe_conformer.forms.onnx_precisions import (  # noqa: E402
+from shared_moe_conformer.forms import runtimes  # noqa: E402
+from shared_moe_conformer.forms.onnx_folder import (  # noqa: E402
+    # noqa: E402
     FEED_FORWARD_PRODUCTS,
     feed_forward_products,
     router_products,
+    write_onnx,
+)
+from shared_moe_conformer.forms.runtimes import (  # noqa: E402
+    CTC,
+    DECODER,
+    ENCODER,
+    JOINER,
+    SHRUNK,
+    Graph,
+    fp16_name,
+    int8_name,
+    load_graph,
 )
 from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, verify_sums  # noqa: E402
@@ -177,14 +187,14 @@ def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
 
 
 def test_float16_stores_halves_and_hardly_differs(exported: Path, tiny_bundle: Bundle) -> None:
-    features = tiny_bundle.features(*read_audio(exported / "test.wav"))[None]
+    features = tiny_bundle.features(*read_audio(exported / "test.wav"))[None].numpy()
     for name in (ENCODER, CTC):
         stored = [tensor for tensor in onnx.load(exported / fp16_name(name)).graph.initializer if len(tensor.dims) > 1]
         kinds = [tensor.data_type for tensor in stored]
         assert kinds.count(onnx.TensorProto.FLOAT) == 3, "the routers"
         assert kinds.count(onnx.TensorProto.FLOAT16) == len(kinds) - 3
-        x_lens = torch.tensor([features.size(1)])
-        half, full = (run_graph(exported / file, features, x_lens)[0] for file in (fp16_name(name), name))
+        x_lens = np.array([features.shape[1]])
+        half, full = (load_graph(exported / file)(features, x_lens)[0] for file in (fp16_name(name), name))
         assert half.dtype == full.dtype == np.float32
         np.testing.assert_allclose(half, full, rtol=2e-3, atol=0.1)
         assert np.abs(half - full).max() > 0
@@ -213,10 +223,11 @@ def test_the_program_in_the_readme_recognises_the_test_wav(exported: Path, tiny_
 def test_a_graph_that_differs_from_the_model_is_not_written(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def off_by_one(path: Path, *inputs: torch.Tensor) -> list[np.ndarray]:
-        return [output + (path.name == JOINER) for output in run_graph(path, *inputs)]
+    def off_by_one(path: Path) -> Graph:
+        graph = load_graph(path)
+        return lambda *inputs: [output + (path.name == JOINER) for output in graph(*inputs)]
 
-    monkeypatch.setattr(onnx_folder, "run_graph", off_by_one)
+    monkeypatch.setattr(runtimes, "load_graph", off_by_one)
     with pytest.raises(ValueError, match=r"joiner\.onnx differs from the model by 1: not written"):
         write_onnx(bundle_folder, tmp_path / "graphs")
     assert not (tmp_path / "graphs").exists()
@@ -250,7 +261,7 @@ def test_existing_folder_is_refused_and_a_failure_leaves_nothing(
 def test_graphs_that_differ_are_not_written(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared_moe_conformer.forms.onnx_folder.MAX_DIFFERENCE", 0.0)
+    monkeypatch.setattr(runtimes, "MAX_DIFFERENCE", 0.0)
     with pytest.raises(ValueError, match=re.escape(f"{ENCODER} differs from the model by")):
         write_onnx(bundle_folder, tmp_path / "onnx")
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,9 @@ from shared_moe_conformer.forms.onnx_graphs import (
     EncoderGraph,
     ExportableMoe,
     exportable_encoder,
+    write_graph,
 )
+from shared_moe_conformer.forms.runtimes import load_graph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.moe import MoeFeedForward, Router
@@ -95,9 +97,11 @@ def test_the_model_itself_is_left_as_it_was() -> None:
     assert list(model.state_dict()) == names
 
 
-def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Path) -> None:
-    from shared_moe_conformer.forms.onnx_writer import write_graph
+def run_graph(path: Path, *inputs: Tensor) -> list[np.ndarray]:
+    return load_graph(path)(*(value.numpy() for value in inputs))
 
+
+def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Path) -> None:
     axes = {0: "N", 1: "T"}
     named = {f"in{i}": value for i, value in enumerate(inputs)}
     write_graph(
@@ -123,8 +127,6 @@ def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Pat
 )
 def test_onnxruntime_agrees_with_torch_at_every_size(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from shared_moe_conformer.forms.onnx_folder import run_graph
-
     model = make_model(**options)
     graphs: dict[str, nn.Module] = {"encoder": EncoderGraph(model), "ctc": CtcGraph(model)}
     for name, graph in graphs.items():
@@ -156,8 +158,6 @@ def test_the_scale_of_features_is_the_models_to_the_last_bit(tmp_path: Path) -> 
 
 def test_decoder_takes_the_context_of_an_empty_hypothesis(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    from shared_moe_conformer.forms.onnx_folder import run_graph
-
     model = make_model()
     write(DecoderGraph(model.decoder, model.joiner), (torch.zeros(2, 2, dtype=torch.int64),), 1, tmp_path / "decoder")
     contexts = torch.tensor([[-1, 0], [0, 5], [5, 7]])

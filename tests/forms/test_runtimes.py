@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,11 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.forms.runtimes import (
     ctc_log_probs,
+    fp16_name,
     greedy_ctc,
     greedy_transducer,
+    int8_name,
+    load_graph,
     torch_parts,
     transducer_logits,
 )
@@ -48,3 +53,20 @@ def test_logits_of_another_model_differ(tiny_bundle: Bundle, tones: np.ndarray) 
     assert np.abs(transducer_logits(own, x, contexts) - transducer_logits(other, x, contexts)).max() > 0.1
     assert np.abs(ctc_log_probs(own, x) - ctc_log_probs(other, x)).max() > 0.1
     assert np.exp(ctc_log_probs(own, x)).sum(axis=1) == pytest.approx(1, abs=1e-4)
+
+
+def test_smaller_versions_are_named_after_the_file() -> None:
+    assert int8_name("encoder.onnx") == "encoder.int8.onnx"
+    assert fp16_name("ctc.onnx") == "ctc.fp16.onnx"
+
+
+def test_a_graph_takes_its_inputs_by_order(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    kinds = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "abc"]
+    node = onnx.helper.make_node("Sub", ["a", "b"], ["c"])
+    graph = onnx.helper.make_graph([node], "difference", kinds[:2], kinds[2:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "x.onnx")
+    (found,) = load_graph(tmp_path / "x.onnx")(np.float32([5, 7]), np.float32([1, 2]))
+    assert found.tolist() == [4, 5]

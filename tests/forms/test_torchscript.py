@@ -69,16 +69,16 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
 def test_a_graph_that_differs_from_the_model_is_not_written(
     saved: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = torchscript._compiled
+    traced = torchscript._traced
 
     class Wrong(torch.nn.Module):
         def forward(self, y: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(y), 1)
 
-    def break_decoder(graph: torch.nn.Module, example: tuple[torch.Tensor, ...] | None) -> torch.jit.ScriptModule:
-        return compiled(Wrong() if isinstance(graph, DecoderGraph) else graph, example)
+    def break_decoder(graph: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> torch.jit.ScriptModule:
+        return traced(Wrong() if isinstance(graph, DecoderGraph) else graph, example)
 
-    monkeypatch.setattr(torchscript, "_compiled", break_decoder)
+    monkeypatch.setattr(torchscript, "_traced", break_decoder)
     with pytest.raises(ValueError, match=r"decoder\.pt differs from the model by .*: not written"):
         write_torchscript(saved(), tmp_path / "graphs")
     assert not (tmp_path / "graphs").exists()

@@ -16,9 +16,8 @@ from shared_moe_conformer.data.loaders import CutDataset, EvalLoader  # noqa: E4
 from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
 from shared_moe_conformer.decoding.batches import decode_batches  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
-from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare  # noqa: E402
+from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare, write_test_set  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
-from shared_moe_conformer.forms.recordings import write_test_set  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
 from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 
@@ -77,8 +76,8 @@ def test_an_untrained_model_says_the_same_everywhere(
 )
 def test_smaller_files_recognise_the_whole_test_set_as_well(tmp_path: Path) -> None:
     _, rows = compare_on_test_set(MODEL, RECIPE, tmp_path)
-    rates = {(row.kind, row.precision): row.word_error_rate for row in rows}
+    rates = {(row.kind, row.form): row.word_error_rate for row in rows}
     for (kind, precision), rate in rates.items():
         assert rate <= rates[kind, "float32"] + MOST_LOST, (kind, precision)
-    sizes = {(row.kind, row.precision): row.megabytes for row in rows}
+    sizes = {(row.kind, row.form): row.megabytes for row in rows}
     assert sizes["ctc", "int8"] < 0.6 * sizes["ctc", "float32"]

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.forms.espnet import write_espnet
+from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.forms.catalogue import write_espnet, write_icefall
 
 Save = Callable[..., Path]
 
@@ -49,3 +51,15 @@ def test_espnets_own_reader_unpacks_the_archive(saved: Save, tmp_path: Path) -> 
     assert (config["token_list"], config["bpemodel"]) == (files["token_list"], files["bpemodel"])
     unpacked = Bundle.load(Path(files["asr_model_file"]).parent, verify=False)
     assert unpacked.transcribe(folder / "test.wav") == Bundle.load(folder).transcribe(folder / "test.wav")
+
+
+def test_icefalls_layout_holds_the_model_and_its_units(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    write_icefall(saved(), tmp_path / "icefall")
+    state = torch.load(tmp_path / "icefall" / "exp" / "pretrained.pt", map_location="cpu")["model"]
+    expected = tiny_bundle.model.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+    assert Tokenizer.load(tmp_path / "icefall" / "data" / "lang_bpe_40").pieces == tiny_bundle.tokenizer.pieces
+    with pytest.raises(FileExistsError):
+        write_icefall(tmp_path / "zoo" / "tiny", tmp_path / "icefall")
+    write_icefall(tmp_path / "zoo" / "tiny", tmp_path / "icefall", overwrite=True)
