@@ -1,4 +1,4 @@
-"""The report of an ablation: tables and a picture, written into a recipe's README between two marks."""
+"""The report of an ablation: tables and a picture of each, written into a recipe's README between two marks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shared_moe_conformer.ablation.figure import Point, draw
-from shared_moe_conformer.ablation.results import Result, RunKey
-from shared_moe_conformer.ablation.statistics import Rates, error_rates
+from shared_moe_conformer.ablation.results import Rates, Result, RunKey, error_rates
 from shared_moe_conformer.ablation.variants import Variant
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import require
@@ -26,22 +24,13 @@ class Row(NamedTuple):
 
     variant: Variant
     runs: list[Result]
+    unique: int
+    """Parameters that the encoder stores."""
     words: Rates
     """Of greedy search, as are the characters'."""
     characters: Rates
     others: list[Rates]
     """Word error rates of the other searches."""
-
-    @property
-    def word_error_rates(self) -> list[float]:
-        """Of greedy search, by each seed from the lowest on."""
-        runs = sorted(self.runs, key=lambda run: run.seed)
-        return [sum(run.method("greedy_search").word_errors) / sum(run.words) for run in runs]
-
-    @property
-    def unique(self) -> int:
-        """Parameters that the encoder stores."""
-        return self.runs[0].encoder_unique
 
 
 def write_report(readme: Path, results: Iterable[Result], variants: dict[str, dict[str, Variant]]) -> None:
@@ -60,14 +49,14 @@ def write_report(readme: Path, results: Iterable[Result], variants: dict[str, di
         text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END),
         f"{readme} lacks the two lines between which the report goes: {BEGIN} and {END}",
     )
-    tables = [section(runs, variants[runs[0].config], readme.parent) for runs in budgets(results)]
+    tables = [_section(runs, variants[runs[0].config], readme.parent) for runs in _budgets(results)]
     require(bool(tables), "there is no result to report: run the ablation first")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
     with atomic_file(readme) as file:
         file.write((before + BEGIN + "\n\n" + "\n\n".join(tables) + "\n\n" + after).encode())
 
 
-def budgets(results: Iterable[Result]) -> list[list[Result]]:
+def _budgets(results: Iterable[Result]) -> list[list[Result]]:
     """Results that can be compared: of one config with the same options, as many epochs and as many averaged."""
     groups: dict[RunKey, list[Result]] = {}
     for result in results:
@@ -75,40 +64,40 @@ def budgets(results: Iterable[Result]) -> list[list[Result]]:
     return list(groups.values())
 
 
-def section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> str:
+def _section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> str:
     """One table with its picture, in Markdown."""
-    rows = rows_of(runs, variants)
+    rows = _rows(runs, variants)
     first = runs[0]
     name = "-".join(filter(None, (first.config, first.config_digest)))
     averaged = f"-avg-{first.avg}" if first.avg > 1 else ""
     picture = folder / f"ablation-{name}-{first.num_epochs}-epochs{averaged}.svg"
-    draw(picture, [Point(r.variant.name, r.unique, r.words.percent, r.characters.percent) for r in rows])
+    _draw(picture, rows)
     lines = [
-        f"**`{first.config}`, {counted(first.num_epochs, 'epoch')}.** {description(runs)}",
+        f"**`{first.config}`, {counted(first.num_epochs, 'epoch')}.** {_description(runs)}",
         "",
         f"![Error rates against the encoder's parameters]({picture.name})",
         "",
-        *table(rows),
+        *_table(rows),
     ]
     return "\n".join(lines)
 
 
-def rows_of(runs: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
+def _rows(results: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
     """The variants that have results, in the order of their table."""
-    by_variant = {name: [run for run in runs if run.variant == name] for name in variants}
+    by_variant = {name: [run for run in results if run.variant == name] for name in variants}
     by_variant = {name: found for name, found in by_variant.items() if found}
     words, *others = (
         error_rates(by_variant, method=method, level="word", reference=REFERENCE)
         for method in ("greedy_search", *OTHER_METHODS)
     )
-    characters = error_rates(by_variant, method="greedy_search", level="character", reference=REFERENCE)
+    letters = error_rates(by_variant, method="greedy_search", level="character", reference=REFERENCE)
     return [
-        Row(variants[name], found, words[name], characters[name], [rates[name] for rates in others])
+        Row(variants[name], found, found[0].encoder_unique, words[name], letters[name], [r[name] for r in others])
         for name, found in by_variant.items()
     ]
 
 
-def description(runs: Sequence[Result]) -> str:
+def _description(runs: Sequence[Result]) -> str:
     """What all runs of a table have in common."""
     first = runs[0]
     numbers = [run.updates for run in runs]
@@ -127,7 +116,7 @@ def description(runs: Sequence[Result]) -> str:
     )
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def _table(rows: Sequence[Row]) -> list[str]:
     """The rows in Markdown."""
     full = next((row.unique for row in rows if row.variant.name == REFERENCE), None)
     head = ["variant", "", "seeds", "stored", "of `full`", "active", "WER %, greedy", "seed by seed", "times `full`",
@@ -140,16 +129,57 @@ def table(rows: Sequence[Row]) -> list[str]:
         f"{row.unique / full:.2f}" if full else "",
         f"{row.runs[0].encoder_active / 1e6:.2f} M",
         str(row.words.percent),
-        ", ".join(f"{100 * rate:.1f}" for rate in row.word_error_rates),
-        times(row.words),
+        ", ".join(
+            f"{100 * sum(run.method('greedy_search').word_errors) / sum(run.words):.1f}"
+            for run in sorted(row.runs, key=lambda run: run.seed)
+        ),
+        _times(row.words),
         str(row.characters.percent),
-        times(row.characters),
+        _times(row.characters),
         *(f"{rates.percent.mean:.1f}" for rates in row.others),
     ] for row in rows]  # fmt: skip
     return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
 
 
-def times(rates: Rates) -> str:
+def _times(rates: Rates) -> str:
     """A ratio to the reference, empty where there is none."""
     ratio = rates.ratio
     return "" if ratio.mean != ratio.mean else f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points of which no other is both smaller and better, from the smallest on.
+
+    Args:
+      points: size and error rate; less is better in both.
+    """
+    best: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    return best
+
+
+def _draw(path: Path, rows: Sequence[Row]) -> None:
+    """Write the picture: error rates against the encoder's stored parameters, and the frontier between them."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ablation", "font.size": 9}):
+        figure = Figure(figsize=(10, max(3.6, 1 + 0.16 * len(rows))), layout="constrained")
+        for axis, kind, name in zip(figure.subplots(1, 2), ("words", "characters"), ("WER", "CER")):
+            rates = [getattr(row, kind).percent for row in rows]
+            points = [(row.unique / 1e6, rate.mean) for row, rate in zip(rows, rates)]
+            errors = [[rate.mean - rate.low for rate in rates], [rate.high - rate.mean for rate in rates]]
+            axis.errorbar(*zip(*points), yerr=errors, fmt="o", color="C0", ecolor="0.75", markersize=4)
+            axis.step(*zip(*frontier(points)), where="post", color="C1", linewidth=1)
+            axis.set(xlabel="parameters that the encoder stores, in millions", ylabel=f"{name} in %, greedy search")
+            axis.margins(x=0.08)
+            axis.grid(alpha=0.3)
+            order = sorted(range(len(rows)), key=lambda row: points[row][1])
+            for place, row in enumerate(order):  # names in a column to the right, each with a line to its point
+                line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+                text = (1.05, (place + 0.5) / len(rows))
+                axis.annotate(rows[row].variant.name, points[row], text, textcoords="axes fraction", fontsize=7,
+                              va="center", arrowprops=line)  # fmt: skip
+        figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,4 +1,7 @@
-"""What runs of ablations gave: one JSON line for each, in a file that many machines can add to."""
+"""What runs of ablations gave, and their error rates over seeds with the intervals in which they lie.
+
+Each run is a JSON line of a file that many machines can add to.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,18 @@ import ast
 import fcntl
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import kaldialign
+import numpy as np
 
 from shared_moe_conformer.config import ADDED_LATER, Config, from_dict, replace_fields, require, told_options
 from shared_moe_conformer.decoding.scoring import Decoded, characters_of, words_of
+
+REPLICATIONS = 5000
 
 
 @dataclass(frozen=True)
@@ -171,3 +177,66 @@ def read_transcripts(path: Path) -> list[Decoded]:
             require(bool(name and equals) and kind in ("ref", "hyp"), f"{path}: {line[:60]!r} is no transcript")
             texts.setdefault(name, {})[kind] = " ".join(ast.literal_eval(words))
     return [Decoded(name, both["ref"], both["hyp"]) for name, both in sorted(texts.items())]
+
+
+class Estimate(NamedTuple):
+    """A number, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+class Rates(NamedTuple):
+    """A variant's error rate."""
+
+    percent: Estimate
+    """Errors per 100 words or characters, the mean of the seeds."""
+    ratio: Estimate
+    """That rate divided by the reference variant's."""
+
+
+def error_rates(
+    results: Mapping[str, Sequence[Result]], *, method: str, level: Literal["word", "character"], reference: str
+) -> dict[str, Rates]:
+    """Each variant's error rate.
+
+    Utterances and seeds are drawn with replacement, utterances alike for all variants, so that a ratio's interval does
+    not hold what makes some utterances hard for every model.
+
+    Source: Bisani and Ney 2004, Bootstrap estimates for confidence intervals in ASR performance evaluation.
+
+    Args:
+      results: by variant, the runs of its seeds.
+      method: the search.
+      reference: the variant to which the others are compared; without it ratios are NaN.
+
+    Raises:
+      ValueError: the runs are not of one test set, or one was not decoded by this search.
+    """
+    texts = {(run.words, run.characters) for runs in results.values() for run in runs}
+    require(len(texts) == 1, f"the runs are of {len(texts)} test sets: prepare them alike, or report them apart")
+    lengths = np.array(texts.pop()[level == "character"])
+    rng = np.random.default_rng(1)
+    weights = rng.multinomial(len(lengths), np.full(len(lengths), 1 / len(lengths)), size=REPLICATIONS)
+    drawn, rates = {}, {}
+    for variant, runs in results.items():
+        errors = np.array([getattr(run.method(method), f"{level}_errors") for run in runs])
+        by_seed = 100 * (weights @ errors.T) / (weights @ lengths)[:, None]  # (replications, seeds)
+        seeds = rng.integers(len(runs), size=by_seed.shape)
+        drawn[variant] = np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1)
+        rates[variant] = 100 * errors.sum() / len(runs) / lengths.sum()
+    base, drawn_base = rates.get(reference, np.nan), drawn.get(reference, np.full(REPLICATIONS, np.nan))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which the reference makes no error
+        return {
+            variant: Rates(_estimate(rate, drawn[variant]), _estimate(rate / base, drawn[variant] / drawn_base))
+            for variant, rate in rates.items()
+        }
+
+
+def _estimate(value: float, drawn: np.ndarray) -> Estimate:
+    low, high = np.nanpercentile(drawn, (2.5, 97.5)) if not np.isnan(drawn).all() else (value, value)
+    return Estimate(float(value), float(low), float(high))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -27,12 +27,15 @@ from shared_moe_conformer.ablation.results import (
     read_transcripts,
 )
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
+from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import Config, replace_fields, require
 from shared_moe_conformer.cpu import processor_name
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.checkpoint import epoch_path, load_checkpoint
 
+SECONDS_FILE = "seconds.txt"
+"""Seconds that a run has taken on the clock; those before this process was killed are lost."""
 METHODS = ("greedy_search", "modified_beam_search", "ctc_greedy_search")
 
 
@@ -121,15 +124,15 @@ def run_all(ablation: Ablation, variants: Sequence[Variant], seeds: Sequence[int
 def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
     """Train and decode one variant."""
     exp_dir = ablation.exp_dir(variant.name, seed)
-    watch = _Stopwatch(ablation.recipe_dir / exp_dir)
-    with watch:
+    budget, folder = ablation.budget, ablation.recipe_dir / exp_dir
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
+    with _timed(folder):
         _train(ablation, variant, seed)
-    with watch:
         for method in METHODS:
-            _call(decode_command(ablation, exp_dir, method), ablation.recipe_dir)
-    config = config_of(ablation.config, variant, seed=seed, num_epochs=ablation.budget.num_epochs)
+            _call(_decode_command(ablation, exp_dir, method), ablation.recipe_dir)
+    config = config_of(ablation.config, variant, seed=seed, num_epochs=budget.num_epochs)
     encoder = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["encoder"]
-    decoded = {method: read_transcripts(_transcripts(ablation, exp_dir, method)) for method in METHODS}
+    decoded = {method: read_transcripts(_transcripts(ablation, folder / method)) for method in METHODS}
     refs = [d.ref for d in decoded[METHODS[0]]]
     return Result(
         **ablation.key(variant, seed)._asdict(),
@@ -137,11 +140,11 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
         base_options=as_flags(ablation.options),
         encoder_unique=encoder.unique,
         encoder_active=encoder.active,
-        updates=_updates(ablation.recipe_dir / exp_dir, ablation.budget.num_epochs),
-        minutes=round(watch.seconds / 60, 1),
-        hardware=f"{_processor()}, {ablation.budget.num_threads} threads",
+        updates=int(json.loads(load_checkpoint(epoch_path(folder, budget.num_epochs))["train_state"])["step"]),
+        minutes=round(_seconds(folder) / 60, 1),
+        hardware=f"{processor}, {budget.num_threads} threads",
         engine=_engine(),
-        commit=_commit(ablation.recipe_dir / exp_dir),
+        commit=_commit(folder),
         command=shlex.join(["./train.py", *train_command(ablation, variant, seed)[2:]]),
         words=tuple(len(ref.split()) for ref in refs),
         characters=tuple(len("".join(ref.split())) for ref in refs),
@@ -178,10 +181,11 @@ def flags_of(ablation: Ablation, variant: Variant, seed: int) -> dict[str, str]:
 
 def as_flags(options: Mapping[str, Any]) -> dict[str, str]:
     """Options as train.py's flags take them."""
-    return {name: _as_flag(value) for name, value in options.items()}
+    texts = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in options.items()}
+    return {name: text.lower() if isinstance(options[name], bool) else text for name, text in texts.items()}
 
 
-def decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]:
+def _decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]:
     """What decodes a run's test set."""
     budget = ablation.budget
     where = [f"--config={ablation.config_name}", f"--exp-dir={exp_dir}", f"--epoch={budget.num_epochs}"]
@@ -212,28 +216,12 @@ def _call(command: Sequence[str], folder: Path) -> None:
     require(status == 0, f"{shlex.join(command[1:])} failed in {folder} with status {status}: see above")
 
 
-def _transcripts(ablation: Ablation, exp_dir: Path, method: str) -> Path:
+def _transcripts(ablation: Ablation, folder: Path) -> Path:
     budget = ablation.budget
-    split = ablation.base.data.test_splits[0]
-    pattern = f"recogs-{split}-epoch-{budget.num_epochs}-avg-{budget.avg}-*.txt"
-    found = sorted((ablation.recipe_dir / exp_dir / method).glob(pattern))
-    require(len(found) == 1, f"{exp_dir}/{method} has {len(found)} files {pattern}: one is expected")
+    pattern = f"recogs-{ablation.base.data.test_splits[0]}-epoch-{budget.num_epochs}-avg-{budget.avg}-*.txt"
+    found = sorted(folder.glob(pattern))
+    require(len(found) == 1, f"{folder} has {len(found)} files {pattern}: one is expected")
     return found[0]
-
-
-def _updates(exp_dir: Path, epoch: int) -> int:
-    """Updates that the checkpoint of an epoch is made of."""
-    return int(json.loads(load_checkpoint(epoch_path(exp_dir, epoch))["train_state"])["step"])
-
-
-def _as_flag(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _processor() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
 
 
 def _engine() -> str:
@@ -244,22 +232,19 @@ def _engine() -> str:
     return f"torch {torch.__version__}, {k2}"
 
 
-class _Stopwatch:
-    """Seconds that a run has taken, also before a program of it failed or it was interrupted: kept in its folder.
+@contextmanager
+def _timed(exp_dir: Path) -> Iterator[None]:
+    """Add the seconds of a block, also of one that fails, to those in a run's folder."""
+    begin = time.monotonic()
+    try:
+        yield
+    finally:
+        if exp_dir.is_dir():
+            seconds = _seconds(exp_dir) + time.monotonic() - begin
+            with atomic_file(exp_dir / SECONDS_FILE) as file:
+                file.write(f"{seconds:.0f}\n".encode())
 
-    Those before this process itself was killed are lost.
-    """
 
-    def __init__(self, exp_dir: Path) -> None:
-        self._file = exp_dir / "seconds.txt"
-        self.seconds = float(self._file.read_text()) if self._file.is_file() else 0.0
-
-    def __enter__(self) -> None:
-        self._begin = time.monotonic()
-
-    def __exit__(self, *exception: object) -> None:
-        self.seconds += time.monotonic() - self._begin
-        if self._file.parent.is_dir():
-            temporary = self._file.with_name(f".{os.getpid()}.seconds")
-            temporary.write_text(f"{self.seconds:.0f}\n")
-            temporary.replace(self._file)
+def _seconds(exp_dir: Path) -> float:
+    file = exp_dir / SECONDS_FILE
+    return float(file.read_text()) if file.is_file() else 0.0

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shared_moe_conformer.reporting.page import COLOURS, STYLE, Markup, tag
+from shared_moe_conformer.reporting.page import Markup, tag
+from shared_moe_conformer.web.pages import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, FAINT, LINE, CARD, WARN = (COLOURS[name][0] for name in ("ink", "faint", "line", "card", "warn"))
-CURVES = [COLOURS[f"c{n}"][0] for n in range(6)]
+COLOURS = dict(re.findall(r"--([\w-]+): (#\w{6});", STYLE.partition("@media")[0]))
+"""The pages' colours by day, in which a chart is drawn, by the names of the variables that then stand for them."""
+INK, FAINT, LINE, CARD, WARN = (COLOURS[name] for name in ("ink", "soft", "grid", "card", "bad"))
+CURVES = [COLOURS[name] for name in ("e0", "e1", "e2", "e3", "e5", "e7")]
 """Six colours that can be told apart."""
 MAX_POINTS = 300
 """Points of a curve; more are averaged."""
@@ -80,8 +83,8 @@ def drawing(draw: Callable[[Axes], None], *, title: str, width: float, height: f
     )
     drawn = drawn.replace("'DejaVu Sans'", "system-ui")  # the one by which matplotlib has measured is wider than most
     drawn = re.sub(' [dxy]="[^"]*"', lambda numbers: re.sub(r"(\.\d)\d+", r"\1", numbers[0]), drawn)
-    for name, (light, _) in COLOURS.items():
-        drawn = drawn.replace(light, f"var(--{name})")
+    for name, colour in COLOURS.items():
+        drawn = drawn.replace(colour, f"var(--{name})")
     head = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}" role="img"'
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return Markup(f'<svg {head} aria-label="{escape(title)}" {spaces}>{tag("title", title)}{drawn.strip()}')
@@ -124,7 +127,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, x_name: str, from_zero: b
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter("{x:g}")
         axes.grid(axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.set_xlabel(x_name, loc="right")
 
     return drawing(draw, title=title + " (logarithmic)" * logarithmic, width=500, height=250)

@@ -76,7 +76,7 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
     return page(
         f"{experiment.name}: training report",
         tag("h1", experiment.name),
-        tag("p", about, class_="faint"),
+        tag("p", about, class_="soft"),
         tiles(_key_numbers(experiment, parameters)),
         *_warnings(experiment),
         section("Training", cards(*training_charts(experiment.history))),
@@ -161,7 +161,7 @@ def _errors(results: Sequence[Result]) -> list[Markup]:
         ]
         shown = cards(*lists)
         if shown:
-            parts += [tag("p", f"{test_set}, {best.method} (reference -> recognised)", class_="faint"), shown]
+            parts += [tag("p", f"{test_set}, {best.method} (reference -> recognised)", class_="soft"), shown]
     return parts
 
 

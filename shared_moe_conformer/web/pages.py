@@ -7,15 +7,14 @@ import hashlib
 import re
 from pathlib import Path
 
-STYLE_MARK = "/* style.css */"
-"""Stands in a page where the style that all pages share belongs."""
+FOLDER = Path(__file__).resolve().parent
+STYLE = (FOLDER / "style.css").read_text(encoding="utf-8")
+"""What all pages share: colours by day and by night, letters, cards and tables."""
 
 
 def read_page(name: str) -> str:
     """A page of this folder, the shared style in it."""
-    folder = Path(__file__).resolve().parent
-    style = (folder / "style.css").read_text(encoding="utf-8")
-    return (folder / name).read_text(encoding="utf-8").replace(STYLE_MARK, style)
+    return (FOLDER / name).read_text(encoding="utf-8").replace("/* style.css */", STYLE)
 
 
 def security_policy(page: str, **sources: str) -> str:

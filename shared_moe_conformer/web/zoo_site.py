@@ -1,13 +1,20 @@
-"""A zoo as a folder of static files: one page with all models, and their test recordings."""
+"""A zoo as a folder of static files: one page with all models, and their test recordings.
+
+Whoever wrote a model is not trusted: what its files say is escaped, and its card can do nothing.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
@@ -18,12 +25,11 @@ from shared_moe_conformer.release.manifest import (
     TEST_TEXT,
     TEST_WAV,
     Manifest,
+    is_default_search,
     read_manifest,
 )
 from shared_moe_conformer.release.transfer import verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, read_index, require_small
-from shared_moe_conformer.web.cards import card_html
-from shared_moe_conformer.web.charts import wer_chart
 from shared_moe_conformer.web.pages import read_page, security_policy
 
 MARKER = "zoo-site.json"
@@ -33,6 +39,10 @@ MAX_TEXT = 1 << 18
 """Bytes of a card or a transcript at most."""
 MAX_WAV = 1 << 26
 """Bytes of a test recording at most."""
+MAX_ROWS = 100
+"""Rates of a test set at most; a recipe has about thirty."""
+LONGEST_LABEL = 250
+"""Characters of a name that are shown; a search with all its options has about two hundred."""
 COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER")
 
 
@@ -101,7 +111,8 @@ def _add_model(entry: ZooEntry, folder: Path, site: Path) -> str:
 def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: str, test_text: str) -> str:
     """A model's part of the page; all that its files say is escaped."""
     name = escape(entry.name)
-    chart = wer_chart(entry.error_rates) or '<p class="soft">None were measured.</p>'
+    chart = wer_tables(entry.error_rates) or '<p class="soft">None were measured.</p>'
+    said = [(key, text) for key, _, text in (line.partition(":") for line in test_text.splitlines() if line.strip())]
     about = " · ".join((entry.language, entry.corpus, entry.licence, manifest.decoding_method))
     return f"""
 <article class="card" id="model-{name}" data-name="{name}" data-search="{escape(_search_text(entry))}">
@@ -112,7 +123,7 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
 <section><h3>Word error rates</h3>{chart}</section>
 <section><h3>Test recording</h3>
 <audio controls preload="metadata" src="{escape(recording)}" aria-label="Test recording of {name}"></audio>
-{_definitions(_lines(test_text), kind="said")}</section>
+{_definitions(said, kind="said")}</section>
 </div>
 <details><summary>Card</summary><div class="model-card">{card_html(card)}</div></details>
 <details><summary>Versions and sums</summary>{_definitions(_versions(entry, manifest), kind="facts")}</details>
@@ -120,22 +131,14 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
 
 
 def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
-    counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
-    kinds = ("parameters stored", "unrolled", "active")
-    where, rate = _shown_rate(entry)
+    where = ", ".join([DEFAULT_SEARCH, *(entry.word_error_rate or ())[1:]])
     return [
-        *((kind, f"{count / 1e6:.2f} M") for kind, count in zip(kinds, counts)),
+        ("parameters stored", f"{entry.unique_parameters / 1e6:.2f} M"),
+        ("unrolled", f"{entry.unrolled_parameters / 1e6:.2f} M"),
+        ("active", f"{entry.active_parameters / 1e6:.2f} M"),
         ("on the disk", f"{entry.size / 1e6:.1f} MB"),
-        (f"word error rate ({where})", rate),
+        (f"word error rate ({where})", f"{entry.word_error_rate[0]:.2f} %" if entry.word_error_rate else "\u2013"),
     ]
-
-
-def _shown_rate(entry: ZooEntry) -> tuple[str, str]:
-    """By which search, on which test set; and the word error rate there."""
-    if entry.word_error_rate is None:
-        return DEFAULT_SEARCH, "\u2013"
-    rate, test_set = entry.word_error_rate
-    return f"{DEFAULT_SEARCH}, {test_set}", f"{rate:.2f} %"
 
 
 def _versions(entry: ZooEntry, manifest: Manifest) -> list[tuple[str, str]]:
@@ -156,19 +159,14 @@ def _definitions(facts: Sequence[tuple[str, str]], *, kind: str) -> str:
 
 
 def _table_row(entry: ZooEntry) -> str:
-    counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
-    cells: list[tuple[str, float | str]] = [
-        *((text, text.lower()) for text in (entry.name, entry.corpus, entry.language, entry.licence)),
-        *((f"{count / 1e6:.2f} M", count) for count in counts),
-        (f"{entry.size / 1e6:.1f} MB", entry.size),
-        (_shown_rate(entry)[1], entry.word_error_rate[0] if entry.word_error_rate else "inf"),
-    ]
+    texts = (entry.name, entry.corpus, entry.language, entry.licence)
+    rate = entry.word_error_rate[0] if entry.word_error_rate else "inf"
+    values = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters, entry.size, rate)
     name = escape(entry.name)
-    shown = [escape(text) for text, _ in cells]
-    shown[0] = f'<a href="#model-{name}">{name}</a>'
+    shown = [f'<a href="#model-{name}">{name}</a>', *map(escape, texts[1:]), *(text for _, text in _sizes(entry))]
     row = "".join(
         f'<td{_number_class(i)} data-value="{escape(str(value))}">{text}</td>'
-        for i, (text, (_, value)) in enumerate(zip(shown, cells))
+        for i, (text, value) in enumerate(zip(shown, (*map(str.lower, texts), *values)))
     )
     return f'<tr data-name="{name}" data-search="{escape(_search_text(entry))}">{row}</tr>'
 
@@ -181,7 +179,90 @@ def _search_text(entry: ZooEntry) -> str:
     return " ".join((entry.name, entry.corpus, entry.language, entry.licence)).lower()
 
 
-def _lines(test_text: str) -> list[tuple[str, str]]:
-    """What stands before and after the first colon of each line."""
-    parts = [line.partition(":") for line in test_text.splitlines() if line.strip()]
-    return [(key, text) for key, _, text in parts]
+def wer_tables(error_rates: Mapping[str, Mapping[str, float]]) -> str:
+    """A table of each test set's word error rates in percent, a bar beside each; empty where there are none.
+
+    All bars have one scale. The search by which a zoo compares models is first and stands out.
+
+    Args:
+      error_rates: names of any kind, and perhaps rates that are no numbers.
+    """
+    most = max((rate for rates in error_rates.values() for rate in rates.values() if _is_rate(rate)), default=0.0)
+    return "\n".join(_wer_table(test_set, rates, most=most) for test_set, rates in error_rates.items() if rates)
+
+
+def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float) -> str:
+    """A row for each method; several searches by one have a row each, below one with what they have in common."""
+    by_method: dict[str, list[tuple[str, float]]] = {}
+    for settings, rate in sorted(rates.items(), key=lambda item: not is_default_search(item[0]))[:MAX_ROWS]:
+        method, _, options = _cut(settings).partition("-")
+        by_method.setdefault(method, []).append((options, rate))
+    rows = []
+    for method, found in by_method.items():
+        kind = ' class="compared"' if is_default_search(method) else ""
+        common, own = told_apart([options for options, _ in found])
+        name = _shown(method) + (f"<small>{_shown(common)}</small>" if common else "")
+        if len(found) == 1:
+            rows.append(_wer_row(kind, name, found[0][1], most=most))
+            continue
+        rows.append(f'<tr{kind}><th scope="rowgroup" colspan="3">{name}</th></tr>')
+        kind = kind or ' class="one"'
+        rows += [_wer_row(kind, _shown(label), rate, most=most) for label, (_, rate) in zip(own, found)]
+    return "\n".join([f'<table class="chart"><caption>{_shown(_cut(test_set))}</caption>', *rows, "</table>"])
+
+
+def told_apart(options: Sequence[str]) -> tuple[str, list[str]]:
+    """What settings have in common, an ellipsis where they differ; and what each has there, after the word before.
+
+    If they have not as many words: nothing in common, and each one whole.
+    """
+    words = [text.split("-") for text in options]
+    if len({len(of_one) for of_one in words}) > 1:
+        return "", list(options)
+    differs = [len(set(column)) > 1 for column in zip(*words)]
+    common = "-".join("\u2026" if differ else word for differ, word in zip(differs, words[0]))
+    places = [i for i, differ in enumerate(differs) if differ]
+    return common, [", ".join(" ".join(of_one[max(0, i - 1) : i + 1]) for i in places) for of_one in words]
+
+
+def _wer_row(kind: str, label: str, rate: float, *, most: float) -> str:
+    share = 100 * rate / most if most and _is_rate(rate) else 0.0
+    value = f"{rate:.2f} %" if _is_rate(rate) else "no number"
+    bar = f'<svg aria-hidden="true"><rect width="{share:.1f}%" height="100%" rx="2"/></svg>'
+    return f'<tr{kind}><th scope="row">{label}</th><td class="bar">{bar}</td><td class="number">{value}</td></tr>'
+
+
+def _is_rate(rate: float) -> bool:
+    return math.isfinite(rate) and 0 <= rate < 1e6
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}\u2026"
+
+
+def _shown(text: str) -> str:
+    return escape(text).replace("_", "_<wbr/>")  # where a line may break
+
+
+def card_html(markdown: str) -> str:
+    """A card without its header: raw HTML is shown as text, pictures are links, and links lead to web pages alone.
+
+    Source: CommonMark, with the tables of GitHub Flavored Markdown.
+    """
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    parser.validateLink = lambda url: url.startswith(("https://", "http://"))  # type: ignore[method-assign]
+    tokens = parser.parse(re.sub(r"\A---\n.*?\n---\n", "", markdown, flags=re.DOTALL))
+    for token in tokens:
+        _make_modest(token)
+    return parser.renderer.render(tokens, parser.options, {})
+
+
+def _make_modest(token: Token) -> None:
+    """Lower a heading, have links tell nothing about who follows them, and drop attributes that a policy refuses."""
+    if token.type in ("heading_open", "heading_close"):
+        token.tag = f"h{min(6, int(token.tag[1]) + 2)}"  # the page has a title, and so has the model
+    if token.type == "link_open":
+        token.attrSet("rel", "noopener noreferrer nofollow")
+    token.attrs.pop("style", None)  # of columns that are aligned
+    for child in token.children or ():
+        _make_modest(child)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.ablation.report import BEGIN, END, write_report
+from shared_moe_conformer.ablation.report import BEGIN, END, frontier, write_report
 from shared_moe_conformer.ablation.results import Result
 from shared_moe_conformer.ablation.variants import variants_of
 from tests.conftest import TINY
@@ -67,3 +67,20 @@ def test_what_cannot_be_reported_is_said(tmp_path: Path, make_result: Callable[.
     readme.write_text(f"{BEGIN}\n{END}\n")
     with pytest.raises(ValueError, match="run the ablation first"):
         write_report(readme, [], VARIANTS)
+
+
+def test_the_frontier_is_what_no_other_beats() -> None:
+    points = [(3.0, 50.0), (1.0, 60.0), (2.0, 70.0), (2.5, 60.0), (4.0, 49.0)]
+    assert frontier(points) == [(1.0, 60.0), (3.0, 50.0), (4.0, 49.0)]
+
+
+def test_the_picture_names_every_variant_and_is_always_the_same(
+    tmp_path: Path, make_result: Callable[..., Result]
+) -> None:
+    readme, picture = tmp_path / "README.md", tmp_path / "ablation-base-2-epochs.svg"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    write_report(readme, [make_result("full"), make_result("base")], VARIANTS)
+    text = picture.read_text()
+    assert text.count(">full<") == text.count(">base<") == 2 and len(text) < 60_000
+    write_report(readme, [make_result("full"), make_result("base")], VARIANTS)
+    assert picture.read_text() == text

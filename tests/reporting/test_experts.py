@@ -52,7 +52,7 @@ def test_the_table_shows_shares() -> None:
 def test_the_map_has_a_cell_for_each_expert_and_outlines_the_unused() -> None:
     picture = usage_map(USAGE, title="a & b")
     assert [text for text in texts(picture) if text.endswith("%")] == ["12 %", "38 %", "50 %", "100 %", "0 %", "0 %"]
-    assert picture.count("stroke: var(--warn)") == 2
+    assert picture.count("stroke: var(--bad)") == 2
     assert "layer 2, expert 2: 0.50% of the frames" in texts(picture, "title")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from shared_moe_conformer.web.pages import read_page, security_policy
 
-PAGES = ["recognise.html", "zoo.html"]
+PAGES = ["recognise.html", "report.html", "zoo.html"]
 
 
 @pytest.mark.parametrize("name", PAGES)
