@@ -14,7 +14,7 @@ from lhotse import CutSet
 from benchmarks.corpus import FEATURES, cpu_seconds, data_module, make_config, temporary_corpus
 from benchmarks.tables import Report, Table, command_line
 from shared_moe_conformer.config import EncoderConfig, FeatureConfig
-from shared_moe_conformer.data.feature_store import store_features
+from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.trainer import Trainer
 

@@ -19,19 +19,11 @@ from pathlib import Path
 from shared_moe_conformer.atomic import atomic_folder, check_free
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.recordings import measure, reason_to_drop
+from shared_moe_conformer.data.checks import reason_to_drop
+from shared_moe_conformer.data.recordings import measure
 from shared_moe_conformer.data.splits import assign_splits, shared_texts
-from shared_moe_conformer.data.tokenizer import NUM_SPECIAL
-from shared_moe_conformer.data.units import choose_vocab_size
-from shared_moe_conformer.data.utterances import (
-    SPLITS,
-    Utterance,
-    read_kaldi,
-    read_tsv,
-    refuse,
-    with_ids,
-    write_table,
-)
+from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size
+from shared_moe_conformer.data.utterances import SPLITS, Utterance, read_kaldi, read_tsv, refuse, with_ids, write_table
 from shared_moe_conformer.recipe_files import NewRecipe, fill_templates
 from shared_moe_conformer.release.manifest import require_name
 from shared_moe_conformer.text import normalise

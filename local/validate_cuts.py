@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data import checks
+from shared_moe_conformer.data import checks, recordings
+from shared_moe_conformer.data.check_report import CheckReport, facts_of, write_report
+from shared_moe_conformer.data.checks import Problem
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
-from shared_moe_conformer.data.preflight import Preflight, facts_of, write_report
-from shared_moe_conformer.data.problem import Problem
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
@@ -45,28 +45,28 @@ def main() -> None:
         print(f"{split}: {len(cuts)} cuts, {sum(cut.duration for cut in cuts) / 60:.1f} minutes, no problems")
 
 
-def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argparse.Namespace) -> Preflight:
+def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argparse.Namespace) -> CheckReport:
     cuts = [(split, cut) for split, part in splits.items() for cut in part]
     kinds = [kind for kind in checks.OVERLAP_KINDS if kind != "text" or args.shared_texts == "refused"]
     compared = {split: part for split, part in splits.items() if split not in args.whole_splits}
     problems = checks.check_duplicates(cut for _, cut in cuts) + checks.check_overlap(compared, kinds=kinds)
-    facts, known = [], dict[Any, checks.Examined]()
+    facts, known = [], dict[Any, recordings.Examined]()
     for split, cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
         longest = float("inf") if split in args.whole_splits else args.max_duration
         problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=longest)
         if args.read_features:
             problems += checks.check_features(cut)
-        audio = examine_audio(cut.recording, known) if args.read_audio else checks.Examined([], None)
+        audio = examine_audio(cut.recording, known) if args.read_audio else recordings.Examined([], None)
         problems += [Problem(cut.id, *fault) for fault in audio.faults]
         facts.append(facts_of(cut, split, tokenizer, audio.level))
-    return Preflight(facts, problems)
+    return CheckReport(facts, problems)
 
 
-def examine_audio(recording: Recording, known: dict[Any, checks.Examined]) -> checks.Examined:
+def examine_audio(recording: Recording, known: dict[Any, recordings.Examined]) -> recordings.Examined:
     """Faults and level of a recording; one of which many cuts are parts is read once."""
     name = recording.id, recording.sources[0].source
     if name not in known:
-        known[name] = checks.examine_recording(recording)
+        known[name] = recordings.examine_recording(recording)
     return known[name]
 
 

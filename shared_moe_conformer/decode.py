@@ -17,8 +17,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.saved_units import refuse_other_units
-from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.batches import MethodResult, decode_batches, peak_memories
 from shared_moe_conformer.decoding.comparison import (
     Judged,

@@ -15,8 +15,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
-from shared_moe_conformer.data.saved_units import refuse_other_units
-from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
 from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
 from shared_moe_conformer.lattice.topology import chosen_topology

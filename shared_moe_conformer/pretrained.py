@@ -8,8 +8,7 @@ from typing import Literal, NamedTuple
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Config, TrainingConfig, load_config, require
-from shared_moe_conformer.data.saved_units import saved_units
-from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.data.tokenizer import Tokenizer, saved_units
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.release.manifest import MANIFEST_FILE

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.data.checks import MAX_DURATION, MIN_DURATION
-from shared_moe_conformer.data.recordings import FASTEST, SLOWEST
+from shared_moe_conformer.data.checks import FASTEST, MAX_DURATION, MIN_DURATION, SLOWEST
 
 SMALL_HOURS, LARGE_HOURS = 5.0, 100.0
 """Below: a model that a CPU trains; above: fewer epochs."""

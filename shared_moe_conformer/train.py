@@ -19,11 +19,10 @@ from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.largest import largest_batches
 from shared_moe_conformer.data.loaders import Part, TrainLoader
-from shared_moe_conformer.data.saved_units import refuse_other_units, save_units
+from shared_moe_conformer.data.sampling import largest_batches
 from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
-from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
 from shared_moe_conformer.decoding.scoring import words_of

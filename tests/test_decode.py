@@ -14,8 +14,7 @@ import torch
 from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
-from shared_moe_conformer.data.saved_units import save_units
-from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
+from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding import batches
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig

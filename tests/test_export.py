@@ -11,7 +11,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
-from shared_moe_conformer.data.saved_units import save_units
+from shared_moe_conformer.data.tokenizer import save_units
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
 from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text

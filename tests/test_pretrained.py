@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import replace_fields, save_config
-from shared_moe_conformer.data.saved_units import save_units
+from shared_moe_conformer.data.tokenizer import save_units
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.training.averaging import Selection

@@ -9,7 +9,8 @@ import torch
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import EncoderConfig, replace_fields, subsampled_length
-from shared_moe_conformer.data.batch import AsrBatch, Example, collate
+from shared_moe_conformer.data.augment import Example
+from shared_moe_conformer.data.batch import AsrBatch, collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import Router
 from shared_moe_conformer.routing import Layer, expert_layers, frames_per_expert, transcribe_with_experts

@@ -1,13 +1,19 @@
-"""What the model is trained and decoded on: a padded batch of features and token ids."""
+"""What the model is trained and decoded on, and how cuts become it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from lhotse import MonoCut
 from lhotse.utils import LOG_EPSILON
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from shared_moe_conformer.config import DataConfig
+from shared_moe_conformer.data.augment import Example, NoiseMixer, spec_augment, with_silence
+from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
 class AsrBatch(NamedTuple):
@@ -29,15 +35,53 @@ class AsrBatch(NamedTuple):
     """Copies of the utterances, one after the other, with SpecAugment's masks of their own; N counts them all."""
 
 
-class Example(NamedTuple):
-    """One utterance of a batch."""
+class PlannedBatch(NamedTuple):
+    """The cuts of a batch, and the seed of its silence, noise and SpecAugment (None: nothing of these)."""
 
-    features: Tensor
-    """(T, F)"""
-    tokens: list[int]
-    """(U,)"""
-    cut_id: str
-    text: str
+    cuts: Iterable[MonoCut]
+    seed: int | None
+
+
+class CutDataset(Dataset):
+    """Loads planned batches; item by item the same whoever loads it, so that workers change nothing."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, config: DataConfig, *, noise: NoiseMixer | None = None, num_copies: int = 1
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+          tokenizer: makes tokens of texts.
+          config: silence, noise and masks of training batches.
+          noise: what is mixed into training batches.
+          num_copies: copies of each training utterance in its batch, each with masks of its own.
+        """
+        self.tokenizer = tokenizer
+        self.config = config
+        self.noise = noise
+        self.num_copies = num_copies
+
+    def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
+        examples = self.examples(planned.cuts)
+        if planned.seed is None:
+            return collate(examples)
+        generator = torch.Generator().manual_seed(planned.seed)
+        joined = with_silence(examples, self.config, generator=generator)
+        copies = zip(*(self._augmented(example, generator) for example in joined))
+        return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
+
+    def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
+        """The cuts as they are stored."""
+        cuts = list(cuts)
+        texts = [cut.supervisions[0].text for cut in cuts]
+        features = (torch.from_numpy(cut.load_features()) for cut in cuts)
+        return list(map(Example, features, self.tokenizer.encode(texts), (cut.id for cut in cuts), texts))
+
+    def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
+        """The copies of an utterance: with the same noise, each with masks of its own."""
+        features = example.features if self.noise is None else self.noise(example.features, generator=generator)
+        masked = (spec_augment(features, self.config, generator=generator) for _ in range(self.num_copies))
+        return [example._replace(features=copy) for copy in masked]
 
 
 def collate(examples: Sequence[Example], *, num_copies: int = 1) -> AsrBatch:
@@ -45,8 +89,5 @@ def collate(examples: Sequence[Example], *, num_copies: int = 1) -> AsrBatch:
     features, tokens, cut_ids, texts = map(list, zip(*examples))
     x = torch.nn.utils.rnn.pad_sequence(features, batch_first=True, padding_value=LOG_EPSILON)
     y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
-    return AsrBatch(x, _lengths(features), y, _lengths(tokens), cut_ids, texts, num_copies)
-
-
-def _lengths(sequences: Sequence[Sequence[int] | Tensor]) -> Tensor:
-    return torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+    x_lens, y_lens = (torch.tensor([len(part) for part in parts]) for parts in (features, tokens))
+    return AsrBatch(x, x_lens, y, y_lens, cut_ids, texts, num_copies)

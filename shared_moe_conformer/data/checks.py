@@ -1,20 +1,18 @@
-"""What is wrong with prepared cuts: each problem one line that names its cut."""
+"""What is wrong with utterances and prepared cuts: each problem one line that names its cut."""
 
 from __future__ import annotations
 
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
-import soundfile
-from lhotse import MonoCut, Recording
+from lhotse import MonoCut
 
 from shared_moe_conformer.config import subsampled_length
-from shared_moe_conformer.data.levels import Level, measure_level
-from shared_moe_conformer.data.problem import Problem
+from shared_moe_conformer.data.recordings import SILENCE_DB, Level
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.data.utterances import Utterance
 from shared_moe_conformer.text import first_line
 
 MIN_DURATION, MAX_DURATION = 0.3, 30.0
@@ -23,22 +21,43 @@ OVERLAP_KINDS = ("text", "recording")
 """What two splits may not share."""
 MAX_CHARACTERS_PER_SECOND = 30.0
 """More than anybody says: the recording is cut off, or the text is another's."""
+SLOWEST, FASTEST = 0.9, 1.1
+"""Speeds of the copies that training makes."""
+MAX_CLIPPED_SHARE = 1e-3
+MAX_SILENT_SHARE = 0.8
 
 
-class Fault(NamedTuple):
-    """What is wrong with a recording, of which several cuts may be parts."""
+class Problem(str):
+    """A line that says what is wrong with a cut, and begins with the cut's name."""
 
+    cut_id: str
     kind: str
-    """As a `Problem`'s."""
-    message: str
+    """What is wrong, in a word or two; problems are counted by it."""
+
+    def __new__(cls, cut_id: str, kind: str, message: str, *, split: str = "") -> Problem:
+        """`cut-7: empty transcript`, or with a split `cut-7 (test): ...`."""
+        problem = super().__new__(cls, f"{cut_id}{f' ({split})' if split else ''}: {message}")
+        problem.cut_id, problem.kind = cut_id, kind
+        return problem
 
 
-class Examined(NamedTuple):
-    """What was found in a recording."""
+def reason_to_drop(utterance: Utterance, *, min_duration: float, max_duration: float) -> str | None:
+    """Why an utterance cannot be trained on or scored; None where it can."""
+    if not min_duration <= utterance.duration <= max_duration:
+        return f"{utterance.duration:.2f} s long, not {min_duration:g} to {max_duration:g}"
+    if len(utterance.text) * FASTEST > MAX_CHARACTERS_PER_SECOND * utterance.duration:
+        return f"{len(utterance.text)} characters cannot be said in {utterance.duration:.2f} s"
+    return None
 
-    faults: list[Fault]
-    level: Level | None
-    """None where there is none."""
+
+def complaints(level: Level) -> list[str]:
+    """What is not good in a recording and yet can be trained on, for reading."""
+    found = []
+    if level.clipped_share > MAX_CLIPPED_SHARE:
+        found.append(f"clipped: {level.clipped_share:.1%} of the samples are at full scale")
+    if level.silent_share > MAX_SILENT_SHARE:
+        found.append(f"mostly silence: {level.silent_share:.0%} of it is below {SILENCE_DB:.0f} dB")
+    return found
 
 
 def frames_needed(tokens: list[int]) -> int:
@@ -57,20 +76,36 @@ def check_cut(
     max_duration: float = MAX_DURATION,
 ) -> list[Problem]:
     """Problems that the manifest alone shows; without a tokenizer, those of a cut that has no features yet."""
-    problems = _check_duration(cut, min_duration, max_duration)
+    problems = []
+    if not min_duration <= cut.duration <= max_duration:
+        message = f"{cut.duration:.2f} s long, not {min_duration:g} to {max_duration:g}"
+        problems.append(Problem(cut.id, "duration", message))
+    if any(s.start < -0.01 or s.end > cut.duration + 0.01 for s in cut.supervisions):
+        problems.append(Problem(cut.id, "supervisions", "supervision reaches beyond the cut"))
     if len(cut.supervisions) != 1:
-        return [
-            *problems,
-            Problem(cut.id, "supervisions", f"{len(cut.supervisions)} supervisions where one is expected"),
-        ]
+        message = f"{len(cut.supervisions)} supervisions where one is expected"
+        return [*problems, Problem(cut.id, "supervisions", message)]
     text = cut.supervisions[0].text or ""
     if not text.strip():
         return [*problems, Problem(cut.id, "empty text", "empty transcript")]
     if len(text) > MAX_CHARACTERS_PER_SECOND * cut.duration:
         message = f"{len(text)} characters cannot be said in {cut.duration:.2f} s"
         problems.append(Problem(cut.id, "too much text", message))
-    if tokenizer is not None:
-        problems += _check_units(cut, text, tokenizer)
+    return problems if tokenizer is None else problems + _check_units(cut, text, tokenizer)
+
+
+def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]:
+    problems = []
+    unknown = tokenizer.unknown_characters(text)
+    if unknown:
+        message = f"the tokenizer does not know {' '.join(map(repr, unknown))}"
+        problems.append(Problem(cut.id, "unknown characters", message))
+    if not cut.has_features:
+        return [*problems, Problem(cut.id, "no features", "no features")]
+    needed, frames = frames_needed(tokenizer.encode([text])[0]), subsampled_length(cut.num_frames)
+    if frames < needed:
+        message = f"{frames} frames after subsampling, its tokens need {needed}"
+        problems.append(Problem(cut.id, "too many tokens", message))
     return problems
 
 
@@ -86,26 +121,6 @@ def check_features(cut: MonoCut) -> list[Problem]:
     if features is None or len(features) == 0:
         return [Problem(cut.id, "no features", "features of no frames")]
     return [] if np.isfinite(features).all() else [Problem(cut.id, "not finite", "features hold NaN or infinity")]
-
-
-def examine_recording(recording: Recording) -> Examined:
-    """The faults and the level of a recording, which is read from its beginning to its end."""
-    source = recording.sources[0]
-    try:
-        samples = source.load_audio()
-    except Exception as error:  # audio backends have their own
-        return Examined([Fault("unreadable", f"{source.source} cannot be read ({first_line(error)})")], None)
-    if not np.isfinite(samples).all():
-        return Examined([Fault("not finite", "recording holds NaN or infinity")], None)
-    faults = []
-    if not recording.transforms:  # with them, rate and length are those after them
-        faults += _check_rate(recording)
-        if samples.shape[-1] != recording.num_samples:  # Lhotse itself mends up to 0.5 s in silence
-            message = f"{source.source} has {samples.shape[-1]} samples, not {recording.num_samples}"
-            faults.append(Fault("length", message))
-    if not np.any(samples):
-        faults.append(Fault("silence", "recording is digital silence"))
-    return Examined(faults, measure_level(samples, recording.sampling_rate))
 
 
 def check_duplicates(cuts: Iterable[MonoCut]) -> list[Problem]:
@@ -130,41 +145,6 @@ def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[st
                 if other_split != split:
                     message = f"same {kind} as {other_id} ({other_split})"
                     problems.append(Problem(cut.id, f"same {kind}", message, split=split))
-    return problems
-
-
-def _check_duration(cut: MonoCut, min_duration: float, max_duration: float) -> list[Problem]:
-    problems = []
-    if not min_duration <= cut.duration <= max_duration:
-        message = f"{cut.duration:.2f} s long, not {min_duration:g} to {max_duration:g}"
-        problems.append(Problem(cut.id, "duration", message))
-    if any(s.start < -0.01 or s.end > cut.duration + 0.01 for s in cut.supervisions):
-        problems.append(Problem(cut.id, "supervisions", "supervision reaches beyond the cut"))
-    return problems
-
-
-def _check_rate(recording: Recording) -> list[Fault]:
-    """The rate in the file's head must be the manifest's: otherwise all sounds slower or faster than it was."""
-    source = recording.sources[0]
-    rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else recording.sampling_rate
-    if rate == recording.sampling_rate:
-        return []
-    message = f"{source.source} is at {rate} Hz, its manifest says {recording.sampling_rate} Hz"
-    return [Fault("sampling rate", message)]
-
-
-def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]:
-    problems = []
-    unknown = tokenizer.unknown_characters(text)
-    if unknown:
-        message = f"the tokenizer does not know {' '.join(map(repr, unknown))}"
-        problems.append(Problem(cut.id, "unknown characters", message))
-    if not cut.has_features:
-        return [*problems, Problem(cut.id, "no features", "no features")]
-    needed, frames = frames_needed(tokenizer.encode([text])[0]), subsampled_length(cut.num_frames)
-    if frames < needed:
-        message = f"{frames} frames after subsampling, its tokens need {needed}"
-        problems.append(Problem(cut.id, "too many tokens", message))
     return problems
 
 

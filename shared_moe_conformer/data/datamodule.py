@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
-from shared_moe_conformer.data.checks import check_cut
-from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
-from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cut_file
-from shared_moe_conformer.data.noise import NoiseMixer
-from shared_moe_conformer.data.problem import Problem
-from shared_moe_conformer.data.spec_augment import with_more_time_masks
+from shared_moe_conformer.data.augment import NoiseMixer, with_more_time_masks
+from shared_moe_conformer.data.batch import CutDataset
+from shared_moe_conformer.data.checks import Problem, check_cut
+from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
+from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file
 from shared_moe_conformer.data.stored_cuts import StoredCuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
@@ -43,7 +42,7 @@ class AsrDataModule:
         self.dataset = CutDataset(tokenizer, config.data)
 
     def train_loader(self, cuts: StoredCuts | None = None) -> TrainLoader:
-        """The training split, read anew unless it is given; `set_epoch` before each epoch."""
+        """The training split, read again unless it is given; `set_epoch` before each epoch."""
         cuts = self.training_cuts() if cuts is None else cuts
         training = self.config.training
         num_copies, options = 1, self.config.data
@@ -69,22 +68,12 @@ class AsrDataModule:
           FileNotFoundError: the split has not been prepared.
           ValueError: more than a tenth of it cannot be trained on, some named.
         """
-        path = self._path(self.config.data.train_split)
-        self.left_out = []
-        cuts = iterate_cut_file(path, recipe_dir=self.recipe_dir)
-        good = StoredCuts(self._usable(cuts), directory=path.parent if os.access(path.parent, os.W_OK) else None)
+        path, self.left_out = self._path(self.config.data.train_split), []
+        cuts = self._usable(path, self.left_out)
+        good = StoredCuts(cuts, directory=path.parent if os.access(path.parent, os.W_OK) else None)
         num_faulty = len({problem.cut_id for problem in self.left_out})
-        if num_faulty > MAX_LEFT_OUT_SHARE * (len(good) + num_faulty):
-            raise _refusal(self.left_out, path)
+        _refuse(self.left_out if num_faulty > MAX_LEFT_OUT_SHARE * (len(good) + num_faulty) else [], path)
         return good
-
-    def _usable(self, cuts: Iterable[MonoCut]) -> Iterator[MonoCut]:
-        """The cuts without problems; the others' problems go into `left_out`."""
-        for cut in cuts:
-            problems = self._problems([cut])
-            self.left_out += problems
-            if not problems:
-                yield cut
 
     def cuts(self, split: str) -> CutSet:
         """A split's cuts, checked, with absolute or working-folder paths of audio and features.
@@ -93,39 +82,37 @@ class AsrDataModule:
           FileNotFoundError: the split has not been prepared.
           ValueError: cuts that cannot be trained on or scored, named.
         """
-        path = self._path(split)
-        cuts = read_cut_file(path, recipe_dir=self.recipe_dir)
-        problems = self._problems(cuts)
-        if problems:
-            raise _refusal(problems, path)
+        path, problems = self._path(split), list[Problem]()
+        cuts = CutSet.from_cuts(self._usable(path, problems))
+        _refuse(problems, path)
         return cuts
 
     def _path(self, split: str) -> Path:
         return cuts_path(self.recipe_dir / self.config.data.manifest_dir, split)
 
+    def _usable(self, path: Path, problems: list[Problem]) -> Iterator[MonoCut]:
+        """A file's cuts without problems; the others' go into `problems`."""
+        bins = self.config.features.num_mel_bins
+        for cut in iterate_cut_file(path, recipe_dir=self.recipe_dir):
+            found = check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
+            if cut.has_features and cut.num_features != bins:
+                found.append(Problem(cut.id, "features", f"{cut.num_features} mel bins, the config says {bins}"))
+            problems += found
+            if not found:
+                yield cut
+
     def _noise(self) -> NoiseMixer | None:
         """What is mixed into training."""
-        data = self.config.data
+        data, bins = self.config.data, self.config.features.num_mel_bins
         if not data.noise_manifest:
             return None
         path = self.recipe_dir / data.noise_manifest
-        cuts = read_cut_file(path, recipe_dir=self.recipe_dir)
-        bins = self.config.features.num_mel_bins
+        cuts = list(iterate_cut_file(path, recipe_dir=self.recipe_dir))
         wrong = [cut.id for cut in cuts if not cut.has_features or cut.num_features != bins]
         require(not wrong, f"{len(wrong)} noises in {path} have no features of {bins} mel bins, {wrong[:1]} first")
         return NoiseMixer(cuts, data)
 
-    def _problems(self, cuts: Iterable[MonoCut]) -> list[Problem]:
-        bins = self.config.features.num_mel_bins
-        problems = []
-        for cut in cuts:
-            problems += check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
-            if cut.has_features and cut.num_features != bins:
-                message = f"{cut.num_features} mel bins, the config says {bins}"
-                problems.append(Problem(cut.id, "features", message))
-        return problems
 
-
-def _refusal(problems: Sequence[Problem], path: Path) -> ValueError:
+def _refuse(problems: list[Problem], path: Path) -> None:
     shown = "; ".join(problems[:MAX_SHOWN])
-    return ValueError(f"{len(problems)} problems in {path}: {shown}; see local/validate_cuts.py")
+    require(not problems, f"{len(problems)} problems in {path}: {shown}; see local/validate_cuts.py")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,65 +49,39 @@ def write_split(recordings: RecordingSet, supervisions: SupervisionSet, split: s
     write_manifest(recordings, directory / f"recordings_{split}.jsonl.gz")
     write_manifest(supervisions, directory / f"supervisions_{split}.jsonl.gz")
     write_manifest(cuts, cuts_path(directory, split))
-    print(f"{split}: {summary_of(cuts)}")
+    num_words = sum(len(words_of(s.text or "")) for s in supervisions)
+    minutes = sum(cut.duration for cut in cuts) / 60
+    print(f"{split}: {len(cuts)} utterances, {num_words} words, {minutes:.1f} minutes")
     return cuts
-
-
-def summary_of(cuts: Iterable[MonoCut]) -> str:
-    """How much speech it is."""
-    durations = [cut.duration for cut in cuts]
-    words = sum(len(words_of(s.text or "")) for cut in cuts for s in cut.supervisions)
-    return f"{len(durations)} utterances, {words} words, {sum(durations) / 60:.1f} minutes"
 
 
 def _cut_out(supervision: SupervisionSegment, recording: Recording) -> MonoCut:
     own = supervision.with_offset(-supervision.start)
-    span = {"start": supervision.start, "duration": supervision.duration}
-    return MonoCut(supervision.id, channel=0, recording=recording, supervisions=[own], **span)
+    return MonoCut(supervision.id, supervision.start, supervision.duration, 0, recording=recording, supervisions=[own])
 
 
 def _seen_from_here(recording: Recording) -> Recording:
-    sources = [fastcopy(s, source=_relative(s.source)) if s.type == "file" else s for s in recording.sources]
+    sources = list(recording.sources)
+    for i, source in enumerate(sources):
+        if source.type == "file" and Path(source.source).is_relative_to(Path.cwd()):
+            sources[i] = fastcopy(source, source=str(Path(source.source).relative_to(Path.cwd())))
     return fastcopy(recording, sources=sources)
 
 
-def _relative(path: str) -> str:
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
-
-
 def read_cuts(manifest_dir: Path, split: str, *, recipe_dir: Path) -> CutSet:
-    """A split's cuts, in memory, whose relative paths of audio and features begin at the recipe's folder.
-
-    Raises:
-      FileNotFoundError: the split has not been prepared.
-      ValueError: the file holds no cut, or is not a manifest of cuts.
-    """
-    return read_cut_file(cuts_path(manifest_dir, split), recipe_dir=recipe_dir)
-
-
-def read_cut_file(path: Path, *, recipe_dir: Path) -> CutSet:
-    """The cuts of one file, as `read_cuts` gives them.
-
-    Raises:
-      FileNotFoundError: there is none.
-      ValueError: the file holds no cut, or is not a manifest of cuts.
-    """
-    return CutSet.from_cuts(list(iterate_cut_file(path, recipe_dir=recipe_dir)))
+    """A split's cuts, in memory; see `iterate_cut_file`."""
+    return CutSet.from_cuts(iterate_cut_file(cuts_path(manifest_dir, split), recipe_dir=recipe_dir))
 
 
 def iterate_cut_file(path: Path, *, recipe_dir: Path) -> Iterator[MonoCut]:
-    """The cuts of one file, one after the other.
+    """The cuts of one file, one after the other; their relative paths begin at the recipe's folder.
 
     Raises:
-      FileNotFoundError: there is none.
+      FileNotFoundError: there is no such file: the split has not been prepared.
       ValueError: the file holds no cut, or is not a manifest of cuts.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no cuts in {path}: run ./prepare.sh first")
-    return _cuts_of(path, recipe_dir)
-
-
-def _cuts_of(path: Path, recipe_dir: Path) -> Iterator[MonoCut]:
     cut = None
     try:
         for cut in CutSet.from_jsonl_lazy(path):
@@ -119,7 +93,7 @@ def _cuts_of(path: Path, recipe_dir: Path) -> Iterator[MonoCut]:
 
 
 def _seen_from(recipe_dir: Path, cut: MonoCut) -> MonoCut:
-    """The cut, whose relative paths begin at the recipe's folder; a `MonoCut`, just read, is itself changed.
+    """The cut, its relative paths begun at the recipe's folder; a `MonoCut`, just read, is itself changed.
 
     Lhotse would copy it twice, which takes a quarter of the time of reading it.
     """

@@ -1,11 +1,11 @@
-"""Audio files of any kind as recordings of one channel."""
+"""Audio files of any kind: how long and how loud they are, what is wrong with them, and recordings of one channel."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -13,14 +13,44 @@ from lhotse import Recording
 from lhotse.audio import AudioSource
 from tqdm import tqdm
 
-from shared_moe_conformer.data.checks import MAX_CHARACTERS_PER_SECOND
+from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.data.utterances import Utterance, refuse
 from shared_moe_conformer.speech.audio import examine, stream_audio
+from shared_moe_conformer.text import first_line
 
-SLOWEST, FASTEST = 0.9, 1.1
-"""Speeds of the copies that training makes."""
 TOLERANCE = 0.1
 """Seconds by which a segment may end after its recording, as rounded times do."""
+FULL_SCALE = 0.999
+"""Samples from here on are taken for clipped, where there are many."""
+SILENCE_DB = -60.0
+"""Frames of 10 ms below this, relative to full scale, are silent."""
+
+
+class Level(NamedTuple):
+    """What the samples of a recording are like."""
+
+    peak: float
+    """Largest absolute value; 1 is full scale."""
+    clipped_share: float
+    """Share of samples at full scale."""
+    silent_share: float
+    """Share of frames of 10 ms that are silent."""
+
+
+class Fault(NamedTuple):
+    """What is wrong with a recording; several cuts may be parts of it."""
+
+    kind: str
+    """As a `Problem`'s."""
+    message: str
+
+
+class Examined(NamedTuple):
+    """What was found in a recording."""
+
+    faults: list[Fault]
+    level: Level | None
+    """None where there is none."""
 
 
 def measure(utterances: Sequence[Utterance], audio_dir: Path) -> list[Utterance]:
@@ -47,13 +77,17 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> list[Utterance]
     return measured
 
 
-def reason_to_drop(utterance: Utterance, *, min_duration: float, max_duration: float) -> str | None:
-    """Why an utterance cannot be trained on or scored; None where it can."""
-    if not min_duration <= utterance.duration <= max_duration:
-        return f"{utterance.duration:.2f} s long, not {min_duration:g} to {max_duration:g}"
-    if len(utterance.text) * FASTEST > MAX_CHARACTERS_PER_SECOND * utterance.duration:
-        return f"{len(utterance.text)} characters cannot be said in {utterance.duration:.2f} s"
-    return None
+def _seconds(path: Path) -> float | str:
+    """Length of a file, or what is wrong with it."""
+    if not path.is_file():
+        return f"no file {path}: correct the path, or give the folder that it begins at as --audio-dir"
+    try:
+        rate, length, announced, _ = examine(path)
+    except ValueError as error:
+        return str(error)
+    if announced is not None:
+        return f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get it again, or leave it out"
+    return length / rate
 
 
 def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Recording:
@@ -76,27 +110,53 @@ def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Rec
     return Recording(recording_id, [source], rate, length, length / rate)
 
 
-def _seconds(path: Path) -> float | str:
-    """Length of a file, or what is wrong with it."""
-    if not path.is_file():
-        return f"no file {path}: correct the path, or give the folder that it begins at as --audio-dir"
-    try:
-        rate, length, announced, _ = examine(path)
-    except ValueError as error:
-        return str(error)
-    if announced is not None:
-        return f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get it again, or leave it out"
-    return length / rate
-
-
 def _convert(path: Path, target: Path) -> Path:
     if target.is_file() and target.stat().st_mtime >= path.stat().st_mtime:
         return target
     rate, blocks = stream_audio(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
-    with soundfile.SoundFile(str(temporary), "w", rate, 1, format="FLAC", subtype="PCM_16") as file:
+    with atomic_file(target) as whole, soundfile.SoundFile(whole, "w", rate, 1, "PCM_16", format="FLAC") as file:
         for block in blocks:
             file.write(np.clip(block, -1, 1))
-    os.replace(temporary, target)
     return target
+
+
+def examine_recording(recording: Recording) -> Examined:
+    """The faults and the level of a recording, which is read from its beginning to its end."""
+    source = recording.sources[0]
+    try:
+        samples = source.load_audio()
+    except Exception as error:  # audio backends have their own
+        return Examined([Fault("unreadable", f"{source.source} cannot be read ({first_line(error)})")], None)
+    if not np.isfinite(samples).all():
+        return Examined([Fault("not finite", "recording holds NaN or infinity")], None)
+    faults = []
+    if not recording.transforms:  # with them, rate and length are those after them
+        faults += _check_rate(recording)
+        if samples.shape[-1] != recording.num_samples:  # Lhotse itself mends up to 0.5 s in silence
+            message = f"{source.source} has {samples.shape[-1]} samples, not {recording.num_samples}"
+            faults.append(Fault("length", message))
+    if not np.any(samples):
+        faults.append(Fault("silence", "recording is digital silence"))
+    return Examined(faults, measure_level(samples, recording.sampling_rate))
+
+
+def _check_rate(recording: Recording) -> list[Fault]:
+    """The rate in the file's head must be the manifest's: otherwise all sounds slower or faster than it was."""
+    source = recording.sources[0]
+    rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else recording.sampling_rate
+    if rate == recording.sampling_rate:
+        return []
+    message = f"{source.source} is at {rate} Hz, its manifest says {recording.sampling_rate} Hz"
+    return [Fault("sampling rate", message)]
+
+
+def measure_level(samples: np.ndarray, sampling_rate: int) -> Level:
+    """The level of finite samples (channels, samples)."""
+    size = np.abs(samples)
+    length = max(sampling_rate // 100, 1)
+    frames = size[..., : size.shape[-1] // length * length].reshape(-1, length)
+    power = np.square(frames, dtype=np.float64).mean(axis=1) if len(frames) else np.zeros(1)
+    clipped = np.count_nonzero(size >= FULL_SCALE) / max(size.size, 1)
+    silent = float((power < 10 ** (SILENCE_DB / 10)).mean())
+    return Level(float(size.max(initial=0.0)), clipped, silent)

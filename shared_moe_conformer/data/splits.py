@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from shared_moe_conformer.config import require
@@ -13,27 +13,29 @@ PERCENT = {"test": range(10), "dev": range(10, 20)}
 """Hundredths of the texts that are held out."""
 
 
-def percentile_of(name: str) -> int:
-    """A number from 0 to 99 that follows from a name alone."""
-    return int(hashlib.sha1(f"split1|{name.lower()}".encode()).hexdigest(), 16) % 100
-
-
 def split_of(name: str) -> str:
     """The split of a text, or of a speaker: 10 % test, 10 % dev."""
-    return next((split for split, percent in PERCENT.items() if percentile_of(name) in percent), "train")
+    return next((split for split, percent in PERCENT.items() if _percentile(name) in percent), "train")
+
+
+def _percentile(name: str) -> int:
+    """A number from 0 to 99 that follows from a name alone."""
+    return int(_hash(name.lower()), 16) % 100
+
+
+def _hash(name: str) -> str:
+    return hashlib.sha1(f"split1|{name}".encode()).hexdigest()
 
 
 def held_out(sizes: Mapping[str, float], share: float) -> set[str]:
-    """Groups that together have at least a share of the whole: speakers, characters or dialogues.
-
-    The groups are taken in the order of a hash of their names, so that everybody takes the same.
+    """Groups (speakers, characters or dialogues) that together have at least a share of the whole.
 
     Args:
       sizes: of the groups, in any unit, by name.
       share: of the sum of all sizes, from 0 to 1.
     """
     chosen: set[str] = set()
-    for name in sorted(sizes, key=lambda name: hashlib.sha1(f"split1|{name}".encode()).hexdigest()):
+    for name in sorted(sizes, key=_hash):
         if sum(sizes[other] for other in chosen) >= share * sum(sizes.values()):
             break
         chosen.add(name)
@@ -43,7 +45,7 @@ def held_out(sizes: Mapping[str, float], share: float) -> set[str]:
 def assign_splits(utterances: Sequence[Utterance], *, by: str = "text") -> list[Utterance]:
     """The utterances, each in a split.
 
-    Splits that are given stay as they are; where dev or test is not among them it is taken out of train.
+    Given splits stay as they are; a missing dev or test is taken out of train.
 
     Args:
       utterances: with splits, or all without.
@@ -69,15 +71,13 @@ def assign_splits(utterances: Sequence[Utterance], *, by: str = "text") -> list[
 
 def shared_texts(utterances: Iterable[Utterance]) -> set[str]:
     """Texts that are in two splits or more."""
-    splits: defaultdict[str, set[str]] = defaultdict(set)
-    for utterance in utterances:
-        splits[utterance.text].add(utterance.split)
-    return {text for text, its in splits.items() if len(its) > 1}
+    counts = Counter(text for text, _ in {(utterance.text, utterance.split) for utterance in utterances})
+    return {text for text, count in counts.items() if count > 1}
 
 
 def _choose(groups: dict[str, list[Utterance]], missing: Sequence[str]) -> dict[str, str]:
     """The split of each utterance's id."""
-    order = sorted(groups, key=lambda name: (percentile_of(name), name))
+    order = sorted(groups, key=lambda name: (_percentile(name), name))
     require(
         len(order) > len(missing),
         f"{len(order)} groups of equal texts, recordings or speakers: too few to hold out {' and '.join(missing)}; "
@@ -90,7 +90,7 @@ def _choose(groups: dict[str, list[Utterance]], missing: Sequence[str]) -> dict[
 
 
 def _groups(utterances: Sequence[Utterance], by: str) -> dict[str, list[Utterance]]:
-    """Utterances that must stay together, by the first of their texts or speakers in alphabetical order."""
+    """Utterances that must stay together, by the alphabetically first of their texts or speakers."""
     require(
         by == "text" or all(utterance.speaker for utterance in utterances),
         "--split-by speaker: not every utterance has a speaker",

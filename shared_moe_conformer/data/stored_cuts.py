@@ -1,4 +1,4 @@
-"""The cuts of a split on disk: as many as there are, in next to no memory, once for all processes of a machine."""
+"""The cuts of a split on disk: any number of them, in next to no memory, once for all processes of a machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from lhotse import MonoCut
 
 from shared_moe_conformer.config import require
 
-ALIGNMENT = 8
-"""Bytes of a number; numbers stand at multiples of it."""
-
 
 class OpenFile(NamedTuple):
-    """A file of stored cuts, which other processes of the machine can read while the one that wrote it is there."""
+    """A file of stored cuts; other processes of the machine can read it while its writer has it open."""
 
     path: str
     num_cuts: int
@@ -31,7 +28,7 @@ class OpenFile(NamedTuple):
 class StoredCuts:
     """Cuts in a file without a name, which is gone when all processes that read it are.
 
-    The file holds each cut, pickled; where each ends, and its duration (mapped into memory); and at its end the digest.
+    The file holds each cut, pickled; then where each ends, and its duration (mapped into memory); then the digest.
     """
 
     def __init__(self, cuts: Iterable[MonoCut], *, directory: Path | None = None) -> None:
@@ -49,10 +46,8 @@ class StoredCuts:
             ends.append(ends[-1] + len(data))
             durations.append(cut.duration)
             digest.update(f"{cut.id} {cut.duration}\n".encode())
-        file.write(bytes(-ends[-1] % ALIGNMENT))
-        for numbers in (ends, durations):
-            numbers.tofile(file)
-        file.write(digest.digest())
+        file.write(bytes(-ends[-1] % ends.itemsize))  # numbers stand at multiples of their size
+        file.write(ends.tobytes() + durations.tobytes() + digest.digest())
         file.flush()
         self._read(file, len(durations), digest.hexdigest())
 
@@ -72,17 +67,17 @@ class StoredCuts:
         self._file = file
         self.digest = digest
         """Of the cuts' ids and durations, in their order."""
-        size = os.fstat(file.fileno()).st_size
-        end = size - len(bytes.fromhex(digest))
-        begin = end - ALIGNMENT * (2 * num_cuts + 1)
+        size, num_numbers = os.fstat(file.fileno()).st_size, 2 * num_cuts + 1
+        end = size - len(digest) // 2
+        begin = end - 8 * num_numbers
         is_it = begin >= 0 and os.pread(file.fileno(), size - end, end).hex() == digest
         require(is_it, f"{file.name} does not hold these cuts")
-        numbers = np.memmap(file, np.int64, mode="r", offset=begin, shape=2 * num_cuts + 1).view(np.ndarray)
+        numbers = np.memmap(file, np.int64, mode="r", offset=begin, shape=num_numbers).view(np.ndarray)
         self._ends, self.durations = numbers[: num_cuts + 1], numbers[num_cuts + 1 :].view(np.float64)
 
     @property
     def file(self) -> OpenFile:
-        """By which other processes of this machine can read the cuts.
+        """The way for other processes of this machine to read the cuts.
 
         Source: proc(5), /proc/pid/fd: what a process has open, whether it still has a name or not.
         """

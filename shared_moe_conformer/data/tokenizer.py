@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import sentencepiece
 
-from shared_moe_conformer.atomic import atomic_folder
+from shared_moe_conformer.atomic import atomic_file, atomic_folder
 from shared_moe_conformer.config import require
+from shared_moe_conformer.text import is_ideograph, words_of
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 NUM_SPECIAL = 3
@@ -18,6 +20,11 @@ NUM_SPECIAL = 3
 MANY = 200_000
 """More than there are characters."""
 MODEL_FILE, TOKENS_FILE = "bpe.model", "tokens.txt"
+SIZES = {0: 64, 10_000: 128, 50_000: 256, 250_000: 500}
+"""Byte-pair units by the fewest words that get them: asterisk's 2,000 words have 64, LibriSpeech's 100 hours 500."""
+SMALLEST = (500, 256, 128, 64, 48, 32, 24, 16)
+MOST_CHARACTERS = 300
+"""With more, as in Korean, there is nothing to be won by joining them."""
 
 
 class Tokenizer:
@@ -54,7 +61,7 @@ class Tokenizer:
             raise ValueError(f"{model} is no SentencePiece model: run ./prepare.sh again") from error
         tokenizer = cls(processor)
         require(
-            tokens.read_text(encoding="utf-8") == tokens_text(tokenizer.pieces),
+            tokens.read_text(encoding="utf-8") == _tokens_text(tokenizer.pieces),
             f"{tokens} does not list the units of {model}: run ./prepare.sh again",
         )
         return tokenizer
@@ -79,24 +86,24 @@ def train_tokenizer(texts: Iterable[str], lang_dir: Path, vocab_size: int | None
 
     Args:
       texts: to learn from.
-      lang_dir: folder to be made.
+      lang_dir: folder to make.
       vocab_size: byte-pair units; None: as many as there are characters, each of them one.
       covered: characters that get a unit even if the texts lack them.
 
     Raises:
       ValueError: no text, or a vocabulary that these texts cannot fill or is smaller than their characters.
     """
-    lines = [text for text in texts if text.strip()]
-    require(len(lines) > 0, "no texts to train a tokenizer on: are the transcripts empty?")
-    missing = "".join(sorted(set(covered) - set("".join(lines)) - {" "}))
-    tokenizer = Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=_train_model(lines, vocab_size, missing)))
+    model = _train_model(texts, vocab_size, covered)
+    tokenizer = Tokenizer(sentencepiece.SentencePieceProcessor(model_proto=model))
     with atomic_folder(lang_dir, marker=MODEL_FILE, overwrite=True) as folder:
-        (folder / MODEL_FILE).write_bytes(tokenizer.processor.serialized_model_proto())
-        (folder / TOKENS_FILE).write_text(tokens_text(tokenizer.pieces), encoding="utf-8")
+        (folder / MODEL_FILE).write_bytes(model)
+        (folder / TOKENS_FILE).write_text(_tokens_text(tokenizer.pieces), encoding="utf-8")
     return tokenizer
 
 
-def _train_model(lines: list[str], vocab_size: int | None, missing: str) -> bytes:
+def _train_model(texts: Iterable[str], vocab_size: int | None, covered: str) -> bytes:
+    lines = [text for text in texts if text.strip()]
+    require(len(lines) > 0, "no texts to train a tokenizer on: are the transcripts empty?")
     model = io.BytesIO()
     kind: dict[str, Any] = {"vocab_size": vocab_size, "model_type": "bpe"}
     if vocab_size is None:
@@ -106,7 +113,7 @@ def _train_model(lines: list[str], vocab_size: int | None, missing: str) -> byte
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(lines),
             model_writer=model,
-            required_chars=missing,
+            required_chars="".join(sorted(set(covered) - set("".join(lines)) - {" "})),
             **kind,
             character_coverage=1.0,
             normalization_rule_name="identity",
@@ -126,6 +133,59 @@ def _train_model(lines: list[str], vocab_size: int | None, missing: str) -> byte
     return model.getvalue()
 
 
-def tokens_text(pieces: Sequence[str]) -> str:
-    """What tokens.txt says of the units 0, 1, ..: a line for each."""
+def _tokens_text(pieces: Sequence[str]) -> str:
+    """The text of tokens.txt: a line for each of the units 0, 1, .."""
     return "".join(f"{piece} {index}\n" for index, piece in enumerate(pieces))
+
+
+def choose_vocab_size(texts: Sequence[str], *, covered: str = "") -> int | None:
+    """Byte-pair units for training texts; None: each character is one, as where words have no spaces between them.
+
+    Args:
+      texts: of training.
+      covered: further characters that need units.
+    """
+    letters = [character for text in texts for character in text if not character.isspace()]
+    characters = set(letters) | set(covered) - {" "}
+    if sum(map(is_ideograph, letters)) > len(letters) / 2 or len(characters) > MOST_CHARACTERS:
+        return None
+    num_words = sum(len(words_of(text)) for text in texts)
+    wanted = max(size for words, size in SIZES.items() if num_words >= words)
+    wanted = next(size for size in sorted({*SIZES.values(), 1000}) if size >= max(wanted, 1.5 * len(characters)))
+    return next((size for size in (wanted, *SMALLEST) if size <= wanted and _can_train(texts, size, covered)), None)
+
+
+def _can_train(texts: Sequence[str], vocab_size: int, covered: str) -> bool:
+    try:
+        _train_model(texts, vocab_size, covered)
+    except ValueError:
+        return False
+    return True
+
+
+def save_units(exp_dir: Path, pieces: Sequence[str]) -> None:
+    """Write the pieces of the units 0, 1, .. into an experiment's folder, in a file like the lang folder's."""
+    with atomic_file(exp_dir / TOKENS_FILE) as file:
+        file.write(_tokens_text(pieces).encode())
+
+
+def saved_units(exp_dir: Path) -> list[str] | None:
+    """The pieces that `save_units` wrote; None if nobody has."""
+    path = exp_dir / TOKENS_FILE
+    if not path.is_file():
+        return None
+    return [line.rsplit(" ", 1)[0] for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def refuse_other_units(exp_dir: Path, pieces: Sequence[str]) -> None:
+    """Raise `ValueError` unless these are the pieces with which the experiment in a folder, if any, was trained.
+
+    The lang folder may have been made again since, with the same number of units.
+    """
+    pairs = itertools.zip_longest(saved_units(exp_dir) or pieces, pieces)
+    for number, (then, now) in enumerate(pairs):
+        require(
+            then == now,
+            f"{exp_dir} was trained with other units than those of the lang folder now: unit {number} was {then!r} and "
+            f"is {now!r}; prepare the texts as they were then, or train anew in another --exp-dir",
+        )

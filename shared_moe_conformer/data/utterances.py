@@ -1,4 +1,4 @@
-"""A corpus of one's own as a table: which stretch of which file holds which text, from TSV files and Kaldi folders.
+"""A user's corpus as a table: which stretch of which file holds which text, from TSV files and Kaldi folders.
 
 What is wrong with a file is told line by line, before anything is made of it.
 """
@@ -15,7 +15,7 @@ from shared_moe_conformer.config import require
 
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("path", "text", "speaker", "split")
-"""Of a TSV file of the user's; the last two may be left out, and a first line of these names sets another order."""
+"""Columns of a user's TSV file; the last two may be left out, and a first line of these names sets another order."""
 MAX_SHOWN = 3
 
 
@@ -44,19 +44,19 @@ def read_tsv(path: Path) -> list[Utterance]:
       FileNotFoundError: no such file.
       ValueError: lines that cannot be used, named.
     """
-    lines = list(_lines(path))
+    lines = [(origin, line.split("\t")) for origin, line in _lines(path)]
     columns: Sequence[str] = COLUMNS
-    if lines and set(lines[0][1].split("\t")) <= set(COLUMNS) and {"path", "text"} <= set(lines[0][1].split("\t")):
-        columns = lines.pop(0)[1].split("\t")
+    if lines and {"path", "text"} <= set(lines[0][1]) <= set(COLUMNS):
+        columns = lines.pop(0)[1]
     utterances, problems, seen = [], [], dict[str, str]()
-    for origin, line in lines:
-        values = dict(zip(columns, map(str.strip, line.split("\t"))))
-        problem = _problem_of(line.split("\t"), values, columns, seen.get(values.get("path", "")))
+    for origin, fields in lines:
+        values = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(str.strip, fields)))
+        problem = _problem_of(fields, values, columns, seen.get(values["path"]))
         if problem:
             problems.append(f"{origin}: {problem}")
             continue
         seen[values["path"]] = origin
-        utterances.append(_utterance(values, origin))
+        utterances.append(Utterance("", **values, start=0.0, duration=0.0, origin=origin))
     refuse(problems)
     require(len(utterances) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
     return utterances
@@ -66,22 +66,16 @@ def _problem_of(fields: list[str], values: dict[str, str], columns: Sequence[str
     checks = {
         "no tab between path and text: write path<TAB>text": len(fields) < 2,
         f"{len(fields)} columns: {len(columns)} are known, {', '.join(columns)}": len(fields) > len(columns),
-        "no path": not values.get("path"),
-        "no text: write what is said, or take the line out": not values.get("text"),
-        f"the split is {values.get('split')!r}: write {', '.join(SPLITS)}": values.get("split", "")
-        not in ("", *SPLITS),
+        "no path": not values["path"],
+        "no text: write what is said, or take the line out": not values["text"],
+        f"the split is {values['split']!r}: write {', '.join(SPLITS)}": values["split"] not in ("", *SPLITS),
         f"the same recording as {earlier}: take one out": earlier is not None,
     }
     return next((problem for problem, wrong in checks.items() if wrong), None)
 
 
-def _utterance(values: dict[str, str], origin: str) -> Utterance:
-    path = values["path"]
-    return Utterance("", path, values["text"], values.get("speaker", ""), values.get("split", ""), 0.0, 0.0, origin)
-
-
 def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
-    """The utterances of a Kaldi data folder: wav.scp and text, and segments and utt2spk where they are there.
+    """The utterances of a Kaldi data folder: wav.scp and text, and segments and utt2spk if they exist.
 
     Source of the formats: Kaldi's documentation, Data preparation.
 
@@ -90,8 +84,7 @@ def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
       ValueError: lines that cannot be used, named.
     """
     recordings, texts = _read_map(folder / "wav.scp"), _read_map(folder / "text")
-    segments = _read_map(folder / "segments") if (folder / "segments").is_file() else {}
-    speakers = _read_map(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
+    segments, speakers = (_read_map(p) if (p := folder / name).is_file() else {} for name in ("segments", "utt2spk"))
     problems = [
         f"{origin}: a command, not a file: run it, and write the name of the audio file it makes"
         for origin, value in recordings.values()
@@ -107,7 +100,7 @@ def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
             continue
         if not text:
             problems.append(f"{origin}: no text: write what is said, or take the line out")
-        speaker = speakers.get(name, ("", ""))[1]
+        _, speaker = speakers.get(name, ("", ""))
         utterances.append(Utterance(name, audio, text, speaker, split, start, duration, origin))
     refuse(problems)
     require(len(utterances) > 0, f"{folder / 'text'} has no lines")

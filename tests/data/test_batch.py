@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from shared_moe_conformer.data.batch import Example, collate
+from shared_moe_conformer.data.augment import Example
+from shared_moe_conformer.data.batch import collate
 
 
 def test_utterances_are_padded_behind() -> None:

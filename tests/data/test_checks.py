@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 from lhotse import MonoCut, NumpyFilesWriter
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.data import checks
+from shared_moe_conformer.data.checks import Problem, reason_to_drop
+from shared_moe_conformer.data.recordings import examine_recording
+from shared_moe_conformer.data.utterances import Utterance
 from tests.data.conftest import Corpus, noise_cut
 
 
@@ -39,7 +41,7 @@ def test_the_corpus_has_no_problem(corpus: Corpus) -> None:
     assert checks.check_duplicates(cuts) == []
     for cut in cuts:
         assert checks.check_cut(cut) == checks.check_cut(cut, corpus.tokenizer) == []
-        assert checks.check_features(cut) == checks.examine_recording(cut.recording).faults == []
+        assert checks.check_features(cut) == examine_recording(cut.recording).faults == []
 
 
 @pytest.mark.parametrize(
@@ -90,38 +92,6 @@ def test_features_that_are_missing_or_no_numbers(corpus: Corpus, cut: MonoCut, t
     assert problem.startswith(f"{cut.id}: features in {tmp_path}/gone.lca cannot be read")
 
 
-def test_audio_that_is_damaged_or_silent(tmp_path: Path) -> None:
-    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
-    path = tmp_path / "a.wav"
-    whole = path.read_bytes()
-    assert checks.examine_recording(recording).faults == []
-    path.write_bytes(whole[:44] + bytes(len(whole) - 44))
-    assert checks.examine_recording(recording).faults == [("silence", "recording is digital silence")]
-    for damaged in (b"", b"no wav at all"):
-        path.write_bytes(damaged)
-        (fault,) = checks.examine_recording(recording).faults
-        assert fault.message.startswith(f"{path} cannot be read") and "\n" not in fault.message
-    path.write_bytes(whole[:2044])
-    assert checks.examine_recording(recording).faults == [("length", f"{path} has 1000 samples, not 4000")]
-
-
-def test_the_rate_in_the_file_must_be_the_manifests(tmp_path: Path) -> None:
-    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
-    samples, _ = soundfile.read(tmp_path / "a.wav")
-    soundfile.write(tmp_path / "a.wav", samples, 11025)
-    message = f"{tmp_path}/a.wav is at 11025 Hz, its manifest says 8000 Hz"
-    assert checks.examine_recording(recording).faults == [("sampling rate", message)]
-
-
-def test_samples_that_are_not_finite_are_a_problem_and_have_no_level(tmp_path: Path) -> None:
-    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
-    samples, rate = soundfile.read(tmp_path / "a.wav")
-    assert checks.examine_recording(recording).level is not None
-    samples[100] = np.nan
-    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-    assert checks.examine_recording(recording) == ([("not finite", "recording holds NaN or infinity")], None)
-
-
 def test_ids_are_unique(corpus: Corpus) -> None:
     cuts = corpus.cuts("train")
     assert checks.check_duplicates([*cuts, cuts[2]]) == [f"{cuts[2].id}: 2 cuts have this id"]
@@ -138,3 +108,19 @@ def test_splits_share_neither_texts_nor_recordings(tmp_path: Path) -> None:
     assert problem == "e (test): same recording as a (train)"
     repeated = fastcopy(cuts["a"], id="f")
     assert checks.check_overlap({"train": [cuts["a"], repeated]}) == [], "one split may repeat itself"
+
+
+def test_a_problem_is_a_line_that_knows_its_cut_and_kind() -> None:
+    problem = Problem("cut-7", "empty text", "empty transcript")
+    assert problem == "cut-7: empty transcript" and (problem.cut_id, problem.kind) == ("cut-7", "empty text")
+    assert Problem("cut-7", "same text", "same text as a", split="test") == "cut-7 (test): same text as a"
+
+
+def test_what_cannot_be_trained_on_is_left_out() -> None:
+    def reason(*, text: str = "ONE TWO", duration: float = 1.0) -> str | None:
+        utterance = Utterance("u", "a.wav", text, "", "", 0.0, duration, "clips.tsv line 7")
+        return reason_to_drop(utterance, min_duration=0.4, max_duration=25.0)
+
+    assert reason() is None
+    assert reason(duration=0.3) == "0.30 s long, not 0.4 to 25"
+    assert reason(text="X" * 28) == "28 characters cannot be said in 1.00 s"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from lhotse import CutSet
 
-from shared_moe_conformer.data.batch import AsrBatch
-from shared_moe_conformer.data.loaders import WHOLE, CutDataset, EvalLoader, Part, TrainLoader
+from shared_moe_conformer.data.batch import AsrBatch, CutDataset
+from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.stored_cuts import StoredCuts
 from tests.data.conftest import Corpus
 

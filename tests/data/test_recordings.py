@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from shared_moe_conformer.data.recordings import make_recording, measure, reason_to_drop
+from shared_moe_conformer.data.checks import complaints
+from shared_moe_conformer.data.recordings import examine_recording, make_recording, measure, measure_level
 from shared_moe_conformer.data.utterances import Utterance
+from tests.data.conftest import noise_cut
 
 
 def utterance(path: str = "a.wav", *, text: str = "ONE TWO", start: float = 0.0, duration: float = 0.0) -> Utterance:
@@ -74,13 +76,6 @@ def test_headers_and_scales_are_mended_by_converting(audio: Path) -> None:
         assert np.allclose(recording.load_audio()[0], sound, atol=1e-3)
 
 
-def test_what_cannot_be_trained_on_is_left_out() -> None:
-    limits = {"min_duration": 0.4, "max_duration": 25.0}
-    assert reason_to_drop(utterance(duration=1.0), **limits) is None
-    assert reason_to_drop(utterance(duration=0.3), **limits) == "0.30 s long, not 0.4 to 25"
-    assert reason_to_drop(utterance(text="X" * 28, duration=1.0), **limits) == "28 characters cannot be said in 1.00 s"
-
-
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "b.wav"])
 def test_recordings_have_one_channel_which_is_the_mean(audio: Path, name: str) -> None:
     recording = make_recording(audio / name, recording_id="x", converted_dir=audio / "converted")
@@ -105,3 +100,69 @@ def test_a_damaged_file_is_named(audio: Path) -> None:
     (audio / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(ValueError, match="a.wav cannot be read"):
         make_recording(audio / "a.wav", recording_id="x", converted_dir=audio)
+
+
+def test_audio_that_is_damaged_or_silent(tmp_path: Path) -> None:
+    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
+    path = tmp_path / "a.wav"
+    whole = path.read_bytes()
+    assert examine_recording(recording).faults == []
+    path.write_bytes(whole[:44] + bytes(len(whole) - 44))
+    assert examine_recording(recording).faults == [("silence", "recording is digital silence")]
+    for damaged in (b"", b"no wav at all"):
+        path.write_bytes(damaged)
+        (fault,) = examine_recording(recording).faults
+        assert fault.message.startswith(f"{path} cannot be read") and "\n" not in fault.message
+    path.write_bytes(whole[:2044])
+    assert examine_recording(recording).faults == [("length", f"{path} has 1000 samples, not 4000")]
+
+
+def test_the_rate_in_the_file_must_be_the_manifests(tmp_path: Path) -> None:
+    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
+    samples, _ = soundfile.read(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "a.wav", samples, 11025)
+    message = f"{tmp_path}/a.wav is at 11025 Hz, its manifest says 8000 Hz"
+    assert examine_recording(recording).faults == [("sampling rate", message)]
+
+
+def test_samples_that_are_not_finite_are_a_problem_and_have_no_level(tmp_path: Path) -> None:
+    recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
+    samples, rate = soundfile.read(tmp_path / "a.wav")
+    assert examine_recording(recording).level is not None
+    samples[100] = np.nan
+    soundfile.write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
+    assert examine_recording(recording) == ([("not finite", "recording holds NaN or infinity")], None)
+
+
+RATE = 8000
+
+
+@pytest.fixture
+def tone() -> np.ndarray:
+    """A second of a tone at half of full scale."""
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)[np.newaxis]
+
+
+def test_a_tone_is_neither_clipped_nor_silent(tone: np.ndarray) -> None:
+    level = measure_level(tone, RATE)
+    assert level.peak == pytest.approx(0.5, abs=0.01)
+    assert level.clipped_share == level.silent_share == 0 and complaints(level) == []
+
+
+def test_clipping_is_counted_in_samples(tone: np.ndarray) -> None:
+    level = measure_level((4 * tone).clip(-1, 1), RATE)
+    assert level.clipped_share == pytest.approx(2 / 3, abs=0.02)  # |2 sin| > 1 for two thirds of a period
+    assert complaints(level)[0].startswith("clipped: 66") or complaints(level)[0].startswith("clipped: 67")
+
+
+def test_silence_is_counted_in_frames(tone: np.ndarray) -> None:
+    """The tone has -9 dB; a tenth of it is made 44 dB quieter, the rest 54."""
+    parts = np.split(tone, [RATE // 10], axis=1)
+    level = measure_level(np.concatenate([10**-2.2 * parts[0], 10**-2.7 * parts[1]], axis=1), RATE)
+    assert level.silent_share == pytest.approx(0.9)
+    assert complaints(level) == ["mostly silence: 90% of it is below -60 dB"]
+
+
+def test_a_recording_shorter_than_a_frame_has_a_level() -> None:
+    assert measure_level(np.full((1, 20), 0.1), RATE).silent_share == 1
+    assert measure_level(np.zeros((1, 0)), RATE).peak == 0

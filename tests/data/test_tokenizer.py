@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
+from shared_moe_conformer.data.tokenizer import (
+    Tokenizer,
+    choose_vocab_size,
+    refuse_other_units,
+    save_units,
+    saved_units,
+    train_tokenizer,
+)
 
 TEXTS = ["PLEASE ENTER YOUR NUMBER", "I'M SORRY", "THE QUICK BROWN FOX JUMPS OVER THE LAZY DOG", "VEXING ZEBRAS"]
 
@@ -113,3 +121,50 @@ def test_covered_characters_get_units_and_change_nothing_else(tmp_path: Path, vo
     more = train_tokenizer(TEXTS, tmp_path / "more", vocab_size and vocab_size + 2, covered="ÉZEBRAÑ")
     assert set(more.pieces) - set(plain.pieces) == {"É", "Ñ"}
     assert not more.unknown_characters("ZÉBRÁ".replace("Á", "Ñ"))
+
+
+WORDS = [first + second + third for first in "BDGKLMNPRSTV" for second in "AEIOU" for third in "LMNRST"]
+
+
+def texts(num_words: int) -> list[str]:
+    rng = random.Random(0)
+    return [" ".join(rng.choices(WORDS, k=10)) for _ in range(num_words // 10)]
+
+
+def test_more_words_get_more_units() -> None:
+    assert choose_vocab_size(texts(2000)) == 64
+    assert choose_vocab_size(texts(12_000)) == 128
+
+
+def test_few_words_get_what_they_can_fill() -> None:
+    assert choose_vocab_size(["YES NO", "NO YES YES"]) == 16
+    assert choose_vocab_size(["A"]) is None, "one character needs no joining"
+
+
+def test_chinese_and_scripts_of_many_characters_are_written_in_characters() -> None:
+    assert choose_vocab_size(["甚至出现交易几乎停滞的情况", "OK 一二线城市"]) is None
+    assert choose_vocab_size(["".join(chr(0xAC00 + i) for i in range(400))]) is None
+
+
+def test_every_character_has_room() -> None:
+    size = choose_vocab_size(texts(2000), covered="".join(chr(0x400 + i) for i in range(80)))
+    assert size == 256, "half as many again as there are characters, and no more"
+
+
+PIECES = ["<blk>", "\u2581A", "\u2028", "B"]
+
+
+def test_what_is_saved_is_read(tmp_path: Path) -> None:
+    assert saved_units(tmp_path) is None
+    save_units(tmp_path, PIECES)
+    assert saved_units(tmp_path) == PIECES and [path.name for path in tmp_path.iterdir()] == ["tokens.txt"]
+
+
+def test_other_units_are_refused_and_the_first_named(tmp_path: Path) -> None:
+    refuse_other_units(tmp_path, PIECES)
+    save_units(tmp_path, PIECES)
+    refuse_other_units(tmp_path, PIECES)
+    with pytest.raises(ValueError, match="other units .*: unit 3 was 'B' and is 'C'; prepare .* or train anew"):
+        refuse_other_units(tmp_path, [*PIECES[:3], "C"])
+    with pytest.raises(ValueError, match="unit 4 was None and is 'C'"):
+        refuse_other_units(tmp_path, [*PIECES, "C"])

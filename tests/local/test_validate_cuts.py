@@ -8,8 +8,8 @@ from lhotse import CutSet, MonoCut
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig
-from shared_moe_conformer.data import checks
-from shared_moe_conformer.data.feature_store import store_features
+from shared_moe_conformer.data import recordings
+from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from tests.data.conftest import noise_cut
@@ -103,8 +103,10 @@ def test_a_recording_of_many_cuts_is_read_once_and_all_of_them_are_named(
     plant("dev", lambda cuts: [fastcopy(cuts[0], id=f"part-{number}") for number in range(3)])
     (tmp_path / "audio/dev-0.wav").write_bytes(b"no wav")
     read: list[str] = []
-    examine = checks.examine_recording
-    monkeypatch.setattr(checks, "examine_recording", lambda recording: read.append(recording.id) or examine(recording))
+    examine = recordings.examine_recording
+    monkeypatch.setattr(
+        recordings, "examine_recording", lambda recording: read.append(recording.id) or examine(recording)
+    )
     result = validate(run_local)
     assert read.count("dev-0") == 1 and len(read) == 7
     assert all(f"part-{number}: audio/dev-0.wav cannot be read" in result.out for number in range(3))

@@ -12,7 +12,8 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.data.loaders import CutDataset, EvalLoader  # noqa: E402
+from shared_moe_conformer.data.batch import CutDataset  # noqa: E402
+from shared_moe_conformer.data.loaders import EvalLoader  # noqa: E402
 from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
 from shared_moe_conformer.decoding.batches import decode_batches  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402

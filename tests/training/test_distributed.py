@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.data.batch import AsrBatch, Example, collate
+from shared_moe_conformer.data.augment import Example
+from shared_moe_conformer.data.batch import AsrBatch, collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.distributed import (
     World,

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from shared_moe_conformer.config import replace_fields
-from shared_moe_conformer.data.batch import Example, collate
+from shared_moe_conformer.data.augment import Example
+from shared_moe_conformer.data.batch import collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import Router
 from shared_moe_conformer.training.precision import Precision, compile_parts

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from lhotse.utils import fastcopy
 
-from shared_moe_conformer.data.levels import Level
-from shared_moe_conformer.data.preflight import CutFacts, Preflight, draw, facts_of, report_text, write_report
-from shared_moe_conformer.data.problem import Problem
+from shared_moe_conformer.data.check_report import CheckReport, CutFacts, draw, facts_of, report_text, write_report
+from shared_moe_conformer.data.checks import Problem
+from shared_moe_conformer.data.recordings import Level
 from tests.data.conftest import Corpus
 
 LOUD, GOOD = Level(1.0, 0.05, 0.0), Level(0.5, 0.0, 0.1)
@@ -16,7 +16,7 @@ FACTS = [
     CutFacts("b", "train", 4.0, 50, 99, 20, GOOD),
     CutFacts("c", "dev", 6.0, 0),
 ]
-FOUND = Preflight(FACTS, [Problem("c", "empty text", "empty transcript"), Problem("a", "duration", "2.00 s long")])
+FOUND = CheckReport(FACTS, [Problem("c", "empty text", "empty transcript"), Problem("a", "duration", "2.00 s long")])
 
 
 def test_the_facts_of_a_cut_are_those_that_the_checks_look_at(corpus: Corpus) -> None:
@@ -36,13 +36,13 @@ def test_the_report_names_every_problem_and_counts_the_kinds() -> None:
     assert "2 problems: 1 empty text, 1 duration" in text
     assert "  c: empty transcript\n  a: 2.00 s long\n" in text
     assert "1 notices" in text and "  a: clipped: 5.0% of the samples are at full scale" in text
-    assert "no problems" in report_text(Preflight(FACTS[1:2], []))
+    assert "no problems" in report_text(CheckReport(FACTS[1:2], []))
 
 
 @pytest.mark.parametrize(
-    ("found", "num_panels"), [(FOUND, 6), (Preflight(FACTS[2:], []), 4), (Preflight([FACTS[0]] * 9000, []), 6)]
+    ("found", "num_panels"), [(FOUND, 6), (CheckReport(FACTS[2:], []), 4), (CheckReport([FACTS[0]] * 9000, []), 6)]
 )
-def test_the_picture_has_a_panel_for_all_that_is_known(found: Preflight, num_panels: int) -> None:
+def test_the_picture_has_a_panel_for_all_that_is_known(found: CheckReport, num_panels: int) -> None:
     titles = [axes.get_title() for axes in draw(found).axes]
     assert len(titles) == num_panels and ("Silence and clipping" in titles) == (num_panels == 6)
     assert titles[0] == "Durations" and titles[-1].startswith(f"{len(found.problems)} problems")

@@ -1,0 +1,193 @@
+"""What training does to utterances: silence and joining, noise, and SpecAugment's masks, all on log mel features."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from lhotse import MonoCut
+from torch import Generator, Tensor
+
+from shared_moe_conformer.config import DataConfig
+
+LONGEST_JOINED = 1500
+"""Frames of joined utterances at most, without the silence."""
+MOST_JOINED = 3
+QUIET_SHARE = 0.05
+"""The quietest share of an utterance's frames; silence is made of them."""
+DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
+"""The feature of samples that are 0. Source: Kaldi, feature-fbank.cc: energies are floored at float32's epsilon."""
+
+
+class Example(NamedTuple):
+    """One utterance of a batch."""
+
+    features: Tensor
+    """(T, F)"""
+    tokens: list[int]
+    """(U,)"""
+    cut_id: str
+    text: str
+
+
+class Length(NamedTuple):
+    """How many frames a silence has."""
+
+    fewest: int
+    most: int
+
+
+GAP = Length(10, 80)
+"""Between two utterances that are joined."""
+MARGIN = Length(0, 50)
+"""Before and after an utterance that gets silence."""
+Silence = Callable[[Tensor, Length], Tensor]
+"""Makes silence (.., F) for an utterance's features (T, F)."""
+
+
+def with_silence(examples: Sequence[Example], config: DataConfig, *, generator: Generator) -> list[Example]:
+    """A batch whose utterances may be joined, all in twos or all in threes, and may begin and end with silence.
+
+    Corpora are cut close to the speech. A model that has seen nothing else errs where a recording begins with silence,
+    and after a pause.
+    """
+    together = 1  # the same number in all of a batch, so that little is padding
+    if config.join_probability > 0 and _random(generator) < config.join_probability:
+        most = _most_joined(examples)
+        together = _random_int(2, most, generator) if most > 1 else 1
+    silence = functools.partial(_random_silence, generator=generator)
+    joined = _joined(examples, together, silence)
+    if config.silence_probability == 0:
+        return joined
+    drawn = [_random(generator) < config.silence_probability for _ in joined]
+    return [_between(example, silence) if is_drawn else example for example, is_drawn in zip(joined, drawn)]
+
+
+def with_most_silence(examples: Sequence[Example], config: DataConfig) -> list[list[Example]]:
+    """The largest that `with_silence` makes of a batch: with most frames and, where joined, with longest utterances."""
+    numbers = {1, _most_joined(examples) if config.join_probability > 0 else 1}
+    batches = [_joined(examples, number, _most_silence) for number in sorted(numbers)]
+    if config.silence_probability > 0:
+        batches = [[_between(example, _most_silence) for example in batch] for batch in batches]
+    return batches
+
+
+def _most_joined(examples: Sequence[Example]) -> int:
+    """Up to 3, and no more than what makes 15 seconds; 1: none."""
+    fitting = LONGEST_JOINED // max(len(example.features) for example in examples)
+    return max(1, min(fitting, MOST_JOINED, len(examples)))
+
+
+def _joined(examples: Sequence[Example], together: int, silence: Silence) -> list[Example]:
+    """One utterance for every `together` examples, with a gap between two of them."""
+    joined = []
+    for start in range(0, len(examples), together):
+        features, tokens, cut_ids, texts = zip(*examples[start : start + together])
+        parts = [part for own in features[1:] for part in (silence(own, GAP), own)]
+        joined.append(Example(torch.cat([features[0], *parts]), sum(tokens, []), "+".join(cut_ids), " ".join(texts)))
+    return joined
+
+
+def _between(example: Example, silence: Silence) -> Example:
+    before, after = (silence(example.features, MARGIN) for _ in range(2))
+    return example._replace(features=torch.cat([before, example.features, after]))
+
+
+def _random_silence(features: Tensor, length: Length, *, generator: Generator) -> Tensor:
+    """Random frames of the utterance's quietest, or digital silence, each half of the time."""
+    num_frames = _random_int(*length, generator)
+    if _random(generator) < 0.5:
+        return features.new_full((num_frames, features.size(1)), DIGITAL_SILENCE)
+    num_quiet = max(1, int(QUIET_SHARE * len(features)))
+    quiet = features[features.mean(dim=1).argsort(stable=True)[:num_quiet]]
+    return quiet[torch.randint(num_quiet, (num_frames,), generator=generator)]
+
+
+def _most_silence(features: Tensor, length: Length) -> Tensor:
+    return features.new_full((length.most, features.size(1)), DIGITAL_SILENCE)
+
+
+class NoiseMixer:
+    """Adds random stretches of recorded noise to utterances; only the noises' features are read, not their texts."""
+
+    def __init__(self, cuts: Sequence[MonoCut], config: DataConfig) -> None:
+        self.cuts = cuts
+        self.config = config
+
+    def __call__(self, features: Tensor, *, generator: Generator) -> Tensor:
+        """One utterance's features (T, F), with noise or as they are."""
+        if _random(generator) >= self.config.noise_probability:
+            return features
+        low, high = self.config.noise_snr
+        snr = low + (high - low) * _random(generator)
+        return mix(features, self._noise(len(features), generator), snr=snr)
+
+    def _noise(self, num_frames: int, generator: Generator) -> Tensor:
+        """Frames of noises drawn at random, one after the other, the last one cut off."""
+        parts: list[Tensor] = []
+        while (missing := num_frames - sum(map(len, parts))) > 0:
+            cut = self.cuts[_random_int(0, len(self.cuts) - 1, generator)]
+            noise = torch.from_numpy(cut.load_features())
+            start = _random_int(0, max(len(noise) - missing, 0), generator)
+            parts.append(noise[start : start + missing])
+        return torch.cat(parts)
+
+
+def mix(speech: Tensor, noise: Tensor, *, snr: float) -> Tensor:
+    """Log mel energies (T, F) of the sum of two signals, the noise scaled to a ratio of energies.
+
+    Phases are taken as unrelated, so that energies add. Source: Lhotse, FeatureMixer and Fbank.mix.
+
+    Args:
+      speech: (T, F).
+      noise: (T, F).
+      snr: energy of the speech over that of the scaled noise, in decibel.
+    """
+    speech_energy, noise_energy = (torch.logsumexp(features.flatten(), dim=0) for features in (speech, noise))
+    gain = speech_energy - noise_energy - snr / 10 * math.log(10)
+    return torch.logaddexp(speech, noise + gain)
+
+
+def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) -> Tensor:
+    """A copy of one utterance's features (T, F) whose masks hold the utterance's mean of each mel bin.
+
+    Each time mask has a uniformly random width, up to an equal share of what all may cover together.
+
+    Source: Park et al. 2019, SpecAugment (arXiv 1904.08779), section 2; no time warping.
+    """
+    num_frames, num_bins = features.shape
+    masked = torch.zeros(num_frames, num_bins, dtype=torch.bool)
+    for _ in range(config.num_time_masks):
+        widest = int(config.max_time_mask_fraction * num_frames / config.num_time_masks)
+        masked[_random_stretch(num_frames, widest, generator)] = True
+    for _ in range(config.num_freq_masks):
+        masked[:, _random_stretch(num_bins, config.max_freq_mask_bins, generator)] = True
+    return torch.where(masked, features.mean(dim=0), features)
+
+
+def with_more_time_masks(config: DataConfig, ratio: float) -> DataConfig:
+    """The options with `ratio` times as many time masks, which cover `ratio` times as many frames."""
+    return dataclasses.replace(
+        config,
+        num_time_masks=round(ratio * config.num_time_masks),
+        max_time_mask_fraction=min(ratio * config.max_time_mask_fraction, 1.0),
+    )
+
+
+def _random_stretch(size: int, widest: int, generator: Generator) -> slice:
+    """A stretch of uniform width from 0 to `widest`, uniformly placed."""
+    width = _random_int(0, min(widest, size), generator)
+    start = _random_int(0, size - width, generator)
+    return slice(start, start + width)
+
+
+def _random(generator: Generator) -> float:
+    return float(torch.rand((), generator=generator))
+
+
+def _random_int(smallest: int, largest: int, generator: Generator) -> int:
+    return int(torch.randint(smallest, largest + 1, (1,), generator=generator))

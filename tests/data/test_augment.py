@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lhotse import CutSet, Fbank
+from lhotse.features.mixer import FeatureMixer
+from lhotse.utils import fastcopy
+from torch import Tensor
+
+from shared_moe_conformer.config import DataConfig, FeatureConfig, replace_fields
+from shared_moe_conformer.data.augment import (
+    DIGITAL_SILENCE,
+    GAP,
+    LONGEST_JOINED,
+    MARGIN,
+    Example,
+    NoiseMixer,
+    mix,
+    spec_augment,
+    with_more_time_masks,
+    with_most_silence,
+    with_silence,
+)
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.features import compute_features, store_features
+from tests.data.conftest import Corpus, noise_cut
+
+LENGTHS = st.lists(st.integers(1, 900), min_size=1, max_size=9)
+ALWAYS = DataConfig(join_probability=1.0, silence_probability=1.0)
+
+
+def example(number: int, length: int) -> Example:
+    """Its frames hold its number, as an energy that no silence has."""
+    features = torch.full((length, 4), 1.0 + number)
+    return Example(features, [number, number], f"cut{number}", f"TEXT {number}")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def speech_of(features: Tensor) -> Tensor:
+    return features[features[:, 0] > 0, 0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(0, 2**31))
+def test_all_that_is_said_comes_once_in_order_with_its_tokens(lengths: list[int], seed: int) -> None:
+    examples = [example(i, length) for i, length in enumerate(lengths)]
+    quiet = [e._replace(features=torch.cat([e.features, torch.full((99, 4), -5.0)])) for e in examples]
+    found = with_silence(quiet, ALWAYS, generator=generator(seed))
+    expected = torch.cat([e.features[:, 0] for e in examples])
+    assert torch.equal(torch.cat([speech_of(e.features) for e in found]), expected)
+    assert [token for e in found for token in e.tokens] == [token for e in examples for token in e.tokens]
+    assert "+".join(e.cut_id for e in found) == "+".join(e.cut_id for e in examples)
+    assert " ".join(e.text for e in found) == " ".join(e.text for e in examples)
+    for e in found:
+        assert set(e.features[e.features <= 0].tolist()) <= {-5.0, torch.tensor(DIGITAL_SILENCE).item()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(0, 2**31))
+def test_joined_utterances_are_short_enough_and_alike_in_number(lengths: list[int], seed: int) -> None:
+    config = dataclasses.replace(ALWAYS, silence_probability=0.0)
+    found = with_silence([example(i, n) for i, n in enumerate(lengths)], config, generator=generator(seed))
+    numbers = [e.cut_id.count("+") + 1 for e in found]
+    together = max(numbers)
+    assert numbers[:-1] == [together] * (len(numbers) - 1)
+    assert together == 1 or together in (2, 3) and together * max(lengths) <= LONGEST_JOINED or len(found) == 1
+    for number, e in zip(numbers, found):
+        gaps = len(e.features) - sum(lengths[int(name[3:])] for name in e.cut_id.split("+"))
+        assert (number - 1) * GAP[0] <= gaps <= (number - 1) * GAP[1]
+
+
+@settings(deadline=None, max_examples=60)
+@given(LENGTHS, st.integers(0, 2**31), st.booleans(), st.booleans())
+def test_no_batch_is_larger_than_the_largest(lengths: list[int], seed: int, join: bool, silence: bool) -> None:
+    examples = [example(i, n) for i, n in enumerate(lengths)]
+    config = DataConfig(join_probability=join, silence_probability=silence)
+    separate, *joined = with_most_silence(examples, config)
+    found = with_silence(examples, config, generator=generator(seed))
+    assert len(joined) <= join and max(len(e.tokens) for e in found) <= max(
+        len(e.tokens) for e in [separate, *joined][-1]
+    )
+    frames = [sum(len(e.features) for e in batch) for batch in (found, separate, *joined)]
+    assert frames[0] <= max(frames[1:])
+    assert silence or join or frames[0] == frames[1] == sum(lengths)
+
+
+def test_digital_silence_is_what_features_make_of_zeros() -> None:
+    features = compute_features(np.zeros(16000, dtype=np.float32), 16000, FeatureConfig())
+    torch.testing.assert_close(features, torch.full_like(features, DIGITAL_SILENCE))
+
+
+def test_both_happen_as_often_as_they_should_and_silence_is_of_both_kinds() -> None:
+    config = DataConfig(join_probability=0.3, silence_probability=0.6)
+    draws = [with_silence([example(0, 40), example(1, 40)], config, generator=generator(seed)) for seed in range(500)]
+    assert 0.24 < sum(len(found) == 1 for found in draws) / 500 < 0.36
+    alone = [found[0].features for found in draws if len(found) == 2]
+    extended = [features for features in alone if len(features) > 40]
+    assert 0.52 < len(extended) / len(alone) < 0.68
+    assert max(map(len, extended)) > 40 + 1.7 * MARGIN[1]
+    digital = [bool((features[0] < 0).all()) for features in extended]
+    assert 0.35 < sum(digital) / len(digital) < 0.6, "the others begin with the utterance's own frames, or with speech"
+
+
+def batches(corpus: Corpus, **options: Any) -> list[AsrBatch]:
+    data = dataclasses.replace(corpus.config.data, num_time_masks=0, num_freq_masks=0, **options)
+    config = dataclasses.replace(corpus.config, data=data)
+    return list(AsrDataModule(config, corpus.recipe_dir, corpus.tokenizer).train_loader())
+
+
+def test_training_batches_are_joined_and_validation_is_not(corpus: Corpus) -> None:
+    plain, joined = batches(corpus), batches(corpus, join_probability=1.0)
+    for before, after in zip(plain, joined, strict=True):
+        names = [name for joined_ids in after.cut_ids for name in joined_ids.split("+")]
+        assert names == before.cut_ids
+        assert int(after.y_lens.sum()) == int(before.y_lens.sum())
+        assert corpus.tokenizer.encode(after.texts) == [
+            y[:length].tolist() for y, length in zip(after.y, after.y_lens)
+        ], "tokens joined are those of the joined text"
+    assert sum(len(b.cut_ids) for b in joined) < sum(len(b.cut_ids) for b in plain)
+    config = dataclasses.replace(corpus.config, data=dataclasses.replace(corpus.config.data, join_probability=1.0))
+    loader = AsrDataModule(config, corpus.recipe_dir, corpus.tokenizer).dev_loader()
+    assert not any("+" in name for batch in loader for name in batch.cut_ids)
+
+
+@pytest.mark.parametrize("name", ["join_probability", "silence_probability"])
+def test_probabilities_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 1.5: give a number from 0 to 1"):
+        DataConfig(**{name: 1.5})
+
+
+@pytest.fixture(scope="module")
+def with_noise(corpus: Corpus) -> Corpus:
+    """The corpus beside noises of 0.7 and 9 s, which carry texts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(corpus.recipe_dir)
+        cuts = [noise_cut(Path("noise"), f"noise-{s}", "NOT SAID", duration=s) for s in (0.7, 9.0)]
+        store_features(CutSet.from_cuts(cuts), "musan", directory=Path("data/fbank"), config=FeatureConfig())
+    data = dataclasses.replace(corpus.config.data, noise_manifest="data/fbank/cuts_musan.jsonl.gz")
+    return corpus._replace(config=dataclasses.replace(corpus.config, data=data))
+
+
+def train_batches(corpus: Corpus, epoch: int = 1, **data: object) -> list[AsrBatch]:
+    loader = AsrDataModule(replace_fields(corpus.config, data), corpus.recipe_dir, corpus.tokenizer).train_loader()
+    loader.set_epoch(epoch)
+    return list(loader)
+
+
+@pytest.mark.parametrize("snr", [-5.0, 0.0, 20.0])
+def test_a_mix_is_lhotses(snr: float) -> None:
+    speech, noise = torch.randn(30, 80) * 3 - 8, torch.randn(30, 80) * 2 - 3
+    reference = FeatureMixer(Fbank(), speech.numpy(), frame_shift=0.01)
+    reference.add_to_mix(noise.numpy(), sampling_rate=16000, snr=snr)
+    torch.testing.assert_close(mix(speech, noise, snr=snr), torch.from_numpy(reference.mixed_feats))
+
+
+def test_a_mix_of_features_is_nearly_that_of_the_signals() -> None:
+    rng = np.random.default_rng(0)
+    signals = [rng.normal(scale=scale, size=32000).astype(np.float32) for scale in (0.1, 0.1)]
+    speech, noise, both = (compute_features(x, 16000, FeatureConfig()) for x in (*signals, signals[0] + signals[1]))
+    mixed = mix(speech, noise, snr=float(10 * (speech.exp().sum() / noise.exp().sum()).log10()))
+    assert abs(float((mixed - both).mean())) < 0.2  # of logarithms: the mean of a sum varies less
+    assert abs(float((speech - both).mean() + math.log(2))) < 0.1
+    assert (mixed - both).abs().mean() < 0.6 * (speech - both).abs().mean()
+
+
+def test_nothing_changes_where_it_is_off(corpus: Corpus, with_noise: Corpus) -> None:
+    plain = train_batches(corpus)
+    silent = train_batches(with_noise, noise_probability=0.0)
+    assert [b.cut_ids for b in plain] == [b.cut_ids for b in silent]
+    masks = {"num_time_masks": 0, "num_freq_masks": 0}
+    for one, other in zip(train_batches(corpus, **masks), train_batches(with_noise, noise_probability=0.0, **masks)):
+        assert torch.equal(one.x, other.x)
+
+
+def test_features_get_noise_and_texts_do_not(corpus: Corpus, with_noise: Corpus) -> None:
+    masks = {"num_time_masks": 0, "num_freq_masks": 0}
+    plain = train_batches(corpus, **masks)
+    noisy = train_batches(with_noise, noise_probability=1.0, **masks)
+    for one, other in zip(plain, noisy):
+        assert one.texts == other.texts and torch.equal(one.y, other.y) and torch.equal(one.x_lens, other.x_lens)
+        for clean, mixed, length in zip(one.x, other.x, one.x_lens):
+            added = mixed[:length].double().exp().sum() / clean[:length].double().exp().sum() - 1
+            assert 0.0099 < added < 0.101, "10 to 20 dB below the speech"
+    again, later = train_batches(with_noise, noise_probability=1.0), train_batches(with_noise, 2, noise_probability=1.0)
+    first = train_batches(with_noise, noise_probability=1.0)
+    assert all(torch.equal(one.x, other.x) for one, other in zip(first, again))
+    shapes = [(one.x, other.x) for one, other in zip(first, later) if one.x.shape == other.x.shape]
+    assert not any(torch.equal(one, other) for one, other in shapes)
+
+
+def test_some_utterances_get_noise(with_noise: Corpus) -> None:
+    cuts = CutSet.from_cuts(with_noise.cuts("musan"))
+    mixer = NoiseMixer(cuts, DataConfig(noise_probability=0.3, noise_snr=(10.0, 10.0)))
+    features, generator = torch.zeros(20, 80), torch.Generator().manual_seed(0)
+    mixed = [mixer(features, generator=generator) for _ in range(300)]
+    share = sum(not torch.equal(x, features) for x in mixed) / 300
+    assert 0.22 < share < 0.38
+    assert all(x.shape == features.shape for x in mixed)
+    assert len({x.numpy().tobytes() for x in mixed}) > 30, "from anywhere in the two noises"
+
+
+def test_validation_is_clean(corpus: Corpus, with_noise: Corpus) -> None:
+    loaders = [AsrDataModule(c.config, c.recipe_dir, c.tokenizer).dev_loader() for c in (corpus, with_noise)]
+    assert all(torch.equal(one.x, other.x) for one, other in zip(*loaders))
+
+
+def test_noises_that_cannot_be_used_are_refused(with_noise: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no cuts in .*nothing.jsonl.gz"):
+        train_batches(with_noise, noise_manifest="data/nothing.jsonl.gz")
+    bare = CutSet.from_cuts(fastcopy(cut, features=None) for cut in with_noise.cuts("musan"))
+    bare.to_file(tmp_path / "bare.jsonl.gz")
+    with pytest.raises(ValueError, match="2 noises .* have no features"):
+        train_batches(with_noise, noise_manifest=str(tmp_path / "bare.jsonl.gz"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"noise_probability": 1.5}, "from 0 to 1"), ({"noise_snr": (20.0, 10.0)}, "the lowest")]
+)
+def test_options_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**options)
+
+
+def masked(num_frames: int, config: DataConfig, seed: int = 0) -> Tensor:
+    """Where SpecAugment hides something, (T, F)."""
+    features = torch.rand(num_frames, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = spec_augment(features, config, generator=torch.Generator().manual_seed(seed))
+    changed = result != features
+    assert torch.equal(result[changed], features.mean(dim=0).expand_as(features)[changed])
+    return changed
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    num_frames=st.integers(2, 300),
+    count=st.integers(0, 4),
+    fraction=st.floats(0, 1),
+    seed=st.integers(0, 2**40),
+)
+def test_time_masks_hide_whole_frames_within_their_share(
+    num_frames: int, count: int, fraction: float, seed: int
+) -> None:
+    config = DataConfig(num_time_masks=count, max_time_mask_fraction=fraction, num_freq_masks=0)
+    hidden = masked(num_frames, config, seed)
+    assert torch.equal(hidden.any(1), hidden.all(1))
+    assert hidden.all(1).sum() <= fraction * num_frames
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(0, 3), widest=st.integers(0, 100), seed=st.integers(0, 2**40))
+def test_frequency_masks_hide_whole_bins(count: int, widest: int, seed: int) -> None:
+    config = DataConfig(num_freq_masks=count, max_freq_mask_bins=widest, num_time_masks=0)
+    hidden = masked(50, config, seed)
+    assert torch.equal(hidden.any(0), hidden.all(0))
+    assert hidden.all(0).sum() <= min(80, count * widest)
+
+
+def test_masks_reach_every_place_and_width() -> None:
+    config = DataConfig(num_time_masks=1, max_time_mask_fraction=0.5, num_freq_masks=1, max_freq_mask_bins=20)
+    many = torch.stack([masked(20, config, seed) for seed in range(600)])
+    frames, bins = many.all(2), many.all(1)
+    assert set(frames.sum(1).tolist()) == set(range(11))
+    assert frames.any(0).all() and bins.any(0).all()
+    assert {0, 20} <= set(bins.sum(1).tolist())
+
+
+def test_the_input_stays_as_it_is_and_the_seed_decides() -> None:
+    config = DataConfig()
+    features = torch.randn(200, 80)
+    before = features.clone()
+    first, same, other = (
+        spec_augment(features, config, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(features, before)
+    assert torch.equal(first, same) and not torch.equal(first, other)
+
+
+def test_no_masks_change_nothing() -> None:
+    features = torch.randn(100, 80)
+    config = DataConfig(num_time_masks=0, num_freq_masks=0)
+    assert torch.equal(spec_augment(features, config, generator=torch.Generator()), features)
+
+
+def test_more_time_masks_cover_more_and_at_most_everything() -> None:
+    config = DataConfig(num_time_masks=2, max_time_mask_fraction=0.15)
+    more = with_more_time_masks(config, 2.5)
+    assert (more.num_time_masks, more.max_time_mask_fraction) == (5, 0.375)
+    assert with_more_time_masks(config, 9).max_time_mask_fraction == 1.0
