@@ -17,6 +17,10 @@ from shared_moe_conformer.config import DataConfig
 LONGEST_JOINED = 1500
 """Frames of joined utterances at most, without the silence."""
 MOST_JOINED = 3
+GAP = (10, 80)
+"""Fewest and most frames between two utterances that are joined."""
+MARGIN = (0, 50)
+"""The same before and after an utterance that gets silence."""
 QUIET_SHARE = 0.05
 """The quietest share of an utterance's frames; silence is made of them."""
 DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
@@ -34,19 +38,8 @@ class Example(NamedTuple):
     text: str
 
 
-class Length(NamedTuple):
-    """How many frames a silence has."""
-
-    fewest: int
-    most: int
-
-
-GAP = Length(10, 80)
-"""Between two utterances that are joined."""
-MARGIN = Length(0, 50)
-"""Before and after an utterance that gets silence."""
-Silence = Callable[[Tensor, Length], Tensor]
-"""Makes silence (.., F) for an utterance's features (T, F)."""
+Silence = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Makes silence (.., F) for an utterance's features (T, F), of a number of frames between the two."""
 
 
 def with_silence(examples: Sequence[Example], config: DataConfig, *, generator: Generator) -> list[Example]:
@@ -97,7 +90,7 @@ def _between(example: Example, silence: Silence) -> Example:
     return example._replace(features=torch.cat([before, example.features, after]))
 
 
-def _random_silence(features: Tensor, length: Length, *, generator: Generator) -> Tensor:
+def _random_silence(features: Tensor, length: tuple[int, int], *, generator: Generator) -> Tensor:
     """Random frames of the utterance's quietest, or digital silence, each half of the time."""
     num_frames = _random_int(*length, generator)
     if _random(generator) < 0.5:
@@ -107,8 +100,8 @@ def _random_silence(features: Tensor, length: Length, *, generator: Generator) -
     return quiet[torch.randint(num_quiet, (num_frames,), generator=generator)]
 
 
-def _most_silence(features: Tensor, length: Length) -> Tensor:
-    return features.new_full((length.most, features.size(1)), DIGITAL_SILENCE)
+def _most_silence(features: Tensor, length: tuple[int, int]) -> Tensor:
+    return features.new_full((length[1], features.size(1)), DIGITAL_SILENCE)
 
 
 class NoiseMixer:

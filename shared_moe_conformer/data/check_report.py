@@ -214,11 +214,7 @@ def _kinds(axes: Any, found: CheckReport) -> None:
 
 def _histogram(axes: Any, values: Mapping[str, Sequence[float]]) -> None:
     """Outlines of the splits over each other, in percent of each."""
-    everything = [value for part in values.values() for value in part]
-    low, high = min(everything), max(everything)
-    edges = [low + (high - low + 1e-6) * n / NUM_BINS for n in range(NUM_BINS + 1)]
-    for split, part in values.items():
-        weights = [100 / len(part)] * len(part)
-        axes.hist(part, bins=edges, weights=weights, histtype="step", linewidth=1.8, label=split)
+    weights = [[100 / len(part)] * len(part) for part in values.values()]
+    axes.hist(list(values.values()), NUM_BINS, weights=weights, histtype="step", linewidth=1.8, label=list(values))
     axes.set_ylabel("percent of the split's cuts")
     axes.legend()

@@ -140,15 +140,11 @@ def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[st
     problems = []
     for split, cuts in splits.items():
         for cut in cuts:
-            for kind, value in _fingerprints(cut, kinds):
+            values = {("text", s.text) for s in cut.supervisions if s.text}
+            values |= {("recording", str(source.source)) for source in cut.recording.sources}
+            for kind, value in values:
                 other_split, other_id = first_seen.setdefault((kind, value), (split, cut.id))
-                if other_split != split:
+                if other_split != split and kind in kinds:
                     message = f"same {kind} as {other_id} ({other_split})"
                     problems.append(Problem(cut.id, f"same {kind}", message, split=split))
     return problems
-
-
-def _fingerprints(cut: MonoCut, kinds: Sequence[str]) -> set[tuple[str, str]]:
-    texts = {("text", s.text) for s in cut.supervisions if s.text}
-    recordings = {("recording", str(source.source)) for source in cut.recording.sources}
-    return {fingerprint for fingerprint in texts | recordings if fingerprint[0] in kinds}

@@ -19,7 +19,7 @@ from shared_moe_conformer.speech.audio import examine, stream_audio
 from shared_moe_conformer.text import first_line
 
 TOLERANCE = 0.1
-"""Seconds by which a segment may end after its recording, as rounded times do."""
+"""Seconds by which a segment may end after its recording: its times may be rounded."""
 FULL_SCALE = 0.999
 """Samples from here on are taken for clipped, where there are many."""
 SILENCE_DB = -60.0
@@ -131,24 +131,17 @@ def examine_recording(recording: Recording) -> Examined:
     if not np.isfinite(samples).all():
         return Examined([Fault("not finite", "recording holds NaN or infinity")], None)
     faults = []
-    if not recording.transforms:  # with them, rate and length are those after them
-        faults += _check_rate(recording)
+    if not recording.transforms:  # otherwise the manifest says rate and length after these
+        rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else recording.sampling_rate
+        if rate != recording.sampling_rate:  # everything would sound slower or faster than it was
+            message = f"{source.source} is at {rate} Hz, its manifest says {recording.sampling_rate} Hz"
+            faults.append(Fault("sampling rate", message))
         if samples.shape[-1] != recording.num_samples:  # Lhotse itself mends up to 0.5 s in silence
             message = f"{source.source} has {samples.shape[-1]} samples, not {recording.num_samples}"
             faults.append(Fault("length", message))
     if not np.any(samples):
         faults.append(Fault("silence", "recording is digital silence"))
     return Examined(faults, measure_level(samples, recording.sampling_rate))
-
-
-def _check_rate(recording: Recording) -> list[Fault]:
-    """The rate in the file's head must be the manifest's: otherwise all sounds slower or faster than it was."""
-    source = recording.sources[0]
-    rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else recording.sampling_rate
-    if rate == recording.sampling_rate:
-        return []
-    message = f"{source.source} is at {rate} Hz, its manifest says {recording.sampling_rate} Hz"
-    return [Fault("sampling rate", message)]
 
 
 def measure_level(samples: np.ndarray, sampling_rate: int) -> Level:

@@ -5,7 +5,6 @@ What is wrong with a file is told line by line, before anything is made of it.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -180,19 +179,16 @@ def read_table(path: Path) -> list[Utterance]:
       FileNotFoundError: no such file.
       ValueError: a line that `write_table` would not write.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    columns = Utterance._fields[:-1]
+    lines = [(origin, line.split("\t")) for origin, line in _lines(path)]
     utterances, problems = [], []
-    for number, row in enumerate(rows, start=2):
-        origin = f"{path.name} line {number}"
+    for origin, fields in lines[1:]:
         try:
-            numbers = {name: float(row.pop(name)) for name in ("start", "duration")}
-            utterance = Utterance(**row, **numbers, origin=origin)  # type: ignore[arg-type]
-            require(None not in utterance and utterance.split in SPLITS, f"the split is {utterance.split!r}")
-            utterances.append(utterance)
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"{origin}: {error}: the columns are {', '.join(Utterance._fields[:-1])}")
+            name, audio, text, speaker, split, start, duration = fields
+            require(split in SPLITS, f"the split is {split!r}")
+            utterances.append(Utterance(name, audio, text, speaker, split, float(start), float(duration), origin))
+        except ValueError as error:
+            problems.append(f"{origin}: {error}: the columns are {', '.join(columns)}")
+    require(not lines or (*lines[0][1],) == columns, f"{path.name} line 1: write the columns {', '.join(columns)}")
     refuse(problems)
     return utterances

@@ -116,5 +116,8 @@ def test_the_table_comes_back_and_a_spoiled_line_is_named(tmp_path: Path) -> Non
     (tmp_path / "t.tsv").write_text(text.replace("\t2.0", ""))
     with pytest.raises(ValueError, match="t.tsv line 2: .*the columns are id, path"):
         read_table(tmp_path / "t.tsv")
+    (tmp_path / "t.tsv").write_text(text.replace("id\tpath", "path\tid"))
+    with pytest.raises(ValueError, match="t.tsv line 1: write the columns id, path"):
+        read_table(tmp_path / "t.tsv")
     with pytest.raises(FileNotFoundError, match="no file"):
         read_table(tmp_path / "nothing.tsv")
