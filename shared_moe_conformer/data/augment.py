@@ -104,12 +104,12 @@ def _most_silence(features: Tensor, length: tuple[int, int]) -> Tensor:
     return features.new_full((length[1], features.size(1)), DIGITAL_SILENCE)
 
 
+@dataclasses.dataclass
 class NoiseMixer:
     """Adds random stretches of recorded noise to utterances; only the noises' features are read, not their texts."""
 
-    def __init__(self, cuts: Sequence[MonoCut], config: DataConfig) -> None:
-        self.cuts = cuts
-        self.config = config
+    cuts: Sequence[MonoCut]
+    config: DataConfig
 
     def __call__(self, features: Tensor, *, generator: Generator) -> Tensor:
         """One utterance's features (T, F), with noise or as they are."""

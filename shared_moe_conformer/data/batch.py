@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -42,24 +43,18 @@ class PlannedBatch(NamedTuple):
     seed: int | None
 
 
+@dataclass
 class CutDataset(Dataset):
-    """Loads planned batches; item by item the same whoever loads it, so that workers change nothing."""
+    """Loads planned batches. A batch follows from its plan alone, so the number of workers changes nothing."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, config: DataConfig, *, noise: NoiseMixer | None = None, num_copies: int = 1
-    ) -> None:
-        """Load nothing yet.
-
-        Args:
-          tokenizer: makes tokens of texts.
-          config: silence, noise and masks of training batches.
-          noise: what is mixed into training batches.
-          num_copies: copies of each training utterance in its batch, each with masks of its own.
-        """
-        self.tokenizer = tokenizer
-        self.config = config
-        self.noise = noise
-        self.num_copies = num_copies
+    tokenizer: Tokenizer
+    """Makes tokens of texts."""
+    config: DataConfig
+    """Silence, noise and masks of training batches."""
+    noise: NoiseMixer | None = None
+    """What is mixed into training batches."""
+    num_copies: int = 1
+    """Copies of each training utterance in its batch, each with masks of its own."""
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
         examples = self.examples(planned.cuts)

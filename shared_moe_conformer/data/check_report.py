@@ -63,14 +63,7 @@ class CheckReport(NamedTuple):
 
 
 def facts_of(cut: MonoCut, split: str, tokenizer: Tokenizer | None = None, level: Level | None = None) -> CutFacts:
-    """What the report says of a cut.
-
-    Args:
-      cut: it may be faulty.
-      split: that it is in.
-      tokenizer: None before there is one.
-      level: of its recording, if it was read.
-    """
+    """What the report says of a cut, which may be faulty; its recording has the level, if that was read."""
     text = " ".join(s.text or "" for s in cut.supervisions)
     frames = subsampled_length(cut.num_frames) if cut.has_features else None
     needed = frames_needed(tokenizer.encode([text])[0]) if tokenizer is not None else None

@@ -119,13 +119,7 @@ class EvalLoader:
     """A split without SpecAugment, longest cuts first, the same at each iteration."""
 
     def __init__(self, cuts: CutSet, dataset: CutDataset, *, part: Part = WHOLE) -> None:
-        """Plan the batches.
-
-        Args:
-          cuts: the split.
-          dataset: loads them.
-          part: which batches this loader gives; a small split may have fewer batches than parts.
-        """
+        """Plan the batches of a part of the split; a small split may have fewer batches than parts."""
         self.dataset = dataset
         longest_first = cuts.sort_by_duration(ascending=False)
         sampler = SimpleCutSampler(

@@ -91,12 +91,10 @@ def _seconds(path: Path) -> float | str:
 
 
 def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Recording:
-    """The recording of a file; one that is not plain (see `speech.audio.Examined`) becomes a FLAC file of one channel.
+    """The recording of any file that `speech.audio` reads.
 
-    Args:
-      path: any file that `speech.audio` reads.
-      recording_id: the recording's id.
-      converted_dir: folder of converted files; one that is newer than its source is taken as it is.
+    A file that is not plain (see `speech.audio.Examined`) becomes a FLAC file of one channel in `converted_dir`. One
+    that is there and newer than its source is taken as it is.
 
     Raises:
       ValueError: the file cannot be read.

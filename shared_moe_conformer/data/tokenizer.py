@@ -139,11 +139,9 @@ def _tokens_text(pieces: Sequence[str]) -> str:
 
 
 def choose_vocab_size(texts: Sequence[str], *, covered: str = "") -> int | None:
-    """Byte-pair units for training texts; None: each character is one, as where words have no spaces between them.
+    """Byte-pair units for training texts and further characters that need units (`covered`).
 
-    Args:
-      texts: of training.
-      covered: further characters that need units.
+    None: each character is a unit, for example where words have no spaces between them.
     """
     letters = [character for text in texts for character in text if not character.isspace()]
     characters = set(letters) | set(covered) - {" "}

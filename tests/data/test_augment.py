@@ -201,8 +201,7 @@ def test_features_get_noise_and_texts_do_not(corpus: Corpus, with_noise: Corpus)
 
 
 def test_some_utterances_get_noise(with_noise: Corpus) -> None:
-    cuts = CutSet.from_cuts(with_noise.cuts("musan"))
-    mixer = NoiseMixer(cuts, DataConfig(noise_probability=0.3, noise_snr=(10.0, 10.0)))
+    mixer = NoiseMixer(with_noise.cuts("musan"), DataConfig(noise_probability=0.3, noise_snr=(10.0, 10.0)))
     features, generator = torch.zeros(20, 80), torch.Generator().manual_seed(0)
     mixed = [mixer(features, generator=generator) for _ in range(300)]
     share = sum(not torch.equal(x, features) for x in mixed) / 300
