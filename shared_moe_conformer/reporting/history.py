@@ -104,7 +104,7 @@ def wer_by_epoch(history: Mapping[str, Series]) -> Series:
 def training_charts(history: Mapping[str, Series]) -> list[Markup]:
     """The charts of everything that was written."""
     skipped = history.get("train/num_skipped", Series([], []))
-    totals = [*accumulate(skipped.values)]
+    totals = [*accumulate(skipped.values)] if any(skipped.values) else []
     every = {**history, "WER by epoch": wer_by_epoch(history), "skipped so far": Series(skipped.steps, totals)}
     distillation = {
         tag.split("/")[1].removesuffix("_loss"): tag for tag in history if "dev/" in tag and "distil" in tag
@@ -112,7 +112,7 @@ def training_charts(history: Mapping[str, Series]) -> list[Markup]:
     drawn = []
     for chart in CHARTS:
         tags = {**chart.curves, **(distillation if chart.title == "Losses on dev" else {})}
-        curves = [Curve(name, *every[tag]) for name, tag in tags.items() if tag in every and any(every[tag].values)]
+        curves = [Curve(name, *every[tag]) for name, tag in tags.items() if tag in every and every[tag].values]
         if curves:
             drawn.append(line_chart(curves, title=chart.title, x_name=chart.x_name, from_zero=chart.from_zero))
     return drawn

@@ -23,8 +23,8 @@ def tag(name: str, *children: str | None, **attributes: str | None) -> Markup:
 
 def page(title: str, *parts: Markup | None) -> str:
     """The whole file; it loads nothing, and a browser is told that it may not."""
-    body = "\n".join(filter(None, parts))
-    return read_page("report.html").replace("<!-- title -->", escape(title)).replace("<!-- body -->", body)
+    text = read_page("report.html").replace("<!-- title -->", escape(title))
+    return text.replace("<!-- body -->", tag("main", *parts))
 
 
 def section(heading: str, *parts: Markup | None) -> Markup | None:

@@ -85,6 +85,10 @@ def test_skipped_updates_are_shown_where_there_are_any() -> None:
     assert "Skipped updates" not in titles({"train/num_skipped": Series([1, 2], [0.0, 0.0])})
 
 
+def test_what_stayed_zero_is_drawn() -> None:
+    assert titles({"train/share_clipped": Series([1, 2], [0.0, 0.0])}) == ["Share of updates that were clipped"]
+
+
 def test_error_rates_go_with_their_epochs(exp_dir: Path) -> None:
     history = read_history(exp_dir)
     assert wer_by_epoch(history) == ([1, 2, 3], pytest.approx([50.0, 40.0, 45.0]))
