@@ -12,6 +12,7 @@ from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, TEST_WAV, expe
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
 
+AS_RELEASED = "every file is as released"
 ADDRESS = "a folder, file://, http(s):// or hf://owner/name (Hugging Face)"
 
 
@@ -46,12 +47,12 @@ def table(entries: list[ZooEntry]) -> str:
 
 def details(entry: ZooEntry, *, source: str) -> str:
     """All that the index of a zoo says about a model, a line a fact."""
-    counts = {"unique": entry.unique_parameters, "unrolled": entry.unrolled_parameters}
     rows = {
         "corpus": entry.corpus,
         "language": entry.language,
         "licence": entry.licence,
-        **{f"{kind} parameters": f"{count:,}" for kind, count in counts.items()},
+        "unique parameters": f"{entry.unique_parameters:,}",
+        "unrolled parameters": f"{entry.unrolled_parameters:,}",
         "active parameters": f"{entry.active_parameters:,}",
         "size": f"{entry.size:,} bytes",
         "address": f"{source.rstrip('/')}/{entry.path}",
@@ -118,16 +119,15 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
-    folder = pull(args.name, source=args.source, zoo_dir=args.zoo_dir, update=args.update)
-    print(f"{folder}: every file is as released")
+    print(f"{pull(args.name, source=args.source, zoo_dir=args.zoo_dir, update=args.update)}: {AS_RELEASED}")
 
 
 def _push(args: argparse.Namespace) -> None:
-    print(f"{push(args.name, zoo_dir=args.zoo_dir, target=args.target)}: every file is as released")
+    print(f"{push(args.name, zoo_dir=args.zoo_dir, target=args.target)}: {AS_RELEASED}")
 
 
 def _verify(args: argparse.Namespace) -> None:
-    print(f"{args.name}: every file is as released; test.wav: {verify(args.name, zoo_dir=args.zoo_dir)}")
+    print(f"{args.name}: {AS_RELEASED}; test.wav: {verify(args.name, zoo_dir=args.zoo_dir)}")
 
 
 def _remove(args: argparse.Namespace) -> None:

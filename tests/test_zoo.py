@@ -94,6 +94,7 @@ def test_names_cannot_leave_the_zoo(tmp_path: Path, name: str) -> None:
     [
         ({"path": "../../home"}, "cannot be a model's name"),
         ({"size": "12"}, "size is '12'"),
+        ({"size": -1}, "size is -1: it must not be negative"),
         ({"sha256": "0" * 63}, "not a SHA-256"),
         ({"extra": 1}, "no option extra"),
     ],

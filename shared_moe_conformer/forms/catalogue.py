@@ -35,9 +35,6 @@ def write_icefall(source: Path, target: Path, *, overwrite: bool = False) -> dic
 
     Source: icefall's export.py and its released models' repositories.
 
-    Returns:
-      Nothing: no graph is made that could differ.
-
     Raises:
       FileExistsError: the target exists and may not be replaced.
       ValueError: the bundle is damaged.
@@ -62,9 +59,6 @@ def write_espnet(source: Path, target: Path, *, overwrite: bool = False) -> dict
     """Write a zip archive with meta.yaml, as espnet_model_zoo unpacks it.
 
     Source: espnet2/main_funcs/pack_funcs.py, `pack` and `unpack`.
-
-    Returns:
-      Nothing: no graph is made that could differ.
 
     Raises:
       FileExistsError: the target exists and may not be replaced.
@@ -105,7 +99,7 @@ class Form(NamedTuple):
     """One form."""
 
     write: Callable[..., dict[str, float]]
-    """Writes a bundle's folder into a target; the largest difference from the model of each file that computes."""
+    """Writes a bundle's folder into a target; returns, by file that computes, the largest difference from the model."""
     suffix: str
     """End of the target's name, after the model's."""
 

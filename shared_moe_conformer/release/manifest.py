@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,9 +62,9 @@ class ModelFacts:
 
     def __post_init__(self) -> None:
         require_name(self.name)
-        for count in ("unique_parameters", "unrolled_parameters", "active_parameters"):
-            value = getattr(self, count)
-            require(value >= 0, f"{count} is {value}: it must not be negative")
+        for name in (f.name for f in fields(self) if f.type == "int"):
+            value = getattr(self, name)
+            require(value >= 0, f"{name} is {value}: it must not be negative")
 
 
 @dataclass(frozen=True)
