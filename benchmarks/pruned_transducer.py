@@ -19,10 +19,10 @@ from torch import Tensor
 
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, peak_memory, take_turns
+from benchmarks.transducer_batch import SMOOTHING, Batch, make_batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss, transducer_functions
 from shared_moe_conformer.loss.transducer import full_transducer_loss
-from tests.transducer_batch import SMOOTHING, Batch, make_batch, step_by_step
 
 N, T, U, V, J, PRUNE_RANGE = 8, 250, 40, 500, 512, 5
 QUICK = (2, 12, 3, 7, 4, 2)
@@ -107,7 +107,7 @@ def contenders(prune_range: int, ranges: Tensor | None = None) -> dict[str, Loss
 
 
 def with_ranges(functions: Any, ranges: Tensor | None) -> Any:
-    """The functions, those that are there, of which one finds these pruning ranges if there are some."""
+    """The functions that a module has; if `ranges` are given, the one that finds pruning ranges returns these."""
     if ranges is None:
         return functions
     found = {name: getattr(functions, name) for name in FUNCTIONS if hasattr(functions, name)}

@@ -111,3 +111,10 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     while leaves := {name for name, imported in left.items() if not imported & left.keys()}:
         left = {name: imported for name, imported in left.items() if name not in leaves}
     assert not left
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, "benchmarks", "local", "docs", "egs"])
+def test_nothing_but_tests_imports_tests(folder: str) -> None:
+    files = [*(ROOT / folder).rglob("*.py")]
+    assert files
+    assert [file for file in files if any(name.split(".")[0] == "tests" for name in imported_modules(file))] == []

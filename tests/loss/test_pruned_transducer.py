@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import tests.transducer_batch
+import benchmarks.transducer_batch
+from benchmarks.transducer_batch import Batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.pruned_transducer import (
     TeacherJoiner,
@@ -18,7 +19,6 @@ from shared_moe_conformer.loss.pruned_transducer import (
     transducer_functions,
 )
 from shared_moe_conformer.loss.transducer import full_transducer_loss
-from tests.transducer_batch import Batch, step_by_step
 
 
 def one_utterance(batch: Batch, n: int) -> Batch:
@@ -40,7 +40,7 @@ def one_utterance(batch: Batch, n: int) -> Batch:
     )
 
 
-make_batch = functools.partial(tests.transducer_batch.make_batch, vocab_size=11, joiner_dim=5)
+make_batch = functools.partial(benchmarks.transducer_batch.make_batch, vocab_size=11, joiner_dim=5)
 
 
 def losses_of(batch: Batch, functions: TransducerFunctions, prune_range: int = 4, **changes: Any) -> TransducerLosses:

@@ -12,7 +12,7 @@ from shared_moe_conformer.loss.pruned_transducer import TransducerLosses
 from shared_moe_conformer.model.transducer import Joiner
 
 SMOOTHING: dict[str, Any] = {"lm_only_scale": 0.25, "am_only_scale": 0.0}
-"""Of the simple loss, as icefall's recipes have it."""
+"""Smoothing of the simple loss, as icefall's recipes have it."""
 
 
 class Batch(NamedTuple):
@@ -28,11 +28,11 @@ class Batch(NamedTuple):
     y_lens: Tensor
 
     def parameters(self) -> list[Tensor]:
-        """What has gradients."""
+        """The tensors that have gradients."""
         return [*self[:4], *self.joiner.output.parameters()]
 
     def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
-        """Those of the parameters; None where the loss does not depend on one."""
+        """Gradients of `parameters()`; None where the loss does not depend on one."""
         return torch.autograd.grad(loss, self.parameters(), allow_unused=True)
 
     def double(self) -> Batch:
