@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import Config, ModelConfig, load_config, require
-from shared_moe_conformer.model.parameters import ParameterCounts, count_parameters, unshared
+from shared_moe_conformer.model.parameters import ParameterCounts, count_parameters
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,8 +64,8 @@ def table(name: str, config: Config) -> str:
 
 def peers(config: ModelConfig) -> dict[str, ModelConfig]:
     """What a model is compared with: itself unshared, and unshared without experts, as far as they differ from it."""
-    alone = dataclasses.replace(config, encoder=unshared(config.encoder))
-    dense = dataclasses.replace(alone, encoder=dataclasses.replace(alone.encoder, experts_in="none"))
+    alone = dataclasses.replace(config, encoder=config.encoder.unshared())
+    dense = dataclasses.replace(alone, encoder=dataclasses.replace(alone.encoder, experts_in="none", expert_blocks=""))
     titles = {dense: "an unshared conformer without experts", alone: "the same model unshared"}
     return {title: peer for peer, title in titles.items() if peer != config}
 

@@ -39,8 +39,7 @@ class SegmentExperts(NamedTuple):
 def expert_layers(config: EncoderConfig) -> list[Layer]:
     """The feed-forwards that carry experts; none without experts."""
     names = {"none": (), "first": ("first",), "second": ("second",), "both": ("first", "second")}[config.experts_in]
-    groups = [number for number, size in enumerate(config.group_sizes, start=1) for _ in range(size)]
-    return [Layer(layer, group, name) for layer, group in enumerate(groups, start=1) for name in names]
+    return [Layer(layer + 1, config.layer_blocks[layer] + 1, name) for layer in config.expert_layers for name in names]
 
 
 def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Transcript, list[SegmentExperts]]:

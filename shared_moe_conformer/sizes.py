@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from shared_moe_conformer.config import Config, replace_fields
@@ -17,9 +18,8 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
     Returns:
       full: every layer has its own weights, and no experts; shared: base without experts; base; small.
     """
-    num_layers = base.model.encoder.num_layers
     changes: dict[str, dict[str, Any]] = {
-        "full": {"experts_in": "none", "group_sizes": (1,) * num_layers},
+        "full": dataclasses.asdict(base.model.encoder.unshared()) | {"experts_in": "none", "expert_blocks": ""},
         "shared": {"experts_in": "none"},
         "base": {},
         "small": small,

@@ -5,7 +5,7 @@ A value that cannot be is refused here, where it enters.
 """
 
 from shared_moe_conformer.config.data import DataConfig
-from shared_moe_conformer.config.encoder import EncoderConfig
+from shared_moe_conformer.config.encoder import BLOCK_PARTS, MIXING_PARTS, EncoderConfig, MergeGates
 from shared_moe_conformer.config.experiment import Config, load_config, save_config
 from shared_moe_conformer.config.features import (
     ENCODER_FRAME_SHIFT,
@@ -33,17 +33,20 @@ from shared_moe_conformer.config.tree import (
 
 __all__ = [
     "ADDED_LATER",
+    "BLOCK_PARTS",
     "ENCODER_FRAME_SHIFT",
     "FRAMES_PER_SECOND",
     "FRAME_LENGTH",
     "FRAME_SHIFT",
     "MIN_NUM_FRAMES",
+    "MIXING_PARTS",
     "SUBSAMPLING_FACTOR",
     "Config",
     "DataConfig",
     "EncoderConfig",
     "FeatureConfig",
     "LrSchedule",
+    "MergeGates",
     "ModelConfig",
     "SharedBlockLrScale",
     "TrainingConfig",

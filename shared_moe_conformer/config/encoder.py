@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import string
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +13,14 @@ from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choic
 ExpertsIn = Literal["none", "first", "second", "both"]
 BalanceOver = Literal["layer", "group"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
+MergeGates = Literal["table", "network"]
+
+LETTERS = string.ascii_uppercase
+"""Names of blocks in patterns."""
+BLOCK_PARTS = ("feed_forward1", "attention", "convolution", "feed_forward2")
+"""The parts of a block, in the order in which a layer calls them."""
+MIXING_PARTS = ("attention", "convolution")
+"""The parts that see other frames."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,22 @@ class EncoderConfig:
     """Channels of the 2-D convolutions that reduce the frame rate four times."""
     group_sizes: tuple[int, ...] = (12,)
     """Layers of each group; the layers of a group use one block's weights. All ones: nothing is shared."""
+    pattern: str = field(default="", metadata=ADDED_LATER)
+    """Block that each layer uses, a letter a layer, e.g. ABABAB or ABBBBC; group_sizes is then the depth alone. Empty:
+    each group has a block."""
+    mixing_pattern: str = field(default="", metadata=ADDED_LATER)
+    """The same for attention and convolution, if they follow another pattern than feed-forwards, e.g. ABCDEF."""
+    expert_blocks: str = field(default="", metadata=ADDED_LATER)
+    """Letters of the blocks that carry experts; empty: all do."""
+    block_feed_forward_dims: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
+    """feed_forward_dim of each block, in the order of their first layers; empty: all have feed_forward_dim."""
+    merged_sets: int = field(default=1, metadata=ADDED_LATER)
+    """Sets of weights that each block stores (E); each layer computes with their mean, weighted by gates of its own."""
+    merged_parts: tuple[str, ...] = field(default=BLOCK_PARTS, metadata=ADDED_LATER)
+    """Parts of a block that have several sets, of feed_forward1, attention, convolution and feed_forward2; parts with
+    experts never do."""
+    merge_gates: MergeGates = field(default="table", metadata=ADDED_LATER)
+    """What gives a layer's gates: a table, or a small network of the layer's depth."""
     experts_in: ExpertsIn = "second"
     """Which of a block's two feed-forwards are experts."""
     num_experts: int = 8
@@ -61,6 +88,103 @@ class EncoderConfig:
         """Depth of the encoder: layers, counted once per use of a block."""
         return sum(self.group_sizes)
 
+    @functools.cached_property
+    def layer_blocks(self) -> tuple[int, ...]:
+        """The block of each layer; blocks are numbered in the order of their first layers."""
+        if self.pattern:
+            return _numbered(self.pattern)
+        return tuple(number for number, size in enumerate(self.group_sizes) for _ in range(size))
+
+    @functools.cached_property
+    def layer_mixers(self) -> tuple[int, ...]:
+        """The same for attention and convolution."""
+        return _numbered(self.mixing_pattern) if self.mixing_pattern else self.layer_blocks
+
+    @functools.cached_property
+    def block_sizes(self) -> tuple[int, ...]:
+        """The number of layers that use each block."""
+        return tuple(self.layer_blocks.count(block) for block in range(max(self.layer_blocks) + 1))
+
+    @functools.cached_property
+    def expert_layers(self) -> tuple[int, ...]:
+        """The layers that have experts, counted from 0."""
+        if self.experts_in == "none":
+            return ()
+        return tuple(layer for layer, block in enumerate(self.layer_blocks) if self._carries_experts(block))
+
+    def of_block(self, block: int) -> EncoderConfig:
+        """The config of one block's layers alone."""
+        return dataclasses.replace(
+            self,
+            group_sizes=(self.block_sizes[block],),
+            pattern="",
+            mixing_pattern="",
+            expert_blocks="",
+            experts_in=self.experts_in if self._carries_experts(block) else "none",
+            block_feed_forward_dims=(),
+            feed_forward_dim=(*self.block_feed_forward_dims, *(self.feed_forward_dim,) * (block + 1))[block],
+        )
+
+    def unshared(self) -> EncoderConfig:
+        """The same encoder with weights of its own for each layer."""
+        dims = tuple(self.of_block(block).feed_forward_dim for block in self.layer_blocks)
+        letters = "".join(LETTERS[layer] for layer in self.expert_layers) if self.expert_blocks else ""
+        return dataclasses.replace(
+            self,
+            group_sizes=(1,) * self.num_layers,
+            pattern="",
+            mixing_pattern="",
+            expert_blocks=letters,
+            block_feed_forward_dims=dims if self.block_feed_forward_dims else (),
+            merged_sets=1,
+        )
+
+    def _carries_experts(self, block: int) -> bool:
+        return not self.expert_blocks or LETTERS[block] in self.expert_blocks
+
+    def _refuse_bad_pattern(self) -> None:
+        for name, pattern in (("pattern", self.pattern), ("mixing_pattern", self.mixing_pattern)):
+            first_uses = "".join(dict.fromkeys(pattern))
+            require(
+                first_uses == LETTERS[: len(first_uses)],
+                f"{name} is {pattern}: give capital letters, of which A comes first, then B, ... (ABAB, not BABA)",
+            )
+            require(
+                not pattern or len(pattern) == self.num_layers,
+                f"{name} {pattern} has {len(pattern)} layers, group_sizes {self.num_layers}: give one depth",
+            )
+        require(
+            not self.pattern or len(self.group_sizes) == 1,
+            f"pattern {self.pattern} and group_sizes {self.group_sizes} both say which layers share: give one number of"
+            " layers as group_sizes",
+        )
+        num_blocks = len(self.block_sizes)
+        require(
+            len(self.block_feed_forward_dims) in (0, num_blocks) and all(d >= 1 for d in self.block_feed_forward_dims),
+            f"block_feed_forward_dims is {self.block_feed_forward_dims}: give one positive number for each of"
+            f" {num_blocks} blocks",
+        )
+        require(
+            num_blocks <= len(LETTERS) or not self.expert_blocks,
+            f"expert_blocks names at most {len(LETTERS)} blocks, and there are {num_blocks}: leave it empty",
+        )
+        require(
+            set(self.expert_blocks) <= set(LETTERS[:num_blocks]),
+            f"expert_blocks is {self.expert_blocks}: give letters of A to {LETTERS[:num_blocks][-1]}",
+        )
+
+    def _refuse_bad_merge(self) -> None:
+        require(self.merged_sets >= 1, f"merged_sets is {self.merged_sets}: give 1 or more")
+        require(
+            set(self.merged_parts) <= set(BLOCK_PARTS),
+            f"merged_parts is {','.join(self.merged_parts)}: give parts of {','.join(BLOCK_PARTS)}",
+        )
+        require_choice("merge_gates", self.merge_gates, MergeGates)
+        require(
+            self.merged_sets == 1 or self.low_rank_delta == 0,
+            "merged_sets and low_rank_delta both make layers differ: give one of them",
+        )
+
     def __post_init__(self) -> None:
         require(
             self.num_attention_heads >= 1 and self.encoder_dim % (2 * self.num_attention_heads) == 0,
@@ -76,6 +200,7 @@ class EncoderConfig:
             len(self.group_sizes) > 0 and all(size >= 1 for size in self.group_sizes),
             f"group_sizes is {self.group_sizes}: give one positive number of layers per group",
         )
+        self._refuse_bad_pattern()
         require_choice("experts_in", self.experts_in, ExpertsIn)
         require_choice("conv_norm", self.conv_norm, ConvNorm)
         require_choice("balance_over", self.balance_over, BalanceOver)
@@ -88,5 +213,11 @@ class EncoderConfig:
             0 <= self.low_rank_delta <= self.encoder_dim,
             f"low_rank_delta is {self.low_rank_delta}: give 0 to encoder_dim, {self.encoder_dim}",
         )
+        self._refuse_bad_merge()
         require(self.balancing_bias_rate >= 0, f"balancing_bias_rate is {self.balancing_bias_rate}: give 0 or more")
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
+
+
+def _numbered(pattern: str) -> tuple[int, ...]:
+    """The letters' numbers: A is 0."""
+    return tuple(LETTERS.index(letter) for letter in pattern)

@@ -15,6 +15,7 @@ from shared_moe_conformer.loss.distillation import consistency, ctc_divergence, 
 from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss, transducer_functions
 from shared_moe_conformer.model.conformer import FeedForward, SelfAttention
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
+from shared_moe_conformer.model.merging import Merged
 from shared_moe_conformer.model.moe import Routing
 from shared_moe_conformer.model.transducer import Decoder, Joiner
 
@@ -79,12 +80,13 @@ class AsrModel(nn.Module):
 
     def parameter_layers(self) -> dict[nn.Parameter, int]:
         """How many layers use each parameter of the encoder's groups."""
-        return {parameter: n for group in self.encoder.block_groups() for parameter, n in group.parameter_layers()}
+        return self.encoder.parameter_layers()
 
     def compilable_parts(self) -> list[nn.Module]:
         """Modules of the layers whose shapes follow from those of their inputs, unlike experts and batch statistics."""
         kinds = SelfAttention, FeedForward
-        return [module for module in self.encoder.modules() if isinstance(module, kinds)]
+        merged = {one for module in self.encoder.modules() if isinstance(module, Merged) for one in module.sets}
+        return [module for module in self.encoder.modules() if isinstance(module, kinds) and module not in merged]
 
     def checkpoint_activations(self) -> None:
         """From now on keep only the layers' inputs for the backward pass, which computes the rest again."""
@@ -105,16 +107,8 @@ class AsrModel(nn.Module):
         self.encoder.feature_norm.count(totals)
 
     def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
-        """After an update: move the routers' balancing biases, if they have any.
-
-        Args:
-          frames_per_expert: frames that each expert computed in the update, (L, E).
-
-        Returns:
-          the frames that are balanced, (L, E): the same, or their means over each group's layers.
-        """
-        parts = zip(self.encoder.block_groups(), self.encoder.by_group(frames_per_expert))
-        return torch.cat([group.balance(frames) for group, frames in parts])
+        """After an update: `Encoder.balance_experts`."""
+        return self.encoder.balance_experts(frames_per_expert)
 
     def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.

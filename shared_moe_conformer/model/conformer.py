@@ -8,15 +8,16 @@ Source: Gulati et al. 2020, Conformer (arXiv 2005.08100).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.config import BLOCK_PARTS, MIXING_PARTS, EncoderConfig
 from shared_moe_conformer.kernels.linear import Linear
 from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.merging import Merged, with_gates
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing
 from shared_moe_conformer.model.norms import FrameLayerNorm, MaskedBatchNorm
 
@@ -144,12 +145,21 @@ class Routers(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.feed_forward1 = _router(config) if config.experts_in in ("first", "both") else None
-        self.feed_forward2 = _router(config) if config.experts_in in ("second", "both") else None
+        self.feed_forward1 = _router(config) if has_experts("feed_forward1", config) else None
+        self.feed_forward2 = _router(config) if has_experts("feed_forward2", config) else None
 
     def in_order(self) -> list[Router]:
         """The routers that there are, in the order in which a layer calls them."""
         return [router for router in (self.feed_forward1, self.feed_forward2) if router is not None]
+
+
+class Mixer(nn.Module):
+    """Attention and convolution, of layers whose feed-forwards may belong to several blocks."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.attention = _part("attention", config)
+        self.convolution = _part("convolution", config)
 
 
 class IndividualParts(NamedTuple):
@@ -159,6 +169,8 @@ class IndividualParts(NamedTuple):
     routers: Routers
     adapters: Mapping[str, Adapters] = {}
     """By the name of a block's part; none: its linear maps as they are."""
+    gates: Mapping[str, Tensor] = {}
+    """By the name of a part that stores E sets of weights: the share of each, (E,)."""
     depth: int = 0
     """The layer's number among those that share the norms."""
 
@@ -169,27 +181,33 @@ class ConformerBlock(nn.Module):
     Source: Gulati et al. 2020, eq. 1; Bai et al. 2022, abstract (arXiv 2209.08326).
     """
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, *, has_mixer: bool = True) -> None:
         super().__init__()
-        self.feed_forward1 = _feed_forward(config, experts=config.experts_in in ("first", "both"))
-        self.attention = SelfAttention(config.encoder_dim, config.num_attention_heads)
-        self.convolution = ConvolutionModule(config.encoder_dim, config.conv_kernel_size)
-        self.feed_forward2 = _feed_forward(config, experts=config.experts_in in ("second", "both"))
+        for name in BLOCK_PARTS:
+            if has_mixer or name not in MIXING_PARTS:
+                self.add_module(name, _part(name, config))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, frames: Frames, individual: IndividualParts) -> tuple[Tensor, list[Routing]]:
+    def forward(
+        self, x: Tensor, frames: Frames, individual: IndividualParts, mixer: nn.Module | None = None
+    ) -> tuple[Tensor, list[Routing]]:
         """Return the layer's output (N, T, C) and its routers' decisions, in their order.
 
         Args:
           x: frames, (N, T, C).
           frames: what all layers need to know of them.
           individual: the calling layer's own parts.
+          mixer: the attention and convolution to use; None: the block's own.
         """
         norms, dropout = individual.norms, self.dropout
+        adapters, gates = individual.adapters.get("attention", {}), individual.gates
+        owner: Any = mixer or self
         y, routing1 = self._feed_forward("feed_forward1", x, frames, individual)
         x = x + 0.5 * dropout(y)
-        x = x + dropout(self.attention(norms.attention(x), frames, individual.adapters.get("attention", {})))
-        x = x + dropout(self.convolution(norms.convolution(x), frames, norms.depthwise, individual.depth))
+        attention = with_gates(owner.attention, gates.get("attention"))
+        x = x + dropout(attention(norms.attention(x), frames, adapters))
+        convolution = with_gates(owner.convolution, gates.get("convolution"))
+        x = x + dropout(convolution(norms.convolution(x), frames, norms.depthwise, individual.depth))
         y, routing2 = self._feed_forward("feed_forward2", x, frames, individual)
         return norms.final(x + 0.5 * dropout(y)), routing1 + routing2
 
@@ -199,7 +217,8 @@ class ConformerBlock(nn.Module):
         """One of the two feed-forwards, dense or of experts, of normalised frames."""
         module, norm, router = (getattr(part, name) for part in (self, individual.norms, individual.routers))
         if router is None:
-            return module(norm(x), individual.adapters.get(name, {})), []
+            feed_forward = with_gates(module, individual.gates.get(name))
+            return feed_forward(norm(x), individual.adapters.get(name, {})), []
         y, routing = module(norm(x), frames, router)
         return y, [routing]
 
@@ -213,9 +232,26 @@ def _router(config: EncoderConfig) -> Router:
     )
 
 
-def _feed_forward(config: EncoderConfig, *, experts: bool) -> FeedForward | MoeFeedForward:
-    if not experts:
-        return FeedForward(config.encoder_dim, config.feed_forward_dim)
-    return MoeFeedForward(
-        config.encoder_dim, config.feed_forward_dim, num_experts=config.num_experts, top_k=config.top_k
-    )
+def has_experts(name: str, config: EncoderConfig) -> bool:
+    """Whether a block's part of this name carries experts."""
+    places = {"none": (), "first": ("feed_forward1",), "second": ("feed_forward2",)}
+    return name in places.get(config.experts_in, ("feed_forward1", "feed_forward2"))
+
+
+def _part(name: str, config: EncoderConfig) -> nn.Module:
+    """A block's part: with experts, or one set of weights, or several."""
+    if has_experts(name, config):
+        return MoeFeedForward(
+            config.encoder_dim, config.feed_forward_dim, num_experts=config.num_experts, top_k=config.top_k
+        )
+    if config.merged_sets == 1 or name not in config.merged_parts:
+        return _plain_part(name, config)
+    return Merged(_plain_part(name, config) for _ in range(config.merged_sets))
+
+
+def _plain_part(name: str, config: EncoderConfig) -> nn.Module:
+    if name == "attention":
+        return SelfAttention(config.encoder_dim, config.num_attention_heads)
+    if name == "convolution":
+        return ConvolutionModule(config.encoder_dim, config.conv_kernel_size)
+    return FeedForward(config.encoder_dim, config.feed_forward_dim)

@@ -1,18 +1,40 @@
-"""The encoder: a front end, then groups of layers, each group using one block's weights at all of its layers."""
+"""The encoder: a front end, then layers, each of which uses the block that the pattern of sharing gives it."""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.config import MIXING_PARTS, EncoderConfig
+from shared_moe_conformer.model.conformer import IndividualParts, Mixer
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
 from shared_moe_conformer.model.moe import Router, Routing
 from shared_moe_conformer.model.norms import as_wide_as
 from shared_moe_conformer.model.sharing import BlockGroup, RouterLosses
+
+
+class Layer(NamedTuple):
+    """One layer: which block it uses, and where it stands among the layers that use it."""
+
+    group: BlockGroup
+    number: int
+    """In its group; 0 is the first."""
+    mixer: Mixer | None
+    """Its attention and convolution; None: its block's."""
+
+    def individual(self) -> IndividualParts:
+        """What it keeps for itself."""
+        return self.group.individual(self.number)
+
+    def part(self, name: str) -> nn.Module:
+        """The block's part of this name as it is stored."""
+        owner = self.mixer if self.mixer is not None and name in MIXING_PARTS else self.group.block
+        return getattr(owner, name)
 
 
 class EncoderOutput(NamedTuple):
@@ -39,15 +61,39 @@ class Encoder(nn.Module):
         self.feature_norm = FeatureNorm(num_mel_bins)
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
         self.dropout = nn.Dropout(config.dropout)
-        self.groups = nn.ModuleList(BlockGroup(config, size) for size in config.group_sizes)
+        own_mixers = config.mixing_pattern != ""
+        self.groups = nn.ModuleList(
+            BlockGroup(config.of_block(block), size, has_mixer=not own_mixers)
+            for block, size in enumerate(config.block_sizes)
+        )
+        num_mixers = max(config.layer_mixers) + 1 if own_mixers else 0
+        self.mixers = nn.ModuleList(Mixer(config) for _ in range(num_mixers))
+        self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
 
     def block_groups(self) -> list[BlockGroup]:
         """The groups in the order of depth."""
         return list(self.groups)  # type: ignore[arg-type]
 
+    def layers(self) -> Iterator[Layer]:
+        """The layers in the order of depth."""
+        numbers = [itertools.count() for _ in self.groups]
+        for block, mixer in zip(self.layer_blocks, self.layer_mixers):
+            yield Layer(
+                self.groups[block],  # type: ignore[arg-type]
+                next(numbers[block]),
+                self.mixers[mixer] if len(self.mixers) else None,  # type: ignore[arg-type]
+            )
+
+    def parameter_layers(self) -> dict[nn.Parameter, int]:
+        """How many layers use each parameter of the groups and mixers."""
+        layers = {parameter: n for group in self.block_groups() for parameter, n in group.parameter_layers()}
+        for number, mixer in enumerate(self.mixers):
+            layers |= dict.fromkeys(mixer.parameters(), self.layer_mixers.count(number))
+        return layers
+
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
-        return [router for group in self.block_groups() for router in group.routers_in_order()]
+        return [router for layer in self.layers() for router in layer.individual().routers.in_order()]
 
     def forward(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
         """Return encoder frames of features.
@@ -71,21 +117,49 @@ class Encoder(nn.Module):
         frames = Frames(lens, x.size(1), head_dim=self.head_dim)
         decided: list[Routing] = []
         ends: dict[int, Tensor] = {}
-        depth = 0
-        for group in self.block_groups():
-            x, routing = group(x, frames)
+        layers = list(self.layers())
+        for depth, layer in enumerate(layers, start=1):
+            x, routing = layer.group(x, frames, layer.number, layer.mixer)
             decided += routing
-            depth += group.size
-            ends[depth] = x
+            if depth == len(layers) or layers[depth].group is not layer.group:
+                ends[depth] = x
         stacked = Routing(*(torch.stack(parts) for parts in zip(*decided))) if decided else None
         return EncoderOutput(x, lens, stacked), ends
 
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of all routers in the order of `routers`; each group computes those of its own."""
         parts = zip(*map(self.by_group, routing))
-        losses = [group.router_losses(Routing(*part)) for group, part in zip(self.block_groups(), parts)]
-        return RouterLosses(*map(torch.cat, zip(*losses)))
+        groups = [group for group in self.block_groups() if group.routers_in_order()]
+        losses = [group.router_losses(Routing(*part)) for group, part in zip(groups, parts)]
+        return RouterLosses(*map(self.in_order_of_depth, zip(*losses)))
 
-    def by_group(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Rows (L, ...) in the order of `routers`, split into those of each group."""
-        return rows.split([len(group.routers_in_order()) for group in self.block_groups()])
+    def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
+        """After an update: move the routers' balancing biases, if they have any.
+
+        Args:
+          frames_per_expert: frames that each expert computed in the update, (L, E).
+
+        Returns:
+          the frames that are balanced, (L, E): the same, or their means over each group's layers.
+        """
+        groups = [group for group in self.block_groups() if group.routers_in_order()]
+        parts = [group.balance(frames) for group, frames in zip(groups, self.by_group(frames_per_expert))]
+        return self.in_order_of_depth(parts)
+
+    def by_group(self, rows: Tensor) -> list[Tensor]:
+        """Rows (L, ...) in the order of `routers`, split into those of each group that has routers."""
+        return [rows[places] for places in self._places_by_group()]
+
+    def in_order_of_depth(self, parts: Sequence[Tensor]) -> Tensor:
+        """The rows of `by_group` in the order of `routers` again, (L, ...)."""
+        places = [place for group in self._places_by_group() for place in group]
+        return torch.cat(list(parts))[[places.index(place) for place in range(len(places))]]
+
+    def _places_by_group(self) -> list[list[int]]:
+        """For each group that has routers, where they stand in `routers`."""
+        owners = [layer.group for layer in self.layers() for _ in layer.individual().routers.in_order()]
+        return [
+            [place for place, owner in enumerate(owners) if owner is group]
+            for group in self.block_groups()
+            if group in owners
+        ]

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import EncoderConfig, ModelConfig, require
+from shared_moe_conformer.config import BLOCK_PARTS, EncoderConfig, ModelConfig, require
 from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrModel
-from shared_moe_conformer.model.conformer import ConformerBlock, FeedForward, IndividualParts, Routers
-from shared_moe_conformer.model.encoder import Encoder
+from shared_moe_conformer.model.conformer import ConformerBlock, Routers
+from shared_moe_conformer.model.encoder import Encoder, Layer
+from shared_moe_conformer.model.merging import Merged
 from shared_moe_conformer.model.moe import MoeFeedForward
 from shared_moe_conformer.model.sharing import BlockGroup, Deltas
 
 MAY_DIFFER = (
     "group_sizes",
+    "pattern",
+    "mixing_pattern",
+    "merged_sets",
+    "merged_parts",
+    "merge_gates",
+    "expert_blocks",
     "experts_in",
     "num_experts",
     "top_k",
@@ -35,16 +41,8 @@ MAY_DIFFER = (
     "dropout",
 )
 """Options of an encoder that it need not share with the one it begins as; all others must be equal."""
-BLOCK_PARTS = ("feed_forward1", "attention", "convolution", "feed_forward2")
 NEW_ROUTER_SCALE = 0.01
 """Routers of new experts begin near 0, so that the gates begin near 1/E."""
-
-
-class Layer(NamedTuple):
-    """One depth of an encoder."""
-
-    block: ConformerBlock
-    individual: IndividualParts
 
 
 @torch.no_grad()
@@ -66,13 +64,16 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
     refuse_misfit(model.config, trained.config)
     _copy_outside_groups(model, trained, rows)
     if same_layout(model.config.encoder, trained.config.encoder):
-        for group, its_group in zip(model.encoder.groups, trained.encoder.groups):
-            _load(group, its_group.state_dict())
+        _load(model.encoder, trained.encoder.state_dict())
         return
-    layers = layers_of(trained.encoder)
+    layers = list(trained.encoder.layers())
+    for name in BLOCK_PARTS:
+        for part, depths in _users(model.encoder, name).items():
+            sources = [layers[depth] for depth in depths]
+            _fill_part(part, [part_state(layer, name) for layer in sources], noise)
     for group in model.encoder.block_groups():
-        _fill_group(group, layers[: group.size], noise)
-        layers = layers[group.size :]
+        own = [layer for layer, ours in zip(layers, model.encoder.layers()) if ours.group is group]
+        _fill_individual(group, own)
 
 
 def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
@@ -104,38 +105,53 @@ def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
     return dataclasses.replace(config, **free) == dataclasses.replace(trained, **free)  # type: ignore[arg-type]
 
 
-def layers_of(encoder: Encoder) -> list[Layer]:
-    """The encoder's layers by depth; those of a group have the same block."""
-    return [
-        Layer(group.block, group.individual(depth)) for group in encoder.block_groups() for depth in range(group.size)
-    ]
+def part_state(layer: Layer, name: str) -> dict[str, Tensor]:
+    """The weights with which a layer computes a part of its block; of several sets their mean."""
+    part = layer.part(name)
+    return part.weights(layer.individual().gates[name]) if isinstance(part, Merged) else part.state_dict()
+
+
+def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
+    """For each stored part of this name, and for each set of several, the layers that use it (most)."""
+    users: dict[nn.Module, list[int]] = {}
+    for depth, layer in enumerate(encoder.layers()):
+        part = layer.part(name)
+        if isinstance(part, Merged):
+            sets = list(part.sets)
+            users |= {one: users.get(one, []) for one in sets}
+            part = sets[int(layer.individual().gates[name].argmax())]
+        users.setdefault(part, []).append(depth)
+    everyone = list(range(depth + 1))
+    return {part: depths or everyone for part, depths in users.items()}
 
 
 def _copy_outside_groups(model: AsrModel, trained: AsrModel, rows: Sequence[tuple[int, int]]) -> None:
     """Copy front end, decoder, joiner and heads; of layers whose rows are units, the rows of common units."""
     ours, theirs = model.state_dict(), trained.state_dict()
     here, there = torch.tensor(list(rows), dtype=torch.int64).view(-1, 2).unbind(1)
-    for name in [name for name in ours if not name.startswith("encoder.groups.") and name in theirs]:
+    for name in [
+        name for name in ours if not name.startswith(("encoder.groups.", "encoder.mixers.")) and name in theirs
+    ]:
         if name.startswith(VOCAB_LAYERS):
             ours[name][here] = theirs[name][there]
         else:
             ours[name].copy_(theirs[name])
 
 
-def _fill_group(group: BlockGroup, layers: Sequence[Layer], noise: float) -> None:
-    for name in BLOCK_PARTS:
-        sources = [getattr(layer.block, name) for layer in layers]
-        part = getattr(group.block, name)
-        if isinstance(part, MoeFeedForward) and isinstance(sources[0], FeedForward):
-            _fill_experts(part, _mean(sources), noise)
-        else:
-            _load(part, _mean(sources))
+def _fill_part(part: nn.Module, sources: Sequence[dict[str, Tensor]], noise: float) -> None:
+    if isinstance(part, MoeFeedForward) and "hidden.weight" in sources[0]:
+        _fill_experts(part, _mean_of(sources), noise)
+    else:
+        _load(part, _mean_of(sources))
+
+
+def _fill_individual(group: BlockGroup, layers: Sequence[Layer]) -> None:
     for norms, of in zip(group.norms, _divided(layers, len(group.norms))):
         _load(norms, _norms_of(of))
     for routers, of in zip(group.routers, _divided(layers, len(group.routers))):
-        _fill_routers(routers, [layer.individual.routers for layer in of])  # type: ignore[arg-type]
+        _fill_routers(routers, [layer.individual().routers for layer in of])  # type: ignore[arg-type]
     for deltas, layer in zip(group.deltas, layers):
-        _fill_deltas(deltas, group.block, layer.block)  # type: ignore[arg-type]
+        _fill_deltas(deltas, group.block, layer)  # type: ignore[arg-type]
 
 
 def _fill_experts(part: MoeFeedForward, dense: dict[str, Tensor], noise: float) -> None:
@@ -160,13 +176,13 @@ def _fill_routers(routers: Routers, sources: Sequence[Routers]) -> None:
         if theirs[0] is None:
             router.linear.weight.mul_(NEW_ROUTER_SCALE)
         else:
-            _load(router, _mean(theirs))
+            _load(router, _mean_of([router.state_dict() for router in theirs]))
 
 
-def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: ConformerBlock) -> None:
-    for part in Deltas.PARTS:
-        for name, delta in deltas.by_part()[part].items():
-            ours, theirs = (getattr(getattr(of, part), name).weight for of in (block, source))
+def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: Layer) -> None:
+    for part, maps in deltas.by_part().items():
+        for name, delta in maps.items():
+            ours, theirs = getattr(getattr(block, part), name).weight, part_state(source, part)[f"{name}.weight"]
             delta.approximate(theirs - ours)  # type: ignore[operator]
 
 
@@ -177,17 +193,12 @@ def _divided(layers: Sequence[Layer], parts: int) -> list[Sequence[Layer]]:
 
 def _norms_of(layers: Sequence[Layer]) -> dict[str, Tensor]:
     """The layers' norms as one: the mean of scales and biases, and the statistics of each layer."""
-    states = [layer.individual.norms.state_dict() for layer in layers]
+    states = [layer.individual().norms.state_dict() for layer in layers]
     merged = _mean_of(states)
     for name in (name for name in merged if "running_" in name):
         stored = (state[name].view(-1, state[name].size(-1)) for state in states)  # a row for each layer that shares it
-        merged[name] = torch.stack([rows[layer.individual.depth] for rows, layer in zip(stored, layers)]).squeeze(0)
+        merged[name] = torch.stack([rows[layer.individual().depth] for rows, layer in zip(stored, layers)]).squeeze(0)
     return merged
-
-
-def _mean(modules: Sequence[nn.Module]) -> dict[str, Tensor]:
-    """The mean of modules' weights and statistics."""
-    return _mean_of([module.state_dict() for module in modules])
 
 
 def _mean_of(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

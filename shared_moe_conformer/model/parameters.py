@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 from torch import nn
 
-from shared_moe_conformer.config import EncoderConfig, ModelConfig
+from shared_moe_conformer.config import BLOCK_PARTS, ModelConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.model.moe import Experts
-from shared_moe_conformer.model.sharing import BlockGroup
+from shared_moe_conformer.model.merging import Merged
+from shared_moe_conformer.model.moe import MoeFeedForward
 
 
 class ParameterCounts(NamedTuple):
@@ -28,30 +27,32 @@ class ParameterCounts(NamedTuple):
 def count_parameters(config: ModelConfig, *, num_mel_bins: int = 80) -> dict[str, ParameterCounts]:
     """The counts of each part of the model, and under `total` those of the whole."""
     model = AsrModel(config, num_mel_bins=num_mel_bins)
-    counts = {"encoder": _encoder_counts(model.encoder, config.encoder)}
+    counts = {"encoder": _encoder_counts(model.encoder)}
     counts |= {name: _dense_counts(part) for name, part in model.named_children() if name != "encoder"}
     return counts | {"total": _add(*counts.values())}
 
 
-def unshared(config: EncoderConfig) -> EncoderConfig:
-    """The same encoder with weights of its own for each layer."""
-    return dataclasses.replace(config, group_sizes=(1,) * config.num_layers)
+def _encoder_counts(encoder: Encoder) -> ParameterCounts:
+    unrolled = active = 0
+    for layer in encoder.layers():
+        norms, routers, adapters = layer.individual()[:3]
+        gates = layer.group.gates
+        deltas = sum(_size(delta) for part in adapters.values() for delta in part.values())
+        own = _size(norms) + _size(routers) + deltas + (_size(gates) // layer.group.size if gates is not None else 0)
+        parts = [layer.part(name) for name in BLOCK_PARTS]
+        unrolled += own + sum(map(_size, parts))
+        active += own + sum(_active(part) for part in parts)
+    front_end = sum(_size(part) for name, part in encoder.named_children() if name not in ("groups", "mixers"))
+    return ParameterCounts(_size(encoder), front_end + unrolled, front_end + active)
 
 
-def _encoder_counts(encoder: Encoder, config: EncoderConfig) -> ParameterCounts:
-    groups = [_group_counts(group, config) for group in encoder.block_groups()]
-    front_end = [_dense_counts(part) for name, part in encoder.named_children() if name != "groups"]
-    return _add(*front_end, *groups)
-
-
-def _group_counts(group: BlockGroup, config: EncoderConfig) -> ParameterCounts:
-    block = _size(group.block)
-    idle = sum(_size(part) for part in group.block.modules() if isinstance(part, Experts))
-    idle = idle // config.num_experts * (config.num_experts - config.top_k)
-    individual = _size(group.norms) * group.size // len(group.norms)
-    individual += _size(group.routers) * group.size // len(group.routers)
-    unrolled = block * group.size + individual + _size(group.deltas)
-    return ParameterCounts(_size(group), unrolled, unrolled - idle * group.size)
+def _active(part: nn.Module) -> int:
+    """Parameters of a block's part that a frame meets: of E experts `top_k`, of E merged sets their mean."""
+    if isinstance(part, Merged):
+        return _size(part) // len(part.sets)
+    if isinstance(part, MoeFeedForward):
+        return _size(part) // part.num_experts * part.top_k
+    return _size(part)
 
 
 def _dense_counts(part: nn.Module) -> ParameterCounts:

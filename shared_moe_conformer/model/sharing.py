@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shared_moe_conformer.config import EncoderConfig
-from shared_moe_conformer.model.conformer import ConformerBlock, IndividualParts, Norms, Routers
+from shared_moe_conformer.config import BLOCK_PARTS, EncoderConfig
+from shared_moe_conformer.model.conformer import ConformerBlock, IndividualParts, Norms, Routers, has_experts
 from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.merging import DepthGates
 from shared_moe_conformer.model.moe import (
     ExpertUsage,
     Router,
@@ -71,9 +72,8 @@ class Deltas(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict()
         for part in self.PARTS:
-            maps = {
-                name: child for name, child in getattr(block, part).named_children() if isinstance(child, nn.Linear)
-            }
+            children = getattr(block, part, nn.Module()).named_children()  # a block may lack attention of its own
+            maps = {name: child for name, child in children if isinstance(child, nn.Linear)}
             self.parts[part] = nn.ModuleDict({name: LowRankDelta(linear, rank) for name, linear in maps.items()})
 
     def by_part(self) -> dict[str, dict[str, nn.Module]]:
@@ -93,19 +93,22 @@ class RouterLosses(NamedTuple):
 
 
 class BlockGroup(nn.Module):
-    """Layers that use one block; normalisations, routers and deltas are each layer's own if the config says so."""
+    """Layers that use one block; norms, routers, deltas and gates are each layer's own if the config says so."""
 
-    def __init__(self, config: EncoderConfig, size: int) -> None:
+    def __init__(self, config: EncoderConfig, size: int, *, has_mixer: bool = True) -> None:
         super().__init__()
         self.size = size
         self.recomputes = False
         self.balances_together = config.balance_over == "group"
-        self.block = ConformerBlock(config)
+        self.block = ConformerBlock(config, has_mixer=has_mixer)
         num_norms = size if config.individual_norms else 1
         self.norms = nn.ModuleList(Norms(config, num_layers=size // num_norms) for _ in range(num_norms))
         self.routers = nn.ModuleList(Routers(config) for _ in range(size if config.individual_routers else 1))
         rank = config.low_rank_delta
         self.deltas = nn.ModuleList(Deltas(self.block, rank) for _ in range(size if rank else 0))
+        self.merged_parts = merged_parts(config)
+        shape = size, len(self.merged_parts), config.merged_sets
+        self.gates = DepthGates(*shape, kind=config.merge_gates) if self.merged_parts else None
 
     def individual(self, depth: int) -> IndividualParts:
         """The own parts of the group's layer at this depth (0 is its first)."""
@@ -113,6 +116,7 @@ class BlockGroup(nn.Module):
             norms=self.norms[depth % len(self.norms)],  # type: ignore[arg-type]
             routers=self.routers[depth % len(self.routers)],  # type: ignore[arg-type]
             adapters=self.deltas[depth].by_part() if len(self.deltas) else {},  # type: ignore[operator]
+            gates=dict(zip(self.merged_parts, self.gates()[depth].unbind())) if self.gates is not None else {},
             depth=depth // len(self.norms),
         )
 
@@ -127,20 +131,21 @@ class BlockGroup(nn.Module):
             yield from ((parameter, self.size // copies) for parameter in part.parameters())
         yield from ((parameter, 1) for parameter in self.deltas.parameters())
 
-    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, list[Routing]]:
-        """Return (N, T, C) after the group's last layer, and the decisions of all its routers.
+    def forward(
+        self, x: Tensor, frames: Frames, depth: int, mixer: nn.Module | None = None
+    ) -> tuple[Tensor, list[Routing]]:
+        """Return (N, T, C) after one of the group's layers, and the decisions of its routers.
 
         Args:
           x: frames, (N, T, C).
           frames: what all layers need to know of them.
+          depth: the layer's number in the group; 0 is its first.
+          mixer: attention and convolution to use; None: the block's own.
         """
-        decided: list[Routing] = []
         recomputes = self.recomputes and self.training and torch.is_grad_enabled()
         layer = functools.partial(recomputed, self.block) if recomputes else self.block
-        for depth in range(self.size):
-            x, routing = layer(x, frames, self.individual(depth))
-            decided += routing
-        return x, decided
+        x, routing = layer(x, frames, self.individual(depth), mixer)
+        return x, routing
 
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of the group's L routers, whose decisions are stacked in the order of depth."""
@@ -170,10 +175,17 @@ class BlockGroup(nn.Module):
         return frames
 
 
+def merged_parts(config: EncoderConfig) -> tuple[str, ...]:
+    """The parts of a block that store several sets of weights."""
+    if config.merged_sets == 1:
+        return ()
+    return tuple(name for name in BLOCK_PARTS if name in config.merged_parts and not has_experts(name, config))
+
+
 def recomputed(
-    block: ConformerBlock, x: Tensor, frames: Frames, individual: IndividualParts
+    block: ConformerBlock, x: Tensor, frames: Frames, individual: IndividualParts, mixer: nn.Module | None
 ) -> tuple[Tensor, list[Routing]]:
-    """`block(x, frames, individual)`, keeping only x for the backward pass, which computes the rest again.
+    """`block(x, frames, individual, mixer)`, keeping only x for the backward pass, which computes the rest again.
 
     Dropout and jitter are drawn again as they were; statistics of batches count once.
 
@@ -185,7 +197,7 @@ def recomputed(
         nonlocal calls
         calls += 1
         with nullcontext() if calls == 1 else _uncounted(individual.norms):
-            return block(x, frames, individual)
+            return block(x, frames, individual, mixer)
 
     return checkpoint(call, x, use_reentrant=False)
 

@@ -14,6 +14,8 @@ MOMENTUM = 0.95
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of x, x^3 and x^5: five iterations bring singular values from 0.01 to 1 between 0.7 and 1.2."""
+GATES_LR_FACTOR = 10.0
+"""Learning rate of the gates of merged weights, as a multiple of the others': they are few, and must move far."""
 SIZE_OF_ADAMW_UPDATES = 0.2
 """Usual root mean square of the entries of AdamW's updates, as a share of the learning rate."""
 
@@ -66,7 +68,10 @@ def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str
     """
     layers: dict[nn.Parameter, int] = getattr(model, "parameter_layers", dict)()
     power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[kind]
-    return {name: layers.get(parameter, 1) ** power for name, parameter in model.named_parameters()}
+    return {
+        name: layers.get(parameter, 1) ** power * (GATES_LR_FACTOR if ".gates." in name else 1)
+        for name, parameter in model.named_parameters()
+    }
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
@@ -89,13 +94,18 @@ def decayed_names(model: nn.Module) -> set[str]:
 
     Biases (stacked ones have two axes) and norms do not decay: they set a level, and a small one is no simpler.
     Routers do not: the router z loss keeps their logits small, and decay would even out the choice of experts.
+    Gates of merged weights do not: decay would make all layers alike.
     Embeddings do not: a rare token's row would only shrink.
     """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     return {
         name
         for name, p in model.named_parameters()
-        if p.dim() >= 2 and not name.endswith("bias") and "router" not in name and id(p) not in embeddings
+        if p.dim() >= 2
+        and not name.endswith("bias")
+        and "router" not in name
+        and ".gates." not in name
+        and id(p) not in embeddings
     }
 
 

@@ -62,7 +62,7 @@ def unroll(group: BlockGroup, config: Any) -> list[BlockGroup]:
     for depth in range(group.size):
         layer = BlockGroup(config, 1)
         layer.block.load_state_dict(group.block.state_dict())
-        norms, routers, _, _ = group.individual(depth)
+        norms, routers = group.individual(depth)[:2]
         layer.norms[0].load_state_dict(norms.state_dict())
         layer.routers[0].load_state_dict(routers.state_dict())
         layers.append(layer)
@@ -77,10 +77,10 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
     group = BlockGroup(config, 3)
     layers = unroll(group, config)
     x, no_padding = torch.randn(2, 9, 16), Frames(torch.tensor([9, 9]), 9, head_dim=8)
-    y, _ = group(x, no_padding)
-    unrolled = x
-    for layer in layers:
-        unrolled, _ = layer(unrolled, no_padding)
+    y = unrolled = x
+    for depth, layer in enumerate(layers):
+        y, _ = group(y, no_padding, depth)
+        unrolled, _ = layer(unrolled, no_padding, 0)
     torch.testing.assert_close(unrolled, y)
     y.square().sum().backward()
     unrolled.square().sum().backward()
@@ -92,8 +92,7 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
 
 def balance(encoder: Encoder, rows: list[list[float]]) -> list[list[float]]:
     """Move the biases of all groups' routers; return the frames that are balanced."""
-    parts = zip(encoder.block_groups(), encoder.by_group(torch.tensor(rows)))
-    return [row for group, frames in parts for row in group.balance(frames).tolist()]
+    return encoder.balance_experts(torch.tensor(rows)).tolist()
 
 
 def test_layers_of_a_group_can_be_balanced_together_and_groups_are_not(encoder_config: Any) -> None:

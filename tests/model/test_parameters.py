@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.parameters import count_parameters, unshared
+from shared_moe_conformer.model.parameters import count_parameters
 
 
 def test_unique_counts_are_what_the_model_stores(model_config: Any) -> None:
@@ -19,7 +19,7 @@ def test_unique_counts_are_what_the_model_stores(model_config: Any) -> None:
 @pytest.mark.parametrize("individual", [True, False])
 def test_unrolled_is_what_the_unshared_model_stores(model_config: Any, individual: bool) -> None:
     config = model_config(individual_norms=individual, individual_routers=individual)
-    alone = dataclasses.replace(config, encoder=unshared(config.encoder))
+    alone = dataclasses.replace(config, encoder=config.encoder.unshared())
     unrolled = count_parameters(config, num_mel_bins=20)["encoder"].unrolled
     assert unrolled == count_parameters(alone, num_mel_bins=20)["encoder"].unique
 

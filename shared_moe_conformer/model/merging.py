@@ -1,0 +1,93 @@
+"""Weights merged by depth: a part stores several sets, and each layer computes with their weighted mean.
+
+The mean is made once per forward pass, so a layer costs what a dense one costs, whatever the number of sets.
+
+Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448).
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import MergeGates
+
+SPREAD = 1.5
+"""First logits of a table of gates: minus this, times the distance of the layer from the set's place in depth."""
+HIDDEN_CHANNELS = 16
+"""Of the small network that gives gates."""
+
+
+class Merged(nn.Module):
+    """E sets of weights for one part of a block; the part itself stays as it is written for one set."""
+
+    def __init__(self, sets: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.sets = nn.ModuleList(sets)
+
+    def weights(self, gates: Tensor) -> dict[str, Tensor]:
+        """The mean of the sets' weights by their names, weighted by the gates (E,)."""
+        sets = [dict(one.named_parameters()) for one in self.sets]
+        return {name: _mean(gates, [one[name] for one in sets]) for name in sets[0]}
+
+    def forward(self, gates: Tensor, *args: Any) -> Any:
+        """Return what the part returns for these arguments with weights merged by the gates (E,)."""
+        return with_weights(self.sets[0], self.weights(gates))(*args)
+
+
+def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
+    """A module that computes as this one would with other weights, which are given by their names.
+
+    `torch.func.functional_call` does this too, but not while a graph is traced, and it changes the module meanwhile.
+    """
+    twin = copy.copy(module)
+    twin._parameters = {name: weights[prefix + name] for name in module._parameters}  # type: ignore[assignment]
+    children = ((name, child) for name, child in module._modules.items() if child is not None)
+    twin._modules = {name: with_weights(child, weights, f"{prefix}{name}.") for name, child in children}
+    return twin
+
+
+def _mean(gates: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The tensors' mean weighted by gates, float32 under autocast, too."""
+    return functools.reduce(Tensor.add, [gate * tensor for gate, tensor in zip(gates.unbind(), tensors)])
+
+
+def with_gates(part: nn.Module, gates: Tensor | None) -> Callable[..., Any]:
+    """The part as the calling layer uses it: with its gates, if the part stores several sets."""
+    return part if gates is None else functools.partial(part, gates)
+
+
+class DepthGates(nn.Module):
+    """Gates of the L layers of a group: for each of P parts the shares of its E sets.
+
+    Either a free table, in which each set first belongs most to the layers at its place in depth; or a network
+    s -> 16 -> P * E with SiLU, of the depth s from 0 to 1, whose gates are first all equal (Bulat et al., section 3.2).
+    """
+
+    def __init__(self, num_layers: int, num_parts: int, num_sets: int, *, kind: MergeGates) -> None:
+        super().__init__()
+        self.shape = num_layers, num_parts, num_sets
+        depth = torch.linspace(0, 1, num_layers)
+        if kind == "table":
+            places = torch.linspace(0, 1, num_sets)
+            logits = -SPREAD * (num_sets - 1) * (depth[:, None] - places).abs()
+            self.table = nn.Parameter(logits[:, None].repeat(1, num_parts, 1))
+        else:
+            self.register_buffer("depth", depth[:, None], persistent=False)
+            self.hidden = nn.Linear(1, HIDDEN_CHANNELS)
+            self.output = nn.Linear(HIDDEN_CHANNELS, num_parts * num_sets)
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)
+        self.kind = kind
+
+    def forward(self) -> Tensor:
+        """Return the gates, (L, P, E); those of a layer's part sum to 1."""
+        if self.kind == "table":
+            return self.table.softmax(dim=-1)
+        return self.output(F.silu(self.hidden(self.depth))).view(self.shape).softmax(dim=-1)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from shared_moe_conformer.config import BLOCK_PARTS
+from shared_moe_conformer.model.encoder import Encoder
+from shared_moe_conformer.model.initialise import part_state
+from shared_moe_conformer.model.merging import DepthGates, Merged
+from shared_moe_conformer.model.parameters import count_parameters
+
+X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])
+MERGED = {"experts_in": "none", "group_sizes": (4,), "merged_sets": 3}
+
+
+def test_merged_weights_compute_what_a_part_with_their_mean_computes() -> None:
+    merged = Merged(nn.Linear(3, 2) for _ in range(2))
+    gates, x = torch.tensor([0.25, 0.75]), torch.randn(4, 3)
+    plain = nn.Linear(3, 2)
+    first, second = merged.sets
+    plain.weight.data = 0.25 * first.weight.data + 0.75 * second.weight.data  # type: ignore[operator]
+    plain.bias.data = 0.25 * first.bias.data + 0.75 * second.bias.data  # type: ignore[operator]
+    torch.testing.assert_close(merged(gates, x), plain(x))
+
+
+@pytest.mark.parametrize("kind", ["table", "network"])
+@pytest.mark.parametrize("parts", [BLOCK_PARTS, ("feed_forward2",), ("attention", "convolution")])
+def test_an_encoder_of_merged_weights_is_one_whose_layers_have_the_means(
+    encoder_config: Any, kind: str, parts: tuple[str, ...]
+) -> None:
+    config = encoder_config(**MERGED, merged_parts=parts, merge_gates=kind)
+    merged = Encoder(config, num_mel_bins=20).eval()
+    for name, parameter in merged.named_parameters():
+        if ".gates." in name:
+            nn.init.normal_(parameter)
+    dense = Encoder(config.unshared(), num_mel_bins=20).eval()
+    outside = {name: value for name, value in merged.state_dict().items() if not name.startswith("groups.")}
+    dense.load_state_dict(dense.state_dict() | outside)
+    for ours, theirs in zip(merged.layers(), dense.layers()):
+        theirs.individual().norms.load_state_dict(ours.individual().norms.state_dict())
+        for name in BLOCK_PARTS:
+            theirs.part(name).load_state_dict(part_state(ours, name))
+    out = merged(X, X_LENS).encoder_out
+    torch.testing.assert_close(out, dense(X, X_LENS).encoder_out, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_sets_are_plain_sharing(encoder_config: Any) -> None:
+    merged = Encoder(encoder_config(**MERGED), num_mel_bins=20).eval()
+    shared = Encoder(encoder_config(experts_in="none", group_sizes=(4,)), num_mel_bins=20).eval()
+    state = shared.state_dict()
+    merged.load_state_dict({name: state.get(plain_name(name), value) for name, value in merged.state_dict().items()})
+    assert len(state) < len(merged.state_dict())
+    torch.testing.assert_close(merged(X, X_LENS).encoder_out, shared(X, X_LENS).encoder_out, rtol=1e-4, atol=1e-5)
+
+
+def plain_name(name: str) -> str:
+    """Of a set's weight: what it is called where there is one set."""
+    before, _, after = name.partition(".sets.")
+    return f"{before}.{after[2:]}" if after else name
+
+
+def test_sets_and_gates_learn(encoder_config: Any) -> None:
+    encoder = Encoder(encoder_config(**MERGED), num_mel_bins=20)
+    encoder(X, X_LENS).encoder_out.square().sum().backward()
+    learners = [p for name, p in encoder.named_parameters() if ".sets." in name or ".gates." in name]
+    assert learners and all(p.grad is not None and p.grad.any() for p in learners if p.dim() > 1)
+
+
+def test_a_table_begins_by_depth_and_a_network_with_equal_gates() -> None:
+    table = DepthGates(6, 2, 2, kind="table")()
+    assert table.shape == (6, 2, 2) and table[0, 0, 0] > 0.8 and table[5, 1, 1] > 0.8
+    assert (table[1:, :, 0] < table[:-1, :, 0]).all()
+    torch.testing.assert_close(table.sum(-1), torch.ones(6, 2))
+    torch.testing.assert_close(DepthGates(6, 2, 4, kind="network")(), torch.full((6, 2, 4), 0.25))
+
+
+def test_active_counts_one_set_and_stored_all(model_config: Any) -> None:
+    shared = count_parameters(model_config(experts_in="none", group_sizes=(4,)))["encoder"]
+    merged = count_parameters(model_config(**MERGED))["encoder"]
+    gates = 4 * len(BLOCK_PARTS) * 3
+    assert merged.active == shared.active + gates
+    block = count_parameters(model_config(experts_in="none", group_sizes=(2, 2)))["encoder"].unique - shared.unique
+    assert merged.unique == shared.unique + 2 * block + gates
