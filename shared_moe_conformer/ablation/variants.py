@@ -37,7 +37,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
     """
     encoder = base.model.encoder
     require(
-        encoder.experts_in != "none" and max(encoder.group_sizes) > 1,
+        encoder.experts_in != "none" and len(encoder.block_sizes) < encoder.num_layers,
         "an ablation is about a config that shares blocks and has experts: give such a one",
     )
     layers = encoder.num_layers

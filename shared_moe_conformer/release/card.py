@@ -182,10 +182,12 @@ def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
 
 
 def _described(encoder: EncoderConfig) -> str:
-    blocks, layers = len(encoder.group_sizes), encoder.num_layers
+    blocks, layers = len(encoder.block_sizes), encoder.num_layers
     text = f"a conformer of {layers} layers"
     if blocks < layers:
         text += f" that use the weights of {blocks} block{'s' * (blocks > 1)}"
+    if encoder.merged_sets > 1:
+        text += f", {encoder.merged_sets} sets of weights merged for each layer,"
     if encoder.experts_in != "none":
         text += f" and have {encoder.num_experts} experts each, {encoder.top_k} for each frame"
     return text

@@ -48,8 +48,8 @@ def require_possible(config: Config, *, num_values: int, path: Path) -> None:
     try:
         model, encoder = config.model, config.model.encoder
         sizes = [
-            len(encoder.group_sizes) * encoder.encoder_dim**2,
-            encoder.encoder_dim * encoder.feed_forward_dim,
+            len(encoder.block_sizes) * encoder.merged_sets * encoder.encoder_dim**2,
+            encoder.encoder_dim * max(encoder.feed_forward_dim, *encoder.block_feed_forward_dims, 0),
             encoder.encoder_dim * encoder.conv_kernel_size,
             encoder.encoder_dim * encoder.subsampling_channels * (config.features.num_mel_bins // 4 - 1),
             encoder.subsampling_channels**2,

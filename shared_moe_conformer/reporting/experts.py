@@ -44,10 +44,8 @@ class UsageHistory(NamedTuple):
 
 def expert_layer_names(encoder: EncoderConfig) -> list[str]:
     """Names of the expert feed-forwards, in the order of depth: `layer 3`, or with two in a layer `layer 3, second`."""
-    if encoder.experts_in == "none":
-        return []
     places = (", first", ", second") if encoder.experts_in == "both" else ("",)
-    return [f"layer {n}{place}" for n in range(1, sum(encoder.group_sizes) + 1) for place in places]
+    return [f"layer {layer + 1}{place}" for layer in encoder.expert_layers for place in places]
 
 
 def evenness(shares: Sequence[float]) -> float:

@@ -118,6 +118,8 @@ def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Pat
     [
         {},
         {"low_rank_delta": 2, "balancing_bias_rate": 0.1},
+        {"experts_in": "none", "merged_sets": 3, "merge_gates": "network"},
+        pytest.param({"group_sizes": (4,), "pattern": "ABBA", "mixing_pattern": "ABCC"}, marks=pytest.mark.slow),
         pytest.param({"experts_in": "none"}, marks=pytest.mark.slow),
         pytest.param({"experts_in": "both", "top_k": 2}, marks=pytest.mark.slow),
         pytest.param({"experts_in": "first", "individual_routers": False}, marks=pytest.mark.slow),
@@ -182,6 +184,24 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
         graph = onnx.load(tmp_path / "encoder").graph
         sizes[depth] = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if len(tensor.dims) > 1)
     assert sizes[1] == sizes[4]
+
+
+def test_merged_sets_are_stored_once_and_the_runtime_folds_them(tmp_path: Path) -> None:
+    """A product for each linear map of each layer is left, as with dense layers."""
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    products, stored = [], []
+    for merged_sets in (1, 3):
+        model = make_model(group_sizes=(4,), experts_in="none", merged_sets=merged_sets)
+        write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
+        stored.append((tmp_path / "encoder").stat().st_size / 4)
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "folded")
+        onnxruntime.InferenceSession(tmp_path / "encoder", options)
+        nodes = onnx.load(tmp_path / "folded").graph.node
+        products.append(sum("MatMul" in node.op_type or node.op_type in ("Gemm", "FusedMatMul") for node in nodes))
+    block = sum(p.numel() for p in model.encoder.block_groups()[0].block.parameters()) / 3
+    assert products[0] == products[1]
+    assert stored[1] - stored[0] < 3 * block
 
 
 @pytest.mark.slow
