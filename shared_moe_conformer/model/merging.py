@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -46,11 +46,11 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str =
 
     `torch.func.functional_call` does this too, but not while a graph is traced, and it changes the module meanwhile.
     """
-    twin = copy.copy(module)
-    twin._parameters = {name: weights[prefix + name] for name in module._parameters}  # type: ignore[assignment]
+    twin: Any = copy.copy(module)
+    twin._parameters = {name: weights[prefix + name] for name in module._parameters}
     children = ((name, child) for name, child in module._modules.items() if child is not None)
     twin._modules = {name: with_weights(child, weights, f"{prefix}{name}.") for name, child in children}
-    return twin
+    return cast(nn.Module, twin)
 
 
 def _mean(gates: Tensor, tensors: Sequence[Tensor]) -> Tensor:
