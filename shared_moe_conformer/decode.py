@@ -17,6 +17,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.batches import MethodResult, decode_batches, peak_memories
 from shared_moe_conformer.decoding.comparison import (
@@ -28,6 +29,7 @@ from shared_moe_conformer.decoding.comparison import (
     judged_words,
     name_of,
 )
+from shared_moe_conformer.decoding.distorted import distortion_table
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import (
@@ -96,6 +98,9 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
                         help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
                         "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
+    parser.add_argument("--distort", nargs="+", default=[], metavar="KIND=VALUE",
+                        help="decode the test sets distorted, too, once for each of these, from their recordings, and "
+                        "compare; a+b: a, then b. " + kinds_help().replace("%", "%%"))  # fmt: skip
     add_device_flag(parser)
     add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
@@ -110,24 +115,32 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
-    loaders = AsrDataModule(config, recipe_dir, tokenizer).test_loaders()
+    data, distortions = AsrDataModule(config, recipe_dir, tokenizer), [parse_distortion(text) for text in args.distort]
+    loaders = data.test_loaders()
+    if distortions:
+        loaders |= data.distorted_loaders(distortions)
     model.to(device)
     with logged(exp_dir, "decode", console=sys.stdout):
         logger.debug("config: %s", json.dumps(to_dict(config)))
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())
         memory = peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
+        scores_of: dict[str, list[Scores]] = {}
         for test_set, loader in loaders.items():
             batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
             results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
             results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
             scores = [_scored(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
+            scores_of[test_set] = scores
             transcripts = [_with_times(result, tokenizer) for result in results]
             for output_format in args.output_format:
                 _write_hyps(results, transcripts, exp_dir, f"{test_set}-{checkpoint}", output_format=output_format)
             if len(results) > 1:
                 one_method = "" if decoding.decoding_method == "all" else f"-{decoding.decoding_method}"
                 _compare(results, scores, transcripts, exp_dir, left_out=left_out, searched=checkpoint + one_method)
+        for test_set in config.data.test_splits if distortions else ():
+            distorted = [scores_of[f"{test_set}-{distortion.name}"] for distortion in distortions]
+            _compare_distortions(scores_of[test_set], distorted, exp_dir, checkpoint=checkpoint)
 
 
 def _load_tokenizer(config: Config, exp_dir: Path, recipe_dir: Path) -> Tokenizer:
@@ -200,6 +213,18 @@ def _compare(
     draw(scores, exp_dir / f"comparison-{name}.png", title=title)
     written = f"{exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt"
     logger.info("\n%s\nwrote %s", table, written)
+
+
+def _compare_distortions(
+    clean: Sequence[Scores], distorted: Sequence[Sequence[Scores]], exp_dir: Path, *, checkpoint: str
+) -> None:
+    """Write the table of one test set; its name has the method's options if there is one method only."""
+    searched = f"-{clean[0].settings}" if len(clean) == 1 else ""
+    path = exp_dir / f"{short_name(f'distortions-{clean[0].test_set}-{checkpoint}{searched}')}.txt"
+    table = distortion_table(clean, distorted)
+    with atomic_file(path) as file:
+        file.write(table.encode())
+    logger.info("\n%s\nwrote %s", table, path)
 
 
 def _judged(found: Sequence[Result]) -> list[Judged]:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lhotse import CutSet
 
 from shared_moe_conformer import decode
-from shared_moe_conformer.config import Config, replace_fields, save_config
+from shared_moe_conformer.config import Config, FeatureConfig, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding import batches
 from shared_moe_conformer.decoding.methods import METHODS
@@ -22,6 +25,7 @@ from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from tests.data.conftest import noise_cut
 
 SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "LG" not in label(c)]
 """What can run here; the recipe has no graph over words."""
@@ -127,6 +131,27 @@ def test_results_do_not_depend_on_the_batches(recipe: Path, monkeypatch: pytest.
     assert any("hyp=['" in text for text in one_by_one), "the model must say something"
 
 
+def test_distorted_test_sets_have_files_of_their_own_and_a_table(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(decode, "AsrDataModule", AsrDataModule)
+    monkeypatch.chdir(recipe)
+    cuts = [noise_cut(Path("audio"), f"cut-{i}", "ONE TWO", duration=0.6 + 0.1 * i) for i in range(3)]
+    store_features(CutSet.from_cuts(cuts), "test", directory=Path("data/fbank"), config=FeatureConfig(), exact=True)
+    run(recipe, "--distort", "gain=0", "babble=-5", "reverb=0.3+opus=12k")
+    folder, found = recipe / "exp/base/greedy_search", "epoch-3-avg-1-greedy_search"
+    names = ["test", "test-gain=0", "test-babble=-5", "test-reverb=0.3+opus=12k"]
+    files = {f"{kind}-{n}-{found}-" for n in names for kind in ("recogs", "errs", "wer-summary")}
+    written = {path.name for path in folder.iterdir()}
+    assert len(written) == 12 and {name.split("max-sym")[0] for name in written} == files
+    clean, same, noisy, _ = ((next(folder.glob(f"recogs-{name}-epoch*"))).read_text() for name in names)
+    assert clean == same != noisy
+    (path,) = (recipe / "exp/base").glob(f"distortions-test-{found}-*.txt")
+    rows = [line.split(" |")[0] for line in path.read_text().splitlines()[2:]]
+    assert rows == ["| clean", "| gain=0", "| babble=-5", "| reverb=0.3+opus=12k"]
+    assert path.read_text() in capsys.readouterr().out
+
+
 class TooShort(OneUtterancePerBatch):
     """Six frames of features, which give no frame of the encoder."""
 
@@ -177,6 +202,8 @@ def test_a_log_says_why_a_decoding_ended(recipe: Path, monkeypatch: pytest.Monke
         (["--epoch", "9"], "epoch-9.pt"),
         (["--epoch", "2", "--avg", "3"], "--avg"),
         (["--beam-size", "0"], "beam_size is 0: give 1 or more"),
+        (["--distort", "white=10", "loud=3"], "--distort loud=3: no distortion is called 'loud': give one of gain, "),
+        (["--distort", "opus=fast"], "--distort opus=fast: opus is 'fast': give 6000 to 256000 bit/s"),
         (["--device", "cuda:63"], "--device cuda:63 cannot be used here"),
     ],
 )

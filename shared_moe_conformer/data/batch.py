@@ -66,11 +66,15 @@ class CutDataset(Dataset):
         return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
 
     def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
-        """The cuts as they are stored."""
+        """The cuts without augmentation."""
         cuts = list(cuts)
         texts = [cut.supervisions[0].text for cut in cuts]
-        features = (torch.from_numpy(cut.load_features()) for cut in cuts)
+        features = map(self.features_of, cuts)
         return list(map(Example, features, self.tokenizer.encode(texts), (cut.id for cut in cuts), texts))
+
+    def features_of(self, cut: MonoCut) -> Tensor:
+        """The features (T, F) of a cut."""
+        return torch.from_numpy(cut.load_features())
 
     def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
         """The copies of an utterance: with the same noise, each with masks of its own."""

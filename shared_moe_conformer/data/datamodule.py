@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lhotse import CutSet, MonoCut
@@ -12,6 +12,8 @@ from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.augment import NoiseMixer, with_more_time_masks
 from shared_moe_conformer.data.batch import CutDataset
 from shared_moe_conformer.data.checks import Problem, check_cut
+from shared_moe_conformer.data.distorted import DistortedDataset
+from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file
 from shared_moe_conformer.data.stored_cuts import StoredCuts
@@ -60,6 +62,20 @@ class AsrDataModule:
     def test_loaders(self) -> dict[str, EvalLoader]:
         """Each test split by its name."""
         return {split: EvalLoader(self.cuts(split), self.dataset) for split in self.config.data.test_splits}
+
+    def distorted_loaders(self, distortions: Sequence[Distortion]) -> dict[str, EvalLoader]:
+        """Each test split by its name and each distortion's, as `test-white=10`.
+
+        Raises:
+          ValueError: a cut without a recording, or a split too small for babble.
+        """
+        loaders = {}
+        for split in self.config.data.test_splits if distortions else ():
+            cuts = self.cuts(split)
+            for distortion in distortions:
+                dataset = DistortedDataset(self.config, self.tokenizer, list(cuts), distortion)
+                loaders[f"{split}-{distortion.name}"] = EvalLoader(cuts, dataset)
+        return loaders
 
     def training_cuts(self) -> StoredCuts:
         """The cuts of the training split without those that cannot be trained on, which go into `left_out`.
