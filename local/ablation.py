@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and decode variants of a recipe's config with several seeds, and write the comparison into its README.
+"""Train and decode variants of a recipe's config with several seeds, and write the comparison into its comparisons.md.
 
     local/ablation.py --recipe fillets --config base-nl --seeds 3 --num-epochs 5
     local/ablation.py --recipe fillets --config base-nl --variants full base -- --dropout 0.1 --num-time-masks 2
@@ -24,6 +24,7 @@ from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.params import read_configs
 
 EGS = Path(__file__).resolve().parent.parent / "egs"
+PAGE = "comparisons.md"
 
 
 def main() -> None:
@@ -35,8 +36,8 @@ def main() -> None:
         gone = sorted({result.config for result in results} - configs.keys())
         require(not gone, f"{recipe / 'results.jsonl'} has results of {', '.join(gone)}, which config.py lacks")
         variants = {result.config: variants_of(configs[result.config]) for result in results}
-        write_report(recipe / "README.md", results, variants)
-        print(f"wrote {recipe / 'README.md'}, of {len(results)} runs")
+        write_report(recipe / PAGE, results, variants)
+        print(f"wrote {recipe / PAGE}, of {len(results)} runs")
         return
     require(args.config in configs, f"--config {args.config}: {recipe} has {', '.join(configs)}")
     require(args.seeds >= 1, f"--seeds {args.seeds}: give 1 or more")
@@ -68,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--avg", type=int, default=1, help="epochs over which weights are averaged [1]")
     result.add_argument("--num-threads", type=int, default=1, help="threads of each run [1]")
     result.add_argument("flags", nargs="*", metavar="-- FLAG ..", help="flags of train.py for all runs")
-    result.add_argument("--report", action="store_true", help="run nothing; write the recipe's README")
+    result.add_argument("--report", action="store_true", help=f"run nothing; write the recipe's {PAGE}")
     return result
 
 

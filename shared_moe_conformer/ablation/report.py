@@ -1,4 +1,4 @@
-"""The report of an ablation: tables and a picture of each, written into a recipe's README between two marks."""
+"""The report of an ablation: tables and a picture of each, written into a page of a recipe between two marks."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class Row(NamedTuple):
     """Word error rates of the other searches."""
 
 
-def write_report(readme: Path, results: Iterable[Result], variants: dict[str, dict[str, Variant]]) -> None:
-    """Replace what stands between the marks of a README, and draw the pictures beside it.
+def write_report(page: Path, results: Iterable[Result], variants: dict[str, dict[str, Variant]]) -> None:
+    """Replace what stands between the marks of a page, and draw the pictures beside it.
 
     Args:
-      readme: the recipe's.
+      page: a Markdown file of the recipe; one that is missing is made.
       results: all of the recipe.
       variants: by named config, the variants of its ablation.
 
     Raises:
-      ValueError: the README lacks the marks, or there is nothing to report.
+      ValueError: the page lacks the marks, or there is nothing to report.
     """
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Comparisons\n\n{BEGIN}\n{END}\n"
     require(
         text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END),
-        f"{readme} lacks the two lines between which the report goes: {BEGIN} and {END}",
+        f"{page} lacks the two lines between which the report goes: {BEGIN} and {END}",
     )
-    tables = [_section(runs, variants[runs[0].config], readme.parent) for runs in _budgets(results)]
+    tables = [_section(runs, variants[runs[0].config], page.parent) for runs in _budgets(results)]
     require(bool(tables), "there is no result to report: run the ablation first")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    with atomic_file(readme) as file:
+    with atomic_file(page) as file:
         file.write((before + BEGIN + "\n\n" + "\n\n".join(tables) + "\n\n" + after).encode())
 
 

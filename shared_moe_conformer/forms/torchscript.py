@@ -1,4 +1,6 @@
-"""A released model as TorchScript graphs, which torch alone runs, from Python or C++; README.md has a program.
+"""A released model as TorchScript graphs, which torch alone runs, from Python or C++.
+
+docs/released-models.md has a program that runs them.
 
 features.pt   samples (N, num_samples), at the model's rate, to features (N, T, F)
 encoder.pt    features and their valid frames (N,) to encoder frames (N, T', J), projected for the joiner, and theirs

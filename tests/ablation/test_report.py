@@ -1,4 +1,4 @@
-"""The report in a README."""
+"""The report of ablations in a page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ VARIANTS = {"base": variants_of(TINY)}
 def test_the_table_stands_between_the_marks_and_nothing_else_changes(
     tmp_path: Path, make_result: Callable[..., Result]
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+    page = tmp_path / "comparisons.md"
+    page.write_text(f"# Before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
     others = [make_result("full", 2, num_epochs=9), make_result("full", avg=2)]
     results = [make_result("base", 1, (2, 2, 2, 0)), make_result("full"), *others]
-    write_report(readme, results, VARIANTS)
-    text = readme.read_text()
+    write_report(page, results, VARIANTS)
+    text = page.read_text()
     assert text.startswith(f"# Before\n\n{BEGIN}\n") and text.endswith(f"{END}\n\nafter\n") and "\nold\n" not in text
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == ["full", "base", "full", "full"], "each budget has its table"
@@ -32,25 +32,32 @@ def test_the_table_stands_between_the_marks_and_nothing_else_changes(
     for budget in ("2-epochs", "9-epochs", "2-epochs-avg-2"):
         assert f"(ablation-base-{budget}.svg)" in text
         assert (tmp_path / f"ablation-base-{budget}.svg").is_file()
-    write_report(readme, results, VARIANTS)
-    assert readme.read_text() == text
+    write_report(page, results, VARIANTS)
+    assert page.read_text() == text
+
+
+def test_a_page_that_is_missing_is_made(tmp_path: Path, make_result: Callable[..., Result]) -> None:
+    page = tmp_path / "comparisons.md"
+    write_report(page, [make_result("full")], VARIANTS)
+    text = page.read_text()
+    assert text.startswith(f"# Comparisons\n\n{BEGIN}\n") and "| `full` |" in text and text.endswith(f"{END}\n")
 
 
 def test_each_seed_has_its_place_whatever_the_order_of_runs(tmp_path: Path, make_result: Callable[..., Result]) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\n")
-    write_report(readme, [make_result("full", 2, (2, 2, 2, 0)), make_result("full", 1)], VARIANTS)
-    assert "| 30.0, 60.0 |" in readme.read_text()
+    page = tmp_path / "comparisons.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    write_report(page, [make_result("full", 2, (2, 2, 2, 0)), make_result("full", 1)], VARIANTS)
+    assert "| 30.0, 60.0 |" in page.read_text()
 
 
 def test_other_options_have_their_own_table_and_one_is_no_plural(
     tmp_path: Path, make_result: Callable[..., Result]
 ) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\n")
+    page = tmp_path / "comparisons.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
     other = {"config_digest": "12345678", "base_options": {"num_time_masks": "2"}}
-    write_report(readme, [make_result(), make_result(num_epochs=1, **other)], VARIANTS)
-    text = readme.read_text()
+    write_report(page, [make_result(), make_result(num_epochs=1, **other)], VARIANTS)
+    text = page.read_text()
     assert text.count("| `full` |") == 2 and "(ablation-base-12345678-1-epochs.svg)" in text
     assert (
         "**`base`, 1 epoch.** 1 run of" in text
@@ -60,13 +67,13 @@ def test_other_options_have_their_own_table_and_one_is_no_plural(
 
 
 def test_what_cannot_be_reported_is_said(tmp_path: Path, make_result: Callable[..., Result]) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("# No marks\n")
+    page = tmp_path / "comparisons.md"
+    page.write_text("# No marks\n")
     with pytest.raises(ValueError, match="lacks the two lines"):
-        write_report(readme, [make_result()], VARIANTS)
-    readme.write_text(f"{BEGIN}\n{END}\n")
+        write_report(page, [make_result()], VARIANTS)
+    page.write_text(f"{BEGIN}\n{END}\n")
     with pytest.raises(ValueError, match="run the ablation first"):
-        write_report(readme, [], VARIANTS)
+        write_report(page, [], VARIANTS)
 
 
 def test_the_frontier_is_what_no_other_beats() -> None:
@@ -77,10 +84,10 @@ def test_the_frontier_is_what_no_other_beats() -> None:
 def test_the_picture_names_every_variant_and_is_always_the_same(
     tmp_path: Path, make_result: Callable[..., Result]
 ) -> None:
-    readme, picture = tmp_path / "README.md", tmp_path / "ablation-base-2-epochs.svg"
-    readme.write_text(f"{BEGIN}\n{END}\n")
-    write_report(readme, [make_result("full"), make_result("base")], VARIANTS)
+    page, picture = tmp_path / "comparisons.md", tmp_path / "ablation-base-2-epochs.svg"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    write_report(page, [make_result("full"), make_result("base")], VARIANTS)
     text = picture.read_text()
     assert text.count(">full<") == text.count(">base<") == 2 and len(text) < 60_000
-    write_report(readme, [make_result("full"), make_result("base")], VARIANTS)
+    write_report(page, [make_result("full"), make_result("base")], VARIANTS)
     assert picture.read_text() == text

@@ -208,11 +208,11 @@ def test_sherpa_onnx_runs_the_smaller_graphs(exported: Path, recordings: list[Pa
 
 
 @pytest.mark.slow
-def test_the_program_in_the_readme_recognises_the_test_wav(exported: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_the_program_in_the_docs_recognises_the_test_wav(exported: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
     if importlib.util.find_spec("sherpa_onnx") is None:
         pytest.skip("sherpa-onnx is not installed")
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (program,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "sherpa_onnx" in block]
+    page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sherpa_onnx" in block]
     for suffix in (".int8", ""):
         code = program.replace("zoo/asterisk-en-base-onnx", str(exported)).replace(".int8", suffix)
         result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

@@ -84,10 +84,10 @@ def test_a_graph_that_differs_from_the_model_is_not_written(
     assert not (tmp_path / "graphs").exists()
 
 
-def test_the_program_in_the_readme_recognises_the_test_wav(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_the_program_in_the_docs_recognises_the_test_wav(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
     write_torchscript(saved(), tmp_path / "graphs")
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-    (program,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "torch.jit" in block]
+    page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
     code = program.replace("zoo/asterisk-en-base-torchscript", str(tmp_path / "graphs"))
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -37,7 +37,7 @@ def test_mistakes_are_one_line(recipe: Path) -> None:
         (("--config", "huge"), "--config huge: "),
         (("--config", "base-nl", "--variants", "huge"), "no variant huge: give some of full, shared, base"),
         (("--config", "full-nl"), "shares blocks and has experts"),
-        (("--report",), "README.md"),
+        (("--report",), "run the ablation first"),
         (("--config", "base-nl", "--", "--seed", "3"), "--seed after --: give --first-seed before it"),
         (("--config", "base-nl", "--", "--dropout", "2"), "dropout is 2.0: give 0 <= dropout < 1"),
     ):
@@ -53,15 +53,15 @@ def test_a_run_that_fails_leaves_no_result(recipe: Path) -> None:
     assert not (recipe / "results.jsonl").exists()
 
 
-def test_the_results_of_a_recipe_are_in_its_readme(recipe: Path) -> None:
-    """As committed: every line can be read, and the README holds what the command makes of them."""
+def test_the_results_of_a_recipe_are_in_its_comparisons(recipe: Path) -> None:
+    """As committed: every line can be read, and the page holds what the command makes of them."""
     committed = ROOT / "egs/fillets/ASR"
     (recipe / "results.jsonl").write_bytes((committed / "results.jsonl").read_bytes())
-    text = (committed / "README.md").read_text(encoding="utf-8")
+    text = (committed / "comparisons.md").read_text(encoding="utf-8")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    (recipe / "README.md").write_text(f"{before}{BEGIN}\n{after}", encoding="utf-8")
+    (recipe / "comparisons.md").write_text(f"{before}{BEGIN}\n{after}", encoding="utf-8")
     result = run("--recipe", recipe, "--report")
     assert result.returncode == 0, result.stderr
-    assert (recipe / "README.md").read_text(encoding="utf-8") == text
+    assert (recipe / "comparisons.md").read_text(encoding="utf-8") == text
     for picture in recipe.glob("*.svg"):
         assert (committed / picture.name).is_file()

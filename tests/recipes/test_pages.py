@@ -16,7 +16,8 @@ from shared_moe_conformer.training.options import RunOptions
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
-    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/ASR/README.md")]),
+    ROOT / "CHANGELOG.md",
+    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/ASR/*.md")]),
     ROOT / "benchmarks/README.md",
 ]
 PROGRAMS = (
@@ -29,14 +30,37 @@ PROGRAMS = (
 )
 """Where options are written out that are no field of a dataclass."""
 OPTION = r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]"
-OF_OTHERS = {"--data-binary", "--standalone", "--nnodes", "--redirects", "--tee", "--tokens-ngram", "--logdir"}
-"""Options of curl, torchrun, icefall and TensorBoard; torchrun's others have underscores."""
+OF_OTHERS = {
+    "--data-binary",
+    "--no-deps",
+    "--standalone",
+    "--nnodes",
+    "--redirects",
+    "--tee",
+    "--tokens-ngram",
+    "--logdir",
+}
+"""Options of curl, pip, torchrun, icefall and TensorBoard; torchrun's others have underscores."""
 
 
 @pytest.mark.parametrize("readme", PAGES, ids=str)
 def test_links_lead_somewhere(readme: Path) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", readme.read_text())
     assert [link for link in links if not (readme.parent / link).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings; code and links inside them count by their text."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    titles = [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_to_sections_lead_to_a_heading(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", page.read_text())
+    targets = [(page.parent / path if path else page, anchor) for path, anchor in links]
+    assert [(str(target), anchor) for target, anchor in targets if anchor not in anchors(target)] == []
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +85,11 @@ def test_programs_that_are_named_are_there(page: Path) -> None:
     scripts = [script.removeprefix("../../../") for script in re.findall(r"(?:\.\./)*local/\w+\.(?:py|sh)", text)]
     names = [f"{module.replace('.', '/')}.py" for module in modules] + scripts
     assert [name for name in names if not (ROOT / name).exists() and not (page.parent / name).exists()] == []
+
+
+def test_the_modules_that_the_changelog_gives_as_new_are_there() -> None:
+    rows = re.findall(r"^\| `.*\| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert len(names) > 30
+    package = ROOT / "shared_moe_conformer"
+    assert [name for name in names if not (package / f"{name.replace('.', '/')}.py").exists()] == []
