@@ -26,6 +26,7 @@ from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.resources import NOTHING, Resources, with_phrases
 from shared_moe_conformer.decoding.searches import load_resources, resolved
+from shared_moe_conformer.decoding.tuned import require_values, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.release.manifest import (
@@ -106,6 +107,11 @@ class Bundle:
             manifest.decoding_method in METHODS,
             f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
         )
+        for method, values in manifest.decoding_options.items():
+            try:
+                require_values(method, values)
+            except ValueError as error:
+                raise ValueError(f"{folder / MANIFEST_FILE}: decoding_options: {error}") from error
         seconds = manifest.segment_seconds
         require(
             seconds is None or LEAST <= seconds <= WHOLE,
@@ -214,8 +220,9 @@ class Bundle:
 
     @property
     def default_search(self) -> DecodingConfig:
-        """The search that the manifest names."""
-        return DecodingConfig(decoding_method=cast(DecodingMethod, self.manifest.decoding_method))
+        """The search that the manifest names, at the values that were tuned for it, if any."""
+        config = DecodingConfig(decoding_method=cast(DecodingMethod, self.manifest.decoding_method))
+        return with_values(config, self.manifest.decoding_options.get(config.decoding_method, {}))
 
     def features(self, samples: np.ndarray, sampling_rate: int) -> Tensor:
         """Features (T, F), always by Lhotse's extractor, which every environment has (kaldifeat's agree to 1e-3)."""

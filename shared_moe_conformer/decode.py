@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, require, to_dict
+from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
@@ -41,6 +41,17 @@ from shared_moe_conformer.decoding.scoring import (
     write_files,
 )
 from shared_moe_conformer.decoding.searches import Loaded, label, load_resources, resolved, settings
+from shared_moe_conformer.decoding.tuned import (
+    NO_VALUES,
+    Tuned,
+    Values,
+    not_given,
+    read_tuned,
+    tuned_note,
+    values_of,
+    write_tuned,
+)
+from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
@@ -54,7 +65,8 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
     """The command line of a recipe's decode.py."""
     args = _parser(configs).parse_args(arguments)
     exp_dir = args.exp_dir or recipe_dir / "exp" / args.config
-    run_main(lambda: _decode(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
+    verb = _decode if args.tune is None else _tune
+    run_main(lambda: verb(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
 
 
 def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[Scores, Path]:
@@ -101,6 +113,11 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--distort", nargs="+", default=[], metavar="KIND=VALUE",
                         help="decode the test sets distorted, too, once for each of these, from their recordings, and "
                         "compare; a+b: a, then b. " + kinds_help().replace("%", "%%"))  # fmt: skip
+    parser.add_argument("--tune", metavar="SPLIT",
+                        help="find the scales, penalties and beam sizes of --decoding-method (or of all) with the "
+                        "lowest WER on this split, dev and never test, and write them into decoding.json of the "
+                        "experiment, from where ./decode.py and ./export.py take them by default; options that are "
+                        "given keep their values [none]")  # fmt: skip
     add_device_flag(parser)
     add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
@@ -114,7 +131,9 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
-    methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
+    tuned = read_tuned(exp_dir)
+    values = not_given(values_of(tuned), vars(args))
+    methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer, tuned=values)
     data, distortions = AsrDataModule(config, recipe_dir, tokenizer), [parse_distortion(text) for text in args.distort]
     loaders = data.test_loaders()
     if distortions:
@@ -124,6 +143,8 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         logger.debug("config: %s", json.dumps(to_dict(config)))
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())
+        if note := tuned_note(methods, tuned, given=vars(args), checkpoint=checkpoint):
+            logger.info("with %s; an option that is given wins", note)
         memory = peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
         scores_of: dict[str, list[Scores]] = {}
         for test_set, loader in loaders.items():
@@ -143,6 +164,35 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
             _compare_distortions(scores_of[test_set], distorted, exp_dir, checkpoint=checkpoint)
 
 
+def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
+    """Find the best values of each method on a split; a method's are written as soon as they are found."""
+    tune_cpu()
+    require_not_test(args.tune)
+    require(not args.distort, "--tune with --distort: values are tuned on the split as it is; leave one of them out")
+    device, selection = choose_device(args.device), apply_flags(Selection(), args)
+    trained_as, model = load_experiment(exp_dir, selection)
+    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
+    config = replace_fields(config, {"test_splits": (args.tune,)})
+    tokenizer, tuned = _load_tokenizer(config, exp_dir, recipe_dir), read_tuned(exp_dir)
+    decoding = apply_flags(DecodingConfig(), args)
+    methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
+    methods = worth_tuning(methods, vars(args))
+    (loader,) = AsrDataModule(config, recipe_dir, tokenizer).test_loaders().values()
+    model.to(device)
+    with logged(exp_dir, "tune", console=sys.stdout):
+        logger.debug("options: %s, %s", selection, decoding)
+        log_environment(device, commit=package_commit())
+        encoded = encode_split(model, tqdm(loader, desc=f"encoding {args.tune}", unit="batch"))
+        logger.info("tuning on %s, %d words, with %s", args.tune, encoded.num_words, checkpoint)
+        searcher = Searcher(model, encoded, tokenizer.decode, resources)
+        for found in tune(methods, searcher, given=vars(args), say=logger.info):
+            rates = round(found.wer, 2), round(found.default_wer, 2)
+            tuned |= {found.method: Tuned(dict(found.best), args.tune, checkpoint, *rates)}
+            logger.info("\n%s\nwrote %s", found.table, write_tuned(exp_dir, tuned))
+        for name, why in left_out.items():
+            logger.info("left out: %s: %s", name, why)
+
+
 def _load_tokenizer(config: Config, exp_dir: Path, recipe_dir: Path) -> Tokenizer:
     tokenizer = Tokenizer.load(recipe_dir / config.data.lang_dir)
     require(
@@ -154,9 +204,16 @@ def _load_tokenizer(config: Config, exp_dir: Path, recipe_dir: Path) -> Tokenize
     return tokenizer
 
 
-def _load_methods(decoding: DecodingConfig, config: Config, recipe_dir: Path, tokenizer: Tokenizer) -> Loaded:
+def _load_methods(
+    decoding: DecodingConfig,
+    config: Config,
+    recipe_dir: Path,
+    tokenizer: Tokenizer,
+    *,
+    tuned: Mapping[str, Values] = NO_VALUES,
+) -> Loaded:
     """The searches that were asked for and their resources; of "all", those that cannot run here are left out."""
-    methods = resolved(decoding, vocab_size=config.model.vocab_size)
+    methods = resolved(decoding, vocab_size=config.model.vocab_size, tuned=tuned)
     loaded = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method != "all":
         return loaded

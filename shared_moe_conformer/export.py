@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
+from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
+from shared_moe_conformer.decoding.tuned import read_tuned, tuned_note, values_of
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
 from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
 from shared_moe_conformer.lattice.topology import chosen_topology
@@ -80,7 +84,10 @@ def export(
     refuse_other_units(exp_dir, tokenizer.pieces)
     error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
     segment_seconds = usual_length(training_durations(config, recipe_dir=recipe_dir))
-    manifest = describe(folder.name, config, error_rates=error_rates, segment_seconds=segment_seconds)
+    manifest = replace(
+        describe(folder.name, config, error_rates=error_rates, segment_seconds=segment_seconds),
+        decoding_options=values_of(read_tuned(exp_dir)),
+    )
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
@@ -238,6 +245,10 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     sizes = [(name, (folder / name).stat().st_size / 1e6) for name in GRAPH_FILES if (folder / name).is_file()]
     if sizes:
         print(f"with a decoding graph: {', '.join(f'{name} ({size:.2f} MB)' for name, size in sizes)}")
+    tuned = read_tuned(exp_dir)
+    searches = [DecodingConfig(decoding_method=cast(DecodingMethod, method)) for method in tuned]
+    if note := tuned_note(searches, tuned, checkpoint=selection.name(exp_dir)):
+        print(f"with {note}")
     for form, target in forms.items():
         print("\n".join(write_form(form, folder, target, overwrite=args.overwrite)))
     print((folder / TEST_TEXT).read_text(encoding="utf-8"), end="")

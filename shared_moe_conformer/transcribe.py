@@ -23,6 +23,7 @@ from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.tuned import differences, not_given
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
@@ -201,12 +202,21 @@ def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> Non
     )
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
-    decoding, *others = resolved(apply_flags(bundle.default_search, args), vocab_size=bundle.config.model.vocab_size)
+    decoding, *others = _searches(bundle, args)
     require(not others, f"{decoding.decoding_method} needs the scale of its n-gram: give one, as --lm-scales 0.5")
+    if tuned := differences([decoding], not_given(bundle.manifest.decoding_options, vars(args))):
+        print(f"with the model's tuned values: {tuned}", file=sys.stderr)
     write = _writer(args, [name for name, _ in inputs])
     failed = transcribe_files(bundle, inputs, decoding=decoding, write=write)
     if failed:
         raise ValueError(f"{len(failed)} of {len(inputs)} files failed: {', '.join(failed)}")
+
+
+def _searches(bundle: Bundle, args: argparse.Namespace) -> list[DecodingConfig]:
+    """What the flags ask for; tuned values are used where no flag is given."""
+    config = apply_flags(DecodingConfig(decoding_method=bundle.default_search.decoding_method), args)
+    tuned = not_given(bundle.manifest.decoding_options, vars(args))
+    return resolved(config, vocab_size=bundle.config.model.vocab_size, tuned=tuned)
 
 
 def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Transcript], None]:

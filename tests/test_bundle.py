@@ -108,6 +108,23 @@ def test_segments_that_cannot_be_are_refused(saved: Save, seconds: float) -> Non
         Bundle.load(folder)
 
 
+def test_tuned_values_survive_and_are_the_default(saved: Save, tones: np.ndarray) -> None:
+    loaded = Bundle.load(
+        saved(decoding_options={"greedy_search": {"blank_penalty": -6.0}, "1best": {"hlg_scale": 0.3}})
+    )
+    assert loaded.default_search == DecodingConfig(blank_penalty=-6.0)
+    by_default = loaded.transcribe(tones, sampling_rate=16000)
+    assert by_default == loaded.transcribe(tones, sampling_rate=16000, decoding=DecodingConfig(blank_penalty=-6.0))
+    assert by_default != loaded.transcribe(tones, sampling_rate=16000, decoding=DecodingConfig())
+
+
+def test_tuned_values_that_cannot_be_are_refused(saved: Save) -> None:
+    folder = saved()
+    edit_json(folder / "bundle.json", decoding_options={"1best": {"hlg_scale": -1.0}})
+    with pytest.raises(ValueError, match=r"bundle\.json: decoding_options: hlg_scale is -1\.0: give a positive number"):
+        Bundle.load(folder)
+
+
 def test_newer_formats_are_refused(saved: Save) -> None:
     folder = saved()
     edit_json(folder / "bundle.json", format_version=99)

@@ -22,6 +22,8 @@ from shared_moe_conformer.decoding import batches
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import label, resolved, settings
+from shared_moe_conformer.decoding.tuned import TUNED_FILE, Tuned, read_tuned, write_tuned
+from shared_moe_conformer.decoding.tuning import Searcher
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
@@ -340,3 +342,81 @@ def sorted_hyps(recogs: Path) -> list[list[str]]:
     """The hypotheses of a file, in the order of their ids."""
     lines = [line.split(":\thyp=") for line in recogs.read_text().splitlines() if "hyp=" in line]
     return [ast.literal_eval(hyp) for _, hyp in sorted(lines)]
+
+
+def tuned_file(recipe: Path) -> Path:
+    return recipe / "exp/base" / TUNED_FILE
+
+
+def write_greedy(recipe: Path, *, checkpoint: str = "epoch-3-avg-1") -> None:
+    write_tuned(recipe / "exp/base", {"greedy_search": Tuned({"blank_penalty": 2.0}, "dev", checkpoint, 10.0, 20.0)})
+
+
+def test_tuning_writes_the_winner_and_what_was_tried(recipe: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    penalties = {0.0: 5, 1.0: 3, 1.5: 3}
+    monkeypatch.setattr(
+        Searcher, "num_errors", lambda self, configs: [penalties.get(c.blank_penalty, 4) for c in configs]
+    )
+    run(recipe, "--tune", "dev", "--epoch", "3", "--avg", "2", "--decoding-method", "greedy_search")
+    expected = Tuned({"blank_penalty": 1.0}, "dev", "epoch-3-avg-2", 37.5, 62.5)
+    assert read_tuned(recipe / "exp/base") == {"greedy_search": expected}
+    shown = capsys.readouterr().out
+    assert "tuning on dev, 8 words, with epoch-3-avg-2" in shown and f"wrote {tuned_file(recipe)}" in shown
+    assert "               1     37.50  best\n" in shown and "               0     62.50  defaults\n" in shown
+    assert not list((recipe / "exp/base").glob("*/recogs-*")), "nothing is decoded yet"
+
+
+def test_all_methods_are_tuned_as_far_as_they_can_run(recipe: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tuned(recipe / "exp/base", {"1best": Tuned({"hlg_scale": 0.3}, "dev", "best", 1.0, 2.0)})
+    monkeypatch.setattr(Searcher, "num_errors", lambda self, configs: [3 for _ in configs])
+    run(recipe, "--tune", "dev", "--decoding-method", "all")
+    found = read_tuned(recipe / "exp/base")
+    assert {"greedy_search", "modified_beam_search", "modified_beam_search_LODR", "1best"} <= found.keys()
+    assert found["1best"].checkpoint == "best", "what cannot run here keeps its values"
+    assert found["modified_beam_search"].options == {"blank_penalty": 0.0, "beam_size": 4}
+    shown = capsys.readouterr().out
+    assert "left out: 1best over HLG" in shown and "methods to tune: each value once takes about" in shown
+
+
+def test_tuned_values_are_used_and_stand_in_names(recipe: Path, capsys) -> None:
+    write_greedy(recipe)
+    run(recipe)
+    (summary,) = (recipe / "exp/base/greedy_search").glob("wer-summary-*")
+    assert summary.name.endswith("-greedy_search-max-sym-per-frame-1-blank-penalty-2.0.txt")
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("with values tuned on dev (decoding.json): greedy_search blank-penalty 2;")
+
+
+def test_tuned_values_of_other_weights_are_used_and_it_is_said(recipe: Path, capsys) -> None:
+    write_greedy(recipe, checkpoint="epoch-1-avg-1")
+    run(recipe)
+    assert "tuned on dev by epoch-1-avg-1, not epoch-3-avg-1 " in capsys.readouterr().out
+    assert list((recipe / "exp/base/greedy_search").glob("*-blank-penalty-2.0.txt"))
+
+
+@pytest.mark.parametrize("given", ["0", "1"])
+def test_an_option_that_is_given_wins_over_the_tuned_value(recipe: Path, capsys, given: str) -> None:
+    write_greedy(recipe)
+    run(recipe, "--blank-penalty", given)
+    assert "values tuned" not in capsys.readouterr().out
+    (summary,) = (recipe / "exp/base/greedy_search").glob("wer-summary-*")
+    assert summary.name.endswith("-blank-penalty-1.0.txt" if given == "1" else "-max-sym-per-frame-1.txt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tune", "test"], "--tune test: values that are chosen on a test set"),
+        (["--tune", "test-other"], "tune on dev"),
+        (["--tune", "dev", "--distort", "gain=-6"], "leave one of them out"),
+        (["--tune", "dev", "--decoding-method", "ctc_greedy_search"], "nothing to tune: the method has no scale"),
+        (["--tune", "dev", "--decoding-method", "nbest_oracle", "--graph", "H"], "or it is an oracle"),
+        (["--tune", "dev", "--decoding-method", "1best"], "no graph over words in"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_line(recipe: Path, capsys, arguments: list[str], message: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(recipe, *arguments)
+    error = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 1 and len(error) == 1 and message in error[0]
+    assert not tuned_file(recipe).exists()

@@ -12,7 +12,9 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
 from shared_moe_conformer.data.tokenizer import save_units
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
+from shared_moe_conformer.decoding.tuned import Tuned, write_tuned
 from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import find
@@ -154,6 +156,25 @@ def test_error_rates_are_those_of_the_very_same_epochs(recipe: Path, tiny_bundle
     expected = {"test": {"modified_beam_search-beam-4": 50.0, "ctc_prefix_beam_search-beam-4": 0.0}}
     assert find("tiny", zoo_dir=recipe / "zoo").error_rates == expected
     assert "| test | modified_beam_search-beam-4 | 50.00 % |" in (recipe / "zoo" / "tiny" / "README.md").read_text()
+
+
+def test_tuned_values_go_along_and_are_the_released_models_defaults(
+    recipe: Path, tiny_bundle: Bundle, capsys: Output
+) -> None:
+    run(recipe, tiny_bundle.config)
+    plain = Bundle.load(recipe / "zoo" / "tiny")
+    assert plain.manifest.decoding_options == {} and plain.default_search == DecodingConfig()
+    assert "values tuned" not in capsys.readouterr().out
+    options = {"greedy_search": {"blank_penalty": 3.0}, "1best": {"hlg_scale": 0.3}}
+    found = {method: Tuned(values, "dev", "epoch-1-avg-1", 1.0, 2.0) for method, values in options.items()}
+    write_tuned(recipe / "exp" / "base", found)
+    run(recipe, tiny_bundle.config, "--overwrite")
+    shown = capsys.readouterr().out
+    assert "with values tuned on dev by epoch-1-avg-1, not epoch-2-avg-1 (decoding.json): greedy_search" in shown
+    tuned = Bundle.load(recipe / "zoo" / "tiny")
+    assert tuned.manifest.decoding_options == options
+    assert tuned.default_search == DecodingConfig(blank_penalty=3.0)
+    assert verify("tiny", zoo_dir=recipe / "zoo") == tuned.transcribe(recipe / "zoo" / "tiny" / TEST_WAV).text
 
 
 def test_damaged_summary_is_named(recipe: Path, tiny_bundle: Bundle) -> None:

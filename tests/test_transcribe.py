@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,6 +56,30 @@ def test_another_search_can_be_chosen(model: Path, capsys: Output) -> None:
     expected = Bundle.load(model).transcribe(model / TEST_WAV, decoding=decoding)
     assert json.loads(capsys.readouterr().out)["times"] == expected.times
     assert expected.text != expected_text(model)
+
+
+def test_tuned_values_are_used_and_said_and_a_flag_wins(saved: Save, capsys: Output) -> None:
+    folder = saved(
+        "tuned", decoding_options={"greedy_search": {"blank_penalty": -6.0}, "modified_beam_search": {"beam_size": 7}}
+    )
+
+    def transcribed(*flags: str) -> tuple[str, str]:
+        main(["--model", str(folder), "--format", "text", str(folder / TEST_WAV), *flags])
+        return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+    def expected(**options: Any) -> str:
+        decoding = DecodingConfig(**options)
+        return f"{Bundle.load(folder).transcribe(folder / TEST_WAV, decoding=decoding).text}\n"
+
+    line = "with the model's tuned values: {}\n".format
+    assert transcribed() == (expected(blank_penalty=-6.0), line("greedy_search blank-penalty -6"))
+    assert transcribed("--blank-penalty", "0") == (expected(), "")
+    beam = {"decoding_method": "modified_beam_search", "beam_size": 7}
+    assert transcribed("--decoding-method", "modified_beam_search") == (
+        expected(**beam),
+        line("modified_beam_search beam-size 7"),
+    )
+    assert expected() != expected(blank_penalty=-6.0)
 
 
 def test_hotwords_are_found_and_confidences_shown(model: Path, capsys: Output) -> None:

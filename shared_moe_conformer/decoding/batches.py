@@ -112,10 +112,15 @@ def decode_batches(
                 result.audio_seconds += audio_seconds
                 result.hyps += hyps
                 result.decoded += [
-                    Decoded(cut_id, text, to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words))
+                    Decoded(cut_id, text, text_of(hyp, to_text))
                     for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
                 ]
     return results
+
+
+def text_of(hyp: Hypothesis, to_text: Callable[[list[int]], str]) -> str:
+    """The text of a hypothesis: its words, or if the search knows none, those of its tokens."""
+    return to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words)
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from shared_moe_conformer.config import replace_fields, require
 from shared_moe_conformer.decoding.methods import HOTWORDS, METHODS, used
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import LOADERS, Resources, Units
+from shared_moe_conformer.decoding.tuned import NO_VALUES, Values, with_values
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
 from shared_moe_conformer.lattice.topology import chosen_topology
 
@@ -22,10 +23,17 @@ UNNAMED_BY_DEFAULT = ("blank_penalty",)
 """Options that came after results had been named; file names leave them out where they have their defaults."""
 
 
-def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]:
+def resolved(
+    config: DecodingConfig, *, vocab_size: int, tuned: Mapping[str, Values] = NO_VALUES
+) -> list[DecodingConfig]:
     """One config for each search that the given one asks for, without any "auto".
 
     For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
+
+    Args:
+      config: what is asked for.
+      vocab_size: the model's units.
+      tuned: values by method, instead of the config's.
 
     Raises:
       ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it lacks one of
@@ -38,7 +46,8 @@ def resolved(config: DecodingConfig, *, vocab_size: int) -> list[DecodingConfig]
         _require_its_own_options(config)
         by_all = _by_engines(config) if config.lattice_engine == "all" else []
         variants = by_all or [_with_engine(config)]
-    return [at_scale for variant in variants for at_scale in _at_each_scale(variant)]
+    best = [with_values(variant, tuned.get(variant.decoding_method, {})) for variant in variants]
+    return [at_scale for variant in best for at_scale in _at_each_scale(variant)]
 
 
 def _require_its_own_options(config: DecodingConfig) -> None:

@@ -76,6 +76,8 @@ class Manifest(ModelFacts):
     segment_seconds: float | None = field(default=None, metadata=ADDED_LATER)
     """Seconds of a segment of a long recording at most: 95 % of the training's utterances are no longer; None: not
     known."""
+    decoding_options: dict[str, dict[str, float]] = field(default_factory=dict, metadata=ADDED_LATER)
+    """Values that were tuned for each decoding method, by option; empty: defaults. `lm_scales` is one scale here."""
     format_version: int = FORMAT_VERSION
     """Layout of the bundle."""
     package_version: str = __version__
@@ -127,8 +129,11 @@ def _parse_manifest(values: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write bundle.json."""
-    text = json.dumps(to_dict(manifest), indent=2, ensure_ascii=False)
+    """Write bundle.json; without tuned values, earlier versions can read it, too."""
+    values = to_dict(manifest)
+    if not manifest.decoding_options:
+        del values["decoding_options"]
+    text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 
 

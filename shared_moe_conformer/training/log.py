@@ -42,7 +42,7 @@ def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Ite
 
     Args:
       exp_dir: the experiment's folder.
-      program: train or decode.
+      program: train, decode or tune.
       console: where records of level INFO are printed; None: the standard error, as for warnings.
     """
     folder = exp_dir / "log"

@@ -37,6 +37,10 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     for written in (MANIFEST, dataclasses.replace(MANIFEST, commit=None, error_rates={}, corpus="čeština")):
         write_manifest(written, tmp_path)
         assert read_manifest(tmp_path) == written
+        assert "decoding_options" not in (tmp_path / MANIFEST_FILE).read_text(), "earlier versions do not know it"
+    tuned = dataclasses.replace(MANIFEST, decoding_options={"1best": {"hlg_scale": 0.3}})
+    write_manifest(tuned, tmp_path)
+    assert read_manifest(tmp_path) == tuned
 
 
 @pytest.mark.parametrize(
@@ -54,6 +58,7 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
         ({"error_rates": {"test": {"greedy_search": "3"}}}, "error_rates"),
         ({"commit": 5}, "commit is 5"),
         ({"segment_seconds": "9"}, "segment_seconds is '9'"),
+        ({"decoding_options": {"1best": {"hlg_scale": "3"}}}, "decoding_options"),
     ],
 )
 def test_a_bad_value_is_refused_with_one_line(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -75,7 +80,10 @@ def test_a_model_of_before_segments_had_a_length_is_read(tmp_path: Path) -> None
     assert read_manifest(tmp_path).segment_seconds is None
 
 
-@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Manifest) if f.name != "segment_seconds"])
+REQUIRED = [f.name for f in dataclasses.fields(Manifest) if f.name not in ("segment_seconds", "decoding_options")]
+
+
+@pytest.mark.parametrize("field", REQUIRED)
 def test_a_missing_value_is_named(tmp_path: Path, field: str) -> None:
     write_manifest(MANIFEST, tmp_path)
     path = tmp_path / MANIFEST_FILE

@@ -1,0 +1,299 @@
+"""The search for the values of a decoding method with the fewest errors on a split, one option after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.decoding.batches import Batch, text_of
+from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.decoding.scoring import num_errors, words_of
+from shared_moe_conformer.decoding.searches import grouped, label
+from shared_moe_conformer.decoding.tuned import GRIDS, Values, flag, tunable, value_of, with_values
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import EncoderOutput
+from shared_moe_conformer.text import counted
+
+LAST = "beam_size"
+"""The option that is tuned last and only made larger: larger beams take longer."""
+
+CountErrors = Callable[[Sequence[Values]], Sequence[int]]
+"""From settings of a method to the errors that each of them makes."""
+Point = tuple[float, ...]
+
+
+def require_not_test(split: str) -> None:
+    """Refuse to tune on a test set.
+
+    Raises:
+      ValueError: the split's name begins with `test`.
+    """
+    require(
+        not split.lower().startswith("test"),
+        f"--tune {split}: values that are chosen on a test set flatter its error rate; tune on dev",
+    )
+
+
+class CoordinateSearch:
+    """The search along one option after the other, over a grid of each, until none moves.
+
+    Of settings with equally few errors, that which is nearest to the start wins, in steps of the grids. So errors and
+    steps together fall at every move, and the search ends.
+    """
+
+    def __init__(self, start: Values, grids: Mapping[str, Sequence[float]], count_errors: CountErrors) -> None:
+        """Nothing is tried yet.
+
+        Args:
+          start: the value of every option, in one order.
+          grids: the values of those that are searched.
+          count_errors: called with settings that were not tried before.
+        """
+        self.start = start
+        self.tried: dict[Point, int] = {}
+        self._grids = {name: grid for name, grid in grids.items() if name != LAST}
+        self._larger = [value for value in sorted(grids.get(LAST, ())) if value > start[LAST]]
+        self._steps = {name: sorted({*grid, start[name]}) for name, grid in grids.items()}
+        self._count_errors = count_errors
+
+    def best(self) -> Values:
+        """The values with the fewest errors."""
+        best, before = self.start, None
+        while best != before:
+            before = best
+            for name, grid in self._grids.items():
+                best = self._best_of([best, *({**best, name: value} for value in grid)])
+        for value in self._larger:
+            larger = {**best, LAST: value}
+            if self._best_of([best, larger]) == best:
+                break
+            best = larger
+        return best
+
+    def errors(self, values: Values) -> int:
+        """The errors that are made at these values."""
+        self.try_values([values])
+        return self.tried[tuple(values.values())]
+
+    def try_values(self, settings: Sequence[Values]) -> None:
+        """Count the errors of those settings that were not tried before."""
+        new = {tuple(values.values()): values for values in settings if tuple(values.values()) not in self.tried}
+        if new:
+            self.tried.update(zip(new, self._count_errors(list(new.values())), strict=True))
+
+    def _best_of(self, settings: Sequence[Values]) -> Values:
+        self.try_values(settings)
+        return min(settings, key=lambda values: (self.errors(values), self._distance(values)))
+
+    def _distance(self, values: Values) -> int:
+        """Steps of the grids between these values and the start."""
+        return sum(
+            abs(steps.index(values[name]) - steps.index(self.start[name])) for name, steps in self._steps.items()
+        )
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """The encoder's outputs of a split, in the main memory, and what was said."""
+
+    outputs: list[EncoderOutput]
+    texts: list[list[str]]
+    """The transcripts of each batch."""
+
+    @property
+    def num_words(self) -> int:
+        """Words of the transcripts."""
+        return sum(len(words_of(text)) for texts in self.texts for text in texts)
+
+
+@torch.inference_mode()
+def encode_split(model: AsrModel, batches: Iterable[Batch]) -> EncodedSplit:
+    """Run the encoder on a split, once for all values that are tried.
+
+    Raises:
+      ValueError: no transcript has a word.
+    """
+    device = next(model.parameters()).device
+    encoded = EncodedSplit([], [])
+    for batch in batches:
+        output = model.encode(batch.x.to(device), batch.x_lens.to(device))
+        encoded.outputs.append(EncoderOutput(output.encoder_out.cpu(), output.encoder_out_lens.cpu(), None))
+        encoded.texts.append(batch.texts)
+    require(encoded.num_words > 0, "nothing to tune on: the split has no transcript with a word in it")
+    return encoded
+
+
+class Searcher(NamedTuple):
+    """Everything that decodes an encoded split."""
+
+    model: AsrModel
+    encoded: EncodedSplit
+    to_text: Callable[[list[int]], str]
+    """Token ids to text."""
+    resources: Resources
+
+    @torch.inference_mode()
+    def num_errors(self, configs: Sequence[DecodingConfig]) -> list[int]:
+        """The word errors of each search; those that differ in the LM's scale alone search once."""
+        errors: list[int] = []
+        for group in grouped(configs):
+            of_batches = [self._errors_in_batch(i, group) for i in range(len(self.encoded.outputs))]
+            errors += map(sum, zip(*of_batches, strict=True))
+        return errors
+
+    def _errors_in_batch(self, index: int, group: Sequence[DecodingConfig]) -> list[int]:
+        device = next(self.model.parameters()).device
+        frames, lens, _ = self.encoded.outputs[index]
+        output = EncoderOutput(frames.to(device), lens.to(device), None)
+        found = decode_at_scales(self.model, output, group, resources=self.resources)
+        texts = self.encoded.texts[index]
+        return [
+            sum(num_errors(words_of(ref), words_of(text_of(hyp, self.to_text))) for ref, hyp in zip(texts, hyps))
+            for hyps in found
+        ]
+
+
+def grids_of(config: DecodingConfig, given: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+    """The values that are tried of each option of a search, by option.
+
+    Args:
+      config: one search.
+      given: options on the command line, which keep their values; of several `lm_scales`, one is chosen.
+    """
+    wanted: dict[str, Sequence[float]] = {name: GRIDS[name] for name in tunable(config) if name not in given}
+    if "lm_scales" in tunable(config) and len(given.get("lm_scales", ())) > 1:
+        wanted["lm_scales"] = given["lm_scales"]
+    if LAST in wanted:
+        wanted[LAST] = tuple(value for value in GRIDS[LAST] if value >= value_of(config, LAST))
+    return wanted
+
+
+def worth_tuning(configs: Sequence[DecodingConfig], given: Mapping[str, Any]) -> list[DecodingConfig]:
+    """One search for each method that has something to tune and is no oracle: by the first of its engines.
+
+    Raises:
+      ValueError: there is none.
+    """
+    fit = [c for c in configs if grids_of(c, given) and not METHODS[c.decoding_method].is_oracle]
+    require(bool(fit), "nothing to tune: the method has no scale that is not given, or it is an oracle")
+    return list({config.decoding_method: config for config in reversed(fit)}.values())[::-1]
+
+
+class Found(NamedTuple):
+    """What the tuning of one method found."""
+
+    method: str
+    best: Values
+    wer: float
+    """In percent, at the best values."""
+    default_wer: float
+    """In percent, where the search began."""
+    table: str
+    """Everything that was tried, for reading."""
+
+
+class MethodTuning:
+    """The tuning of one method, and its progress."""
+
+    def __init__(self, config: DecodingConfig, searcher: Searcher, grids: Mapping[str, Sequence[float]]) -> None:
+        """Nothing is tried yet.
+
+        Args:
+          config: the search, at the values where the tuning begins.
+          searcher: decodes the split.
+          grids: the values that are tried of each option.
+        """
+        self.config, self._searcher, self._grids = config, searcher, grids
+        self._search = CoordinateSearch(
+            {name: value_of(config, name) for name in tunable(config)}, grids, self._count_errors
+        )
+        self._bar: tqdm[Any] | None = None
+        self._seconds = 0.0
+
+    def try_start(self) -> None:
+        """Search at the start alone, and take the time."""
+        begin = time.perf_counter()
+        self._search.errors(self._search.start)
+        self._seconds = time.perf_counter() - begin
+
+    @property
+    def expected_seconds(self) -> float:
+        """Time that each value of each option takes once, as far as the time of the start tells."""
+        return self._seconds * sum(self._cost(name) for name in self._grids)
+
+    def run(self) -> Found:
+        """Find the best values, and show a bar meanwhile."""
+        planned = 1 + sum(len(grid) - 1 for grid in self._grids.values())
+        bar = tqdm(total=planned, initial=len(self._search.tried), desc=f"tuning {label(self.config)}", unit="value")
+        with bar as self._bar:
+            best = self._search.best()
+        return Found(
+            self.config.decoding_method, best, self._percent(best), self._percent(self._search.start), self._table(best)
+        )
+
+    def _cost(self, name: str) -> float:
+        """The time of an option's values, in units of that of the start."""
+        if name == "lm_scales":
+            return 1.0
+        if name == LAST:
+            return sum(value / self._search.start[LAST] for value in self._grids[LAST][1:])
+        return len(self._grids[name]) - 1
+
+    def _count_errors(self, settings: Sequence[Values]) -> list[int]:
+        errors: list[int] = []
+        for group in grouped([with_values(self.config, values) for values in settings]):
+            errors += self._searcher.num_errors(group)
+            if self._bar is not None:
+                self._bar.total = max(self._bar.total, self._bar.n + len(group))
+                self._bar.update(len(group))
+        return errors
+
+    def _percent(self, values: Values) -> float:
+        return 100.0 * self._search.errors(values) / self._searcher.encoded.num_words
+
+    def _table(self, best: Values) -> str:
+        """One row for each setting that was tried, by value."""
+        names = list(self._search.start)
+        lines = [label(self.config), "".join(f"{flag(name):>16}" for name in names) + f"{'WER %':>10}"]
+        for point in sorted(self._search.tried):
+            values = dict(zip(names, point))
+            marks = {"defaults": self._search.start, "best": best}
+            mark = ", ".join(name for name, marked in marks.items() if values == marked)
+            row = "".join(f"{value:>16g}" for value in point) + f"{self._percent(values):>10.2f}"
+            lines.append(f"{row}  {mark}".rstrip())
+        return "\n".join(lines)
+
+
+def tune(
+    configs: Sequence[DecodingConfig], searcher: Searcher, *, given: Mapping[str, Any], say: Callable[[str], None]
+) -> Iterator[Found]:
+    """Tune one method after the other.
+
+    Args:
+      configs: their searches, as `worth_tuning` gives them.
+      searcher: decodes the split.
+      given: options on the command line, which keep their values.
+      say: called with a line about the time that everything takes.
+    """
+    tunings = [MethodTuning(config, searcher, grids_of(config, given)) for config in configs]
+    for tuning in tqdm(tunings, desc="searching at the defaults", unit="method"):
+        tuning.try_start()
+    seconds = sum(tuning.expected_seconds for tuning in tunings)
+    say(
+        f"{counted(len(tunings), 'method')} to tune: each value once takes about {_duration(seconds)}, and where "
+        "options depend on each other, some values are tried again"
+    )
+    for tuning in tunings:
+        yield tuning.run()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
