@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 
 from shared_moe_conformer.config.tree import ADDED_LATER, require
+
+MADE_NOISES = ("white", "pink", "hum", "babble")
+"""What made_noises may name."""
+RANGES = (
+    ("noise_snr", "decibel", -math.inf),
+    ("gain_range", "decibel", -math.inf),
+    ("made_noise_snr", "decibel", -math.inf),
+    ("reverb_time", "seconds", 0.01),
+    ("band_limit", "Hz", 100.0),
+)
+"""Options that are ranges, their units, and the lowest that each may be."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,26 @@ class DataConfig:
     """Share of the utterances that get noise, where there is a noise_manifest (icefall's)."""
     noise_snr: tuple[float, float] = field(default=(10.0, 20.0), metadata=ADDED_LATER)
     """Lowest and highest ratio of speech to noise, in decibel; uniformly random between them (icefall's)."""
+    gain_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training utterances that become louder or quieter by a random gain; 0: none."""
+    gain_range: tuple[float, float] = field(default=(-30.0, 6.0), metadata=ADDED_LATER)
+    """Lowest and highest of these gains, in decibel."""
+    made_noise_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training utterances that get noise of the made_noises; 0: none."""
+    made_noises: tuple[str, ...] = field(default=MADE_NOISES, metadata=ADDED_LATER)
+    """Noises that need no download; babble is made of the training split."""
+    made_noise_snr: tuple[float, float] = field(default=(5.0, 30.0), metadata=ADDED_LATER)
+    """Lowest and highest ratio of speech to these noises, in decibel, as decode.py's --distort means it."""
+    noise_alone_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training utterances in whose place there is noise of the made_noises alone, and no text; 0: none."""
+    reverb_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training utterances that sound as in a room; 0: none."""
+    reverb_time: tuple[float, float] = field(default=(0.1, 0.8), metadata=ADDED_LATER)
+    """Shortest and longest time in which a room's sound decays by 60 dB, in seconds."""
+    band_limit_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the training utterances that have nothing above a random frequency; 0: none."""
+    band_limit: tuple[float, float] = field(default=(3000.0, 7000.0), metadata=ADDED_LATER)
+    """Lowest and highest of these frequencies, in Hz; 3400 is a telephone's."""
 
     def __post_init__(self) -> None:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
@@ -61,9 +93,22 @@ class DataConfig:
             0 <= self.max_time_mask_fraction <= 1,
             f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
         )
-        for name in ("join_probability", "silence_probability", "noise_probability"):
+        for name in (f.name for f in fields(self) if f.name.endswith("_probability")):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")
+        for name, unit, lowest in RANGES:
+            value = getattr(self, name)
+            require(
+                len(value) == 2 and lowest <= value[0] <= value[1],
+                f"{name} is {value}: give the lowest and the highest, in {unit}, e.g. {_example(name)}",
+            )
+        wrong = sorted(set(self.made_noises) - set(MADE_NOISES))
         require(
-            len(self.noise_snr) == 2 and self.noise_snr[0] <= self.noise_snr[1],
-            f"noise_snr is {self.noise_snr}: give the lowest and the highest ratio in decibel, e.g. 10,20",
+            not wrong and len(self.made_noises) > 0,
+            f"made_noises is {','.join(self.made_noises)}: give one or more of {','.join(MADE_NOISES)}",
         )
+
+
+def _example(name: str) -> str:
+    """The default of a range, as a flag gives it."""
+    (default,) = (f.default for f in fields(DataConfig) if f.name == name)
+    return ",".join(f"{value:g}" for value in default)  # type: ignore[union-attr]

@@ -130,7 +130,7 @@ class NoiseMixer:
         return torch.cat(parts)
 
 
-def mix(speech: Tensor, noise: Tensor, *, snr: float) -> Tensor:
+def mix(speech: Tensor, noise: Tensor, *, snr: float, log_weights: Tensor | float = 0.0) -> Tensor:
     """Log mel energies (T, F) of the sum of two signals, the noise scaled to a ratio of energies.
 
     Phases are taken as unrelated, so that energies add. Source: Lhotse, FeatureMixer and Fbank.mix.
@@ -139,8 +139,9 @@ def mix(speech: Tensor, noise: Tensor, *, snr: float) -> Tensor:
       speech: (T, F).
       noise: (T, F).
       snr: energy of the speech over that of the scaled noise, in decibel.
+      log_weights: added to the features (F,) when their energies are summed.
     """
-    speech_energy, noise_energy = (torch.logsumexp(features.flatten(), dim=0) for features in (speech, noise))
+    speech_energy, noise_energy = (torch.logsumexp((x + log_weights).flatten(), dim=0) for x in (speech, noise))
     gain = speech_energy - noise_energy - snr / 10 * math.log(10)
     return torch.logaddexp(speech, noise + gain)
 

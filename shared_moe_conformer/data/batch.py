@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from shared_moe_conformer.config import DataConfig
 from shared_moe_conformer.data.augment import Example, NoiseMixer, spec_augment, with_silence
+from shared_moe_conformer.data.conditions import Conditions
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
@@ -53,6 +54,8 @@ class CutDataset(Dataset):
     """Silence, noise and masks of training batches."""
     noise: NoiseMixer | None = None
     """What is mixed into training batches."""
+    conditions: Conditions | None = None
+    """What else happens to training utterances."""
     num_copies: int = 1
     """Copies of each training utterance in its batch, each with masks of its own."""
 
@@ -62,6 +65,8 @@ class CutDataset(Dataset):
             return collate(examples)
         generator = torch.Generator().manual_seed(planned.seed)
         joined = with_silence(examples, self.config, generator=generator)
+        if self.conditions is not None:
+            joined = self._under_conditions(joined, self.conditions, generator)
         copies = zip(*(self._augmented(example, generator) for example in joined))
         return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
 
@@ -75,6 +80,13 @@ class CutDataset(Dataset):
     def features_of(self, cut: MonoCut) -> Tensor:
         """The features (T, F) of a cut."""
         return torch.from_numpy(cut.load_features())
+
+    def _under_conditions(
+        self, examples: Sequence[Example], conditions: Conditions, generator: torch.Generator
+    ) -> list[Example]:
+        """The utterances under conditions of their own; one at least keeps its text."""
+        changed = [conditions(example, generator) for example in examples]
+        return changed if any(example.tokens for example in changed) else list(examples)
 
     def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
         """The copies of an utterance: with the same noise, each with masks of its own."""

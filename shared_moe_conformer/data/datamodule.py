@@ -12,6 +12,7 @@ from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.augment import NoiseMixer, with_more_time_masks
 from shared_moe_conformer.data.batch import CutDataset
 from shared_moe_conformer.data.checks import Problem, check_cut
+from shared_moe_conformer.data.conditions import Conditions
 from shared_moe_conformer.data.distorted import DistortedDataset
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
@@ -50,7 +51,8 @@ class AsrDataModule:
         num_copies, options = 1, self.config.data
         if training.cr_loss_scale:
             num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)
-        dataset = CutDataset(self.tokenizer, options, noise=self._noise(), num_copies=num_copies)
+        conditions = Conditions.of(options, self.config.features, cuts)
+        dataset = CutDataset(self.tokenizer, options, self._noise(), conditions, num_copies)
         return TrainLoader(
             cuts, dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
         )

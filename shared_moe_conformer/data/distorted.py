@@ -51,7 +51,7 @@ class DistortedDataset(CutDataset):
 
     def _other(self, cut: MonoCut, rng: np.random.Generator) -> np.ndarray:
         """The samples of another cut."""
-        while (other := self.cuts[rng.integers(len(self.cuts))]).id == cut.id:
+        while (other := self.cuts[int(rng.integers(len(self.cuts)))]).id == cut.id:
             pass
         return _samples(other)
 

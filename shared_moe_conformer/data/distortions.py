@@ -20,6 +20,8 @@ MAINS = (50.0, 60.0)
 """Frequencies of mains in Hz."""
 HIGHEST_HUM = 1000.0
 """In Hz; the harmonics of hum go up to here."""
+LOWEST_PINK = 20.0
+"""In Hz; without it, the power of pink noise would depend on its length."""
 BAND_STEP = 10
 """Hz to whose multiples a band is rounded: the kernel that resamples is small then."""
 OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
@@ -109,11 +111,11 @@ def white_noise(num_samples: int, setting: Setting) -> np.ndarray:
 
 
 def pink_noise(num_samples: int, setting: Setting) -> np.ndarray:
-    """Noise whose power per hertz falls as 1/f, without a mean."""
+    """Noise whose power per hertz falls as 1/f from 20 Hz on, with nothing below, where nobody hears it."""
+    frequencies = np.fft.rfftfreq(num_samples, 1 / setting.sampling_rate)
     spectrum = np.fft.rfft(setting.rng.standard_normal(num_samples))
-    spectrum[0] = 0
-    spectrum[1:] /= np.sqrt(np.arange(1, len(spectrum)))
-    return np.fft.irfft(spectrum, num_samples)
+    shape = np.where(frequencies < LOWEST_PINK, 0, 1 / np.sqrt(np.maximum(frequencies, LOWEST_PINK)))
+    return np.fft.irfft(spectrum * shape, num_samples)
 
 
 def hum(num_samples: int, setting: Setting) -> np.ndarray:

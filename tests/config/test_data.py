@@ -17,3 +17,20 @@ from shared_moe_conformer.config import DataConfig
 def test_data_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gain_probability": 2.0}, "gain_probability is 2.0: give a number from 0 to 1"),
+        ({"gain_range": (6.0, -30.0)}, "gain_range is .6.0, -30.0.: give the lowest and the highest, in decibel"),
+        ({"made_noise_snr": (6.0,)}, "made_noise_snr .* in decibel, e.g. 5,30"),
+        ({"reverb_time": (0.0, 1.0)}, "reverb_time .* in seconds, e.g. 0.1,0.8"),
+        ({"band_limit": (8.0, 9.0)}, "band_limit .* in Hz, e.g. 3000,7000"),
+        ({"made_noises": ("white", "loud")}, "made_noises is white,loud: give one or more of white,pink,hum,babble"),
+        ({"made_noises": ()}, "made_noises is : give one or more"),
+    ],
+)
+def test_conditions_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**options)
