@@ -23,7 +23,7 @@ from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, choo
 
 
 class Size(NamedTuple):
-    """What is measured."""
+    """Sizes of a measured layer and its input."""
 
     encoder_dim: int
     hidden: int
@@ -120,7 +120,7 @@ def frames_of(x: Tensor) -> Frames:
 
 
 def each_its_share(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
-    """What dense layers make of frames (1, M, C), which are divided among them in their order."""
+    """The outputs of dense layers for frames (1, M, C), which are divided among them in their order."""
     return [layer(frames) for layer, frames in zip(layers, x.tensor_split(len(layers), dim=1), strict=True)]
 
 

@@ -71,7 +71,7 @@ def _long_enough(x: Tensor) -> Tensor:
 
 
 def front_ends(num_mel_bins: int, dim: int, channels: int) -> dict[str, Callable[[], nn.Module]]:
-    """What can stand before an encoder of `dim` channels; `channels` are those of ours."""
+    """Front ends for an encoder of `dim` channels; `channels` are those of ours."""
     return {
         f"ours: two 2-D convolutions, the second depthwise, {channels} channels": lambda: Conv2dSubsampling(
             num_mel_bins, dim, channels=channels

@@ -103,7 +103,7 @@ def cuts_of(recordings: CutSet, number: int) -> CutSet:
 
 
 def seconds_of(call: Callable[[], object], repeats: int) -> float:
-    """CPU seconds of a call, the mean of so many."""
+    """CPU seconds of a call, the mean over `repeats`."""
     before = cpu_seconds()
     for _ in range(repeats):
         call()
@@ -111,7 +111,7 @@ def seconds_of(call: Callable[[], object], repeats: int) -> float:
 
 
 def features(cuts: CutSet, config: Config) -> None:
-    """What the features stage of prepare.sh does; the cuts are then the training split and the test split."""
+    """Run the features stage of prepare.sh; the cuts are then the training split and the test split."""
     with redirect_stderr(io.StringIO()):  # its progress
         store_features(cuts, "train", directory=FEATURES, config=FeatureConfig())
     cuts_path(FEATURES, "test").write_bytes(cuts_path(FEATURES, "train").read_bytes())
@@ -134,7 +134,7 @@ def decoding(cuts: CutSet, config: Config) -> None:
 
 
 def manifest_table(sizes: list[int]) -> Table:
-    """What it takes to read a manifest and plan an epoch, in a process for each size."""
+    """Time and memory of reading a manifest and planning an epoch, in a process for each size."""
     with gzip.open(cuts_path(FEATURES, "train")) as file:
         line = json.loads(file.readline())
     rows = []
@@ -149,7 +149,7 @@ def manifest_table(sizes: list[int]) -> Table:
 
 
 def write_manifest_of(number: int, line: dict[str, Any]) -> None:
-    """A manifest of copies of one cut, of different lengths, in all of which its words fit."""
+    """Write a manifest of copies of one cut, of different lengths; its words fit into all of them."""
     line["supervisions"][0]["duration"] = line["duration"] / 2
     before, after = json.dumps({**line, "id": "cut-NUMBER"}).split("NUMBER")
     after = after.replace(f'"duration": {line["duration"]}', '"duration": SECONDS', 1)

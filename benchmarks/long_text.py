@@ -46,7 +46,7 @@ class Utterance(NamedTuple):
 
 
 class Way(NamedTuple):
-    """What one way to recognise a recording gave and took."""
+    """Errors, memory and time of one way to recognise a recording."""
 
     name: str
     wer: float
@@ -58,7 +58,7 @@ class Way(NamedTuple):
     peak: float
     """MiB of memory more than before."""
     seconds: float
-    """Of CPU time."""
+    """Seconds of CPU time."""
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ def engine() -> str:
 
 
 def machine() -> dict[str, str]:
-    """What the results depend on."""
+    """The machine and the software that results depend on."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", *PEERS) if importlib.util.find_spec(name)}
     return {
         "CPU": f"{processor_name()}, {os.cpu_count()} cores, one used",

@@ -2,8 +2,8 @@
 
     python -m benchmarks.sharing
 
-Both compute the same for each frame; the encoder has 12 layers of 256 channels, `base` 8 experts of which one computes
-each frame.
+Both compute as much for each frame. The encoder has 12 layers of 256 channels, `base` has 8 experts, and one of them
+computes each frame.
 """
 
 from __future__ import annotations

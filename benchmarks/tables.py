@@ -1,4 +1,4 @@
-"""What a benchmark returns: tables and floors, printed, kept as JSON, and shown in benchmarks/README.md."""
+"""The results of a benchmark: tables and floors, printed, kept as JSON, and shown in benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Floor(NamedTuple):
 
     @property
     def median(self) -> float:
-        """What counts."""
+        """The value that is compared with the target."""
         return self.measured.median if isinstance(self.measured, Ratio) else self.measured
 
     @property

@@ -1,4 +1,4 @@
-"""How everything here is measured: contenders take turns, so that what else the machine does falls on all of them."""
+"""The way to measure: contenders take turns, so that other work of the machine falls on all of them."""
 
 from __future__ import annotations
 

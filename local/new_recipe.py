@@ -52,13 +52,13 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("name", help="of the corpus: letters, digits and - _ .")
+    result.add_argument("name", help="the corpus's name: letters, digits and - _ .")
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--tsv", type=Path, help="lines of path, text, and optionally speaker and split")
     source.add_argument("--kaldi", nargs="+", help="a Kaldi data folder, or SPLIT=FOLDER for each split")
     result.add_argument("--normalise", choices=("upper", "lower", "none"), required=True,
                         help="texts in upper or lower case without punctuation, or as they are")  # fmt: skip
-    result.add_argument("--audio-dir", type=Path, help="what paths are relative to [the TSV's folder; with --kaldi .]")
+    result.add_argument("--audio-dir", type=Path, help="folder that paths begin in [the TSV's; with --kaldi .]")
     result.add_argument("--split-by", choices=("text", "speaker"), default="text",
                         help="what stays in one split, where the lines give none [text]")  # fmt: skip
     result.add_argument("--recipe-dir", type=Path, help="the recipe's folder [egs/NAME/ASR]")
@@ -112,7 +112,7 @@ def write_recipe(
 
 
 def describe(utterances: list[Utterance], *, audio_dir: Path, args: argparse.Namespace) -> NewRecipe:
-    """What the recipe's files must say."""
+    """The values that the recipe's files need."""
     texts = [utterance.text for utterance in utterances if utterance.split == "train"]
     characters = {character for utterance in utterances for character in utterance.text} - {" "}
     vocab_size = choose_vocab_size(texts, covered="".join(sorted(characters)))

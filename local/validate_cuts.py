@@ -63,7 +63,7 @@ def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argpar
 
 
 def examine_audio(recording: Recording, known: dict[Any, recordings.Examined]) -> recordings.Examined:
-    """Faults and level of a recording; one of which many cuts are parts is read once."""
+    """Faults and level of a recording; it is read once, even if many cuts are parts of it."""
     name = recording.id, recording.sources[0].source
     if name not in known:
         known[name] = recordings.examine_recording(recording)

@@ -25,7 +25,7 @@ choose_engine() {
   [[ -z "$torch" || -n "$k2_wheels" ]] || fail 'TORCH without K2_WHEELS: give both'
 }
 
-# What the environment depends on; when it changes, the environment is made anew.
+# Checksum of all that the environment depends on; when it changes, the environment is made again.
 fingerprint() {
   { echo "$root" "$python" "$torch" "$k2_wheels"; cat "$root/setup.py" "$requirements"/{venv.sh,*.txt}; } | cksum
 }
@@ -35,7 +35,7 @@ is_up_to_date() {
 }
 
 # The first of the named Pythons that really runs (a pyenv shim may not) and can make virtual environments.
-# Of an activated environment's Python the one that it was made with: the environment may be about to be removed.
+# For an activated environment, the Python that it was made with: the environment itself may be removed soon.
 find_python() {
   local candidate check='import ensurepip, sys, venv; assert sys.version_info >= (3, 10); print(sys._base_executable)'
   for candidate in $(type -ap "$@"); do

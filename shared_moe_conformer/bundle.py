@@ -76,7 +76,7 @@ class Bundle:
     """On the CPU, in evaluation mode."""
     tokenizer: Tokenizer
     folder: Path | None = None
-    """Where it was loaded from; its decoding graph, if it has one, is read from there when a search first needs it."""
+    """Folder of its files; its decoding graph, if it has one, is read from there when a search first needs it."""
 
     @classmethod
     def load(cls, model: str | Path, *, zoo_dir: str | Path = ZOO, verify: bool = True) -> Bundle:
@@ -160,11 +160,11 @@ class Bundle:
         sampling_rate: int | None = None,
         decoding: DecodingConfig | None = None,
     ) -> Transcript:
-        """What is said in a recording of any length: one above half a minute is cut at silences.
+        """The transcript of a recording of any length; one above half a minute is cut at silences.
 
         Args:
           audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
-          sampling_rate: of the samples, in Hz; of a file it is known.
+          sampling_rate: rate of the samples, in Hz; a file says its own.
           decoding: the search; None: the bundle's own. 1best over HLG needs a bundle with a decoding graph.
 
         Returns:
@@ -190,7 +190,7 @@ class Bundle:
         on_error: Callable[[int, Exception], None] | None = None,
         on_experts: Callable[[Segment, Tensor], None] | None = None,
     ) -> Iterator[Transcript]:
-        """What is said in each of many recordings, in their order, as soon as it is known.
+        """The transcript of each of many recordings, in their order, as soon as it is known.
 
         Args:
           recordings: files, or `Samples`.
@@ -270,7 +270,7 @@ class Bundle:
 
 @functools.lru_cache(maxsize=4)
 def _resources(folder: Path | None, tokenizer: Tokenizer, decoding: DecodingConfig) -> Resources:
-    """What a search needs besides the model, from the bundle's folder.
+    """The files that a search needs besides the model, read from the bundle's folder.
 
     Raises:
       FileNotFoundError: the bundle has no such thing.

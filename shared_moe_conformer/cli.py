@@ -20,7 +20,7 @@ from shared_moe_conformer.config import options_by_name, replace_fields, to_dict
 C = TypeVar("C")
 
 USER_ERRORS = (ValueError, OSError)
-"""What ends a program with one line: mistakes, and what the disk or the network refuses."""
+"""Errors that end a program with one line: mistakes of users, refusals of the disk or the network."""
 
 
 class ShowDefaults(argparse.HelpFormatter):

@@ -25,7 +25,9 @@ def _parser() -> argparse.ArgumentParser:
     add_model_flags(parser)
     parser.add_argument("--to", choices=FORMS, nargs="+", required=True, help=FORMS_HELP)
     parser.add_argument(
-        "--output", type=Path, help="what to write, where it is one form [the model's folder, with -FORM at its end]"
+        "--output",
+        type=Path,
+        help="file or folder to write, if --to names one form [the model's folder, with -FORM at its end]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote")
     return parser

@@ -20,7 +20,7 @@ def tune_cpu(num_threads: int = 0) -> None:
     """Make torch fast on this machine's CPU; call it before anything is computed.
 
     Subnormal numbers count as zero: they are of no use here, and a CPU takes many times longer for them.
-    Memory that is freed stays with the process for what comes next, instead of being taken and cleared anew each time.
+    Freed memory stays with the process and is used again; otherwise the system would clear new pages each time.
     On AMD's processors torch 1.13 and its MKL compute with old, slow code, unless they are told otherwise.
 
     Args:
@@ -55,13 +55,13 @@ def _keep_freed_memory() -> None:
 
 
 def vendor_and_flags() -> tuple[str, frozenset[str]]:
-    """Who made the CPU, and what it can do; empty where Linux does not say."""
+    """The CPU's vendor and its features; empty where Linux does not say."""
     info = _cpu_info()
     return info.get("vendor_id", ""), frozenset(info.get("flags", "").split())
 
 
 def _cpu_info() -> dict[str, str]:
-    """What Linux says of the first core; empty where it says nothing."""
+    """Linux's description of the first core; empty where there is none."""
     if platform.system() != "Linux" or not CPU_INFO.is_file():
         return {}
     fields = (line.split(":", 1) for line in CPU_INFO.read_text().split("\n\n")[0].splitlines() if ":" in line)

@@ -206,7 +206,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
-    parser.add_argument("--name", required=True, help="of the model in the zoo, e.g. asterisk-base")
+    parser.add_argument("--name", required=True, help="the model's name in the zoo, e.g. asterisk-base")
     parser.add_argument(
         "--with-graph",
         action="store_true",

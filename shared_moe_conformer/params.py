@@ -63,7 +63,7 @@ def table(name: str, config: Config) -> str:
 
 
 def peers(config: ModelConfig) -> dict[str, ModelConfig]:
-    """What a model is compared with: itself unshared, and unshared without experts, as far as they differ from it."""
+    """Models to compare with: the same unshared, and unshared without experts, as far as they differ from it."""
     alone = dataclasses.replace(config, encoder=config.encoder.unshared())
     dense = dataclasses.replace(alone, encoder=dataclasses.replace(alone.encoder, experts_in="none", expert_blocks=""))
     titles = {dense: "an unshared conformer without experts", alone: "the same model unshared"}

@@ -25,7 +25,7 @@ class Pretrained(NamedTuple):
     config: Config
     model: AsrModel
     pieces: list[str]
-    """Of its units."""
+    """Its units, as text."""
 
 
 def load_experiment(exp_dir: Path, selection: Selection) -> tuple[Config, AsrModel]:
@@ -51,7 +51,7 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
 
     Raises:
       FileNotFoundError: no experiment or bundle there, or no such checkpoint.
-      ValueError: damaged files, or a bundle of which a checkpoint is asked.
+      ValueError: damaged files, or a checkpoint is chosen, and a bundle has none.
     """
     folder = recipe_dir / folder
     if (folder / MANIFEST_FILE).is_file():

@@ -51,7 +51,7 @@ CORPUS = {
 
 
 class NewRecipe(NamedTuple):
-    """What the templates need to know."""
+    """The values that the templates need."""
 
     name: str
     language: str
@@ -140,7 +140,7 @@ def _allowed(recipe: NewRecipe) -> list[str]:
 
 
 def _stages(target: Path, local: Path) -> str:
-    """Where a shell finds the stages, wherever it is started."""
+    """Path of the stages as a shell finds it, wherever it is started."""
     seen = _seen_from(target, local / "corpus_stages.sh", clone=local.parent)
     return shlex.quote(seen) if Path(seen).is_absolute() else f'"$(dirname "${{BASH_SOURCE[0]}}")/{seen}"'
 

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selection) -> ExpertUsage:
-    """How many frames of a split each expert computes.
+    """The number of frames of a split that each expert computes.
 
     Args:
       exp_dir: what ./train.py wrote.
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shared_moe_conformer.report", description="Show an experiment in one page, or a part of it."
     )
-    parser.add_argument("exp_dir", type=Path, help="what ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
+    parser.add_argument("exp_dir", type=Path, help="folder that ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
     parser.add_argument(
         "--output", type=Path, metavar="FILE.html", help=f"the page [{PAGE} in the experiment's folder]"
     )

@@ -1,4 +1,4 @@
-"""Which experts computed which frames, layer by layer: of a recording that is transcribed, and of a set."""
+"""The expert of each frame, layer by layer: in a recording that is transcribed, and in a set."""
 
 from __future__ import annotations
 

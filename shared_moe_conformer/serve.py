@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "which experts computed each frame.",
     )
     add_model_flags(parser)
-    parser.add_argument("--port", type=int, default=8000, help="where the page is served; 0: at a free port [8000]")
+    parser.add_argument("--port", type=int, default=8000, help="port of the page; 0: any free one [8000]")
     parser.add_argument(
         "--host",
         default="127.0.0.1",

@@ -90,7 +90,7 @@ def transcribe_files(
 
 
 def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]:
-    """What is transcribed of a file: the mean of its channels, one of them, or `each`.
+    """The recordings of a file: the mean of its channels, one of them, or `each`.
 
     A file that cannot be opened is one input, whose error comes when it is transcribed.
     """
@@ -125,7 +125,7 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
 
 
 def _is_audio(path: Path) -> bool:
-    """By its name; hidden files, such as the ._a.wav that macOS leaves beside a.wav, are not."""
+    """Whether this is an audio file, by its name. Hidden ones, such as the ._a.wav that macOS leaves, do not count."""
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 

@@ -27,7 +27,7 @@ class Row(NamedTuple):
     unique: int
     """Parameters that the encoder stores."""
     words: Rates
-    """Of greedy search, as are the characters'."""
+    """Word error rates of greedy search; `characters` are of greedy search, too."""
     characters: Rates
     others: list[Rates]
     """Word error rates of the other searches."""
@@ -98,7 +98,7 @@ def _rows(results: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
 
 
 def _description(runs: Sequence[Result]) -> str:
-    """What all runs of a table have in common."""
+    """The facts that hold for all runs of a table."""
     first = runs[0]
     numbers = [run.updates for run in runs]
     updates = " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
@@ -148,7 +148,7 @@ def _times(rates: Rates) -> str:
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points of which no other is both smaller and better, from the smallest on.
+    """The points to which no other is both smaller and better, from the smallest on.
 
     Args:
       points: size and error rate; less is better in both.

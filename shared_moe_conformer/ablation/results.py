@@ -1,4 +1,4 @@
-"""What runs of ablations gave, and their error rates over seeds with the intervals in which they lie.
+"""The results of runs of ablations, and their error rates over seeds with the intervals in which they lie.
 
 Each run is a JSON line of a file that many machines can add to.
 """
@@ -70,19 +70,19 @@ class Result:
     engine: str
     """Versions of torch and k2."""
     commit: str | None
-    """Of the code that trained."""
+    """Commit of the code that trained."""
     command: str
-    """What trained it, in the recipe's folder."""
+    """Command that trained it, in the recipe's folder."""
     words: tuple[int, ...] = ()
     """Words of each utterance of the test set, in the order of their ids."""
     characters: tuple[int, ...] = ()
     """Characters of each utterance."""
     methods: tuple[MethodErrors, ...] = ()
-    """Of each search."""
+    """Errors of each search."""
     base_options: dict = field(default_factory=dict, metadata=ADDED_LATER)
-    """Of these options, those of all runs, in which the whole ablation differs from the named config."""
+    """Options of all runs in which the whole ablation differs from the named config."""
     config_digest: str = field(default="", metadata=ADDED_LATER)
-    """Of the named config (`config_digest`); empty in results from before there was one."""
+    """Digest of the named config (`config_digest`); empty in results from before there was one."""
 
     def method(self, name: str) -> MethodErrors:
         """The errors of a search.
@@ -97,7 +97,7 @@ class Result:
 
     @property
     def key(self) -> RunKey:
-        """What makes it another run than the others."""
+        """The properties that tell it from other runs."""
         return RunKey(self.config, self.variant, self.seed, self.num_epochs, self.avg, self.config_digest)
 
 
@@ -164,7 +164,7 @@ def method_errors(method: str, decoded: Sequence[Decoded]) -> MethodErrors:
 
 
 def read_transcripts(path: Path) -> list[Decoded]:
-    """What `decoding.scoring.write_files` wrote as recogs-*.txt, in the order of the ids.
+    """The transcripts of a recogs-*.txt that `decoding.scoring.write_files` wrote, in the order of the ids.
 
     Raises:
       ValueError: a line is not of that form.

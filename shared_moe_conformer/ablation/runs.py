@@ -41,7 +41,7 @@ METHODS = ("greedy_search", "modified_beam_search", "ctc_greedy_search")
 
 @dataclass(frozen=True)
 class Budget:
-    """What every run is given."""
+    """The budget of every run."""
 
     num_epochs: int
     """Epochs of training."""
@@ -73,7 +73,7 @@ class Ablation:
 
     @property
     def config(self) -> Config:
-        """What the variants differ from.
+        """The config that the variants change.
 
         Raises:
           ValueError: an option that there is not, or with a value that cannot be.
@@ -153,7 +153,7 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
 
 
 def train_command(ablation: Ablation, variant: Variant, seed: int) -> list[str]:
-    """What trains a run, or goes on with it."""
+    """The command that trains a run, or goes on with it."""
     flags = flags_of(ablation, variant, seed)
     return [
         sys.executable,
@@ -186,7 +186,7 @@ def as_flags(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]:
-    """What decodes a run's test set."""
+    """The command that decodes a run's test set."""
     budget = ablation.budget
     where = [f"--config={ablation.config_name}", f"--exp-dir={exp_dir}", f"--epoch={budget.num_epochs}"]
     return [sys.executable, "decode.py", *where, f"--avg={budget.avg}", f"--decoding-method={method}"]

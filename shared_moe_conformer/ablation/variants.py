@@ -13,7 +13,7 @@ class Variant(NamedTuple):
 
     name: str
     title: str
-    """What it is, for the report."""
+    """Description for the report."""
     options: dict[str, Any] = {}
     """Options that differ from the config which the ablation is about."""
     teacher: str = ""

@@ -58,9 +58,9 @@ class EncoderConfig:
     """Parts of a block that have several sets, of feed_forward1, attention, convolution and feed_forward2; parts with
     experts never do."""
     merge_gates: MergeGates = field(default="table", metadata=ADDED_LATER)
-    """What gives a layer's gates: a table, or a small network of the layer's depth."""
+    """Source of a layer's gates: a table, or a small network of the layer's depth."""
     experts_in: ExpertsIn = "second"
-    """Which of a block's two feed-forwards are experts."""
+    """Feed-forwards of a block, of its two, that have experts."""
     num_experts: int = 8
     """Experts of an expert feed-forward (E)."""
     top_k: int = 1
@@ -76,7 +76,8 @@ class EncoderConfig:
     low_rank_delta: int = field(default=0, metadata=ADDED_LATER)
     """Rank of what each layer adds to its block's attention and dense feed-forwards (B A x beside W x); 0: nothing."""
     balance_over: BalanceOver = field(default="layer", metadata=ADDED_LATER)
-    """What shall use all experts evenly: each layer, or a group's layers together, of which each may prefer some."""
+    """Frames over which experts are used evenly: those of each layer, or of a group's layers together, so that one
+    layer may prefer some experts."""
     balancing_bias_rate: float = field(default=0.0, metadata=ADDED_LATER)
     """After each update the bias by which an expert is chosen rises by this if it had too few frames, and falls if too
     many (balance without a loss; 0.001 in Wang et al. 2024); 0: no biases."""

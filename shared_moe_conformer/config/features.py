@@ -36,7 +36,7 @@ def subsampled_length(num_frames: Length) -> Length:
 
 
 def frame_centre(frame: float) -> float:
-    """Where the middle of an encoder frame is in the recording, in seconds: 0.035 for frame 0, then 0.04 more each.
+    """Time of an encoder frame's centre in the recording, in seconds: 0.035 for frame 0, then 0.04 more each.
 
     This is the centre of the middle one (4 t + 3) of the seven feature frames that encoder frame t sees.
     """
@@ -45,14 +45,14 @@ def frame_centre(frame: float) -> float:
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """How audio becomes `features` (N, T, F)."""
+    """Options of the features (N, T, F) that are computed from audio."""
 
     sampling_rate: int = 16000
     """Rate that every recording is resampled to, in Hz."""
     num_mel_bins: int = 80
     """Mel filters per frame; a frame is 25 ms long, every 10 ms."""
     feature_extractor: FeatureExtractor = "lhotse"
-    """Who computes the Kaldi-compatible filter banks; both agree to 1e-3 (kaldifeat: `make kaldifeat`)."""
+    """Library that computes the Kaldi-compatible filter banks; both agree to 1e-3 (kaldifeat: `make kaldifeat`)."""
 
     def __post_init__(self) -> None:
         require(8000 <= self.sampling_rate <= 192_000, f"sampling_rate is {self.sampling_rate} Hz: give 8000 to 192000")

@@ -26,7 +26,7 @@ class ModelConfig:
     joiner_dim: int = 256
     """Channels in which encoder and decoder frames are added."""
     transducer_backend: TransducerBackend = "auto"
-    """Who computes the transducer loss; auto: k2 on a GPU where it is installed, otherwise torch (faster on a CPU)."""
+    """Engine of the transducer loss; auto: k2 on a GPU where it is installed, otherwise torch (faster on a CPU)."""
 
     def __post_init__(self) -> None:
         require(self.vocab_size >= 2, f"vocab_size is {self.vocab_size}: give 2 or more (unit 0 is blank)")

@@ -32,7 +32,7 @@ class TrainingConfig:
     warmup_steps: int = 500
     """Steps over which the learning rate rises to its peak."""
     lr_schedule: LrSchedule = field(default="cosine", metadata=ADDED_LATER)
-    """How the learning rate falls from its peak: by half a cosine to 1 % of it at the last step (cosine), as
+    """Course of the learning rate after its peak: it falls by half a cosine to 1 % of it at the last step (cosine), as
     1 / sqrt(step) whatever the number of epochs (noam), or in the last decay_epochs alone, to 1 % (wsd)."""
     decay_epochs: int = field(default=5, metadata=ADDED_LATER)
     """Last epochs, in which the learning rate falls with lr_schedule wsd; before them a training can be extended."""

@@ -65,7 +65,7 @@ def from_dict(cls: type[C], values: dict[str, Any]) -> C:
 
 
 JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,), type(None): (type(None),)}
-"""What JSON may give for a field of a plain type; True is no number."""
+"""Types that JSON may give for a field of a plain type; True is no number."""
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:

@@ -117,7 +117,7 @@ FORMS_HELP = (
 
 
 def target_of(form: str, source: Path) -> Path:
-    """Where a form of a model is written, unless one says so: beside the model's folder, the form at its name's end."""
+    """The place of a form of a model, if none is given: beside the model's folder, the form at its name's end."""
     return source.with_name(source.name + FORMS[form].suffix)
 
 

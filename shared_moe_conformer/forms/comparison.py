@@ -1,4 +1,4 @@
-"""What a model's forms make of a recipe's set: the same text and outputs, and what smaller numbers cost and save."""
+"""A model's forms on a recipe's set: whether texts and outputs are the same, and what smaller numbers cost and save."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Utterance(NamedTuple):
     wav: Path
     """At the model's sampling rate, in float32."""
     text: str
-    """What was said."""
+    """The words that were said."""
 
 
 class Texts(NamedTuple):
-    """What one search in one runtime made of the set."""
+    """The texts that one search in one runtime found in the set."""
 
     texts: list[str]
     difference: float = NOT_TOLD
@@ -79,7 +79,7 @@ class Row(NamedTuple):
     difference: float = NOT_TOLD
     """See `Texts`."""
     megabytes: float = NOT_TOLD
-    """Of all graphs that are loaded."""
+    """Size of all graphs that are loaded."""
     seconds: float = NOT_TOLD
     """CPU time for all recordings, the median of the rounds."""
 

@@ -42,7 +42,7 @@ from shared_moe_conformer.speech.audio import read_audio
 FEED_FORWARD_PRODUCTS = ("dense hidden", "dense output", "expert hidden", "expert output")
 """The matrix products of feed-forwards without experts and of those with them, by what they compute."""
 INT8_PRODUCTS = FEED_FORWARD_PRODUCTS
-"""Those that are computed in int8, chosen on asterisk's dev set (`compare_forms --int8-choices`): the smallest file
+"""Products that are computed in int8, chosen on asterisk's dev set (`compare_forms --int8-choices`): the smallest file
 within half a point of float32's WER."""
 
 
@@ -173,7 +173,7 @@ def feed_forward_products(graph: Any, products: Collection[str] = FEED_FORWARD_P
 
 
 def _product(node: Any) -> str:
-    """Which of `FEED_FORWARD_PRODUCTS` a node is: experts' weights are named, dense products after their modules."""
+    """A node's name in `FEED_FORWARD_PRODUCTS`: experts are known by their weights, dense products by their modules."""
     weight = node.input[1]
     if "_weights." in weight:
         return "expert hidden" if "hidden_weights." in weight else "expert output"

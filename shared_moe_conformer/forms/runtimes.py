@@ -64,7 +64,7 @@ def torch_parts(model: AsrModel) -> Parts:
 
 
 def torchscript_parts(folder: Path) -> Parts:
-    """What `write_torchscript` wrote."""
+    """The graphs that `write_torchscript` wrote."""
     encoder, decoder, joiner, ctc = (torch.jit.load(folder / f"{part}.pt") for part in Parts._fields)
     return Parts(
         _on_arrays(encoder),
@@ -75,7 +75,7 @@ def torchscript_parts(folder: Path) -> Parts:
 
 
 def onnx_parts(folder: Path, name_of: Callable[[str], str] = str) -> Parts:
-    """What `write_onnx` wrote, in onnxruntime.
+    """The graphs that `write_onnx` wrote, in onnxruntime.
 
     Args:
       name_of: the file of a precision, given float32's; decoder and joiner are float32 always.
@@ -103,7 +103,7 @@ def checked_differences(
       reference, parts: the model, and its graphs in float32.
       x: features of one recording, (T, F).
       start_context: tokens before the first.
-      suffix: of the graphs' files, which are called as the parts.
+      suffix: ending of the graphs' files; the rest of their names is the part's.
 
     Raises:
       ValueError: a difference is too large.

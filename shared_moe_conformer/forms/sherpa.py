@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 
 class Recognised(NamedTuple):
-    """What one of several recognisers made of all recordings."""
+    """The texts that one of several recognisers found in all recordings."""
 
     texts: list[str]
-    """Of each recording."""
+    """Text of each recording."""
     seconds: list[float]
     """CPU time that all recordings together took, of each round."""
 
@@ -23,12 +23,12 @@ class Recognised(NamedTuple):
 def recognise(
     files: Mapping[str, Mapping[str, str]], recordings: Sequence[Path], *, folder: Path, rounds: int = 1
 ) -> dict[str, Recognised]:
-    """What sherpa-onnx recognises, on one thread; the recognisers take turns, so that their times compare.
+    """The texts that sherpa-onnx recognises on one thread; the recognisers take turns, so that their times compare.
 
     Args:
       files: by the name of a recogniser its graphs: encoder, decoder and joiner, or ctc alone.
       recordings: wav files of the sampling rate that the model wants.
-      folder: of the graphs and tokens.txt.
+      folder: the folder of the graphs and of tokens.txt.
       rounds: times that all is recognised.
 
     Raises:

@@ -31,7 +31,7 @@ from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
 
 MAX_FEATURES_DIFFERENCE = 1e-2
-"""Of logarithms, where float32 is wrong by 1e-3 by itself in bins that hold next to nothing."""
+"""Tolerance of logarithms, where float32 is wrong by 1e-3 by itself in bins that hold next to nothing."""
 
 
 def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:

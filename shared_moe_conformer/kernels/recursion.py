@@ -94,7 +94,7 @@ def _inside(arcs: Tensor, begin: Tensor, end: Tensor) -> Tensor:
 
 
 def _with_way_to(begin: Tensor, token: Tensor, blank: Tensor) -> tuple[Tensor, Tensor]:
-    """The arcs, of which some that were -inf make a path of log-probability 0 from (0, 0) to begin, (N, 2)."""
+    """The arcs with a path of log-probability 0 from (0, 0) to begin, (N, 2), on arcs that were -inf."""
     begin_u, begin_t = begin.unsqueeze(2).unbind(1)
     u, t = (torch.arange(length, device=token.device) for length in (token.shape[1], blank.shape[2]))
     blank[:, 0].masked_fill_(t < begin_t, 0.0)

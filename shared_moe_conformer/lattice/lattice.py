@@ -201,7 +201,7 @@ def trimmed(lattice: Lattice, keep: np.ndarray | None = None) -> Lattice:
 
 
 def _live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Which arcs, and which states, lie on a path of arcs to keep (all of them), as masks."""
+    """Masks of the arcs and of the states on a path of arcs to keep (None: all arcs)."""
     keep = np.ones(lattice.num_arcs, dtype=bool) if keep is None else keep.copy()
     bounds = lattice.first_arcs
     forth, back = np.zeros((2, lattice.num_states), dtype=bool)

@@ -25,7 +25,7 @@ logger = logging.getLogger("shared_moe_conformer")
 
 
 class Beams(NamedTuple):
-    """How wide a search is. Source of the names: icefall's get_lattice."""
+    """The width of a search. Source of the names: icefall's get_lattice."""
 
     search_beam: float
     """Partial paths this much (nats) worse than a frame's best are dropped."""

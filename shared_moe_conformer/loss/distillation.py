@@ -1,4 +1,4 @@
-"""How far a model is from a teacher whose frames it should imitate; sums over valid frames, as the other losses are.
+"""Distances of a model from a teacher whose frames it should imitate; sums over valid frames, as the other losses are.
 
 Source: that a full-size teacher guides the shared model is the idea of Bai et al. 2022 (arXiv 2209.08326, abstract);
 their formulas could not be looked up, and those here need not be theirs.

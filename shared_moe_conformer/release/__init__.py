@@ -1,1 +1,1 @@
-"""What a released model is made of, and how it travels: weights, manifest, card, sums, index, transfer."""
+"""The files of a released model, and their transfer: weights, manifest, card, sums, index."""

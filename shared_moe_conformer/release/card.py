@@ -33,7 +33,7 @@ COMMON_HEADER: dict[str, Any] = {
     "pipeline_tag": TASK,
     "tags": [TASK, "conformer", "mixture-of-experts", "transducer", "ctc"],
 }
-"""What all models have in common, but for the experts that some lack."""
+"""The header of all models; those without experts lack one tag."""
 
 BODY = """
 # {name}

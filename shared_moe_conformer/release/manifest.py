@@ -1,4 +1,4 @@
-"""What a released model says about itself: bundle.json, and its test wav with test.txt."""
+"""A released model's description of itself: bundle.json, and its test wav with test.txt."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ CARD_FILE = "README.md"
 TEST_WAV = "test.wav"
 TEST_TEXT = "test.txt"
 FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
-"""What every bundle holds, besides SHA256SUMS."""
+"""Files of every bundle, besides SHA256SUMS."""
 WORD_FILES = ("words.txt", "lexicon.txt", "G.arpa")
 GRAPH_FILES = (
     *WORD_FILES,
     *("HLG_standard.safetensors", "HLG_modified.safetensors"),
     *("HLG_standard.npz", "HLG_modified.npz"),  # as version 0.1 wrote them
 )
-"""What a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
+"""Files that a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 """Beginnings of the lines of test.txt."""
 DEFAULT_SEARCH = "greedy_search"
@@ -41,12 +41,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's own manifest and the index of its zoo both say about it."""
+    """Facts that stand in a model's own manifest and in the index of its zoo."""
 
     name: str
     """Name in the zoo: letters, digits, `.`, `_` and `-`."""
     corpus: str
-    """What it was trained on."""
+    """Corpus that it was trained on."""
     language: str
     """BCP-47 code of its language; several with commas between them."""
     licence: str
@@ -145,7 +145,7 @@ class ExampleRecording(NamedTuple):
     sampling_rate: int
     """In Hz."""
     reference: str
-    """What was said."""
+    """The words that were said."""
 
 
 def write_test_text(folder: Path, *, expected: str, reference: str) -> None:
@@ -155,7 +155,7 @@ def write_test_text(folder: Path, *, expected: str, reference: str) -> None:
 
 
 def expected_text(folder: Path) -> str:
-    """What a bundle's model makes of its own test.wav, as found when it was released.
+    """The transcript of test.wav by the bundle's model, as found when it was released.
 
     Raises:
       ValueError: test.txt does not say.

@@ -190,7 +190,7 @@ def _length(file: Path) -> int:
 
 
 def _reason(error: Exception) -> BaseException:
-    """What lies beneath an error of urllib3."""
+    """The error beneath an error of urllib3."""
     error = getattr(error, "reason", error)  # after several attempts
     return error.__cause__ or next((part for part in error.args if isinstance(part, Exception)), error)
 
@@ -300,5 +300,5 @@ def _hub_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {first_line(error)}") from error
     except (ValueError, OSError):
         raise
-    except Exception as error:  # of the HTTP library, of which each version of huggingface_hub has another
+    except Exception as error:  # of the HTTP library; huggingface_hub's versions use different ones
         raise ValueError(f"{what} cannot be reached now: {error}") from error

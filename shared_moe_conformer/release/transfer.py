@@ -38,7 +38,7 @@ ZOO = "zoo"
 MAX_SUMS = 1 << 16
 """Bytes of a SHA256SUMS at most."""
 VERSION_LETTERS = 16
-"""Of a version's SHA-256, in the name of the hidden folder that it is downloaded into."""
+"""Letters of a version's SHA-256 in the name of the hidden folder that it is downloaded into."""
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
     """Have a model of another zoo in this one; without the network if it is here already.
 
     Args:
-      name: of the model.
+      name: the model's name.
       source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
       zoo_dir: this zoo; made if need be. A model whose files were damaged here is got again.
       update: look whether the other zoo has another version, and take it.
@@ -119,7 +119,7 @@ def push(name: str, *, zoo_dir: Path, target: str) -> str:
     """Put a model of this zoo into another one, which is made if need be.
 
     Args:
-      name: of the model.
+      name: the model's name.
       zoo_dir: this zoo.
       target: the other zoo: a folder, `file://` or `hf://owner/name`.
 
@@ -201,7 +201,7 @@ def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
 
 
 def _partials(name: str, zoo_dir: Path) -> list[Path]:
-    """What interrupted downloads of a model's versions left."""
+    """Folders that interrupted downloads of a model's versions left."""
     return list(zoo_dir.glob(f".{name}.{'?' * VERSION_LETTERS}.partial"))
 
 

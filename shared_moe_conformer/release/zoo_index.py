@@ -1,4 +1,4 @@
-"""What a zoo holds: index.json about its models, and in each model's folder SHA256SUMS about its files."""
+"""The contents of a zoo: index.json about its models, and in each model's folder SHA256SUMS about its files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})")
 
 @dataclass(frozen=True)
 class ZooEntry(ModelFacts):
-    """What the index says about one model; its name is unique in the zoo."""
+    """The index's entry about one model; its name is unique in the zoo."""
 
     size: int
     """Bytes of all its files."""
@@ -135,7 +135,7 @@ def select(
       entries: to choose from.
       corpus: part of the corpus's name, in any case of letters.
       language: a BCP-47 code; `en` finds `en-GB` as well.
-      max_size: of all files together, in MB (10**6 bytes).
+      max_size: limit of all files together, in MB (10**6 bytes).
     """
 
     def fits(entry: ZooEntry) -> bool:

@@ -38,11 +38,11 @@ from shared_moe_conformer.text import counted
 MAX_LOG_LINES = 40
 MAX_NAME = 30
 PLAIN_SEARCH = "greedy_search"
-"""Whose word error rate stands first: the best of many searches, chosen on the test set itself, would flatter."""
+"""Search whose word error rate stands first. The best of many, chosen on the test set itself, would flatter."""
 
 
 class Experiment(NamedTuple):
-    """What is known of an experiment's folder."""
+    """Everything that a report shows of an experiment."""
 
     name: str
     config: Config
@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
 
 
 def read_experiment(exp_dir: Path) -> Experiment:
-    """What a training and its decodings have left in a folder.
+    """The experiment whose training and decodings are in a folder.
 
     Raises:
       FileNotFoundError: no training there.
@@ -151,7 +151,7 @@ def _row_names(results: Sequence[Result]) -> list[str]:
 
 
 def _errors(results: Sequence[Result]) -> list[Markup]:
-    """Those of the best method on each test set."""
+    """The most frequent errors of the best method on each test set."""
     parts = []
     for test_set in dict.fromkeys(result.test_set for result in results):
         best = next(result for result in results if result.test_set == test_set)

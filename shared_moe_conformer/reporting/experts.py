@@ -1,4 +1,4 @@
-"""How many frames each expert of each layer computed: on a test set, and over a training."""
+"""Frames that each expert of each layer computed: on a test set, and over a training."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _draw_cells(
 
 
 def usage_history(history: Mapping[str, Series], part: str) -> UsageHistory | None:
-    """What was written of the training's or the validation set's frames; None without experts.
+    """Shares of the training's or the validation set's frames, as logged; None without experts.
 
     Args:
       history: TensorBoard's scalars.

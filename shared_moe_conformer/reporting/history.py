@@ -1,4 +1,4 @@
-"""What a training has written about itself, TensorBoard's scalars and the log, and the charts of its course."""
+"""A training's own records, TensorBoard's scalars and the log, and the charts of its course."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ class Series(NamedTuple):
 
 
 class TrainingLog(NamedTuple):
-    """What is read of the log, of all runs of a training."""
+    """The parts of the log that a report shows, from all runs of a training."""
 
     environment: dict[str, str]
-    """Of the last run; empty where the version that trained did not log it."""
+    """Environment of the last run; empty where the version that trained did not log it."""
     beginning: str
     """The line with which the last run began."""
     warnings: list[str]

@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 ERROR_KINDS = ("SUBSTITUTIONS", "DELETIONS", "INSERTIONS")
 CHECKPOINT = r"(?:averaged-)?(?:epoch|iter)-\d+-avg-\d+|best-valid-wer"
-"""What `Selection.name` calls the weights."""
+"""Pattern of the names that `Selection.name` gives weights."""
 
 
 class Result(NamedTuple):
-    """What one method reached on one test set."""
+    """Error rates of one method on one test set."""
 
     test_set: str
     checkpoint: str
-    """Which weights, e.g. epoch-30-avg-9."""
+    """Name of the weights, e.g. epoch-30-avg-9."""
     method: str
     settings: str
     wer: float
@@ -45,7 +45,7 @@ def read_results(exp_dir: Path) -> list[Result]:
 
 
 def most_frequent_errors(result: Result, *, at_most: int = 15) -> dict[str, list[tuple[int, str]]]:
-    """How often which words were confused, lost and invented, the most frequent first; empty without an errs- file."""
+    """Words that were confused, lost or invented, with counts, the most frequent first; empty without errs- file."""
     path = result.path.with_name(result.path.name.replace("wer-summary-", "errs-", 1))
     if not path.is_file():
         return {}

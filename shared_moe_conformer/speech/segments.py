@@ -22,8 +22,8 @@ LEAST = 5.0
 SHORTEST_PART = 1 / 3
 """Length of a segment that is cut off, at least, as a share of the longest."""
 SHRINKING = 1 / 6
-"""What each cut takes off the rest that stays whole, as a share of the longest segment: less than the shortest segment,
-or one more second of audio could make several segments more."""
+"""Length by which each cut shortens the rest that stays whole, as a share of the longest segment. It is less than the
+shortest segment; otherwise one more second of audio could make several segments more."""
 QUIET = 0.4
 """Seconds over which loudness is measured: a pause between words, not the closure of a stop consonant."""
 STEP = 0.01

@@ -126,7 +126,7 @@ def from_local_leader(make: Callable[[], T]) -> T:
 
 
 def total_losses(totals: LossTotals) -> LossTotals:
-    """The sum of the losses of all processes, some of which may have none."""
+    """The sum of the losses of all processes; some may have none."""
     total = LossTotals()
     for part in gather(totals):
         if part.num_frames:

@@ -64,7 +64,7 @@ def only_training_in(exp_dir: Path) -> Iterator[None]:
 
 
 class Origin(NamedTuple):
-    """Where a training goes on from; all None: it begins."""
+    """The checkpoint from which a training goes on; all None: it begins."""
 
     path: Path | None = None
     checkpoint: dict[str, Any] | None = None

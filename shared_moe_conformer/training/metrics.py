@@ -19,7 +19,7 @@ NUM_UPDATES = 200
 
 
 class AsrLossesLike(Protocol):
-    """What the trainer reads of a model's output; `model.asr_model.AsrLosses` is one."""
+    """The part of a model's output that the trainer reads; `model.asr_model.AsrLosses` has it."""
 
     @property
     def simple_loss(self) -> Tensor:

@@ -13,7 +13,7 @@ from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig, requ
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of x, x^3 and x^5: five iterations bring singular values from 0.01 to 1 between 0.7 and 1.2."""
+"""Coefficients of x, x^3 and x^5: five iterations bring singular values from 0.01 to 1 between 0.7 and 1.2."""
 GATES_LR_FACTOR = 10.0
 """Learning rate of the gates of merged weights, as a multiple of the others': they are few, and must move far."""
 SIZE_OF_ADAMW_UPDATES = 0.2

@@ -9,7 +9,7 @@ from shared_moe_conformer.config import require
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a training runs. Nothing here changes what is learned, so none of it is in config.json."""
+    """Options of one run of a training. None of them changes the result, so none is in config.json."""
 
     start_epoch: int = 1
     """First epoch to train: 1 begins, K goes on from epoch-(K-1).pt."""
@@ -33,7 +33,7 @@ class RunOptions:
     num_threads: int = 0
     """Threads of torch; 0: torch's default, from OMP_NUM_THREADS or the number of cores."""
     device: str = "auto"
-    """Where to compute, e.g. cpu or cuda:0; auto: a GPU if there is one."""
+    """Device to compute on, e.g. cpu or cuda:0; auto: a GPU if there is one."""
     prescan: bool = False
     """Compute the largest batches first, to know at once whether they fit into memory; changes no result."""
     compile: bool = False

@@ -1,4 +1,4 @@
-"""How a training computes: in half precision, and with compiled parts.
+"""Training in half precision, and with compiled parts.
 
 In half precision matrix products take 16 bits. Weights, the optimizer, routers, softmaxes and losses stay in float32.
 

@@ -1,4 +1,4 @@
-"""How the learning rate and the losses' weights change over a training."""
+"""Schedules of the learning rate and of the losses' weights over a training."""
 
 from __future__ import annotations
 

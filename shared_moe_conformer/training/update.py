@@ -52,7 +52,7 @@ class AsrBatchLike(Protocol):
 
 @dataclass
 class TrainState:
-    """How far the training has come."""
+    """The progress of a training."""
 
     epoch: int = 1
     """The epoch that is being trained, from 1."""

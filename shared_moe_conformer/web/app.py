@@ -136,6 +136,6 @@ def experts_table(bundle: Bundle, segments: Sequence[SegmentExperts]) -> dict[st
 
 
 def describe_model(bundle: Bundle) -> dict[str, Any]:
-    """What the page says about the model."""
+    """The facts about the model that the page shows."""
     names = ("name", "corpus", "language", "licence", "unique_parameters", "active_parameters", "decoding_method")
     return {**{name: getattr(bundle.manifest, name) for name in names}, "max_seconds": MAX_SECONDS}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 STYLE = (FOLDER / "style.css").read_text(encoding="utf-8")
-"""What all pages share: colours by day and by night, letters, cards and tables."""
+"""Style of all pages: colours by day and by night, letters, cards and tables."""
 
 
 def read_page(name: str) -> str:
@@ -18,11 +18,11 @@ def read_page(name: str) -> str:
 
 
 def security_policy(page: str, **sources: str) -> str:
-    """What a browser may load and run for a page: its own inline style and scripts, and else nothing.
+    """The policy that lets a browser load and run a page's own inline style and scripts, and nothing else.
 
     Args:
       page: the HTML, with inline `<style>` and `<script>` elements only.
-      sources: what else, by directive, `_` for `-`: `connect_src="'self'"`.
+      sources: further sources by directive, `_` for `-`: `connect_src="'self'"`.
 
     Source: W3C, Content Security Policy Level 3, section 6.7 (hashes of inline elements).
     """

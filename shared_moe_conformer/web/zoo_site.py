@@ -212,7 +212,7 @@ def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float) -> str
 
 
 def told_apart(options: Sequence[str]) -> tuple[str, list[str]]:
-    """What settings have in common, an ellipsis where they differ; and what each has there, after the word before.
+    """The common part of settings, with an ellipsis where they differ; and each one's own parts, after the word before.
 
     If they have not as many words: nothing in common, and each one whole.
     """

@@ -76,7 +76,7 @@ def test_the_installed_k2_takes_them(name: str) -> None:
 
 @pytest.mark.parametrize(("vocab_size", "modified"), [(50, False), (500, True)])
 def test_the_best_paths_score_is_what_k2_itself_says(vocab_size: int, modified: bool) -> None:
-    """Scores of lattices are looked up anew, so that their equality with the other engine's would not show it."""
+    """Scores of lattices are looked up again, so that their equality with the other engine's would not show it."""
     pytest.importorskip("k2")
     module = importlib.import_module("shared_moe_conformer.lattice.k2_engine")
     log_probs, lens = peaked_log_probs(32, 60, vocab_size, seed=4), torch.arange(29, 61)

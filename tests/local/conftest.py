@@ -1,4 +1,4 @@
-"""Running the command lines of local/ in this process: to import lhotse anew takes seconds."""
+"""Running the command lines of local/ in this process: importing lhotse again takes seconds."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 """Recordings, supervisions and cuts of AISHELL-1 in its own three splits.
 
 The files are read by Lhotse's prepare_aishell, which takes the spaces between words away and writes Latin letters in
-upper case. Recordings without a transcript, of which the corpus has some, are left out.
+upper case. Recordings without a transcript are left out; the corpus has some.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def refuse_incomplete(corpus_dir: Path, num_recordings: int) -> None:
 
 
 def unpack(archives: list[Path], target: Path) -> None:
-    """Unpack the speakers' archives, each of which holds <split>/<speaker>/*.wav."""
+    """Unpack the speakers' archives; each holds <split>/<speaker>/*.wav."""
     target.mkdir(parents=True, exist_ok=True)
     for archive in tqdm(archives, desc="unpacking", unit="speaker"):
         try:

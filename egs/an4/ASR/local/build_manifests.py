@@ -28,7 +28,7 @@ from shared_moe_conformer.data.splits import held_out
 
 SAMPLING_RATE = 16000
 DEV_SHARE = 0.08
-"""Of the training utterances."""
+"""Share of the training utterances."""
 FORMATS = (".raw", ".sph")
 
 

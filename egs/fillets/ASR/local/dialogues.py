@@ -18,11 +18,11 @@ ACTORS = ("font_small", "font_big")
 
 
 class Line(NamedTuple):
-    """What somebody says in a level."""
+    """A line that somebody says in a level."""
 
     id: str
     colour: str
-    """In which the game shows it, and so who speaks."""
+    """Colour in which the game shows it; each speaker has one."""
     text: str
 
 
@@ -70,7 +70,7 @@ def read_lines(script: Path) -> Iterator[Line]:
 
 
 def unescape(literal: str) -> str:
-    """What a Lua string literal stands for."""
+    """The text that a Lua string literal stands for."""
     return re.sub(r"\\(.)", lambda match: ESCAPES.get(match[1], match[1]), literal, flags=re.DOTALL)
 
 

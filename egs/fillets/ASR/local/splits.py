@@ -10,7 +10,7 @@ from dialogues import Clip
 SPLITS = ("train", "dev", "test")
 
 TEST_SHARE, DEV_SHARE = 0.10, 0.08
-"""Of the time; the level with which a split reaches its share is its last."""
+"""Shares of the time; the level with which a split reaches its share is its last."""
 
 
 def splits_of(clips: Sequence[Clip], seconds: Mapping[str, float], texts: Mapping[str, str]) -> dict[str, list[Clip]]:

@@ -24,7 +24,7 @@ from shared_moe_conformer.data.manifests import write_split
 from shared_moe_conformer.data.splits import held_out
 
 DEV_SHARE = 0.08
-"""Of the training utterances."""
+"""Share of the training utterances."""
 GENDERS = {"f": "female", "m": "male"}
 
 
@@ -82,7 +82,7 @@ def read_split(corpus_dir: Path, split: str) -> list[Utterance]:
 
 
 def read_list(path: Path) -> dict[str, str]:
-    """What each line says about the name it begins with, as in Kaldi."""
+    """The rest of each line by the name that it begins with, as in Kaldi."""
     if not path.is_file():
         raise FileNotFoundError(f"no {path}: --corpus-dir must be the folder speechocean762, with train/ and test/")
     rows = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())

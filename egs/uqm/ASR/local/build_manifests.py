@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def usable_segments(
     dialogues: Iterable[Dialogue], recordings: dict[str, Recording], starts: dict[str, list[float]]
 ) -> tuple[list[Segment], Counter[str]]:
-    """What can be trained on and scored, and how often which reason spoke against it."""
+    """The segments that can be trained on and scored, and the reasons against others, counted."""
     segments, dropped = [], Counter[str]()
     for dialogue in dialogues:
         ends = [*starts[dialogue.id][1:], recordings[dialogue.id].duration]

@@ -20,14 +20,14 @@ NEW_VOICES = {
 """Characters whom training does not hear: the first in the order of a hash of their names, but for melnorme, who speaks
 more than all of dev should. Characters who may have one voice, such as yehat and yehatrebels, are all known."""
 TEST_SHARE, DEV_SHARE = 0.08, 0.05
-"""Of the time of the other characters."""
+"""Shares of the time of the other characters."""
 SPLITS = ("train", "dev", "dev-new-voices", "test", "test-new-voices")
 BY_IMPORTANCE = ("test", "test-new-voices", "dev", "dev-new-voices", "train")
 """A text that is in two splits stays in the first of these."""
 
 
 class Segment(NamedTuple):
-    """What is said under one subtitle."""
+    """Speech under one subtitle."""
 
     id: str
     dialogue: Dialogue

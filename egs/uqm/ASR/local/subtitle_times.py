@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How far the times of recognised words are from those at which the game shows its subtitles.
+"""Differences between the times of recognised words and those at which the game shows its subtitles.
 
     ./decode.py --test-splits test-dialogues --output-format ctm
     local/subtitle_times.py exp/base/greedy_search/hyps-test-dialogues-*.ctm
 
-Each subtitle but a dialogue's first whose first word was recognised is compared with that word's start. The game's own
-times are rough: a subtitle often appears in the pause before its first word.
+A subtitle is compared with the start of its first word, if that was recognised. A dialogue's first is left out.
+The game's own times are rough: a subtitle often appears in the pause before its first word.
 """
 
 from __future__ import annotations
