@@ -18,8 +18,8 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lhotse import MonoCut
+from scipy.signal import lfilter
 from torch import Generator, Tensor
 
 from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, DataConfig, FeatureConfig
@@ -131,14 +131,10 @@ def reverberated(features: Tensor, reverberation_time: float) -> Tensor:
     Source: Sehr and Kellermann 2010, Reverberation model-based decoding in the logmelspec domain, section III
     (the convolution of energies); `distortions.room_response` for the response.
     """
-    num_taps = max(2, math.ceil(reverberation_time / FRAME_SHIFT))
-    echoes = 10 ** (-6 * FRAME_SHIFT / reverberation_time * torch.arange(num_taps, dtype=torch.float64))
-    kernel = 0.5 * echoes / echoes.sum()
-    kernel[0] += 0.5
-    highest = features.max()
-    energies = (features - highest).double().exp().T[:, None]  # each mel bin alone
-    spread = F.conv1d(F.pad(energies, (num_taps - 1, 0)), kernel.flip(0)[None, None])
-    return (spread[:, 0].T.log() + highest).to(features.dtype)
+    energies = features.double().exp().numpy()
+    decay = 10 ** (-6 * FRAME_SHIFT / reverberation_time)
+    echoes = lfilter([1 - decay], [1, -decay], energies, axis=0)
+    return torch.from_numpy(energies + echoes).mul(0.5).log().to(features.dtype)
 
 
 def band_limited(features: Tensor, band: float, config: FeatureConfig) -> Tensor:
