@@ -34,6 +34,20 @@ def test_summed_losses_are_the_sum_over_utterances(model_config: Any, experts_in
         torch.testing.assert_close(getattr(together, name), summed, rtol=1e-4, atol=1e-4)
 
 
+def test_an_utterance_without_text_is_as_if_it_were_alone(model_config: Any) -> None:
+    """Its losses say that all is blank, whatever the others' texts are."""
+    model = AsrModel(model_config(), num_mel_bins=20).eval()
+    silent = torch.tensor([4, 0, 1])
+    together = model(X, X_LENS, Y, silent)
+    alone = [model(X[i : i + 1], X_LENS[i : i + 1], Y[i : i + 1], silent[i : i + 1]) for i in range(3)]
+    for name in ("simple_loss", "pruned_loss", "ctc_loss"):
+        assert getattr(alone[1], name) > 0
+        summed = sum(getattr(losses, name) for losses in alone)
+        torch.testing.assert_close(getattr(together, name), summed, rtol=1e-4, atol=1e-4)
+    (together.simple_loss + together.pruned_loss + together.ctc_loss).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 def test_two_equal_copies_have_the_losses_of_one_per_frame_and_are_consistent(model_config: Any) -> None:
     model = AsrModel(model_config(), num_mel_bins=20).eval()
     one = losses_of(model)
