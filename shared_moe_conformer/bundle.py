@@ -248,7 +248,7 @@ class Bundle:
         device = self.model.joiner.output.weight.device
         x_lens = torch.tensor([len(segment.features) for segment in batch], device=device)
         x = pad_sequence([segment.features for segment in batch], batch_first=True)
-        encoder_output = self.model.encode(x.to(device), x_lens)
+        encoder_output = self.model.encode(x.to(device), x_lens, decoding.chunking)
         if on_experts is not None and encoder_output.routing is not None:
             expert_ids = encoder_output.routing.expert_ids.cpu()
             for segment, ids in zip(batch, expert_ids.split(encoder_output.encoder_out_lens.tolist(), dim=1)):

@@ -5,7 +5,7 @@ A value that cannot be is refused here, where it enters.
 """
 
 from shared_moe_conformer.config.data import DataConfig
-from shared_moe_conformer.config.encoder import BLOCK_PARTS, MIXING_PARTS, EncoderConfig, MergeGates
+from shared_moe_conformer.config.encoder import BLOCK_PARTS, MIXING_PARTS, Chunking, EncoderConfig, MergeGates
 from shared_moe_conformer.config.experiment import Config, load_config, save_config
 from shared_moe_conformer.config.features import (
     ENCODER_FRAME_SHIFT,
@@ -41,6 +41,7 @@ __all__ = [
     "MIN_NUM_FRAMES",
     "MIXING_PARTS",
     "SUBSAMPLING_FACTOR",
+    "Chunking",
     "Config",
     "DataConfig",
     "EncoderConfig",

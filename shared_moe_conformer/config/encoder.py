@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import string
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choice
 
@@ -21,6 +21,15 @@ BLOCK_PARTS = ("feed_forward1", "attention", "convolution", "feed_forward2")
 """The parts of a block, in the order in which a layer calls them."""
 MIXING_PARTS = ("attention", "convolution")
 """The parts that see other frames."""
+
+
+class Chunking(NamedTuple):
+    """What a frame may see when it has to be recognised before all of its recording is there."""
+
+    chunk_size: int
+    """Frames of a chunk, which see each other and all that was before them."""
+    left_context: int | None = None
+    """Frames before its chunk that a frame may attend to; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,11 @@ class EncoderConfig:
     balancing_bias_rate: float = field(default=0.0, metadata=ADDED_LATER)
     """After each update the bias by which an expert is chosen rises by this if it had too few frames, and falls if too
     many (balance without a loss; 0.001 in Wang et al. 2024); 0: no biases."""
+    chunk_sizes: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
+    """For streaming: frames of a chunk, of 40 ms each; training draws one of these for each batch, 0: the whole
+    utterance, e.g. 0,4,8,16,32. Empty: always the whole."""
+    left_contexts: tuple[int, ...] = field(default=(64,), metadata=ADDED_LATER)
+    """For streaming: frames before its chunk that a frame attends to; training draws one for each batch, 0: all."""
     dropout: float = 0.1
     """Probability that a channel is dropped at the end of each module of a block, in training."""
 
@@ -215,6 +229,11 @@ class EncoderConfig:
             f"low_rank_delta is {self.low_rank_delta}: give 0 to encoder_dim, {self.encoder_dim}",
         )
         self._refuse_bad_merge()
+        for name in ("chunk_sizes", "left_contexts"):
+            require(all(n >= 0 for n in getattr(self, name)), f"{name} is {getattr(self, name)}: give 0 or more each")
+        require(
+            not self.chunk_sizes or self.left_contexts != (), "chunk_sizes without left_contexts: give some, 0: all"
+        )
         require(self.balancing_bias_rate >= 0, f"balancing_bias_rate is {self.balancing_bias_rate}: give 0 or more")
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
 

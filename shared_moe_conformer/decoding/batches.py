@@ -85,7 +85,7 @@ def decode_batches(
 
     Args:
       model: in evaluation mode.
-      configs: one for each method, as `resolved` gives them.
+      configs: one for each method, as `resolved` gives them; all with the same chunks.
       to_text: token ids to text.
       resources: graphs and whatever else the methods use.
 
@@ -98,7 +98,7 @@ def decode_batches(
         _warm_up(model, config, device, resources)
     for batch in batches:
         begin = _now(device)
-        encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device))
+        encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device), configs[0].chunking)
         encoder_seconds = _now(device) - begin
         resources = replace(resources, transcripts=batch.texts)
         audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT
@@ -134,7 +134,7 @@ def peak_memories(
     """
     largest = max(batches, key=lambda batch: batch.x.size(0) * batch.x.size(1))
     device = next(model.parameters()).device
-    encoder_output = model.encode(largest.x.to(device), largest.x_lens.to(device))
+    encoder_output = model.encode(largest.x.to(device), largest.x_lens.to(device), configs[0].chunking)
     resources = replace(resources, transcripts=largest.texts)
     peaks: list[float | None] = []
     for config in tqdm(configs, desc="measuring memory", unit="search"):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_moe_conformer.config import require, require_choice
+from shared_moe_conformer.config import Chunking, require, require_choice
 from shared_moe_conformer.lattice.ngram import Backoff
 from shared_moe_conformer.lattice.topology import CtcTopology
 
@@ -42,6 +42,10 @@ class DecodingConfig:
 
     decoding_method: DecodingMethod = "greedy_search"
     """The search; all: every one that can run here, and a table that compares them."""
+    chunk_size: int = 0
+    """All methods: decode as if streaming, in chunks of this many encoder frames of 40 ms (16: 640 ms); 0: offline."""
+    left_context_frames: int = 64
+    """With chunk_size: encoder frames before its chunk that a frame attends to; 0: all."""
     max_sym_per_frame: int = 1
     """greedy_search: tokens in one frame at most."""
     blank_penalty: float = 0.0
@@ -94,13 +98,18 @@ class DecodingConfig:
     ngram_lm_scale: float = 0.01
     """fast_beam_search_nbest_LG: factor of the log-probabilities of LG."""
 
+    @property
+    def chunking(self) -> Chunking | None:
+        """What the encoder's frames may see; None: the whole."""
+        return Chunking(self.chunk_size, self.left_context_frames or None) if self.chunk_size else None
+
     def __post_init__(self) -> None:
         require_choice("decoding_method", self.decoding_method, DecodingMethod)
         require_choice("lattice_engine", self.lattice_engine, EngineChoice)
         require_choice("ctc_topology", self.ctc_topology, CtcTopology)
         for name in ("max_sym_per_frame", "beam_size", "lm_order", "max_contexts", "max_states", "num_paths"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
-        for name in ("lm_scale", "lodr_scale", "hotwords_score", "ngram_lm_scale"):
+        for name in ("chunk_size", "left_context_frames", "lm_scale", "lodr_scale", "hotwords_score", "ngram_lm_scale"):
             require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         require(
             bool(self.lm_scales) and min(self.lm_scales) >= 0,

@@ -19,6 +19,8 @@ from shared_moe_conformer.lattice.topology import chosen_topology
 
 RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
 """Options that `resolved` sets, whatever the method."""
+OF_ENCODER = ("chunk_size", "left_context_frames")
+"""Options of the encoder, which every method has."""
 UNNAMED_BY_DEFAULT = ("blank_penalty",)
 """Options that came after results had been named; file names leave them out where they have their defaults."""
 
@@ -56,7 +58,7 @@ def _require_its_own_options(config: DecodingConfig) -> None:
     for f in fields(config):
         users = [name for name, m in METHODS.items() if f.name in m.options]
         require(
-            method in users or f.name in RESOLVED or getattr(config, f.name) == f.default,
+            method in users or f.name in (*RESOLVED, *OF_ENCODER) or getattr(config, f.name) == f.default,
             f"{method} has no --{f.name.replace('_', '-')}, which is an option of {', '.join(users)}",
         )
 
@@ -155,6 +157,8 @@ def settings(config: DecodingConfig) -> str:
         f.name for f in fields(config) if f.name in UNNAMED_BY_DEFAULT and getattr(config, f.name) == f.default
     }
     values = {name: getattr(config, name) for name in method.options if name not in left_out}
+    if config.chunk_size:
+        values |= {name: getattr(config, name) for name in OF_ENCODER}
     if "hotwords" in values:
         values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
     if "lm_scales" in values:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import ModelConfig
+from shared_moe_conformer.config import Chunking, ModelConfig
 from shared_moe_conformer.kernels.linear import Linear
 from shared_moe_conformer.loss.ctc import ctc_loss
 from shared_moe_conformer.loss.distillation import consistency, ctc_divergence, hidden_distance
@@ -110,14 +110,15 @@ class AsrModel(nn.Module):
         """After an update: `Encoder.balance_experts`."""
         return self.encoder.balance_experts(frames_per_expert)
 
-    def encode(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
+    def encode(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.
 
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
+          chunking: what frames may see, as if the features came chunk by chunk; None: the whole.
         """
-        return self.encoder(x, x_lens)
+        return self.encoder(x, x_lens, chunking)
 
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
         """Return log-probabilities (N, T', V) of the CTC head."""

@@ -67,29 +67,34 @@ class SelfAttention(nn.Module):
         n, t, c = x.shape
         heads = adapted(self.query_key_value, x, adapters.get("query_key_value"))
         heads = heads.view(n, t, 3, self.num_heads, c // self.num_heads)
-        query, key = rotate(heads[:, :, :2], *frames.rotation).permute(2, 0, 3, 1, 4).unbind(0)
-        value = heads[:, :, 2].transpose(1, 2)
-        out = attend(query, key, value, frames.attended)
+        keys_values = frames.after_memory(heads[:, :, 1:])
+        cos, sin = frames.rotation
+        query = rotate(heads[:, :, 0], cos[-t:], sin[-t:])
+        key, value = rotate(keys_values[:, :, 0], cos, sin), keys_values[:, :, 1]
+        out = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frames.attended)
         return adapted(self.output, out.transpose(1, 2).reshape(n, t, c), adapters.get("output"))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries and keys (N, T, 2, H, D), each pair of channels (i, i + D/2) turned by the frame's angles (T, D/2)."""
-    cos, sin = (part.to(x.dtype)[:, None, None] for part in (cos, sin))
+    """Queries or keys (N, T, H, D), each pair of channels (i, i + D/2) turned by the frame's angles (T, D/2)."""
+    cos, sin = (part.to(x.dtype)[:, None] for part in (cos, sin))
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tensor:
-    """Softmax attention, (N, H, T, D) each, over the keys that are attended to, (N, 1, 1, T).
+    """Softmax attention of queries (N, H, T, D) over the keys (N, H, S, D) that `Frames.attended` lets them see.
 
     It is fused where torch has that (2.0). Elsewhere the scores of a few hundred queries are held at once, so memory
     grows linearly with T, except in a traced graph, whose lengths must stay free.
     """
     if hasattr(F, "scaled_dot_product_attention"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
-    parts = [query] if torch.jit.is_tracing() else query.split(QUERIES_AT_ONCE, dim=2)
-    return torch.cat([_attend(part, key, value, attended) for part in parts], dim=2)
+    if torch.jit.is_tracing():
+        return _attend(query, key, value, attended)
+    attended = attended.expand(-1, -1, query.size(2), -1)
+    parts = zip(query.split(QUERIES_AT_ONCE, dim=2), attended.split(QUERIES_AT_ONCE, dim=2))
+    return torch.cat([_attend(part, key, value, seen) for part, seen in parts], dim=2)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tensor:
@@ -109,6 +114,7 @@ class ConvolutionModule(nn.Module):
 
     def __init__(self, encoder_dim: int, kernel_size: int) -> None:
         super().__init__()
+        self.reach = kernel_size // 2
         self.pointwise1 = Linear(encoder_dim, 2 * encoder_dim)
         self.depthwise = nn.Conv2d(
             encoder_dim, encoder_dim, (kernel_size, 1), padding=(kernel_size // 2, 0), groups=encoder_dim
@@ -118,11 +124,23 @@ class ConvolutionModule(nn.Module):
     def forward(self, x: Tensor, frames: Frames, norm: nn.Module, depth: int = 0) -> Tensor:
         """Return (N, T, C) for frames (N, T, C); padding is zero to the depthwise convolution.
 
+        In chunks it sees half a kernel before a chunk and, of what comes after, nothing: zeros. So the same weights
+        serve every chunk size, and look ahead as far as the chunk lets them.
+
         `norm(x, frames, depth)` is the calling layer's normalisation.
         """
         x = F.glu(self.pointwise1(x), dim=-1).masked_fill(frames.padding_mask.unsqueeze(-1), 0.0)
-        x = self.depthwise(x.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
+        if frames.chunk_size is None:
+            x = self.convolve(x, self.reach)
+        else:
+            x = frames.joined(self.convolve(F.pad(frames.chunks(x, self.reach), (0, 0, 0, self.reach)), 0))
         return self.pointwise2(F.silu(norm(x, frames, depth)))
+
+    def convolve(self, x: Tensor, padding: int) -> Tensor:
+        """The depthwise convolution of frames (N, T, C), with zero frames before and after them."""
+        x = x.transpose(1, 2).unsqueeze(-1)
+        x = F.conv2d(x, self.depthwise.weight, self.depthwise.bias, padding=(padding, 0), groups=x.size(1))
+        return x.squeeze(-1).transpose(1, 2)
 
 
 class Norms(nn.Module):

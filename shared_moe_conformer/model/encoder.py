@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import MIXING_PARTS, EncoderConfig
+from shared_moe_conformer.config import MIXING_PARTS, Chunking, EncoderConfig
 from shared_moe_conformer.model.conformer import IndividualParts, Mixer
-from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.frames import ChunkFrames, Frames, LayerMemory
 from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
 from shared_moe_conformer.model.moe import Router, Routing
 from shared_moe_conformer.model.norms import as_wide_as
@@ -48,6 +48,17 @@ class EncoderOutput(NamedTuple):
     """Of the valid frames, stacked over the L expert feed-forwards in the order of depth; None without experts."""
 
 
+class EncoderState(NamedTuple):
+    """What the encoder remembers of N streams; the model itself keeps none of it."""
+
+    keys_values: Tensor
+    """`LayerMemory.keys_values` of each layer, (N, L, left_context, 2, H, D)."""
+    convolved: Tensor
+    """`LayerMemory.convolved` of each layer, (N, L, kernel_size // 2, C)."""
+    num_frames: Tensor
+    """Encoder frames so far, (N,), int64."""
+
+
 class Encoder(nn.Module):
     """Front end and block groups.
 
@@ -69,6 +80,8 @@ class Encoder(nn.Module):
         num_mixers = max(config.layer_mixers) + 1 if own_mixers else 0
         self.mixers = nn.ModuleList(Mixer(config) for _ in range(num_mixers))
         self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
+        self.chunk_sizes, self.left_contexts = config.chunk_sizes, config.left_contexts
+        self.half_kernel = config.conv_kernel_size // 2
 
     def block_groups(self) -> list[BlockGroup]:
         """The groups in the order of depth."""
@@ -95,26 +108,28 @@ class Encoder(nn.Module):
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
         return [router for layer in self.layers() for router in layer.individual().routers.in_order()]
 
-    def forward(self, x: Tensor, x_lens: Tensor) -> EncoderOutput:
+    def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> EncoderOutput:
         """Return encoder frames of features.
 
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
+          chunking: what frames may see, as `step` would let them; None: the whole, or in training what `chunk_sizes`
+            and `left_contexts` of the config let be drawn.
         """
-        return self.forward_with_ends(x, x_lens)[0]
+        return self.forward_with_ends(x, x_lens, chunking)[0]
 
-    def forward_with_ends(self, x: Tensor, x_lens: Tensor) -> tuple[EncoderOutput, dict[int, Tensor]]:
+    def forward_with_ends(
+        self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None
+    ) -> tuple[EncoderOutput, dict[int, Tensor]]:
         """Return encoder frames of features, and the frames (N, T', C) after each group's last layer, by its depth.
 
-        Args:
-          x: features, (N, T, F).
-          x_lens: valid frames of each utterance, (N,).
+        Args: those of `forward`.
         """
-        features = self.feature_norm(x)
-        x, lens = self.subsampling(features, x_lens)
-        x = self.dropout(as_wide_as(features, x))  # layers add to it, in float32 under autocast too
-        frames = Frames(lens, x.size(1), head_dim=self.head_dim)
+        x, lens = self.front_end(x, x_lens)
+        if self.training and self.chunk_sizes:
+            chunking = self.drawn_chunking()
+        frames = Frames(lens, x.size(1), head_dim=self.head_dim, chunking=chunking)
         decided: list[Routing] = []
         ends: dict[int, Tensor] = {}
         layers = list(self.layers())
@@ -123,8 +138,61 @@ class Encoder(nn.Module):
             decided += routing
             if depth == len(layers) or layers[depth].group is not layer.group:
                 ends[depth] = x
-        stacked = Routing(*(torch.stack(parts) for parts in zip(*decided))) if decided else None
-        return EncoderOutput(x, lens, stacked), ends
+        return EncoderOutput(x, lens, _stacked(decided)), ends
+
+    def front_end(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """The first layer's frames (N, T', C) of features (N, T, F), and the valid ones of each utterance, (N,)."""
+        features = self.feature_norm(x)
+        x, lens = self.subsampling(features, x_lens)
+        return self.dropout(as_wide_as(features, x)), lens  # layers add to it, in float32 under autocast too
+
+    def drawn_chunking(self) -> Chunking | None:
+        """One of the config's chunk sizes and one of its left contexts, at random.
+
+        Source: Zhang et al. 2020, Unified streaming and non-streaming two-pass (arXiv 2012.05481), section 2.2.
+        """
+        chunk_size = self.chunk_sizes[int(torch.randint(len(self.chunk_sizes), ()))]
+        left_context = self.left_contexts[int(torch.randint(len(self.left_contexts), ()))]
+        return Chunking(chunk_size, left_context or None) if chunk_size else None
+
+    def start(self, num_streams: int, *, left_context: int) -> EncoderState:
+        """The state of N streams before their first chunk; frames will attend to `left_context` frames before it."""
+        like = self.subsampling.output.weight
+        num_layers, channels, half = len(self.layer_blocks), like.size(0), self.half_kernel
+        heads = channels // self.head_dim, self.head_dim
+        return EncoderState(
+            like.new_zeros(num_streams, num_layers, left_context, 2, *heads),
+            like.new_zeros(num_streams, num_layers, half, channels),
+            torch.zeros(num_streams, dtype=torch.int64, device=like.device),
+        )
+
+    def step(self, x: Tensor, x_lens: Tensor, state: EncoderState) -> tuple[EncoderOutput, EncoderState]:
+        """Return the encoder frames of the next chunk of N streams, and what to pass with the one after it.
+
+        A chunk of S encoder frames takes 4 S + 3 feature frames; the next one begins 4 S feature frames later, so it
+        sees the last three again. All chunks of a stream have the same S; only its last one may have fewer valid
+        frames. The frames are those of `forward` with `Chunking(S, left_context)`.
+
+        Args:
+          x: features, (N, 4 S + 3, F).
+          x_lens: valid feature frames, (N,).
+          state: of these streams.
+        """
+        x, lens = self.front_end(x, x_lens)
+        left_context = state.keys_values.size(2)
+        frames = ChunkFrames(
+            lens, x.size(1), head_dim=self.head_dim, left_context=left_context, num_before=state.num_frames
+        )
+        decided: list[Routing] = []
+        memories: list[LayerMemory] = []
+        for layer, *memory in zip(self.layers(), state.keys_values.unbind(1), state.convolved.unbind(1)):
+            of_layer = frames.of_layer(LayerMemory(*memory))
+            x, routing = layer.group(x, of_layer, layer.number, layer.mixer)
+            decided += routing
+            memories.append(of_layer.memory)
+        keys_values, convolved = (torch.stack(parts, dim=1) for parts in zip(*memories))
+        next_state = EncoderState(keys_values, convolved, state.num_frames + lens)
+        return EncoderOutput(x, lens, _stacked(decided)), next_state
 
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of all routers in the order of `routers`; each group computes those of its own."""
@@ -163,3 +231,8 @@ class Encoder(nn.Module):
             for group in self.block_groups()
             if group in owners
         ]
+
+
+def _stacked(decided: Sequence[Routing]) -> Routing | None:
+    """The decisions of L routers, stacked; None without routers."""
+    return Routing(*(torch.stack(parts) for parts in zip(*decided))) if decided else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ MAY_DIFFER = (
     "low_rank_delta",
     "balance_over",
     "balancing_bias_rate",
+    "chunk_sizes",
+    "left_contexts",
     "dropout",
 )
 """Options of an encoder that it need not share with the one it begins as; all others must be equal."""
@@ -99,10 +102,18 @@ def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
 
 def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
     """Both store tensors of the same names and shapes."""
-    free = {"top_k": 1, "router_jitter": 0.0, "dropout": 0.0, "balance_over": "layer", "balancing_bias_rate": 0.0}
+    free: dict[str, Any] = {
+        "top_k": 1,
+        "router_jitter": 0.0,
+        "dropout": 0.0,
+        "balance_over": "layer",
+        "balancing_bias_rate": 0.0,
+        "chunk_sizes": (),
+        "left_contexts": (),
+    }
     if config.experts_in == trained.experts_in == "none":
         free |= {"num_experts": 1, "individual_routers": True}
-    return dataclasses.replace(config, **free) == dataclasses.replace(trained, **free)  # type: ignore[arg-type]
+    return dataclasses.replace(config, **free) == dataclasses.replace(trained, **free)
 
 
 def part_state(layer: Layer, name: str) -> dict[str, Tensor]:

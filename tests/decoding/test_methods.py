@@ -11,7 +11,7 @@ from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import Resources
 from shared_moe_conformer.decoding.scorers import ngram_scorer
-from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.searches import OF_ENCODER, resolved
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
 from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.ngram import NgramAutomaton
@@ -97,7 +97,7 @@ def test_1best_over_the_topology_is_ctc_greedy_search(topology, make_model, make
 
 def test_options_of_the_methods_are_all_there_are() -> None:
     """An option that no method names would change results without changing the names of their files."""
-    options = {f.name for f in dataclasses.fields(DecodingConfig)} - {"decoding_method"}
+    options = {f.name for f in dataclasses.fields(DecodingConfig)} - {"decoding_method", *OF_ENCODER}
     named = {name for method in METHODS.values() for name in method.options}
     assert options == named == OTHER_VALUES.keys()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.config import Chunking, replace_fields
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding import searches
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, decode_batch
@@ -168,3 +168,10 @@ def test_hotwords_come_from_options_and_files(tmp_path: Path, units: Tokenizer) 
         load_resources([DecodingConfig(decoding_method="modified_beam_search")], tmp_path, units).resources.hotwords
         is None
     )
+
+
+def test_chunks_of_the_encoder_are_an_option_of_every_method_and_part_of_names() -> None:
+    config = DecodingConfig(decoding_method="ctc_greedy_search", chunk_size=16, left_context_frames=32)
+    assert resolved(config, vocab_size=50)[0].chunking == Chunking(16, 32)
+    assert settings(config).endswith("chunk-size-16-left-context-frames-32")
+    assert "chunk" not in settings(DecodingConfig()) and DecodingConfig().chunking is None

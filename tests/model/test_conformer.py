@@ -28,8 +28,8 @@ NO_PADDING = Frames(torch.tensor([9, 9]), 9, head_dim=8)
 def test_scores_depend_on_distance_only() -> None:
     """The product of a rotated query and a rotated key is the same for every pair of frames equally far apart."""
     query, key = torch.randn(8), torch.randn(8)
-    heads = torch.stack([query, key]).expand(1, 20, 2, 8).unsqueeze(3)
-    rotated_query, rotated_key = rotate(heads, *rotation_of(torch.arange(20), 8))[0, :, :, 0].unbind(1)
+    heads = torch.stack([query, key]).expand(1, 20, 2, 8)
+    rotated_query, rotated_key = rotate(heads, *rotation_of(torch.arange(20), 8))[0].unbind(1)
     scores = rotated_query @ rotated_key.T
     for distance in (-7, 0, 3):
         diagonal = scores.diagonal(distance)
@@ -38,7 +38,7 @@ def test_scores_depend_on_distance_only() -> None:
 
 
 def test_rotation_keeps_lengths() -> None:
-    heads = torch.randn(2, 9, 2, 3, 8)
+    heads = torch.randn(2, 9, 3, 8)
     rotated = rotate(heads, *rotation_of(torch.arange(9), 8))
     torch.testing.assert_close(rotated.norm(dim=-1), heads.norm(dim=-1))
 
