@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("corpus", choices=CORPORA, help="What to download.")
     result.add_argument("parts", nargs="*", help="Parts of librispeech.")
-    result.add_argument("--mirror", default="http://www.openslr.org/resources", help="Where OpenSLR's files are.")
+    result.add_argument("--mirror", default="http://www.openslr.org/resources", help="Address of OpenSLR's files.")
     result.add_argument("--target-dir", type=Path, default=Path("download"), help="Folder to unpack into.")
     return result
 

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
                         help="texts in upper or lower case without punctuation, or as they are")  # fmt: skip
     result.add_argument("--audio-dir", type=Path, help="folder that paths begin in [the TSV's; with --kaldi .]")
     result.add_argument("--split-by", choices=("text", "speaker"), default="text",
-                        help="what stays in one split, where the lines give none [text]")  # fmt: skip
+                        help="texts or speakers stay in one split, if the lines name none [text]")  # fmt: skip
     result.add_argument("--recipe-dir", type=Path, help="the recipe's folder [egs/NAME/ASR]")
     result.add_argument("--language", default="und", help="BCP-47 code, e.g. en [und]")
     result.add_argument("--licence", default="unknown", help="SPDX identifier of the corpus's licence [unknown]")

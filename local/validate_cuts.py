@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="Splits; no two may overlap.")
     result.add_argument("--shared-texts", choices=("refused", "allowed"), default="refused",
-                        help="What is done with a text in two splits; official splits may have such.")  # fmt: skip
+                        help="Treatment of a text in two splits; official splits may have such texts.")  # fmt: skip
     result.add_argument("--lang-dir", type=Path, default=None, help="Folder of the tokenizer.")
     result.add_argument("--read-features", action="store_true", help="Read all features and look for NaN.")
     result.add_argument("--read-audio", action="store_true", help="Read all audio and look for damaged files.")

@@ -123,7 +123,7 @@ build_alone() (
 choose_engine "$1"
 shift
 if ! is_up_to_date && ! choose_python; then
-  say "no Python 3.11 or 3.10 for Linux x86_64 found, which PyPI's k2 is for: ENGINE=torch instead"
+  say "no Python 3.11 or 3.10 for Linux x86_64 found, and PyPI's k2 needs it: ENGINE=torch instead"
   choose_engine torch
   is_up_to_date || choose_python
 fi

@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--from", dest="source", help=f"another zoo: {ADDRESS} [this one]")
     commands = parser.add_subparsers(dest="command", required=True)
     lister = commands.add_parser("list", parents=[where, source], help="print the index")
-    lister.add_argument("--corpus", help="only models of a corpus whose name has this in it")
+    lister.add_argument("--corpus", help="only models of corpora whose names contain this")
     lister.add_argument("--language", help="only models of this language, a BCP-47 code; en finds en-GB as well")
     lister.add_argument("--max-size", type=float, help="only models of at most this many MB")
     lister.set_defaults(run=_list)

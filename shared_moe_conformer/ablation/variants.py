@@ -38,7 +38,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
     encoder = base.model.encoder
     require(
         encoder.experts_in != "none" and len(encoder.block_sizes) < encoder.num_layers,
-        "an ablation is about a config that shares blocks and has experts: give such a one",
+        "an ablation is about a config that shares blocks and has experts: give one of these",
     )
     layers = encoder.num_layers
     table = [

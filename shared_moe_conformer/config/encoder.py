@@ -162,7 +162,7 @@ class EncoderConfig:
             first_uses = "".join(dict.fromkeys(pattern))
             require(
                 first_uses == LETTERS[: len(first_uses)],
-                f"{name} is {pattern}: give capital letters, of which A comes first, then B, ... (ABAB, not BABA)",
+                f"{name} is {pattern}: give capital letters, A first, then B, ... (ABAB, not BABA)",
             )
             require(
                 not pattern or len(pattern) == self.num_layers,

@@ -194,7 +194,7 @@ def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
     named = read_manifest(partial).name
     if named != entry.name:
         shutil.rmtree(partial)
-        raise ValueError(f"{source} calls {entry.name} what calls itself {named}: it was not kept")
+        raise ValueError(f"{source} calls {entry.name} a model that calls itself {named}: it was not kept")
     put_folder(partial, folder)
     for outdated in _partials(entry.name, folder.parent):
         shutil.rmtree(outdated)

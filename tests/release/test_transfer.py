@@ -271,7 +271,7 @@ def test_an_index_with_a_name_twice_is_refused(zoo: Path, here: Path) -> None:
 def test_a_model_of_another_name_is_refused(zoo: Path, here: Path) -> None:
     index = json.loads((zoo / INDEX_FILE).read_text())
     (zoo / INDEX_FILE).write_text(json.dumps([{**index[1], "name": "base"}]))
-    assert_refused(zoo, here, "calls base what calls itself full")
+    assert_refused(zoo, here, "calls base a model that calls itself full")
     assert not list(here.glob(".base.*.partial"))
 
 
