@@ -215,6 +215,7 @@ class MethodTuning:
         self._search = CoordinateSearch(
             {name: value_of(config, name) for name in tunable(config)}, grids, self._count_errors
         )
+        self._name = label(config).partition(" at ")[0]  # the scale is one of the values that are tried
         self._bar: tqdm[Any] | None = None
         self._seconds = 0.0
 
@@ -232,7 +233,7 @@ class MethodTuning:
     def run(self) -> Found:
         """Find the best values, and show a bar meanwhile."""
         planned = 1 + sum(len(grid) - 1 for grid in self._grids.values())
-        bar = tqdm(total=planned, initial=len(self._search.tried), desc=f"tuning {label(self.config)}", unit="value")
+        bar = tqdm(total=planned, initial=len(self._search.tried), desc=f"tuning {self._name}", unit="value")
         with bar as self._bar:
             best = self._search.best()
         return Found(
@@ -262,7 +263,7 @@ class MethodTuning:
     def _table(self, best: Values) -> str:
         """One row for each setting that was tried, by value."""
         names = list(self._search.start)
-        lines = [label(self.config), "".join(f"{flag(name):>16}" for name in names) + f"{'WER %':>10}"]
+        lines = [self._name, "".join(f"{flag(name):>16}" for name in names) + f"{'WER %':>10}"]
         for point in sorted(self._search.tried):
             values = dict(zip(names, point))
             marks = {"defaults": self._search.start, "best": best}

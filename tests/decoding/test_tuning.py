@@ -158,6 +158,7 @@ def test_errors_are_those_of_decoding_and_the_encoder_runs_once(make_model, monk
     assert len(calls) == len(batches)
     assert len(said) == 1 and said[0].startswith("3 methods to tune: each value once takes about ")
     assert [result.method for result in found] == list(methods)
+    assert found[2].table.startswith("nbest_rescoring over HLG (embedded)\n")
     for start, result in zip(starts, found):
         configs = [with_values(start, result.best), start]
         decoded = decode_batches(model, batches, configs, to_text=to_text, resources=RESOURCES)
