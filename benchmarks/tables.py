@@ -12,7 +12,7 @@ from shared_moe_conformer.cpu import tune_cpu
 
 
 class Ratio(NamedTuple):
-    """Of two measured times, over several rounds."""
+    """Ratio of two measured times, over several rounds."""
 
     median: float
     low: float

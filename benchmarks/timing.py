@@ -41,7 +41,7 @@ class Timing:
 
 
 def ratio_of(numerators: list[float], denominators: list[float]) -> Ratio:
-    """Of two contenders, over the rounds in which both were called."""
+    """The ratio of two contenders' times, over the rounds in which both were called."""
     ratios = [x / y for x, y in zip(numerators, denominators, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     return Ratio(median, low, high)

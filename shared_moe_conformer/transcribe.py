@@ -213,7 +213,7 @@ def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> Non
 
 
 def _searches(bundle: Bundle, args: argparse.Namespace) -> list[DecodingConfig]:
-    """What the flags ask for; tuned values are used where no flag is given."""
+    """The searches that the flags ask for, with tuned values where no flag is given."""
     config = apply_flags(DecodingConfig(decoding_method=bundle.default_search.decoding_method), args)
     tuned = not_given(bundle.manifest.decoding_options, vars(args))
     return resolved(config, vocab_size=bundle.config.model.vocab_size, tuned=tuned)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from shared_moe_conformer.config.tree import ADDED_LATER, require
 
 MADE_NOISES = ("white", "pink", "hum", "babble")
-"""What made_noises may name."""
+"""Names that made_noises may have."""
 RANGES = (
     ("noise_snr", "decibel", -math.inf),
     ("gain_range", "decibel", -math.inf),

@@ -24,7 +24,7 @@ MIXING_PARTS = ("attention", "convolution")
 
 
 class Chunking(NamedTuple):
-    """What a frame may see when it has to be recognised before all of its recording is there."""
+    """The frames that a frame may see when it must be recognised before its recording has ended."""
 
     chunk_size: int
     """Frames of a chunk, which see each other and all that was before them."""
