@@ -182,7 +182,7 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     with logged(exp_dir, "tune", console=sys.stdout):
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())
-        encoded = encode_split(model, tqdm(loader, desc=f"encoding {args.tune}", unit="batch"))
+        encoded = encode_split(model, tqdm(loader, desc=f"encoding {args.tune}", unit="batch"), decoding)
         logger.info("tuning on %s, %d words, with %s", args.tune, encoded.num_words, checkpoint)
         searcher = Searcher(model, encoded, tokenizer.decode, resources)
         for found in tune(methods, searcher, given=vars(args), say=logger.info):

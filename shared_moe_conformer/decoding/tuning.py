@@ -115,8 +115,8 @@ class EncodedSplit:
 
 
 @torch.inference_mode()
-def encode_split(model: AsrModel, batches: Iterable[Batch]) -> EncodedSplit:
-    """Run the encoder on a split, once for all values that are tried.
+def encode_split(model: AsrModel, batches: Iterable[Batch], config: DecodingConfig) -> EncodedSplit:
+    """Run the encoder on a split, once for all values that are tried, in the chunks of a search.
 
     Raises:
       ValueError: no transcript has a word.
@@ -124,7 +124,7 @@ def encode_split(model: AsrModel, batches: Iterable[Batch]) -> EncodedSplit:
     device = next(model.parameters()).device
     encoded = EncodedSplit([], [])
     for batch in batches:
-        output = model.encode(batch.x.to(device), batch.x_lens.to(device))
+        output = model.encode(batch.x.to(device), batch.x_lens.to(device), config.chunking)
         encoded.outputs.append(EncoderOutput(output.encoder_out.cpu(), output.encoder_out_lens.cpu(), None))
         encoded.texts.append(batch.texts)
     require(encoded.num_words > 0, "nothing to tune on: the split has no transcript with a word in it")

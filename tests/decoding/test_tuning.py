@@ -152,10 +152,12 @@ def test_errors_are_those_of_decoding_and_the_encoder_runs_once(make_model, monk
     to_text, encode = RESOURCES.to_text, model.encode
     calls: list[int] = []
     monkeypatch.setattr(model, "encode", lambda *args: calls.append(1) or encode(*args))
-    searcher = Searcher(model, encode_split(model, batches), to_text, RESOURCES)
+    searcher = Searcher(model, encode_split(model, batches, starts[0]), to_text, RESOURCES)
     said: list[str] = []
     found: list[Found] = list(tune(starts, searcher, given={}, say=said.append))
     assert len(calls) == len(batches)
+    in_chunks = encode_split(model, batches, DecodingConfig(chunk_size=4)).outputs[0].encoder_out
+    assert not torch.equal(in_chunks, searcher.encoded.outputs[0].encoder_out)
     assert len(said) == 1 and said[0].startswith("3 methods to tune: each value once takes about ")
     assert [result.method for result in found] == list(methods)
     assert found[2].table.startswith("nbest_rescoring over HLG (embedded)\n")
