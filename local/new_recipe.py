@@ -24,7 +24,7 @@ from shared_moe_conformer.data.recordings import measure
 from shared_moe_conformer.data.splits import assign_splits, shared_texts
 from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size
 from shared_moe_conformer.data.utterances import SPLITS, Utterance, read_kaldi, read_tsv, refuse, with_ids, write_table
-from shared_moe_conformer.recipe_files import NewRecipe, fill_templates
+from shared_moe_conformer.recipe_files import NewRecipe, feature_rate, fill_templates
 from shared_moe_conformer.release.manifest import require_name
 from shared_moe_conformer.text import normalise
 
@@ -38,13 +38,16 @@ def main() -> None:
     folder = args.recipe_dir or ROOT / "egs" / args.name / "ASR"
     check_free(folder, marker=TABLE)
     audio_dir = (args.audio_dir or (args.tsv.parent if args.tsv else Path())).resolve()
-    utterances = measure(normalised(read(args), args.normalise), audio_dir)
+    utterances, lowest_rate = measure(normalised(read(args), args.normalise), audio_dir)
     limits = {"min_duration": args.min_duration, "max_duration": args.max_duration}
     dropped = {utterance: reason for utterance in utterances if (reason := reason_to_drop(utterance, **limits))}
     kept = with_ids(utterance for utterance in utterances if utterance not in dropped)
     require(len(kept) > 0, f"all {len(dropped)} utterances are left out: {next(iter(dropped.values()), '')}")
-    write_recipe(folder, assign_splits(kept, by=args.split_by), dropped, audio_dir=audio_dir, args=args)
+    rate = feature_rate(lowest_rate)
+    split = assign_splits(kept, by=args.split_by)
+    write_recipe(folder, split, dropped, audio_dir=audio_dir, sampling_rate=rate, args=args)
     print(f"made {folder}: {len(kept)} utterances; {len(dropped)} left out, named in {DROPPED}", flush=True)
+    print(f"features at {rate} Hz: the lowest sampling rate of the recordings is {lowest_rate} Hz", flush=True)
     done = subprocess.run([folder / "prepare.sh", "--stop-stage", "1"])
     require(done.returncode == 0, f"{folder} is made, and its manifests are not: run its prepare.sh")
     print(f"go on with: cd {folder} && ./prepare.sh && ./train.py")
@@ -98,10 +101,11 @@ def write_recipe(
     dropped: dict[Utterance, str],
     *,
     audio_dir: Path,
+    sampling_rate: int,
     args: argparse.Namespace,
 ) -> None:
     """Write the recipe's folder, whole or not at all."""
-    recipe = describe(utterances, audio_dir=audio_dir, args=args)
+    recipe = describe(utterances, audio_dir=audio_dir, sampling_rate=sampling_rate, args=args)
     with atomic_folder(folder, marker=TABLE) as new:
         write_table(utterances, new / TABLE)
         lines = (f"{utterance.path}\t{reason}\t{utterance.text}\n" for utterance, reason in dropped.items())
@@ -111,7 +115,9 @@ def write_recipe(
             shutil.copy(ROOT / "egs/asterisk/ASR" / program, new)
 
 
-def describe(utterances: list[Utterance], *, audio_dir: Path, args: argparse.Namespace) -> NewRecipe:
+def describe(
+    utterances: list[Utterance], *, audio_dir: Path, sampling_rate: int, args: argparse.Namespace
+) -> NewRecipe:
     """The values that the recipe's files need."""
     texts = [utterance.text for utterance in utterances if utterance.split == "train"]
     characters = {character for utterance in utterances for character in utterance.text} - {" "}
@@ -134,6 +140,7 @@ def describe(utterances: list[Utterance], *, audio_dir: Path, args: argparse.Nam
         texts_are_shared=bool(shared),
         min_duration=args.min_duration,
         max_duration=args.max_duration,
+        sampling_rate=sampling_rate,
     )
 
 

@@ -18,6 +18,9 @@ SMALL_HOURS, LARGE_HOURS = 5.0, 100.0
 THOROUGH_HOURS = 20.0
 """Above, reading all recordings and features once more for checks takes too long to be the default."""
 
+RATES = (8000, 16000)
+"""Lowest and highest sampling rate of features, in Hz."""
+
 SMALL_CORPUS = {
     "encoder_dim": 128,
     "feed_forward_dim": 512,
@@ -33,6 +36,14 @@ SMALL_CORPUS = {
     "ctc_loss_scale": 1.0,
 }
 """As egs/asterisk, which has 16 minutes."""
+CONDITIONS = {
+    "gain_probability": 0.5,
+    "made_noise_probability": 0.5,
+    "noise_alone_probability": 0.02,
+    "reverb_probability": 0.3,
+    "band_limit_probability": 0.2,
+}
+"""Added to a small corpus, which has few levels, noises and rooms of its own."""
 CORPUS = {
     "encoder_dim": 256,
     "feed_forward_dim": 2048,
@@ -68,6 +79,17 @@ class NewRecipe(NamedTuple):
     """Seconds of the shortest utterances that are kept."""
     max_duration: float
     """Seconds of the longest."""
+    sampling_rate: int = 16000
+    """Of the features, in Hz."""
+
+
+def feature_rate(lowest_sampling_rate: int) -> int:
+    """The sampling rate of features for a corpus: its recordings' lowest, but 8000 to 16000 Hz.
+
+    Mel bins above a recording's own band would hold nothing in training, and the hiss of any microphone afterwards.
+    """
+    lowest, highest = RATES
+    return min(max(lowest_sampling_rate, lowest), highest)
 
 
 def fill_templates(templates: Path, new: Path, recipe: NewRecipe, *, target: Path, local: Path) -> None:
@@ -96,10 +118,12 @@ def _values(recipe: NewRecipe, *, target: Path, local: Path) -> Mapping[str, Any
     preset = SMALL_CORPUS if recipe.hours < SMALL_HOURS else CORPUS
     if recipe.hours > LARGE_HOURS:
         preset = {**preset, "num_epochs": 30, "warmup_steps": 10000}
+    conditions = CONDITIONS if recipe.hours < SMALL_HOURS else {}
     lang_dir = "data/lang_char" if recipe.characters_are_units else f"data/lang_bpe_{recipe.vocab_size}"
     return {
         **preset,
         **_shell_values(recipe, target=target, local=local),
+        "conditions": "".join(f"        {name}={value},\n" for name, value in conditions.items()),
         "name": recipe.name,
         "corpus": json.dumps(recipe.name),
         "language": json.dumps(recipe.language),
@@ -109,6 +133,8 @@ def _values(recipe: NewRecipe, *, target: Path, local: Path) -> Mapping[str, Any
         "lang_dir": json.dumps(lang_dir),
         "num_utterances": recipe.num_utterances,
         "size": f"{recipe.hours:.1f} hours" if recipe.hours >= 1 else f"{60 * recipe.hours:.1f} minutes",
+        "sampling_rate": recipe.sampling_rate,
+        "band": recipe.sampling_rate // 2,
         "vocab_size": recipe.vocab_size,
         "zoo": _seen_from(target, local.parent / "zoo", clone=local.parent),
     }
@@ -120,6 +146,7 @@ def _shell_values(recipe: NewRecipe, *, target: Path, local: Path) -> dict[str, 
     defaults = [] if recipe.characters_are_units else [f"vocab_size={recipe.vocab_size}"]
     defaults += ["thorough=false"] if recipe.hours > THOROUGH_HOURS else []
     settings = ["unit=char"] if recipe.characters_are_units else []
+    settings += [f"sampling_rate={recipe.sampling_rate}"] if recipe.sampling_rate != RATES[1] else []
     allowed = _allowed(recipe)
     settings += [f"allowed=({' '.join(allowed)})"] if allowed else []
     return {

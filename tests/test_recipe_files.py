@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.params import read_configs
-from shared_moe_conformer.recipe_files import NewRecipe, fill_templates
+from shared_moe_conformer.recipe_files import NewRecipe, feature_rate, fill_templates
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = NewRecipe("calls", "en", "CC0-1.0", Path("/some where/audio's"), 50, 0.5, 64, False, False, 0.4, 25.0)
@@ -27,8 +27,20 @@ def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     assert (base.data.corpus, base.data.language, base.data.licence) == ("calls", "en", "CC0-1.0")
     assert (base.model.vocab_size, base.data.lang_dir) == (64, "data/lang_bpe_64")
     assert base.model.encoder.num_layers == (6 if hours < 5 else 12)
+    assert (base.data.gain_probability > 0) == (base.data.noise_alone_probability > 0) == (hours < 5)
     assert "@" not in re.sub(r'"\$@"|\[@\]', "", "".join(files.values()))
     assert ("thorough=false" in files["prepare.sh"]) == (hours > 20)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "rate"), [(4000, 8000), (8000, 8000), (11025, 11025), (16000, 16000), (44100, 16000)]
+)
+def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate: int) -> None:
+    assert feature_rate(lowest) == rate
+    files = fill(tmp_path, RECIPE._replace(sampling_rate=rate))
+    assert {config.features.sampling_rate for config in read_configs(tmp_path / "config.py").values()} == {rate}
+    assert (f"\nsampling_rate={rate}\n" in files["prepare.sh"]) == (rate != 16000), "16000 is the stages' own"
+    assert f"at {rate} Hz, so nothing above {rate // 2} Hz" in files["README.md"]
 
 
 def test_the_shell_script_parses_and_finds_the_stages_from_any_folder(tmp_path: Path) -> None:

@@ -53,31 +53,47 @@ class Examined(NamedTuple):
     """None where there is none."""
 
 
-def measure(utterances: Sequence[Utterance], audio_dir: Path) -> list[Utterance]:
-    """The utterances with their durations.
+class Measured(NamedTuple):
+    """Utterances whose recordings have been opened."""
+
+    utterances: list[Utterance]
+    """With their durations."""
+    lowest_sampling_rate: int
+    """Of the recordings, in Hz."""
+
+
+def measure(utterances: Sequence[Utterance], audio_dir: Path) -> Measured:
+    """The utterances with their durations, and the lowest sampling rate.
 
     Raises:
       ValueError: files that are missing, cut off or cannot be read, or segments beyond their end; named.
     """
-    lengths: dict[str, float | str] = {}
+    lengths: dict[str, _Length | str] = {}
     measured, problems = [], []
     for utterance in tqdm(utterances, desc="opening recordings", unit="file"):
         if utterance.path not in lengths:
-            lengths[utterance.path] = _seconds(audio_dir / utterance.path)
+            lengths[utterance.path] = _length(audio_dir / utterance.path)
         length = lengths[utterance.path]
         if isinstance(length, str):
             problems.append(f"{utterance.origin}: {length}")
             continue
-        duration = utterance.duration or length - utterance.start
-        if utterance.start + duration > length + TOLERANCE:
-            problems.append(f"{utterance.origin}: the segment ends after its recording, which has {length:.2f} s")
-        end = min(length, utterance.start + duration)
+        duration = utterance.duration or length.seconds - utterance.start
+        if utterance.start + duration > length.seconds + TOLERANCE:
+            message = f"{utterance.origin}: the segment ends after its recording, which has {length.seconds:.2f} s"
+            problems.append(message)
+        end = min(length.seconds, utterance.start + duration)
         measured.append(utterance._replace(duration=round(end - utterance.start, 6)))
     refuse(problems)
-    return measured
+    rates = [length.sampling_rate for length in lengths.values() if not isinstance(length, str)]
+    return Measured(measured, min(rates, default=0))
 
 
-def _seconds(path: Path) -> float | str:
+class _Length(NamedTuple):
+    seconds: float
+    sampling_rate: int
+
+
+def _length(path: Path) -> _Length | str:
     """Length of a file, or what is wrong with it."""
     if not path.is_file():
         return f"no file {path}: correct the path, or give the folder that it begins at as --audio-dir"
@@ -87,7 +103,7 @@ def _seconds(path: Path) -> float | str:
         return str(error)
     if announced is not None:
         return f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get it again, or leave it out"
-    return length / rate
+    return _Length(length / rate, rate)
 
 
 def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Recording:

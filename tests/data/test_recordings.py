@@ -33,7 +33,7 @@ def test_durations_are_those_of_files_and_segments(audio: Path) -> None:
         utterance(start=1.5, duration=0.55),
         utterance("a.ogg"),
     ]
-    assert [u.duration for u in measure(utterances, audio)] == [2.0, 1.0, 0.5, 2.0]
+    assert [u.duration for u in measure(utterances, audio).utterances] == [2.0, 1.0, 0.5, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_headers_and_scales_are_mended_by_converting(audio: Path) -> None:
     soundfile.write(str(audio / "scaled.wav"), sound * 2**15, 8000, subtype="FLOAT")
     soundfile.write(str(audio / "inverted.wav"), np.stack([sound, -sound], axis=1), 8000)
     for name in ("killed.wav", "scaled.wav", "inverted.wav"):
-        assert measure([utterance(name)], audio)[0].duration == 2.0
+        assert measure([utterance(name)], audio).utterances[0].duration == 2.0
         recording = make_recording(audio / name, recording_id="x", converted_dir=audio / "converted")
         assert np.allclose(recording.load_audio()[0], sound, atol=1e-3)
 

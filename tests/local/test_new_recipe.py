@@ -41,6 +41,7 @@ def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable
     noise_cut(tmp_path / "audio", "short", "", duration=0.2)
     result = make([*lines, "audio/short.wav\tshort"])
     assert result.status == 0 and "12 utterances; 1 left out" in result.out and "./prepare.sh" in result.out
+    assert "features at 8000 Hz: the lowest sampling rate of the recordings is 8000 Hz" in result.out
     names = {
         "README.md",
         "config.py",
