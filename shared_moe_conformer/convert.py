@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
+from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
+from shared_moe_conformer.forms.onnx_streaming import StreamingForm
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 
@@ -30,14 +31,18 @@ def _parser() -> argparse.ArgumentParser:
         help="file or folder to write, if --to names one form [the model's folder, with -FORM at its end]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote")
+    add_flags(parser, StreamingForm)
     return parser
 
 
 def _convert(args: argparse.Namespace) -> None:
     require(args.output is None or len(args.to) == 1, f"--output holds one form, and there are {len(args.to)}")
+    streaming = apply_flags(StreamingForm(), args)
+    refuse_unused_chunks(streaming, args.to)
     source = resolve(args.model, zoo_dir=args.zoo_dir).resolve()
     for form in args.to:
-        for line in write_form(form, source, args.output or target_of(form, source), overwrite=args.overwrite):
+        target = args.output or target_of(form, source)
+        for line in write_form(form, source, target, streaming=streaming, overwrite=args.overwrite):
             print(line, flush=True)
 
 

@@ -20,7 +20,8 @@ from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, rea
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.tuned import read_tuned, tuned_note, values_of
-from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, target_of, write_form
+from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
+from shared_moe_conformer.forms.onnx_streaming import StreamingForm
 from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
 from shared_moe_conformer.lattice.topology import chosen_topology
 from shared_moe_conformer.model.parameters import count_parameters
@@ -221,6 +222,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model of this name, and its other forms")
     add_flags(parser, Selection)
+    add_flags(parser, StreamingForm)
     return parser
 
 
@@ -228,7 +230,8 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     tune_cpu()
     require_name(args.name)
     folder = args.zoo_dir / args.name
-    selection = apply_flags(Selection(), args)
+    selection, streaming = apply_flags(Selection(), args), apply_flags(StreamingForm(), args)
+    refuse_unused_chunks(streaming, args.to)
     forms = {form: target_of(form, folder) for form in args.to}
     for target in forms.values() if not args.overwrite else ():
         check_free(target, marker="")
@@ -250,6 +253,6 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     if note := tuned_note(searches, tuned, checkpoint=selection.name(exp_dir)):
         print(f"with {note}")
     for form, target in forms.items():
-        print("\n".join(write_form(form, folder, target, overwrite=args.overwrite)))
+        print("\n".join(write_form(form, folder, target, streaming=streaming, overwrite=args.overwrite)))
     print((folder / TEST_TEXT).read_text(encoding="utf-8"), end="")
     print(f"try: python -m shared_moe_conformer.transcribe --model {folder} {folder / 'test.wav'}")

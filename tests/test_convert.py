@@ -14,7 +14,7 @@ Output = pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_are_written_beside_the_model(saved: Save, capsys: Output, form: str) -> None:
-    if form == "onnx":
+    if "onnx" in form:
         pytest.importorskip("onnxruntime")
     folder = saved()
     main(["--model", str(folder), "--to", form])
@@ -23,7 +23,7 @@ def test_forms_are_written_beside_the_model(saved: Save, capsys: Output, form: s
     first, *files = capsys.readouterr().out.splitlines()
     assert first == f"{target}: {form} form of tiny"
     compared = [line for line in files if "differs from the model by" in line]
-    assert len(compared) == {"onnx": 4, "torchscript": 5}.get(form, 0)
+    assert len(compared) == {"onnx": 4, "sherpa-onnx-online": 4, "torchscript": 5}.get(form, 0)
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--to", form])
     err = capsys.readouterr().err
@@ -41,3 +41,15 @@ def test_several_forms_are_written_at_once(saved: Save, tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--to", "icefall", "espnet", "--output", str(tmp_path / "both")])
     assert "--output holds one form, and there are 2" in capsys.readouterr().err
+
+
+def test_chunks_are_given_to_the_form_that_has_some(saved: Save, capsys: Output) -> None:
+    pytest.importorskip("onnxruntime")
+    folder, chunks = saved(), ["--chunk-size", "4", "--left-context-frames", "8"]
+    with pytest.raises(SystemExit):
+        main(["--model", str(folder), "--to", "icefall", *chunks])
+    assert "--chunk-size and --left-context-frames are of the form sherpa-onnx-online" in capsys.readouterr().err
+    main(["--model", str(folder), "--to", "sherpa-onnx-online", *chunks])
+    assert "  It was never trained in chunks (--chunk-sizes)" in capsys.readouterr().out
+    card = (folder.with_name("tiny-sherpa-onnx-online") / "README.md").read_text()
+    assert "| chunk | 4 encoder frames, 160 ms |\n| left context | 8 encoder frames, 320 ms" in card

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,14 @@ import yaml
 from shared_moe_conformer import __version__
 from shared_moe_conformer.atomic import atomic_file, atomic_folder, check_free
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.forms.onnx_folder import write_onnx
+from shared_moe_conformer.forms.onnx_streaming import (
+    DEFAULT,
+    StreamingForm,
+    trained_in_chunks,
+    write_onnx_streaming,
+)
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
@@ -104,14 +111,18 @@ class Form(NamedTuple):
     """End of the target's name, after the model's."""
 
 
+STREAMING = "sherpa-onnx-online"
+"""The form that takes a `StreamingForm`."""
 FORMS = {
     "onnx": Form(write_onnx, "-onnx"),
+    STREAMING: Form(write_onnx_streaming, f"-{STREAMING}"),
     "torchscript": Form(write_torchscript, "-torchscript"),
     "icefall": Form(write_icefall, "-icefall"),
     "espnet": Form(write_espnet, "-espnet.zip"),
 }
 FORMS_HELP = (
-    "onnx: for sherpa-onnx, float32, float16 and int8; torchscript: for torch alone; icefall: its layout, "
+    "onnx: for sherpa-onnx, float32, float16 and int8; sherpa-onnx-online: for its streaming recogniser, in chunks; "
+    "torchscript: for torch alone; icefall: its layout, "
     "exp/pretrained.pt and data/lang_bpe_V; espnet: an archive for espnet_model_zoo; neither's own code runs the model"
 )
 
@@ -121,15 +132,29 @@ def target_of(form: str, source: Path) -> Path:
     return source.with_name(source.name + FORMS[form].suffix)
 
 
-def write_form(form: str, source: Path, target: Path, *, overwrite: bool = False) -> Iterator[str]:
+def refuse_unused_chunks(streaming: StreamingForm, forms: Collection[str]) -> None:
+    """Refuse chunks that no form uses."""
+    used = STREAMING in forms or streaming == DEFAULT
+    require(used, f"--chunk-size and --left-context-frames are of the form {STREAMING}: give --to {STREAMING}, too")
+
+
+def write_form(
+    form: str, source: Path, target: Path, *, streaming: StreamingForm = DEFAULT, overwrite: bool = False
+) -> Iterator[str]:
     """Write a bundle's folder in a form; lines that say what was written.
+
+    Args:
+      streaming: chunks of the form that has some.
 
     Raises:
       FileExistsError: the target exists and may not be replaced.
       ValueError: the bundle is damaged, or a package is missing that this form needs.
     """
-    differences = FORMS[form].write(source, target, overwrite=overwrite)
+    own = {"streaming": streaming} if form == STREAMING else {}
+    differences = FORMS[form].write(source, target, overwrite=overwrite, **own)
     yield f"{target}: {form} form of {source.name}"
-    for path in sorted(target.rglob("*.onnx" if form == "onnx" else "*.pt")):
+    if form == STREAMING:
+        yield f"  {trained_in_chunks(load_config(source / CONFIG_FILE).model.encoder)}"
+    for path in sorted(path for ending in ("onnx", "pt") for path in target.rglob(f"*.{ending}")):
         difference = f", differs from the model by {differences[path.name]:.1e}" if path.name in differences else ""
         yield f"  {path.name}: {path.stat().st_size / 1e6:.2f} MB{difference}"

@@ -13,7 +13,7 @@ import importlib.util
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,7 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
       FileExistsError: the target exists and may not be replaced.
       ValueError: the bundle is damaged, onnx or onnxruntime is not installed, or the graphs differ from the model.
     """
-    for package in ("onnx", "onnxruntime"):
-        found = importlib.util.find_spec(package) is not None
-        require(found, f"the package {package} is not installed: pip install onnx onnxruntime")
+    require_onnx()
     bundle = Bundle.load(source)
     with atomic_folder(target, marker=ENCODER, overwrite=overwrite) as folder:
         write_graphs(bundle, folder)
@@ -78,26 +76,42 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
     return differences
 
 
+def require_onnx() -> None:
+    """Refuse to go on where a package is missing that writes or checks graphs."""
+    for package in ("onnx", "onnxruntime"):
+        found = importlib.util.find_spec(package) is not None
+        require(found, f"the package {package} is not installed: pip install onnx onnxruntime")
+
+
 def write_graphs(bundle: Bundle, folder: Path) -> None:
     """Write the four float32 graphs."""
     model, num_mel_bins = bundle.model, bundle.config.features.num_mel_bins
-    joiner_dim = model.config.joiner_dim
     batch, frames = {0: "N"}, {0: "N", 1: "T"}
     features = {"x": torch.zeros(2, 100, num_mel_bins), "x_lens": torch.tensor([100, 60])}
     axes = {"x": frames, "x_lens": batch}
     encoder = EncoderGraph(model)
     write_graph(encoder, features, {"encoder_out": frames, "encoder_out_lens": batch}, axes, folder / ENCODER)
     write_graph(CtcGraph(model), features, {"log_probs": frames, "log_probs_lens": batch}, axes, folder / CTC)
-    context = {"y": torch.zeros(2, model.config.context_size, dtype=torch.int64)}
+    write_decoder_and_joiner(bundle, folder)
+    describe(folder / ENCODER, bundle, {"model_type": "conformer"})
+    vocab_size = bundle.config.model.vocab_size
+    describe(folder / CTC, bundle, {"model_type": "zipformer2_ctc", "vocab_size": vocab_size, "subsampling_factor": 4})
+
+
+def write_decoder_and_joiner(bundle: Bundle, folder: Path) -> None:
+    """Write the two small graphs, which are the same for whole utterances and for chunks."""
+    model, config, batch = bundle.model, bundle.config.model, {0: "N"}
+    context = {"y": torch.zeros(2, config.context_size, dtype=torch.int64)}
     decoder = DecoderGraph(model.decoder, model.joiner)
     write_graph(decoder, context, {"decoder_out": batch}, {"y": batch}, folder / DECODER)
-    pair = {name: torch.zeros(2, joiner_dim) for name in ("encoder_out", "decoder_out")}
+    describe(folder / DECODER, bundle, {"vocab_size": config.vocab_size, "context_size": config.context_size})
+    pair = {name: torch.zeros(2, config.joiner_dim) for name in ("encoder_out", "decoder_out")}
     write_graph(model.joiner, pair, {"logits": batch}, dict.fromkeys(pair, batch), folder / JOINER)
-    _describe(bundle, folder)
+    describe(folder / JOINER, bundle, {"joiner_dim": config.joiner_dim})
 
 
-def _describe(bundle: Bundle, folder: Path) -> None:
-    """Add the metadata that sherpa-onnx reads, and where the graphs come from."""
+def describe(path: Path, bundle: Bundle, values: Mapping[str, object]) -> None:
+    """Add to a graph the metadata that sherpa-onnx reads, and where it comes from."""
     import onnx
 
     source = {
@@ -105,18 +119,10 @@ def _describe(bundle: Bundle, folder: Path) -> None:
         "comment": f"{bundle.manifest.name}, trained on {bundle.manifest.corpus}, licence {bundle.manifest.licence}",
         "version": "1",
     }
-    model = bundle.config.model
-    read: dict[str, dict[str, object]] = {
-        ENCODER: {"model_type": "conformer"},
-        DECODER: {"vocab_size": model.vocab_size, "context_size": model.context_size},
-        JOINER: {"joiner_dim": model.joiner_dim},
-        CTC: {"model_type": "zipformer2_ctc", "vocab_size": model.vocab_size, "subsampling_factor": 4},
-    }
-    for name, values in read.items():
-        graph = onnx.load(folder / name)
-        onnx.helper.set_model_props(graph, {key: str(value) for key, value in {**source, **values}.items()})
-        onnx.checker.check_model(graph)
-        onnx.save(graph, folder / name)
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, {key: str(value) for key, value in {**source, **values}.items()})
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
 
 
 def quantise(source: Path, target: Path, products: Collection[str] = INT8_PRODUCTS) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.config import require
+from shared_moe_conformer.config import Chunking, require
 from shared_moe_conformer.model.asr_model import AsrModel
 
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
@@ -43,15 +43,19 @@ class Parts(NamedTuple):
     ctc: Graph
 
 
-def torch_parts(model: AsrModel) -> Parts:
-    """The model itself: nothing is exported."""
+def torch_parts(model: AsrModel, chunking: Chunking | None = None) -> Parts:
+    """The model itself; nothing is exported.
+
+    Args:
+      chunking: what frames may see; None: the whole.
+    """
 
     def encoder(x: Tensor, x_lens: Tensor) -> Sequence[Tensor]:
-        encoder_out, lens, _ = model.encode(x, x_lens)
+        encoder_out, lens, _ = model.encode(x, x_lens, chunking)
         return model.joiner.encoder_projection(encoder_out), lens
 
     def ctc(x: Tensor, x_lens: Tensor) -> Sequence[Tensor]:
-        encoder_out, lens, _ = model.encode(x, x_lens)
+        encoder_out, lens, _ = model.encode(x, x_lens, chunking)
         return model.ctc_log_probs(encoder_out), lens
 
     def decoder(y: Tensor) -> Sequence[Tensor]:

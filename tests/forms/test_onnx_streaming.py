@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+import onnx  # noqa: E402
+
+from shared_moe_conformer.bundle import Bundle  # noqa: E402
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, Chunking, EncoderConfig, FeatureConfig  # noqa: E402
+from shared_moe_conformer.decoding.ctc import CtcGreedySearch  # noqa: E402
+from shared_moe_conformer.decoding.greedy import GreedySearch  # noqa: E402
+from shared_moe_conformer.forms import runtimes  # noqa: E402
+from shared_moe_conformer.forms.chunk_graphs import first_states  # noqa: E402
+from shared_moe_conformer.forms.onnx_streaming import (  # noqa: E402
+    StreamingForm,
+    in_chunks,
+    refuse_other_features,
+    tail_seconds,
+    trained_in_chunks,
+    whole_chunks,
+    write_onnx_streaming,
+)
+from shared_moe_conformer.forms.runtimes import CTC, ENCODER, SHRUNK, Graph, int8_name, load_graph  # noqa: E402
+from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
+from shared_moe_conformer.release.zoo_index import verify_sums  # noqa: E402
+from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
+
+FORM = StreamingForm(chunk_size=8, left_context_frames=16)
+
+SHERPA = """
+import json, sys, numpy, sherpa_onnx, soundfile
+folder, kind, tail, *paths = sys.argv[1:]
+if kind == "transducer":
+    recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
+        encoder=f"{folder}/encoder.onnx", decoder=f"{folder}/decoder.onnx", joiner=f"{folder}/joiner.onnx",
+        tokens=f"{folder}/tokens.txt", num_threads=1)
+else:
+    recogniser = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
+        model=f"{folder}/ctc.onnx", tokens=f"{folder}/tokens.txt", num_threads=1)
+streams = [recogniser.create_stream() for _ in paths]
+recordings = [soundfile.read(path, dtype="float32")[0] for path in paths]
+silence = numpy.zeros(round(float(tail) * 16000), "float32")
+recordings = [numpy.concatenate([samples, silence]) for samples in recordings]
+batch_sizes = set()
+for time in range(0, max(map(len, recordings)) + 6000 * len(paths), 4000):
+    for number, (stream, samples) in enumerate(zip(streams, recordings)):
+        begin = time - 4000 * number  # the second stream begins a portion later, and so on
+        if 0 <= begin < len(samples):
+            stream.accept_waveform(16000, samples[begin : begin + 4000])
+            if begin + 4000 >= len(samples):
+                stream.input_finished()
+    while ready := [stream for stream in streams if recogniser.is_ready(stream)]:
+        batch_sizes.add(len(ready))
+        recogniser.decode_streams(ready)
+found = [json.loads(recogniser.get_result_as_json_string(stream)) for stream in streams]
+results = [{"tokens": result["tokens"], "times": result["timestamps"]} for result in found]
+fresh = recogniser.create_stream()
+fresh.accept_waveform(16000, silence)
+found = {"results": results, "batch_sizes": sorted(batch_sizes), "silence_is_a_chunk": recogniser.is_ready(fresh)}
+print(json.dumps(found))
+"""
+"""Run in a process of its own: sherpa-onnx ends the process where it dislikes a model."""
+
+
+@pytest.fixture(scope="module")
+def bundle_folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
+) -> Path:
+    folder = tmp_path_factory.mktemp("zoo") / "tiny"
+    tiny_bundle.save(folder, lang_dir=lang_dir, example=ExampleRecording(tones, 16000, "ONE TWO"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(bundle_folder: Path) -> Path:
+    folder = bundle_folder.with_name("tiny-online")
+    differences = write_onnx_streaming(bundle_folder, folder, streaming=FORM)
+    assert differences.keys() == {"encoder.onnx", "ctc.onnx", "decoder.onnx", "joiner.onnx"}
+    assert max(differences.values()) < 5e-4
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory, tones: np.ndarray) -> list[Path]:
+    """Recordings of 0.1 to 6 seconds at 16 kHz."""
+    folder = tmp_path_factory.mktemp("wavs")
+    parts = [tones, tones[::-1], tones[:1600], tones[5000:13000], np.tile(tones[3000:], 3) * 0.5]
+    for i, samples in enumerate(parts):
+        write_wav(folder / f"{i}.wav", samples, sampling_rate=16000)
+    return sorted(folder.iterdir())
+
+
+def run_sherpa(folder: Path, paths: list[Path], *, kind: str, tail: float) -> dict[str, Any]:
+    """What sherpa-onnx recognises in recordings that it gets a quarter of a second at a time."""
+    if importlib.util.find_spec("sherpa_onnx") is None:
+        pytest.skip("sherpa-onnx is not installed")
+    command = [sys.executable, "-c", SHERPA, str(folder), kind, str(tail), *map(str, paths)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def run_torch(bundle: Bundle, path: Path, chunking: Chunking, *, kind: str) -> tuple[list[str], list[int]]:
+    """Tokens and frames of greedy search over all frames at once, of which none sees beyond its chunk."""
+    x = torch.from_numpy(whole_chunks(bundle, path, chunking))[None]
+    search = GreedySearch(bundle.model) if kind == "transducer" else CtcGreedySearch(bundle.model)
+    with torch.inference_mode():
+        output = bundle.model.encode(x, torch.tensor([x.size(1)]), chunking)
+        state: Any = search.advance(search.start(1), output.encoder_out, output.encoder_out_lens)  # type: ignore[arg-type]
+        (found,) = search.finish(state)
+    return [bundle.tokenizer.pieces[token] for token in found.tokens], found.frames
+
+
+@pytest.mark.parametrize("kind", ["transducer", "ctc"])
+def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
+    exported: Path, recordings: list[Path], tiny_bundle: Bundle, kind: str
+) -> None:
+    """Of several streams at once, some of which end before others."""
+    found = run_sherpa(exported, recordings, kind=kind, tail=tail_seconds(FORM.chunking))
+    assert {1, 2, 3} <= {*found["batch_sizes"]}
+    for path, result in zip(recordings, found["results"], strict=True):
+        tokens, frames = run_torch(tiny_bundle, path, FORM.chunking, kind=kind)
+        assert tokens
+        assert [token.replace(" ", "▁") for token in result["tokens"]] == tokens
+        np.testing.assert_allclose(result["times"], np.multiply(frames, ENCODER_FRAME_SHIFT), atol=1e-3)
+
+
+def test_a_chunk_gets_what_the_last_one_remembered(exported: Path, tiny_bundle: Bundle, recordings: list[Path]) -> None:
+    """Of all it remembers: keys, values, convolved frames and how many frames there were."""
+    chunking, config = FORM.chunking, tiny_bundle.config.model.encoder
+    utterances = [whole_chunks(tiny_bundle, path, chunking) for path in recordings[:2]]
+    assert len(utterances[0]) == len(utterances[1]) == 32 * 6 + 35
+    x = np.stack(utterances)
+    with torch.inference_mode():
+        output = tiny_bundle.model.encode(torch.from_numpy(x), torch.tensor([x.shape[1]] * 2), chunking)
+        expected = tiny_bundle.model.joiner.encoder_projection(output.encoder_out).numpy()
+    graph, names = load_graph(exported / ENCODER), list(first_states(config, chunking, 2))
+    states = [state.numpy() for state in first_states(config, chunking, 2).values()]
+    for begin in range(7):
+        found, *following = graph(x[:, 32 * begin : 32 * begin + 35], *states)
+        np.testing.assert_allclose(found, expected[:, 8 * begin : 8 * begin + 8], atol=1e-5)
+        for kind in ("cached_key", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2", "processed_lens"):
+            forgetful = [state * (not name.startswith(kind)) for name, state in zip(names, states, strict=True)]
+            differs = np.abs(graph(x[:, 32 * begin : 32 * begin + 35], *forgetful)[0] - found).max() > 1e-3
+            assert differs == (begin > 0), kind
+        states = following
+    assert states[-1].tolist() == [56, 56]
+
+
+def test_silence_brings_the_last_words_out(exported: Path, recordings: list[Path], tiny_bundle: Bundle) -> None:
+    """The tail is the least silence that is a chunk by itself; without it tokens are missing at the end."""
+    tail = tail_seconds(FORM.chunking)
+    assert tail == 0.37
+    whole, short, none = (run_sherpa(exported, recordings, kind="ctc", tail=t) for t in (tail, tail - 0.01, 0.0))
+    assert (whole["silence_is_a_chunk"], short["silence_is_a_chunk"]) == (True, False)
+    pairs = [(a["tokens"], b["tokens"]) for a, b in zip(none["results"], whole["results"], strict=True)]
+    assert all(tokens == all_tokens[: len(tokens)] for tokens, all_tokens in pairs)
+    assert any(len(tokens) < len(all_tokens) for tokens, all_tokens in pairs)
+
+
+def test_folder_is_complete_and_verifies(exported: Path) -> None:
+    names = {ENCODER, CTC, *map(int8_name, SHRUNK), "decoder.onnx", "joiner.onnx"}
+    names |= {"tokens.txt", "test.wav", "test.txt", "README.md"}
+    assert {path.name for path in exported.iterdir()} == {*names, "SHA256SUMS"}
+    verify_sums(exported, required=names)
+
+
+def test_small_graphs_hardly_differ(exported: Path, tiny_bundle: Bundle) -> None:
+    chunking, config = FORM.chunking, tiny_bundle.config.model.encoder
+    x = whole_chunks(tiny_bundle, exported / "test.wav", chunking)[None]
+    graphs = [in_chunks(load_graph(exported / file), config, chunking) for file in (ENCODER, int8_name(ENCODER))]
+    full, small = (graph(x, np.array([x.shape[1]]))[0] for graph in graphs)
+    assert 0 < np.abs(full - small).mean() < 0.2
+    for name in SHRUNK:
+        quantised = [n for n in onnx.load(exported / int8_name(name)).graph.node if n.op_type == "MatMulInteger"]
+        assert len(quantised) == config.num_layers * 2 * (1 + config.num_experts)
+
+
+def test_metadata_is_what_sherpa_reads(exported: Path) -> None:
+    for name in SHRUNK:
+        for path in (exported / name, exported / int8_name(name)):
+            values = {p.key: p.value for p in onnx.load(path).metadata_props}
+            assert (values["model_type"], values["T"], values["decode_chunk_len"]) == ("zipformer2", "35", "32")
+            assert (values["left_context_len"], values["num_encoder_layers"]) == ("16", "3")
+            assert "CC-BY-SA-3.0" in values["comment"]
+
+
+def test_the_program_in_the_card_recognises_the_test_wav(exported: Path) -> None:
+    if importlib.util.find_spec("sherpa_onnx") is None:
+        pytest.skip("sherpa-onnx is not installed")
+    card = (exported / "README.md").read_text()
+    assert "| silence to add at the end | 0.37 s |" in card
+    assert "It was never trained in chunks" in card
+    (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    command = [sys.executable, "-c", program.replace(".int8", "")]
+    result = subprocess.run(command, cwd=exported, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    partial = result.stdout.splitlines()
+    assert len(partial) == 7
+    assert "".join(partial[-1].split()) == "".join((exported / "test.txt").read_text().split()) != ""
+
+
+def test_what_cannot_stream_is_refused(bundle_folder: Path, tmp_path: Path, tiny_bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match="chunk_size is 0: give 1 or more"):
+        StreamingForm(chunk_size=0)
+    with pytest.raises(ValueError, match="left_context_frames is 0: give 1 or more"):
+        StreamingForm(left_context_frames=0)
+    with pytest.raises(ValueError, match="80 mel bins at 16000 Hz alone, and this model's are of 40 at 8000 Hz: write"):
+        refuse_other_features(FeatureConfig(sampling_rate=8000, num_mel_bins=40))
+    with pytest.raises(FileNotFoundError, match="no released model in"):
+        write_onnx_streaming(tmp_path, tmp_path / "online")
+
+
+def test_the_card_says_what_the_model_was_trained_with() -> None:
+    trained = trained_in_chunks(EncoderConfig(chunk_sizes=(0, 8, 16), left_contexts=(64, 0)))
+    assert (
+        trained == "It was trained in chunks of the whole, 8, 16 encoder frames, with left contexts of 64, all frames."
+    )
+    assert "never trained in chunks" in trained_in_chunks(EncoderConfig(chunk_sizes=(0,)))
+
+
+def test_a_graph_that_differs_from_the_model_is_not_written(
+    bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here of one that forgets its streams."""
+
+    def forgetful(path: Path) -> Graph:
+        graph = load_graph(path)
+        return lambda *inputs: [graph(*inputs)[0], *inputs[1:]]
+
+    monkeypatch.setattr(runtimes, "load_graph", forgetful)
+    with pytest.raises(ValueError, match=r"encoder\.onnx differs from the model by .*: not written"):
+        write_onnx_streaming(bundle_folder, tmp_path / "online", streaming=FORM)
+    assert not list(tmp_path.iterdir())
