@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import safetensors.torch
@@ -59,9 +59,12 @@ from shared_moe_conformer.speech.recognition import (
 )
 from shared_moe_conformer.speech.segments import LEAST, WHOLE
 from shared_moe_conformer.speech.transcript import EMPTY, Transcript, transcript_of
+from shared_moe_conformer.streaming import EndpointRules, Stream, StreamingRecognizer
 
 MAX_DURATION = 120.0
 """Seconds of audio that are recognised together."""
+DEFAULT_LEFT_CONTEXT = 128
+"""Encoder frames that a stream of a model remembers whose training knew no bound."""
 MAX_READ = 1 << 24
 """Bytes at most of a file that is read whole."""
 
@@ -217,6 +220,52 @@ class Bundle:
                     bar.update(sum(len(segment.features) for segment in batch) / FRAMES_PER_SECOND)
                 for end in (part for part in pool if isinstance(part, End)):
                     yield self._finish(end, found.pop(end.recording, []), on_error)
+
+    def recognizer(
+        self,
+        *,
+        chunk_size: int | None = None,
+        left_context: int | None = None,
+        decoding: DecodingConfig | None = None,
+        rules: EndpointRules | None = None,
+    ) -> StreamingRecognizer:
+        """A recogniser of streams, which it takes in batches.
+
+        Args:
+          chunk_size: encoder frames of a chunk, of 40 ms each; None: the largest that the model was trained with.
+          left_context: frames before its chunk that a frame attends to; None: the same.
+          decoding: the search; None: the bundle's own.
+          rules: where segments end; None: sherpa-onnx's.
+
+        Raises:
+          ValueError: no chunk_size, and the model was trained on whole utterances alone.
+        """
+        encoder = self.config.model.encoder
+        require(
+            chunk_size is not None or any(encoder.chunk_sizes),
+            f"{self.manifest.name} was not trained to stream (--chunk-sizes 0,8,16,32): give it chunk_size if you want"
+            " to try it all the same",
+        )
+        decoding = decoding or self.default_search
+        resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))
+        (resolved_decoding,) = resolved(decoding, vocab_size=self.tokenizer.vocab_size)
+        return StreamingRecognizer(
+            self.model,
+            METHODS[decoding.decoding_method].search(self.model, resolved_decoding, resources),
+            features=replace(self.config.features, feature_extractor="lhotse"),
+            to_transcript=functools.partial(transcript_of, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode),
+            chunk_size=max(encoder.chunk_sizes) if chunk_size is None else chunk_size,
+            left_context=(max(encoder.left_contexts) or DEFAULT_LEFT_CONTEXT) if left_context is None else left_context,
+            rules=rules or EndpointRules(),
+        )
+
+    def stream(self, **options: Any) -> Stream:
+        """A stream of its own: `stream.accept(samples, sampling_rate)`, `stream.result`, `stream.finish()`.
+
+        Args:
+          options: those of `recognizer`.
+        """
+        return self.recognizer(**options).stream()
 
     @property
     def default_search(self) -> DecodingConfig:

@@ -1,0 +1,236 @@
+"""Recognition of speech while it is spoken: streams take audio in parts, are batched, and end segments at pauses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_moe_conformer.config import (
+    ENCODER_FRAME_SHIFT,
+    MIN_NUM_FRAMES,
+    SUBSAMPLING_FACTOR,
+    FeatureConfig,
+    require,
+)
+from shared_moe_conformer.data.live import LiveFeatures
+from shared_moe_conformer.decoding.ctc import CtcGreedySearch
+from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search, WholeUtteranceSearch, search_utterances
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import EncoderState
+from shared_moe_conformer.speech.transcript import Transcript
+
+OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
+"""Feature frames of a chunk that the next one sees again."""
+
+
+@dataclass(frozen=True)
+class EndpointRules:
+    """When a segment ends: its words are final then, and the search begins again.
+
+    Source: sherpa-onnx's rules, their names and their values.
+    """
+
+    rule1_min_trailing_silence: float = 2.4
+    """Seconds without a token, whether or not there was one before."""
+    rule2_min_trailing_silence: float = 1.2
+    """Seconds without a token after at least one."""
+    rule3_min_utterance_length: float = 20.0
+    """Seconds of a segment, whatever is in it."""
+
+    def __post_init__(self) -> None:
+        for name, seconds in vars(self).items():
+            require(seconds > 0, f"{name} is {seconds}: give a positive number of seconds")
+
+    def end_segment(self, *, length: float, trailing_silence: float) -> bool:
+        """Whether a segment of these seconds ends; without a token all of it is silence."""
+        has_tokens = trailing_silence < length
+        return (
+            trailing_silence >= self.rule1_min_trailing_silence
+            or (has_tokens and trailing_silence >= self.rule2_min_trailing_silence)
+            or length >= self.rule3_min_utterance_length
+        )
+
+
+class StreamResult(NamedTuple):
+    """What a stream has recognised so far; times count from its beginning."""
+
+    final: Transcript
+    """Of the segments that have ended: it only grows."""
+    partial: Transcript
+    """Of the segment that goes on: its words may still change."""
+    segment: int
+    """Number of segments with words that have ended."""
+    is_final: bool
+    """The stream has ended: nothing more will come."""
+
+    @property
+    def text(self) -> str:
+        """All words so far."""
+        return " ".join(part.text for part in (self.final, self.partial) if part.text)
+
+
+class Stream:
+    """One speaker's audio and words. `StreamingRecognizer.stream` makes it."""
+
+    def __init__(self, recognizer: StreamingRecognizer) -> None:
+        self._recognizer = recognizer
+        self._live: LiveFeatures | None = None
+        self._features = torch.zeros(0, recognizer.features.num_mel_bins)
+        self._state = recognizer.model.encoder.start(1, left_context=recognizer.left_context)
+        self._ended: list[tuple[float, Hypothesis]] = []
+        self._finished = False
+        self._frames: list[Tensor] = []
+        self._search_state: Any = None
+        self._begin_segment(0)
+
+    def add(self, samples: np.ndarray, sampling_rate: int) -> None:
+        """Take the next samples, (num_samples,) from -1 to 1, without recognising them yet.
+
+        Raises:
+          ValueError: the stream has ended, the rate is another one than before, or the samples are no mono audio.
+        """
+        require(not self._finished, "the stream has ended: begin another one")
+        if self._live is None:
+            self._live = LiveFeatures(self._recognizer.features, sampling_rate)
+        rate = self._live.sampling_rate
+        require(rate == sampling_rate, f"samples at {sampling_rate} Hz after others at {rate} Hz: keep one rate")
+        self._append(self._live.accept(np.asarray(samples, dtype=np.float32)))
+
+    def accept(self, samples: np.ndarray, sampling_rate: int) -> StreamResult:
+        """Take the next samples and recognise what they complete; see `add`."""
+        self.add(samples, sampling_rate)
+        self._recognizer.advance([self])
+        return self.result
+
+    def end(self) -> None:
+        """No more samples will come; what is left is recognised by the next `advance`."""
+        if not self._finished:
+            self._finished = True
+            if self._live is not None:
+                self._append(self._live.finish())
+            if not self.is_ready:
+                self._end_segment()
+
+    def finish(self) -> StreamResult:
+        """End the stream and return all that was said."""
+        self.end()
+        self._recognizer.advance([self])
+        return self.result
+
+    @property
+    def result(self) -> StreamResult:
+        """What has been recognised so far."""
+        now = [(self._segment_start * ENCODER_FRAME_SHIFT, self._partial())]
+        final, partial = map(self._recognizer.to_transcript, (self._ended, now))
+        return StreamResult(final, partial, len(self._ended), self._finished and not self.is_ready)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a chunk to recognise: a whole one, or the last."""
+        needed = MIN_NUM_FRAMES if self._finished else self._recognizer.frames_per_chunk
+        return len(self._features) >= needed
+
+    def next_chunk(self) -> tuple[Tensor, int]:
+        """The next chunk's features, padded, and how many of them are valid; they are taken from the stream."""
+        size = self._recognizer.frames_per_chunk
+        chunk = self._features[:size]
+        self._features = self._features[size - OVERLAP :]
+        return torch.cat([chunk, chunk.new_zeros(size - len(chunk), chunk.size(1))]), len(chunk)
+
+    def take(self, encoder_out: Tensor, state: EncoderState) -> None:
+        """Search the frames (1, T, C) of the chunk, and end the segment if a rule says so."""
+        self._state = state
+        lens = torch.tensor([encoder_out.size(1)], device=encoder_out.device)
+        self._search_state = self._recognizer.incremental.advance(self._search_state, encoder_out, lens)
+        if self._recognizer.at_end is not None:
+            self._frames.append(encoder_out)
+        self._num_frames += encoder_out.size(1)
+        partial = self._partial()
+        silent = self._num_frames - 1 - partial.frames[-1] if partial.frames else self._num_frames
+        seconds, silence = self._num_frames * ENCODER_FRAME_SHIFT, silent * ENCODER_FRAME_SHIFT
+        is_last = self._finished and not self.is_ready
+        if is_last or self._recognizer.rules.end_segment(length=seconds, trailing_silence=silence):
+            self._end_segment()
+
+    @property
+    def encoder_state(self) -> EncoderState:
+        """What the encoder remembers."""
+        return self._state
+
+    def _append(self, features: Tensor) -> None:
+        self._features = torch.cat([self._features, features])
+
+    def _partial(self) -> Hypothesis:
+        return self._recognizer.incremental.finish(self._search_state)[0]
+
+    def _begin_segment(self, start: int) -> None:
+        self._segment_start, self._num_frames = start, 0
+        self._frames = []
+        self._search_state = self._recognizer.incremental.start(1)
+
+    def _end_segment(self) -> None:
+        hypothesis, at_end = self._partial(), self._recognizer.at_end
+        if at_end is not None and self._frames:
+            encoder_out = torch.cat(self._frames, dim=1)
+            lens = torch.tensor([encoder_out.size(1)], device=encoder_out.device)
+            (hypothesis,) = search_utterances(at_end, encoder_out, lens)
+        if hypothesis.tokens:
+            self._ended.append((self._segment_start * ENCODER_FRAME_SHIFT, hypothesis))
+        self._begin_segment(self._segment_start + self._num_frames)
+
+
+class StreamingRecognizer:
+    """A model that recognises many streams at once; the encoder takes the chunks of all of them in one batch."""
+
+    def __init__(
+        self,
+        model: AsrModel,
+        search: Search[Any],
+        *,
+        features: FeatureConfig,
+        to_transcript: Callable[[Sequence[tuple[float, Hypothesis]]], Transcript],
+        chunk_size: int,
+        left_context: int,
+        rules: EndpointRules,
+    ) -> None:
+        """Recognise in chunks of `chunk_size` encoder frames, which attend to `left_context` frames before them.
+
+        Args:
+          model: in evaluation mode.
+          search: one of lattices needs whole segments: it searches at their ends; until then CTC's likeliest tokens
+            are shown.
+          features: what the model was trained on.
+          to_transcript: from the starts (in seconds) and hypotheses of segments to their transcript.
+          chunk_size, left_context: in encoder frames of 40 ms.
+          rules: where segments end.
+        """
+        require(chunk_size >= 1, f"chunk_size is {chunk_size}: give 1 or more frames of 40 ms")
+        require(left_context >= 1, f"left_context is {left_context}: give 1 or more frames; memory is finite")
+        self.model, self.features, self.rules = model, features, rules
+        self.to_transcript = to_transcript
+        self.left_context = left_context
+        self.frames_per_chunk = SUBSAMPLING_FACTOR * chunk_size + OVERLAP
+        is_whole = isinstance(search, WholeUtteranceSearch)
+        self.at_end = search if is_whole else None
+        self.incremental: Search[Any] = CtcGreedySearch(model) if is_whole else search
+
+    def stream(self) -> Stream:
+        """A stream that has heard nothing yet."""
+        return Stream(self)
+
+    @torch.inference_mode()
+    def advance(self, streams: Sequence[Stream]) -> None:
+        """Recognise all chunks that these streams have, one of each stream at a time."""
+        device = self.model.joiner.output.weight.device
+        while ready := [stream for stream in streams if stream.is_ready]:
+            chunks, lens = zip(*(stream.next_chunk() for stream in ready))
+            state = EncoderState(*(torch.cat(parts) for parts in zip(*(stream.encoder_state for stream in ready))))
+            x, x_lens = torch.stack(chunks).to(device), torch.tensor(lens, device=device)
+            (encoder_out, out_lens, _), state = self.model.encoder.step(x, x_lens, state)
+            for i, (stream, length) in enumerate(zip(ready, out_lens.tolist())):
+                stream.take(encoder_out[i : i + 1, :length], EncoderState(*(part[i : i + 1] for part in state)))

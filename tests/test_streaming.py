@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.streaming import EndpointRules, StreamResult
+
+NEVER = EndpointRules(1e9, 1e9, 1e9)
+RATE = 16000
+
+
+def parts_of(samples: np.ndarray, seed: int) -> list[np.ndarray]:
+    """The samples in parts of 0 to 0.4 seconds."""
+    sizes = np.random.default_rng(seed).integers(0, 6400, size=1 + len(samples) // 3000)
+    return list(np.split(samples, np.minimum(np.cumsum(sizes), len(samples))))
+
+
+def whole(bundle: Bundle, samples: np.ndarray, config: DecodingConfig) -> Transcript:
+    return bundle.transcribe(samples, sampling_rate=RATE, decoding=config)
+
+
+@pytest.mark.parametrize(
+    "method", ["greedy_search", "modified_beam_search", "ctc_greedy_search", "ctc_prefix_beam_search", "1best"]
+)
+def test_a_stream_finds_the_words_and_times_of_the_whole_in_chunks(
+    tiny_bundle: Bundle, tones: np.ndarray, method: str
+) -> None:
+    options = {"graph": "H", "lattice_engine": "embedded"} if method == "1best" else {}
+    config = DecodingConfig(decoding_method=method, chunk_size=8, left_context_frames=16, **options)  # type: ignore[arg-type]
+    expected = whole(tiny_bundle, tones, config)
+    assert expected.tokens
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16, decoding=config, rules=NEVER)
+    grown = [len(stream.accept(part, RATE).partial.tokens) for part in parts_of(tones, 1)]
+    result = stream.finish()
+    assert result.is_final and result.final == expected and not result.partial.tokens
+    assert grown == sorted(grown) or method != "greedy_search"  # greedy search takes nothing back
+
+
+def test_streams_that_are_batched_are_as_alone(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    recordings = [tones, tones[3000:], tones[::-1][: len(tones) // 2].copy()]
+    alone = []
+    for recording in recordings:
+        stream = tiny_bundle.stream(chunk_size=8, left_context=16)
+        stream.accept(recording, RATE)
+        alone.append(stream.finish())
+    recognizer = tiny_bundle.recognizer(chunk_size=8, left_context=16)
+    streams = [recognizer.stream() for _ in recordings]
+    queues = [parts_of(recording, seed) for seed, recording in enumerate(recordings)]
+    for time in range(max(map(len, queues)) + 5):
+        for late, (stream, queue) in enumerate(zip(streams, queues)):
+            if late <= time < len(queue) + late:
+                stream.add(queue[time - late], RATE)
+        recognizer.advance(streams)
+    assert [stream.finish() for stream in streams] == alone
+
+
+def test_segments_end_at_pauses_and_times_go_on(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    pause = np.zeros(3 * RATE, dtype=np.float32)
+    rules = EndpointRules(
+        rule1_min_trailing_silence=1e9, rule2_min_trailing_silence=1e9, rule3_min_utterance_length=2.0
+    )
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16, rules=rules)
+    seen: list[StreamResult] = [stream.accept(part, RATE) for part in [tones, pause, tones]]
+    result = stream.finish()
+    assert result.segment >= 2 and result.final.times == sorted(result.final.times)
+    for before, after in zip(seen, [*seen[1:], result]):
+        assert after.final.tokens[: len(before.final.tokens)] == before.final.tokens
+    assert result.final.times[-1] < (2 * len(tones) + len(pause)) / RATE
+
+
+@pytest.mark.parametrize(
+    ("length", "silence", "ends"),
+    [(2.3, 2.3, False), (2.4, 2.4, True), (3.0, 1.1, False), (3.0, 1.2, True), (1.3, 1.3, False), (20.0, 0.1, True)],
+)
+def test_rules_of_endpoints(length: float, silence: float, ends: bool) -> None:
+    assert EndpointRules().end_segment(length=length, trailing_silence=silence) == ends
+
+
+def test_memory_of_a_stream_does_not_grow(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16)
+    sizes = []
+    for _ in range(6):
+        stream.accept(tones, RATE)
+        sizes.append(sum(part.numel() for part in stream.encoder_state) + stream._features.numel())
+    assert max(sizes) - min(sizes) <= 80 * (4 * 8 + 3)
+
+
+def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="was not trained to stream"):
+        tiny_bundle.stream()
+    stream = tiny_bundle.stream(chunk_size=8)
+    stream.accept(tones, RATE)
+    with pytest.raises(ValueError, match="keep one rate"):
+        stream.accept(tones, 8000)
+    stream.finish()
+    with pytest.raises(ValueError, match="has ended"):
+        stream.accept(tones, RATE)
+    assert tiny_bundle.stream(chunk_size=8).finish().text == ""
+    with pytest.raises(ValueError, match="rule1_min_trailing_silence is 0"):
+        EndpointRules(0)
+    with pytest.raises(ValueError, match="chunk_size is 0"):
+        tiny_bundle.stream(chunk_size=0)
+    assert torch.is_inference_mode_enabled() is False
