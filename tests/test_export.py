@@ -206,6 +206,18 @@ def test_other_forms_are_written_from_the_experiment_too(recipe: Path, tiny_bund
     run(recipe, tiny_bundle.config, "--to", "icefall", "--overwrite")
 
 
+def test_chunks_of_the_streaming_form_are_given_here_too(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config, "--chunk-size", "8")
+    assert "are of the form sherpa-onnx-online: give --to sherpa-onnx-online" in capsys.readouterr().err
+    assert not (recipe / "zoo").exists()
+    save_checkpoint(epoch_path(recipe / "exp" / "base", 1), {"model": tiny_bundle.model.state_dict()})
+    run(recipe, tiny_bundle.config, "--epoch", "1", "--to", "sherpa-onnx-online", "--chunk-size", "8")
+    card = (recipe / "zoo" / "tiny-sherpa-onnx-online" / "README.md").read_text()
+    assert "| chunk | 8 encoder frames, 320 ms |\n| left context | 64 encoder frames, 2560 ms" in card
+
+
 def test_existing_model_is_replaced_only_on_demand(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
     run(recipe, tiny_bundle.config, "--epoch", "1")
     with pytest.raises(SystemExit):

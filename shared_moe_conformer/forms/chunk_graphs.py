@@ -99,8 +99,8 @@ def first_states(config: EncoderConfig, chunking: Chunking, num_streams: int) ->
 def metadata(config: EncoderConfig, chunking: Chunking) -> dict[str, object]:
     """What sherpa-onnx reads from the graphs, of one stack of layers.
 
-    It makes the first states by these numbers and uses them for nothing else, so `encoder_dims` and `value_head_dims`
-    are those of the halves.
+    The sizes of channels, kernels and heads serve to make the first states and nothing else. So `encoder_dims` and
+    `value_head_dims` are those of the halves.
     """
     head_dim = config.encoder_dim // config.num_attention_heads
     return {

@@ -133,6 +133,9 @@ def tail_seconds(chunking: Chunking) -> float:
     """Silence to add to a recording, so that no word of it is left in a chunk that never becomes full.
 
     sherpa-onnx computes a chunk of T feature frames when there are more than T.
+
+    Source: `IsReady` of sherpa-onnx/csrc/online-recognizer-transducer-impl.h; T + 2 is the least silence with which a
+    stream that has nothing else is ready.
     """
     return round((num_features(chunking) + 2) * FRAME_SHIFT, 2)
 
