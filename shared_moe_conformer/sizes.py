@@ -7,21 +7,34 @@ from typing import Any
 
 from shared_moe_conformer.config import Config, replace_fields
 
+CHUNK_SIZES = (0, 0, 4, 8, 16, 32)
+"""Of streaming models, in encoder frames of 40 ms; every third batch is of whole utterances."""
+LEFT_CONTEXTS = (64, 128)
+"""Of streaming models, in encoder frames: 2.6 and 5.1 seconds."""
+
 
 def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
-    """The configs full, shared, base and small.
+    """The configs full, shared, base, merged, streaming and small.
 
     Args:
       base: layers that share blocks with experts.
       small: what differs for devices with little memory.
 
     Returns:
-      full: every layer has its own weights, and no experts; shared: base without experts; base; small.
+      full: every layer has its own weights, and no experts; shared: base without experts; base; merged: two stored sets
+      of a slightly narrower block, without experts; streaming: base, trained on chunks of 160 ms to 1.28 s and on whole
+      utterances; small.
     """
     changes: dict[str, dict[str, Any]] = {
         "full": dataclasses.asdict(base.model.encoder.unshared()) | {"experts_in": "none", "expert_blocks": ""},
         "shared": {"experts_in": "none"},
         "base": {},
+        "merged": {
+            "experts_in": "none",
+            "merged_sets": 2,
+            "feed_forward_dim": base.model.encoder.feed_forward_dim * 7 // 8,
+        },
+        "streaming": {"chunk_sizes": CHUNK_SIZES, "left_contexts": LEFT_CONTEXTS},
         "small": small,
     }
     return {name: replace_fields(base, change) for name, change in changes.items()}

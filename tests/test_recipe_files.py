@@ -22,7 +22,7 @@ def fill(folder: Path, recipe: NewRecipe, *, target: Path = ROOT / "egs/calls/AS
 def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     files = fill(tmp_path, RECIPE._replace(hours=hours))
     configs = read_configs(tmp_path / "config.py")
-    assert list(configs) == ["full", "shared", "base", "small"]
+    assert list(configs) == ["full", "shared", "base", "merged", "streaming", "small"]
     base = configs["base"]
     assert (base.data.corpus, base.data.language, base.data.licence) == ("calls", "en", "CC0-1.0")
     assert (base.model.vocab_size, base.data.lang_dir) == (64, "data/lang_bpe_64")

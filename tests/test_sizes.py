@@ -8,7 +8,7 @@ BASE = replace_fields(Config(), {"group_sizes": (3, 2), "experts_in": "both", "n
 
 def test_the_sizes_differ_in_what_they_are_compared_for() -> None:
     sizes = named_sizes(BASE, small={"encoder_dim": 64})
-    assert list(sizes) == ["full", "shared", "base", "small"]
+    assert list(sizes) == ["full", "shared", "base", "merged", "streaming", "small"]
     assert sizes["base"] == BASE
     assert sizes["shared"] == replace_fields(BASE, {"experts_in": "none"})
     assert sizes["full"].model.encoder.group_sizes == (1, 1, 1, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ class Variant(NamedTuple):
 MAIN = ("full", "shared", "base", "base-distilled")
 """The rows of the paper's claim; these are run first."""
 
+DENSE = {"experts_in": "none"}
 NOTHING_INDIVIDUAL = {"individual_norms": False, "individual_routers": False}
 LESS_DISTILLATION = {"hidden_distillation_loss_scale": 0.1, "ctc_distillation_loss_scale": 0.1}
 
@@ -42,7 +44,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
     )
     layers = encoder.num_layers
     table = [
-        Variant("full", "nothing shared, no experts", {"group_sizes": (1,) * layers, "experts_in": "none"}),
+        Variant("full", "nothing shared, no experts", {"group_sizes": (1,) * layers, "pattern": "", **DENSE}),
         Variant("shared", "shared, no experts", {"experts_in": "none"}),
         Variant("base", "shared, experts, individual norms and routers"),
         Variant("base-distilled", "the same, taught by `full`", teacher="full"),
@@ -82,9 +84,37 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("unbalanced", "experts not balanced at all", {"load_balancing_loss_scale": 0.0}),
         Variant("no-z-loss", "without the router z loss", {"router_z_loss_scale": 0.0}),
         Variant("jittered", "router inputs with 10 % noise", {"router_jitter": 0.1}),
+        *[Variant(f"merged-{n}", f"{n} stored sets, merged by depth", {**DENSE, "merged_sets": n}) for n in (2, 3, 4)],
+        Variant(
+            "merged-3-ff",
+            "3 sets of both feed-forwards, merged by depth",
+            {**DENSE, "merged_sets": 3, "merged_parts": ("feed_forward1", "feed_forward2")},
+        ),
+        Variant(
+            "merged-2-network", "2 sets, gates by a network", {**DENSE, "merged_sets": 2, "merge_gates": "network"}
+        ),
+        Variant("turns-2", "2 blocks, used in turn", {**DENSE, **in_turn(layers, 2)}),
+        Variant("turns-3", "3 blocks, used in turn", {**DENSE, **in_turn(layers, 3)}),
+        *(
+            [Variant("own-attention", "attention of each layer, experts of all", own_attention(layers))]
+            if layers <= len(string.ascii_uppercase)
+            else []
+        ),
         Variant("low-rank-8", "low-rank matrices of each layer", {"low_rank_delta": 8}),
     ]
     return {variant.name: variant for variant in table}
+
+
+def in_turn(num_layers: int, num_blocks: int) -> dict[str, Any]:
+    """Options of layers that use several blocks in turn: ABABAB."""
+    letters = string.ascii_uppercase[: min(num_blocks, num_layers)]
+    pattern = "".join(letters[layer % len(letters)] for layer in range(num_layers))
+    return {"group_sizes": (num_layers,), "pattern": pattern}
+
+
+def own_attention(num_layers: int) -> dict[str, Any]:
+    """Options of layers that share feed-forwards alone."""
+    return {"group_sizes": (num_layers,), "mixing_pattern": string.ascii_uppercase[:num_layers]}
 
 
 def split(num_layers: int, size: int) -> tuple[int, ...]:

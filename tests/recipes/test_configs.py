@@ -34,6 +34,13 @@ def test_base_stores_at_most_a_third_of_fulls_encoder_and_computes_as_much(recip
     assert set(models[full].encoder.group_sizes) == {1} and models[full].encoder.experts_in == "none"
 
 
+@pytest.mark.parametrize(("recipe", "full", "base"), PAIRS)
+def test_merged_stores_at_most_a_third_of_fulls_encoder_too(recipe: str, full: str, base: str) -> None:
+    merged = CONFIGS[recipe, base.replace("base", "merged")].model
+    encoders = [count_parameters(model)["encoder"].unique for model in (merged, CONFIGS[recipe, full].model)]
+    assert 3 * encoders[0] <= encoders[1]
+
+
 @pytest.mark.parametrize(("recipe", "name"), CONFIGS)
 def test_the_units_are_those_of_the_lang_folder(recipe: str, name: str) -> None:
     config: Config = CONFIGS[recipe, name]
