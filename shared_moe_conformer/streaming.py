@@ -60,7 +60,7 @@ class StreamResult(NamedTuple):
     """What a stream has recognised so far; times count from its beginning."""
 
     final: Transcript
-    """Of the segments that have ended: it only grows."""
+    """Of the segments that have ended, without those that `pop_segments` has taken: it only grows."""
     partial: Transcript
     """Of the segment that goes on: its words may still change."""
     segment: int
@@ -74,6 +74,14 @@ class StreamResult(NamedTuple):
         return " ".join(part.text for part in (self.final, self.partial) if part.text)
 
 
+class EndedSegment(NamedTuple):
+    """A segment whose words are final."""
+
+    start: float
+    """Seconds from the stream's beginning, from which the transcript's times count, too."""
+    transcript: Transcript
+
+
 class Stream:
     """One speaker's audio and words. `StreamingRecognizer.stream` makes it."""
 
@@ -83,6 +91,7 @@ class Stream:
         self._features = torch.zeros(0, recognizer.features.num_mel_bins)
         self._state = recognizer.model.encoder.start(1, left_context=recognizer.left_context)
         self._ended: list[tuple[float, Hypothesis]] = []
+        self._num_ended = 0
         self._finished = False
         self._frames: list[Tensor] = []
         self._search_state: Any = None
@@ -125,9 +134,22 @@ class Stream:
     @property
     def result(self) -> StreamResult:
         """What has been recognised so far."""
-        now = [(self._segment_start * ENCODER_FRAME_SHIFT, self._partial())]
+        now = [(self.segment_start, self._partial())]
         final, partial = map(self._recognizer.to_transcript, (self._ended, now))
-        return StreamResult(final, partial, len(self._ended), self._finished and not self.is_ready)
+        return StreamResult(final, partial, self._num_ended, self._finished and not self.is_ready)
+
+    @property
+    def segment_start(self) -> float:
+        """Seconds at which the segment began that goes on."""
+        return self._segment_start * ENCODER_FRAME_SHIFT
+
+    def pop_segments(self) -> list[EndedSegment]:
+        """The segments with words that have ended since the last call.
+
+        The stream forgets them: one that is asked regularly takes no more memory after an hour than after a minute.
+        """
+        ended, self._ended = self._ended, []
+        return [EndedSegment(found[0], self._recognizer.to_transcript([found])) for found in ended]
 
     @property
     def is_ready(self) -> bool:
@@ -180,7 +202,8 @@ class Stream:
             lens = torch.tensor([encoder_out.size(1)], device=encoder_out.device)
             (hypothesis,) = search_utterances(at_end, encoder_out, lens)
         if hypothesis.tokens:
-            self._ended.append((self._segment_start * ENCODER_FRAME_SHIFT, hypothesis))
+            self._ended.append((self.segment_start, hypothesis))
+            self._num_ended += 1
         self._begin_segment(self._segment_start + self._num_frames)
 
 
@@ -223,14 +246,22 @@ class StreamingRecognizer:
         """A stream that has heard nothing yet."""
         return Stream(self)
 
-    @torch.inference_mode()
     def advance(self, streams: Sequence[Stream]) -> None:
-        """Recognise all chunks that these streams have, one of each stream at a time."""
+        """Recognise all chunks that these streams have."""
+        while self.step(streams):
+            pass
+
+    @torch.inference_mode()
+    def step(self, streams: Sequence[Stream]) -> list[Stream]:
+        """Recognise one chunk of each stream that has one, as one batch; return these streams."""
+        ready = [stream for stream in streams if stream.is_ready]
+        if not ready:
+            return []
         device = self.model.joiner.output.weight.device
-        while ready := [stream for stream in streams if stream.is_ready]:
-            chunks, lens = zip(*(stream.next_chunk() for stream in ready))
-            state = EncoderState(*(torch.cat(parts) for parts in zip(*(stream.encoder_state for stream in ready))))
-            x, x_lens = torch.stack(chunks).to(device), torch.tensor(lens, device=device)
-            (encoder_out, out_lens, _), state = self.model.encoder.step(x, x_lens, state)
-            for i, (stream, length) in enumerate(zip(ready, out_lens.tolist())):
-                stream.take(encoder_out[i : i + 1, :length], EncoderState(*(part[i : i + 1] for part in state)))
+        chunks, lens = zip(*(stream.next_chunk() for stream in ready))
+        state = EncoderState(*(torch.cat(parts) for parts in zip(*(stream.encoder_state for stream in ready))))
+        x, x_lens = torch.stack(chunks).to(device), torch.tensor(lens, device=device)
+        (encoder_out, out_lens, _), state = self.model.encoder.step(x, x_lens, state)
+        for i, (stream, length) in enumerate(zip(ready, out_lens.tolist())):
+            stream.take(encoder_out[i : i + 1, :length], EncoderState(*(part[i : i + 1] for part in state)))
+        return ready

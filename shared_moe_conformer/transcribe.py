@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import glob
 import os
 import shutil
@@ -12,8 +13,9 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
@@ -25,6 +27,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.decoding.tuned import differences, not_given
 from shared_moe_conformer.device import add_device_flag, choose_device
+from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
 from shared_moe_conformer.speech.containers import open_audio
@@ -51,8 +54,11 @@ SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= {"word_graph",
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    args = _parser().parse_args(arguments)
-    run_main(lambda: _transcribe_files(args))
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    if not (args.audio or args.live):
+        parser.error("the following arguments are required: audio")
+    run_main(lambda: (_transcribe_live if args.live else _transcribe_files)(args))
 
 
 class Input(NamedTuple):
@@ -138,11 +144,11 @@ def _channel(text: str) -> int | str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m shared_moe_conformer.transcribe",
-        description="Print what is said in audio files, and when.",
+        description="Print what is said in audio files, and when; or what is being said, with --live.",
     )
     parser.add_argument(
         "audio",
-        nargs="+",
+        nargs="*",
         help="files that libsndfile reads, or ffmpeg or PyAV if installed (m4a, webm, amr), of any sampling rate and "
         "length; folders, with all below them; patterns in quotes ('calls/**/*.flac'); -: an audio file on the "
         "standard input",
@@ -157,12 +163,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--format",
         choices=FORMATS,
-        default="times",
         help="times: text, and under it each token over its time in seconds; text: one line of text for each file; "
         "json: one object a line with tokens and words and their times; ctm: one line a word (NIST); srt, vtt: "
-        "subtitles [times]",
+        "subtitles [times; with --live text]",
     )
     parser.add_argument("--output-dir", type=Path, help="write one file for each recording there, instead of printing")
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="recognise speech while it is spoken, from a microphone (needs the package sounddevice) or, with -, from "
+        "raw 16-bit little-endian mono samples on the standard input; the model must be trained to stream. Each "
+        "segment is printed when it ends, at a pause; on a terminal its words are shown before that, in place. Ctrl-C "
+        "ends it",
+    )
+    parser.add_argument("--sampling-rate", type=int, default=16000, help="of what --live hears, in Hz [16000]")
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
     return parser
@@ -171,7 +185,16 @@ def _parser() -> argparse.ArgumentParser:
 def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
     """Differences from the flags of ./decode.py, which has a recipe's lang folder and may run several searches."""
     used = {name for search in SEARCHES for name in METHODS[search].options}
+    used |= {"chunk_size", "left_context_frames"}
     return {f.name: None for f in dataclasses.fields(DecodingConfig) if f.name not in used} | {
+        "chunk_size": {
+            "help": "Encoder frames of 40 ms that are recognised together (16: 640 ms); 0: whole utterances, with "
+            "--live the largest chunk that the model was trained with. [0]"
+        },
+        "left_context_frames": {
+            "help": "With chunks: encoder frames before its chunk that a frame attends to; 0: all, with --live the "
+            "most that the model was trained with. [0]"
+        },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
         "lm_scales": {"metavar": "FLOAT", "help": "nbest_rescoring, whole_lattice_rescoring: scale of their n-gram."},
         "rescoring_ngram": {"help": "That n-gram: an ARPA file of the model's folder, or an absolute path."},
@@ -200,16 +223,42 @@ def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> Non
         args.output_dir is not None or len(inputs) == 1 or args.format not in ONE_RECORDING,
         f"--format {args.format} holds one recording, and there are {len(inputs)}: give --output-dir",
     )
+    bundle, decoding = _load(args)
+    write = _writer(args, [name for name, _ in inputs])
+    failed = transcribe_files(bundle, inputs, decoding=decoding, write=write)
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(inputs)} files failed: {', '.join(failed)}")
+
+
+def _transcribe_live(args: argparse.Namespace) -> None:
+    require(
+        args.audio in ([], [STDIN]), f"--live hears a microphone, or - the standard input, not {' '.join(args.audio)}"
+    )
+    require(args.output_dir is None and args.channel is None, "--live prints: it has no --output-dir and no --channel")
+    require(args.format not in ONE_RECORDING, f"--live has no --format {args.format}, whose files are written whole")
+    require(args.sampling_rate > 0, f"sampling_rate is {args.sampling_rate}: give a positive number of Hz")
+    tune_cpu()
+    name = "stdin" if args.audio else "microphone"
+    show = functools.partial(FORMATS[args.format or "text"], name)
+    bundle, decoding = _load(args)
+    chunk_size, left_context = decoding.chunk_size or None, decoding.left_context_frames or None
+    stream = bundle.recognizer(chunk_size=chunk_size, left_context=left_context, decoding=decoding).stream()
+    rate = args.sampling_rate
+    source = (
+        read_pcm(cast(BufferedIOBase, sys.stdin.buffer), sampling_rate=rate) if args.audio else hear_microphone(rate)
+    )
+    transcribe_live(stream, source, sampling_rate=rate, lines=LiveLines(sys.stdout, show))
+
+
+def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
+    """The model and the search that the flags ask for; tuned values that are used are said."""
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     decoding, *others = _searches(bundle, args)
     require(not others, f"{decoding.decoding_method} needs the scale of its n-gram: give one, as --lm-scales 0.5")
     if tuned := differences([decoding], not_given(bundle.manifest.decoding_options, vars(args))):
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)
-    write = _writer(args, [name for name, _ in inputs])
-    failed = transcribe_files(bundle, inputs, decoding=decoding, write=write)
-    if failed:
-        raise ValueError(f"{len(failed)} of {len(inputs)} files failed: {', '.join(failed)}")
+    return bundle, decoding
 
 
 def _searches(bundle: Bundle, args: argparse.Namespace) -> list[DecodingConfig]:
@@ -221,10 +270,10 @@ def _searches(bundle: Bundle, args: argparse.Namespace) -> list[DecodingConfig]:
 
 def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Transcript], None]:
     """The function that prints or writes a file's transcript."""
-    show = FORMATS[args.format]
+    show = FORMATS[args.format or "times"]
     if args.output_dir is None:
         return lambda name, transcript: print(show(name, transcript), flush=True)
-    suffix = {"times": "txt", "text": "txt"}.get(args.format, args.format)
+    suffix = {"times": "txt", "text": "txt"}.get(args.format or "times", args.format)
     for stem, count in Counter(Path(name).stem for name in names).items():
         require(count == 1, f"{count} recordings are called {stem}: --output-dir can hold one of them")
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -105,3 +105,18 @@ def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
     with pytest.raises(ValueError, match="chunk_size is 0"):
         tiny_bundle.stream(chunk_size=0)
     assert torch.is_inference_mode_enabled() is False
+
+
+def test_ended_segments_can_be_taken_from_a_stream(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    rules = EndpointRules(rule3_min_utterance_length=1.0)
+    kept, taken = (tiny_bundle.stream(chunk_size=8, left_context=16, rules=rules) for _ in range(2))
+    segments = []
+    for part in [*parts_of(tones, 2), None]:
+        for stream in (kept, taken):
+            _ = stream.finish() if part is None else stream.accept(part, RATE)
+        segments += taken.pop_segments()
+        assert not taken.result.final.tokens
+    result = kept.result
+    assert [time for segment in segments for time in segment.transcript.times] == result.final.times
+    assert len(segments) == result.segment == taken.result.segment >= 2
+    assert all(segment.start <= segment.transcript.times[0] for segment in segments)

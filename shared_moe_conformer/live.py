@@ -1,0 +1,165 @@
+"""Speech that is recognised while it is spoken: where its samples come from, and how its words are printed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import queue
+import shutil
+import signal
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from io import BufferedIOBase
+from types import FrameType
+from typing import Any, TextIO
+
+import numpy as np
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.speech.formats import display_width
+from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.streaming import Stream
+
+BLOCK = 1 << 14
+"""Bytes at most that are read at once."""
+FULL_SCALE = 32768
+CLEAR, DIM, PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
+"""What makes a terminal clear the line, and show partial words paler than final ones (ECMA-48, EL and SGR)."""
+
+
+def read_pcm(file: BufferedIOBase, *, sampling_rate: int) -> Iterator[np.ndarray]:
+    """Samples from -1 to 1 of 16-bit little-endian mono PCM, as soon as they come.
+
+    The header of a wav file before them, which `arecord` and `sox` write, is left out.
+
+    Raises:
+      ValueError: the header says another rate, or no 16-bit mono PCM.
+    """
+    start = file.read(12)
+    if start[:4] == b"RIFF" and start[8:] == b"WAVE":
+        _read_header(file, sampling_rate)
+        start = b""
+    odd, block = b"", start or file.read1(BLOCK)
+    while block:
+        block = odd + block
+        even = len(block) // 2 * 2
+        yield np.frombuffer(block[:even], dtype="<i2") / np.float32(FULL_SCALE)
+        odd, block = block[even:], file.read1(BLOCK)
+
+
+def _read_header(file: BufferedIOBase, sampling_rate: int) -> None:
+    """Read on to the samples of a wav file.
+
+    Source: Microsoft and IBM 1991, Multimedia Programming Interface and Data Specifications 1.0, WAVE form.
+    """
+    while len(chunk := file.read(8)) == 8 and chunk[:4] != b"data":
+        body = file.read(struct.unpack("<I", chunk[4:])[0])
+        if chunk[:4] == b"fmt ":
+            _, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16].ljust(16, b"\0"))
+            require(
+                (channels, bits) == (1, 16),
+                f"the standard input has {channels} channels of {bits} bits: give one of 16 (arecord -f S16_LE -c 1)",
+            )
+            require(
+                rate == sampling_rate, f"the standard input has {rate} Hz, not {sampling_rate}: --sampling-rate {rate}"
+            )
+
+
+def hear_microphone(sampling_rate: int) -> Iterator[np.ndarray]:
+    """Samples from -1 to 1 of the system's microphone, without end.
+
+    Raises:
+      ValueError: no package for it, or no microphone.
+    """
+    require(
+        importlib.util.find_spec("sounddevice") is not None,
+        "the package sounddevice is not installed: pip install sounddevice, or give raw samples on the standard input "
+        "(--live -)",
+    )
+    sounddevice = importlib.import_module("sounddevice")
+    parts: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+
+    def keep(samples: np.ndarray, *_: Any) -> None:
+        parts.put(samples[:, 0].copy())
+
+    try:
+        with sounddevice.InputStream(samplerate=sampling_rate, channels=1, dtype="float32", callback=keep):
+            while True:
+                yield parts.get()
+    except sounddevice.PortAudioError as error:
+        raise ValueError(f"the microphone cannot be heard at {sampling_rate} Hz: {error}") from error
+
+
+class Interruptible:
+    """While it is entered, Ctrl-C ends the reading of audio, not the recognition of what came; again, it ends all."""
+
+    def __init__(self) -> None:
+        self._came = self._is_reading = False
+
+    def __enter__(self) -> Interruptible:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def read(self, source: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The source's parts until it ends or Ctrl-C is pressed."""
+        parts = iter(source)
+        while not self._came:
+            try:
+                self._is_reading = True
+                part = next(parts)
+            except (StopIteration, KeyboardInterrupt):
+                return
+            finally:
+                self._is_reading = False
+            yield part
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self._came = self._came, True
+        if again or self._is_reading:
+            raise KeyboardInterrupt
+
+
+class LiveLines:
+    """Prints final segments as lines and, on a terminal, the words of the segment that goes on in the last line."""
+
+    def __init__(self, out: TextIO, show: Callable[[Transcript], str]) -> None:
+        """Print to `out` what `show` makes of a final segment."""
+        self._out, self._show = out, show
+        self._is_terminal = out.isatty()
+        self._partial = ""
+
+    def final(self, transcript: Transcript) -> None:
+        """Print a segment that has ended."""
+        self.partial("")
+        print(self._show(transcript), file=self._out, flush=True)
+
+    def partial(self, text: str) -> None:
+        """Show the words of the segment that goes on, the last ones if the line is too short."""
+        if not self._is_terminal or text == self._partial:
+            return
+        self._partial = text
+        width = shutil.get_terminal_size().columns - 1
+        text = text[-width:]
+        while display_width(text) > width:
+            text = text[1:]
+        self._out.write(f"{CLEAR}{DIM}{text}{PLAIN}" if text else CLEAR)
+        self._out.flush()
+
+
+def transcribe_live(stream: Stream, source: Iterable[np.ndarray], *, sampling_rate: int, lines: LiveLines) -> None:
+    """Print what is said until the source ends or Ctrl-C is pressed, the last words included."""
+
+    def show() -> None:
+        for segment in stream.pop_segments():
+            lines.final(segment.transcript)
+        lines.partial(stream.result.partial.text)
+
+    with Interruptible() as reading:
+        for samples in reading.read(source):
+            stream.accept(samples, sampling_rate)
+            show()
+        stream.finish()
+        show()
