@@ -20,13 +20,13 @@ from shared_moe_conformer.atomic import atomic_folder, check_free
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.checks import reason_to_drop
+from shared_moe_conformer.data.normalisation import has_dotless_i, marks_in, normalise, without_marks
 from shared_moe_conformer.data.recordings import measure
 from shared_moe_conformer.data.splits import assign_splits, shared_texts
-from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size
+from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size, mostly_spaceless
 from shared_moe_conformer.data.utterances import SPLITS, Utterance, read_kaldi, read_tsv, refuse, with_ids, write_table
 from shared_moe_conformer.recipe_files import NewRecipe, feature_rate, fill_templates
 from shared_moe_conformer.release.manifest import require_name
-from shared_moe_conformer.text import normalise
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE, DROPPED = "utterances.tsv", "dropped.tsv"
@@ -38,7 +38,7 @@ def main() -> None:
     folder = args.recipe_dir or ROOT / "egs" / args.name / "ASR"
     check_free(folder, marker=TABLE)
     audio_dir = (args.audio_dir or (args.tsv.parent if args.tsv else Path())).resolve()
-    utterances, lowest_rate = measure(normalised(read(args), args.normalise), audio_dir)
+    utterances, lowest_rate = measure(normalised(read(args), args), audio_dir)
     limits = {"min_duration": args.min_duration, "max_duration": args.max_duration}
     dropped = {utterance: reason for utterance in utterances if (reason := reason_to_drop(utterance, **limits))}
     kept = with_ids(utterance for utterance in utterances if utterance not in dropped)
@@ -61,6 +61,8 @@ def parser() -> argparse.ArgumentParser:
     source.add_argument("--kaldi", nargs="+", help="a Kaldi data folder, or SPLIT=FOLDER for each split")
     result.add_argument("--normalise", choices=("upper", "lower", "none"), required=True,
                         help="texts in upper or lower case without punctuation, or as they are")  # fmt: skip
+    result.add_argument("--remove-marks", action="store_true",
+                        help="leave marks such as <unk> out of texts, instead of refusing them")  # fmt: skip
     result.add_argument("--audio-dir", type=Path, help="folder that paths begin in [the TSV's; with --kaldi .]")
     result.add_argument("--split-by", choices=("text", "speaker"), default="text",
                         help="texts or speakers stay in one split, if the lines name none [text]")  # fmt: skip
@@ -84,15 +86,34 @@ def read(args: argparse.Namespace) -> list[Utterance]:
     return utterances
 
 
-def normalised(utterances: list[Utterance], case: str) -> list[Utterance]:
+def normalised(utterances: list[Utterance], args: argparse.Namespace) -> list[Utterance]:
     """The utterances with final texts."""
-    result = [utterance._replace(text=normalise(utterance.text, case)) for utterance in utterances]
+    case = args.normalise
+    if not args.remove_marks:
+        refuse_marks(utterances)
+    spoken = [without_marks(utterance.text) if args.remove_marks else utterance.text for utterance in utterances]
+    texts = [normalise(text, case, language=args.language) for text in spoken]
+    result = [utterance._replace(text=text) for utterance, text in zip(utterances, texts)]
     refuse([
         f"{before.origin}: nothing is left of {before.text!r} by --normalise {case}: take the line out"
         for before, after in zip(utterances, result)
         if not after.text
     ])  # fmt: skip
+    if case != "none" and args.language == "und" and any(has_dotless_i(text) for text in spoken):
+        print(
+            "texts have \u0130 or \u0131: if they are Turkish or Azeri, give --language tr or az, whose i and I differ"
+        )
     return result
+
+
+def refuse_marks(utterances: list[Utterance]) -> None:
+    """Raise `ValueError` where a text holds a mark of what is no word, which a model would learn to write."""
+    found = ((utterance.origin, marks_in(utterance.text)) for utterance in utterances)
+    refuse([
+        f"{origin}: {marks[0]} is a mark, no word: write what is said, or give --remove-marks"
+        for origin, marks in found
+        if marks
+    ])  # fmt: skip
 
 
 def write_recipe(
@@ -128,6 +149,8 @@ def describe(
             f"{len(shared)} texts are in two splits, which the lines say: error rates will be lower than on new texts"
         )
     spaces = any(" " in text for text in texts)
+    if mostly_spaceless(texts):
+        print("texts are in a script without spaces: each character is a unit, and error rates count characters (CER)")
     return NewRecipe(
         args.name,
         args.language,

@@ -11,7 +11,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.text import words_of
+from shared_moe_conformer.text import shown, words_of
 
 
 def main() -> None:
@@ -21,7 +21,10 @@ def main() -> None:
     words = sorted({word for cut in cuts for s in cut.supervisions for word in words_of(s.text or "")})
     for word in words:
         unknown = tokenizer.unknown_characters(word)
-        require(not unknown, f"the word {word!r} has {' '.join(unknown)}, which no unit of {args.lang_dir} holds")
+        require(
+            not unknown,
+            f"the word {word!r} has {', '.join(map(shown, unknown))}, which no unit of {args.lang_dir} holds",
+        )
     Lexicon(tokenizer.pieces, dict(zip(words, tokenizer.encode(words)))).save(args.lang_dir)
     print(f"{args.lang_dir}: {len(words)} words")
 

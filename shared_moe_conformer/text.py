@@ -1,4 +1,4 @@
-"""Words of texts, in scripts with and without spaces, and normalisation of transcripts."""
+"""Words of texts, in scripts with and without spaces; characters, counts and errors in messages."""
 
 from __future__ import annotations
 
@@ -6,29 +6,56 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-# Chinese characters, their extensions, compatibility forms and iteration mark; hiragana and katakana.
-_IDEOGRAPHS = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
-_WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\s{_IDEOGRAPHS}]+")
-_IDEOGRAPH = re.compile(rf"[{_IDEOGRAPHS}]")
+# Chinese characters, their extensions, compatibility forms and iteration mark; hiragana and katakana, wide and narrow;
+# letters of Thai, Lao, Burmese and Khmer. Their digits make numbers, as others do.
+_LETTERS = (
+    "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
+    "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u0edc-\u0edf"
+    "\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d\u1780-\u17b3\u17d7\u17dc"
+)
+# What stands above, below or beside a letter of the last four, and the signs that put the next letter below it.
+_MARKS = (
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u1038\u103a-\u103e\u1056-\u1059"
+    "\u17b4-\u17d1\u17d3\u17dd"
+)
+_STACKING = "\u1039\u17d2"
+_ATTACHED = rf"(?:[{_STACKING}][{_LETTERS}]?|[{_MARKS}])"
+_WORD = re.compile(rf"[{_LETTERS}]{_ATTACHED}*|{_ATTACHED}+|[^\s{_LETTERS}{_MARKS}{_STACKING}]+")
+_NEEDLESS_SPACE = re.compile(
+    rf"(?<=[{_LETTERS}{_MARKS}]) (?![{_MARKS}{_STACKING}])| (?=[{_LETTERS}])(?<![{_STACKING}] )"
+)
+_SPACELESS = re.compile(rf"[{_LETTERS}{_MARKS}{_STACKING}]")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: parts between spaces, and each Chinese or Japanese character by itself.
+    """The words of a text: parts between spaces, and each character of a script without spaces by itself.
 
-    The word error rate of Mandarin is then its character error rate, as usual, and mixed texts get the mixed rate.
+    These scripts are Chinese, Japanese, Thai, Lao, Burmese and Khmer; a character keeps its vowel signs and tone marks.
+    Their word error rate is then a character error rate, as usual, and mixed texts get the mixed rate.
     """
     return _WORD.findall(text)
 
 
 def join_words(words: Iterable[str]) -> str:
     """The text of words, with spaces only where `words_of` needs them."""
-    joined = " ".join(words)
-    return re.sub(rf"(?<=[{_IDEOGRAPHS}]) | (?=[{_IDEOGRAPHS}])", "", joined)
+    return _NEEDLESS_SPACE.sub("", " ".join(words))
 
 
-def is_ideograph(character: str) -> bool:
-    """Whether a character is a word by itself."""
-    return _IDEOGRAPH.fullmatch(character) is not None
+def is_spaceless(character: str) -> bool:
+    """Whether a character belongs to a script that puts no spaces between words."""
+    return _SPACELESS.fullmatch(character) is not None
+
+
+def is_boundary(before: str, after: str) -> bool:
+    """Whether a word ends between two neighbouring parts of a text, neither of them a space."""
+    return len(words_of(before[-1:] + after[:1])) > 1
+
+
+def shown(character: str) -> str:
+    """A character in quotes; one that has no picture of its own by its code point and name, `U+00AD SOFT HYPHEN`."""
+    if unicodedata.category(character)[0] not in "CMZ":
+        return repr(character)
+    return " ".join(filter(None, (f"U+{ord(character):04X}", unicodedata.name(character, ""))))
 
 
 def first_line(error: Exception) -> str:
@@ -40,24 +67,3 @@ def first_line(error: Exception) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun, `1 run` or `2 runs`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
-
-
-_QUOTES_AND_DASHES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2013": "-", "\u2014": "-"})
-
-
-def normalise(text: str, case: str) -> str:
-    """A transcript as training needs it, in Unicode's form NFC.
-
-    Args:
-      text: any text.
-      case: `upper` or `lower`: words in that case, without punctuation except apostrophes inside words; numbers and
-        the signs % & + @ # stay. `none`: only spaces change.
-    """
-    text = unicodedata.normalize("NFC", text)
-    if case == "none":
-        return " ".join(text.split())
-    text = text.translate(_QUOTES_AND_DASHES)
-    kept = (c if c == "'" or unicodedata.category(c)[0] in "LMN" or c in "%&+@#" else " " for c in text)
-    words = (word.strip("'") for word in "".join(kept).split())
-    joined = join_words(word for part in words for word in words_of(part))
-    return unicodedata.normalize("NFC", joined.upper() if case == "upper" else joined.lower())

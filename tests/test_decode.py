@@ -242,7 +242,7 @@ def test_hotwords_change_a_recognition_and_must_be_spelled(recipe: Path, capsys,
     if phrases.islower():
         with pytest.raises(SystemExit):
             run(recipe, *arguments)
-        assert "error: the hotword 'two' has o t w, which no unit" in capsys.readouterr().err
+        assert "error: the hotword 'two' has 'o', 't', 'w', which no unit" in capsys.readouterr().err
         return
     run(recipe, *arguments, "--beam-size", "8", "--hotwords-score", "60")
     (recogs,) = (recipe / "exp/base/modified_beam_search").glob("recogs-*-hotwords-score-60.0-hotwords-file-names.txt")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.text import counted, first_line, is_ideograph, join_words, normalise, words_of
+from shared_moe_conformer.text import counted, first_line, is_boundary, is_spaceless, join_words, shown, words_of
 
 
 @pytest.mark.parametrize(
@@ -19,16 +19,21 @@ from shared_moe_conformer.text import counted, first_line, is_ideograph, join_wo
         ("カレーを", ["カ", "レ", "ー", "を"]),
         ("안녕 하세요", ["안녕", "하세요"]),
         ("\U00020000A", ["\U00020000", "A"]),
+        ("ﾃﾚﾋﾞ", ["ﾃ", "ﾚ", "ﾋ", "ﾞ"]),
+        ("น้ำดื่ม 12", ["น้", "ำ", "ดื่", "ม", "12"]),
+        ("ສະບາຍດີ", ["ສ", "ະ", "ບ", "າ", "ຍ", "ດີ"]),
+        ("ខ្មែរ", ["ខ្មែ", "រ"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
     ],
 )
 def test_words(text: str, words: list[str]) -> None:
     assert words_of(text) == words
 
 
-@given(st.text(st.sampled_from("AB \t甚至カ'é")))
+@given(st.text(st.sampled_from("AB \t甚至カ'éกน\u0e34\u0e48ក\u17d2\u1039က")))
 def test_words_that_are_joined_are_the_same_words(text: str) -> None:
     assert words_of(join_words(words_of(text))) == words_of(text)
-    if not any(map(is_ideograph, text)):
+    if not any(map(is_spaceless, text)):
         assert words_of(text) == text.split()
 
 
@@ -38,30 +43,31 @@ def test_ideographs_are_joined_without_spaces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "upper", "as_it_is"),
+    ("character", "name"),
     [
-        ("Don\u2019t  stop \u2013 \u201cnow\u201d!", "DON'T STOP NOW", "Don\u2019t stop \u2013 \u201cnow\u201d!"),
-        ("well-known, 'quoted' rock'n'roll", "WELL KNOWN QUOTED ROCK'N'ROLL", "well-known, 'quoted' rock'n'roll"),
-        ("cafe\u0301 at 5:30", "CAF\u00c9 AT 5 30", "caf\u00e9 at 5:30"),
-        ("甚至，出现。 ok", "甚至出现OK", "甚至，出现。 ok"),
-        ("a_b C&A 100%", "A B C&A 100%", "a_b C&A 100%"),
-        ("...", "", "..."),
+        ("a", "'a'"),
+        ("\u200d", "U+200D ZERO WIDTH JOINER"),
+        ("\x07", "U+0007"),
+        ("\u0e48", "U+0E48 THAI CHARACTER MAI EK"),
     ],
 )
-def test_normalisation(text: str, upper: str, as_it_is: str) -> None:
-    assert normalise(text, "upper") == upper
-    assert normalise(text, "lower") == upper.lower()
-    assert normalise(text, "none") == as_it_is
+def test_characters_without_a_picture_are_named(character: str, name: str) -> None:
+    assert shown(character) == name
 
 
-def test_capitals_are_composed_again() -> None:
-    assert normalise("\u0390", "upper") == "\u03aa\u0301"
-
-
-@given(st.text(max_size=30), st.sampled_from(["upper", "lower", "none"]))
-def test_a_normalised_text_stays_as_it_is(text: str, case: str) -> None:
-    once = normalise(text, case)
-    assert normalise(once, case) == once == " ".join(once.split())
+@pytest.mark.parametrize(
+    ("before", "after", "boundary"),
+    [
+        ("a", "b", False),
+        ("甚", "至", True),
+        ("A", "至", True),
+        ("ก", "\u0e34", False),
+        ("\u0e34", "น", True),
+        ("\u17d2", "ក", False),
+    ],
+)
+def test_words_end_between_characters_of_scripts_without_spaces(before: str, after: str, boundary: bool) -> None:
+    assert is_boundary(before, after) is boundary
 
 
 @pytest.mark.parametrize(("message", "line"), [("\nno such\nat all", "no such"), ("", "ValueError")])

@@ -13,7 +13,7 @@ from shared_moe_conformer.config import subsampled_length
 from shared_moe_conformer.data.recordings import SILENCE_DB, Level
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.data.utterances import Utterance
-from shared_moe_conformer.text import first_line
+from shared_moe_conformer.text import first_line, shown
 
 MIN_DURATION, MAX_DURATION = 0.3, 30.0
 """Seconds; icefall's usual 1 to 20 would drop a third of a corpus of short prompts."""
@@ -98,7 +98,7 @@ def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]
     problems = []
     unknown = tokenizer.unknown_characters(text)
     if unknown:
-        message = f"the tokenizer does not know {' '.join(map(repr, unknown))}"
+        message = f"the tokenizer does not know {', '.join(map(shown, unknown))}"
         problems.append(Problem(cut.id, "unknown characters", message))
     if not cut.has_features:
         return [*problems, Problem(cut.id, "no features", "no features")]

@@ -12,7 +12,7 @@ import sentencepiece
 
 from shared_moe_conformer.atomic import atomic_file, atomic_folder
 from shared_moe_conformer.config import require
-from shared_moe_conformer.text import is_ideograph, words_of
+from shared_moe_conformer.text import is_spaceless, words_of
 
 BLANK, SOS_EOS, UNK = "<blk>", "<sos/eos>", "<unk>"
 NUM_SPECIAL = 3
@@ -143,14 +143,19 @@ def choose_vocab_size(texts: Sequence[str], *, covered: str = "") -> int | None:
 
     None: each character is a unit, for example where words have no spaces between them.
     """
-    letters = [character for text in texts for character in text if not character.isspace()]
-    characters = set(letters) | set(covered) - {" "}
-    if sum(map(is_ideograph, letters)) > len(letters) / 2 or len(characters) > MOST_CHARACTERS:
+    characters = {character for text in texts for character in text if not character.isspace()} | set(covered) - {" "}
+    if mostly_spaceless(texts) or len(characters) > MOST_CHARACTERS:
         return None
     num_words = sum(len(words_of(text)) for text in texts)
     wanted = max(size for words, size in SIZES.items() if num_words >= words)
     wanted = next(size for size in sorted({*SIZES.values(), 1000}) if size >= max(wanted, 1.5 * len(characters)))
     return next((size for size in (wanted, *SMALLEST) if size <= wanted and _can_train(texts, size, covered)), None)
+
+
+def mostly_spaceless(texts: Iterable[str]) -> bool:
+    """Whether most characters of texts belong to scripts without spaces between words."""
+    letters = [is_spaceless(character) for text in texts for character in text if not character.isspace()]
+    return sum(letters) > len(letters) / 2
 
 
 def _can_train(texts: Sequence[str], vocab_size: int, covered: str) -> bool:

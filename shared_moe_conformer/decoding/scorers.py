@@ -6,6 +6,7 @@ tokens alone, so hypotheses whose tokens have become equal have equal ones.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.lattice.ngram import BOS, Ngram, NgramModel
-from shared_moe_conformer.text import counted
+from shared_moe_conformer.text import counted, shown
 
 MAX_TABLE = 1 << 26
 """Entries of an automaton's tables at most, 12 bytes each: 0.8 GB."""
@@ -142,7 +143,7 @@ def hotwords_scorer(
     """The automaton of phrases, whose tokens count 1 each.
 
     Args:
-      phrases: in the form of the training texts.
+      phrases: in the case of the training texts; they are read in Unicode's form NFC.
       vocab_size: units, blank included.
       encode: texts to token ids.
       unknown_characters: those of a text that no unit holds.
@@ -150,13 +151,14 @@ def hotwords_scorer(
     Raises:
       ValueError: a phrase without tokens, or one with a character that no unit holds.
     """
-    spellings = encode(list(phrases))
+    phrases = [unicodedata.normalize("NFC", phrase) for phrase in phrases]
+    spellings = encode(phrases)
     for phrase, spelling in zip(phrases, spellings):
         unknown = unknown_characters(phrase)
         require(
             not unknown,
-            f"the hotword {phrase!r} has {' '.join(unknown)}, which no unit of the model holds: write it as the "
-            "training texts are written (upper or lower case, no punctuation)",
+            f"the hotword {phrase!r} has {', '.join(map(shown, unknown))}, which no unit of the model holds: write it "
+            "as the training texts are written (upper or lower case, no punctuation)",
         )
         require(bool(spelling), f"the hotword {phrase!r} has no tokens: take it out")
     return phrase_scorer(spellings, vocab_size=vocab_size)

@@ -71,7 +71,7 @@ def normalize_for_scoring(text: str) -> str:
 
 
 def words_of(text: str) -> list[str]:
-    """The words that the word error rate counts; in Chinese and Japanese, the characters."""
+    """The words that the word error rate counts; in scripts without spaces, the characters."""
     return text_words(normalize_for_scoring(text))
 
 

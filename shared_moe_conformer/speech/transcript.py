@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, frame_centre
-from shared_moe_conformer.text import is_ideograph, join_words
+from shared_moe_conformer.text import is_boundary, join_words
 
 WORD_START = "\u2581"
 """Mark that SentencePiece puts before the first piece of a word."""
@@ -158,7 +158,7 @@ def _timed(words: Sequence[GivenWord], spelled: Sequence[Word]) -> list[Word]:
 
 
 def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
-    """Positions of each word's tokens; each Chinese or Japanese character is a word."""
+    """Positions of each word's tokens; in scripts without spaces each character is one."""
     before = ("", *tokens)
     starts = itertools.accumulate(_starts_word(token, last) for token, last in zip(tokens, before))
     numbered = itertools.groupby(enumerate(starts), key=lambda item: item[1])
@@ -166,4 +166,4 @@ def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
 
 
 def _starts_word(token: str, before: str) -> bool:
-    return token.startswith(WORD_START) or is_ideograph(token[:1]) or is_ideograph(before[-1:])
+    return token.startswith(WORD_START) or is_boundary(before, token)

@@ -108,3 +108,38 @@ def test_long_utterances_are_kept_and_allowed(tmp_path: Path, lines: list[str], 
     result = make([*lines, "audio/long.wav\tlong"], "--max-duration", 36)
     assert result.status == 0 and "13 utterances; 0 left out" in result.out
     assert "allowed=(--max-duration 40)" in (tmp_path / "recipe/prepare.sh").read_text()
+
+
+def table_texts(tmp_path: Path) -> set[str]:
+    return {line.split("\t")[2] for line in (tmp_path / "recipe/utterances.tsv").read_text().splitlines()[1:]}
+
+
+def with_texts(lines: list[str], *texts: str) -> list[str]:
+    return [f"{line.split(chr(9))[0]}\t{text}" for line, text in zip(lines, texts * len(lines))]
+
+
+@pytest.mark.parametrize("options", [(), ("--normalise", "none")])
+def test_marks_are_named_at_once_or_removed(
+    tmp_path: Path, lines: list[str], make: Callable[..., Result], options: tuple[str, ...]
+) -> None:
+    spoiled = [f"{line} {mark}" for line, mark in zip(lines, ["", "<noise>", "", "[LAUGH]", *[""] * 8])]
+    result = make(spoiled, *options)
+    assert result.status == 1 and "clips.tsv line 2: <noise> is a mark, no word" in result.err
+    assert "clips.tsv line 4: [LAUGH] is a mark" in result.err
+    assert make(spoiled, "--remove-marks").status == 0
+    assert table_texts(tmp_path) == {f"SENTENCE NUMBER {chr(65 + number)}" for number in range(12)}
+
+
+def test_case_follows_the_language(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
+    texts = with_texts(lines, *(f"kız {c} iki" for c in "abcdefghjklm"))
+    result = make(texts)
+    assert result.status == 0 and "give --language tr or az" in result.out
+    result = make(texts, "--recipe-dir", "other", "--language", "tr")
+    assert "--language tr or az" not in result.out
+    assert "KIZ A İKİ" in (tmp_path / "other/utterances.tsv").read_text()
+
+
+def test_scripts_without_spaces_get_characters(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
+    result = make(with_texts(lines, *(f"สวัสดีครับ{c}" for c in "กขคงจฉชซฌญฎฏ")))
+    assert result.status == 0 and "script without spaces: each character is a unit" in result.out
+    assert "unit=char" in (tmp_path / "recipe/prepare.sh").read_text()

@@ -48,5 +48,5 @@ def test_a_word_that_cannot_be_spelled_is_named(tmp_path: Path, run_local: Calla
     run_local("train_tokenizer", "--vocab-size", 14, "--lang-dir", "lang")
     result = run_local("prepare_lang", "--lang-dir", "lang", "--split", "dev")
     assert result.status == 1 and result.err.count("\n") == 1
-    assert "'XYLOPHONE' has H L N P X Y, which no unit of lang holds" in result.err
+    assert "'XYLOPHONE' has 'H', 'L', 'N', 'P', 'X', 'Y', which no unit of lang holds" in result.err
     assert not (tmp_path / "lang/words.txt").exists()

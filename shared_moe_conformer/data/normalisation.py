@@ -1,0 +1,136 @@
+"""Transcripts as training needs them: normalisation that knows languages and scripts, and marks that nobody says."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from shared_moe_conformer.text import is_spaceless, join_words, words_of
+
+DOTLESS_I = ("tr", "tur", "az", "aze", "azj", "crh", "gag")
+"""Languages whose i and \u0131 are two letters, as are their capitals \u0130 and I.
+
+Source: Unicode, SpecialCasing.txt, conditions tr and az; Crimean Tatar and Gagauz have the same alphabet.
+"""
+
+_APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4\u0060\uff07", "'"))
+_SPELLINGS = str.maketrans({
+    "\u0140": "l\u00b7",  # Catalan, with the dot in one character
+    "\u013f": "L\u00b7",
+    "\u2027": "\u00b7",
+    "\u2219": "\u00b7",
+    "\u0640": "",  # lengthens Arabic words for the eye
+    "\u055b": "",  # Armenian marks of stress, exclamation and question stand inside words
+    "\u055c": "",
+    "\u055e": "",
+    "\u200b": " ",  # invisible, and yet the end of a word in Khmer and Thai
+})  # fmt: skip
+_HEBREW = "\u05b0-\u05bd\u05bf\u05c1\u05c2\u05d0-\u05ea"
+_GERESH = re.compile(rf"(?<=[{_HEBREW}])'(?=[{_HEBREW}])")
+_GERSHAYIM = re.compile(rf"(?<=[{_HEBREW}])[\"\u201c\u201d](?=[{_HEBREW}])")
+_LETTER = r"[^\W\d_]"
+_NEIGHBOURS = {
+    "\u05f3": (rf"[{_HEBREW}]", ".?"),
+    "\u05f4": (rf"[{_HEBREW}]", rf"[{_HEBREW}]"),
+    "\u00b7": (_LETTER, _LETTER),
+}
+"""Marks that are part of words, and what must stand before and behind them."""
+_JOINING = "\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f\u08a0-\u08c9\u0710-\u072f"
+ZWNJ, ZWJ = "\u200c", "\u200d"
+_SINGLE_CASE = str.maketrans(
+    {capital: capital - 0x1C90 + 0x10D0 for capital in (*range(0x1C90, 0x1CBB), *range(0x1CBD, 0x1CC0))}
+)
+"""Georgian capitals, which only headlines have, to the letters of all other texts."""
+
+_MARK = re.compile(r"<[^<>\s][^<>]*>|\[[^\[\]]+\]|\{[^{}]+\}|(?<!\S)(?:%[^\W\d]\w*|![^\W\d]\w*)(?!\S)")
+
+
+def normalise(text: str, case: str, *, language: str = "und") -> str:
+    """A transcript as training needs it, in Unicode's form NFC.
+
+    Args:
+      text: any text.
+      case: `upper` or `lower`: words in that case, without punctuation except what is part of words (apostrophes, the
+        Hebrew geresh and gershayim, the Catalan middle dot, joiners that change letters); numbers and the signs
+        % & + @ # stay. `none`: only spaces change.
+      language: BCP-47 code; some languages have a case of their own.
+    """
+    text = unicodedata.normalize("NFC", text)
+    if case == "none":
+        return " ".join(text.split())
+    text = _without_formats(_spelled(text))
+    kept = "".join(character if _is_kept(text, position) else " " for position, character in enumerate(text))
+    words = (word.strip("'") for part in kept.split() for word in words_of(part.strip("'")))
+    return unicodedata.normalize("NFC", _in_case(join_words(filter(None, words)), case, language))
+
+
+def _spelled(text: str) -> str:
+    """The text with one spelling of each apostrophe, dot and Hebrew mark."""
+    text = unicodedata.normalize("NFC", text.translate(_SPELLINGS).translate(_APOSTROPHES))
+    return _GERSHAYIM.sub("\u05f4", _GERESH.sub("\u05f3", text))
+
+
+def _without_formats(text: str) -> str:
+    """The text without soft hyphens, directions and other invisible characters, except joiners that change letters."""
+    text = re.sub(f"{ZWNJ}+", ZWNJ, "".join(c for c in text if c in ZWNJ + ZWJ or not _is_invisible(c)))
+    kept = (c for i, c in enumerate(text) if c not in ZWNJ + ZWJ or _is_needed_joiner(text, i))
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f" or character >= "\U000e0100"
+
+
+def _is_needed_joiner(text: str, position: int) -> bool:
+    """Whether a joiner stands between letters of Arabic scripts, or beside an Indic virama.
+
+    Source: Unicode Standard Annex 31, section 2.3, contexts A1, A2 and B; for a joiner before a virama the Unicode
+    Standard, section 12.2, Bengali.
+    """
+    before, after = text[max(position - 1, 0) : position], text[position + 1 : position + 2]
+    virama_before, virama_after = (bool(c) and unicodedata.combining(c) == 9 for c in (before, after))
+    if text[position] == ZWJ:
+        return virama_before or virama_after
+    if text[position] != ZWNJ or not after:
+        return False
+    joined = re.fullmatch(rf"[{_JOINING}\u064b-\u065f\u0670]", before) and re.fullmatch(rf"[{_JOINING}]", after)
+    return bool(joined) or (virama_before and unicodedata.category(after)[0] == "L")
+
+
+def _is_kept(text: str, position: int) -> bool:
+    character = text[position]
+    if character in _NEIGHBOURS:
+        around = (text[max(position - 1, 0) : position], text[position + 1 : position + 2])
+        fitting = zip(_NEIGHBOURS[character], around, strict=True)
+        return all(re.fullmatch(pattern, c, re.DOTALL) and not is_spaceless(c) for pattern, c in fitting)
+    return unicodedata.category(character)[0] in "LMN" or character in f"'%&+@#{ZWNJ}{ZWJ}"
+
+
+def _in_case(text: str, case: str, language: str) -> str:
+    primary = re.split("[-_]", language.lower())[0]
+    dotless = primary in DOTLESS_I
+    if case == "lower":
+        text = (text.replace("I", "\u0131") if dotless else text).replace("\u0130", "i").lower()
+    if primary not in ("lt", "lit"):  # Lithuanian writes a dot below an accent; elsewhere it comes of a wrong lower()
+        text = re.sub("i\u0307+", "i", text)
+    if case == "upper":
+        return (text.replace("i", "\u0130") if dotless else text).upper().translate(_SINGLE_CASE)
+    return text
+
+
+def has_dotless_i(text: str) -> bool:
+    """Whether a text has letters that only languages of `DOTLESS_I` have."""
+    return any(character in "\u0130\u0131" for character in unicodedata.normalize("NFC", text))
+
+
+def marks_in(text: str) -> list[str]:
+    """What a transcript has in brackets or behind % or !, as `<unk>`, `[NOISE]`, `{breath}`, `%uh`, `!SIL`.
+
+    Speech corpora mark so what is no word.
+    """
+    return _MARK.findall(text)
+
+
+def without_marks(text: str) -> str:
+    """The text without what `marks_in` finds."""
+    return " ".join(_MARK.sub(" ", text).split())
