@@ -26,10 +26,13 @@ setup(
     name="shared-moe-conformer",
     version=version(),
     description="Conformer speech recognition whose layers share weights and sparsely-gated experts",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["shared_moe_conformer", "shared_moe_conformer.*"]),
-    package_data={"shared_moe_conformer.web": ["*.html", "*.css"]},
+    package_data={"shared_moe_conformer": ["py.typed"], "shared_moe_conformer.web": ["*.html", "*.css", "*.js"]},
+    entry_points={"console_scripts": ["smc = shared_moe_conformer.__main__:main"]},
     # torch and lhotse must fit each other, and k2 its torch: an extra chooses a set that does.
     install_requires=requirements("base"),
     extras_require={

@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -78,6 +79,16 @@ def apply_flags(config: C, args: argparse.Namespace) -> C:
     """The config tree with the values of the flags that were given (`add_flags`)."""
     names = options_by_name(to_dict(config)).keys()
     return replace_fields(config, {name: value for name, value in vars(args).items() if name in names})
+
+
+def program(verb: str) -> str:
+    """The name of a verb's program in its help: as it was called, by `smc` or by `python -m`."""
+    if Path(sys.argv[0]).parts[-1:] == ("smc",) or Path(sys.argv[0]).parts[-2:] == (
+        "shared_moe_conformer",
+        "__main__.py",
+    ):
+        return f"smc {verb.replace('_', '-')}"
+    return f"python -m shared_moe_conformer.{verb}"
 
 
 def run_main(main: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shared_moe_conformer.ablation.results import read_transcripts
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.forms.comparison import (
@@ -96,7 +96,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m shared_moe_conformer.compare_forms",
+        prog=program("compare_forms"),
         description="Compare a released model in torch, TorchScript, onnxruntime and sherpa-onnx, and its float32, "
         "float16 and int8 files, on a recipe's whole test set.",
     )

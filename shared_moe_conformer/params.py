@@ -8,7 +8,7 @@ import runpy
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import Config, ModelConfig, load_config, require
 from shared_moe_conformer.model.parameters import ParameterCounts, count_parameters
 
@@ -16,7 +16,7 @@ from shared_moe_conformer.model.parameters import ParameterCounts, count_paramet
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m shared_moe_conformer.params",
+        prog=program("params"),
         description="Count parameters: unique (stored), unrolled (counted once for each layer that uses them) and "
         "active (those that compute a frame: of the experts only the chosen ones).",
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -92,7 +92,7 @@ def _draw_usage(args: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m shared_moe_conformer.report", description="Show an experiment in one page, or a part of it."
+        prog=program("report"), description="Show an experiment in one page, or a part of it."
     )
     parser.add_argument("exp_dir", type=Path, help="folder that ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
     parser.add_argument(

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.device import add_device_flag, choose_device
@@ -45,7 +45,7 @@ def allowed_hosts(host: str) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m shared_moe_conformer.serve",
+        prog=program("serve"),
         description="Serve a page on which one speaks, or drops an audio file, and sees the words, their times and "
         "which experts computed each frame.",
     )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, cast
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.decoding.methods import METHODS
@@ -143,7 +143,7 @@ def _channel(text: str) -> int | str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m shared_moe_conformer.transcribe",
+        prog=program("transcribe"),
         description="Print what is said in audio files, and when; or what is being said, with --live.",
     )
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, TEST_WAV, expected_text, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m shared_moe_conformer.zoo", description="Released models.")
+    parser = argparse.ArgumentParser(prog=program("zoo"), description="Released models.")
     where, name, source = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     where.add_argument("--zoo-dir", type=Path, default=Path(ZOO), help=f"the zoo's folder [{ZOO}]")
     name.add_argument("name", help="the model's name")

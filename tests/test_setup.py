@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -124,6 +126,29 @@ def test_each_python_of_k2_has_its_own_hash() -> None:
 def test_setup_py_reads_the_version() -> None:
     setup_py = run(sys.executable, "setup.py", "--quiet", "--version", "--name")
     assert setup_py.stdout.split() == [__version__, "shared-moe-conformer"], setup_py.stderr
+
+
+def test_a_wheel_of_the_source_package_holds_pages_types_and_the_command(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "shared_moe_conformer", tmp_path / "shared_moe_conformer")
+    shutil.copytree(REQUIREMENTS, tmp_path / "requirements")
+    for name in ("setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    make = [sys.executable, "setup.py", "--quiet"]
+    subprocess.run([*make, "sdist"], cwd=tmp_path, check=True, capture_output=True)
+    (source,) = tmp_path.glob("dist/*.tar.gz")
+    with tarfile.open(source) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    subprocess.run([*make, "bdist_wheel"], cwd=unpacked, check=True, capture_output=True)
+    (wheel,) = unpacked.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as archive_of_wheel:
+        names = set(archive_of_wheel.namelist())
+        (entries,) = (name for name in names if name.endswith("entry_points.txt"))
+        assert "smc = shared_moe_conformer.__main__:main" in archive_of_wheel.read(entries).decode()
+    package = ROOT / "shared_moe_conformer"
+    files = {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file()}
+    assert names >= {name for name in files if "__pycache__" not in name}
+    assert not any(name.startswith("tests/") for name in names)
 
 
 def test_chromium_is_left_alone_where_it_is_and_missed_where_nobody_can_install_it(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,15 @@ def test_programs_that_are_named_are_there(page: Path) -> None:
     scripts = [script.removeprefix("../../../") for script in re.findall(r"(?:\.\./)*local/\w+\.(?:py|sh)", text)]
     names = [f"{module.replace('.', '/')}.py" for module in modules] + scripts
     assert [name for name in names if not (ROOT / name).exists() and not (page.parent / name).exists()] == []
+
+
+def test_the_programs_of_the_page_about_python_run(saved: Callable[..., Path]) -> None:
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
+    assert len(programs) == 2
+    code = "\n".join(programs).replace("zoo/asterisk-en-base", str(saved()))
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "torch.Size([2, 24, 64]) [24, 14]" in result.stdout
 
 
 def test_the_modules_that_the_changelog_gives_as_new_are_there() -> None:
