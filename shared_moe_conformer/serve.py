@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import socket
+import sys
 from collections.abc import Sequence
 
 from shared_moe_conformer.bundle import Bundle
@@ -47,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("serve"),
         description="Serve a page on which one speaks, or drops an audio file, and sees the words, their times and "
-        "which experts computed each frame.",
+        "which experts computed each frame. At /stream, and at /, clients of sherpa-onnx's streaming WebSocket server "
+        "are served, too, if the model was trained to stream.",
     )
     add_model_flags(parser)
     parser.add_argument("--port", type=int, default=8000, help="port of the page; 0: any free one [8000]")
@@ -58,6 +60,22 @@ def _parser() -> argparse.ArgumentParser:
         "one, but browsers allow recording on localhost and behind https only [127.0.0.1]",
     )
     parser.add_argument("--max-megabytes", type=float, default=32.0, help="size of a file at most, in MB [32]")
+    live = parser.add_argument_group("live", "speech that is recognised while it is spoken")
+    live.add_argument(
+        "--chunk-size",
+        type=int,
+        help="encoder frames of 40 ms that are recognised together: 16 are 640 ms [the largest chunk that the model "
+        "was trained with]",
+    )
+    live.add_argument(
+        "--left-context-frames",
+        type=int,
+        help="encoder frames before its chunk that a frame attends to [the most that the model was trained with]",
+    )
+    live.add_argument("--max-streams", type=int, default=16, help="people at once; others are told to come back [16]")
+    live.add_argument(
+        "--idle-seconds", type=float, default=60.0, help="who sends nothing for so long is disconnected [60]"
+    )
     add_device_flag(parser)
     return parser
 
@@ -65,17 +83,21 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> None:
     for package in ("fastapi", "uvicorn"):
         found = importlib.util.find_spec(package) is not None
-        require(found, f"the package {package} is not installed: pip install fastapi uvicorn")
+        require(found, f"the package {package} is not installed: pip install fastapi uvicorn wsproto")
     import uvicorn
 
-    from shared_moe_conformer.web.app import create_app
+    from shared_moe_conformer.web.app import LiveOptions, create_app
 
-    require(args.max_megabytes > 0, f"max_megabytes is {args.max_megabytes}: give a positive number")
+    for name in ("max_megabytes", "max_streams", "idle_seconds"):
+        require(getattr(args, name) > 0, f"{name} is {getattr(args, name)}: give a positive number")
+    if not any(importlib.util.find_spec(package) for package in ("websockets", "wsproto")):
+        print("without live recognition, which needs the package wsproto: pip install wsproto", file=sys.stderr)
     tune_cpu()
     folder = resolve(args.model, zoo_dir=args.zoo_dir)
     bundle = Bundle.load(folder).to(choose_device(args.device))
     max_bytes = int(args.max_megabytes * 1e6)
-    app = create_app(bundle, folder, max_bytes=max_bytes, hosts=allowed_hosts(args.host))
+    live = LiveOptions(args.chunk_size, args.left_context_frames, args.max_streams, args.idle_seconds)
+    app = create_app(bundle, folder, max_bytes=max_bytes, hosts=allowed_hosts(args.host), live=live)
     with listen(args.host, args.port) as listener:
         shown = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{shown}:{listener.getsockname()[1]} serves {bundle.manifest.name}; Ctrl-C ends it", flush=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -19,7 +21,10 @@ from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import SegmentExperts, expert_layers, transcribe_with_experts
 from shared_moe_conformer.speech.audio import require_short
+from shared_moe_conformer.streaming import StreamingRecognizer
 from shared_moe_conformer.web.pages import read_page, security_policy
+from shared_moe_conformer.web.stream_socket import serve_stream
+from shared_moe_conformer.web.streams import StreamHub
 
 MAX_SECONDS = 600.0
 """Seconds of a recording that a page shows at most; `transcribe` has no such limit."""
@@ -31,7 +36,25 @@ class TooLong(ValueError):
     """An upload has more bytes than it may have."""
 
 
-def create_app(bundle: Bundle, folder: Path, *, max_bytes: int, hosts: Sequence[str]) -> FastAPI:
+class LiveOptions(NamedTuple):
+    """How speech is recognised while it is spoken."""
+
+    chunk_size: int | None = None
+    """Encoder frames of a chunk; None: the largest that the model was trained with."""
+    left_context: int | None = None
+    """Frames before its chunk that a frame attends to; None: the most that the model was trained with."""
+    max_streams: int = 16
+    """Clients at once."""
+    idle_seconds: float = 60.0
+    """A client that sends nothing for so long is disconnected."""
+
+
+LIVE = LiveOptions()
+
+
+def create_app(
+    bundle: Bundle, folder: Path, *, max_bytes: int, hosts: Sequence[str], live: LiveOptions = LIVE
+) -> FastAPI:
     """The application.
 
     Args:
@@ -40,8 +63,28 @@ def create_app(bundle: Bundle, folder: Path, *, max_bytes: int, hosts: Sequence[
       max_bytes: bytes of an upload at most.
       hosts: names and addresses under which browsers may ask; any other is refused, so that no web page from
         elsewhere can have its own name lead here.
+      live: of `/stream`.
+
+    Raises:
+      ValueError: a value in `live` that cannot be used.
     """
-    app = FastAPI(title=bundle.manifest.name, docs_url=None, redoc_url=None, openapi_url=None)
+    recognizer, why_not = _recognizer(bundle, live)
+    hub: StreamHub | None = None
+
+    @contextlib.asynccontextmanager
+    async def recognise_streams(app: FastAPI) -> AsyncIterator[None]:
+        nonlocal hub
+        if recognizer is None:
+            yield
+            return
+        hub = app.state.hub = StreamHub(recognizer, max_streams=live.max_streams)
+        worker = asyncio.create_task(hub.run())
+        yield
+        worker.cancel()
+
+    app = FastAPI(
+        title=bundle.manifest.name, docs_url=None, redoc_url=None, openapi_url=None, lifespan=recognise_streams
+    )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     page = read_page("recognise.html")
     headers = {
@@ -60,7 +103,7 @@ def create_app(bundle: Bundle, folder: Path, *, max_bytes: int, hosts: Sequence[
 
     @app.get("/model")
     def show_model() -> dict[str, Any]:
-        return {**describe_model(bundle), "max_bytes": max_bytes}
+        return {**describe_model(bundle), "max_bytes": max_bytes, "why_not_live": why_not}
 
     @app.get("/example.wav")
     def show_example() -> Response:
@@ -81,7 +124,22 @@ def create_app(bundle: Bundle, folder: Path, *, max_bytes: int, hosts: Sequence[
                 return Response(status_code=400)
         return JSONResponse(found)
 
+    @app.websocket("/stream")
+    @app.websocket("/")
+    async def stream(websocket: WebSocket) -> None:
+        await serve_stream(websocket, hub, why_not=why_not, hosts=hosts, idle_seconds=live.idle_seconds)
+
     return app
+
+
+def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer | None, str]:
+    """The recogniser of streams; None and why, where the model cannot stream and nobody asked for it."""
+    try:
+        return bundle.recognizer(chunk_size=live.chunk_size, left_context=live.left_context), ""
+    except (ValueError, OSError) as error:
+        if live.chunk_size is not None or live.left_context is not None:
+            raise
+        return None, str(error)
 
 
 async def _receive(request: Request, path: Path, *, max_bytes: int) -> None:

@@ -100,13 +100,14 @@ def served(saved: Callable[..., Path], tiny_bundle: Bundle) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def serve_bundle(bundle: Bundle, folder: Path) -> Iterator[str]:
-    """Serve a bundle's page while the block runs."""
+def serve_bundle(bundle: Bundle, folder: Path, **live: Any) -> Iterator[str]:
+    """Serve a bundle's page while the block runs; `live` are `LiveOptions`."""
     import uvicorn
 
-    from shared_moe_conformer.web.app import create_app
+    from shared_moe_conformer.web.app import LiveOptions, create_app
 
-    app = create_app(bundle, folder, max_bytes=1_000_000, hosts=allowed_hosts("127.0.0.1"))
+    hosts = allowed_hosts("127.0.0.1")
+    app = create_app(bundle, folder, max_bytes=1_000_000, hosts=hosts, live=LiveOptions(**live))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,0 +1,177 @@
+"""Streams of many clients, whose audio one worker recognises in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from shared_moe_conformer.speech.transcript import EMPTY, Transcript
+from shared_moe_conformer.streaming import Stream, StreamingRecognizer
+
+SAMPLING_RATE = 16000
+"""Of all clients' samples, in Hz. Source: sherpa-onnx's protocol."""
+MOST_WAITING = 5 * SAMPLING_RATE
+"""Samples of a client that may wait before no more are taken from it; then its network connection waits."""
+MOST_UPDATES = 100
+"""Updates that a client may leave unread before its stream waits."""
+
+
+class Update(NamedTuple):
+    """What is new in a stream."""
+
+    segment: int
+    start: float
+    """Seconds at which the segment begins in the stream; the transcript's times count from the stream's beginning."""
+    transcript: Transcript
+    is_final: bool
+    """The segment has ended: its words stay."""
+    is_eof: bool
+    """The stream has ended: this is the last update."""
+
+
+class Busy(Exception):
+    """As many streams are open as may be."""
+
+
+class Client:
+    """One client's stream, the samples that wait for it, and the updates that wait for the client."""
+
+    def __init__(self, stream: Stream, wake: asyncio.Event) -> None:
+        """`wake` is set when there is something to recognise."""
+        self.updates: asyncio.Queue[Update | Exception] = asyncio.Queue()
+        self.stream = stream
+        self._wake = wake
+        self._waiting: deque[np.ndarray] = deque()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._is_ended = self.is_done = False
+
+    async def add(self, samples: np.ndarray) -> None:
+        """Take the next samples, (num_samples,), once there is room for them."""
+        await self._has_room.wait()
+        second = SAMPLING_RATE
+        self._waiting.extend(samples[i : i + second] for i in range(0, len(samples), second))
+        self._look_for_room()
+        self._wake.set()
+
+    def end(self) -> None:
+        """No more samples will come."""
+        self._is_ended = True
+        self._wake.set()
+
+    async def next_update(self) -> Update:
+        """The next update, once there is one; what the recogniser raised is raised."""
+        update = await self.updates.get()
+        self._wake.set()
+        if isinstance(update, Exception):
+            raise update
+        return update
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to do for the worker."""
+        is_wanted = not self.is_done and self.updates.qsize() < MOST_UPDATES
+        return is_wanted and (bool(self._waiting) or self.stream.is_ready or self._is_ended)
+
+    def feed(self) -> None:
+        """Give the stream as many samples as make a chunk; called in the worker's thread."""
+        while self._waiting and not self.stream.is_ready:
+            self.stream.add(self._waiting.popleft(), SAMPLING_RATE)
+        if self._is_ended and not self._waiting:
+            self.stream.end()
+
+    def publish(self, updates: Sequence[Update | Exception]) -> None:
+        """Have the client get these updates."""
+        for update in updates:
+            self.updates.put_nowait(update)
+            self.is_done |= isinstance(update, Exception) or update.is_eof
+        self._look_for_room()
+
+    def _look_for_room(self) -> None:
+        if sum(map(len, self._waiting)) < MOST_WAITING:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
+
+
+class StreamHub:
+    """The clients whose streams are open, and the worker that recognises their audio together."""
+
+    def __init__(self, recognizer: StreamingRecognizer, *, max_streams: int) -> None:
+        self.max_streams = max_streams
+        self._recognizer = recognizer
+        self._clients: list[Client] = []
+        self._wake = asyncio.Event()
+
+    @property
+    def num_streams(self) -> int:
+        """Streams that are open."""
+        return len(self._clients)
+
+    @contextmanager
+    def join(self) -> Iterator[Client]:
+        """A client whose stream is open while the block runs.
+
+        Raises:
+          Busy: no more streams may be open.
+        """
+        if self.num_streams >= self.max_streams:
+            raise Busy
+        client = Client(self._recognizer.stream(), self._wake)
+        self._clients.append(client)
+        try:
+            yield client
+        finally:
+            self._clients.remove(client)
+
+    async def run(self) -> None:
+        """Recognise what comes, one chunk of every client at a time, until the task is cancelled."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1) as thread:
+            while await self._wake.wait():
+                self._wake.clear()
+                while clients := [client for client in self._clients if client.has_work]:
+                    found = await loop.run_in_executor(thread, self._advance, clients)
+                    for client, updates in zip(clients, found):
+                        client.publish(updates)
+
+    def _advance(self, clients: Sequence[Client]) -> list[list[Update | Exception]]:
+        """The updates of each client after its next chunk; an error of one client's audio is its own."""
+        errors: dict[int, Exception] = {}
+        for i, client in enumerate(clients):
+            try:
+                client.feed()
+            except ValueError as error:
+                errors[i] = error
+        fed = [client.stream for i, client in enumerate(clients) if i not in errors]
+        try:
+            stepped = {id(stream) for stream in self._recognizer.step(fed)}
+            return [
+                [errors[i]] if i in errors else _updates(client.stream, id(client.stream) in stepped)
+                for i, client in enumerate(clients)
+            ]
+        except Exception as error:
+            logging.getLogger(__name__).exception("a batch of streams was not recognised")
+            return [[error] for _ in clients]
+
+
+def _updates(stream: Stream, was_stepped: bool) -> list[Update | Exception]:
+    """What is new in a stream, given whether a chunk was recognised."""
+    result = stream.result
+    if not (was_stepped or result.is_final):
+        return []
+    segments = stream.pop_segments()
+    first = result.segment - len(segments)
+    updates = [Update(first + i, *segment, is_final=True, is_eof=False) for i, segment in enumerate(segments)]
+    if not updates:
+        start = stream.segment_start
+        partial = EMPTY if result.is_final else result.partial
+        updates = [Update(result.segment, start, partial, is_final=result.is_final, is_eof=False)]
+    return [*updates[:-1], updates[-1]._replace(is_eof=result.is_final)]

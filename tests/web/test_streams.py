@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.web import streams
+from shared_moe_conformer.web.streams import Busy, Client, StreamHub
+
+SECOND = np.zeros(streams.SAMPLING_RATE, dtype=np.float32)
+
+
+@contextlib.asynccontextmanager
+async def working(hub: StreamHub) -> AsyncIterator[None]:
+    worker = asyncio.create_task(hub.run())
+    yield
+    worker.cancel()
+
+
+@pytest.fixture
+def hub(tiny_bundle: Bundle) -> StreamHub:
+    return StreamHub(tiny_bundle.recognizer(chunk_size=8, left_context=16), max_streams=2)
+
+
+def test_samples_wait_for_room(hub: StreamHub) -> None:
+    async def fill() -> None:
+        with hub.join() as client:
+            for _ in range(streams.MOST_WAITING // streams.SAMPLING_RATE):
+                await client.add(SECOND)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.add(SECOND), 0.05)
+            async with working(hub):
+                await asyncio.wait_for(client.add(SECOND), 20)
+
+    asyncio.run(fill())
+
+
+def test_a_stream_whose_client_does_not_read_waits(hub: StreamHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MOST_UPDATES", 3)
+
+    async def speak() -> None:
+        with hub.join() as client:
+            await client.add(np.tile(SECOND, 4))
+            client.end()
+            async with working(hub):
+                while client.has_work:
+                    await asyncio.sleep(0.01)
+                assert client.updates.qsize() == 3
+                while not (await asyncio.wait_for(client.next_update(), 20)).is_eof:
+                    pass
+                assert not client.has_work
+
+    asyncio.run(speak())
+
+
+def test_a_stream_is_freed_when_its_client_leaves(hub: StreamHub) -> None:
+    async def join() -> None:
+        with contextlib.ExitStack() as stack:
+            clients: list[Client] = [stack.enter_context(hub.join()) for _ in range(2)]
+            with pytest.raises(Busy):
+                stack.enter_context(hub.join())
+            assert hub.num_streams == len(clients) == 2
+        assert hub.num_streams == 0
+
+    asyncio.run(join())
