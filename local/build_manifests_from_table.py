@@ -23,16 +23,25 @@ def main() -> None:
     args = parser().parse_args()
     utterances = read_table(args.table)
     recordings = {}
-    for path in tqdm(dict.fromkeys(utterance.path for utterance in utterances), desc="recordings", unit="file"):
+    for path, channel in tqdm(dict.fromkeys(map(source_of, utterances)), desc="recordings", unit="file"):
         if not (args.audio_dir / path).is_file():
             raise FileNotFoundError(f"no file {args.audio_dir / path}: where is the audio now? give --corpus-dir")
-        recordings[path] = make_recording(args.audio_dir / path, recording_id=path, converted_dir=args.converted_dir)
+        name = path if channel is None else f"{path}#{channel}"
+        audio = args.audio_dir / path
+        recordings[path, channel] = make_recording(
+            audio, recording_id=name, converted_dir=args.converted_dir, channel=channel
+        )
     for split in SPLITS:
         chosen = [utterance for utterance in utterances if utterance.split == split]
         require(len(chosen) > 0, f"no utterance of {args.table} is in {split}: correct its split column")
-        its_recordings = [recordings[path] for path in dict.fromkeys(utterance.path for utterance in chosen)]
-        supervisions = SupervisionSet.from_segments(supervise(u, recordings[u.path]) for u in chosen)
+        its_recordings = [recordings[source] for source in dict.fromkeys(map(source_of, chosen))]
+        supervisions = SupervisionSet.from_segments(supervise(u, recordings[source_of(u)]) for u in chosen)
         write_split(RecordingSet.from_recordings(its_recordings), supervisions, split, args.output_dir)
+
+
+def source_of(utterance: Utterance) -> tuple[str, int | None]:
+    """File and channel of an utterance."""
+    return utterance.path, utterance.channel
 
 
 def supervise(utterance: Utterance, recording: Recording) -> SupervisionSegment:

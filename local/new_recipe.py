@@ -5,7 +5,11 @@
     local/new_recipe.py calls --kaldi data/calls --normalise none
     local/new_recipe.py calls --kaldi train=data/train dev=data/dev test=data/test --normalise none
 
-Lines of a TSV file are path<TAB>text[<TAB>speaker][<TAB>split]; a first line may name these columns in another order.
+    local/new_recipe.py voices --tsv train=train.tsv dev=dev.tsv test=test.tsv --normalise lower --language tr
+
+Lines of a TSV file are path<TAB>text[<TAB>speaker][<TAB>split]; a first line may name these columns in another order,
+by the names that Common Voice, NeMo and others use, and start, end or duration, and channel. A table may also be CSV
+with names, or JSON: an object a line (NeMo), or one list or object of them.
 Lines that cannot be used are named, and nothing is made.
 """
 
@@ -20,11 +24,13 @@ from shared_moe_conformer.atomic import atomic_folder, check_free
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.checks import reason_to_drop
+from shared_moe_conformer.data.kaldi import read_kaldi
 from shared_moe_conformer.data.normalisation import has_dotless_i, marks_in, normalise, without_marks
 from shared_moe_conformer.data.recordings import measure
 from shared_moe_conformer.data.splits import assign_splits, shared_texts
+from shared_moe_conformer.data.tables import read_tsv
 from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size, mostly_spaceless
-from shared_moe_conformer.data.utterances import SPLITS, Utterance, read_kaldi, read_tsv, refuse, with_ids, write_table
+from shared_moe_conformer.data.utterances import SPLITS, Utterance, refuse, with_ids, write_table
 from shared_moe_conformer.recipe_files import NewRecipe, feature_rate, fill_templates
 from shared_moe_conformer.release.manifest import require_name
 
@@ -37,8 +43,9 @@ def main() -> None:
     require_name(args.name)
     folder = args.recipe_dir or ROOT / "egs" / args.name / "ASR"
     check_free(folder, marker=TABLE)
-    audio_dir = (args.audio_dir or (args.tsv.parent if args.tsv else Path())).resolve()
-    utterances, lowest_rate = measure(normalised(read(args), args), audio_dir)
+    told = normalised(read(args), args)
+    audio_dir = (args.audio_dir or find_audio_dir(args, told)).resolve()
+    utterances, lowest_rate = measure(told, audio_dir)
     limits = {"min_duration": args.min_duration, "max_duration": args.max_duration}
     dropped = {utterance: reason for utterance in utterances if (reason := reason_to_drop(utterance, **limits))}
     kept = with_ids(utterance for utterance in utterances if utterance not in dropped)
@@ -57,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("name", help="the corpus's name: letters, digits and - _ .")
     source = result.add_mutually_exclusive_group(required=True)
-    source.add_argument("--tsv", type=Path, help="lines of path, text, and optionally speaker and split")
+    source.add_argument("--tsv", "--table", nargs="+",
+                        help="a table (TSV, CSV, JSON lines), or SPLIT=TABLE for each split")  # fmt: skip
     source.add_argument("--kaldi", nargs="+", help="a Kaldi data folder, or SPLIT=FOLDER for each split")
     result.add_argument("--normalise", choices=("upper", "lower", "none"), required=True,
                         help="texts in upper or lower case without punctuation, or as they are")  # fmt: skip
@@ -76,14 +84,35 @@ def parser() -> argparse.ArgumentParser:
 
 def read(args: argparse.Namespace) -> list[Utterance]:
     """The utterances that the user names."""
-    if args.tsv:
-        return read_tsv(args.tsv)
     utterances = []
-    for argument in args.kaldi:
-        split, equals, folder = argument.partition("=")
-        require(not equals or split in SPLITS, f"--kaldi {argument}: write SPLIT=FOLDER with {', '.join(SPLITS)}")
-        utterances += read_kaldi(Path(folder if equals else argument), split=split if equals else "")
+    for split, path in sources(args):
+        if args.kaldi:
+            utterances += read_kaldi(path, split=split)
+        else:
+            utterances += [u._replace(split=split or u.split) for u in read_tsv(path)]
     return utterances
+
+
+def sources(args: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Split, which may be empty, and path of each table or Kaldi folder."""
+    result = []
+    for argument in args.tsv or args.kaldi:
+        split, equals, path = argument.partition("=")
+        if equals and Path(argument).exists():
+            split, path = "", argument
+        flag = "--tsv" if args.tsv else "--kaldi"
+        require(
+            not equals or not split or split in SPLITS, f"{flag} {argument}: write SPLIT=PATH with {', '.join(SPLITS)}"
+        )
+        result.append((split, Path(path)) if equals else ("", Path(argument)))
+    return result
+
+
+def find_audio_dir(args: argparse.Namespace, utterances: list[Utterance]) -> Path:
+    """The folder that paths begin in: a table's own, or as in Common Voice the folder `clips` in it."""
+    folder = sources(args)[0][1].parent if args.tsv else Path()
+    first = utterances[0].path
+    return folder / "clips" if not (folder / first).exists() and (folder / "clips" / first).exists() else folder
 
 
 def normalised(utterances: list[Utterance], args: argparse.Namespace) -> list[Utterance]:

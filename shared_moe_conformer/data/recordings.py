@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.data.utterances import Utterance, refuse
 from shared_moe_conformer.speech.audio import examine, stream_audio
+from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.text import first_line
 
 TOLERANCE = 0.1
@@ -72,17 +75,26 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> Measured:
     measured, problems = [], []
     for utterance in tqdm(utterances, desc="opening recordings", unit="file"):
         if utterance.path not in lengths:
-            lengths[utterance.path] = _length(audio_dir / utterance.path)
+            lengths[utterance.path] = _length(audio_dir / _existing(utterance.path, audio_dir))
         length = lengths[utterance.path]
         if isinstance(length, str):
             problems.append(f"{utterance.origin}: {length}")
             continue
         duration = utterance.duration or length.seconds - utterance.start
-        if utterance.start + duration > length.seconds + TOLERANCE:
+        if utterance.channel is not None and utterance.channel >= length.channels:
+            problems.append(
+                f"{utterance.origin}: no channel {utterance.channel}: the channels of {utterance.path} are 0 to "
+                f"{length.channels - 1}"
+            )
+        if utterance.start > length.seconds:
+            message = f"{utterance.origin}: the segment starts after its recording, which has {length.seconds:.2f} s"
+            problems.append(message)
+        elif utterance.start + duration > length.seconds + TOLERANCE:
             message = f"{utterance.origin}: the segment ends after its recording, which has {length.seconds:.2f} s"
             problems.append(message)
         end = min(length.seconds, utterance.start + duration)
-        measured.append(utterance._replace(duration=round(end - utterance.start, 6)))
+        path = _existing(utterance.path, audio_dir)
+        measured.append(utterance._replace(path=path, duration=round(end - utterance.start, 6)))
     refuse(problems)
     rates = [length.sampling_rate for length in lengths.values() if not isinstance(length, str)]
     return Measured(measured, min(rates, default=0))
@@ -91,6 +103,13 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> Measured:
 class _Length(NamedTuple):
     seconds: float
     sampling_rate: int
+    channels: int
+
+
+def _existing(path: str, audio_dir: Path) -> str:
+    """The path in the Unicode form that its file's name has; tables and file systems differ in it."""
+    forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
+    return next((form for form in forms if (audio_dir / form).is_file()), path)
 
 
 def _length(path: Path) -> _Length | str:
@@ -99,15 +118,17 @@ def _length(path: Path) -> _Length | str:
         return f"no file {path}: correct the path, or give the folder that it begins at as --audio-dir"
     try:
         rate, length, announced, _ = examine(path)
+        with open_audio(path) as file:
+            channels = file.channels
     except ValueError as error:
         return str(error)
     if announced is not None:
         return f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get it again, or leave it out"
-    return _Length(length / rate, rate)
+    return _Length(length / rate, rate, channels)
 
 
-def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Recording:
-    """The recording of any file that `speech.audio` reads.
+def make_recording(path: Path, *, recording_id: str, converted_dir: Path, channel: int | None = None) -> Recording:
+    """The recording of any file that `speech.audio` reads, of one of its channels or the mean of all.
 
     A file that is not plain (see `speech.audio.Examined`) becomes a FLAC file of one channel in `converted_dir`. One
     that is there and newer than its source is taken as it is.
@@ -117,17 +138,18 @@ def make_recording(path: Path, *, recording_id: str, converted_dir: Path) -> Rec
     """
     found = examine(path)
     if not found.is_plain:
-        path = _convert(path, converted_dir / f"{hashlib.sha1(str(path).encode()).hexdigest()[:20]}.flac")
+        name = str(path) if channel is None else f"{path}#{channel}"
+        path = _convert(path, converted_dir / f"{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.flac", channel)
         found = examine(path)
     source = AudioSource(type="file", channels=[0], source=str(path))
     rate, length = found.sampling_rate, found.num_samples
     return Recording(recording_id, [source], rate, length, length / rate)
 
 
-def _convert(path: Path, target: Path) -> Path:
+def _convert(path: Path, target: Path, channel: int | None) -> Path:
     if target.is_file() and target.stat().st_mtime >= path.stat().st_mtime:
         return target
-    rate, blocks = stream_audio(path)
+    rate, blocks = stream_audio(path, channel=channel)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as whole, soundfile.SoundFile(whole, "w", rate, 1, "PCM_16", format="FLAC") as file:
         for block in blocks:

@@ -1,10 +1,8 @@
-"""A user's corpus as a table: which stretch of which file holds which text, from TSV files and Kaldi folders.
-
-What is wrong with a file is told line by line, before anything is made of it.
-"""
+"""What is said in recordings and parts of them: ids, problems named line by line, and the table of a recipe."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +11,6 @@ from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import require
 
 SPLITS = ("train", "dev", "test")
-COLUMNS = ("path", "text", "speaker", "split")
-"""Columns of a user's TSV file; the last two may be left out, and a first line of these names sets another order."""
 MAX_SHOWN = 3
 
 
@@ -34,103 +30,61 @@ class Utterance(NamedTuple):
     """Seconds; 0: to the end of the file."""
     origin: str
     """File and line that say so."""
+    channel: int | None = None
+    """From 0; None: the mean of all."""
 
 
-def read_tsv(path: Path) -> list[Utterance]:
-    """The utterances of lines path<TAB>text[<TAB>speaker][<TAB>split], or with a first line that names the columns.
+COLUMNS = Utterance._fields[:7]
+"""Columns of a recipe's table; `channel` is one more, where an utterance has one."""
+
+
+def span(start: str, end: str) -> tuple[float, float]:
+    """Start and duration in seconds of a segment; the end -1 is that of the recording, and its duration then 0.
+
+    Source of -1: Kaldi, extract-segments.
+
+    Raises:
+      ValueError: no times of a segment.
+    """
+    first, last = seconds(start, "start"), seconds(end, "end")
+    require(first >= 0, f"it starts at {first:g} s, before its recording: write 0 or more")
+    if last == -1:
+        return first, 0.0
+    require(last > first, f"it ends ({last:g} s) before it starts ({first:g} s)")
+    return first, last - first
+
+
+def seconds(value: str, name: str) -> float:
+    """A time in seconds.
+
+    Raises:
+      ValueError: no finite number.
+    """
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    require(math.isfinite(number), f"the {name} is {value!r}: write seconds, as 1.25")
+    return number
+
+
+def channel_of(value: str) -> int | None:
+    """The channel that a table names; None for an empty value.
+
+    Raises:
+      ValueError: no number.
+    """
+    require(not value or (value.isascii() and value.isdecimal()), f"the channel is {value!r}: write 0, 1, ..")
+    return int(value) if value else None
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Name and text of each line that is not blank.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: lines that cannot be used, named.
+      ValueError: the file is not UTF-8.
     """
-    lines = [(origin, line.split("\t")) for origin, line in _lines(path)]
-    columns: Sequence[str] = COLUMNS
-    if lines and {"path", "text"} <= set(lines[0][1]) <= set(COLUMNS):
-        columns = lines.pop(0)[1]
-    utterances, problems, seen = [], [], dict[str, str]()
-    for origin, fields in lines:
-        values = dict.fromkeys(COLUMNS, "") | dict(zip(columns, map(str.strip, fields)))
-        problem = _problem_of(fields, values, columns, seen.get(values["path"]))
-        if problem:
-            problems.append(f"{origin}: {problem}")
-            continue
-        seen[values["path"]] = origin
-        utterances.append(Utterance("", **values, start=0.0, duration=0.0, origin=origin))
-    refuse(problems)
-    require(len(utterances) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
-    return utterances
-
-
-def _problem_of(fields: list[str], values: dict[str, str], columns: Sequence[str], earlier: str | None) -> str | None:
-    checks = {
-        "no tab between path and text: write path<TAB>text": len(fields) < 2,
-        f"{len(fields)} columns: {len(columns)} are known, {', '.join(columns)}": len(fields) > len(columns),
-        "no path": not values["path"],
-        "no text: write what is said, or take the line out": not values["text"],
-        f"the split is {values['split']!r}: write {', '.join(SPLITS)}": values["split"] not in ("", *SPLITS),
-        f"the same recording as {earlier}: take one out": earlier is not None,
-    }
-    return next((problem for problem, wrong in checks.items() if wrong), None)
-
-
-def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
-    """The utterances of a Kaldi data folder: wav.scp and text, and segments and utt2spk if they exist.
-
-    Source of the formats: Kaldi's documentation, Data preparation.
-
-    Raises:
-      FileNotFoundError: no wav.scp or no text.
-      ValueError: lines that cannot be used, named.
-    """
-    recordings, texts = _read_map(folder / "wav.scp"), _read_map(folder / "text")
-    segments, speakers = (_read_map(p) if (p := folder / name).is_file() else {} for name in ("segments", "utt2spk"))
-    problems = [
-        f"{origin}: a command, not a file: run it, and write the name of the audio file it makes"
-        for origin, value in recordings.values()
-        if value.endswith("|")
-    ]
-    utterances = []
-    for name, (origin, text) in texts.items():
-        try:
-            recording, start, duration = _span(name, segments)
-            _, audio = recordings[recording]
-        except (KeyError, ValueError):
-            problems.append(f"{origin}: no usable line in {'segments and ' if segments else ''}wav.scp for {name}")
-            continue
-        if not text:
-            problems.append(f"{origin}: no text: write what is said, or take the line out")
-        _, speaker = speakers.get(name, ("", ""))
-        utterances.append(Utterance(name, audio, text, speaker, split, start, duration, origin))
-    refuse(problems)
-    require(len(utterances) > 0, f"{folder / 'text'} has no lines")
-    return utterances
-
-
-def _span(name: str, segments: dict[str, tuple[str, str]]) -> tuple[str, float, float]:
-    """Recording, start and duration of an utterance."""
-    if not segments:
-        return name, 0.0, 0.0
-    recording, start, end = segments[name][1].split()
-    if not 0 <= float(start) < float(end):
-        raise ValueError(f"{start} to {end}")
-    return recording, float(start), float(end) - float(start)
-
-
-def _read_map(path: Path) -> dict[str, tuple[str, str]]:
-    """Origin and rest of each line, by its first word."""
-    result: dict[str, tuple[str, str]] = {}
-    problems = []
-    for origin, line in _lines(path):
-        name, *rest = line.split(maxsplit=1)
-        if name in result:
-            problems.append(f"{origin}: {name} has a line already, {result[name][0]}")
-        result[name] = (origin, rest[0].strip() if rest else "")
-    refuse(problems)
-    return result
-
-
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Name and text of each line that is not blank."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
@@ -168,7 +122,11 @@ def with_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
 def write_table(utterances: Iterable[Utterance], path: Path) -> None:
     """Write the utterances into a file that `read_table` reads, sorted by their ids."""
     with atomic_file(path) as file:
-        rows = [Utterance._fields[:-1], *(utterance[:-1] for utterance in sorted(utterances))]
+        chosen = sorted(utterances, key=lambda utterance: utterance[:7])
+        rows: list[tuple[object, ...]] = [COLUMNS, *(utterance[:7] for utterance in chosen)]
+        channels = [utterance.channel for utterance in chosen]
+        if any(channel is not None for channel in channels):
+            rows = [(*row, c) for row, c in zip(rows, ["channel", *("" if c is None else c for c in channels)])]
         file.write("".join("\t".join(map(str, row)) + "\n" for row in rows).encode())
 
 
@@ -179,14 +137,16 @@ def read_table(path: Path) -> list[Utterance]:
       FileNotFoundError: no such file.
       ValueError: a line that `write_table` would not write.
     """
-    columns = Utterance._fields[:-1]
-    lines = [(origin, line.split("\t")) for origin, line in _lines(path)]
+    lines = [(origin, line.split("\t")) for origin, line in lines_of(path)]
+    columns = (*COLUMNS, "channel") if lines and lines[0][1][-1] == "channel" else COLUMNS
     utterances, problems = [], []
     for origin, fields in lines[1:]:
         try:
-            name, audio, text, speaker, split, start, duration = fields
+            name, audio, text, speaker, split, start, duration, *rest = fields
+            require(len(fields) == len(columns), f"{len(fields)} columns")
             require(split in SPLITS, f"the split is {split!r}")
-            utterances.append(Utterance(name, audio, text, speaker, split, float(start), float(duration), origin))
+            times, channel = (float(start), float(duration)), channel_of("".join(rest))
+            utterances.append(Utterance(name, audio, text, speaker, split, *times, origin, channel))
         except ValueError as error:
             problems.append(f"{origin}: {error}: the columns are {', '.join(columns)}")
     require(not lines or (*lines[0][1],) == columns, f"{path.name} line 1: write the columns {', '.join(columns)}")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -52,6 +54,28 @@ def test_files_that_cannot_be_used_are_named(audio: Path, wrong: Utterance, mess
     with pytest.raises(ValueError, match=message) as error:
         measure([utterance(), wrong], audio)
     assert "\n" not in str(error.value)
+
+
+def test_segments_to_the_end_and_of_channels(audio: Path) -> None:
+    second = utterance(start=0.5)._replace(channel=1)
+    assert measure([second], audio).utterances == [second._replace(duration=1.5)]
+    with pytest.raises(ValueError, match=r"line 7: no channel 2: the channels of a\.wav are 0 to 1"):
+        measure([second._replace(channel=2)], audio)
+    with pytest.raises(ValueError, match=r"line 7: the segment starts after its recording, which has 2\.00 s"):
+        measure([utterance(start=2.5)], audio)
+    sides = [
+        make_recording(audio / "a.wav", recording_id="x", converted_dir=audio / "converted", channel=channel)
+        for channel in (0, 1)
+    ]
+    assert [float(np.abs(side.load_audio()).max()) > 0.1 for side in sides] == [False, True]
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_names_of_files_may_have_another_unicode_form_than_the_table(audio: Path, form: Literal["NFC", "NFD"]) -> None:
+    name = unicodedata.normalize(form, "\u00e9t\u00e9.wav")
+    (audio / "b.wav").rename(audio / name)
+    found = {measure([utterance(unicodedata.normalize(f, name))], audio).utterances[0].path for f in ("NFC", "NFD")}
+    assert found == {name}
 
 
 def test_a_file_that_was_cut_off_is_named(audio: Path) -> None:

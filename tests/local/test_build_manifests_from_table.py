@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.utterances import Utterance, write_table
@@ -42,3 +44,15 @@ def test_what_is_missing_is_named(tmp_path: Path, table: list[Utterance], run_lo
     write_table([u for u in table if u.split != "dev"], tmp_path / "utterances.tsv")
     result = run_local("build_manifests_from_table", "--audio-dir", tmp_path / "audio")
     assert result.status == 1 and "is in dev" in result.err
+
+
+def test_channels_of_a_file_are_recordings_of_their_own(
+    tmp_path: Path, table: list[Utterance], run_local: Callable[..., Result]
+) -> None:
+    sides = np.stack([np.full(8000, 0.1), np.full(8000, 0.3)], axis=1)
+    soundfile.write(str(tmp_path / "audio/call.wav"), sides, 8000)
+    calls = [Utterance(f"c{c}", "call.wav", "FIVE", "", "train", 0.0, 1.0, "", c) for c in (0, 1)]
+    write_table([*table, *calls], tmp_path / "utterances.tsv")
+    assert run_local("build_manifests_from_table", "--audio-dir", tmp_path / "audio").status == 0
+    cuts = {cut.id: cut for cut in read_cuts(tmp_path / "data/manifests", "train", recipe_dir=tmp_path)}
+    assert [round(float(cuts[name].load_audio().mean()), 2) for name in ("c0", "c1")] == [0.1, 0.3]

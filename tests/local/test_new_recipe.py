@@ -143,3 +143,22 @@ def test_scripts_without_spaces_get_characters(tmp_path: Path, lines: list[str],
     result = make(with_texts(lines, *(f"สวัสดีครับ{c}" for c in "กขคงจฉชซฌญฎฏ")))
     assert result.status == 0 and "script without spaces: each character is a unit" in result.out
     assert "unit=char" in (tmp_path / "recipe/prepare.sh").read_text()
+
+
+def test_tables_of_each_split_with_audio_beside_them(
+    tmp_path: Path, lines: list[str], run_local: Callable[..., Result]
+) -> None:
+    """As Common Voice has them."""
+    (tmp_path / "audio").rename(tmp_path / "clips")
+    rows = [f"x\t{line.removeprefix('audio/')}\t2" for line in lines]
+    for split, first in (("train", 0), ("dev", 4), ("test", 8)):
+        content = "\n".join(["client_id\tpath\tsentence\tup_votes", *rows[first : first + 4]])
+        (tmp_path / f"{split}.tsv").write_text(content)
+    tables = [f"{split}={split}.tsv" for split in ("train", "dev", "test")]
+    arguments = ("voices", "--recipe-dir", "recipe", "--normalise", "upper", "--tsv")
+    result = run_local("new_recipe", *arguments, *tables)
+    assert result.status == 0, result.err
+    table = [line.split("\t") for line in (tmp_path / "recipe/utterances.tsv").read_text().splitlines()[1:]]
+    assert {row[1]: row[4] for row in table} == {f"{n}.wav": ("train", "dev", "test")[n // 4] for n in range(12)}
+    result = run_local("new_recipe", *arguments, "valid=dev.tsv", "--recipe-dir", "other")
+    assert result.status == 1 and "--tsv valid=dev.tsv: write SPLIT=PATH with train, dev, test" in result.err

@@ -1,0 +1,192 @@
+"""The utterances of tables as people have them: TSV, CSV and JSON, with the columns of known corpora and toolkits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.utterances import SPLITS, Utterance, channel_of, lines_of, refuse, seconds, span
+
+COLUMNS = ("path", "text", "speaker", "split")
+"""Columns of a TSV file whose first line names none; the last two may be left out."""
+NAMES = {
+    "path": ("path", "audio_filepath", "audio_path", "audio_file", "audio", "wav", "wav_path", "file_name", "filename")
+    + ("file", "speech"),
+    "text": ("text", "sentence", "transcript", "transcription", "txt", "words"),
+    "speaker": ("speaker", "client_id", "speaker_id", "spk", "spk_id"),
+    "split": ("split",),
+    "id": ("id", "utt_id", "utt", "key"),
+    "start": ("start", "offset", "begin"),
+    "end": ("end",),
+    "duration": ("duration",),
+    "channel": ("channel", "channel_selector"),
+}
+"""Names of each column, the preferred one first.
+
+Source: Common Voice's TSV files; the manifests of NeMo, ESPnet, WeNet and SpeechBrain; Hugging Face's AudioFolder.
+"""
+Row = tuple[str, Mapping[str, str]]
+"""Origin of a line or entry, and its values by the keys of `NAMES`; those that it lacks are empty."""
+
+
+def read_tsv(path: Path) -> list[Utterance]:
+    """The utterances of a table.
+
+    Its lines are path<TAB>text[<TAB>speaker][<TAB>split], or the first line names the columns, which tabs, commas or
+    semicolons then part; or they are objects of JSON, or the file is one list or object of such objects.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: lines that cannot be used, named.
+    """
+    lines = list(lines_of(path))
+    require(len(lines) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
+    rows = _json_rows(path, lines) if lines[0][1].lstrip()[0] in "{[" else _cell_rows(lines)
+    utterances, problems, seen = [], [], dict[tuple[str, float, int | None], str]()
+    for origin, values in rows:
+        try:
+            require("problem" not in values, values.get("problem", ""))
+            utterance = _utterance(origin, values)
+            key = (utterance.path, utterance.start, utterance.channel)
+            require(key not in seen, f"the same recording as {seen.get(key)}: take one out")
+        except ValueError as error:
+            problems.append(f"{origin}: {error}")
+            continue
+        seen[key] = origin
+        utterances.append(utterance)
+    refuse(problems)
+    require(len(utterances) > 0, f"{path} has no lines below its names: write one recording a line")
+    return utterances
+
+
+def _utterance(origin: str, values: Mapping[str, str]) -> Utterance:
+    """The utterance of a row.
+
+    Raises:
+      ValueError: what is wrong with it.
+    """
+    require(bool(values["path"]), "no path")
+    require(
+        values["path"].isprintable() or not set(values["path"]) & set("\t\n\r\0"), "a path with a tab or a line's end"
+    )
+    require(bool(values["text"]), "no text: write what is said, or take the line out")
+    split = values["split"]
+    require(split in ("", *SPLITS), f"the split is {split!r}: write {', '.join(SPLITS)}")
+    start, duration = _times(values)
+    channel = channel_of(values["channel"])
+    return Utterance(
+        values["id"], values["path"], values["text"], values["speaker"], split, start, duration, origin, channel
+    )
+
+
+def _times(values: Mapping[str, str]) -> tuple[float, float]:
+    """Start and duration of a row; a duration of 0: to the end of the file."""
+    start, end = span(values["start"] or "0", values["end"] or "-1")
+    if not values["duration"]:
+        return start, end
+    duration = seconds(values["duration"], "duration")
+    require(duration > 0 or duration == -1, f"it lasts {duration:g} s: write its seconds, or -1 for the whole rest")
+    return start, max(duration, 0.0)
+
+
+def _cell_rows(lines: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """The rows of lines of cells."""
+    delimiter = next((d for d in "\t,;" if _columns(lines[0][1], d)), "\t")
+    named = _columns(lines[0][1], delimiter)
+    columns = named or COLUMNS
+    for origin, line in lines[bool(named) :]:
+        try:
+            cells = _cells(line, delimiter)
+        except csv.Error as error:
+            yield origin, {"problem": f"a cell in quotes that the line does not end ({error}): write it in one line"}
+            continue
+        problems = {
+            f"no {'tab' if delimiter == chr(9) else delimiter} between path and text: write path<TAB>text": len(cells)
+            < 2,
+            f"{len(cells)} columns: {len(columns)} are known, {', '.join(columns)}": len(cells) > len(columns),
+        }
+        problem = next((problem for problem, wrong in problems.items() if wrong), None)
+        yield origin, {"problem": problem} if problem else _known(dict(zip(columns, cells)))
+
+
+def _columns(line: str, delimiter: str) -> list[str]:
+    """The names of columns in a first line; none, if it does not name the two that are needed."""
+    try:
+        names = [cell.lower() for cell in _cells(line, delimiter)]
+    except csv.Error:
+        return []
+    return names if all(set(names) & set(NAMES[key]) for key in ("path", "text")) else []
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    if delimiter == "\t":
+        return [_unquoted(cell.strip()) for cell in line.split(delimiter)]
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, strict=True))]
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes that a spreadsheet put around it; quotes of the text itself stay."""
+    inner = cell[1:-1]
+    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else cell
+
+
+def _known(record: Mapping[str, str]) -> dict[str, str]:
+    """The values of a record by the keys of `NAMES`."""
+    values = {key: next((record[name] for name in names if record.get(name)), "") for key, names in NAMES.items()}
+    return {key: value if key == "path" else " ".join(value.split()) for key, value in values.items()}
+
+
+def _json_rows(path: Path, lines: Sequence[tuple[str, str]]) -> Iterator[Row]:
+    """The rows of objects in lines, or in one list or object."""
+    for origin, entry in _json_entries(path, lines):
+        try:
+            yield origin, _known(_strings(entry))
+        except ValueError as error:
+            yield origin, {"problem": str(error)}
+
+
+def _json_entries(path: Path, lines: Sequence[tuple[str, str]]) -> list[tuple[str, Any]]:
+    """Origin and value of each entry; in place of a value that cannot be read the error."""
+    whole = _parsed("\n".join(line for _, line in lines))
+    if isinstance(whole, list):
+        return [(f"{path.name} entry {number}", entry) for number, entry in enumerate(whole, start=1)]
+    if isinstance(whole, dict) and set(whole) & set(NAMES["path"]):
+        return [(lines[0][0], whole)]
+    if isinstance(whole, dict):
+        with_names = ((k, {"id": k, **entry} if isinstance(entry, dict) else entry) for k, entry in whole.items())
+        return [(f"{path.name} entry {name}", entry) for name, entry in with_names]
+    return [(origin, _parsed(line)) for origin, line in lines]
+
+
+def _parsed(text: str) -> Any:
+    """The value of a text in JSON, or the error."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return error
+
+
+def _strings(entry: Any) -> dict[str, str]:
+    """The values of an object of JSON that stand for text or numbers.
+
+    Raises:
+      ValueError: no object, or a path or a text of another kind.
+    """
+    require(not isinstance(entry, Exception), f"no object of JSON ({str(entry).splitlines()[0] if str(entry) else ''})")
+    require(isinstance(entry, dict), 'no object of JSON: write {"audio_filepath": .., "text": ..}')
+    for name in (*NAMES["path"], *NAMES["text"]):
+        value = entry.get(name) or ""
+        require(isinstance(value, str), f"{name} is {str(value)[:40]}: write it in quotes")
+        require(value.isascii() or not any(map(_is_half, value)), f"{name} has half a character: write it in UTF-8")
+    values = ((n, v) for n, v in entry.items() if isinstance(v, (str, int, float)) and not isinstance(v, bool))
+    return {name: str(value).encode(errors="replace").decode().strip() for name, value in values}
+
+
+def _is_half(character: str) -> bool:
+    """Whether this is half of a character in UTF-16, which JSON can hold and no file can."""
+    return "\ud800" <= character <= "\udfff"

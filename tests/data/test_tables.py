@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared_moe_conformer.data.tables import read_tsv
+from shared_moe_conformer.data.utterances import Utterance
+
+
+def tsv(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
+    (folder / "clips.tsv").write_bytes(text.encode(encoding))
+    return folder / "clips.tsv"
+
+
+def test_columns_by_order(tmp_path: Path) -> None:
+    lines = "a.wav\tONE TWO\r\n\nsub/b.ogg\t THREE \tanna\tdev\n"
+    first, second = read_tsv(tsv(tmp_path, lines, encoding="utf-8-sig"))
+    assert first == Utterance("", "a.wav", "ONE TWO", "", "", 0.0, 0.0, "clips.tsv line 1")
+    assert second == Utterance("", "sub/b.ogg", "THREE", "anna", "dev", 0.0, 0.0, "clips.tsv line 3")
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    (utterance,) = read_tsv(tsv(tmp_path, "split\ttext\tpath\ntest\tONE\ta.wav\n"))
+    assert utterance[:5] == ("", "a.wav", "ONE", "", "test")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("a.wav ONE\n", r"clips.tsv line 1: no tab between path and text: write path<TAB>text"),
+        ("a.wav\tONE\nb.wav\t \n", r"line 2: no text: write what is said, or take the line out"),
+        ("a.wav\tONE\tx\tvalid\n", r"line 1: the split is 'valid': write train, dev, test"),
+        ("a.wav\tA\tx\tdev\t1\n", r"line 1: 5 columns: 4 are known, path, text, speaker, split"),
+        ("\tONE\n", "line 1: no path"),
+        ("a.wav\tA\nb.wav\tB\na.wav\tC\n", "line 3: the same recording as clips.tsv line 1: take one out"),
+        ("\n" * 3, "clips.tsv has no lines"),
+        ("bad\n" * 6, r"line 1: .*; .*line 2: .*; .*line 3: [^;]*; and 3 more"),
+    ],
+)
+def test_lines_that_cannot_be_used_are_named(tmp_path: Path, lines: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        read_tsv(tsv(tmp_path, lines))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="clips.tsv line 2 is not UTF-8"):
+        read_tsv(tsv(tmp_path, "a.wav\tONE\nb.wav\tÉTÉ\n", encoding="latin-1"))
+    with pytest.raises(FileNotFoundError, match="no file .*other.tsv"):
+        read_tsv(tmp_path / "other.tsv")
+
+
+def test_columns_of_common_voice(tmp_path: Path) -> None:
+    head = "client_id\tpath\tsentence_id\tsentence\tup_votes\tage\tsegment\n"
+    first, second = read_tsv(tsv(tmp_path, head + 'anna\ta.mp3\t7f\tONE, "TWO"\t2\t\t\nbob\tb.mp3\t8a\tTHREE\t2\n'))
+    assert first[:5] == ("", "a.mp3", 'ONE, "TWO"', "anna", "") and second[:4] == ("", "b.mp3", "THREE", "bob")
+
+
+@pytest.mark.parametrize(("delimiter"), [",", ";"])
+def test_columns_parted_by_commas_or_semicolons(tmp_path: Path, delimiter: str) -> None:
+    lines = ["file_name,transcription,speaker_id", '"a.wav","ONE, ""TWO""",anna', "b.wav,THREE,", 'c.wav,"FOUR']
+    path = tsv(tmp_path, "\n".join(line.replace(",", delimiter) for line in lines[:3]))
+    first, second = read_tsv(path)
+    assert first[:4] == ("", "a.wav", f'ONE{delimiter} "TWO"', "anna") and second[1:3] == ("b.wav", "THREE")
+    path = tsv(tmp_path, "\n".join(line.replace(",", delimiter) for line in lines))
+    with pytest.raises(ValueError, match="clips.tsv line 4: a cell in quotes that the line does not end"):
+        read_tsv(path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ('"Hello, ""you"""', 'Hello, "you"'),
+        ('"plain"', "plain"),
+        ('"Yes" or "no"', '"Yes" or "no"'),
+        ('He said ""', 'He said ""'),
+        ('"half', '"half'),
+        ('"', '"'),
+    ],
+)
+def test_quotes_of_spreadsheets_are_taken_off(tmp_path: Path, cell: str, text: str) -> None:
+    assert read_tsv(tsv(tmp_path, f"a.wav\t{cell}\n"))[0].text == text
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"audio_filepath": "a.wav", "duration": 2.5, "text": "ONE"}, ("", "a.wav", "ONE", "", "", 0.0, 2.5)),
+        ({"audio_filepath": "a.wav", "offset": 1.5, "duration": 2, "text": "É\tX", "speaker": 7, "lang": None},
+         ("", "a.wav", "É X", "7", "", 1.5, 2.0)),
+        ({"audio_filepath": "a.wav", "duration": None, "text": "ONE"}, ("", "a.wav", "ONE", "", "", 0.0, 0.0)),
+        ({"key": "u1", "wav": "a.wav", "txt": "ONE"}, ("u1", "a.wav", "ONE", "", "", 0.0, 0.0)),
+        ({"utt_id": "u1", "speech": "a.wav", "text": "ONE", "spk": "s"}, ("u1", "a.wav", "ONE", "s", "", 0.0, 0.0)),
+    ],
+)  # fmt: skip
+def test_objects_of_json(tmp_path: Path, record: dict[str, object], expected: tuple[object, ...]) -> None:
+    other = {**record, next(iter({"audio_filepath", "wav", "speech"} & set(record))): "b.wav"}
+    (first, second) = read_tsv(tsv(tmp_path, f"{json.dumps(record)}\n\n{json.dumps(other)}\n"))
+    assert first[:7] == expected and first.origin == "clips.tsv line 1"
+    assert second.path == "b.wav" and second.origin == "clips.tsv line 3"
+    assert read_tsv(tsv(tmp_path, json.dumps([record, other], indent=1)))[0][:7] == expected
+    by_id = read_tsv(tsv(tmp_path, json.dumps({"x": record, "y": other})))
+    assert by_id[0][1:7] == expected[1:] and by_id[1].origin == "clips.tsv entry y"
+    assert [u.id for u in by_id] == ["x", "y"]
+    assert read_tsv(tsv(tmp_path, json.dumps(record, indent=1)))[0][:7] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"audio_filepath": "b.wav", "text": "B"', "line 2: no object of JSON (Expecting ',' delimiter"),
+        ('{"audio_filepath": "b.wav", "text": null}', "line 2: no text: write what is said"),
+        ('{"audio_filepath": "b.wav"}', "line 2: no text"),
+        ('{"audio_filepath": ["b.wav", "c.wav"], "text": "B"}', "line 2: audio_filepath is ['b.wav', 'c.wav']: write"),
+        ('{"audio_filepath": "b.wav", "text": 12}', "line 2: text is 12: write it in quotes"),
+        ('{"audio_filepath": "b.wav", "text": "B", "duration": 0}', "line 2: it lasts 0 s"),
+        ('{"audio_filepath": "b.wav", "text": "B", "offset": -1}', "line 2: it starts at -1 s, before its recording"),
+        ('{"audio_filepath": "b.wav", "text": "B", "duration": NaN}', "line 2: the duration is 'nan'"),
+        ('{"audio_filepath": "b.wav", "text": "\\ud800"}', "line 2: text has half a character"),
+        ('{"audio_filepath": "b\\t.wav", "text": "B"}', "line 2: a path with a tab"),
+        ('{"audio_filepath": "a.wav", "text": "B"}', "line 2: the same recording as clips.tsv line 1"),
+        ("[1]", "line 2: no object of JSON: write"),
+    ],
+)
+def test_objects_that_cannot_be_used_are_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        read_tsv(tsv(tmp_path, '{"audio_filepath": "a.wav", "text": "A"}\n' + line))
+    assert str(error.value).startswith(f"clips.tsv {message}") and "\n" not in str(error.value)
+
+
+def test_parts_of_recordings(tmp_path: Path) -> None:
+    head = "path\ttext\tstart\tend\tchannel\n"
+    found = read_tsv(tsv(tmp_path, head + "a.wav\tA\t0\t1.5\t\na.wav\tB\t1.5\t-1\t\na.wav\tC\t1.5\t2\t1\n"))
+    assert [(u.start, u.duration, u.channel) for u in found] == [(0.0, 1.5, None), (1.5, 0.0, None), (1.5, 0.5, 1)]
+    with pytest.raises(ValueError, match="line 3: the same recording as clips.tsv line 2"):
+        read_tsv(tsv(tmp_path, head + "a.wav\tA\t1\t2\t\na.wav\tB\t1\t2\t\n"))
+    with pytest.raises(ValueError, match="line 2: the channel is 'left'"):
+        read_tsv(tsv(tmp_path, head + "a.wav\tA\t1\t2\tleft\n"))
+    with pytest.raises(ValueError, match="no lines below its names"):
+        read_tsv(tsv(tmp_path, head))
+
+
+PIECES = st.sampled_from(
+    ['"', "\t", ",", "{", "[", "]", "}", ":", "a.wav", "path", "text", "end", "-1", "nan", "\n", "\r", " ", "é"]
+)
+
+
+@given(st.lists(PIECES, max_size=25).map("".join))
+def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    try:
+        assert read_tsv(tsv(tmp_path_factory.mktemp("tables"), content))
+    except ValueError as error:
+        assert "\n" not in str(error)
