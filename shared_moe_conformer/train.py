@@ -21,7 +21,7 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.loaders import Part, TrainLoader
 from shared_moe_conformer.data.sampling import largest_batches
-from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts
+from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts, change_of_cuts, record_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
@@ -93,10 +93,13 @@ def train(
         data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))
         model, told = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
         trainer = _make_trainer(model, config, options, recipe_dir, device)
-        train_loader, dev_loader = data.train_loader(training_cuts(data)), data.dev_loader()
+        cuts = training_cuts(data)
+        train_loader, dev_loader = data.train_loader(cuts), data.dev_loader()
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             _log_beginning(config, options, trainer, origin, len(train_loader))
+            if world().rank == 0:
+                _note_cuts(exp_dir, cuts, origin)
             for problem in data.left_out:
                 logger.warning("left out of the training: %s", problem)
             if told:
@@ -216,6 +219,13 @@ def _log_beginning(config: Config, options: RunOptions, trainer: Trainer, origin
         torch.get_num_threads(),
         torch.__version__,
     )
+
+
+def _note_cuts(exp_dir: Path, cuts: StoredCuts, origin: Origin) -> None:
+    """Warn if a training goes on with other cuts than before, and write down which it has now."""
+    if origin.path and (change := change_of_cuts(origin.path.parent, cuts)):
+        logger.warning("%s", change)
+    record_cuts(exp_dir, cuts)
 
 
 def _prescan(trainer: Trainer, loader: TrainLoader, max_duration: float) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,7 +116,8 @@ def whole(whole_dir: Path) -> dict[str, torch.Tensor]:
 def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2")
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
-    assert names == {"config.json", "tokens.txt", "epoch-1.pt", "tensorboard", "log", "best-valid-wer.pt"}
+    written = {"config.json", "tokens.txt", "training-cuts.json", "epoch-1.pt", "tensorboard", "log"}
+    assert names == {*written, "best-valid-wer.pt"}
     config = load_config(tmp_path / "a" / "b" / "config.json")
     assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2})
     shown = capsys.readouterr().err
@@ -372,6 +375,25 @@ def test_units_that_are_others_than_at_the_beginning_are_refused(recipe: Path, t
     run(recipe, tmp_path, *flags)
     train_tokenizer([" ".join(WORDS[i : i + 3]) for i in (0, 7, 4, 4, 4)], recipe / "data/lang_anew", 38)
     assert "was trained with other units" in refused(recipe, tmp_path, capsys, *flags, "--resume", "true")
+
+
+def test_going_on_with_other_cuts_is_told(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    shutil.copytree(recipe / "data", tmp_path / "data")
+    path, told = tmp_path / "data/fbank/cuts_train.jsonl.gz", "training cuts are not those"
+
+    def go_on(num_epochs: int) -> str:
+        capsys.readouterr()
+        run(tmp_path, tmp_path / "exp", "--num-epochs", str(num_epochs), "--resume", "true")
+        return capsys.readouterr().err
+
+    lines = gzip.decompress(path.read_bytes()).decode()
+    assert told not in go_on(1) + go_on(2)
+    path.write_bytes(gzip.compress(lines.replace("ALPHA DELTA", "ALPHA ECHO", 1).encode()))
+    assert f"{told} that {tmp_path / 'exp'} was trained on (other ids, times, texts" in " ".join(go_on(3).split())
+    path.write_bytes(gzip.compress("".join(lines.splitlines(keepends=True)[1:]).encode()))
+    shown = " ".join(go_on(4).split())
+    assert "(16 cuts then, 15 now): results are of both" in shown
+    assert told not in go_on(5)
 
 
 def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import tempfile
@@ -14,7 +15,11 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from lhotse import MonoCut
 
+from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import require
+from shared_moe_conformer.text import counted
+
+RECORD_FILE = "training-cuts.json"
 
 
 class OpenFile(NamedTuple):
@@ -31,6 +36,9 @@ class StoredCuts:
     The file holds each cut, pickled; then where each ends, and its duration (mapped into memory); then the digest.
     """
 
+    content_digest = ""
+    """Of the cuts' ids, times and texts, in their order; empty in a process that did not store them."""
+
     def __init__(self, cuts: Iterable[MonoCut], *, directory: Path | None = None) -> None:
         """Write the cuts.
 
@@ -39,17 +47,19 @@ class StoredCuts:
           directory: on a disk that has room for them, about a kilobyte each; None: the system's for temporary files.
         """
         file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - it lives as long as this object
-        ends, durations, digest = array("q", [0]), array("d"), hashlib.sha256()
+        ends, durations, digest, content = array("q", [0]), array("d"), hashlib.sha256(), hashlib.sha256()
         for cut in cuts:
             data = pickle.dumps(cut, pickle.HIGHEST_PROTOCOL)
             file.write(data)
             ends.append(ends[-1] + len(data))
             durations.append(cut.duration)
             digest.update(f"{cut.id} {cut.duration}\n".encode())
+            content.update(repr((cut.id, cut.start, cut.duration, [s.text for s in cut.supervisions])).encode())
         file.write(bytes(-ends[-1] % ends.itemsize))  # numbers stand at multiples of their size
         file.write(ends.tobytes() + durations.tobytes() + digest.digest())
         file.flush()
         self._read(file, len(durations), digest.hexdigest())
+        self.content_digest = content.hexdigest()
 
     @classmethod
     def opened(cls, file: OpenFile) -> StoredCuts:
@@ -92,3 +102,23 @@ class StoredCuts:
 
     def __iter__(self) -> Iterator[MonoCut]:
         return (self[index] for index in range(len(self)))
+
+
+def record_cuts(exp_dir: Path, cuts: StoredCuts) -> None:
+    """Write into an experiment's folder which cuts it is trained on now."""
+    with atomic_file(exp_dir / RECORD_FILE) as file:
+        file.write(json.dumps({"num_cuts": len(cuts), "digest": cuts.content_digest}).encode() + b"\n")
+
+
+def change_of_cuts(exp_dir: Path, cuts: StoredCuts) -> str:
+    """How the cuts differ from those that `record_cuts` wrote, in a line; empty if they do not, or nobody has."""
+    try:
+        record = json.loads((exp_dir / RECORD_FILE).read_bytes())
+        num_cuts, digest = record["num_cuts"], record["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if digest == cuts.content_digest:
+        return ""
+    numbers = f"{counted(num_cuts, 'cut')} then, {len(cuts):,} now"
+    what = "other ids, times, texts or another order" if num_cuts == len(cuts) else numbers
+    return f"the training cuts are not those that {exp_dir} was trained on ({what}): results are of both"

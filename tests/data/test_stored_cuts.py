@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from lhotse.utils import fastcopy
 
-from shared_moe_conformer.data.stored_cuts import StoredCuts
+from shared_moe_conformer.data.stored_cuts import StoredCuts, change_of_cuts, record_cuts
 from tests.data.conftest import Corpus
 
 
@@ -27,6 +27,19 @@ def test_the_digest_tells_other_cuts_and_another_order(corpus: Corpus) -> None:
     longer = [fastcopy(cuts[0], duration=cuts[0].duration / 2), *cuts[1:]]
     assert len({StoredCuts(each).digest for each in (cuts, cuts[::-1], cuts[1:], longer)}) == 4
     assert StoredCuts(cuts).digest == StoredCuts(cuts).digest
+
+
+def test_a_change_of_the_cuts_is_told(corpus: Corpus, tmp_path: Path) -> None:
+    cuts = corpus.cuts("train")
+    stored = StoredCuts(cuts)
+    assert change_of_cuts(tmp_path, stored) == "", "nothing is written"
+    record_cuts(tmp_path, stored)
+    assert change_of_cuts(tmp_path, StoredCuts(cuts)) == ""
+    other = fastcopy(cuts[0], supervisions=[fastcopy(cuts[0].supervisions[0], text="OTHER")])
+    assert "other ids, times, texts or another order" in change_of_cuts(tmp_path, StoredCuts([other, *cuts[1:]]))
+    assert f"{len(cuts)} cuts then, {len(cuts) - 1} now" in change_of_cuts(tmp_path, StoredCuts(cuts[1:]))
+    (tmp_path / "training-cuts.json").write_text("[]")
+    assert change_of_cuts(tmp_path, stored) == ""
 
 
 def test_no_cuts_are_cuts_too() -> None:
