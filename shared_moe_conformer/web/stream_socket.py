@@ -25,8 +25,8 @@ from shared_moe_conformer.web.streams import SAMPLING_RATE, Busy, Client, Stream
 
 END_OF_AUDIO = "Done"
 END_OF_WORDS = "Done!"
-LONGEST_MESSAGE = 60
-"""Seconds of audio in one message at most."""
+LONGEST_MESSAGE = 100
+"""Seconds of audio in one message at most. Source: sherpa-onnx's client, --samples-per-message."""
 LOUDEST = 100.0
 """Samples are between -1 and 1; a client that sends those of 16-bit integers is told so."""
 FAREWELL = 5.0

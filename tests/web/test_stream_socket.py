@@ -144,7 +144,7 @@ def test_sherpas_clients_connect_at_the_root_and_may_say_nothing(
         (b"abc", 1007, "a message of 3 bytes: float32 samples have 4 bytes each"),
         (np.array([0.0, np.nan]), 1007, "there are infinite or undefined samples"),
         (np.array([0.0, -20000.0]), 1007, "there is a sample of 20000: send float32 from -1 to 1"),
-        (bytes(4 * 16000 * 60 + 4), 1009, "a message of 3840004 bytes: send at most 60 seconds at once"),
+        (bytes(4 * 16000 * 100 + 4), 1009, "a message of 6400004 bytes: send at most 100 seconds at once"),
         ("Stop", 1003, "the text 'Stop': send samples, and Done at the end"),
     ],
 )

@@ -1,0 +1,94 @@
+"""The live button of the page that recognises speech, in a real browser with a recording as its microphone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from shared_moe_conformer.bundle import Bundle
+from tests.web.conftest import serve_bundle
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+Wait = Callable[[str], Any]
+NO_ERROR = "document.getElementById('error').textContent"
+
+
+@pytest.fixture
+def opened(browser: Chrome, saved: Callable[..., Path], tiny_bundle: Bundle, wait: Wait) -> Iterator[Chrome]:
+    for package in ("fastapi", "uvicorn", "wsproto"):
+        pytest.importorskip(package)
+    with serve_bundle(tiny_bundle, saved(), chunk_size=8, left_context=16) as url:
+        browser.get(url)
+        wait("state.model !== null")
+        yield browser
+        browser.get("about:blank")
+
+
+@pytest.mark.slow
+def test_words_appear_while_one_speaks(opened: Chrome, wait: Wait, tiny_bundle: Bundle) -> None:
+    opened.execute_script(
+        "window.sent = []; const send = WebSocket.prototype.send;"
+        "WebSocket.prototype.send = function (data) { if (data !== 'Done') sent.push(...data); send.call(this, data); }"
+    )
+    button = opened.find_element("id", "live")
+    button.click()
+    early = wait("document.getElementById('live-partial').textContent")
+    assert early and wait("document.getElementById('level-bar').style.transform !== 'scaleX(0.000)'")
+    wait(f"{NO_ERROR} || document.getElementById('live-partial').textContent.length > {len(early)}")
+    assert opened.execute_script(f"return {NO_ERROR}") == ""
+    assert opened.execute_script("return document.getElementById('record').disabled")
+    button.click()
+    wait("document.getElementById('status').textContent === 'Done.'")
+    assert opened.execute_script("return document.getElementById('live-partial').textContent") == ""
+    texts, facts = (
+        opened.execute_script(f"return [...document.querySelectorAll('#live-words .{part}')].map((w) => w.textContent)")
+        for part in ("text", "facts")
+    )
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16)
+    stream.accept(np.array(opened.execute_script("return sent"), dtype=np.float32), 16000)
+    stream.finish()
+    words = [word for segment in stream.pop_segments() for word in segment.transcript.words]
+    assert words and texts == [word.text for word in words]
+    assert [fact.split(" s")[0] for fact in facts] == [f"{w.start:.2f}\u2013{w.end:.2f}" for w in words]
+    assert all("% sure" in fact for fact in facts)
+    assert button.text == "Live" and opened.find_element("id", "record").is_enabled()
+    assert [entry for entry in opened.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.slow
+def test_a_server_that_has_gone_is_said(opened: Chrome, wait: Wait) -> None:
+    opened.execute_script(
+        "window.WebSocket = class extends EventTarget {"
+        " constructor() { super(); this.readyState = 3;"
+        " setTimeout(() => this.dispatchEvent(new CloseEvent('close', { code: 1006 }))); } close() {} }"
+    )
+    opened.find_element("id", "live").click()
+    said = wait(NO_ERROR)
+    assert said == "Not recognised: the program that recognises speech does not answer: is it still running?"
+    assert opened.find_element("id", "live").text == "Live"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rate", [8000, 16000, 44100, 48000])
+def test_the_page_resamples_in_parts_as_in_one(opened: Chrome, rate: int) -> None:
+    script = """
+        const [rate, pitch, sizes] = arguments, resample = resampler(rate), outputs = [];
+        const tone = Float32Array.from({ length: rate / 2 }, (_, i) => Math.sin(2 * Math.PI * pitch * i / rate));
+        let at = 0;
+        for (const size of sizes) { outputs.push(...resample(tone.subarray(at, at + size))); at += size; }
+        return outputs;
+    """
+    sizes = [1, 2, 3, 1000, 2048, rate]
+    found = np.array(opened.execute_script(script, rate, 1000, sizes))
+    assert abs(len(found) - 8000) <= 40
+    expected = np.sin(2 * np.pi * 1000 * np.arange(len(found)) / 16000)
+    np.testing.assert_allclose(found[40:], expected[40:], atol=5e-3)
+    if rate > 16000:
+        above = np.array(opened.execute_script(script, rate, 10000, sizes))
+        assert np.abs(above[40:-40]).max() < 0.02
