@@ -175,7 +175,7 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         (["--decoding-method", "nbest_rescoring"], "nbest_rescoring needs the scale of its n-gram: give one"),
         (["--beam-size", "0"], "beam_size is 0"),
         (["--hotwords", "ONE"], "greedy_search has no --hotwords, which is an option of modified_beam_search, "),
-        (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has e n o, which no"),
+        (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has 'e', 'n', 'o', which no"),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
         (["--output-dir", "new", "other/test.wav"], "2 recordings are called test"),

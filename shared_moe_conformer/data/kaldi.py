@@ -67,7 +67,7 @@ def _utterance(name: str, texts: Map, segments: Map, recordings: Map) -> Utteran
         times, number = span(start, end), channel_of("".join(channel))
     except ValueError as error:
         raise ValueError(f"{line}: {error}") from error
-    return Utterance(name, recordings[recording][1], text, "", "", *times, line, number)
+    return Utterance(name, recordings[recording][1], text, "", "", *times, f"{origin} ({line})", number)
 
 
 def _read_map(path: Path) -> Map:

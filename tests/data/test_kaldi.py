@@ -69,4 +69,4 @@ def test_segments_to_the_end_and_of_channels(tmp_path: Path) -> None:
     segments = "u1 r1 0.5 -1\nu2 r1 2 3 1\nu3 r2 0.0 -1.0 0\n"
     found = read_kaldi(kaldi(tmp_path, segments=segments))
     assert [(u.start, u.duration, u.channel) for u in found] == [(0.5, 0.0, None), (2.0, 1.0, 1), (0.0, 0.0, 0)]
-    assert found[1].origin == f"{tmp_path.name}/segments line 2"
+    assert found[1].origin == f"{tmp_path.name}/text line 2 ({tmp_path.name}/segments line 2)"
