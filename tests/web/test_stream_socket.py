@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.streaming import EndedSegment
 from tests.web.conftest import serve_bundle
 
@@ -127,6 +129,26 @@ def test_several_clients_at_once_find_what_each_would_alone(
         speak = [pool.submit(Speaker(streaming).speak, samples, seed=i) for i, samples in enumerate(recordings)]
         for future, samples in zip(speak, recordings):
             check(future.result(), alone(tiny_bundle, samples))
+
+
+def test_recordings_that_are_posted_meanwhile_disturb_nobody(
+    streaming: str, tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "zoo" / "tiny" / TEST_WAV
+
+    def post(_: int) -> str:
+        request = urllib.request.Request(f"{streaming}/transcribe", data=path.read_bytes())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text: str = json.load(answer)["text"]
+            return text
+
+    with ThreadPoolExecutor(4) as pool:
+        posted = pool.map(post, range(6))
+        spoken = [pool.submit(Speaker(streaming).speak, np.tile(tones, 3), seed=i) for i in range(2)]
+        expected = alone(tiny_bundle, np.tile(tones, 3))
+        for future in spoken:
+            check(future.result(), expected)
+        assert set(posted) == {tiny_bundle.transcribe(path).text}
 
 
 def test_sherpas_clients_connect_at_the_root_and_may_say_nothing(
