@@ -60,3 +60,19 @@ def test_missing_packages_and_models_are_named(
     with pytest.raises(SystemExit):
         main(["--model", str(tmp_path)])
     assert "the package uvicorn is not installed: pip install" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="fastapi is not installed")
+def test_live_recognition_that_cannot_be_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", str(tmp_path), "--max-streams", "0"])
+    assert capsys.readouterr().err == "error: max_streams is 0: give a positive number\n"
+    find, missing = importlib.util.find_spec, ("websockets", "wsproto")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
+    with pytest.raises(SystemExit):
+        main(["--model", str(tmp_path)])
+    said, error = capsys.readouterr().err.splitlines()
+    assert said == "without live recognition, which needs the package wsproto: pip install wsproto"
+    assert error.startswith("error: no released model in")

@@ -62,6 +62,14 @@ def test_words_appear_while_one_speaks(opened: Chrome, wait: Wait, tiny_bundle: 
 
 
 @pytest.mark.slow
+def test_a_model_that_cannot_stream_has_no_live_button(browser: Chrome, served: str, wait: Wait) -> None:
+    browser.get(served)
+    wait("state.model !== null")
+    assert not browser.find_element("id", "live").is_displayed()
+    assert browser.execute_script("return state.model.why_not_live").startswith("tiny was not trained to stream")
+
+
+@pytest.mark.slow
 def test_a_server_that_has_gone_is_said(opened: Chrome, wait: Wait) -> None:
     opened.execute_script(
         "window.WebSocket = class extends EventTarget {"
