@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import io
 import os
 import signal
 import sys
@@ -92,7 +93,13 @@ def program(verb: str) -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call `main`; one of `USER_ERRORS` ends the program with one line on the standard error and exit status 1."""
+    """Call `main`; one of `USER_ERRORS` ends the program with one line on the standard error and exit status 1.
+
+    A character that the terminal cannot show becomes `?`.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
     try:
         main()
     except BrokenPipeError:  # as in `... | head`: nobody reads on, and Python would say so again when it ends

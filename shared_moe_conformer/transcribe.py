@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import glob
+import itertools
 import os
 import shutil
 import sys
@@ -34,9 +35,12 @@ from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.speech.formats import as_ctm, as_json, as_srt, as_text, as_times, as_vtt
 from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.text import counted
 
 STDIN = "-"
 EACH = "each"
+MAX_SHOWN = 3
+"""Names of files that are left out, at most."""
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
     "times": as_times,
     "text": as_text,
@@ -124,15 +128,38 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
             yield name
             continue
         paths = Path(name).rglob("*") if Path(name).is_dir() else map(Path, glob.iglob(name, recursive=True))
-        found = sorted(str(path) for path in paths if _is_audio(path))
+        folder = folder_of(name)
+        files = sorted((path for path in paths if path.is_file() and not _is_hidden(path, folder)), key=str)
+        found = [path for path in files if path.suffix.lower() in SUFFIXES]
         if not found:
             raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
-        yield from found
+        left_out = [str(path.relative_to(folder)) for path in files if path.suffix.lower() not in SUFFIXES]
+        if left_out:
+            shown = ", ".join(left_out[:MAX_SHOWN]) + ", .." * (len(left_out) > MAX_SHOWN)
+            counts = f"{counted(len(left_out), 'file')} of {name}"
+            print(f"left out {counts}, by their names no audio: {shown}", file=sys.stderr, flush=True)
+        yield from map(str, found)
 
 
-def _is_audio(path: Path) -> bool:
-    """Whether this is an audio file, by its name. Hidden ones, such as the ._a.wav that macOS leaves, do not count."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def folder_of(name: str) -> Path:
+    """The folder that an argument names, or in which its pattern begins."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
+    return Path(*plain)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file below a folder is hidden, such as the ._a.wav that macOS leaves, or in a hidden folder."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def place_of(name: str, arguments: Sequence[str]) -> Path:
+    """Where a recording's transcript belongs below the output's folder: as it lies in a folder that was named."""
+    searched = (folder_of(a) for a in arguments if Path(a).is_dir() or (glob.has_magic(a) and not Path(a).is_file()))
+    folder = next((folder for folder in searched if Path(name).is_relative_to(folder)), Path(name).parent)
+    return Path(name).relative_to(folder)
 
 
 def _channel(text: str) -> int | str:
@@ -209,13 +236,21 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
 def _transcribe_files(args: argparse.Namespace) -> None:
     tune_cpu()
     names = list(find_audio(args.audio))
-    with tempfile.NamedTemporaryFile() as copy:
-        if STDIN in names:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-            copy.flush()
-        paths = {name: (name, name) if name != STDIN else (copy.name, "stdin") for name in names}
-        inputs = [i for name in names for i in inputs_of(paths[name][0], args.channel, name=paths[name][1])]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {name: _seekable(name, Path(folder) / str(n)) for n, name in enumerate(dict.fromkeys(names))}
+        shown = {STDIN: "stdin"}
+        inputs = [i for name in names for i in inputs_of(paths[name], args.channel, name=shown.get(name, name))]
         _transcribe_inputs(inputs, args)
+
+
+def _seekable(name: str, copy: Path) -> str:
+    """A file that can be read from any place: the file itself, or the copy of a pipe such as the standard input."""
+    if name != STDIN and not Path(name).is_fifo():
+        return name
+    with copy.open("wb") as file, contextlib.ExitStack() as stack:
+        pipe = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
+        shutil.copyfileobj(pipe, file)
+    return str(copy)
 
 
 def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> None:
@@ -274,13 +309,16 @@ def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Tr
     if args.output_dir is None:
         return lambda name, transcript: print(show(name, transcript), flush=True)
     suffix = {"times": "txt", "text": "txt"}.get(args.format or "times", args.format)
-    for stem, count in Counter(Path(name).stem for name in names).items():
+    places = {name: place_of(name, args.audio).with_suffix("") for name in names}
+    for stem, count in Counter(places[name] for name in names).items():
         require(count == 1, f"{count} recordings are called {stem}: --output-dir can hold one of them")
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
     def write(name: str, transcript: Transcript) -> None:
-        with atomic_file(args.output_dir / f"{Path(name).stem}.{suffix}") as file:
-            file.write(f"{show(name, transcript)}\n".encode())
+        path = args.output_dir / f"{places[name]}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as file:
+            file.write(f"{show(name, transcript)}\n".encode(errors="replace"))
 
     return write
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,3 +106,11 @@ run_main(main)
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (141, "")
+
+
+def test_a_character_that_the_terminal_cannot_show_ends_nothing() -> None:
+    code = "from shared_moe_conformer.cli import run_main; run_main(lambda: print('caf\\xe9 \\u0e01 \\udce9'))"
+    for encoding, shown in (("ascii", b"caf? ? ?\n"), ("utf-8", "caf\xe9 \u0e01 ?\n".encode())):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=environment)
+        assert (result.returncode, result.stdout) == (0, shown)

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,8 +123,11 @@ def test_folders_patterns_and_the_standard_input_are_files(
         write_wav(calls / name, tones, sampling_rate=16000)
     (calls / "notes.txt").write_text("no audio")
     (calls / "._b.wav").write_bytes(b"what macOS leaves beside b.wav")
+    (calls / ".Trash").mkdir()
+    (calls / ".Trash/d.wav").write_bytes(b"deleted")
     names = [str(calls / name) for name in ("a [1].WAV", "b.wav", "deep/er/c.flac")]
     assert list(find_audio([str(calls)])) == names
+    assert f"left out 1 file of {calls}, by their names no audio: notes.txt" in capsys.readouterr().err
     assert list(find_audio([f"{calls}/**/*.flac", f"{calls}/?.wav", names[0]])) == [names[2], names[1], names[0]]
     with (model / TEST_WAV).open("rb") as file:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
@@ -130,6 +136,38 @@ def test_folders_patterns_and_the_standard_input_are_files(
     assert (first["file"], second["file"]) == ("stdin", names[1])
     assert first == third
     assert first["text"] == second["text"] == expected_text(model)
+
+
+def test_sub_folders_are_mirrored_in_the_folder_of_the_output(model: Path, tmp_path: Path, tones: np.ndarray) -> None:
+    for name in ("calls/a.wav", "calls/monday/a.wav", "calls/monday/b.c.wav", "d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_wav(tmp_path / name, tones[:4000], sampling_rate=16000)
+    start, out = ["--model", str(model), "--format", "text", "--output-dir"], tmp_path / "out"
+    main([*start, str(out), str(tmp_path / "calls"), str(tmp_path / "d.wav")])
+    found = {str(path.relative_to(out)) for path in out.rglob("*.txt")}
+    assert found == {"a.txt", "monday/a.txt", "monday/b.c.txt", "d.txt"}
+    main([*start, str(tmp_path / "each"), "--channel", "each", f"{tmp_path}/calls/*/a.wav"])
+    assert (tmp_path / "each/monday/a-0.txt").is_file()
+
+
+def test_a_named_pipe_is_read_once(model: Path, tmp_path: Path, capsys: Output) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes((model / TEST_WAV).read_bytes()))
+    writer.start()
+    main(["--model", str(model), "--format", "text", str(tmp_path / "pipe")])
+    writer.join()
+    assert capsys.readouterr().out == f"{expected_text(model)}\n"
+
+
+def test_names_that_are_no_text_are_read_and_shown(model: Path, tmp_path: Path, capfdbinary: Any) -> None:
+    (tmp_path / "calls").mkdir()
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/calls/caf\xe9.wav")
+    shutil.copy(model / TEST_WAV, name)
+    main(["--model", str(model), "--format", "json", name])
+    main(["--model", str(model), "--format", "json", "--output-dir", str(tmp_path / "out"), str(tmp_path / "calls")])
+    assert json.loads(capfdbinary.readouterr().out)["text"] == expected_text(model)
+    (written,) = (tmp_path / "out").iterdir()
+    assert json.loads(written.read_bytes())["text"] == expected_text(model)
 
 
 def test_each_channel_has_a_transcript(model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output) -> None:
@@ -175,7 +213,10 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         (["--decoding-method", "nbest_rescoring"], "nbest_rescoring needs the scale of its n-gram: give one"),
         (["--beam-size", "0"], "beam_size is 0"),
         (["--hotwords", "ONE"], "greedy_search has no --hotwords, which is an option of modified_beam_search, "),
-        (["--hotwords", "one", "--decoding-method", "modified_beam_search"], "the hotword 'one' has 'e', 'n', 'o', which no"),
+        (
+            ["--hotwords", "one", "--decoding-method", "modified_beam_search"],
+            "the hotword 'one' has 'e', 'n', 'o', which no",
+        ),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
         (["--output-dir", "new", "other/test.wav"], "2 recordings are called test"),

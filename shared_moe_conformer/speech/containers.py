@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import os
 import shutil
 import struct
 import subprocess
@@ -70,7 +71,7 @@ def open_audio(path: Path) -> AudioFile:
         if suffix in HEADERLESS:
             subtype, rate = HEADERLESS[suffix]
             return AudioFile(path, samplerate=rate, channels=1, format="RAW", subtype=subtype)
-        file = AudioFile(path)
+        file = AudioFile(path if _is_text(path) else os.fsencode(path))
     except ERRORS as error:
         return _decoded(path, error)
     payload = _payload(path)
@@ -80,6 +81,11 @@ def open_audio(path: Path) -> AudioFile:
     if payload and payload.available < payload.announced < STREAMED:
         file.announced = file.frames * payload.announced / max(1, payload.available)
     return file
+
+
+def _is_text(path: Path) -> bool:
+    """Whether a path has no bytes that are not UTF-8, which soundfile takes as bytes only."""
+    return not any("\udc80" <= character <= "\udcff" for character in str(path))
 
 
 class _Payload(NamedTuple):
