@@ -6,6 +6,8 @@ The names of `__all__` load their modules, torch among them, when they are first
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from shared_moe_conformer.speech.transcript import Transcript
 
 __version__ = "0.1.0"
+
+if "torch" not in sys.modules:
+    # Its threads read this once, when they are loaded. Those that spin while they wait take 25 times as long on a busy
+    # machine (benchmarks/README.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __all__ = ["AsrModel", "Bundle", "Config", "DecodingConfig", "Encoder", "EncoderConfig", "ModelConfig", "Transcript"]
 

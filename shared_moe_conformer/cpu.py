@@ -13,6 +13,8 @@ import torch
 CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Options of glibc's `mallopt`."""
+PARAMETERS_PER_THREAD = 5_000_000
+"""Parameters that compute each frame, for which another thread is worth waking."""
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 
 
@@ -35,6 +37,17 @@ def tune_cpu(num_threads: int = 0) -> None:
     vendor, flags = vendor_and_flags()
     if vendor == "AuthenticAMD":
         _choose_code(flags)
+
+
+def limit_threads(num_parameters: int) -> None:
+    """Have torch recognise speech with as many threads as a model has work for; OMP_NUM_THREADS keeps its number.
+
+    Args:
+      num_parameters: of the model, those that compute a frame, counted once for each layer.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        enough = max(1, num_parameters // PARAMETERS_PER_THREAD)
+        torch.set_num_threads(min(torch.get_num_threads(), enough))
 
 
 def processor_name() -> str:

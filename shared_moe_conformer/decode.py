@@ -15,7 +15,7 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
-from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
@@ -53,6 +53,7 @@ from shared_moe_conformer.decoding.tuned import (
 )
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device
+from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.formats import FORMATS, Result, write_results
@@ -128,6 +129,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     tune_cpu()
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     trained_as, model = load_experiment(exp_dir, selection)
+    limit_threads(counts_of(model)["total"].active)
     config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
@@ -171,6 +173,7 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     require(not args.distort, "--tune with --distort: values are tuned on the split as it is; leave one of them out")
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     trained_as, model = load_experiment(exp_dir, selection)
+    limit_threads(counts_of(model)["total"].active)
     config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
     config = replace_fields(config, {"test_splits": (args.tune,)})
     tokenizer, tuned = _load_tokenizer(config, exp_dir, recipe_dir), read_tuned(exp_dir)

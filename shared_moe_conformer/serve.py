@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.device import add_device_flag, choose_device
+from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
@@ -95,6 +96,7 @@ def _serve(args: argparse.Namespace) -> None:
     tune_cpu()
     folder = resolve(args.model, zoo_dir=args.zoo_dir)
     bundle = Bundle.load(folder).to(choose_device(args.device))
+    limit_threads(counts_of(bundle.model)["total"].active)
     max_bytes = int(args.max_megabytes * 1e6)
     live = LiveOptions(args.chunk_size, args.left_context_frames, args.max_streams, args.idle_seconds)
     app = create_app(bundle, folder, max_bytes=max_bytes, hosts=allowed_hosts(args.host), live=live)

@@ -22,13 +22,14 @@ from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.decoding.tuned import differences, not_given
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
+from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import SUFFIXES
 from shared_moe_conformer.speech.containers import open_audio
@@ -289,6 +290,7 @@ def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
     """The model and the search that the flags ask for; tuned values that are used are said."""
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
+    limit_threads(counts_of(bundle.model)["total"].active)
     decoding, *others = _searches(bundle, args)
     require(not others, f"{decoding.decoding_method} needs the scale of its n-gram: give one, as --lm-scales 0.5")
     if tuned := differences([decoding], not_given(bundle.manifest.decoding_options, vars(args))):

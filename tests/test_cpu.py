@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from shared_moe_conformer import cpu
-from shared_moe_conformer.cpu import processor_name, tune_cpu
+from shared_moe_conformer.cpu import PARAMETERS_PER_THREAD, limit_threads, processor_name, tune_cpu
 
 AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
 VARIABLES = ("MKL_DEBUG_CPU_TYPE", "ATEN_CPU_CAPABILITY")
@@ -77,3 +79,44 @@ def test_so_many_threads_compute_as_are_asked_for() -> None:
     for asked, found in ((2, 2), (1, 1), (0, 1)):
         tune_cpu(asked)
         assert torch.get_num_threads() == found
+
+
+@pytest.mark.parametrize(
+    ("num_parameters", "available", "found"),
+    [(1000, 3, 1), (2 * PARAMETERS_PER_THREAD, 3, 2), (9 * PARAMETERS_PER_THREAD, 3, 3), (1000, 1, 1)],
+)
+def test_a_model_gets_the_threads_that_it_has_work_for(
+    num_parameters: int, available: int, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    torch.set_num_threads(available)
+    limit_threads(num_parameters)
+    assert torch.get_num_threads() == found
+
+
+def test_a_number_of_threads_that_a_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    torch.set_num_threads(3)
+    limit_threads(1)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "given", "policy"),
+    [
+        ("import shared_moe_conformer", None, "passive"),
+        ("import shared_moe_conformer", "active", "active"),
+        ("import torch, shared_moe_conformer", None, "None"),  # too late
+    ],
+)
+def test_threads_wait_passively_unless_a_user_chose(code: str, given: str | None, policy: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    result = subprocess.run(
+        [sys.executable, "-c", f"{code}; import os; print(os.environ.get('OMP_WAIT_POLICY'))"],
+        env=environment | ({"OMP_WAIT_POLICY": given} if given else {}),
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == [policy]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.config import MIN_NUM_FRAMES
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.frames import Frames
@@ -38,7 +39,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, T', J) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
-        encoder_out, lens, _ = self.encoder(x, x_lens)
+        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), x_lens)
         return self.projection(encoder_out), lens
 
 
@@ -52,7 +53,7 @@ class CtcGraph(nn.Module):
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, T', V) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
-        encoder_out, lens, _ = self.encoder(x, x_lens)
+        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), x_lens)
         return F.log_softmax(self.head(encoder_out), dim=-1), lens
 
 
@@ -125,6 +126,16 @@ class ExportableMoe(nn.Module):
         number = torch.arange(order.size(0))
         place = torch.zeros_like(expert_ids).scatter(0, order, number + 1)
         return torch.cat([frames.new_zeros(1, frames.size(1)), *parts]).index_select(0, place)
+
+
+def as_long_as_a_frame(x: Tensor) -> Tensor:
+    """Features (N, T, F), with zeros behind those of recordings that are too short for one encoder frame.
+
+    Such a recording has one encoder frame, which is not valid. The model pads these, too, but by Python's numbers,
+    which a traced graph would freeze.
+    """
+    num_frames = torch._shape_as_tensor(x)[1].clamp(min=MIN_NUM_FRAMES)
+    return F.pad(x, (0, 0, 0, MIN_NUM_FRAMES))[:, :num_frames]
 
 
 def exportable_encoder(encoder: Encoder) -> Encoder:

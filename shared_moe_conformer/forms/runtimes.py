@@ -139,7 +139,7 @@ def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int])
     """
     context, contexts, tokens = list(start_context), [], []
     (decoder_frame,) = parts.decoder(np.array([context]))
-    for frame in parts.encoder(*_batch_of(x))[0][0]:
+    for frame in _valid(parts.encoder(*_batch_of(x))):
         contexts.append(context)
         (logits,) = parts.joiner(frame[None], decoder_frame)
         token = int(logits[0].argmax())
@@ -159,16 +159,22 @@ def greedy_ctc(parts: Parts, x: np.ndarray) -> list[int]:
 def transducer_logits(parts: Parts, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:
     """The joiner's logits (T', V) of each frame and its context (T', context_size)."""
     (decoder_frames,) = parts.decoder(contexts)
-    return parts.joiner(parts.encoder(*_batch_of(x))[0][0], decoder_frames)[0]
+    return parts.joiner(_valid(parts.encoder(*_batch_of(x))), decoder_frames)[0]
 
 
 def ctc_log_probs(parts: Parts, x: np.ndarray) -> np.ndarray:
     """The CTC head's log-probabilities (T', V)."""
-    return parts.ctc(*_batch_of(x))[0][0]
+    return _valid(parts.ctc(*_batch_of(x)))
 
 
 def _batch_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x[None], np.array([len(x)])
+
+
+def _valid(outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The valid frames (T', C) of one recording."""
+    frames, lens = outputs
+    return frames[0, : int(lens[0])]
 
 
 def _on_arrays(function: Callable[..., Sequence[Tensor]]) -> Graph:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.config import FRAME_LENGTH, FeatureConfig
 from shared_moe_conformer.data.features import filter_banks, resample
 from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
 from shared_moe_conformer.forms.runtimes import checked_differences, require_close, torch_parts, torchscript_parts
@@ -59,9 +59,24 @@ def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) ->
     return {"features.pt": difference, **differences}
 
 
+class Features(nn.Module):
+    """Samples (N, num_samples) to features (N, T, F); T is 0 where there are not enough samples for one."""
+
+    def __init__(self, config: FeatureConfig) -> None:
+        super().__init__()
+        self.filter_banks = filter_banks(config)
+        self.frame_length, self.num_mel_bins = int(FRAME_LENGTH * config.sampling_rate), config.num_mel_bins
+
+    def forward(self, samples: Tensor) -> Tensor:
+        """Return features."""
+        if samples.size(1) < self.frame_length:
+            return samples.new_zeros(samples.size(0), 0, self.num_mel_bins)
+        return self.filter_banks(samples)
+
+
 def _write_features(config: FeatureConfig, samples: np.ndarray, sampling_rate: int, folder: Path) -> float:
     """Write features.pt, scripted, since its branches depend on its input; return its largest difference."""
-    features = filter_banks(config).eval()
+    features = Features(config).eval()
     compiled = torch.jit.script(features)
     resampled = torch.from_numpy(resample(samples, sampling_rate, config.sampling_rate))[None]
     difference = float((features(resampled) - compiled(resampled)).abs().max())

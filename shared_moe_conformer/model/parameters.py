@@ -26,7 +26,11 @@ class ParameterCounts(NamedTuple):
 
 def count_parameters(config: ModelConfig, *, num_mel_bins: int = 80) -> dict[str, ParameterCounts]:
     """The counts of each part of the model, and under `total` those of the whole."""
-    model = AsrModel(config, num_mel_bins=num_mel_bins)
+    return counts_of(AsrModel(config, num_mel_bins=num_mel_bins))
+
+
+def counts_of(model: AsrModel) -> dict[str, ParameterCounts]:
+    """The same of a model that is there."""
     counts = {"encoder": _encoder_counts(model.encoder)}
     counts |= {name: _dense_counts(part) for name, part in model.named_children() if name != "encoder"}
     return counts | {"total": _add(*counts.values())}

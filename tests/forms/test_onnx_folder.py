@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime")
 import onnx  # noqa: E402
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.config import frame_centre  # noqa: E402
+from shared_moe_conformer.config import MIN_NUM_FRAMES, frame_centre  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms import runtimes  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import (  # noqa: E402
@@ -36,8 +36,11 @@ from shared_moe_conformer.forms.runtimes import (  # noqa: E402
     SHRUNK,
     Graph,
     fp16_name,
+    greedy_ctc,
+    greedy_transducer,
     int8_name,
     load_graph,
+    onnx_parts,
 )
 from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, verify_sums  # noqa: E402
@@ -184,6 +187,35 @@ def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
         assert [token.replace(" ", "▁") for token in found["tokens"]] == expected.tokens
         # sherpa-onnx counts 40 ms for each frame from 0, not from the centre of the first
         np.testing.assert_allclose(np.add(found["times"], frame_centre(0)), expected.times, atol=1e-3)
+
+
+@pytest.mark.parametrize("name_of", [str, int8_name, fp16_name])
+def test_recordings_that_are_too_short_for_a_frame_have_no_text(exported: Path, name_of: Callable[[str], str]) -> None:
+    parts = onnx_parts(exported, name_of)
+    for num_frames in range(MIN_NUM_FRAMES):
+        x = np.random.default_rng(0).standard_normal((num_frames, 80)).astype(np.float32)
+        assert greedy_transducer(parts, x, [-1, 0])[0] == greedy_ctc(parts, x) == []
+    x = np.zeros((2, 3, 80), dtype=np.float32)  # a batch of nothing else
+    for graph in (parts.encoder, parts.ctc):
+        frames, lens = graph(x, np.array([3, 0]))
+        assert frames.shape[:2] == (2, 1) and lens.tolist() == [0, 0] and np.isfinite(frames).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [("transducer", "greedy_search"), ("transducer", "modified_beam_search"), ("ctc", "greedy_search")],
+)
+def test_sherpa_onnx_finds_nothing_in_recordings_that_are_too_short(
+    exported: Path, tones: np.ndarray, tmp_path: Path, kind: str, method: str
+) -> None:
+    paths = [tmp_path / f"{length}.wav" for length in (1, 400, 640, 1039)]
+    for path in paths:
+        write_wav(path, tones[: int(path.stem)], sampling_rate=16000)
+    for some in ([paths[0]], paths[1:], [*paths, exported / "test.wav"]):
+        found = [result["tokens"] for result in run_sherpa(exported, some, kind=kind, method=method)]
+        assert found[: len(paths)] == [[]] * min(len(some), len(paths)), some
+    assert found[-1]
 
 
 def test_float16_stores_halves_and_hardly_differs(exported: Path, tiny_bundle: Bundle) -> None:
