@@ -32,7 +32,7 @@ _LETTER = r"[^\W\d_]"
 _NEIGHBOURS = {
     "\u05f3": (rf"[{_HEBREW}]", ".?"),
     "\u05f4": (rf"[{_HEBREW}]", rf"[{_HEBREW}]"),
-    "\u00b7": (_LETTER, _LETTER),
+    "\u00b7": (rf"{_LETTER}|[\u0300-\u036f]", _LETTER),
 }
 """Marks that are part of words, and what must stand before and behind them."""
 _JOINING = "\u0620-\u064a\u066e-\u06d3\u06fa-\u06ff\u0750-\u077f\u08a0-\u08c9\u0710-\u072f"
@@ -88,13 +88,18 @@ def _is_needed_joiner(text: str, position: int) -> bool:
     Standard, section 12.2, Bengali.
     """
     before, after = text[max(position - 1, 0) : position], text[position + 1 : position + 2]
-    virama_before, virama_after = (bool(c) and unicodedata.combining(c) == 9 for c in (before, after))
+    virama_before, virama_after = (_is_virama(c) for c in (before, after))
     if text[position] == ZWJ:
         return virama_before or virama_after
     if text[position] != ZWNJ or not after:
         return False
     joined = re.fullmatch(rf"[{_JOINING}\u064b-\u065f\u0670]", before) and re.fullmatch(rf"[{_JOINING}]", after)
     return bool(joined) or (virama_before and unicodedata.category(after)[0] == "L")
+
+
+def _is_virama(character: str) -> bool:
+    """Whether this sign of an Indic script, which has spaces, takes a consonant its vowel."""
+    return bool(character) and unicodedata.combining(character) == 9 and not is_spaceless(character)
 
 
 def _is_kept(text: str, position: int) -> bool:

@@ -96,6 +96,8 @@ def test_invisible_characters_do_not_part_words(text: str, expected: str) -> Non
         ("\u05e6'\u05d9\u05e4\u05e1", "\u05e6\u05f3\u05d9\u05e4\u05e1"),
         ("\u05e8\u05f3 \u05f3", "\u05e8\u05f3"),
         ("Col\u00b7lecci\u00f3 \u00b7 fi", "col\u00b7lecci\u00f3 fi"),
+        ("x\u0301\u00b7x", "x\u0301\u00b7x"),
+        ("\u1780\u17d2\u200d\u1781", "\u1780\u17d2\u1781"),
         ("co\u0140ecci\u00f3", "col\u00b7ecci\u00f3"),
         ("\u8fbe\u00b7\u82ac\u5947", "\u8fbe\u82ac\u5947"),
         ("d\u00b4acord", "d'acord"),
