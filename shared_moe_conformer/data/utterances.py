@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +93,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     except UnicodeDecodeError as error:
         position = path.read_bytes()[: error.start].count(b"\n") + 1
         raise ValueError(f"{path.name} line {position} is not UTF-8: save the file in that encoding") from error
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), start=1):
+    for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
         if line.strip():
             yield f"{path.name} line {number}", line
 

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_moe_conformer.data.tables import read_tsv
-from shared_moe_conformer.data.utterances import Utterance
+from shared_moe_conformer.data.utterances import Utterance, read_table, with_ids, write_table
 
 
 def tsv(folder: Path, text: str, *, encoding: str = "utf-8") -> Path:
@@ -144,14 +144,46 @@ def test_parts_of_recordings(tmp_path: Path) -> None:
         read_tsv(tsv(tmp_path, head))
 
 
-PIECES = st.sampled_from(
-    ['"', "\t", ",", "{", "[", "]", "}", ":", "a.wav", "path", "text", "end", "-1", "nan", "\n", "\r", " ", "é"]
+CELLS = (
+    '"',
+    '""',
+    "a.wav",
+    "b.wav",
+    "path",
+    "text",
+    "sentence",
+    "start",
+    "end",
+    "channel",
+    "duration",
+    "train",
+    "<unk>",
 )
+SIGNS = ("\t", ",", ";", "{", "[", "]", "}", ":", "\n", "\r", "\r\n", " ", "\0", "\u2028", "\ufeff", "\u00b2", "é")
+NUMBERS = ("-1", "0.5", "nan", "1e999", "1" * 400)
+LINES = (
+    '{"audio_filepath":"a.wav","text":"X"}',
+    '{"path":"c.wav","text":"Y","duration":1e400}',
+    '{"k":{"wav":"d.wav","txt":"Z"}}',
+    '"text":"\\ud83d"',
+    "path\ttext\tstart\tend\tchannel\n",
+    "a.wav\tHI\t",
+)
+PIECES = st.sampled_from(CELLS + SIGNS + NUMBERS + LINES)
 
 
-@given(st.lists(PIECES, max_size=25).map("".join))
+@settings(max_examples=300)
+@given(st.lists(PIECES, max_size=14).map("".join))
 def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
+    folder = tmp_path_factory.mktemp("tables")
     try:
-        assert read_tsv(tsv(tmp_path_factory.mktemp("tables"), content))
+        found = with_ids(utterance._replace(split="train") for utterance in read_tsv(tsv(folder, content)))
     except ValueError as error:
         assert "\n" not in str(error)
+        return
+    write_table(found, folder / "utterances.tsv")
+    assert [u[:7] for u in read_table(folder / "utterances.tsv")] == sorted(u[:7] for u in found)
+
+
+def test_lines_may_end_as_on_old_macs(tmp_path: Path) -> None:
+    assert [u.text for u in read_tsv(tsv(tmp_path, "a.wav\tONE\rb.wav\tTWO\r"))] == ["ONE", "TWO"]
