@@ -42,6 +42,7 @@ setup(
         "hub": requirements("hub"),
         "onnx": requirements("onnx"),
         "serve": requirements("serve"),
+        "live": ["sounddevice>=0.4,<1"],  # transcribe --live from a microphone
         "dev": requirements("dev"),
     },
 )
