@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WAYS = {
     "torch's own threads": ("torch", False),
     "threads that wait passively": ("shared_moe_conformer", False),
-    "these, as many as the model has work for (as the verbs do)": ("shared_moe_conformer", True),
+    "these, no more than the model has work for (as the verbs do)": ("shared_moe_conformer", True),
 }
 """By name: the first module that is imported, before OpenMP reads its settings, and whether threads are limited."""
 OF_THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 if "torch" not in sys.modules:
-    # Its threads read this once, when they are loaded. Those that spin while they wait take 25 times as long on a busy
+    # Its threads read this once, when they are loaded. Those that spin while they wait took 11 times as long on a busy
     # machine (benchmarks/README.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

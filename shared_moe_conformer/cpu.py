@@ -42,11 +42,13 @@ def tune_cpu(num_threads: int = 0) -> None:
 def limit_threads(num_parameters: int) -> None:
     """Have torch recognise speech with as many threads as a model has work for; OMP_NUM_THREADS keeps its number.
 
+    Two at least: beside busy processes a single thread takes twice as long (benchmarks/README.md).
+
     Args:
       num_parameters: of the model, those that compute a frame, counted once for each layer.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        enough = max(1, num_parameters // PARAMETERS_PER_THREAD)
+        enough = max(2, num_parameters // PARAMETERS_PER_THREAD)
         torch.set_num_threads(min(torch.get_num_threads(), enough))
 
 

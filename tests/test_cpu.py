@@ -83,7 +83,7 @@ def test_so_many_threads_compute_as_are_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("num_parameters", "available", "found"),
-    [(1000, 3, 1), (2 * PARAMETERS_PER_THREAD, 3, 2), (9 * PARAMETERS_PER_THREAD, 3, 3), (1000, 1, 1)],
+    [(1000, 4, 2), (3 * PARAMETERS_PER_THREAD, 4, 3), (9 * PARAMETERS_PER_THREAD, 3, 3), (1000, 1, 1)],
 )
 def test_a_model_gets_the_threads_that_it_has_work_for(
     num_parameters: int, available: int, found: int, monkeypatch: pytest.MonkeyPatch
