@@ -14,10 +14,11 @@ import numpy as np
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, replace_fields
+from shared_moe_conformer.config import Config, replace_fields, require
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
+from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.tuned import read_tuned, tuned_note, values_of
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
@@ -59,6 +60,7 @@ def export(
     exp_dir: Path,
     recipe_dir: Path,
     selection: Selection,
+    decoding_method: str = DEFAULT_SEARCH,
     with_graph: bool = False,
     overwrite: bool = False,
 ) -> None:
@@ -69,6 +71,7 @@ def export(
       exp_dir: what ./train.py wrote.
       recipe_dir: where the config's paths begin.
       selection: the checkpoints to average.
+      decoding_method: the released model's own search.
       with_graph: release the decoding graph over words, its lexicon and its n-gram, too.
       overwrite: replace a model of this name.
 
@@ -87,6 +90,7 @@ def export(
     segment_seconds = usual_length(training_durations(config, recipe_dir=recipe_dir))
     manifest = replace(
         describe(folder.name, config, error_rates=error_rates, segment_seconds=segment_seconds),
+        decoding_method=decoding_method,
         decoding_options=values_of(read_tuned(exp_dir)),
     )
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
@@ -209,6 +213,13 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
     parser.add_argument("--name", required=True, help="the model's name in the zoo, e.g. asterisk-base")
     parser.add_argument(
+        "--decoding-method",
+        choices=[n for n, m in METHODS.items() if n == "1best" or (not m.engines and m.uses in ((), ("hotwords",)))],
+        default=DEFAULT_SEARCH,
+        help="search by which the released model transcribes unless it is told another; 1best: --with-graph too "
+        f"[{DEFAULT_SEARCH}]",
+    )
+    parser.add_argument(
         "--with-graph",
         action="store_true",
         help="release the decoding graph over words as well (HLG, its lexicon and its n-gram)",
@@ -232,6 +243,10 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     folder = args.zoo_dir / args.name
     selection, streaming = apply_flags(Selection(), args), apply_flags(StreamingForm(), args)
     refuse_unused_chunks(streaming, args.to)
+    require(
+        args.with_graph or args.decoding_method != "1best",
+        "--decoding-method 1best searches a decoding graph: give --with-graph as well",
+    )
     forms = {form: target_of(form, folder) for form in args.to}
     for target in forms.values() if not args.overwrite else ():
         check_free(target, marker="")
@@ -240,6 +255,7 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         exp_dir=exp_dir,
         recipe_dir=recipe_dir,
         selection=selection,
+        decoding_method=args.decoding_method,
         with_graph=args.with_graph,
         overwrite=args.overwrite,
     )

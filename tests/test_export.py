@@ -177,6 +177,14 @@ def test_tuned_values_go_along_and_are_the_released_models_defaults(
     assert verify("tiny", zoo_dir=recipe / "zoo") == tuned.transcribe(recipe / "zoo" / "tiny" / TEST_WAV).text
 
 
+def test_the_released_models_own_search_can_be_chosen(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
+    run(recipe, tiny_bundle.config, "--decoding-method", "ctc_greedy_search")
+    assert Bundle.load(recipe / "zoo/tiny").default_search.decoding_method == "ctc_greedy_search"
+    with pytest.raises(SystemExit):
+        run(recipe, tiny_bundle.config, "--decoding-method", "1best", "--overwrite")
+    assert "give --with-graph as well" in capsys.readouterr().err
+
+
 def test_damaged_summary_is_named(recipe: Path, tiny_bundle: Bundle) -> None:
     path = recipe / "exp" / "base" / "greedy_search" / "wer-summary-test-epoch-2-avg-1-greedy_search.txt"
     path.parent.mkdir()
