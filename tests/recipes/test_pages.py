@@ -35,6 +35,8 @@ PROGRAMS = (
 OPTION = r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]"
 OF_OTHERS = {
     "--data-binary",
+    "--server-ip",
+    "--server-port",
     "--no-deps",
     "--standalone",
     "--nnodes",
