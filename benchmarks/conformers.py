@@ -67,15 +67,15 @@ def ours(shape: Shape, **options: object) -> Contender:
         dropout=shape.dropout,
         **options,  # type: ignore[arg-type]
     )
-    groups = Encoder(config, num_mel_bins=80).groups
+    encoder = Encoder(config, num_mel_bins=80)
 
     def call(x: Tensor, lens: Tensor) -> Tensor:
         frames = Frames(lens, x.size(1), head_dim=shape.dim // shape.num_heads)
-        for group in groups:
-            x, _ = group(x, frames)
+        for layer in encoder.layers():
+            x, _ = layer.group(x, frames, layer.number)
         return x
 
-    return Contender(groups, call)
+    return Contender(encoder.groups, call)
 
 
 def _plain(shape: Shape) -> Contender:

@@ -43,8 +43,9 @@ def variants_of(base: Config) -> dict[str, Variant]:
         "an ablation is about a config that shares blocks and has experts: give one of these",
     )
     layers = encoder.num_layers
+    alone = {"group_sizes": (1,) * layers, **({"pattern": ""} if encoder.pattern else {})}
     table = [
-        Variant("full", "nothing shared, no experts", {"group_sizes": (1,) * layers, "pattern": "", **DENSE}),
+        Variant("full", "nothing shared, no experts", {**alone, **DENSE}),
         Variant("shared", "shared, no experts", {"experts_in": "none"}),
         Variant("base", "shared, experts, individual norms and routers"),
         Variant("base-distilled", "the same, taught by `full`", teacher="full"),
@@ -60,7 +61,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
             teacher="full",
         ),
         Variant("base-upcycled", "`base`, begun with the weights of `full`", begins_as="full"),
-        Variant("full-experts", "nothing shared, experts", {"group_sizes": (1,) * layers}),
+        Variant("full-experts", "nothing shared, experts", alone),
         *[
             Variant(f"groups-of-{n}", f"a block for every {n} layers", {"group_sizes": split(layers, n)})
             for n in (3, 2)
