@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
-import glob
-import itertools
 import os
-import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
@@ -31,17 +27,10 @@ from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
-from shared_moe_conformer.speech.audio import SUFFIXES
-from shared_moe_conformer.speech.containers import open_audio
+from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
 from shared_moe_conformer.speech.formats import as_ctm, as_json, as_srt, as_text, as_times, as_vtt
-from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript
-from shared_moe_conformer.text import counted
 
-STDIN = "-"
-EACH = "each"
-MAX_SHOWN = 3
-"""Names of files that are left out, at most."""
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
     "times": as_times,
     "text": as_text,
@@ -64,13 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not (args.audio or args.live):
         parser.error("the following arguments are required: audio")
     run_main(lambda: (_transcribe_live if args.live else _transcribe_files)(args))
-
-
-class Input(NamedTuple):
-    """A recording, and the name under which its transcript is shown."""
-
-    name: str
-    recording: str | Channel
 
 
 def transcribe_files(
@@ -98,69 +80,6 @@ def transcribe_files(
         if number not in failed:
             write(inputs[number].name, transcript)
     return list(failed.values())
-
-
-def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]:
-    """The recordings of a file: the mean of its channels, one of them, or `each`.
-
-    A file that cannot be opened is one input, whose error comes when it is transcribed.
-    """
-    if channel is None:
-        return [Input(name, path)]
-    channels = [channel] if isinstance(channel, int) else [0]
-    if channel == EACH:
-        with contextlib.suppress(ValueError, OSError), open_audio(Path(path)) as file:
-            channels = list(range(file.channels))
-    of_channel = Path(name)
-    return [Input(str(of_channel.with_stem(f"{of_channel.stem}-{n}")), Channel(path, n)) for n in channels]
-
-
-def find_audio(names: Sequence[str]) -> Iterator[str]:
-    """The audio files that the arguments name, in order.
-
-    Args:
-      names: files; folders, which are searched with all below them; patterns with `*`, `**` or `?`; `-`.
-
-    Raises:
-      FileNotFoundError: a folder without audio files, or a pattern without match. Missing files are kept in the list.
-    """
-    for name in names:
-        if name == STDIN or Path(name).is_file() or not (Path(name).is_dir() or glob.has_magic(name)):
-            yield name
-            continue
-        paths = Path(name).rglob("*") if Path(name).is_dir() else map(Path, glob.iglob(name, recursive=True))
-        folder = folder_of(name)
-        files = sorted((path for path in paths if path.is_file() and not _is_hidden(path, folder)), key=str)
-        found = [path for path in files if path.suffix.lower() in SUFFIXES]
-        if not found:
-            raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
-        left_out = [str(path.relative_to(folder)) for path in files if path.suffix.lower() not in SUFFIXES]
-        if left_out:
-            shown = ", ".join(left_out[:MAX_SHOWN]) + ", .." * (len(left_out) > MAX_SHOWN)
-            counts = f"{counted(len(left_out), 'file')} of {name}"
-            print(f"left out {counts}, by their names no audio: {shown}", file=sys.stderr, flush=True)
-        yield from map(str, found)
-
-
-def folder_of(name: str) -> Path:
-    """The folder that an argument names, or in which its pattern begins."""
-    path = Path(name)
-    if path.is_dir():
-        return path
-    plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
-    return Path(*plain)
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file below a folder is hidden, such as the ._a.wav that macOS leaves, or in a hidden folder."""
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def place_of(name: str, arguments: Sequence[str]) -> Path:
-    """Where a recording's transcript belongs below the output's folder: as it lies in a folder that was named."""
-    searched = (folder_of(a) for a in arguments if Path(a).is_dir() or (glob.has_magic(a) and not Path(a).is_file()))
-    folder = next((folder for folder in searched if Path(name).is_relative_to(folder)), Path(name).parent)
-    return Path(name).relative_to(folder)
 
 
 def _channel(text: str) -> int | str:
@@ -238,20 +157,10 @@ def _transcribe_files(args: argparse.Namespace) -> None:
     tune_cpu()
     names = list(find_audio(args.audio))
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: _seekable(name, Path(folder) / str(n)) for n, name in enumerate(dict.fromkeys(names))}
+        paths = {name: seekable(name, Path(folder) / str(n)) for n, name in enumerate(dict.fromkeys(names))}
         shown = {STDIN: "stdin"}
         inputs = [i for name in names for i in inputs_of(paths[name], args.channel, name=shown.get(name, name))]
         _transcribe_inputs(inputs, args)
-
-
-def _seekable(name: str, copy: Path) -> str:
-    """A file that can be read from any place: the file itself, or the copy of a pipe such as the standard input."""
-    if name != STDIN and not Path(name).is_fifo():
-        return name
-    with copy.open("wb") as file, contextlib.ExitStack() as stack:
-        pipe = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
-        shutil.copyfileobj(pipe, file)
-    return str(copy)
 
 
 def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> None:

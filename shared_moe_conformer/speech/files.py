@@ -1,0 +1,102 @@
+"""Audio files as a command line names them: which there are, under which names, and where their transcripts belong."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import itertools
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shared_moe_conformer.speech.audio import SUFFIXES
+from shared_moe_conformer.speech.containers import open_audio
+from shared_moe_conformer.speech.recognition import Channel
+from shared_moe_conformer.text import counted
+
+STDIN = "-"
+EACH = "each"
+MAX_SHOWN = 3
+"""Names of files that are left out, at most."""
+
+
+class Input(NamedTuple):
+    """A recording, and the name under which its transcript is shown."""
+
+    name: str
+    recording: str | Channel
+
+
+def find_audio(names: Sequence[str]) -> Iterator[str]:
+    """The audio files that the arguments name, in order.
+
+    Args:
+      names: files; folders, which are searched with all below them; patterns with `*`, `**` or `?`; `-`.
+
+    Raises:
+      FileNotFoundError: a folder without audio files, or a pattern without match. Missing files are kept in the list.
+    """
+    for name in names:
+        if name == STDIN or Path(name).is_file() or not (Path(name).is_dir() or glob.has_magic(name)):
+            yield name
+            continue
+        paths = Path(name).rglob("*") if Path(name).is_dir() else map(Path, glob.iglob(name, recursive=True))
+        folder = folder_of(name)
+        files = sorted((path for path in paths if path.is_file() and not _is_hidden(path, folder)), key=str)
+        found = [path for path in files if path.suffix.lower() in SUFFIXES]
+        if not found:
+            raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
+        left_out = [str(path.relative_to(folder)) for path in files if path.suffix.lower() not in SUFFIXES]
+        if left_out:
+            shown = ", ".join(left_out[:MAX_SHOWN]) + ", .." * (len(left_out) > MAX_SHOWN)
+            counts = f"{counted(len(left_out), 'file')} of {name}"
+            print(f"left out {counts}, by their names no audio: {shown}", file=sys.stderr, flush=True)
+        yield from map(str, found)
+
+
+def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]:
+    """The recordings of a file: the mean of its channels, one of them, or `each`.
+
+    A file that cannot be opened is one input, whose error comes when it is transcribed.
+    """
+    if channel is None:
+        return [Input(name, path)]
+    channels = [channel] if isinstance(channel, int) else [0]
+    if channel == EACH:
+        with contextlib.suppress(ValueError, OSError), open_audio(Path(path)) as file:
+            channels = list(range(file.channels))
+    of_channel = Path(name)
+    return [Input(str(of_channel.with_stem(f"{of_channel.stem}-{n}")), Channel(path, n)) for n in channels]
+
+
+def seekable(name: str, copy: Path) -> str:
+    """A file that can be read from any place: the file itself, or the copy of a pipe such as the standard input."""
+    if name != STDIN and not Path(name).is_fifo():
+        return name
+    with copy.open("wb") as file, contextlib.ExitStack() as stack:
+        pipe = sys.stdin.buffer if name == STDIN else stack.enter_context(open(name, "rb"))
+        shutil.copyfileobj(pipe, file)
+    return str(copy)
+
+
+def place_of(name: str, arguments: Sequence[str]) -> Path:
+    """Where a recording's transcript belongs below the output's folder: as it lies in a folder that was named."""
+    searched = (folder_of(a) for a in arguments if Path(a).is_dir() or (glob.has_magic(a) and not Path(a).is_file()))
+    folder = next((folder for folder in searched if Path(name).is_relative_to(folder)), Path(name).parent)
+    return Path(name).relative_to(folder)
+
+
+def folder_of(name: str) -> Path:
+    """The folder that an argument names, or in which its pattern begins."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    plain = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])
+    return Path(*plain)
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file below a folder is hidden, such as the ._a.wav that macOS leaves, or in a hidden folder."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
