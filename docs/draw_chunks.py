@@ -14,7 +14,7 @@ from shared_moe_conformer.model.frames import visible_frames
 CHUNKING = Chunking(4, left_context=6)
 NUM_FRAMES = 16
 COLOURS = ListedColormap(["#f4f4f4", "#9db8d9", "#2f5f9e"])
-"""Of what a frame does not see, of its left context and of its chunk."""
+"""Colours of frames that are not seen, of the left context and of the chunk."""
 
 
 def main() -> None:

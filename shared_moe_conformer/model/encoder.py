@@ -82,6 +82,9 @@ class Encoder(nn.Module):
         self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
         self.chunk_sizes, self.left_contexts = config.chunk_sizes, config.left_contexts
         self.half_kernel = config.conv_kernel_size // 2
+        owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number).in_order()]
+        self.rows_of_groups = [[row for row, owner in enumerate(owners) if owner is group] for group in self.groups]
+        """Places of each group's routers in `routers`, by the number of the group."""
 
     def block_groups(self) -> list[BlockGroup]:
         """The groups in the order of depth."""
@@ -106,7 +109,7 @@ class Encoder(nn.Module):
 
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
-        return [router for layer in self.layers() for router in layer.individual().routers.in_order()]
+        return [router for layer in self.layers() for router in layer.group.routers_of(layer.number).in_order()]
 
     def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> EncoderOutput:
         """Return encoder frames of features.
@@ -196,10 +199,12 @@ class Encoder(nn.Module):
 
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of all routers in the order of `routers`; each group computes those of its own."""
-        parts = zip(*map(self.by_group, routing))
-        groups = [group for group in self.block_groups() if group.routers_in_order()]
-        losses = [group.router_losses(Routing(*part)) for group, part in zip(groups, parts)]
-        return RouterLosses(*map(self.in_order_of_depth, zip(*losses)))
+        losses = [
+            group.router_losses(Routing(*(part[rows] for part in routing)))
+            for group, rows in zip(self.block_groups(), self.rows_of_groups)
+            if rows
+        ]
+        return RouterLosses(*map(self._in_order_of_depth, zip(*losses)))
 
     def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
         """After an update: move the routers' balancing biases, if they have any.
@@ -210,27 +215,13 @@ class Encoder(nn.Module):
         Returns:
           the frames that are balanced, (L, E): the same, or their means over each group's layers.
         """
-        groups = [group for group in self.block_groups() if group.routers_in_order()]
-        parts = [group.balance(frames) for group, frames in zip(groups, self.by_group(frames_per_expert))]
-        return self.in_order_of_depth(parts)
+        groups = zip(self.block_groups(), self.rows_of_groups)
+        return self._in_order_of_depth([group.balance(frames_per_expert[rows]) for group, rows in groups if rows])
 
-    def by_group(self, rows: Tensor) -> list[Tensor]:
-        """Rows (L, ...) in the order of `routers`, split into those of each group that has routers."""
-        return [rows[places] for places in self._places_by_group()]
-
-    def in_order_of_depth(self, parts: Sequence[Tensor]) -> Tensor:
-        """The rows of `by_group` in the order of `routers` again, (L, ...)."""
-        places = [place for group in self._places_by_group() for place in group]
-        return torch.cat(list(parts))[[places.index(place) for place in range(len(places))]]
-
-    def _places_by_group(self) -> list[list[int]]:
-        """For each group that has routers, where they stand in `routers`."""
-        owners = [layer.group for layer in self.layers() for _ in layer.individual().routers.in_order()]
-        return [
-            [place for place, owner in enumerate(owners) if owner is group]
-            for group in self.block_groups()
-            if group in owners
-        ]
+    def _in_order_of_depth(self, by_group: Sequence[Tensor]) -> Tensor:
+        """The rows of each group that has routers, in the order of `routers`, (L, ...)."""
+        rows = torch.tensor([row for rows in self.rows_of_groups for row in rows])
+        return torch.cat(list(by_group))[rows.argsort()]
 
 
 def _stacked(decided: Sequence[Routing]) -> Routing | None:

@@ -70,9 +70,12 @@ class DepthGates(nn.Module):
     s -> 16 -> P * E with SiLU, of the depth s from 0 to 1, whose gates are first all equal (Bulat et al., section 3.2).
     """
 
+    depth: Tensor
+    """Of each layer, for a network, (L, 1)."""
+
     def __init__(self, num_layers: int, num_parts: int, num_sets: int, *, kind: MergeGates) -> None:
         super().__init__()
-        self.shape = num_layers, num_parts, num_sets
+        self.shape = num_parts, num_sets
         depth = torch.linspace(0, 1, num_layers)
         if kind == "table":
             places = torch.linspace(0, 1, num_sets)
@@ -86,8 +89,8 @@ class DepthGates(nn.Module):
             nn.init.zeros_(self.output.bias)
         self.kind = kind
 
-    def forward(self) -> Tensor:
-        """Return the gates, (L, P, E); those of a layer's part sum to 1."""
+    def forward(self, layer: int) -> Tensor:
+        """Return the gates of one layer, (P, E); those of each part sum to 1."""
         if self.kind == "table":
-            return self.table.softmax(dim=-1)
-        return self.output(F.silu(self.hidden(self.depth))).view(self.shape).softmax(dim=-1)
+            return self.table[layer].softmax(dim=-1)
+        return self.output(F.silu(self.hidden(self.depth[layer]))).view(self.shape).softmax(dim=-1)

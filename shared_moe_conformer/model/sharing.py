@@ -114,15 +114,19 @@ class BlockGroup(nn.Module):
         """The own parts of the group's layer at this depth (0 is its first)."""
         return IndividualParts(
             norms=self.norms[depth % len(self.norms)],  # type: ignore[arg-type]
-            routers=self.routers[depth % len(self.routers)],  # type: ignore[arg-type]
+            routers=self.routers_of(depth),
             adapters=self.deltas[depth].by_part() if len(self.deltas) else {},  # type: ignore[operator]
-            gates=dict(zip(self.merged_parts, self.gates()[depth].unbind())) if self.gates is not None else {},
+            gates=dict(zip(self.merged_parts, self.gates(depth).unbind())) if self.gates is not None else {},
             depth=depth // len(self.norms),
         )
 
     def routers_in_order(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
-        return [router for depth in range(self.size) for router in self.individual(depth).routers.in_order()]
+        return [router for depth in range(self.size) for router in self.routers_of(depth).in_order()]
+
+    def routers_of(self, depth: int) -> Routers:
+        """The routers of the group's layer at this depth."""
+        return self.routers[depth % len(self.routers)]  # type: ignore[return-value]
 
     def parameter_layers(self) -> Iterator[tuple[nn.Parameter, int]]:
         """Each parameter and the number of layers that use it; its gradient is the sum of theirs."""

@@ -58,7 +58,8 @@ def matrices_of_encoder(model: nn.Module, decayed: set[str]) -> set[str]:
 
 
 def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str, float]:
-    """Share of the learning rate for each parameter: less for those of several layers, if the config says so.
+    """Share of the learning rate for each parameter: less for those of several layers, if the config says so; more
+    for the gates of merged weights.
 
     Scaling their gradients instead would do nothing, since AdamW's updates do not depend on a gradient's size.
 

@@ -20,6 +20,17 @@ from shared_moe_conformer.config import EncoderConfig
         ({"dropout": 1.0}, "dropout"),
         ({"balancing_bias_rate": -0.1}, "balancing_bias_rate"),
         ({"low_rank_delta": 300}, "0 to encoder_dim, 256"),
+        ({"group_sizes": (4,), "pattern": "BABA"}, "pattern is BABA: give capital letters, A first"),
+        ({"group_sizes": (4,), "mixing_pattern": "aabb"}, "mixing_pattern is aabb: give capital letters"),
+        ({"group_sizes": (4,), "pattern": "ABA"}, "pattern ABA has 3 layers, group_sizes 4"),
+        ({"group_sizes": (2, 2), "pattern": "ABAB"}, "both say which layers share"),
+        ({"group_sizes": (2, 2), "block_feed_forward_dims": (8,)}, "one positive number for each of 2 blocks"),
+        ({"group_sizes": (4,), "pattern": "ABAB", "expert_blocks": "C"}, "expert_blocks is C: give letters of A to B"),
+        ({"merged_sets": 0}, "merged_sets is 0"),
+        ({"merged_sets": 2, "merged_parts": ("norms",)}, "merged_parts is norms: give parts of feed_forward1"),
+        ({"merged_sets": 2, "low_rank_delta": 4}, "give one of them"),
+        ({"chunk_sizes": (8, -1)}, "chunk_sizes is"),
+        ({"chunk_sizes": (8,), "left_contexts": ()}, "chunk_sizes without left_contexts"),
     ],
 )
 def test_an_encoder_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

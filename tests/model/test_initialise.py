@@ -153,3 +153,34 @@ def test_every_parameter_begins_somewhere(model_config: Any) -> None:
     new: nn.Module = begun(model_config(group_sizes=(4,)), trained(model_config(**DENSE)))
     kept = [name for name, value in new.named_parameters() if torch.equal(value, fresh[name])]
     assert kept == []
+
+
+def test_each_set_begins_as_the_mean_of_the_layers_that_use_it_most(model_config: Any) -> None:
+    old = trained(model_config(**DENSE))
+    new = begun(model_config(group_sizes=(4,), experts_in="none", merged_sets=2), old)
+    sets = new.encoder.groups[0].block.attention.sets
+    for one, layers in zip(sets, (old.encoder.groups[:2], old.encoder.groups[2:])):
+        for name, value in one.state_dict().items():
+            mean = torch.stack([layer.block.attention.state_dict()[name] for layer in layers]).mean(0)
+            torch.testing.assert_close(value, mean)
+
+
+def test_merged_layers_unrolled_compute_the_same(model_config: Any) -> None:
+    old = trained(model_config(group_sizes=(4,), experts_in="none", merged_sets=3))
+    new = begun(model_config(**DENSE), old)
+    torch.testing.assert_close(posteriors(new), posteriors(old), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"group_sizes": (4,), "pattern": "ABAB", "experts_in": "none"},
+        {"group_sizes": (4,), "mixing_pattern": "ABBC", "experts_in": "none"},
+    ],
+)
+def test_a_pattern_unrolled_computes_the_same(model_config: Any, options: dict[str, Any]) -> None:
+    old = trained(model_config(**options))
+    new = begun(model_config(**DENSE), old)
+    torch.testing.assert_close(posteriors(new), posteriors(old), rtol=1e-4, atol=1e-4)
+    again = begun(model_config(**options), new)
+    torch.testing.assert_close(posteriors(again), posteriors(old), rtol=1e-4, atol=1e-4)

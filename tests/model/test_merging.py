@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from shared_moe_conformer.config import BLOCK_PARTS
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.initialise import part_state
 from shared_moe_conformer.model.merging import DepthGates, Merged
@@ -65,16 +66,29 @@ def plain_name(name: str) -> str:
 def test_sets_and_gates_learn(encoder_config: Any) -> None:
     encoder = Encoder(encoder_config(**MERGED), num_mel_bins=20)
     encoder(X, X_LENS).encoder_out.square().sum().backward()
-    learners = [p for name, p in encoder.named_parameters() if ".sets." in name or ".gates." in name]
-    assert learners and all(p.grad is not None and p.grad.any() for p in learners if p.dim() > 1)
+    learners = {n: p for n, p in encoder.named_parameters() if ".sets." in n or (".gates." in n and p.dim() > 1)}
+    weights = {name: p.grad for name, p in learners.items() if not name.endswith("bias")}
+    assert any(".gates." in name for name in weights)
+    assert all(grad is not None and grad.any() for grad in weights.values())
 
 
 def test_a_table_begins_by_depth_and_a_network_with_equal_gates() -> None:
-    table = DepthGates(6, 2, 2, kind="table")()
+    table = gates_of(DepthGates(6, 2, 2, kind="table"))
     assert table.shape == (6, 2, 2) and table[0, 0, 0] > 0.8 and table[5, 1, 1] > 0.8
     assert (table[1:, :, 0] < table[:-1, :, 0]).all()
     torch.testing.assert_close(table.sum(-1), torch.ones(6, 2))
-    torch.testing.assert_close(DepthGates(6, 2, 4, kind="network")(), torch.full((6, 2, 4), 0.25))
+    torch.testing.assert_close(gates_of(DepthGates(6, 2, 4, kind="network")), torch.full((6, 2, 4), 0.25))
+
+
+def test_a_network_gives_each_depth_gates_of_its_own() -> None:
+    network = DepthGates(6, 2, 4, kind="network")
+    nn.init.normal_(network.output.weight)
+    assert len(gates_of(network).flatten(1).unique(dim=0)) == 6
+
+
+def gates_of(gates: DepthGates) -> torch.Tensor:
+    """The gates of six layers, (6, P, E)."""
+    return torch.stack([gates(layer) for layer in range(6)])
 
 
 def test_active_counts_one_set_and_stored_all(model_config: Any) -> None:
@@ -84,3 +98,9 @@ def test_active_counts_one_set_and_stored_all(model_config: Any) -> None:
     assert merged.active == shared.active + gates
     block = count_parameters(model_config(experts_in="none", group_sizes=(2, 2)))["encoder"].unique - shared.unique
     assert merged.unique == shared.unique + 2 * block + gates
+
+
+def test_sets_are_not_compiled_by_themselves(model_config: Any) -> None:
+    """Each call computes with other weights than the module's own, and a compiled module would not."""
+    parts = AsrModel(model_config(**MERGED, merged_parts=("feed_forward1",))).compilable_parts()
+    assert len(parts) == 2  # attention and the second feed-forward

@@ -65,6 +65,28 @@ def test_weights_of_several_layers_learn_more_slowly_if_asked(model: nn.Module, 
     assert found == {id(p): (scales[name], 0.3 if name in decayed else 0.0) for name, p in model.named_parameters()}
 
 
+@pytest.mark.parametrize("kind", ["table", "network"])
+def test_gates_of_merged_weights_learn_faster_never_by_muon_and_do_not_decay(kind: Any) -> None:
+    encoder = EncoderConfig(
+        encoder_dim=16,
+        num_attention_heads=2,
+        feed_forward_dim=8,
+        subsampling_channels=4,
+        group_sizes=(4,),
+        experts_in="none",
+        merged_sets=2,
+        merge_gates=kind,
+    )
+    model = AsrModel(ModelConfig(encoder=encoder, vocab_size=7))
+    optimizer = build_optimizer(model, TrainingConfig(optimizer="muon", weight_decay=0.3))
+    found = {id(p): (g["lr_scale"], g["weight_decay"], g["muon"]) for g in optimizer.param_groups for p in g["params"]}
+    parameters = dict(model.named_parameters())
+    gates = [parameter for name, parameter in parameters.items() if ".gates." in name]
+    assert gates and {found[id(parameter)] for parameter in gates} == {(10.0, 0.0, False)}
+    one_set = parameters["encoder.groups.0.block.attention.sets.1.output.weight"]
+    assert found[id(one_set)] == (3.0, 0.3, True)
+
+
 def test_norms_and_routers_of_a_whole_group_count_as_shared() -> None:
     encoder = EncoderConfig(
         encoder_dim=16,
