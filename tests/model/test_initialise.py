@@ -165,6 +165,14 @@ def test_each_set_begins_as_the_mean_of_the_layers_that_use_it_most(model_config
             torch.testing.assert_close(value, mean)
 
 
+def test_a_set_that_no_layer_uses_most_begins_as_the_mean_of_all(model_config: Any) -> None:
+    old = trained(model_config(**DENSE))
+    new = begun(model_config(group_sizes=(4,), experts_in="none", merged_sets=5), old)
+    found = new.encoder.groups[0].block.attention.sets[2].output.weight
+    mean = torch.stack([layer.block.attention.output.weight for layer in old.encoder.groups]).mean(0)
+    torch.testing.assert_close(found, mean)
+
+
 def test_merged_layers_unrolled_compute_the_same(model_config: Any) -> None:
     old = trained(model_config(group_sizes=(4,), experts_in="none", merged_sets=3))
     new = begun(model_config(**DENSE), old)
