@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.speech.transcript import Transcript
-from shared_moe_conformer.streaming import EndpointRules, StreamResult
+from shared_moe_conformer.streaming import EndedSegment, EndpointRules, StreamResult
 
 NEVER = EndpointRules(1e9, 1e9, 1e9)
 RATE = 16000
@@ -40,7 +41,9 @@ def test_a_stream_finds_the_words_and_times_of_the_whole_in_chunks(
     assert grown == sorted(grown) or method != "greedy_search"  # greedy search takes nothing back
 
 
-def test_streams_that_are_batched_are_as_alone(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+def test_streams_that_are_batched_are_as_alone(
+    tiny_bundle: Bundle, tones: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recordings = [tones, tones[3000:], tones[::-1][: len(tones) // 2].copy()]
     alone = []
     for recording in recordings:
@@ -50,15 +53,32 @@ def test_streams_that_are_batched_are_as_alone(tiny_bundle: Bundle, tones: np.nd
     recognizer = tiny_bundle.recognizer(chunk_size=8, left_context=16)
     streams = [recognizer.stream() for _ in recordings]
     queues = [parts_of(recording, seed) for seed, recording in enumerate(recordings)]
+    sizes, step = [], tiny_bundle.model.encoder.step
+    monkeypatch.setattr(tiny_bundle.model.encoder, "step", lambda x, *rest: (sizes.append(len(x)), step(x, *rest))[1])
     for time in range(max(map(len, queues)) + 5):
         for late, (stream, queue) in enumerate(zip(streams, queues)):
             if late <= time < len(queue) + late:
                 stream.add(queue[time - late], RATE)
         recognizer.advance(streams)
     assert [stream.finish() for stream in streams] == alone
+    assert max(sizes) > 1
 
 
-def test_segments_end_at_pauses_and_times_go_on(tiny_bundle: Bundle, tones: np.ndarray) -> None:
+@pytest.mark.parametrize("rule", [EndpointRules(2.4, 1e9, 1e9), EndpointRules(1e9, 1.2, 1e9)])
+def test_a_segment_ends_with_the_chunk_in_which_the_pause_is_long_enough(
+    tiny_bundle: Bundle, tones: np.ndarray, rule: EndpointRules
+) -> None:
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16, rules=rule)
+    stream.accept(tones, RATE)
+    stream.accept(np.zeros(3 * RATE, dtype=np.float32), RATE)
+    stream.accept(tones, RATE)
+    first, second, *_ = *stream.pop_segments(), EndedSegment(stream.segment_start, stream.finish().partial)
+    pause = second.start - first.transcript.times[-1]
+    needed = min(rule.rule1_min_trailing_silence, rule.rule2_min_trailing_silence)
+    assert needed <= pause <= needed + (8 + 1) * ENCODER_FRAME_SHIFT
+
+
+def test_long_segments_end_and_times_go_on(tiny_bundle: Bundle, tones: np.ndarray) -> None:
     pause = np.zeros(3 * RATE, dtype=np.float32)
     rules = EndpointRules(
         rule1_min_trailing_silence=1e9, rule2_min_trailing_silence=1e9, rule3_min_utterance_length=2.0
@@ -80,12 +100,17 @@ def test_rules_of_endpoints(length: float, silence: float, ends: bool) -> None:
     assert EndpointRules().end_segment(length=length, trailing_silence=silence) == ends
 
 
-def test_memory_of_a_stream_does_not_grow(tiny_bundle: Bundle, tones: np.ndarray) -> None:
-    stream = tiny_bundle.stream(chunk_size=8, left_context=16)
+@pytest.mark.parametrize("method", ["greedy_search", "1best"])
+def test_memory_of_a_stream_does_not_grow(tiny_bundle: Bundle, tones: np.ndarray, method: str) -> None:
+    options = {"graph": "H", "lattice_engine": "embedded"} if method == "1best" else {}
+    config = DecodingConfig(decoding_method=method, **options)  # type: ignore[arg-type]
+    rules = EndpointRules(rule3_min_utterance_length=1.0)
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16, decoding=config, rules=rules)
     sizes = []
     for _ in range(6):
         stream.accept(tones, RATE)
         sizes.append(sum(part.numel() for part in stream.encoder_state) + stream._features.numel())
+        assert len(stream._frames) <= 4, "chunks of 0.32 s in a segment of a second"
     assert max(sizes) - min(sizes) <= 80 * (4 * 8 + 3)
 
 

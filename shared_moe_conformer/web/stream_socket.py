@@ -170,8 +170,7 @@ async def _send(websocket: WebSocket, client: Client, idle_seconds: float) -> No
         try:
             update = await client.next_update()
         except Exception as error:
-            reason = str(error) if isinstance(error, ValueError) else "the program's log says why"
-            raise Refused(BROKEN, f"the audio cannot be recognised: {reason}") from error
+            raise Refused(BROKEN, "the audio cannot be recognised: the program's log says why") from error
         is_eof = update.is_eof
         text = json.dumps(to_message(update), ensure_ascii=False)
         await _within(websocket.send_text(text), idle_seconds)

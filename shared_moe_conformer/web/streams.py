@@ -49,6 +49,7 @@ class Client:
         self.stream = stream
         self._wake = wake
         self._waiting: deque[np.ndarray] = deque()
+        self._num_added = self._num_fed = 0  # samples, by the server's thread and by the worker's
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._is_ended = self.is_done = False
@@ -58,6 +59,7 @@ class Client:
         await self._has_room.wait()
         second = SAMPLING_RATE
         self._waiting.extend(samples[i : i + second] for i in range(0, len(samples), second))
+        self._num_added += len(samples)
         self._look_for_room()
         self._wake.set()
 
@@ -83,7 +85,9 @@ class Client:
     def feed(self) -> None:
         """Give the stream as many samples as make a chunk; called in the worker's thread."""
         while self._waiting and not self.stream.is_ready:
-            self.stream.add(self._waiting.popleft(), SAMPLING_RATE)
+            samples = self._waiting.popleft()
+            self.stream.add(samples, SAMPLING_RATE)
+            self._num_fed += len(samples)
         if self._is_ended and not self._waiting:
             self.stream.end()
 
@@ -95,7 +99,7 @@ class Client:
         self._look_for_room()
 
     def _look_for_room(self) -> None:
-        if sum(map(len, self._waiting)) < MOST_WAITING:
+        if self._num_added - self._num_fed < MOST_WAITING:
             self._has_room.set()
         else:
             self._has_room.clear()
@@ -143,20 +147,12 @@ class StreamHub:
                         client.publish(updates)
 
     def _advance(self, clients: Sequence[Client]) -> list[list[Update | Exception]]:
-        """The updates of each client after its next chunk; an error of one client's audio is its own."""
-        errors: dict[int, Exception] = {}
-        for i, client in enumerate(clients):
-            try:
-                client.feed()
-            except ValueError as error:
-                errors[i] = error
-        fed = [client.stream for i, client in enumerate(clients) if i not in errors]
+        """The updates of each client after its next chunk; an error ends the streams of all that were in the batch."""
         try:
-            stepped = {id(stream) for stream in self._recognizer.step(fed)}
-            return [
-                [errors[i]] if i in errors else _updates(client.stream, id(client.stream) in stepped)
-                for i, client in enumerate(clients)
-            ]
+            for client in clients:
+                client.feed()
+            stepped = self._recognizer.step([client.stream for client in clients])
+            return [_updates(client.stream, client.stream in stepped) for client in clients]
         except Exception as error:
             logging.getLogger(__name__).exception("a batch of streams was not recognised")
             return [[error] for _ in clients]

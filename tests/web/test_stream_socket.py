@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -19,6 +20,7 @@ from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.streaming import EndedSegment
 from tests.web.conftest import serve_bundle
 
+StreamHub: Any = pytest.importorskip("shared_moe_conformer.web.streams").StreamHub
 stream_socket: Any = pytest.importorskip("shared_moe_conformer.web.stream_socket", reason="fastapi is not installed")
 wsproto: Any = pytest.importorskip("wsproto", reason="wsproto is not installed")
 events: Any = pytest.importorskip("wsproto.events", reason="wsproto is not installed")
@@ -208,6 +210,64 @@ def test_who_says_nothing_is_disconnected(saved: Save, tiny_bundle: Bundle, tone
         silent.send(tones)
         assert silent.refusal() == ("nothing came for 0.5 seconds", stream_socket.POLICY)
         check(Speaker(url).speak(tones), alone(tiny_bundle, tones))
+
+
+class Connection:
+    """A connection to a client that says all at once, does not leave, and perhaps reads nothing."""
+
+    headers: dict[str, str] = {}
+
+    def __init__(self, *messages: dict[str, Any], reads: bool = True) -> None:
+        self._messages, self._reads = list(messages), reads
+        self.sent: list[str] = []
+        self.closed: tuple[Any, ...] | None = None
+
+    async def accept(self) -> None: ...
+
+    async def receive(self) -> dict[str, Any]:
+        return self._messages.pop(0) if self._messages else await asyncio.Future()
+
+    async def send_text(self, text: str) -> None:
+        await asyncio.sleep(0 if self._reads else 100)
+        self.sent.append(text)
+
+    async def close(self, *args: Any) -> None:
+        self.closed = args
+
+
+DONE = {"type": "websocket.receive", "text": "Done"}
+
+
+def converse(bundle: Bundle, connection: Connection, *, seconds_of_recognition: float = 0.0) -> None:
+    """Serve a client that may be idle for 0.1 seconds."""
+
+    async def serve() -> None:
+        hub = StreamHub(bundle.recognizer(**CHUNKS), max_streams=1)
+        asyncio.get_running_loop().call_later(
+            seconds_of_recognition, lambda: workers.append(asyncio.create_task(hub.run()))
+        )
+        await stream_socket.serve_stream(connection, hub, hosts=[], idle_seconds=0.1)
+        assert hub.num_streams == 0
+        workers[0].cancel()
+
+    workers: list[asyncio.Task[None]] = []
+    asyncio.run(asyncio.wait_for(serve(), 20))
+
+
+def test_who_has_said_everything_may_wait_for_the_words_and_is_then_disconnected(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_socket, "FAREWELL", 0.05)
+    connection = Connection(DONE)
+    converse(tiny_bundle, connection, seconds_of_recognition=0.4)
+    assert connection.sent[-1] == "Done!" and connection.closed == ()
+
+
+def test_who_reads_nothing_is_disconnected(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_socket, "FAREWELL", 0.05)
+    connection = Connection(DONE, reads=False)
+    converse(tiny_bundle, connection)
+    assert connection.sent == []
 
 
 def test_a_model_that_was_not_trained_to_stream_says_so(served: str) -> None:

@@ -57,6 +57,41 @@ def test_a_stream_whose_client_does_not_read_waits(hub: StreamHub, monkeypatch: 
     asyncio.run(speak())
 
 
+def test_clients_are_recognised_in_one_batch(
+    hub: StreamHub, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, step = [], tiny_bundle.model.encoder.step
+    monkeypatch.setattr(tiny_bundle.model.encoder, "step", lambda x, *rest: (sizes.append(len(x)), step(x, *rest))[1])
+
+    async def speak() -> None:
+        with hub.join() as first, hub.join() as second:
+            for client in (first, second):
+                await client.add(SECOND)
+            async with working(hub):
+                for client in (first, second):
+                    await asyncio.wait_for(client.next_update(), 20)
+
+    asyncio.run(speak())
+    assert set(sizes) == {2}
+
+
+def test_an_error_while_samples_are_taken_ends_the_stream_and_not_the_worker(
+    hub: StreamHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def speak() -> None:
+        async with working(hub):
+            with hub.join() as client, monkeypatch.context() as patch:
+                patch.setattr(client.stream, "add", lambda *_: 1 / 0)
+                await client.add(SECOND)
+                with pytest.raises(ZeroDivisionError):
+                    await asyncio.wait_for(client.next_update(), 20)
+            with hub.join() as client:
+                client.end()
+                assert (await asyncio.wait_for(client.next_update(), 20)).is_eof
+
+    asyncio.run(speak())
+
+
 def test_a_stream_is_freed_when_its_client_leaves(hub: StreamHub) -> None:
     async def join() -> None:
         with contextlib.ExitStack() as stack:
