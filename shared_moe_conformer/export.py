@@ -20,6 +20,7 @@ from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, rea
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
+from shared_moe_conformer.decoding.searches import resolved, settings
 from shared_moe_conformer.decoding.tuned import read_tuned, tuned_note, values_of
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.onnx_streaming import StreamingForm
@@ -86,12 +87,18 @@ def export(
     lang_dir = recipe_dir / config.data.lang_dir
     tokenizer = Tokenizer.load(lang_dir)
     refuse_other_units(exp_dir, tokenizer.pieces)
-    error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir))
+    tuned = values_of(read_tuned(exp_dir))
+    own, *_ = resolved(
+        DecodingConfig(decoding_method=cast(DecodingMethod, decoding_method)),
+        vocab_size=config.model.vocab_size,
+        tuned=tuned,
+    )
+    error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir), first=settings(own))
     segment_seconds = usual_length(training_durations(config, recipe_dir=recipe_dir))
     manifest = replace(
         describe(folder.name, config, error_rates=error_rates, segment_seconds=segment_seconds),
         decoding_method=decoding_method,
-        decoding_options=values_of(read_tuned(exp_dir)),
+        decoding_options=tuned,
     )
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
@@ -155,13 +162,14 @@ def describe(
     )
 
 
-def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str) -> dict[str, dict[str, float]]:
+def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str, first: str) -> dict[str, dict[str, float]]:
     """WER in percent by test set and search, from the summaries that ./decode.py wrote for these very checkpoints.
 
     Args:
       exp_dir: the experiment's folder.
       config: the experiment.
       checkpoint: the selection's name, e.g. epoch-30-avg-9.
+      first: the search that comes first.
 
     Raises:
       ValueError: a summary is damaged.
@@ -171,7 +179,9 @@ def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str) -> dict[
         pattern = f"*/wer-summary-{test_set}-{checkpoint}-*.txt"
         for path in sorted(exp_dir.glob(pattern)):
             rates.setdefault(test_set, {}).update(_read_summary(path))
-    return rates
+    return {
+        test_set: dict(sorted(found.items(), key=lambda item: item[0] != first)) for test_set, found in rates.items()
+    }
 
 
 def choose_example(config: Config, *, recipe_dir: Path) -> ExampleRecording:

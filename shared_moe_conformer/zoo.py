@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, TEST_WAV, expected_text, read_manifest
+from shared_moe_conformer.release.manifest import TEST_WAV, expected_text, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
 
@@ -39,7 +39,7 @@ def verify(name: str, *, zoo_dir: Path) -> str:
 
 def table(entries: list[ZooEntry]) -> str:
     """The models in lines of aligned columns."""
-    heads = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", f"WER, {DEFAULT_SEARCH}")
+    heads = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER (test set, search)")
     rows = [heads, *(_row(entry) for entry in entries)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
@@ -148,9 +148,8 @@ def _entries(args: argparse.Namespace) -> list[ZooEntry]:
 
 def _row(entry: ZooEntry) -> tuple[str, ...]:
     counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters)
-    rate = "{:.2f} % ({})".format(*entry.word_error_rate) if entry.word_error_rate else "-"
-    millions = (f"{count / 1e6:.2f}M" for count in counts)
-    return (entry.name, entry.corpus, entry.language, entry.licence, *millions, f"{entry.size / 1e6:.1f} MB", rate)
+    size, millions = f"{entry.size / 1e6:.1f} MB", (f"{count / 1e6:.2f}M" for count in counts)
+    return (entry.name, entry.corpus, entry.language, entry.licence, *millions, size, entry.shown_rate or "-")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
 from shared_moe_conformer.data.tokenizer import save_units
+from shared_moe_conformer.decode import write_scores
+from shared_moe_conformer.decoding.batches import MethodResult
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
 from shared_moe_conformer.decoding.tuned import Tuned, write_tuned
@@ -177,6 +179,20 @@ def test_tuned_values_go_along_and_are_the_released_models_defaults(
     assert verify("tiny", zoo_dir=recipe / "zoo") == tuned.transcribe(recipe / "zoo" / "tiny" / TEST_WAV).text
 
 
+def test_the_rate_by_the_released_models_own_options_is_the_one_that_lists_show(
+    recipe: Path, tiny_bundle: Bundle
+) -> None:
+    exp_dir, hyps = recipe / "exp/base", {0.0: "ONE", 3.0: "ONE TWO", 4.0: "ONE THREE FOUR"}
+    for penalty, hyp in hyps.items():
+        result = MethodResult(DecodingConfig(blank_penalty=penalty), [Decoded("a", "ONE TWO", hyp)], [], 0.1, 1.0)
+        write_scores(result, exp_dir, test_set="test", checkpoint="epoch-2-avg-1")
+    run(recipe, tiny_bundle.config)
+    assert find("tiny", zoo_dir=recipe / "zoo").word_error_rate == (50.0, "test")
+    write_tuned(exp_dir, {"greedy_search": Tuned({"blank_penalty": 3.0}, "dev", "epoch-2-avg-1", 1.0, 2.0)})
+    run(recipe, tiny_bundle.config, "--overwrite")
+    assert find("tiny", zoo_dir=recipe / "zoo").word_error_rate == (0.0, "test")
+
+
 def test_the_released_models_own_search_can_be_chosen(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
     run(recipe, tiny_bundle.config, "--decoding-method", "ctc_greedy_search")
     assert Bundle.load(recipe / "zoo/tiny").default_search.decoding_method == "ctc_greedy_search"
@@ -190,7 +206,7 @@ def test_damaged_summary_is_named(recipe: Path, tiny_bundle: Bundle) -> None:
     path.parent.mkdir()
     path.write_text("settings\tWER\ngreedy_search\n")
     with pytest.raises(ValueError, match=path.name):
-        read_error_rates(recipe / "exp" / "base", tiny_bundle.config, checkpoint="epoch-2-avg-1")
+        read_error_rates(recipe / "exp" / "base", tiny_bundle.config, checkpoint="epoch-2-avg-1", first="")
 
 
 def test_lost_audio_is_named(recipe: Path, tiny_bundle: Bundle) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.release.manifest import Manifest, write_manifest
+from shared_moe_conformer.release.manifest import Manifest, read_manifest, write_manifest
 from shared_moe_conformer.release.transfer import resolve
 from shared_moe_conformer.release.zoo_index import (
     INDEX_FILE,
@@ -64,8 +64,8 @@ def test_models_are_listed_by_name_and_adding_again_replaces(tmp_path: Path) -> 
         add(folder)
     assert [entry.name for entry in read_index(tmp_path)] == ["base", "full"]
     header, base, full = table(read_index(tmp_path)).splitlines()
-    assert " ".join(base.split()) == "base telephone en MIT 1.50M 4.00M 2.00M 0.0 MB 20.00 % (test)"
-    assert header.index("WER, greedy_search") == base.index("20.00")
+    assert " ".join(base.split()) == "base telephone en MIT 1.50M 4.00M 2.00M 0.0 MB 20.00 % (test, greedy_search)"
+    assert header.index("WER (test set, search)") == base.index("20.00")
 
 
 def test_the_index_is_plain_json(tmp_path: Path) -> None:
@@ -73,6 +73,15 @@ def test_the_index_is_plain_json(tmp_path: Path) -> None:
     (entry,) = json.loads((tmp_path / INDEX_FILE).read_text())
     assert entry["name"] == entry["path"] == "base"
     assert entry["unique_parameters"] == 1_500_000
+    assert "decoding_method" not in entry, "earlier versions do not know it"
+
+
+def test_the_index_says_which_search_a_model_uses_where_it_is_not_the_default(tmp_path: Path) -> None:
+    folder = fake_bundle(tmp_path, "base")
+    write_manifest(dataclasses.replace(read_manifest(folder), decoding_method="modified_beam_search"), folder)
+    add(folder)
+    (entry,) = read_index(tmp_path)
+    assert entry.word_error_rate == (19.5, "test")
 
 
 def test_many_processes_may_add_at_once(tmp_path: Path) -> None:
@@ -179,11 +188,13 @@ def test_queries_choose(tmp_path: Path, capsys: Output) -> None:
         assert capsys.readouterr().out == f"none of the 1 models in the zoo {tmp_path} fits\n"
 
 
-def test_models_are_compared_by_one_search_and_not_by_the_best_on_the_test_set(tmp_path: Path) -> None:
+def test_a_models_rate_is_that_of_its_own_search_and_not_of_the_best_on_the_test_set(tmp_path: Path) -> None:
     greedy = "greedy_search-max-sym-per-frame-1"
     rates = {"a": {"1best-graph-H": 7.0, "ctc_greedy_search": 6.0}, "b": {greedy: 8.5}, "c": {greedy: 5.0}}
     entry = dataclasses.replace(add(fake_bundle(tmp_path, "base")), error_rates=rates)
     assert entry.word_error_rate == (8.5, "b")
+    assert dataclasses.replace(entry, decoding_method="ctc_greedy_search").shown_rate == "6.00 % (a, ctc_greedy_search)"
+    assert dataclasses.replace(entry, decoding_method="modified_beam_search").shown_rate == ""
     assert dataclasses.replace(entry, error_rates={"a": {greedy: math.inf, "odd": 1.0}}).word_error_rate is None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from shared_moe_conformer.config import Config, EncoderConfig
-from shared_moe_conformer.release.manifest import CARD_FILE, DEFAULT_SEARCH, Manifest, ModelFacts
+from shared_moe_conformer.release.manifest import CARD_FILE, Manifest, ModelFacts
 from shared_moe_conformer.release.zoo_index import ZooEntry
 
 HUB_LICENCES = {
@@ -91,7 +91,7 @@ sums, and from then on needs no network:
 python -m shared_moe_conformer.transcribe --model {location}/{first} speech.wav
 ```
 
-| model | trained on | language | licence | parameters stored, active | MB | WER, {search} |
+| model | trained on | language | licence | parameters stored, active | MB | WER (test set, search) |
 |---|---|---|---|---|---|---|
 {rows}
 """
@@ -162,7 +162,7 @@ def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
     """
     header = yaml.safe_dump(zoo_header(entries), sort_keys=False, allow_unicode=True)
     rows = "\n".join(map(_zoo_row, entries))
-    body = ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows, search=DEFAULT_SEARCH)
+    body = ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows)
     return f"---\n{header}---\n{body}"
 
 
@@ -205,7 +205,7 @@ def _error_rate_table(manifest: Manifest) -> str:
 
 
 def _zoo_row(entry: ZooEntry) -> str:
-    rate = "{:.2f} % ({})".format(*entry.word_error_rate) if entry.word_error_rate else "not measured"
+    rate = entry.shown_rate or "not measured"
     counts = f"{entry.unique_parameters / 1e6:.2f} M, {entry.active_parameters / 1e6:.2f} M"
     name = f"[{entry.name}]({entry.path}/{CARD_FILE})"
     facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", rate)

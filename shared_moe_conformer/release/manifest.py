@@ -35,7 +35,7 @@ GRAPH_FILES = (
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 """Beginnings of the lines of test.txt."""
 DEFAULT_SEARCH = "greedy_search"
-"""The search that models are released with, and by whose word error rate a zoo compares them."""
+"""The search of models that are released without a choice of another."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -58,7 +58,10 @@ class ModelFacts:
     active_parameters: int
     """Unrolled parameters that compute one frame."""
     error_rates: dict[str, dict[str, float]] = field(default_factory=dict, kw_only=True)
-    """Word error rate in percent by test set and decoding method; empty where nothing was decoded."""
+    """Word error rate in percent by test set and search, the method and its options; empty: nothing was decoded.
+
+    Of several searches by one method, the one with the released model's own options is first.
+    """
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -86,9 +89,9 @@ class Manifest(ModelFacts):
     """Git commit of this package that wrote the bundle, where known."""
 
 
-def is_default_search(settings: str) -> bool:
-    """Whether a key of `error_rates`, a search with or without its options, is of the search that is compared."""
-    return settings.split("-")[0] == DEFAULT_SEARCH
+def is_by(settings: str, method: str) -> bool:
+    """Whether a key of `error_rates`, a method with or without options, is of this method."""
+    return settings.split("-")[0] == method
 
 
 def require_name(name: str) -> None:

@@ -7,15 +7,15 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.config import from_dict, require, to_dict
-from shared_moe_conformer.release.manifest import ModelFacts, is_default_search, read_manifest, require_name
+from shared_moe_conformer.config import ADDED_LATER, from_dict, require, to_dict
+from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, ModelFacts, is_by, read_manifest, require_name
 
 INDEX_FILE = "index.json"
 MAX_INDEX = 1 << 24
@@ -35,6 +35,8 @@ class ZooEntry(ModelFacts):
     """Its folder's name in the zoo's folder: its URL, relative to that of the index."""
     sha256: str
     """SHA-256 of its SHA256SUMS, which holds those of its files."""
+    decoding_method: str = field(default=DEFAULT_SEARCH, metadata=ADDED_LATER)
+    """The search that it uses by default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,15 +45,23 @@ class ZooEntry(ModelFacts):
 
     @property
     def word_error_rate(self) -> tuple[float, str] | None:
-        """In percent by `DEFAULT_SEARCH`, and the test set, the first that it decoded; None: none.
+        """In percent by the model's own search, and the test set, the first that it decoded; None: none.
 
-        One search for all models: the best of many, chosen on the test set itself, would flatter.
+        The best of many searches, chosen on the test set itself, would flatter.
         """
         for test_set, rates in self.error_rates.items():
             for search, rate in rates.items():
-                if is_default_search(search) and math.isfinite(rate):
+                if is_by(search, self.decoding_method) and math.isfinite(rate):
                     return rate, test_set
         return None
+
+    @property
+    def shown_rate(self) -> str:
+        """The word error rate, as lists show it: 5.69 % (test, ctc_greedy_search); empty: none."""
+        if not (found := self.word_error_rate):
+            return ""
+        rate, test_set = found
+        return f"{rate:.2f} % ({test_set}, {self.decoding_method})"
 
 
 def read_index(zoo_dir: Path) -> list[ZooEntry]:
@@ -79,8 +89,11 @@ def parse_index(content: bytes, *, source: str) -> list[ZooEntry]:
 
 
 def write_index(entries: list[ZooEntry], path: Path) -> None:
-    """Write an index, the models by name."""
+    """Write an index, the models by name; where all have the default search, earlier versions can read it, too."""
     values = [to_dict(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
+    for of_model in values:
+        if of_model["decoding_method"] == DEFAULT_SEARCH:
+            del of_model["decoding_method"]
     with atomic_file(path) as file:
         file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -226,6 +239,7 @@ def _describe(folder: Path) -> ZooEntry:
         size=sum(path.stat().st_size for path in folder.iterdir()),
         path=folder.name,
         sha256=file_sha256(folder / SUMS_FILE),
+        decoding_method=manifest.decoding_method,
     )
 
 

@@ -21,11 +21,10 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.config import require, to_dict
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
-    DEFAULT_SEARCH,
     TEST_TEXT,
     TEST_WAV,
     Manifest,
-    is_default_search,
+    is_by,
     read_manifest,
 )
 from shared_moe_conformer.release.transfer import verify_files
@@ -111,7 +110,7 @@ def _add_model(entry: ZooEntry, folder: Path, site: Path) -> str:
 def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: str, test_text: str) -> str:
     """A model's part of the page; all that its files say is escaped."""
     name = escape(entry.name)
-    chart = wer_tables(entry.error_rates) or '<p class="soft">None were measured.</p>'
+    chart = wer_tables(entry.error_rates, own=entry.decoding_method) or '<p class="soft">None were measured.</p>'
     said = [(key, text) for key, _, text in (line.partition(":") for line in test_text.splitlines() if line.strip())]
     about = " · ".join((entry.language, entry.corpus, entry.licence, manifest.decoding_method))
     return f"""
@@ -131,7 +130,7 @@ def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: st
 
 
 def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
-    where = ", ".join([DEFAULT_SEARCH, *(entry.word_error_rate or ())[1:]])
+    where = ", ".join([entry.decoding_method, *(entry.word_error_rate or ())[1:]])
     return [
         ("parameters stored", f"{entry.unique_parameters / 1e6:.2f} M"),
         ("unrolled", f"{entry.unrolled_parameters / 1e6:.2f} M"),
@@ -179,35 +178,38 @@ def _search_text(entry: ZooEntry) -> str:
     return " ".join((entry.name, entry.corpus, entry.language, entry.licence)).lower()
 
 
-def wer_tables(error_rates: Mapping[str, Mapping[str, float]]) -> str:
+def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> str:
     """A table of each test set's word error rates in percent, a bar beside each; empty where there are none.
 
-    All bars have one scale. The search by which a zoo compares models is first and stands out.
+    All bars have one scale. The searches by the model's own method are first and stand out.
 
     Args:
       error_rates: names of any kind, and perhaps rates that are no numbers.
+      own: the method that the model uses by default.
     """
     most = max((rate for rates in error_rates.values() for rate in rates.values() if _is_rate(rate)), default=0.0)
-    return "\n".join(_wer_table(test_set, rates, most=most) for test_set, rates in error_rates.items() if rates)
+    return "\n".join(
+        _wer_table(test_set, rates, most=most, own=own) for test_set, rates in error_rates.items() if rates
+    )
 
 
-def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float) -> str:
+def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float, own: str) -> str:
     """A row for each method; several searches by one have a row each, below one with what they have in common."""
     by_method: dict[str, list[tuple[str, float]]] = {}
-    for settings, rate in sorted(rates.items(), key=lambda item: not is_default_search(item[0]))[:MAX_ROWS]:
+    for settings, rate in sorted(rates.items(), key=lambda item: not is_by(item[0], own))[:MAX_ROWS]:
         method, _, options = _cut(settings).partition("-")
         by_method.setdefault(method, []).append((options, rate))
     rows = []
     for method, found in by_method.items():
-        kind = ' class="compared"' if is_default_search(method) else ""
-        common, own = told_apart([options for options, _ in found])
+        kind = ' class="compared"' if method == own else ""
+        common, labels = told_apart([options for options, _ in found])
         name = _shown(method) + (f"<small>{_shown(common)}</small>" if common else "")
         if len(found) == 1:
             rows.append(_wer_row(kind, name, found[0][1], most=most))
             continue
         rows.append(f'<tr{kind}><th scope="rowgroup" colspan="3">{name}</th></tr>')
         kind = kind or ' class="one"'
-        rows += [_wer_row(kind, _shown(label), rate, most=most) for label, (_, rate) in zip(own, found)]
+        rows += [_wer_row(kind, _shown(label), rate, most=most) for label, (_, rate) in zip(labels, found)]
     return "\n".join([f'<table class="chart"><caption>{_shown(_cut(test_set))}</caption>', *rows, "</table>"])
 
 
