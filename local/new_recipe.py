@@ -20,7 +20,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from shared_moe_conformer.atomic import atomic_folder, check_free
+from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.checks import reason_to_drop
@@ -42,7 +42,7 @@ def main() -> None:
     args = parser().parse_args()
     require_name(args.name)
     folder = args.recipe_dir or ROOT / "egs" / args.name / "ASR"
-    check_free(folder, marker=TABLE)
+    require(not folder.exists(), f"{folder} exists: give another name or --recipe-dir, or delete it")
     told = normalised(read(args), args)
     audio_dir = (args.audio_dir or find_audio_dir(args, told)).resolve()
     utterances, lowest_rate = measure(told, audio_dir)

@@ -271,7 +271,7 @@ def test_a_tokenizer_of_another_model_is_refused(recipe: Path, capsys) -> None:
     assert "15 units" in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_was_made_anew_is_refused(recipe: Path, capsys) -> None:
+def test_a_tokenizer_that_was_made_again_is_refused(recipe: Path, capsys) -> None:
     pieces = Tokenizer.load(recipe / "data" / "lang").pieces
     save_units(recipe / "exp/base", pieces)
     run(recipe)

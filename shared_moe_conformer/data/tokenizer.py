@@ -190,5 +190,5 @@ def refuse_other_units(exp_dir: Path, pieces: Sequence[str]) -> None:
         require(
             then == now,
             f"{exp_dir} was trained with other units than those of the lang folder now: unit {number} was {then!r} and "
-            f"is {now!r}; prepare the texts as they were then, or train anew in another --exp-dir",
+            f"is {now!r}; prepare the texts as they were then, or train again in another --exp-dir",
         )

@@ -35,7 +35,7 @@ def test_forward_has_no_gradients() -> None:
     assert not forward(layer, torch.ones(1, 2))().requires_grad  # type: ignore
 
 
-def test_training_step_computes_gradients_anew() -> None:
+def test_training_step_computes_gradients_afresh() -> None:
     layer = nn.Linear(2, 1)
     step = training_step(layer, lambda: layer(torch.ones(1, 2)))
     step()

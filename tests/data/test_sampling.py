@@ -34,7 +34,7 @@ def test_a_batch_holds_cuts_of_one_bucket_and_is_full() -> None:
     assert all(len({durations[i] for i in batch}) == 1 for batch in batches)
 
 
-def test_the_seed_decides_and_another_one_mixes_anew() -> None:
+def test_the_seed_decides_and_another_one_mixes_otherwise() -> None:
     durations = np.random.default_rng(0).uniform(1, 9, 200).tolist()
     assert plan(durations) == plan(durations)
     first, second = plan(durations), plan(durations, seed=1)

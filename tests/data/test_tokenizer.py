@@ -164,7 +164,9 @@ def test_other_units_are_refused_and_the_first_named(tmp_path: Path) -> None:
     refuse_other_units(tmp_path, PIECES)
     save_units(tmp_path, PIECES)
     refuse_other_units(tmp_path, PIECES)
-    with pytest.raises(ValueError, match="other units .*: unit 3 was 'B' and is 'C'; prepare .* or train anew"):
+    with pytest.raises(
+        ValueError, match="other units .*: unit 3 was 'B' and is 'C'; prepare .* or train again in another --exp-dir"
+    ):
         refuse_other_units(tmp_path, [*PIECES[:3], "C"])
     with pytest.raises(ValueError, match="unit 4 was None and is 'C'"):
         refuse_other_units(tmp_path, [*PIECES, "C"])

@@ -87,7 +87,7 @@ def test_what_is_there_already_stays(tmp_path: Path, lines: list[str], make: Cal
     assert make(lines).status == 0
     table = (tmp_path / "recipe/utterances.tsv").read_text()
     result = make(lines[:5])
-    assert result.status == 1 and "recipe exists" in result.err
+    assert result.status == 1 and "recipe exists: give another name or --recipe-dir, or delete it" in result.err
     assert (tmp_path / "recipe/utterances.tsv").read_text() == table
 
 
