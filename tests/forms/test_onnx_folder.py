@@ -3,8 +3,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,11 +40,12 @@ from shared_moe_conformer.forms.runtimes import (  # noqa: E402
     load_graph,
     onnx_parts,
 )
-from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, verify_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
+from tests.forms.conftest import RunSherpa  # noqa: E402
 
 Save = Callable[..., Path]
+Recognise = Callable[..., list[dict[str, Any]]]
 Output = pytest.CaptureFixture[str]
 
 SHERPA = """
@@ -69,16 +68,6 @@ recogniser.decode_streams(streams)
 for stream in streams:
     print(json.dumps({"tokens": stream.result.tokens, "times": stream.result.timestamps}))
 """
-"""Run in a process of its own: sherpa-onnx ends the process where it dislikes a model."""
-
-
-@pytest.fixture(scope="module")
-def bundle_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
-) -> Path:
-    folder = tmp_path_factory.mktemp("zoo") / "tiny"
-    tiny_bundle.save(folder, lang_dir=lang_dir, example=ExampleRecording(tones, 16000, "ONE TWO"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +76,17 @@ def exported(bundle_folder: Path) -> Path:
     return bundle_folder.with_name("tiny-onnx")
 
 
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory, tones: np.ndarray) -> list[Path]:
-    """Recordings of 0.1 to 6 seconds at 16 kHz."""
-    folder = tmp_path_factory.mktemp("wavs")
-    parts = [tones, tones[::-1], tones[:1600], tones[5000:13000], np.tile(tones[3000:], 3) * 0.5]
-    for i, samples in enumerate(parts):
-        write_wav(folder / f"{i}.wav", samples, sampling_rate=16000)
-    return sorted(folder.iterdir())
+@pytest.fixture
+def recognise(run_sherpa: RunSherpa, exported: Path) -> Recognise:
+    """What sherpa-onnx recognises in recordings, decoded as one batch."""
+
+    def recognise(
+        paths: list[Path], *, kind: str, method: str = "greedy_search", suffix: str = ""
+    ) -> list[dict[str, Any]]:
+        shown = run_sherpa(SHERPA, exported, kind, suffix, method, *paths).splitlines()
+        return [json.loads(line) for line in shown if line.startswith("{")]
+
+    return recognise
 
 
 def test_folder_is_complete_and_verifies(exported: Path) -> None:
@@ -178,10 +170,15 @@ def test_small_files_hold_nothing_that_nobody_reads(exported: Path) -> None:
     ],
 )
 def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
-    exported: Path, recordings: list[Path], tiny_bundle: Bundle, kind: str, method: str, own_method: DecodingMethod
+    recognise: Recognise,
+    recordings: list[Path],
+    tiny_bundle: Bundle,
+    kind: str,
+    method: str,
+    own_method: DecodingMethod,
 ) -> None:
     decoding = DecodingConfig(decoding_method=own_method)
-    for path, found in zip(recordings, run_sherpa(exported, recordings, kind=kind, method=method), strict=True):
+    for path, found in zip(recordings, recognise(recordings, kind=kind, method=method), strict=True):
         expected = tiny_bundle.transcribe(path, decoding=decoding)
         assert expected.tokens
         assert [token.replace(" ", "▁") for token in found["tokens"]] == expected.tokens
@@ -207,13 +204,13 @@ def test_recordings_that_are_too_short_for_a_frame_have_no_text(exported: Path, 
     [("transducer", "greedy_search"), ("transducer", "modified_beam_search"), ("ctc", "greedy_search")],
 )
 def test_sherpa_onnx_finds_nothing_in_recordings_that_are_too_short(
-    exported: Path, tones: np.ndarray, tmp_path: Path, kind: str, method: str
+    exported: Path, recognise: Recognise, tones: np.ndarray, tmp_path: Path, kind: str, method: str
 ) -> None:
     paths = [tmp_path / f"{length}.wav" for length in (1, 400, 640, 1039)]
     for path in paths:
         write_wav(path, tones[: int(path.stem)], sampling_rate=16000)
     for some in ([paths[0]], paths[1:], [*paths, exported / "test.wav"]):
-        found = [result["tokens"] for result in run_sherpa(exported, some, kind=kind, method=method)]
+        found = [result["tokens"] for result in recognise(some, kind=kind, method=method)]
         assert found[: len(paths)] == [[]] * min(len(some), len(paths)), some
     assert found[-1]
 
@@ -235,21 +232,22 @@ def test_float16_stores_halves_and_hardly_differs(exported: Path, tiny_bundle: B
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transducer", "ctc"])
 @pytest.mark.parametrize("suffix", [".int8", ".fp16"])
-def test_sherpa_onnx_runs_the_smaller_graphs(exported: Path, recordings: list[Path], kind: str, suffix: str) -> None:
-    assert all(found["tokens"] for found in run_sherpa(exported, recordings, kind=kind, suffix=suffix))
+def test_sherpa_onnx_runs_the_smaller_graphs(
+    recognise: Recognise, recordings: list[Path], kind: str, suffix: str
+) -> None:
+    assert all(found["tokens"] for found in recognise(recordings, kind=kind, suffix=suffix))
 
 
 @pytest.mark.slow
-def test_the_program_in_the_docs_recognises_the_test_wav(exported: Path, tiny_bundle: Bundle, tmp_path: Path) -> None:
-    if importlib.util.find_spec("sherpa_onnx") is None:
-        pytest.skip("sherpa-onnx is not installed")
+def test_the_program_in_the_docs_recognises_the_test_wav(
+    exported: Path, tiny_bundle: Bundle, tmp_path: Path, run_sherpa: RunSherpa
+) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sherpa_onnx" in block]
     for suffix in (".int8", ""):
         code = program.replace("zoo/asterisk-en-base-onnx", str(exported)).replace(".int8", suffix)
-        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == tiny_bundle.transcribe(exported / "test.wav").text.split()
+        shown = run_sherpa(code, cwd=tmp_path)
+    assert shown.split() == tiny_bundle.transcribe(exported / "test.wav").text.split()
 
 
 def test_a_graph_that_differs_from_the_model_is_not_written(
@@ -263,18 +261,6 @@ def test_a_graph_that_differs_from_the_model_is_not_written(
     with pytest.raises(ValueError, match=r"joiner\.onnx differs from the model by 1: not written"):
         write_onnx(bundle_folder, tmp_path / "graphs")
     assert not (tmp_path / "graphs").exists()
-
-
-def run_sherpa(
-    folder: Path, paths: list[Path], *, kind: str, method: str = "greedy_search", suffix: str = ""
-) -> list[dict[str, Any]]:
-    """What sherpa-onnx recognises in all recordings, decoded as one batch."""
-    if importlib.util.find_spec("sherpa_onnx") is None:
-        pytest.skip("sherpa-onnx is not installed")
-    command = [sys.executable, "-c", SHERPA, str(folder), kind, suffix, method, *map(str, paths)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
 def test_existing_folder_is_refused_and_a_failure_leaves_nothing(

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +31,8 @@ from shared_moe_conformer.forms.onnx_streaming import (  # noqa: E402
     write_onnx_streaming,
 )
 from shared_moe_conformer.forms.runtimes import CTC, ENCODER, SHRUNK, Graph, int8_name, load_graph  # noqa: E402
-from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.zoo_index import verify_sums  # noqa: E402
-from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
+from tests.forms.conftest import RunSherpa  # noqa: E402
 
 FORM = StreamingForm(chunk_size=8, left_context_frames=16)
 
@@ -71,16 +68,6 @@ fresh.accept_waveform(16000, silence)
 found = {"results": results, "batch_sizes": sorted(batch_sizes), "silence_is_a_chunk": recogniser.is_ready(fresh)}
 print(json.dumps(found))
 """
-"""Run in a process of its own: sherpa-onnx ends the process where it dislikes a model."""
-
-
-@pytest.fixture(scope="module")
-def bundle_folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
-) -> Path:
-    folder = tmp_path_factory.mktemp("zoo") / "tiny"
-    tiny_bundle.save(folder, lang_dir=lang_dir, example=ExampleRecording(tones, 16000, "ONE TWO"))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +79,19 @@ def exported(bundle_folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory, tones: np.ndarray) -> list[Path]:
-    """Recordings of 0.1 to 6 seconds at 16 kHz."""
-    folder = tmp_path_factory.mktemp("wavs")
-    parts = [tones, tones[::-1], tones[:1600], tones[5000:13000], np.tile(tones[3000:], 3) * 0.5]
-    for i, samples in enumerate(parts):
-        write_wav(folder / f"{i}.wav", samples, sampling_rate=16000)
-    return sorted(folder.iterdir())
+@pytest.fixture
+def recognise(run_sherpa: RunSherpa, exported: Path, recordings: list[Path]) -> Callable[..., dict[str, Any]]:
+    """What sherpa-onnx recognises in the recordings, given a quarter of a second at a time."""
 
+    def recognise(*, kind: str, tail: float) -> dict[str, Any]:
+        found = run_sherpa(SHERPA, exported, kind, tail, *recordings).splitlines()[-1]
+        return json.loads(found)  # type: ignore[no-any-return]
 
-def run_sherpa(folder: Path, paths: list[Path], *, kind: str, tail: float) -> dict[str, Any]:
-    """What sherpa-onnx recognises in recordings that it gets a quarter of a second at a time."""
-    if importlib.util.find_spec("sherpa_onnx") is None:
-        pytest.skip("sherpa-onnx is not installed")
-    command = [sys.executable, "-c", SHERPA, str(folder), kind, str(tail), *map(str, paths)]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    return recognise
 
 
 def run_torch(bundle: Bundle, path: Path, chunking: Chunking, *, kind: str) -> tuple[list[str], list[int]]:
-    """Tokens and frames of greedy search over all frames at once, of which none sees beyond its chunk."""
+    """Tokens and frames of greedy search over all frames at once; no frame sees beyond its chunk."""
     x = torch.from_numpy(whole_chunks(bundle, path, chunking))[None]
     search = GreedySearch(bundle.model) if kind == "transducer" else CtcGreedySearch(bundle.model)
     with torch.inference_mode():
@@ -125,10 +103,10 @@ def run_torch(bundle: Bundle, path: Path, chunking: Chunking, *, kind: str) -> t
 
 @pytest.mark.parametrize("kind", ["transducer", "ctc"])
 def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
-    exported: Path, recordings: list[Path], tiny_bundle: Bundle, kind: str
+    recognise: Callable[..., dict[str, Any]], recordings: list[Path], tiny_bundle: Bundle, kind: str
 ) -> None:
-    """Of several streams at once, some of which end before others."""
-    found = run_sherpa(exported, recordings, kind=kind, tail=tail_seconds(FORM.chunking))
+    """Several streams run at once, and some end before others."""
+    found = recognise(kind=kind, tail=tail_seconds(FORM.chunking))
     assert {1, 2, 3} <= {*found["batch_sizes"]}
     for path, result in zip(recordings, found["results"], strict=True):
         tokens, frames = run_torch(tiny_bundle, path, FORM.chunking, kind=kind)
@@ -138,7 +116,7 @@ def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
 
 
 def test_a_chunk_gets_what_the_last_one_remembered(exported: Path, tiny_bundle: Bundle, recordings: list[Path]) -> None:
-    """Of all it remembers: keys, values, convolved frames and how many frames there were."""
+    """Each thing that it remembers matters: keys, values, convolved frames and the number of frames before."""
     chunking, config = FORM.chunking, tiny_bundle.config.model.encoder
     utterances = [whole_chunks(tiny_bundle, path, chunking) for path in recordings[:2]]
     assert len(utterances[0]) == len(utterances[1]) == 32 * 6 + 35
@@ -159,11 +137,11 @@ def test_a_chunk_gets_what_the_last_one_remembered(exported: Path, tiny_bundle: 
     assert states[-1].tolist() == [56, 56]
 
 
-def test_silence_brings_the_last_words_out(exported: Path, recordings: list[Path], tiny_bundle: Bundle) -> None:
+def test_silence_brings_the_last_words_out(recognise: Callable[..., dict[str, Any]]) -> None:
     """The tail is the least silence that is a chunk by itself; without it tokens are missing at the end."""
     tail = tail_seconds(FORM.chunking)
     assert tail == 0.37
-    whole, short, none = (run_sherpa(exported, recordings, kind="ctc", tail=t) for t in (tail, tail - 0.01, 0.0))
+    whole, short, none = (recognise(kind="ctc", tail=t) for t in (tail, tail - 0.01, 0.0))
     assert (whole["silence_is_a_chunk"], short["silence_is_a_chunk"]) == (True, False)
     pairs = [(a["tokens"], b["tokens"]) for a, b in zip(none["results"], whole["results"], strict=True)]
     assert all(tokens == all_tokens[: len(tokens)] for tokens, all_tokens in pairs)
@@ -197,17 +175,12 @@ def test_metadata_is_what_sherpa_reads(exported: Path) -> None:
             assert "CC-BY-SA-3.0" in values["comment"]
 
 
-def test_the_program_in_the_card_recognises_the_test_wav(exported: Path) -> None:
-    if importlib.util.find_spec("sherpa_onnx") is None:
-        pytest.skip("sherpa-onnx is not installed")
+def test_the_program_in_the_card_recognises_the_test_wav(exported: Path, run_sherpa: RunSherpa) -> None:
     card = (exported / "README.md").read_text()
     assert "| silence to add at the end | 0.37 s |" in card
     assert "It was never trained in chunks" in card
     (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
-    command = [sys.executable, "-c", program.replace(".int8", "")]
-    result = subprocess.run(command, cwd=exported, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    partial = result.stdout.splitlines()
+    partial = run_sherpa(program.replace(".int8", ""), cwd=exported).splitlines()
     assert len(partial) == 7
     assert "".join(partial[-1].split()) == "".join((exported / "test.txt").read_text().split()) != ""
 
@@ -234,7 +207,7 @@ def test_the_card_says_what_the_model_was_trained_with() -> None:
 def test_a_graph_that_differs_from_the_model_is_not_written(
     bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here of one that forgets its streams."""
+    """Here the graph forgets its streams."""
 
     def forgetful(path: Path) -> Graph:
         graph = load_graph(path)
