@@ -95,6 +95,7 @@ def train(
         trainer = _make_trainer(model, config, options, recipe_dir, device)
         cuts = training_cuts(data)
         train_loader, dev_loader = data.train_loader(cuts), data.dev_loader()
+        _refuse_other_batches(train_loader, origin)
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             _log_beginning(config, options, trainer, origin, len(train_loader))
@@ -219,6 +220,12 @@ def _log_beginning(config: Config, options: RunOptions, trainer: Trainer, origin
         torch.get_num_threads(),
         torch.__version__,
     )
+
+
+def _refuse_other_batches(loader: TrainLoader, origin: Origin) -> None:
+    """Raise `ValueError` if a training cannot go on inside its epoch, whose batches are others now."""
+    if origin.checkpoint and "train_loader" in origin.checkpoint:
+        loader.load_state_dict(json.loads(origin.checkpoint["train_loader"]))
 
 
 def _note_cuts(exp_dir: Path, cuts: StoredCuts, origin: Origin) -> None:

@@ -370,10 +370,10 @@ def dev_losses(exp_dir: Path, name: str) -> list[float]:
 
 def test_units_that_are_others_than_at_the_beginning_are_refused(recipe: Path, tmp_path: Path, capsys: Any) -> None:
     """The lang folder has been made again from other texts, with the same number of units."""
-    flags = ["--lang-dir", "data/lang_anew", "--vocab-size", "38", "--num-epochs", "1"]
-    train_tokenizer([" ".join(WORDS[i : i + 3]) for i in range(8)], recipe / "data/lang_anew", 38)
+    flags = ["--lang-dir", "data/lang_again", "--vocab-size", "38", "--num-epochs", "1"]
+    train_tokenizer([" ".join(WORDS[i : i + 3]) for i in range(8)], recipe / "data/lang_again", 38)
     run(recipe, tmp_path, *flags)
-    train_tokenizer([" ".join(WORDS[i : i + 3]) for i in (0, 7, 4, 4, 4)], recipe / "data/lang_anew", 38)
+    train_tokenizer([" ".join(WORDS[i : i + 3]) for i in (0, 7, 4, 4, 4)], recipe / "data/lang_again", 38)
     assert "was trained with other units" in refused(recipe, tmp_path, capsys, *flags, "--resume", "true")
 
 
@@ -394,6 +394,31 @@ def test_going_on_with_other_cuts_is_told(recipe: Path, tmp_path: Path, capsys: 
     shown = " ".join(go_on(4).split())
     assert "(16 cuts then, 15 now): results are of both" in shown
     assert told not in go_on(5)
+
+
+def test_other_cuts_inside_an_epoch_are_refused_and_not_written_down(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(recipe / "data", tmp_path / "data")
+    flags = "--num-epochs", "2", "--num-threads", "1", "--save-every-n-steps", "1", "--resume", "true"
+    step = Trainer.train_step
+
+    def interrupted(self: Trainer, *args, **kwargs) -> StepReport:
+        if self.state.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "train_step", interrupted)
+        run(tmp_path, tmp_path / "exp", *flags)
+    before = {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()}
+    path = tmp_path / "data/fbank/cuts_train.jsonl.gz"
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines(keepends=True)
+    path.write_bytes(gzip.compress("".join(lines[1:]).encode()))
+    assert "has other batches than when the checkpoint was written" in refused(
+        tmp_path, tmp_path / "exp", capsys, *flags
+    )
+    assert {path: path.read_bytes() for path in (tmp_path / "exp").rglob("*") if path.is_file()} == before
 
 
 def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: str) -> str:
