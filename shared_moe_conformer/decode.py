@@ -137,9 +137,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     values = not_given(values_of(tuned), vars(args))
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer, tuned=values)
     data, distortions = AsrDataModule(config, recipe_dir, tokenizer), [parse_distortion(text) for text in args.distort]
-    loaders = data.test_loaders()
-    if distortions:
-        loaders |= data.distorted_loaders(distortions)
+    loaders = data.test_loaders() | data.distorted_loaders(distortions)
     model.to(device)
     with logged(exp_dir, "decode", console=sys.stdout):
         logger.debug("config: %s", json.dumps(to_dict(config)))

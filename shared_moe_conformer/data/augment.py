@@ -49,7 +49,7 @@ def with_silence(examples: Sequence[Example], config: DataConfig, *, generator: 
     and after a pause.
     """
     together = 1  # the same number in all of a batch, so that little is padding
-    if config.join_probability > 0 and _random(generator) < config.join_probability:
+    if happens(config.join_probability, generator):
         most = _most_joined(examples)
         together = _random_int(2, most, generator) if most > 1 else 1
     silence = functools.partial(_random_silence, generator=generator)
@@ -115,8 +115,7 @@ class NoiseMixer:
         """One utterance's features (T, F), with noise or as they are."""
         if _random(generator) >= self.config.noise_probability:
             return features
-        low, high = self.config.noise_snr
-        snr = low + (high - low) * _random(generator)
+        snr = uniform(self.config.noise_snr, generator)
         return mix(features, self._noise(len(features), generator), snr=snr)
 
     def _noise(self, num_frames: int, generator: Generator) -> Tensor:
@@ -177,6 +176,17 @@ def _random_stretch(size: int, widest: int, generator: Generator) -> slice:
     width = _random_int(0, min(widest, size), generator)
     start = _random_int(0, size - width, generator)
     return slice(start, start + width)
+
+
+def happens(probability: float, generator: Generator) -> bool:
+    """Whether something of this probability happens; what never does draws no number."""
+    return probability > 0 and _random(generator) < probability
+
+
+def uniform(limits: tuple[float, float], generator: Generator) -> float:
+    """A random number between two."""
+    low, high = limits
+    return low + (high - low) * _random(generator)
 
 
 def _random(generator: Generator) -> float:

@@ -1,6 +1,6 @@
 """Conditions that training utterances are recorded under: rooms, noises, bands and levels, made on log mel features.
 
-Features are what a prepared corpus has, so nothing of this reads audio or computes a filter bank:
+Features are what a prepared corpus has, so nothing here reads audio or computes a filter bank, noises excepted:
 
 * a gain adds a constant;
 * noise adds its energies, as if phases were unrelated; a stretch of true noise's features is taken;
@@ -23,17 +23,17 @@ from scipy.signal import lfilter
 from torch import Generator, Tensor
 
 from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, DataConfig, FeatureConfig
-from shared_moe_conformer.data.augment import DIGITAL_SILENCE, Example, mix
+from shared_moe_conformer.data.augment import DIGITAL_SILENCE, Example, happens, mix, uniform
 from shared_moe_conformer.data.distortions import TALKERS, Setting, hum, pink_noise, white_noise
 from shared_moe_conformer.data.features import compute_features
 
 NOISE_SECONDS = 60
-"""Of each noise, of which utterances get stretches."""
+"""Duration of each noise; utterances get stretches of it."""
 SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum}
 NEPERS = math.log(10) / 10
 """Natural logarithm of the energy that is one decibel."""
 PREEMPHASIS = 0.97
-"""Of the features. Source: Kaldi, feature-window.h."""
+"""The features' pre-emphasis. Source: Kaldi, feature-window.h."""
 LOWEST_MEL, HIGHEST_BELOW_NYQUIST = 20.0, 400.0
 """Hz at which the mel filters begin, and Hz below half the sampling rate at which they end (lhotse.FbankConfig)."""
 
@@ -74,19 +74,19 @@ class Conditions:
     def __call__(self, example: Example, generator: Generator) -> Example:
         """An utterance in a room, with noise, through a band, at a level; or noise alone in its place."""
         config, x = self.config, example.features
-        if _happens(config.noise_alone_probability, generator):
+        if happens(config.noise_alone_probability, generator):
             example, x = example._replace(tokens=[], text=""), self._noise_like(x, generator)
         else:
-            if _happens(config.reverb_probability, generator):
-                x = reverberated(x, _between(config.reverb_time, generator))
-            if _happens(config.made_noise_probability, generator):
+            if happens(config.reverb_probability, generator):
+                x = reverberated(x, uniform(config.reverb_time, generator))
+            if happens(config.made_noise_probability, generator):
                 noise = self._stretch(len(x), generator)
-                snr = _between(config.made_noise_snr, generator)
+                snr = uniform(config.made_noise_snr, generator)
                 x = mix(x, noise, snr=snr, log_weights=log_power_weights(self.features))
-        if _happens(config.band_limit_probability, generator):
-            x = band_limited(x, _between(config.band_limit, generator), self.features)
-        if _happens(config.gain_probability, generator):
-            x = x + NEPERS * _between(config.gain_range, generator)
+        if happens(config.band_limit_probability, generator):
+            x = band_limited(x, uniform(config.band_limit, generator), self.features)
+        if happens(config.gain_probability, generator):
+            x = x + NEPERS * uniform(config.gain_range, generator)
         return example._replace(features=x.clamp(min=DIGITAL_SILENCE) if x is not example.features else x)
 
     def _noise_like(self, features: Tensor, generator: Generator) -> Tensor:
@@ -94,7 +94,7 @@ class Conditions:
         noise = self._stretch(len(features), generator)
         levels = (_log_power(x, log_power_weights(self.features)) for x in (features, noise))
         speech_level, noise_level = levels
-        return noise + (speech_level - noise_level - NEPERS * _between(self.config.made_noise_snr, generator))
+        return noise + (speech_level - noise_level - NEPERS * uniform(self.config.made_noise_snr, generator))
 
     def _stretch(self, num_frames: int, generator: Generator) -> Tensor:
         """Frames of one of the noises, begun anywhere; its end is followed by its beginning."""
@@ -166,14 +166,5 @@ def log_power_weights(config: FeatureConfig) -> Tensor:
 
 
 def _log_power(features: Tensor, log_weights: Tensor) -> Tensor:
-    """The logarithm of an utterance's mean power, but for a constant."""
+    """The logarithm of an utterance's mean power, up to a constant."""
     return torch.logsumexp((features + log_weights).flatten(), dim=0) - math.log(len(features))
-
-
-def _happens(probability: float, generator: Generator) -> bool:
-    return probability > 0 and float(torch.rand((), generator=generator)) < probability
-
-
-def _between(limits: tuple[float, float], generator: Generator) -> float:
-    low, high = limits
-    return low + (high - low) * float(torch.rand((), generator=generator))

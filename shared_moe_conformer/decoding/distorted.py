@@ -8,7 +8,7 @@ from shared_moe_conformer.decoding.scoring import Scores
 
 
 def distortion_table(clean: Sequence[Scores], distorted: Sequence[Sequence[Scores]]) -> str:
-    """Rows of Markdown: each method clean, then distorted, with what the word error rate is of the clean one.
+    """Rows of Markdown: each method clean, then distorted, and by what factor its word error rate grows.
 
     Args:
       clean: of one test set, one per method.
