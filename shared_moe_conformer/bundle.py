@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,20 +13,19 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.config import FRAME_LENGTH, FRAMES_PER_SECOND, Config, load_config, require, save_config
+from shared_moe_conformer.config import FRAME_LENGTH, Config, FeatureConfig, load_config, require, save_config
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
+from shared_moe_conformer.decoding.methods import METHODS, used
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.resources import NOTHING, Resources, with_phrases
 from shared_moe_conformer.decoding.searches import load_resources, resolved
 from shared_moe_conformer.decoding.tuned import require_values, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.offline import MAX_DURATION, OfflineRecognizer
 from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
@@ -47,22 +45,12 @@ from shared_moe_conformer.release.manifest import (
 from shared_moe_conformer.release.transfer import ZOO, resolve
 from shared_moe_conformer.release.weights import contiguous, load_model
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, require_small, verify_sums, write_sums
-from shared_moe_conformer.speech.audio import seconds_of, write_wav
-from shared_moe_conformer.speech.recognition import (
-    End,
-    Recording,
-    Samples,
-    Segment,
-    batches,
-    pools,
-    read_segments,
-)
+from shared_moe_conformer.speech.audio import write_wav
+from shared_moe_conformer.speech.recognition import Recording, Samples, Segment
 from shared_moe_conformer.speech.segments import LEAST, WHOLE
-from shared_moe_conformer.speech.transcript import EMPTY, Transcript, transcript_of
+from shared_moe_conformer.speech.transcript import Transcript, transcript_of
 from shared_moe_conformer.streaming import EndpointRules, Stream, StreamingRecognizer
 
-MAX_DURATION = 120.0
-"""Seconds of audio that are recognised together."""
 DEFAULT_LEFT_CONTEXT = 128
 """Encoder frames that a stream of a model remembers whose training knew no bound."""
 MAX_READ = 1 << 24
@@ -106,20 +94,7 @@ class Bundle:
             tokenizer.vocab_size == config.model.vocab_size,
             f"{folder}: the tokenizer has {tokenizer.vocab_size} units, the model {config.model.vocab_size}",
         )
-        require(
-            manifest.decoding_method in METHODS,
-            f"{folder / MANIFEST_FILE}: no decoding method is called {manifest.decoding_method!r}",
-        )
-        for method, values in manifest.decoding_options.items():
-            try:
-                require_values(method, values)
-            except ValueError as error:
-                raise ValueError(f"{folder / MANIFEST_FILE}: decoding_options: {error}") from error
-        seconds = manifest.segment_seconds
-        require(
-            seconds is None or LEAST <= seconds <= WHOLE,
-            f"{folder / MANIFEST_FILE}: segment_seconds is {seconds}: it must be {LEAST:g} to {WHOLE:g}",
-        )
+        _require_usable(manifest, path=folder / MANIFEST_FILE)
         network = load_model(config, folder / WEIGHTS_FILE, config_path=folder / CONFIG_FILE)
         return cls(manifest, config, network, tokenizer, folder)
 
@@ -206,20 +181,17 @@ class Bundle:
             `routing.expert_layers` lists the L; a frame's most probable expert first. Never without experts.
         """
         decoding = decoding or self.default_search
-        resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))  # a file may change meanwhile
-        found: dict[int, list[tuple[float, Hypothesis]]] = {}
-        shown = progress and sys.stderr.isatty()
-        total = _seconds(recordings) if shown else None  # which looks into every file
-        with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
-            parts = read_segments(recordings, self.features, longest=self.manifest.segment_seconds or WHOLE)
-            for pool in pools(parts):
-                segments = [part for part in pool if isinstance(part, Segment)]
-                for batch in batches(segments, max_duration=max_duration):
-                    for segment, hyp in zip(batch, self._search(batch, decoding, resources, on_experts)):
-                        found.setdefault(segment.recording, []).append((segment.start, hyp))
-                    bar.update(sum(len(segment.features) for segment in batch) / FRAMES_PER_SECOND)
-                for end in (part for part in pool if isinstance(part, End)):
-                    yield self._finish(end, found.pop(end.recording, []), on_error)
+        recognizer = OfflineRecognizer(
+            self.model,
+            decoding,
+            resources=_resources(self.folder, self.tokenizer, with_phrases(decoding)),  # a file may change meanwhile
+            features=self.features,
+            to_transcript=self._to_transcript,
+            longest=self.manifest.segment_seconds or WHOLE,
+        )
+        return recognizer.transcribe(
+            recordings, max_duration=max_duration, progress=progress, on_error=on_error, on_experts=on_experts
+        )
 
     def recognizer(
         self,
@@ -252,8 +224,8 @@ class Bundle:
         return StreamingRecognizer(
             self.model,
             METHODS[decoding.decoding_method].search(self.model, resolved_decoding, resources),
-            features=replace(self.config.features, feature_extractor="lhotse"),
-            to_transcript=functools.partial(transcript_of, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode),
+            features=self._feature_config,
+            to_transcript=self._to_transcript,
             chunk_size=max(encoder.chunk_sizes) if chunk_size is None else chunk_size,
             left_context=(max(encoder.left_contexts) or DEFAULT_LEFT_CONTEXT) if left_context is None else left_context,
             rules=rules or EndpointRules(),
@@ -274,47 +246,43 @@ class Bundle:
         return with_values(config, self.manifest.decoding_options.get(config.decoding_method, {}))
 
     def features(self, samples: np.ndarray, sampling_rate: int) -> Tensor:
-        """Features (T, F), always by Lhotse's extractor, which every environment has (kaldifeat's agree to 1e-3)."""
+        """Features (T, F) of samples, (num_samples,), at a rate in Hz."""
         require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
         require(bool(np.isfinite(samples).all()), "the recording holds infinite or undefined samples")
         if len(samples) < FRAME_LENGTH * sampling_rate:
             return torch.zeros(0, self.config.features.num_mel_bins)
-        return compute_features(samples, sampling_rate, replace(self.config.features, feature_extractor="lhotse"))
+        return compute_features(samples, sampling_rate, self._feature_config)
 
     def to(self, device: torch.device) -> Bundle:
         """This bundle, its model moved to a device."""
         self.model.to(device)
         return self
 
-    @torch.inference_mode()
-    def _search(
-        self,
-        batch: Sequence[Segment],
-        decoding: DecodingConfig,
-        resources: Resources,
-        on_experts: Callable[[Segment, Tensor], None] | None,
-    ) -> list[Hypothesis]:
-        device = self.model.joiner.output.weight.device
-        x_lens = torch.tensor([len(segment.features) for segment in batch], device=device)
-        x = pad_sequence([segment.features for segment in batch], batch_first=True)
-        encoder_output = self.model.encode(x.to(device), x_lens, decoding.chunking)
-        if on_experts is not None and encoder_output.routing is not None:
-            expert_ids = encoder_output.routing.expert_ids.cpu()
-            for segment, ids in zip(batch, expert_ids.split(encoder_output.encoder_out_lens.tolist(), dim=1)):
-                on_experts(segment, ids)
-        return decode_batch(self.model, encoder_output, decoding, resources=resources)
+    @property
+    def _feature_config(self) -> FeatureConfig:
+        """The model's features by Lhotse's extractor, which every environment has (kaldifeat's agree to 1e-3)."""
+        return replace(self.config.features, feature_extractor="lhotse")
 
-    def _finish(
-        self, end: End, found: list[tuple[float, Hypothesis]], on_error: Callable[[int, Exception], None] | None
-    ) -> Transcript:
-        """The transcript of a recording, given its segments' starts and hypotheses in any order."""
-        if end.error is not None:
-            if on_error is None:
-                raise end.error
-            on_error(end.recording, end.error)
-            return EMPTY
-        found.sort(key=lambda segment: segment[0])
-        return transcript_of(found, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode)
+    def _to_transcript(self, segments: Sequence[tuple[float, Hypothesis]]) -> Transcript:
+        return transcript_of(segments, pieces=self.tokenizer.pieces, decode=self.tokenizer.decode)
+
+
+def _require_usable(manifest: Manifest, *, path: Path) -> None:
+    """Refuse searches, their options and segments that cannot be; `path` is the manifest's file."""
+    require(
+        manifest.decoding_method in METHODS,
+        f"{path}: no decoding method is called {manifest.decoding_method!r}",
+    )
+    for method, values in manifest.decoding_options.items():
+        try:
+            require_values(method, values)
+        except ValueError as error:
+            raise ValueError(f"{path}: decoding_options: {error}") from error
+    seconds = manifest.segment_seconds
+    require(
+        seconds is None or LEAST <= seconds <= WHOLE,
+        f"{path}: segment_seconds is {seconds}: it must be {LEAST:g} to {WHOLE:g}",
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -335,11 +303,3 @@ def _resources(folder: Path | None, tokenizer: Tokenizer, decoding: DecodingConf
         )
     decoding = resolved(decoding, vocab_size=tokenizer.vocab_size)[0]
     return load_resources([decoding], folder or Path(), tokenizer).resources
-
-
-def _seconds(recordings: Iterable[Recording]) -> float | None:
-    """Audio of the recordings; None where they are not known before they are read."""
-    if not isinstance(recordings, Sequence):
-        return None
-    seconds = (len(r[0]) / r[1] if isinstance(r, Samples) else seconds_of(Path(r)) for r in recordings)
-    return sum(seconds)
