@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, FeatureConfig, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.distorted import Distortion
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding import batches
@@ -46,6 +48,10 @@ class OneUtterancePerBatch:
     def test_loaders(self) -> dict[str, list[AsrBatch]]:
         groups = [self.cuts[i : i + self.size] for i in range(0, len(self.cuts), self.size)]
         return {"clean": [_batch(group) for group in groups]}
+
+    def distorted_loaders(self, distortions: Sequence[Distortion]) -> dict[str, list[AsrBatch]]:
+        assert not distortions
+        return {}
 
 
 class AllInOneBatch(OneUtterancePerBatch):
