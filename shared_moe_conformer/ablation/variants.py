@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import Config, replace_fields, require
+from shared_moe_conformer.sizes import narrower
 
 
 class Variant(NamedTuple):
@@ -43,6 +44,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
         "an ablation is about a config that shares blocks and has experts: give one of these",
     )
     layers = encoder.num_layers
+    two_sets = {**DENSE, "feed_forward_dim": narrower(encoder.feed_forward_dim)}
     alone = {"group_sizes": (1,) * layers, **({"pattern": ""} if encoder.pattern else {})}
     table = [
         Variant("full", "nothing shared, no experts", {**alone, **DENSE}),
@@ -85,16 +87,19 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("unbalanced", "experts not balanced at all", {"load_balancing_loss_scale": 0.0}),
         Variant("no-z-loss", "without the router z loss", {"router_z_loss_scale": 0.0}),
         Variant("jittered", "router inputs with 10 % noise", {"router_jitter": 0.1}),
-        *[Variant(f"merged-{n}", f"{n} stored sets, merged by depth", {**DENSE, "merged_sets": n}) for n in (2, 3, 4)],
+        Variant("merged-2", "2 stored sets of narrower blocks, merged by depth", {**two_sets, "merged_sets": 2}),
+        *[Variant(f"merged-{n}", f"{n} stored sets, merged by depth", {**DENSE, "merged_sets": n}) for n in (3, 4)],
         Variant(
             "merged-3-ff",
             "3 sets of both feed-forwards, merged by depth",
             {**DENSE, "merged_sets": 3, "merged_parts": ("feed_forward1", "feed_forward2")},
         ),
         Variant(
-            "merged-2-network", "2 sets, gates by a network", {**DENSE, "merged_sets": 2, "merge_gates": "network"}
+            "merged-2-network",
+            "the same, gates by a network",
+            {**two_sets, "merged_sets": 2, "merge_gates": "network"},
         ),
-        Variant("turns-2", "2 blocks, used in turn", {**DENSE, **in_turn(layers, 2)}),
+        Variant("turns-2", "2 narrower blocks, used in turn", {**two_sets, **in_turn(layers, 2)}),
         Variant("turns-3", "3 blocks, used in turn", {**DENSE, **in_turn(layers, 3)}),
         *(
             [Variant("own-attention", "attention of each layer, experts of all", own_attention(layers))]
