@@ -52,6 +52,10 @@ def test_a_digest_changes_with_what_a_training_does() -> None:
     digests = [config_digest(replace_fields(Config(), change)) for change in changes]
     assert len(set(digests)) == len(changes)
     assert config_digest(replace_fields(Config(), {"seed": 7, "num_epochs": 3})) == digests[0]
+    assert digests[0] == "fdec9c06", "results that are kept in the repository are no longer found"
+    extended = {"lr_schedule": "wsd", "decay_epochs": 3}
+    in_ten, in_twelve = (config_digest(replace_fields(Config(), {**extended, "num_epochs": n})) for n in (10, 12))
+    assert in_ten == in_twelve != digests[0]
 
 
 def test_an_option_that_did_not_exist_changes_no_digest() -> None:
