@@ -24,7 +24,7 @@ BLOCK = 1 << 14
 """Bytes at most that are read at once."""
 FULL_SCALE = 32768
 CLEAR, DIM, PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
-"""What makes a terminal clear the line, and show partial words paler than final ones (ECMA-48, EL and SGR)."""
+"""Codes that make a terminal clear the line, and show partial words paler than final ones (ECMA-48, EL and SGR)."""
 
 
 def read_pcm(file: BufferedIOBase, *, sampling_rate: int) -> Iterator[np.ndarray]:

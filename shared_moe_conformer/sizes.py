@@ -8,9 +8,9 @@ from typing import Any
 from shared_moe_conformer.config import Config, replace_fields
 
 CHUNK_SIZES = (0, 0, 4, 8, 16, 32)
-"""Of streaming models, in encoder frames of 40 ms; every third batch is of whole utterances."""
+"""Chunks of streaming models, in encoder frames of 40 ms; every third batch is of whole utterances."""
 LEFT_CONTEXTS = (64, 128)
-"""Of streaming models, in encoder frames: 2.6 and 5.1 seconds."""
+"""Left contexts of streaming models, in encoder frames: 2.6 and 5.1 seconds."""
 
 
 def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:

@@ -57,12 +57,12 @@ class EndpointRules:
 
 
 class StreamResult(NamedTuple):
-    """What a stream has recognised so far; times count from its beginning."""
+    """The words of a stream so far; times count from its beginning."""
 
     final: Transcript
-    """Of the segments that have ended, without those that `pop_segments` has taken: it only grows."""
+    """Words of the segments that have ended, without those that `pop_segments` has taken: they stay."""
     partial: Transcript
-    """Of the segment that goes on: its words may still change."""
+    """Words of the segment that goes on: they may still change."""
     segment: int
     """Number of segments with words that have ended."""
     is_final: bool
@@ -133,7 +133,7 @@ class Stream:
 
     @property
     def result(self) -> StreamResult:
-        """What has been recognised so far."""
+        """The words so far."""
         now = [(self.segment_start, self._partial())]
         final, partial = map(self._recognizer.to_transcript, (self._ended, now))
         return StreamResult(final, partial, self._num_ended, self._finished and not self.is_ready)
@@ -181,7 +181,7 @@ class Stream:
 
     @property
     def encoder_state(self) -> EncoderState:
-        """What the encoder remembers."""
+        """The encoder's memory of the stream."""
         return self._state
 
     def _append(self, features: Tensor) -> None:

@@ -37,7 +37,7 @@ class TooLong(ValueError):
 
 
 class LiveOptions(NamedTuple):
-    """How speech is recognised while it is spoken."""
+    """Options of recognition while somebody speaks."""
 
     chunk_size: int | None = None
     """Encoder frames of a chunk; None: the largest that the model was trained with."""

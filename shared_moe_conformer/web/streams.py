@@ -16,7 +16,7 @@ from shared_moe_conformer.speech.transcript import EMPTY, Transcript
 from shared_moe_conformer.streaming import Stream, StreamingRecognizer
 
 SAMPLING_RATE = 16000
-"""Of all clients' samples, in Hz. Source: sherpa-onnx's protocol."""
+"""Rate of all clients' samples, in Hz. Source: sherpa-onnx's protocol."""
 MOST_WAITING = 5 * SAMPLING_RATE
 """Samples of a client that may wait before no more are taken from it; then its network connection waits."""
 MOST_UPDATES = 100
@@ -24,7 +24,7 @@ MOST_UPDATES = 100
 
 
 class Update(NamedTuple):
-    """What is new in a stream."""
+    """News of a stream."""
 
     segment: int
     start: float
@@ -159,7 +159,7 @@ class StreamHub:
 
 
 def _updates(stream: Stream, was_stepped: bool) -> list[Update | Exception]:
-    """What is new in a stream, given whether a chunk was recognised."""
+    """The news of a stream, given whether a chunk was recognised."""
     result = stream.result
     if not (was_stepped or result.is_final):
         return []
