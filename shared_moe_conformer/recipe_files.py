@@ -12,53 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.data.checks import FASTEST, MAX_DURATION, MIN_DURATION, SLOWEST
+from shared_moe_conformer.sizes import CONDITIONS, FEW_HOURS
 
-SMALL_HOURS, LARGE_HOURS = 5.0, 100.0
-"""Below: a model that a CPU trains; above: fewer epochs."""
 THOROUGH_HOURS = 20.0
 """Above, reading all recordings and features once more for checks takes too long to be the default."""
 
 RATES = (8000, 16000)
 """Lowest and highest sampling rate of features, in Hz."""
-
-SMALL_CORPUS = {
-    "encoder_dim": 128,
-    "feed_forward_dim": 512,
-    "subsampling_channels": 32,
-    "group_sizes": (6,),
-    "decoder_dim": 128,
-    "max_duration": 30.0,
-    "num_workers": 0,
-    "num_epochs": 32,
-    "learning_rate": 1.5e-3,
-    "warmup_steps": 300,
-    "loss_warmup_steps": 1500,
-    "ctc_loss_scale": 1.0,
-}
-"""As egs/asterisk, which has 16 minutes."""
-CONDITIONS = {
-    "gain_probability": 0.5,
-    "made_noise_probability": 0.5,
-    "noise_alone_probability": 0.02,
-    "reverb_probability": 0.3,
-    "band_limit_probability": 0.2,
-}
-"""Added to a small corpus, which has few levels, noises and rooms of its own."""
-CORPUS = {
-    "encoder_dim": 256,
-    "feed_forward_dim": 2048,
-    "subsampling_channels": 64,
-    "group_sizes": (6, 6),
-    "decoder_dim": 512,
-    "max_duration": 200.0,
-    "num_workers": 4,
-    "num_epochs": 60,
-    "learning_rate": 1e-3,
-    "warmup_steps": 3000,
-    "loss_warmup_steps": 2000,
-    "ctc_loss_scale": 0.3,
-}
-"""As egs/librispeech on 100 hours."""
 
 
 class NewRecipe(NamedTuple):
@@ -115,15 +75,11 @@ class _Template(string.Template):
 
 
 def _values(recipe: NewRecipe, *, target: Path, local: Path) -> Mapping[str, Any]:
-    preset = SMALL_CORPUS if recipe.hours < SMALL_HOURS else CORPUS
-    if recipe.hours > LARGE_HOURS:
-        preset = {**preset, "num_epochs": 30, "warmup_steps": 10000}
-    conditions = CONDITIONS if recipe.hours < SMALL_HOURS else {}
+    conditions = CONDITIONS if recipe.hours < FEW_HOURS else {}
     lang_dir = "data/lang_char" if recipe.characters_are_units else f"data/lang_bpe_{recipe.vocab_size}"
     return {
-        **preset,
         **_shell_values(recipe, target=target, local=local),
-        "conditions": "".join(f"        {name}={value},\n" for name, value in conditions.items()),
+        "conditions": "".join(f'        "{name}": {value},\n' for name, value in conditions.items()),
         "name": recipe.name,
         "corpus": json.dumps(recipe.name),
         "language": json.dumps(recipe.language),
@@ -132,6 +88,7 @@ def _values(recipe: NewRecipe, *, target: Path, local: Path) -> Mapping[str, Any
         "licence_name": recipe.licence,
         "lang_dir": json.dumps(lang_dir),
         "num_utterances": recipe.num_utterances,
+        "hours": max(round(recipe.hours, 2), 0.01),
         "size": f"{recipe.hours:.1f} hours" if recipe.hours >= 1 else f"{60 * recipe.hours:.1f} minutes",
         "sampling_rate": recipe.sampling_rate,
         "band": recipe.sampling_rate // 2,

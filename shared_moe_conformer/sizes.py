@@ -1,16 +1,170 @@
-"""The configs that a recipe compares: how much of an encoder is shared, and whether experts are in it."""
+"""Which config suits a corpus of so many hours, and the named configs that recipes derive from it."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
-from shared_moe_conformer.config import Config, replace_fields
+from shared_moe_conformer.config import Config, replace_fields, require
 
 CHUNK_SIZES = (0, 0, 4, 8, 16, 32)
 """Chunks of streaming models, in encoder frames of 40 ms; every third batch is of whole utterances."""
 LEFT_CONTEXTS = (64, 128)
 """Left contexts of streaming models, in encoder frames: 2.6 and 5.1 seconds."""
+
+
+class CorpusSize(NamedTuple):
+    """Options that suit corpora up to a size."""
+
+    hours: float
+    """Hours of speech that the corpus has less of."""
+    options: dict[str, Any]
+    """What differs from the defaults in `base`."""
+    small: dict[str, Any]
+    """What differs from `base` in `small`."""
+
+
+_MASKS = {"num_time_masks": 2, "max_time_mask_fraction": 0.1, "max_freq_mask_bins": 10}
+_ON_CPUS = {"optimizer": "muon", "learning_rate": 1e-3, "ctc_loss_scale": 1.0}
+_ON_GPUS = {
+    "encoder_dim": 256,
+    "feed_forward_dim": 2048,
+    "conv_kernel_size": 31,
+    "subsampling_channels": 64,
+    "group_sizes": (6, 6),
+    "decoder_dim": 512,
+    "joiner_dim": 512,
+    "max_duration": 300.0,
+    "num_buckets": 30,
+    "num_workers": 4,
+    "num_time_masks": 10,
+    "max_time_mask_fraction": 0.15,
+    "num_freq_masks": 2,
+    "max_freq_mask_bins": 27,
+    "learning_rate": 1e-3,
+    "loss_warmup_steps": 2000,
+}
+_TINY = {"encoder_dim": 96, "feed_forward_dim": 256, "num_experts": 2, "decoder_dim": 96, "joiner_dim": 96}
+_SMALL = {
+    "encoder_dim": 144,
+    "feed_forward_dim": 576,
+    "group_sizes": (12,),
+    "num_experts": 4,
+    "subsampling_channels": 32,
+    "decoder_dim": 256,
+    "joiner_dim": 256,
+}
+
+CORPUS_SIZES = (
+    CorpusSize(
+        2.0,
+        {
+            **_ON_CPUS,
+            **_MASKS,
+            "encoder_dim": 128,
+            "feed_forward_dim": 512,
+            "subsampling_channels": 32,
+            "group_sizes": (6,),
+            "decoder_dim": 128,
+            "joiner_dim": 128,
+            "max_duration": 15.0,  # many updates in few epochs
+            "num_workers": 0,  # an epoch is read in seconds; a worker would take a core from training
+            "join_probability": 0.4,
+            "silence_probability": 0.7,
+            "num_epochs": 24,
+            "warmup_steps": 300,
+            "loss_warmup_steps": 1000,
+        },
+        _TINY,
+    ),
+    CorpusSize(
+        7.0,
+        {
+            **_ON_CPUS,
+            **_MASKS,
+            "encoder_dim": 144,
+            "feed_forward_dim": 576,
+            "subsampling_channels": 36,
+            "group_sizes": (6,),
+            "decoder_dim": 144,
+            "joiner_dim": 144,
+            "max_duration": 30.0,
+            "num_epochs": 30,
+            "warmup_steps": 300,
+            "loss_warmup_steps": 1000,
+        },
+        _TINY,
+    ),
+    CorpusSize(
+        30.0,
+        {
+            **_ON_CPUS,
+            **_MASKS,
+            "max_freq_mask_bins": 15,
+            "encoder_dim": 192,
+            "feed_forward_dim": 768,
+            "subsampling_channels": 48,
+            "group_sizes": (8,),
+            "num_experts": 4,
+            "decoder_dim": 192,
+            "joiner_dim": 192,
+            "max_duration": 60.0,
+            "num_epochs": 10,
+            "warmup_steps": 500,
+            "loss_warmup_steps": 2000,
+        },
+        {
+            "encoder_dim": 128,
+            "feed_forward_dim": 512,
+            "num_experts": 3,
+            "subsampling_channels": 32,
+            "decoder_dim": 128,
+            "joiner_dim": 128,
+        },
+    ),
+    CorpusSize(200.0, {**_ON_GPUS, "num_epochs": 60, "warmup_steps": 3000}, _SMALL),
+    CorpusSize(math.inf, {**_ON_GPUS, "num_epochs": 30, "warmup_steps": 10000}, _SMALL),
+)
+"""Sizes of corpora, smallest first: asterisk and an4, speechocean762, uqm, LibriSpeech's 100 and 960 hours."""
+
+
+CONDITIONS = {
+    "gain_probability": 0.5,
+    "made_noise_probability": 0.5,
+    "noise_alone_probability": 0.02,
+    "reverb_probability": 0.3,
+    "band_limit_probability": 0.2,
+}
+"""Levels, noises and rooms for recordings of a user's own, below `FEW_HOURS`: a small corpus has few of them."""
+FEW_HOURS = 7.0
+
+
+def corpus_size(hours: float) -> CorpusSize:
+    """The settings for a corpus with this much speech for training.
+
+    Raises:
+      ValueError: a corpus without speech.
+    """
+    require(hours > 0, f"a corpus of {hours} hours: give more than 0")
+    return next(size for size in CORPUS_SIZES if hours < size.hours)
+
+
+def recipe_configs(hours: float, changes: dict[str, Any], *, small: dict[str, Any] | None = None) -> dict[str, Config]:
+    """The named configs of a recipe, whose `base` has shared blocks with experts in their second feed-forward.
+
+    Args:
+      hours: speech for training; it chooses the sizes of model and batches, and how long to train.
+      changes: the recipe's own options of all configs, by name.
+      small: the recipe's own options of `small`.
+
+    Raises:
+      ValueError: an option that does not exist, or a value that it cannot have.
+    """
+    size = corpus_size(hours)
+    usual = {"num_attention_heads": 4, "conv_kernel_size": 15, "experts_in": "second", "num_experts": 3, "top_k": 1}
+    base = replace_fields(Config(), {**usual, **size.options, **changes})
+    return named_sizes(base, small={**size.small, **(small or {})})
 
 
 def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:

@@ -18,7 +18,7 @@ def fill(folder: Path, recipe: NewRecipe, *, target: Path = ROOT / "egs/calls/AS
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("hours", [0.5, 50.0, 900.0])
+@pytest.mark.parametrize("hours", [0.001, 0.5, 50.0, 900.0])
 def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     files = fill(tmp_path, RECIPE._replace(hours=hours))
     configs = read_configs(tmp_path / "config.py")
@@ -26,8 +26,8 @@ def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     base = configs["base"]
     assert (base.data.corpus, base.data.language, base.data.licence) == ("calls", "en", "CC0-1.0")
     assert (base.model.vocab_size, base.data.lang_dir) == (64, "data/lang_bpe_64")
-    assert base.model.encoder.num_layers == (6 if hours < 5 else 12)
-    assert (base.data.gain_probability > 0) == (base.data.noise_alone_probability > 0) == (hours < 5)
+    assert base.model.encoder.num_layers == (6 if hours < 7 else 12)
+    assert (base.data.gain_probability > 0) == (base.data.noise_alone_probability > 0) == (hours < 7)
     assert "@" not in re.sub(r'"\$@"|\[@\]', "", "".join(files.values()))
     assert ("thorough=false" in files["prepare.sh"]) == (hours > 20)
 

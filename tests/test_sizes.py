@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.sizes import named_sizes
+from shared_moe_conformer.sizes import CORPUS_SIZES, corpus_size, named_sizes, recipe_configs
 
 BASE = replace_fields(Config(), {"group_sizes": (3, 2), "experts_in": "both", "num_experts": 4})
 
@@ -14,3 +16,27 @@ def test_the_sizes_differ_in_what_they_are_compared_for() -> None:
     assert sizes["full"].model.encoder.group_sizes == (1, 1, 1, 1, 1)
     assert replace_fields(sizes["full"], {"group_sizes": (3, 2)}) == sizes["shared"]
     assert sizes["small"] == replace_fields(BASE, {"encoder_dim": 64})
+
+
+@pytest.mark.parametrize(("hours", "layers"), [(0.01, 6), (1.9, 6), (2.0, 6), (9, 8), (100, 12), (50_000, 12)])
+def test_hours_choose_the_sizes_of_a_recipe(hours: float, layers: int) -> None:
+    base = recipe_configs(hours, {"corpus": "calls"})["base"]
+    assert (base.data.corpus, base.model.encoder.num_layers) == ("calls", layers)
+    assert base.training.num_epochs == corpus_size(hours).options["num_epochs"]
+
+
+def test_more_hours_give_larger_models_and_batches() -> None:
+    bases = [recipe_configs(hours, {})["base"] for hours in (1, 5, 20, 100, 1000)]
+    assert [b.model.encoder.encoder_dim for b in bases] == [128, 144, 192, 256, 256]
+    assert [b.data.max_duration for b in bases] == [15.0, 30.0, 60.0, 300.0, 300.0]
+    assert corpus_size(2.0) is CORPUS_SIZES[1], "a corpus at a bound is of the larger size"
+
+
+def test_options_of_a_recipe_win_over_those_of_its_size() -> None:
+    configs = recipe_configs(1.0, {"num_epochs": 3, "num_experts": 5}, small={"num_experts": 1})
+    assert {c.training.num_epochs for c in configs.values()} == {3}
+    assert (configs["base"].model.encoder.num_experts, configs["small"].model.encoder.num_experts) == (5, 1)
+    with pytest.raises(ValueError, match="no option is called encoder_dims"):
+        recipe_configs(1.0, {"encoder_dims": 3})
+    with pytest.raises(ValueError, match="a corpus of 0 hours"):
+        recipe_configs(0, {})

@@ -82,7 +82,7 @@ def seekable(name: str, copy: Path) -> str:
 
 
 def place_of(name: str, arguments: Sequence[str]) -> Path:
-    """The place of a recording's transcript below the output's folder: as the recording lies in a folder that was named."""
+    """The place of a recording's transcript below the output folder: as the recording lies in a folder named."""
     searched = (folder_of(a) for a in arguments if Path(a).is_dir() or (glob.has_magic(a) and not Path(a).is_file()))
     folder = next((folder for folder in searched if Path(name).is_relative_to(folder)), Path(name).parent)
     return Path(name).relative_to(folder)

@@ -1,61 +1,18 @@
-"""The named configs of the asterisk recipe: one small conformer, unshared, shared, and shared with experts."""
+"""The named configs of asterisk: one small conformer, unshared, shared, and shared with experts."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig, TrainingConfig
-from shared_moe_conformer.sizes import named_sizes
+from shared_moe_conformer.sizes import recipe_configs
 
 VOCAB_SIZE = 64
 
-BASE = Config(
-    model=ModelConfig(
-        encoder=EncoderConfig(
-            encoder_dim=128,
-            num_attention_heads=4,
-            feed_forward_dim=512,
-            conv_kernel_size=15,
-            subsampling_channels=32,
-            group_sizes=(6,),
-            experts_in="second",
-            num_experts=3,
-            top_k=1,
-        ),
-        vocab_size=VOCAB_SIZE,
-        decoder_dim=128,
-        joiner_dim=128,
-    ),
-    data=DataConfig(
-        corpus="asterisk-core-sounds-en",
-        language="en",
-        licence="CC-BY-SA-3.0",
-        lang_dir=f"data/lang_bpe_{VOCAB_SIZE}",
-        max_duration=15.0,
-        num_time_masks=2,
-        max_time_mask_fraction=0.1,
-        max_freq_mask_bins=10,
-        join_probability=0.4,
-        silence_probability=0.7,
-        num_workers=0,  # an epoch is read in less than a second; a worker would take a core from training
-    ),
-    training=TrainingConfig(
-        num_epochs=24,
-        optimizer="muon",
-        learning_rate=1e-3,
-        warmup_steps=300,
-        loss_warmup_steps=1000,
-        ctc_loss_scale=1.0,
-    ),
+CONFIGS = recipe_configs(
+    hours=0.27,
+    changes={
+        "corpus": "asterisk-core-sounds-en",
+        "language": "en",
+        "licence": "CC-BY-SA-3.0",
+        "lang_dir": f"data/lang_bpe_{VOCAB_SIZE}",
+        "vocab_size": VOCAB_SIZE,
+    },
 )
-
-SMALL: dict[str, Any] = {
-    "encoder_dim": 96,
-    "feed_forward_dim": 256,
-    "num_experts": 2,
-    "decoder_dim": 96,
-    "joiner_dim": 96,
-}
-"""For devices with little memory."""
-
-CONFIGS = named_sizes(BASE, small=SMALL)
