@@ -6,7 +6,7 @@ A value that cannot be is refused here, where it enters.
 
 from shared_moe_conformer.config.data import DataConfig
 from shared_moe_conformer.config.encoder import BLOCK_PARTS, MIXING_PARTS, Chunking, EncoderConfig, MergeGates
-from shared_moe_conformer.config.experiment import Config, load_config, save_config
+from shared_moe_conformer.config.experiment import Config, ModelConfig, load_config, save_config
 from shared_moe_conformer.config.features import (
     ENCODER_FRAME_SHIFT,
     FRAME_LENGTH,
@@ -18,7 +18,6 @@ from shared_moe_conformer.config.features import (
     frame_centre,
     subsampled_length,
 )
-from shared_moe_conformer.config.model import ModelConfig
 from shared_moe_conformer.config.training import LrSchedule, SharedBlockLrScale, TrainingConfig
 from shared_moe_conformer.config.tree import (
     ADDED_LATER,
@@ -26,7 +25,9 @@ from shared_moe_conformer.config.tree import (
     options_by_name,
     replace_fields,
     require,
-    require_choice,
+    require_choices,
+    require_least,
+    require_positive,
     to_dict,
     told_options,
 )
@@ -57,7 +58,9 @@ __all__ = [
     "options_by_name",
     "replace_fields",
     "require",
-    "require_choice",
+    "require_choices",
+    "require_least",
+    "require_positive",
     "save_config",
     "subsampled_length",
     "to_dict",

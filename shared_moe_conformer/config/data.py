@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 
-from shared_moe_conformer.config.tree import ADDED_LATER, require
+from shared_moe_conformer.config.tree import ADDED_LATER, require, require_least
 
 MADE_NOISES = ("white", "pink", "hum", "babble")
 """Names that made_noises may have."""
@@ -86,14 +86,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
-        require(self.num_buckets >= 1, f"num_buckets is {self.num_buckets}: give 1 or more")
-        for name in ("num_workers", "num_time_masks", "num_freq_masks", "max_freq_mask_bins"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
-        require(
-            0 <= self.max_time_mask_fraction <= 1,
-            f"max_time_mask_fraction is {self.max_time_mask_fraction}: give a number from 0 to 1",
-        )
-        for name in (f.name for f in fields(self) if f.name.endswith("_probability")):
+        require_least(self, 1, "num_buckets")
+        require_least(self, 0, "num_workers", "num_time_masks", "num_freq_masks", "max_freq_mask_bins")
+        for name in (f.name for f in fields(self) if f.name.endswith(("_fraction", "_probability"))):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")
         for name, unit, lowest in RANGES:
             value = getattr(self, name)

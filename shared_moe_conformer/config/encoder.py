@@ -8,7 +8,7 @@ import string
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choice
+from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choices, require_least
 
 ExpertsIn = Literal["none", "first", "second", "both"]
 BalanceOver = Literal["layer", "group"]
@@ -189,12 +189,10 @@ class EncoderConfig:
         )
 
     def _refuse_bad_merge(self) -> None:
-        require(self.merged_sets >= 1, f"merged_sets is {self.merged_sets}: give 1 or more")
         require(
             set(self.merged_parts) <= set(BLOCK_PARTS),
             f"merged_parts is {','.join(self.merged_parts)}: give parts of {','.join(BLOCK_PARTS)}",
         )
-        require_choice("merge_gates", self.merge_gates, MergeGates)
         require(
             self.merged_sets == 1 or self.low_rank_delta == 0,
             "merged_sets and low_rank_delta both make layers differ: give one of them",
@@ -205,8 +203,9 @@ class EncoderConfig:
             self.num_attention_heads >= 1 and self.encoder_dim % (2 * self.num_attention_heads) == 0,
             f"encoder_dim {self.encoder_dim} cannot be divided into {self.num_attention_heads} heads of even size",
         )
-        require(self.feed_forward_dim >= 1, f"feed_forward_dim is {self.feed_forward_dim}: give 1 or more")
-        require(self.subsampling_channels >= 1, f"subsampling_channels is {self.subsampling_channels}: give 1 or more")
+        require_least(self, 1, "feed_forward_dim", "subsampling_channels", "merged_sets")
+        require_least(self, 0, "balancing_bias_rate")
+        require_choices(self)
         require(
             self.conv_kernel_size % 2 == 1 and self.conv_kernel_size > 0,
             f"conv_kernel_size is {self.conv_kernel_size}: give an odd number",
@@ -216,9 +215,6 @@ class EncoderConfig:
             f"group_sizes is {self.group_sizes}: give one positive number of layers per group",
         )
         self._refuse_bad_pattern()
-        require_choice("experts_in", self.experts_in, ExpertsIn)
-        require_choice("conv_norm", self.conv_norm, ConvNorm)
-        require_choice("balance_over", self.balance_over, BalanceOver)
         require(
             1 <= self.top_k <= self.num_experts,
             f"top_k is {self.top_k} of num_experts {self.num_experts}: give 1 <= top_k <= num_experts",
@@ -234,7 +230,6 @@ class EncoderConfig:
         require(
             not self.chunk_sizes or self.left_contexts != (), "chunk_sizes without left_contexts: give some, 0: all"
         )
-        require(self.balancing_bias_rate >= 0, f"balancing_bias_rate is {self.balancing_bias_rate}: give 0 or more")
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
 
 

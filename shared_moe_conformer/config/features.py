@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from shared_moe_conformer.config.tree import require, require_choice
+from shared_moe_conformer.config.tree import require, require_choices, require_least
 
 FeatureExtractor = Literal["lhotse", "kaldifeat"]
 
@@ -56,5 +56,5 @@ class FeatureConfig:
 
     def __post_init__(self) -> None:
         require(8000 <= self.sampling_rate <= 192_000, f"sampling_rate is {self.sampling_rate} Hz: give 8000 to 192000")
-        require(self.num_mel_bins >= 16, f"num_mel_bins is {self.num_mel_bins}: give 16 or more")
-        require_choice("feature_extractor", self.feature_extractor, FeatureExtractor)
+        require_least(self, 16, "num_mel_bins")
+        require_choices(self)

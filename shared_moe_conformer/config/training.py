@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choice
+from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choices, require_least, require_positive
 
 PrecisionName = Literal["float32", "bfloat16", "float16"]
 LrSchedule = Literal["cosine", "noam", "wsd"]
@@ -101,50 +101,23 @@ class TrainingConfig:
     """Smoothing of the simple loss towards the encoder alone."""
 
     def __post_init__(self) -> None:
-        require(self.num_epochs >= 1, f"num_epochs is {self.num_epochs}: give 1 or more")
-        require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: give a positive number")
-        require_choice("lr_schedule", self.lr_schedule, LrSchedule)
-        require(self.decay_epochs >= 1, f"decay_epochs is {self.decay_epochs}: give 1 or more")
+        require_choices(self)
+        require_positive(self, "learning_rate", "muon_lr_factor", "max_grad_norm")
+        require_least(self, 1, "num_epochs", "decay_epochs", "accumulate_batches", "init_avg", "teacher_avg")
+        scales = (f.name for f in fields(self) if f.name.endswith(("_loss_scale", "_only_scale", "_epoch", "_iter")))
+        require_least(self, 0, "warmup_steps", "loss_warmup_steps", "weight_decay", "init_expert_noise", *scales)
+        require_least(self, 0, "cr_time_mask_ratio")
+        require_least(self, 2, "prune_range")
         require(
             self.lr_schedule != "wsd" or self.decay_epochs <= self.num_epochs,
             f"decay_epochs is {self.decay_epochs}, num_epochs {self.num_epochs}: give fewer --decay-epochs",
         )
-        require(self.muon_lr_factor > 0, f"muon_lr_factor is {self.muon_lr_factor}: give a positive number")
-        require_choice("optimizer", self.optimizer, OptimizerName)
-        require_choice("shared_block_lr_scale", self.shared_block_lr_scale, SharedBlockLrScale)
-        require_choice("precision", self.precision, PrecisionName)
-        require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: give 0 or more")
-        require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}: give a positive number")
-        require(self.accumulate_batches >= 1, f"accumulate_batches is {self.accumulate_batches}: give 1 or more")
-        require(self.init_expert_noise >= 0, f"init_expert_noise is {self.init_expert_noise}: give 0 or more")
-        for name in (
-            "weight_decay",
-            "simple_loss_scale",
-            "loss_warmup_steps",
-            "ctc_loss_scale",
-            "cr_loss_scale",
-            "cr_time_mask_ratio",
-            "load_balancing_loss_scale",
-            "router_z_loss_scale",
-            "lm_only_scale",
-            "am_only_scale",
-            "init_epoch",
-            "init_iter",
-            "teacher_epoch",
-            "teacher_iter",
-            "hidden_distillation_loss_scale",
-            "ctc_distillation_loss_scale",
-            "transducer_distillation_loss_scale",
-        ):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
         require(
             self.cr_loss_scale == 0 or self.ctc_loss_scale > 0,
             f"cr_loss_scale is {self.cr_loss_scale} without a CTC loss: give --ctc-loss-scale too",
         )
         for whose in ("init", "teacher"):
-            epoch, iteration, avg = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter", "avg"))
-            require(avg >= 1, f"{whose}_avg is {avg}: give 1 or more")
+            epoch, iteration = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter"))
             require(
                 not (epoch and iteration), f"{whose}_epoch is {epoch} and {whose}_iter {iteration}: give one of them"
             )
-        require(self.prune_range >= 2, f"prune_range is {self.prune_range}: give 2 or more")

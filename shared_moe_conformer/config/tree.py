@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
 ADDED_LATER = {"may_be_missing": True}
@@ -18,9 +19,28 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_choice(name: str, value: str, choices: Any) -> None:
-    """Refuse a value that is not one of a Literal's."""
-    require(value in choices.__args__, f"{name} is {value!r}: give one of {', '.join(choices.__args__)}")
+def require_least(config: Any, least: int, *names: str) -> None:
+    """Refuse options of these names that are less than the least."""
+    for name in names:
+        require(getattr(config, name) >= least, f"{name} is {getattr(config, name)}: give {least} or more")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Refuse options of these names that are not above 0."""
+    for name in names:
+        require(getattr(config, name) > 0, f"{name} is {getattr(config, name)}: give a positive number")
+
+
+def require_choices(config: Any) -> None:
+    """Refuse options that are none of the values of their `Literal` types."""
+    for name, choices in _choices(type(config)).items():
+        value = getattr(config, name)
+        require(value in choices, f"{name} is {value!r}: give one of {', '.join(choices)}")
+
+
+@functools.cache
+def _choices(cls: type) -> dict[str, tuple[str, ...]]:
+    return {name: get_args(kind) for name, kind in get_type_hints(cls).items() if get_origin(kind) is Literal}
 
 
 def to_dict(config: Any) -> dict[str, Any]:

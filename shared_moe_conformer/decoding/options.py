@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from shared_moe_conformer.config import Chunking, require, require_choice
+from shared_moe_conformer.config import Chunking, require, require_choices, require_least, require_positive
 from shared_moe_conformer.lattice.ngram import Backoff
 from shared_moe_conformer.lattice.topology import CtcTopology
 
@@ -104,21 +104,15 @@ class DecodingConfig:
         return Chunking(self.chunk_size, self.left_context_frames or None) if self.chunk_size else None
 
     def __post_init__(self) -> None:
-        require_choice("decoding_method", self.decoding_method, DecodingMethod)
-        require_choice("lattice_engine", self.lattice_engine, EngineChoice)
-        require_choice("ctc_topology", self.ctc_topology, CtcTopology)
-        for name in ("max_sym_per_frame", "beam_size", "lm_order", "max_contexts", "max_states", "num_paths"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: give 1 or more")
-        for name in ("chunk_size", "left_context_frames", "lm_scale", "lodr_scale", "hotwords_score", "ngram_lm_scale"):
-            require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: give 0 or more")
+        require_choices(self)
+        require_least(self, 1, "max_sym_per_frame", "beam_size", "lm_order", "max_contexts", "max_states", "num_paths")
+        require_least(self, 0, "chunk_size", "left_context_frames", "lm_scale", "lodr_scale", "hotwords_score")
+        require_least(self, 0, "ngram_lm_scale")
+        require_positive(self, "search_beam", "output_beam", "beam", "hlg_scale", "nbest_scale")
         require(
             bool(self.lm_scales) and min(self.lm_scales) >= 0,
             f"lm_scales is {self.lm_scales}: give one or more of 0 or more",
         )
-        require_choice("backoff", self.backoff, Backoff)
-        require_choice("graph", self.graph, GraphName)
-        for name in ("search_beam", "output_beam", "beam", "hlg_scale", "nbest_scale"):
-            require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: give a positive number")
         require(
             math.isfinite(self.blank_penalty), f"blank_penalty is {self.blank_penalty}: give a finite number of nats"
         )

@@ -1,4 +1,10 @@
-"""The CTC loss, in the form that the other losses have."""
+"""Losses frame by frame: CTC, and the distances from a teacher or from another copy of the utterance.
+
+All are sums over valid frames or over utterances.
+
+Source: Bai et al. 2022 (arXiv 2209.08326, abstract) have a full-size teacher guide the shared model; their formulas
+could not be looked up, and those here need not be theirs.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +28,49 @@ def ctc_loss(log_probs: Tensor, lens: Tensor, y: Tensor, y_lens: Tensor) -> Tens
     """
     log_probs = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).transpose(0, 1)
     return F.ctc_loss(log_probs, y, lens, y_lens, blank=0, reduction="sum", zero_infinity=True)
+
+
+def hidden_distance(encoder_out: Tensor, teacher_out: Tensor, lens: Tensor) -> Tensor:
+    """Squared distance of encoder frames, averaged over channels and summed over valid frames.
+
+    Args:
+      encoder_out: the model's, (N, T, C).
+      teacher_out: the teacher's, (N, T, C), without gradient.
+      lens: valid frames, (N,).
+    """
+    squares = (encoder_out.float() - teacher_out.float()).square().mean(dim=-1)
+    return squares[_valid(squares, lens)].sum()
+
+
+def ctc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, lens: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the model's CTC posteriors from the teacher's, summed over valid frames.
+
+    Source: Hinton et al. 2015, Distilling the knowledge in a neural network (arXiv 1503.02531), at temperature 1.
+
+    Args:
+      log_probs: the model's, (N, T, V).
+      teacher_log_probs: the teacher's, (N, T, V), without gradient.
+      lens: valid frames, (N,).
+    """
+    log_probs, teacher_log_probs = log_probs.float(), teacher_log_probs.float()
+    divergences = (teacher_log_probs.exp() * (teacher_log_probs - log_probs)).sum(dim=-1)
+    return divergences[_valid(divergences, lens)].sum()
+
+
+def consistency(log_probs: Tensor, lens: Tensor) -> Tensor:
+    """Divergence of each copy's CTC posteriors from those of the other copy, summed over the valid frames of both.
+
+    The other copy's posteriors are a target without gradient.
+
+    Source: Yao et al. 2024, CR-CTC: consistency regularization on CTC (arXiv 2410.05101); there half of this sum counts
+    per utterance, as it does here in the mean over the frames of both copies.
+
+    Args:
+      log_probs: of the first copy of the utterances, then of the second, (2N, T, V).
+      lens: valid frames, (2N,).
+    """
+    return ctc_divergence(log_probs, log_probs.detach().roll(len(lens) // 2, dims=0), lens)
+
+
+def _valid(x: Tensor, lens: Tensor) -> Tensor:
+    return torch.arange(x.size(1), device=x.device) < lens.unsqueeze(1)

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_moe_conformer.kernels.recursion import mutual_information_recursion
-from shared_moe_conformer.loss.distillation import arc_divergence
 from shared_moe_conformer.loss.transducer import get_rnnt_prune_ranges, rnnt_loss_smoothed
+
+SMALLEST_PROBABILITY = 1e-6
 
 try:
     import k2
@@ -138,6 +139,30 @@ def pruned_transducer_loss(
     with torch.no_grad():
         theirs = _joiner_log_probs(teacher.joiner, teacher.encoder_frames, teacher.decoder_frames, cells, token)
     return TransducerLosses(simple_loss, pruned_loss, arc_divergence(log_probs, theirs, token) * x_lens.sum())
+
+
+def arc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the joiner's choices from the teacher's, averaged over lattice positions.
+
+    The vocabulary is collapsed to three: the token that is next in the transcript, blank, and the rest.
+
+    Source: Panchapagesan et al. 2021, Efficient knowledge distillation for RNN-transducer models, section 3 (arXiv
+    2011.06110); there over the whole lattice, here over the positions that pruning keeps.
+
+    Args:
+      log_probs: the model's, of the next token and of blank, (R, 2).
+      teacher_log_probs: the teacher's, (R, 2), without gradient.
+      tokens: the next token, (R,); 0, the blank, where the transcript has ended and there is none.
+    """
+    ours, theirs = (_three_choices(x.float(), tokens) for x in (log_probs, teacher_log_probs))
+    return (theirs * (theirs.log() - ours.log())).sum(dim=1).mean()
+
+
+def _three_choices(log_probs: Tensor, tokens: Tensor) -> Tensor:
+    """Probabilities (R, 3) of the next token, of blank and of the rest; none is quite 0."""
+    token, blank = log_probs.exp().unbind(1)
+    token = token.masked_fill(tokens == 0, 0.0)
+    return torch.stack([token, blank, 1 - token - blank], dim=1).clamp(min=SMALLEST_PROBABILITY)
 
 
 class _Cells(NamedTuple):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import Chunking, ModelConfig
 from shared_moe_conformer.kernels.linear import Linear
-from shared_moe_conformer.loss.ctc import ctc_loss
-from shared_moe_conformer.loss.distillation import consistency, ctc_divergence, hidden_distance
+from shared_moe_conformer.loss.ctc import consistency, ctc_divergence, ctc_loss, hidden_distance
 from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss, transducer_functions
 from shared_moe_conformer.model.conformer import FeedForward, SelfAttention
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared_moe_conformer.cli import field_docs
-from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
+from shared_moe_conformer.config import Config, ModelConfig, load_config, replace_fields, save_config
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -36,3 +37,17 @@ def test_field_names_are_unique_and_each_field_has_a_docstring() -> None:
     names = [name for _, name in leaves(Config)]
     assert len(set(names)) == len(names)
     assert [name for cls, name in leaves(Config) if not field_docs(cls).get(name)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocab_size": 1}, "vocab_size"),
+        ({"transducer_backend": "cuda"}, "auto, k2, torch"),
+        ({"decoder_dim": 0}, "decoder_dim is 0"),
+        ({"joiner_dim": 0}, "joiner_dim is 0"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,9 @@ from shared_moe_conformer.config import (
     options_by_name,
     replace_fields,
     require,
-    require_choice,
+    require_choices,
+    require_least,
+    require_positive,
     to_dict,
 )
 
@@ -62,7 +65,22 @@ def test_what_does_not_hold_is_a_user_s_mistake() -> None:
         require(False, "give one")
 
 
+@dataclass(frozen=True)
+class Painted:
+    colour: Literal["red", "blue"] = "red"
+    layers: int = 1
+
+
 def test_a_choice_is_one_of_its_literal() -> None:
-    require_choice("colour", "red", Literal["red", "blue"])
+    require_choices(Painted())
     with pytest.raises(ValueError, match="colour is 'green': give one of red, blue"):
-        require_choice("colour", "green", Literal["red", "blue"])
+        require_choices(Painted(colour="green"))  # type: ignore[arg-type]
+
+
+def test_numbers_have_a_least_value() -> None:
+    require_least(Painted(layers=2), 2, "layers")
+    require_positive(Painted(), "layers")
+    with pytest.raises(ValueError, match="layers is 1: give 2 or more"):
+        require_least(Painted(), 2, "layers")
+    with pytest.raises(ValueError, match="layers is 0: give a positive number"):
+        require_positive(Painted(layers=0), "layers")

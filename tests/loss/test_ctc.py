@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from itertools import groupby, product
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared_moe_conformer.loss.ctc import ctc_loss
+from shared_moe_conformer.loss.ctc import consistency, ctc_divergence, ctc_loss, hidden_distance
+
+LENS = torch.tensor([5, 3])
 
 
 def sum_over_labellings(log_probs: Tensor, y: list[int]) -> Tensor:
@@ -68,3 +71,59 @@ def test_half_precision_is_computed_in_float32() -> None:
     loss = ctc_loss(log_probs, *arguments)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, ctc_loss(log_probs.float(), *arguments))
+
+
+def frames(seed: int) -> torch.Tensor:
+    return torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("loss", [hidden_distance, ctc_divergence])
+def test_a_model_like_its_teacher_has_nothing_to_learn(loss) -> None:
+    student = frames(1).log_softmax(dim=-1).requires_grad_()
+    value = loss(student, student.detach(), LENS)
+    value.backward()
+    assert value == 0
+    if loss is hidden_distance:
+        assert student.grad is not None and not student.grad.any()
+
+
+def test_the_divergence_is_that_of_torch() -> None:
+    student, teacher = (frames(seed).log_softmax(dim=-1) for seed in (1, 2))
+    expected = sum(
+        torch.nn.functional.kl_div(student[n, :length], teacher[n, :length], reduction="sum", log_target=True)
+        for n, length in enumerate(LENS.tolist())
+    )
+    assert ctc_divergence(student, teacher, LENS) == pytest.approx(float(expected), rel=1e-5)
+    assert expected > 0
+
+
+def test_the_distance_is_a_mean_over_channels_and_a_sum_over_frames() -> None:
+    student = torch.zeros(2, 5, 4)
+    assert hidden_distance(student, student + 3, LENS) == 9 * 8
+
+
+@pytest.mark.parametrize("loss", [hidden_distance, ctc_divergence])
+def test_padding_changes_no_distance(loss) -> None:
+    student, teacher = (frames(seed).log_softmax(dim=-1) for seed in (1, 2))
+    before = loss(student, teacher, LENS)
+    student[1, 3:] = float("nan")
+    assert loss(student, teacher, LENS) == before
+
+
+def test_equal_copies_are_consistent() -> None:
+    logits = frames(1).repeat(2, 1, 1).requires_grad_()
+    value = consistency(logits.log_softmax(dim=-1), LENS.repeat(2))
+    value.backward()
+    assert value == 0 and logits.grad is not None and logits.grad.abs().max() < 1e-6
+
+
+def test_each_copy_learns_from_the_other_as_from_a_teacher() -> None:
+    first, second = (frames(seed).log_softmax(dim=-1).requires_grad_() for seed in (1, 2))
+    value = consistency(torch.cat([first, second]), LENS.repeat(2))
+    value.backward()
+    for ours, theirs in ((first, second), (second, first)):
+        alone = ours.detach().clone().requires_grad_()
+        ctc_divergence(alone, theirs.detach(), LENS).backward()
+        assert torch.equal(ours.grad, alone.grad), "no gradient through the target"
+    both = ctc_divergence(first, second, LENS) + ctc_divergence(second, first, LENS)
+    assert value.item() == pytest.approx(both.item()) and value > 0

@@ -15,6 +15,7 @@ from shared_moe_conformer.loss.pruned_transducer import (
     TeacherJoiner,
     TransducerFunctions,
     TransducerLosses,
+    arc_divergence,
     pruned_transducer_loss,
     transducer_functions,
 )
@@ -200,3 +201,27 @@ def test_a_teachers_joiner_is_imitated_where_positions_are_kept() -> None:
         losses_of(batch, functions, teacher=teacher).distillation_loss.backward()
         optimizer.step()
     assert losses_of(batch, functions, teacher=teacher).distillation_loss < 0.3 * taught.distillation_loss
+
+
+def frames(seed: int) -> torch.Tensor:
+    return torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_joiners_divergence_is_that_of_three_choices() -> None:
+    ours, theirs = (frames(seed)[0].log_softmax(dim=-1) for seed in (1, 2))
+    tokens = torch.tensor([1, 3, 2, 2, 0])
+    columns = [torch.stack([x[torch.arange(5), tokens], x[:, 0]], dim=1) for x in (ours, theirs)]
+    expected = []
+    for row, token in enumerate(tokens.tolist()):
+        p, q = theirs[row].exp(), ours[row].exp()
+        parts = [[0], [token], [v for v in range(4) if v not in (0, token)]] if token else [[0], [1, 2, 3]]
+        expected.append(sum(p[part].sum() * (p[part].sum() / q[part].sum()).log() for part in parts))
+    assert arc_divergence(*columns, tokens) == pytest.approx(float(sum(expected)) / 5, rel=1e-4)
+    assert arc_divergence(columns[1], columns[1], tokens) == 0
+
+
+def test_certain_choices_have_finite_gradients() -> None:
+    logits = (frames(1)[0] * 100).requires_grad_()
+    columns = logits.log_softmax(dim=-1)[:, [1, 0]]
+    arc_divergence(columns, columns.detach().flip(0), torch.ones(5, dtype=torch.int64)).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad.any()
