@@ -33,7 +33,7 @@ def require_positive(config: Any, *names: str) -> None:
 
 def require_choices(config: Any) -> None:
     """Refuse options that are none of the values of their `Literal` types."""
-    for name, choices in _choices(type(config)).items():
+    for name, choices in _choices(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
         require(value in choices, f"{name} is {value!r}: give one of {', '.join(choices)}")
 
