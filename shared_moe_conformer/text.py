@@ -67,3 +67,11 @@ def first_line(error: Exception) -> str:
 def counted(number: int, noun: str) -> str:
     """A number with its noun, `1 run` or `2 runs`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people say it: `40 seconds`, `25 minutes`, `3.5 hours`, `2.1 days`."""
+    for unit, length in (("days", 86400), ("hours", 3600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.text import counted, first_line, is_boundary, is_spaceless, join_words, shown, words_of
+from shared_moe_conformer.text import (
+    counted,
+    duration,
+    first_line,
+    is_boundary,
+    is_spaceless,
+    join_words,
+    shown,
+    words_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -77,3 +86,12 @@ def test_an_error_in_one_line(message: str, line: str) -> None:
 
 def test_a_number_with_its_noun() -> None:
     assert [counted(n, "epoch") for n in (0, 1, 2, 1000)] == ["0 epochs", "1 epoch", "2 epochs", "1,000 epochs"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 seconds"), (119, "119 seconds"), (120, "2 minutes"), (7199, "120 minutes"), (9000, "2.5 hours"),
+     (172800, "2.0 days")],
+)  # fmt: skip
+def test_lengths_of_time(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from shared_moe_conformer.config import FRAME_SHIFT
+from shared_moe_conformer.text import duration
 from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.metrics import (
     NUM_UPDATES,
@@ -27,6 +28,11 @@ from shared_moe_conformer.training.metrics import (
 from shared_moe_conformer.training.update import StepReport
 
 T = TypeVar("T")
+
+FIRST_ESTIMATE = 10
+"""Updates after which a training says for the first time how long it will take."""
+LONG = 3 * 3600.0
+"""Seconds of a training that is told how it could be shorter."""
 
 
 class Span:
@@ -95,6 +101,8 @@ class Tracker:
         self._has_written = False
         self._collapse = CollapseDetector()
         self._bar: Any = None
+        self._left = 0
+        self._done, self._began = 0, 0.0
         self.epoch = 0
         """The epoch that is shown."""
 
@@ -110,6 +118,7 @@ class Tracker:
         self.epoch = epoch
         self._interval, self._epoch = Span(), Span()
         self._has_written = False
+        self._left = (self.num_epochs - epoch + 1) * num_batches - num_done
         with self._new_bar(num_batches, num_done) as self._bar:
             asked = time.perf_counter()
             for batch in batches:
@@ -122,6 +131,8 @@ class Tracker:
         self._interval.add(report)
         self._epoch.add(report)
         self._bar.update(report.num_batches)
+        self._left -= report.num_batches
+        self._time(report)
         if report.skipped:
             return
         for expert in self._collapse.add(report.frames_to_balance):
@@ -131,7 +142,7 @@ class Tracker:
         if step % self.log_every_n_steps == 0 and self._interval_is_long():
             self._write_interval(report, step)
             level = logging.INFO if self._bar.disable else logging.DEBUG
-            logger.log(level, "%s, step %d: %s", self._label, step, _shown(self._interval, report))
+            logger.log(level, "%s, step %d: %s; %s", self._label, step, _shown(self._interval, report), self._to_go())
             self._interval = Span()
 
     def trained(self, report: StepReport, step: int) -> None:
@@ -160,6 +171,22 @@ class Tracker:
         """Write everything out."""
         if self._writer is not None:
             self._writer.close()
+
+    def _time(self, report: StepReport) -> None:
+        """Time the batches; the first update, in which much is set up, does not count."""
+        if not self._began:
+            self._began = time.perf_counter()
+            return
+        self._done += report.num_batches
+        if self._done == FIRST_ESTIMATE * report.num_batches and self._left > 0:
+            advice = "; --config small or fewer --num-epochs take less" if self._seconds_to_go() > LONG else ""
+            logger.info("%s: batches left: %s, validation not counted%s", self._to_go(), f"{self._left:,}", advice)
+
+    def _seconds_to_go(self) -> float:
+        return self._left * (time.perf_counter() - self._began) / max(self._done, 1)
+
+    def _to_go(self) -> str:
+        return f"about {duration(self._seconds_to_go())} to go"
 
     @property
     def _label(self) -> str:

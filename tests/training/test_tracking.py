@@ -75,6 +75,33 @@ def test_every_point_is_the_mean_of_many_updates(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("train/loss")] == [10, 20, 30, 40, 48, 60, 70]
 
 
+@pytest.mark.parametrize(
+    ("seconds_per_batch", "first", "middle"),
+    [(1.0, "about 88 seconds to go: batches left: 88, validation not counted\n", "about 50 seconds to go"),
+     (600.0, "about 14.7 hours to go: batches left: 88, validation not counted; --config small or", "about 8.3 hours")],
+)  # fmt: skip
+def test_a_training_says_how_long_it_will_take(
+    tmp_path: Path,
+    seconds_per_batch: float,
+    first: str,
+    middle: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two epochs of 50 batches, of which the second begins after its first batch and is resumed: the rest is timed."""
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    tracker = Tracker(tmp_path, num_epochs=2, log_every_n_steps=50)
+    report = StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, 1.0)
+    for n, _ in enumerate(tracker.watch(range(49), epoch=1, num_batches=50, num_done=1), start=2):
+        now[0] += seconds_per_batch if n > 2 else 3000.0  # the first update is slow
+        tracker.stepped(report, n)
+    tracker.close()
+    shown = capsys.readouterr().err
+    assert shown.count("validation not counted") == 1 and first in shown
+    assert middle in shown.splitlines()[-1]
+
+
 def test_waiting_for_data_is_measured(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
