@@ -110,11 +110,14 @@ class AsrDataModule:
 
     def _usable(self, path: Path, problems: list[Problem]) -> Iterator[MonoCut]:
         """A file's cuts without problems; the others' go into `problems`."""
-        bins = self.config.features.num_mel_bins
+        bins, rate = self.config.features.num_mel_bins, self.config.features.sampling_rate
         for cut in iterate_cut_file(path, recipe_dir=self.recipe_dir):
             found = check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
             if cut.has_features and cut.num_features != bins:
                 found.append(Problem(cut.id, "features", f"{cut.num_features} mel bins, the config says {bins}"))
+            if cut.has_features and cut.features.sampling_rate != rate:
+                message = f"computed at {cut.features.sampling_rate} Hz, the config says {rate}: prepare them again"
+                found.append(Problem(cut.id, "features", message))
             problems += found
             if not found:
                 yield cut

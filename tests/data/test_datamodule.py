@@ -76,7 +76,14 @@ def test_many_problems_make_a_short_message(faulty: Callable[..., AsrDataModule]
     assert len(str(error.value)) < 500
 
 
-def test_features_of_another_config_are_refused(corpus: Corpus) -> None:
-    config = replace_fields(corpus.config, {"num_mel_bins": 40})
-    with pytest.raises(ValueError, match="80 mel bins, the config says 40"):
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"num_mel_bins": 40}, "80 mel bins, the config says 40"),
+        ({"sampling_rate": 8000}, "computed at 16000 Hz, the config says 8000: prepare them again"),
+    ],
+)
+def test_features_of_another_config_are_refused(corpus: Corpus, option: dict[str, int], message: str) -> None:
+    config = replace_fields(corpus.config, option)
+    with pytest.raises(ValueError, match=message):
         AsrDataModule(config, corpus.recipe_dir, corpus.tokenizer).dev_loader()

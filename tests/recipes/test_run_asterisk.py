@@ -26,13 +26,14 @@ TINY = (
 
 @pytest.fixture
 def recipe(prepared_recipe: Path, tmp_path: Path) -> Path:
-    """A copy of the prepared recipe with few test recordings: an untrained model's lattices are as large as can be."""
+    """A copy of the prepared recipe with few recordings to decode: an untrained model's lattices are huge."""
     shutil.copytree(prepared_recipe.parents[2], tmp_path / "clone")
     copy = tmp_path / "clone/egs/asterisk/ASR"
-    path = copy / "data/fbank/cuts_test.jsonl.gz"
-    few = sorted(CutSet.from_file(path), key=lambda cut: cut.duration)[20:26]
-    path.unlink()
-    CutSet.from_cuts(few).to_file(path)
+    for split in ("dev", "test"):
+        path = copy / f"data/fbank/cuts_{split}.jsonl.gz"
+        few = sorted(CutSet.from_file(path), key=lambda cut: cut.duration)[20:26]
+        path.unlink()
+        CutSet.from_cuts(few).to_file(path)
     return copy
 
 

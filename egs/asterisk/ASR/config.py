@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared_moe_conformer.sizes import recipe_configs
+from shared_moe_conformer.sizes import CONDITIONS, recipe_configs
 
 VOCAB_SIZE = 64
 
@@ -14,5 +14,7 @@ CONFIGS = recipe_configs(
         "licence": "CC-BY-SA-3.0",
         "lang_dir": f"data/lang_bpe_{VOCAB_SIZE}",
         "vocab_size": VOCAB_SIZE,
+        "sampling_rate": 8000,  # the recordings' own: mel bins above 4 kHz would hold nothing until a microphone comes
+        **CONDITIONS,
     },
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story in one command: prepare, train `base`, decode, release, transcribe. Killed, it goes on where it was.
+# The whole story in one command: prepare, train `base`, tune, decode, release, transcribe. Killed, it goes on where it was.
 #
 # Usage: ./run.sh [--num-epochs N] [other option of ./train.py...]
 #
@@ -25,6 +25,11 @@ step 'Prepare the speech'
 step 'Train'
 # one thread: for a model this small a second one gains a seventh, and loses far more on a machine that is busy
 ./train.py --config base --resume true --num-epochs "$num_epochs" --num-threads 1 "$@"
+
+step 'Choose scales, penalties and beam sizes on the dev set'
+for method in greedy_search modified_beam_search 1best; do
+  ./decode.py --config base --epoch "$num_epochs" --avg "$avg" --decoding-method "$method" --tune dev
+done
 
 step 'Decode the test set by every method'
 ./decode.py --config base --epoch "$num_epochs" --avg "$avg" --decoding-method all
