@@ -42,6 +42,7 @@ setup(
         "hub": requirements("hub"),
         "onnx": requirements("onnx"),
         "serve": requirements("serve"),
+        "transformers": requirements("transformers"),
         "live": ["sounddevice>=0.4,<1"],  # transcribe --live from a microphone
         "dev": requirements("dev"),
     },

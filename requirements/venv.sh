@@ -101,7 +101,7 @@ build() {
   case "$engine${k2_wheels:+-current}" in
     k2) install_pinned_k2 ;;
     k2-current) install_current_k2 ;;
-    torch) install_packages torch.txt ;;
+    torch) install_packages torch.txt -r "$requirements/transformers.txt" ;;
   esac
   say 'install this package, editable'
   pip_install --no-deps --no-build-isolation --editable "$root"

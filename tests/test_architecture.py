@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "speech": {"config", "model"},
     "release": {"config", "model"},
     "forms": {"bundle", "config", "data", "decoding", "model", "release", "speech"},
+    "hugging_face": {"config", "data", "kernels", "loss", "model", "release", "speech"},
     "routing": {"bundle", "config", "model", "speech"},
     "web": {"bundle", "config", "release", "routing", "speech", "streaming"},
     "reporting": {"config", "web"},
@@ -55,6 +56,7 @@ ONLY_IN = {
     "fastapi": {"web/app.py"},
     "markdown_it": {"web/zoo_site.py"},
     "sentencepiece": {"data/tokenizer.py"},
+    "transformers": {"hugging_face/"},
 }
 """Files or folders of the package in which an outside library may be imported."""
 

@@ -55,16 +55,24 @@ class Tokenizer:
         for path in (model, tokens):
             if not path.is_file():
                 raise FileNotFoundError(f"no tokenizer in {path}: run ./prepare.sh first, or name another --lang-dir")
-        try:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
-        except RuntimeError as error:
-            raise ValueError(f"{model} is no SentencePiece model: run ./prepare.sh again") from error
-        tokenizer = cls(processor)
+        tokenizer = cls.of_model(model)
         require(
             tokens.read_text(encoding="utf-8") == _tokens_text(tokenizer.pieces),
             f"{tokens} does not list the units of {model}: run ./prepare.sh again",
         )
         return tokenizer
+
+    @classmethod
+    def of_model(cls, path: Path) -> Tokenizer:
+        """The tokenizer of a SentencePiece model's file.
+
+        Raises:
+          ValueError: the file is damaged.
+        """
+        try:
+            return cls(sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes()))
+        except RuntimeError as error:
+            raise ValueError(f"{path} is no SentencePiece model: run ./prepare.sh again") from error
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text."""

@@ -1,1 +1,1 @@
-"""A released model in other toolkits' forms: ONNX for sherpa-onnx, TorchScript, icefall's folder, ESPnet's archive."""
+"""A released model in other toolkits' forms: sherpa-onnx's, TorchScript, transformers', icefall's and ESPnet's."""

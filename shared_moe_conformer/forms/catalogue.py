@@ -23,6 +23,7 @@ from shared_moe_conformer.forms.onnx_streaming import (
     write_onnx_streaming,
 )
 from shared_moe_conformer.forms.torchscript import write_torchscript
+from shared_moe_conformer.forms.transformers_folder import write_transformers
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
     CONFIG_FILE,
@@ -117,12 +118,13 @@ FORMS = {
     "onnx": Form(write_onnx, "-onnx"),
     STREAMING: Form(write_onnx_streaming, f"-{STREAMING}"),
     "torchscript": Form(write_torchscript, "-torchscript"),
+    "transformers": Form(write_transformers, "-transformers"),
     "icefall": Form(write_icefall, "-icefall"),
     "espnet": Form(write_espnet, "-espnet.zip"),
 }
 FORMS_HELP = (
     "onnx: for sherpa-onnx, float32, float16 and int8; sherpa-onnx-online: for its streaming recogniser, in chunks; "
-    "torchscript: for torch alone; icefall: its layout, "
+    "torchscript: for torch alone; transformers: a folder for Hugging Face's pipelines, by CTC; icefall: its layout, "
     "exp/pretrained.pt and data/lang_bpe_V; espnet: an archive for espnet_model_zoo; neither's own code runs the model"
 )
 

@@ -163,10 +163,24 @@ def expected_text(folder: Path) -> str:
     Raises:
       ValueError: test.txt does not say.
     """
+    return _told(folder, EXPECTED)
+
+
+def reference_text(folder: Path) -> str:
+    """The words that are said in test.wav.
+
+    Raises:
+      ValueError: test.txt does not say.
+    """
+    return _told(folder, REFERENCE)
+
+
+def _told(folder: Path, beginning: str) -> str:
+    """The rest of the line of test.txt that begins so."""
     for line in (folder / TEST_TEXT).read_text(encoding="utf-8").splitlines():
-        if line.startswith(EXPECTED):
-            return line[len(EXPECTED) :].strip()
-    raise ValueError(f"{folder / TEST_TEXT} has no line that begins with {EXPECTED!r}: get the model again")
+        if line.startswith(beginning):
+            return line[len(beginning) :].strip()
+    raise ValueError(f"{folder / TEST_TEXT} has no line that begins with {beginning!r}: get the model again")
 
 
 def package_commit() -> str | None:

@@ -128,7 +128,7 @@ def make_transcript(
     tokens = [pieces[i] for i in token_ids]
     sure = None if confidences is None else [round(confidence, DIGITS) for confidence in confidences]
     spelled = []
-    for group in _word_groups(tokens):
+    for group in word_groups(tokens):
         text = decode([token_ids[i] for i in group]).strip()
         if text:
             least = min(sure[i] for i in group) if sure is not None else None
@@ -157,7 +157,7 @@ def _timed(words: Sequence[GivenWord], spelled: Sequence[Word]) -> list[Word]:
     return [_word(word.text, word.frame, word.frame, c) for word, c in zip(words, sure)]
 
 
-def _word_groups(tokens: Sequence[str]) -> list[list[int]]:
+def word_groups(tokens: Sequence[str]) -> list[list[int]]:
     """Positions of each word's tokens; in scripts without spaces each character is one."""
     before = ("", *tokens)
     starts = itertools.accumulate(_starts_word(token, last) for token, last in zip(tokens, before))

@@ -1,0 +1,28 @@
+"""A released model in Hugging Face transformers: the classes that a folder of the form `transformers` names.
+
+Importing this registers them, so that such a folder then loads without `trust_remote_code`.
+"""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
+
+from shared_moe_conformer.hugging_face.configuration import SharedMoeConformerConfig
+from shared_moe_conformer.hugging_face.features import SharedMoeConformerFeatureExtractor
+from shared_moe_conformer.hugging_face.models import SharedMoeConformerForCTC, SharedMoeConformerModel
+from shared_moe_conformer.hugging_face.processor import SharedMoeConformerProcessor
+from shared_moe_conformer.hugging_face.tokenizer import SharedMoeConformerTokenizer
+
+__all__ = [
+    "SharedMoeConformerConfig",
+    "SharedMoeConformerFeatureExtractor",
+    "SharedMoeConformerForCTC",
+    "SharedMoeConformerModel",
+    "SharedMoeConformerProcessor",
+    "SharedMoeConformerTokenizer",
+]
+
+AutoConfig.register(SharedMoeConformerConfig.model_type, SharedMoeConformerConfig, exist_ok=True)
+AutoModel.register(SharedMoeConformerConfig, SharedMoeConformerModel, exist_ok=True)
+AutoModelForCTC.register(SharedMoeConformerConfig, SharedMoeConformerForCTC, exist_ok=True)
+AutoFeatureExtractor.register(SharedMoeConformerConfig, SharedMoeConformerFeatureExtractor, exist_ok=True)
+AutoTokenizer.register(SharedMoeConformerConfig, slow_tokenizer_class=SharedMoeConformerTokenizer, exist_ok=True)
+AutoProcessor.register(SharedMoeConformerConfig, SharedMoeConformerProcessor, exist_ok=True)

@@ -1,0 +1,132 @@
+"""The encoder, and the encoder with its CTC head, as models of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput, ModelOutput
+
+from shared_moe_conformer.hugging_face.configuration import SharedMoeConformerConfig
+from shared_moe_conformer.hugging_face.saving import SavesCode
+from shared_moe_conformer.kernels.linear import Linear
+from shared_moe_conformer.loss.ctc import ctc_loss
+from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
+from shared_moe_conformer.model.merging import DepthGates
+
+BLANK_ID = 0
+
+
+@dataclass
+class SharedMoeConformerOutput(ModelOutput):
+    """The encoder's output."""
+
+    last_hidden_state: Tensor | None = None
+    """(N, T', C), a frame each 40 ms."""
+    attention_mask: Tensor | None = None
+    """1 where a frame is valid, (N, T')."""
+    expert_ids: Tensor | None = None
+    """Experts of each valid frame, the most probable first, (expert feed-forwards, frames, K); None without experts."""
+
+
+class SharedMoeConformerPreTrainedModel(SavesCode, PreTrainedModel):
+    """What both models have in common."""
+
+    config_class = SharedMoeConformerConfig
+    base_model_prefix = "conformer"
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill what loading leaves empty: a head for other units, and the depths that no file stores.
+
+        All other parts are initialised by their constructors.
+        """
+        if module is getattr(self, "ctc_head", None):
+            module.reset_parameters()
+        elif isinstance(module, DepthGates) and module.kind == "network":
+            module.depth.copy_(torch.linspace(0, 1, len(module.depth))[:, None])
+
+
+class SharedMoeConformerModel(SharedMoeConformerPreTrainedModel):
+    """The encoder alone; `encoder` is the package's own, with routing and chunks."""
+
+    _keys_to_ignore_on_load_unexpected = ["ctc_head"]
+
+    def __init__(self, config: SharedMoeConformerConfig) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config.encoder_config(), num_mel_bins=config.num_mel_bins)
+        self.post_init()
+
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None) -> SharedMoeConformerOutput:
+        """Return encoder frames.
+
+        Args:
+          input_features: features, (N, T, F).
+          attention_mask: 1 where a feature frame is valid, (N, T), with padding on the right; None: all are.
+        """
+        frames, lens, routing = self.encode(input_features, attention_mask)
+        return SharedMoeConformerOutput(
+            last_hidden_state=frames,
+            attention_mask=_mask(frames, lens),
+            expert_ids=None if routing is None else routing.expert_ids,
+        )
+
+    def encode(self, input_features: Tensor, attention_mask: Tensor | None) -> EncoderOutput:
+        """Return the package's own output of `forward`'s arguments."""
+        if attention_mask is None:
+            attention_mask = input_features.new_ones(input_features.shape[:2])
+        return self.encoder(input_features, attention_mask.sum(dim=1).long())
+
+
+class SharedMoeConformerForCTC(SharedMoeConformerPreTrainedModel):
+    """Encoder and CTC head."""
+
+    def __init__(self, config: SharedMoeConformerConfig) -> None:
+        super().__init__(config)
+        self.conformer = SharedMoeConformerModel(config)
+        self.ctc_head = Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def forward(
+        self, input_features: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
+    ) -> CausalLMOutput:
+        """Return logits (N, T', V), and with labels the loss; padding is blank for sure.
+
+        Args:
+          input_features: features, (N, T, F).
+          attention_mask: 1 where a feature frame is valid, (N, T), with padding on the right; None: all are.
+          labels: units of each text, (N, U), filled up with -100.
+        """
+        output = self.conformer.encode(input_features, attention_mask)
+        logits = self.ctc_head(output.encoder_out)
+        padding = _mask(logits, output.encoder_out_lens) == 0
+        certain = logits.new_full(logits.shape[-1:], torch.finfo(logits.dtype).min)
+        certain[BLANK_ID] = 0.0
+        logits = torch.where(padding.unsqueeze(-1), certain, logits)
+        loss = None if labels is None else self._loss(logits, labels, output)
+        return CausalLMOutput(loss=loss, logits=logits)
+
+    def _loss(self, logits: Tensor, labels: Tensor, output: EncoderOutput) -> Tensor:
+        """CTC's mean over frames and the routers' losses, weighed as the package's trainer weighs them."""
+        lens, valid = output.encoder_out_lens, labels >= 0
+        log_probs = logits.float().log_softmax(dim=-1)
+        loss = ctc_loss(log_probs, lens, labels.masked_fill(~valid, BLANK_ID), valid.sum(dim=1)) / lens.sum().clamp(
+            min=1
+        )
+        if output.routing is None:
+            return loss
+        routers = self.conformer.encoder.router_losses(output.routing)
+        return (
+            loss
+            + self.config.load_balancing_loss_scale * routers.load_balancing_loss.sum()
+            + self.config.router_z_loss_scale * routers.router_z_loss.sum()
+        )
+
+
+def _mask(frames: Tensor, lens: Tensor) -> Tensor:
+    """1 at the valid ones of (N, T', ...) frames, (N, T'), int64."""
+    return (torch.arange(frames.size(1), device=frames.device) < lens.unsqueeze(1)).long()

@@ -1,0 +1,135 @@
+"""Units as transformers wants them: texts to ids, and the labels of frames to texts."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizer
+
+from shared_moe_conformer.data.tokenizer import BLANK, MODEL_FILE, UNK, Tokenizer
+from shared_moe_conformer.hugging_face.saving import SavesCode
+from shared_moe_conformer.release.hugging_face import TOKENIZER_CLASSES
+from shared_moe_conformer.speech.transcript import WORD_START, word_groups
+
+Offset = dict[str, Any]
+"""A unit (`char`) or a `word`, and its frames from `start_offset` to before `end_offset`."""
+
+
+class SharedMoeConformerTokenizer(SavesCode, PreTrainedTokenizer):
+    """The model's SentencePiece units; blank is the padding token.
+
+    `decode` takes the label of each frame and collapses them, as the pipeline of speech recognition expects of CTC.
+    """
+
+    vocab_files_names = {"vocab_file": MODEL_FILE}
+    model_input_names = ["input_ids", "attention_mask"]
+    replace_word_delimiter_char = " "
+
+    def __init__(self, vocab_file: str, pad_token: str = BLANK, unk_token: str = UNK, **others: Any) -> None:
+        self.vocab_file = vocab_file
+        self.units = Tokenizer.of_model(Path(vocab_file))
+        others |= {"auto_map": TOKENIZER_CLASSES, "special_tokens_pattern": "none"}
+        super().__init__(pad_token=pad_token, unk_token=unk_token, **others)
+
+    @property
+    def vocab_size(self) -> int:
+        """Output units, blank included."""
+        return self.units.vocab_size
+
+    def get_vocab(self) -> dict[str, int]:
+        """The id of each unit."""
+        return {piece: index for index, piece in enumerate(self.units.pieces)}
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        """Copy the SentencePiece model into a folder; return where it is."""
+        target = Path(save_directory) / "-".join([*([filename_prefix] if filename_prefix else []), MODEL_FILE])
+        if target.resolve() != Path(self.vocab_file).resolve():
+            shutil.copyfile(self.vocab_file, target)
+        return (str(target),)
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        *,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+        **others: Any,
+    ) -> Any:
+        """Return the text of labels, blanks removed; with offsets a dictionary of `text` and the offsets asked for.
+
+        Args:
+          token_ids: label of each frame, or a batch of such lists.
+          skip_special_tokens: no difference: blank and padding are never shown.
+          group_tokens: equal labels in a row are one unit; False for the ids of a text.
+        """
+        ids = _nested(token_ids)
+        if ids and isinstance(ids[0], list):
+            flags = {"output_char_offsets": output_char_offsets, "output_word_offsets": output_word_offsets}
+            return [self.decode(row, group_tokens=group_tokens, **flags) for row in ids]
+        runs = _runs(ids, group=group_tokens)
+        text = self.units.decode([label for label, _, _ in runs]).strip()
+        if not (output_char_offsets or output_word_offsets):
+            return text
+        offsets: list[Offset] = [
+            {"char": self.units.pieces[label], "start_offset": start, "end_offset": end} for label, start, end in runs
+        ]
+        words = {"word_offsets": self._get_word_offsets(offsets)} if output_word_offsets else {}
+        for offset in offsets:
+            offset["char"] = offset["char"].replace(WORD_START, self.replace_word_delimiter_char)
+        return {"text": text, "char_offsets": offsets, **words}
+
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **others: Any) -> Any:
+        """Return what `decode` does of each sequence."""
+        return [self.decode(row, skip_special_tokens, **others) for row in _nested(sequences)]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Return the text of units."""
+        return self.units.decode(self.convert_tokens_to_ids(tokens)).strip()
+
+    def _get_word_offsets(self, offsets: list[Offset], word_delimiter_char: str = " ") -> list[Offset]:
+        """The words of units, which the pipeline asks for by this name."""
+        pieces = [offset["char"].replace(word_delimiter_char, WORD_START) for offset in offsets]
+        return [
+            {
+                "word": "".join(pieces[i] for i in group).replace(WORD_START, ""),
+                "start_offset": offsets[group[0]]["start_offset"],
+                "end_offset": offsets[group[-1]]["end_offset"],
+            }
+            for group in word_groups(pieces)
+            if group and any(pieces[i] != WORD_START for i in group)
+        ]
+
+    def _tokenize(self, text: str, **others: Any) -> list[str]:
+        return [self.units.pieces[index] for index in self.units.encode([text])[0]]
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.get_vocab().get(token, self.units.unk_id)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.units.pieces[index]
+
+
+def _nested(token_ids: Any) -> Any:
+    """Ids of an array, a tensor or a number as lists of int."""
+    ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
+    if isinstance(ids, int):
+        return [ids]
+    return [row.tolist() if isinstance(row, np.ndarray) or hasattr(row, "tolist") else row for row in ids]
+
+
+def _runs(labels: list[int], *, group: bool) -> list[tuple[int, int, int]]:
+    """Each unit with its first frame and the one after its last; blank and what pads labels (-100) are left out.
+
+    Args:
+      group: equal labels in a row are one unit.
+    """
+    numbered = itertools.groupby(enumerate(labels), key=lambda item: item[1] if group else item)
+    runs = [[*frames] for _, frames in numbered]
+    found = [(frames[0][1], frames[0][0], frames[-1][0] + 1) for frames in runs]
+    return [run for run in found if run[0] > Tokenizer.blank_id]
