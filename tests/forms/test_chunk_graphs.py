@@ -45,8 +45,11 @@ def joined(*streams: list[np.ndarray], names: list[str]) -> list[np.ndarray]:
     return [np.concatenate(parts, axis=axis) for axis, *parts in zip(axes, *streams, strict=True)]
 
 
-@pytest.mark.parametrize("options", CONFIGS, ids=["experts", "merged", "patterns"])
-@pytest.mark.parametrize("chunking", [Chunking(3, 5), Chunking(1, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("options", "chunking"),
+    zip(CONFIGS, [Chunking(3, 5), Chunking(1, 2), Chunking(3, 5)]),
+    ids=["experts", "merged", "patterns"],
+)
 def test_chunk_after_chunk_is_the_model_with_a_mask(
     options: dict[str, Any], chunking: Chunking, tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ from shared_moe_conformer.config import MIN_NUM_FRAMES, frame_centre  # noqa: E4
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms import runtimes  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import (  # noqa: E402
-    # noqa: E402
     FEED_FORWARD_PRODUCTS,
     feed_forward_products,
     router_products,
