@@ -12,11 +12,17 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import limit_threads, tune_cpu
+from shared_moe_conformer.decoding.tuned import differences
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+OPTIONAL = (
+    ("live recognition, which needs", "wsproto", ("websockets", "wsproto")),
+    ("forms (curl -F), which need", "python-multipart", ("python_multipart",)),
+)
+"""What the server can do only with another package: the package's name, and modules any of which will do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -49,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("serve"),
         description="Serve a page on which one speaks, or drops an audio file, and sees the words, their times and "
-        "which experts computed each frame. At /stream, and at /, clients of sherpa-onnx's streaming WebSocket server "
-        "are served, too, if the model was trained to stream.",
+        "which experts computed each frame. Programs post recordings to /transcribe (curl -F file=@a.wav) and ask "
+        "/health how busy the server is. At /stream, and at /, clients of sherpa-onnx's streaming WebSocket server are "
+        "served, too, if the model was trained to stream.",
     )
     add_model_flags(parser)
     parser.add_argument("--port", type=int, default=8000, help="port of the page; 0: any free one [8000]")
@@ -60,7 +67,21 @@ def _parser() -> argparse.ArgumentParser:
         help="address to listen at; by default only this machine can ask; 0.0.0.0: every machine that reaches this "
         "one, but browsers allow recording on localhost and behind https only [127.0.0.1]",
     )
-    parser.add_argument("--max-megabytes", type=float, default=32.0, help="size of a file at most, in MB [32]")
+    parser.add_argument(
+        "--max-megabytes",
+        type=float,
+        default=32.0,
+        help="size of an upload at most, of all files of a form together, in MB [32]",
+    )
+    parser.add_argument(
+        "--max-waiting",
+        type=int,
+        default=16,
+        help="uploads that may wait while another one is recognised; further ones are told when to come again [16]",
+    )
+    parser.add_argument(
+        "--idle-seconds", type=float, default=60.0, help="who sends nothing for so long is disconnected [60]"
+    )
     live = parser.add_argument_group("live", "speech that is recognised while it is spoken")
     live.add_argument(
         "--chunk-size",
@@ -74,9 +95,6 @@ def _parser() -> argparse.ArgumentParser:
         help="encoder frames before its chunk that a frame attends to [the most that the model was trained with]",
     )
     live.add_argument("--max-streams", type=int, default=16, help="people at once; others are told to come back [16]")
-    live.add_argument(
-        "--idle-seconds", type=float, default=60.0, help="who sends nothing for so long is disconnected [60]"
-    )
     add_device_flag(parser)
     return parser
 
@@ -84,22 +102,26 @@ def _parser() -> argparse.ArgumentParser:
 def _serve(args: argparse.Namespace) -> None:
     for package in ("fastapi", "uvicorn"):
         found = importlib.util.find_spec(package) is not None
-        require(found, f"the package {package} is not installed: pip install fastapi uvicorn wsproto")
+        require(found, f"the package {package} is not installed: pip install fastapi uvicorn wsproto python-multipart")
     import uvicorn
 
-    from shared_moe_conformer.web.app import LiveOptions, create_app
+    from shared_moe_conformer.web.app import Limits, LiveOptions, create_app
 
     for name in ("max_megabytes", "max_streams", "idle_seconds"):
         require(getattr(args, name) > 0, f"{name} is {getattr(args, name)}: give a positive number")
-    if not any(importlib.util.find_spec(package) for package in ("websockets", "wsproto")):
-        print("without live recognition, which needs the package wsproto: pip install wsproto", file=sys.stderr)
+    require(args.max_waiting >= 0, f"max_waiting is {args.max_waiting}: give 0 or more uploads")
+    for what, package, modules in OPTIONAL:
+        if not any(importlib.util.find_spec(module) for module in modules):
+            print(f"without {what} the package {package}: pip install {package}", file=sys.stderr)
     tune_cpu()
     folder = resolve(args.model, zoo_dir=args.zoo_dir)
     bundle = Bundle.load(folder).to(choose_device(args.device))
     limit_threads(counts_of(bundle.model)["total"].active)
-    max_bytes = int(args.max_megabytes * 1e6)
+    if tuned := differences([bundle.default_search], bundle.manifest.decoding_options):
+        print(f"with the model's tuned values: {tuned}", file=sys.stderr)
+    limits = Limits(int(args.max_megabytes * 1e6), args.max_waiting)
     live = LiveOptions(args.chunk_size, args.left_context_frames, args.max_streams, args.idle_seconds)
-    app = create_app(bundle, folder, max_bytes=max_bytes, hosts=allowed_hosts(args.host), live=live)
+    app = create_app(bundle, folder, hosts=allowed_hosts(args.host), limits=limits, live=live)
     with listen(args.host, args.port) as listener:
         shown = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{shown}:{listener.getsockname()[1]} serves {bundle.manifest.name}; Ctrl-C ends it", flush=True)

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="fastapi is not installed")
 def test_one_command_serves_the_page_until_it_is_interrupted(saved: Save) -> None:
-    command = [sys.executable, "-m", "shared_moe_conformer.serve", "--model", str(saved()), "--port", "0"]
+    folder = saved(decoding_options={"greedy_search": {"blank_penalty": 0.5}})
+    command = [sys.executable, "-m", "shared_moe_conformer.serve", "--model", str(folder), "--port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -33,7 +34,8 @@ def test_one_command_serves_the_page_until_it_is_interrupted(saved: Save) -> Non
             assert b"<!doctype html>" in answer.read()
         served.send_signal(signal.SIGINT)
         assert served.wait(30) in (0, 130, -signal.SIGINT)
-        assert "Traceback" not in served.stderr.read()
+        said = served.stderr.read()
+        assert "with the model's tuned values: greedy_search blank-penalty 0.5\n" in said and "Traceback" not in said
 
 
 def test_a_port_that_is_taken_is_said_in_one_line() -> None:
@@ -63,16 +65,20 @@ def test_missing_packages_and_models_are_named(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("fastapi") is None, reason="fastapi is not installed")
-def test_live_recognition_that_cannot_be_is_said_at_the_start(
+def test_what_the_server_cannot_do_is_said_at_the_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with pytest.raises(SystemExit):
         main(["--model", str(tmp_path), "--max-streams", "0"])
     assert capsys.readouterr().err == "error: max_streams is 0: give a positive number\n"
-    find, missing = importlib.util.find_spec, ("websockets", "wsproto")
+    with pytest.raises(SystemExit):
+        main(["--model", str(tmp_path), "--max-waiting", "-1"])
+    assert capsys.readouterr().err == "error: max_waiting is -1: give 0 or more uploads\n"
+    find, missing = importlib.util.find_spec, ("websockets", "wsproto", "python_multipart")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else find(name))
     with pytest.raises(SystemExit):
         main(["--model", str(tmp_path)])
-    said, error = capsys.readouterr().err.splitlines()
-    assert said == "without live recognition, which needs the package wsproto: pip install wsproto"
+    live, forms, error = capsys.readouterr().err.splitlines()
+    assert live == "without live recognition, which needs the package wsproto: pip install wsproto"
+    assert forms == "without forms (curl -F), which need the package python-multipart: pip install python-multipart"
     assert error.startswith("error: no released model in")

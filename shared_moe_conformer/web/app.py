@@ -1,12 +1,12 @@
-"""The application behind the page that recognises speech: words, their times and the experts of each frame, as JSON."""
+"""The application behind the page that recognises speech, and what other programs may ask of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import tempfile
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,23 +17,18 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.release.manifest import TEST_WAV
-from shared_moe_conformer.routing import SegmentExperts, expert_layers, transcribe_with_experts
-from shared_moe_conformer.speech.audio import require_short
+from shared_moe_conformer.speech.audio import seconds_of
 from shared_moe_conformer.streaming import StreamingRecognizer
+from shared_moe_conformer.web.answers import MAX_SECONDS, describe_model, recognise
 from shared_moe_conformer.web.pages import read_page, security_policy
+from shared_moe_conformer.web.recognition_queue import Full, RecognitionQueue
 from shared_moe_conformer.web.stream_socket import serve_stream
 from shared_moe_conformer.web.streams import StreamHub
+from shared_moe_conformer.web.uploads import UNNAMED, TooLong, TooSlow, Upload, discard, receive
 
-MAX_SECONDS = 600.0
-"""Seconds of a recording that a page shows at most; `transcribe` has no such limit."""
-LONGEST_NAME = 200
-"""Characters of a file's name that are kept."""
-
-
-class TooLong(ValueError):
-    """An upload has more bytes than it may have."""
+STATUS = {TooLong: 413, TooSlow: 408, Full: 503}
+"""HTTP status by what is wrong with a request; any other mistake is 400."""
 
 
 class LiveOptions(NamedTuple):
@@ -52,77 +47,97 @@ class LiveOptions(NamedTuple):
 LIVE = LiveOptions()
 
 
+class Limits(NamedTuple):
+    """Bounds on the recordings that are posted."""
+
+    max_bytes: int = 32_000_000
+    """Bytes of an upload."""
+    max_waiting: int = 16
+    """Uploads that may wait while another one is recognised."""
+
+
+LIMITS = Limits()
+
+
 def create_app(
-    bundle: Bundle, folder: Path, *, max_bytes: int, hosts: Sequence[str], live: LiveOptions = LIVE
+    bundle: Bundle, folder: Path, *, hosts: Sequence[str], limits: Limits = LIMITS, live: LiveOptions = LIVE
 ) -> FastAPI:
     """The application.
 
     Args:
       bundle: the model.
       folder: the bundle's, for its test wav.
-      max_bytes: bytes of an upload at most.
       hosts: names and addresses under which browsers may ask; any other is refused, so that no web page from
         elsewhere can have its own name lead here.
+      limits: of `/transcribe`.
       live: of `/stream`.
 
     Raises:
       ValueError: a value in `live` that cannot be used.
     """
     recognizer, why_not = _recognizer(bundle, live)
+    queue = RecognitionQueue(max_waiting=limits.max_waiting)
     hub: StreamHub | None = None
 
     @contextlib.asynccontextmanager
-    async def recognise_streams(app: FastAPI) -> AsyncIterator[None]:
+    async def work(app: FastAPI) -> AsyncIterator[None]:
         nonlocal hub
-        if recognizer is None:
-            yield
-            return
-        hub = app.state.hub = StreamHub(recognizer, max_streams=live.max_streams)
-        worker = asyncio.create_task(hub.run())
+        worker = None
+        if recognizer is not None:
+            hub = app.state.hub = StreamHub(recognizer, max_streams=live.max_streams)
+            worker = asyncio.create_task(hub.run())
         yield
-        worker.cancel()
+        queue.close()
+        if worker is not None:
+            worker.cancel()
 
-    app = FastAPI(
-        title=bundle.manifest.name, docs_url=None, redoc_url=None, openapi_url=None, lifespan=recognise_streams
-    )
+    app = FastAPI(title=bundle.manifest.name, docs_url=None, redoc_url=None, openapi_url=None, lifespan=work)
+    app.state.queue = queue
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     page = read_page("recognise.html")
     headers = {
         "Content-Security-Policy": security_policy(page, connect_src="'self'", media_src="blob:", img_src="data:"),
         "X-Content-Type-Options": "nosniff",
     }
-    one_at_a_time = threading.Lock()
-
-    def recognise_alone(path: Path, name: str) -> dict[str, Any]:
-        with one_at_a_time:
-            return recognise(bundle, path, name=name)
 
     @app.get("/")
-    def show_page() -> Response:
+    async def show_page() -> Response:
         return HTMLResponse(page, headers=headers)
 
     @app.get("/model")
-    def show_model() -> dict[str, Any]:
-        return {**describe_model(bundle), "max_bytes": max_bytes, "why_not_live": why_not}
+    async def show_model() -> dict[str, Any]:
+        return {**describe_model(bundle), "max_bytes": limits.max_bytes, "why_not_live": why_not}
+
+    @app.get("/health")
+    async def show_health() -> dict[str, Any]:
+        return {
+            "status": "busy" if queue.is_full else "ok",
+            "model": bundle.manifest.name,
+            "waiting": queue.num_waiting,
+            "streams": hub.num_streams if hub else 0,
+        }
 
     @app.get("/example.wav")
-    def show_example() -> Response:
+    async def show_example() -> Response:
         return FileResponse(folder / TEST_WAV, media_type="audio/wav")
 
     @app.post("/transcribe")
-    async def transcribe(request: Request, name: str = "the recording") -> Response:
+    async def transcribe(request: Request, name: str = UNNAMED) -> Response:
         with tempfile.TemporaryDirectory() as temporary:
-            path = Path(temporary) / "recording"
             try:
-                await _receive(request, path, max_bytes=max_bytes)
-                found = await run_in_threadpool(recognise_alone, path, name[:LONGEST_NAME])
-            except TooLong as error:
-                return JSONResponse({"error": str(error)}, status_code=413)
-            except ValueError as error:
-                return JSONResponse({"error": str(error)}, status_code=400)
+                queue.require_room()
+                uploads = await receive(
+                    request, Path(temporary), name=name, max_bytes=limits.max_bytes, idle_seconds=live.idle_seconds
+                )
+                parts = [functools.partial(_answer, bundle, upload) for upload in uploads]
+                seconds = await run_in_threadpool(_seconds, uploads)
+                found = await _unless_client_leaves(request, queue.run(parts, seconds=seconds))
+            except (Full, ValueError) as error:
+                return await _refuse(request, error)
             except ClientDisconnect:
                 return Response(status_code=400)
-        return JSONResponse(found)
+        (answer, *more) = found
+        return JSONResponse(found if more else answer, status_code=400 if "error" in answer and not more else 200)
 
     @app.websocket("/stream")
     @app.websocket("/")
@@ -142,58 +157,45 @@ def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer 
         return None, str(error)
 
 
-async def _receive(request: Request, path: Path, *, max_bytes: int) -> None:
-    """Write a request's body to a file; more than `max_bytes` are refused."""
-    came = 0
-    with path.open("wb") as file:
-        async for block in request.stream():
-            came += len(block)
-            if came > max_bytes:
-                raise TooLong(f"the file has more than {max_bytes / 1e6:g} MB, the most that is taken")
-            file.write(block)
-    if not came:
-        raise ValueError("the file is empty")
+def _answer(bundle: Bundle, upload: Upload) -> dict[str, Any]:
+    """What is said in an upload, or its `error` in one line."""
+    try:
+        return recognise(bundle, upload.path, name=upload.name)
+    except ValueError as error:
+        return {"name": upload.name, "error": " ".join(str(error).split())}
 
 
-def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
-    """The transcript of a recording, and its experts.
+def _seconds(uploads: Sequence[Upload]) -> float:
+    """Seconds of audio, by headers, of which a single recording has at most `MAX_SECONDS`."""
+    return sum(min(seconds_of(upload.path), MAX_SECONDS) for upload in uploads)
 
-    Args:
-      bundle: the model.
-      path: the recording.
-      name: what its owner calls it.
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """The answer that says what is wrong."""
+    if not isinstance(error, TooSlow):
+        await discard(request)
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Full) else {}
+    return JSONResponse({"error": str(error)}, status_code=STATUS.get(type(error), 400), headers=headers)
+
+
+async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+    """What comes of the work, which is cancelled when the client leaves.
 
     Raises:
-      ValueError: no audio, or too long; said with the owner's name of it.
+      ClientDisconnect: it has left.
     """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.create_task(work), asyncio.create_task(leave())
     try:
-        seconds = require_short(path, seconds=MAX_SECONDS)
-        transcript, segments = transcribe_with_experts(bundle, path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), name)) from error
-    values = transcript._asdict()
-    values["words"] = [word._asdict() for word in transcript.words]
-    return {"name": name, "seconds": round(seconds, 3), **values, "experts": experts_table(bundle, segments)}
-
-
-def experts_table(bundle: Bundle, segments: Sequence[SegmentExperts]) -> dict[str, Any] | None:
-    """The experts of each frame; None where the model has none.
-
-    Returns:
-      frame_shift, in seconds; num_experts; layers; and each segment's start in seconds and expert_ids, (L, T', K).
-    """
-    encoder = bundle.config.model.encoder
-    if encoder.experts_in == "none":
-        return None
-    return {
-        "frame_shift": ENCODER_FRAME_SHIFT,
-        "num_experts": encoder.num_experts,
-        "layers": [layer._asdict() for layer in expert_layers(encoder)],
-        "segments": [{"start": round(s.start, 3), "expert_ids": s.expert_ids.tolist()} for s in segments],
-    }
-
-
-def describe_model(bundle: Bundle) -> dict[str, Any]:
-    """The facts about the model that the page shows."""
-    names = ("name", "corpus", "language", "licence", "unique_parameters", "active_parameters", "decoding_method")
-    return {**{name: getattr(bundle.manifest, name) for name in names}, "max_seconds": MAX_SECONDS}
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import shutil
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -99,15 +102,56 @@ def served(saved: Callable[..., Path], tiny_bundle: Bundle) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def an4() -> Bundle:
+    """The model in the clone, which recognises spelled names, numbers and dates; its folder is `an4.folder`."""
+    return Bundle.load(Path(__file__).resolve().parents[2] / "zoo/an4-base")
+
+
+class Answer(NamedTuple):
+    """What a server says."""
+
+    status: int
+    body: bytes
+    headers: Any
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(url: str, body: bytes | None = None, **headers: str) -> Answer:
+    """Get an address, or post to it; `_` in a header's name stands for `-`."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers = {"Content-Type": "application/octet-stream", **headers}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=headers), timeout=60) as answer:
+            return Answer(answer.status, answer.read(), answer.headers)
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, error.read(), error.headers)
+
+
+def post_form(url: str, *files: tuple[str, bytes], field: str = 'name="file"; filename') -> Answer:
+    """Post files, given by name and content, as `curl -F file=@...` does."""
+    parts = [
+        f'--edge\r\nContent-Disposition: form-data; {field}="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+        for name, content in files
+    ]
+    body = b"".join([*parts, b"--edge--\r\n"])
+    return ask(f"{url}/transcribe", body, Content_Type="multipart/form-data; boundary=edge")
+
+
 @contextlib.contextmanager
-def serve_bundle(bundle: Bundle, folder: Path, **live: Any) -> Iterator[str]:
+def serve_bundle(
+    bundle: Bundle, folder: Path, *, max_bytes: int = 1_000_000, max_waiting: int = 16, **live: Any
+) -> Iterator[str]:
     """Serve a bundle's page while the block runs; `live` are `LiveOptions`."""
     import uvicorn
 
-    from shared_moe_conformer.web.app import LiveOptions, create_app
+    from shared_moe_conformer.web.app import Limits, LiveOptions, create_app
 
-    hosts = allowed_hosts("127.0.0.1")
-    app = create_app(bundle, folder, max_bytes=1_000_000, hosts=hosts, live=LiveOptions(**live))
+    limits, options = Limits(max_bytes, max_waiting), LiveOptions(**live)
+    app = create_app(bundle, folder, hosts=allowed_hosts("127.0.0.1"), limits=limits, live=options)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

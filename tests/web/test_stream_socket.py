@@ -18,7 +18,7 @@ import pytest
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.streaming import EndedSegment
-from tests.web.conftest import serve_bundle
+from tests.web.conftest import ask, serve_bundle
 
 StreamHub: Any = pytest.importorskip("shared_moe_conformer.web.streams").StreamHub
 stream_socket: Any = pytest.importorskip("shared_moe_conformer.web.stream_socket", reason="fastapi is not installed")
@@ -202,6 +202,27 @@ def test_beyond_a_bound_the_server_is_busy_until_somebody_leaves(saved: Save, ti
             except (ConnectionError, KeyError):
                 time.sleep(0.1)
         pytest.fail("the stream of a client that left was not freed")
+
+
+def test_a_client_that_leaves_frees_its_stream_before_its_audio_is_recognised(
+    streaming: str, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = tiny_bundle.model.encoder.step
+    monkeypatch.setattr(tiny_bundle.model.encoder, "step", lambda *chunks: (time.sleep(0.1), step(*chunks))[1])
+    speaker = Speaker(streaming)
+    speaker.send(np.zeros(90 * RATE))  # 280 chunks: 28 seconds
+    speaker.next_text()
+    assert num_streams(streaming) == 1
+    speaker.leave()
+    deadline = time.monotonic() + 10
+    while num_streams(streaming):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def num_streams(url: str) -> int:
+    number: int = ask(f"{url}/health").json["streams"]
+    return number
 
 
 def test_who_says_nothing_is_disconnected(saved: Save, tiny_bundle: Bundle, tones: np.ndarray) -> None:

@@ -1,0 +1,158 @@
+"""Recordings that are posted: as the body of a request, or as files of a form (`curl -F file=@a.wav`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import shutil
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import NamedTuple
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+UNNAMED = "the recording"
+LONGEST_NAME = 200
+"""Characters of a file's name that are kept."""
+MOST_FILES = 100
+"""Files of one form at most."""
+FORM_BYTES = 1 << 16
+"""Bytes of a form at most besides its files."""
+FORM = "multipart/form-data"
+LINGER = 5.0
+"""Seconds for which the rest of a refused body is read."""
+
+
+class Upload(NamedTuple):
+    """A recording that has come."""
+
+    path: Path
+    name: str
+    """Its owner's name of it."""
+
+
+class TooLong(ValueError):
+    """A request has more bytes than it may have."""
+
+
+class TooSlow(ValueError):
+    """A client sends nothing."""
+
+
+def has_forms() -> bool:
+    """Whether the package is installed that reads forms."""
+    return importlib.util.find_spec("python_multipart") is not None
+
+
+def is_form(request: Request) -> bool:
+    """Whether a request's body is a form with files, which what `curl --data-binary` sends is not."""
+    return request.headers.get("content-type", "").split(";")[0].strip().lower() == FORM
+
+
+async def receive(
+    request: Request, folder: Path, *, name: str, max_bytes: int, idle_seconds: float = 60.0
+) -> list[Upload]:
+    """Write what a request brings into a folder.
+
+    Args:
+      request: its body is one recording, or a form with one or more.
+      folder: there and empty.
+      name: of the recording, unless a form says its own.
+      max_bytes: of all recordings together.
+      idle_seconds: a client may send nothing for so long.
+
+    Raises:
+      TooLong, TooSlow: the client does not keep to that.
+      ValueError: no form that can be read, or one without a file.
+      ClientDisconnect: the client has left.
+    """
+    if not is_form(request):
+        body = _body(request, max_bytes=max_bytes, idle_seconds=idle_seconds)
+        path = folder / "recording"
+        async with contextlib.aclosing(body):
+            with path.open("wb") as file:
+                async for block in body:
+                    file.write(block)
+        return [Upload(path, shown(name))]
+    body = _body(request, max_bytes=max_bytes, more=FORM_BYTES, idle_seconds=idle_seconds)
+    async with contextlib.aclosing(body):
+        files = await _files(request, body)
+    return [await _keep(file, folder / str(number), name) for number, file in enumerate(files)]
+
+
+def shown(name: str | None) -> str:
+    """A file's name in one line that is not too long."""
+    return " ".join((name or "").split())[:LONGEST_NAME] or UNNAMED
+
+
+async def discard(request: Request) -> None:
+    """Read the rest of a body that is refused, for a while: most clients send all of it before they read an answer.
+
+    Those that ask first, as curl does with large bodies, have sent none if none was read.
+    """
+
+    async def read() -> None:
+        async for _ in request.stream():
+            pass
+
+    asks_first = request.headers.get("expect", "").lower() == "100-continue"
+    if asks_first and not getattr(request.state, "is_read", False):
+        return
+    with contextlib.suppress(asyncio.TimeoutError, ClientDisconnect, RuntimeError):
+        await asyncio.wait_for(read(), LINGER)
+
+
+async def _body(request: Request, *, max_bytes: int, idle_seconds: float, more: int = 0) -> AsyncGenerator[bytes, None]:
+    """The blocks of a request's body, which may have some bytes `more`; see `receive`."""
+    too_long = TooLong(f"the upload has more than {max_bytes / 1e6:g} MB, the most that is taken")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > max_bytes + more:
+        raise too_long
+    request.state.is_read = True
+    came, stream = 0, request.stream()
+    async with contextlib.aclosing(stream):
+        while True:
+            try:
+                block = await asyncio.wait_for(stream.__anext__(), idle_seconds)
+            except asyncio.TimeoutError:
+                raise TooSlow(f"nothing came for {idle_seconds:g} seconds") from None
+            if not block:
+                return
+            came += len(block)
+            if came > max_bytes + more:
+                raise too_long
+            yield block
+
+
+async def _files(request: Request, body: AsyncGenerator[bytes, None]) -> list[UploadFile]:
+    """The files of a form."""
+    if not has_forms():
+        raise ValueError(
+            "forms need the package python-multipart where the server runs (pip install python-multipart); without it "
+            "post the file itself: curl --data-binary @a.wav"
+        )
+    try:
+        form = await MultiPartParser(request.headers, body, max_files=MOST_FILES).parse()
+    except MultiPartException as error:
+        raise ValueError(f"the form cannot be read: {error.message}") from error
+    fields = [value for _, value in form.multi_items()]
+    files = [value for value in fields if isinstance(value, UploadFile) and (value.filename or value.size)]
+    if not files:
+        raise ValueError("the form has no file: send one as curl -F file=@a.wav does, with the @")
+    return files
+
+
+async def _keep(file: UploadFile, path: Path, name: str) -> Upload:
+    """Write a form's file; the web server's threads copy it."""
+
+    def copy() -> None:
+        with path.open("wb") as target:
+            shutil.copyfileobj(file.file, target)
+        file.file.close()
+
+    await run_in_threadpool(copy)
+    return Upload(path, shown(file.filename or name))
