@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.speech.transcript import Transcript
-from shared_moe_conformer.streaming import EndedSegment, EndpointRules, StreamResult
+from shared_moe_conformer.streaming import EndedSegment, EndpointRules, Stream, StreamResult
 
 NEVER = EndpointRules(1e9, 1e9, 1e9)
 RATE = 16000
@@ -100,18 +102,46 @@ def test_rules_of_endpoints(length: float, silence: float, ends: bool) -> None:
     assert EndpointRules().end_segment(length=length, trailing_silence=silence) == ends
 
 
-@pytest.mark.parametrize("method", ["greedy_search", "1best"])
-def test_memory_of_a_stream_does_not_grow(tiny_bundle: Bundle, tones: np.ndarray, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "rule"),
+    [
+        ("greedy_search", EndpointRules()),
+        ("modified_beam_search", EndpointRules()),
+        ("ctc_prefix_beam_search", EndpointRules(1e9, 1e9, 1.0)),
+        ("1best", EndpointRules(1e9, 1e9, 1.0)),
+    ],
+)
+def test_memory_of_a_stream_does_not_grow(
+    tiny_bundle: Bundle, tones: np.ndarray, method: str, rule: EndpointRules
+) -> None:
+    """Speech and pauses again and again: a stream whose segments are taken is as large after each as after two."""
     options = {"graph": "H", "lattice_engine": "embedded"} if method == "1best" else {}
     config = DecodingConfig(decoding_method=method, **options)  # type: ignore[arg-type]
-    rules = EndpointRules(rule3_min_utterance_length=1.0)
-    stream = tiny_bundle.stream(chunk_size=8, left_context=16, decoding=config, rules=rules)
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16, decoding=config, rules=rule)
+    speech = np.concatenate([tones, np.zeros(round(2.48 * RATE), dtype=np.float32)])  # 14 chunks
+    sizes, num_segments = [], 0
+    for _ in range(5):
+        for part in np.split(speech, 4):
+            stream.accept(part, RATE)
+            num_segments += len(stream.pop_segments())
+        sizes.append(size_of(stream))
+    assert num_segments >= 5
+    assert max(sizes[2:]) <= 1.02 * max(sizes[:2]) + 100
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_memory_of_a_stream_that_is_resampled_does_not_grow(tiny_bundle: Bundle, rate: int) -> None:
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16)
     sizes = []
     for _ in range(6):
-        stream.accept(tones, RATE)
-        sizes.append(sum(part.numel() for part in stream.encoder_state) + stream._features.numel())
-        assert len(stream._frames) <= 4, "chunks of 0.32 s in a segment of a second"
-    assert max(sizes) - min(sizes) <= 80 * (4 * 8 + 3)
+        stream.accept(np.zeros(32 * rate // 100 * 10, dtype=np.float32), rate)
+        sizes.append(size_of(stream))
+    assert max(sizes[2:]) <= 1.02 * max(sizes[:2]) + 100
+
+
+def size_of(stream: Stream) -> int:
+    """Bytes of what a stream keeps; of a tensor that is a part of a larger one, the larger one's."""
+    return len(pickle.dumps({name: value for name, value in vars(stream).items() if name != "_recognizer"}))
 
 
 def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
