@@ -129,7 +129,12 @@ class Encoder(nn.Module):
 
         Args: those of `forward`.
         """
-        x, lens = self.front_end(x, x_lens)
+        return self.run_layers(*self.front_end(x, x_lens), chunking)
+
+    def run_layers(
+        self, x: Tensor, lens: Tensor, chunking: Chunking | None = None
+    ) -> tuple[EncoderOutput, dict[int, Tensor]]:
+        """Return what `forward_with_ends` does of the front end's frames (N, T', C), the valid ones (N,) of each."""
         if self.training and self.chunk_sizes:
             chunking = self.drawn_chunking()
         frames = Frames(lens, x.size(1), head_dim=self.head_dim, chunking=chunking)

@@ -1,0 +1,79 @@
+"""The encoder in two parts for other toolkits' trainers, which know nothing of its statistics and its experts' balance.
+
+Both parts together have the parameters of `Encoder`, by the same names.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from shared_moe_conformer.config import Chunking, EncoderConfig, require
+from shared_moe_conformer.model.encoder import Encoder
+from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
+from shared_moe_conformer.model.norms import as_wide_as
+
+
+class FrontEnd(nn.Module):
+    """Features to the first layer's frames; a forward in training counts its features into their statistics."""
+
+    def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
+        super().__init__()
+        self.feature_norm = FeatureNorm(num_mel_bins)
+        self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frames (N, T', C) and the valid ones of each utterance, (N,).
+
+        Args:
+          x: features, (N, T, F).
+          x_lens: valid frames of each utterance, (N,).
+        """
+        if self.training:
+            self.feature_norm.count(self.feature_norm.totals(x, x_lens))
+        features = self.feature_norm(x)
+        frames, lens = self.subsampling(features, x_lens)
+        return self.dropout(as_wide_as(features, frames)), lens
+
+
+class Layers(Encoder):
+    """The encoder without its front end; a forward in training moves the experts' balancing biases.
+
+    The biases follow the batch before, since a trainer that knows nothing of them does nothing after an update.
+    """
+
+    frames_per_expert: Tensor | None = None
+    """Of the last batch in training, (L, E)."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        """Take the options.
+
+        Raises:
+          ValueError: experts that only a loss could balance.
+        """
+        require(
+            config.experts_in == "none" or config.balancing_bias_rate > 0,
+            "this trainer adds no load-balancing loss: give the experts balancing_bias_rate, e.g. 0.001, or experts_in"
+            " none",
+        )
+        super().__init__(config, num_mel_bins=16)
+        del self.feature_norm, self.subsampling, self.dropout
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, lens: Tensor, chunking: Chunking | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return encoder frames (N, T', C) and the valid ones of each utterance, (N,).
+
+        Args:
+          x: the front end's frames, (N, T', C).
+          lens: the valid ones of each utterance, (N,).
+          chunking: see `Encoder.forward`.
+        """
+        if self.training and self.frames_per_expert is not None:
+            self.balance_experts(self.frames_per_expert)
+        output, _ = self.run_layers(x, lens, chunking)
+        if self.training and output.routing is not None:
+            with torch.no_grad():
+                self.frames_per_expert = self.router_losses(output.routing).frames_per_expert
+        return output.encoder_out, output.encoder_out_lens
