@@ -13,13 +13,13 @@ from typing import get_args
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.lattice.decoding_graph import (
-    build_token_word_graph,
+    CtcTopology,
     build_word_graph,
+    chosen_topology,
     graph_path,
     load_word_graph,
 )
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.topology import CtcTopology, chosen_topology
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     graph = load_word_graph(args.lang_dir, topology).graph
     state = "built" if built else "up to date"
     print(f"{graph_path(args.lang_dir, topology)}: {len(graph.src)} arcs, {graph.num_states} states ({state})")
-    state = "built" if build_token_word_graph(args.lang_dir) else "up to date"
+    state = "built" if build_word_graph(args.lang_dir, "LG") else "up to date"
     print(f"{graph_path(args.lang_dir, 'LG')}: {state}")
 
 

@@ -15,8 +15,7 @@ from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.resources import token_ngram_path
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
-from shared_moe_conformer.lattice.ngram import NgramModel
+from shared_moe_conformer.lattice.ngram import NgramModel, train_ngram
 from shared_moe_conformer.text import words_of
 
 

@@ -23,7 +23,6 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
     Args:
       target: path of the folder; an existing one stays until the new one is complete.
       marker: a file that every folder of this kind holds; a folder without it is never overwritten.
-      overwrite: replace an existing target.
 
     Raises:
       FileExistsError: the target exists and may not be replaced.
@@ -76,6 +75,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all; text in UTF-8."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextlib.contextmanager

@@ -46,8 +46,7 @@ from shared_moe_conformer.release.transfer import ZOO, resolve
 from shared_moe_conformer.release.weights import contiguous, load_model
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.speech.audio import write_wav
-from shared_moe_conformer.speech.recognition import Recording, Samples, Segment
-from shared_moe_conformer.speech.segments import LEAST, WHOLE
+from shared_moe_conformer.speech.recognition import LEAST, WHOLE, Recording, Samples, Segment
 from shared_moe_conformer.speech.transcript import Transcript, transcript_of
 from shared_moe_conformer.streaming import EndpointRules, Stream, StreamingRecognizer
 
@@ -110,11 +109,9 @@ class Bundle:
         """Write the bundle; the folder appears whole or not at all.
 
         Args:
-          folder: to be made.
           lang_dir: holds the tokenizer's files; another bundle's folder does too.
           example: a recording whose transcript goes along.
           graph_files: files of the lang folder that make up its decoding graph, of `GRAPH_FILES`.
-          overwrite: replace a bundle that is there.
 
         Raises:
           FileExistsError: the folder exists and may not be replaced.
@@ -207,7 +204,7 @@ class Bundle:
           chunk_size: encoder frames of a chunk, of 40 ms each; None: the largest that the model was trained with.
           left_context: frames before its chunk that a frame attends to; None: the same.
           decoding: the search; None: the bundle's own.
-          rules: where segments end; None: sherpa-onnx's.
+          rules: rules by which segments end; None: sherpa-onnx's.
 
         Raises:
           ValueError: no chunk_size, and the model was trained on whole utterances alone.

@@ -1,4 +1,4 @@
-"""From dataclass fields to command-line flags, and one-line errors for users' mistakes."""
+"""Command-line flags made of dataclass fields, and one-line errors for users' mistakes."""
 
 from __future__ import annotations
 
@@ -57,9 +57,8 @@ def add_flags(
     A flag that is not given is absent from the parsed arguments, so that it cannot hide a named config's value.
 
     Args:
-      parser: gets the flags.
       of: a dataclass, whose defaults are shown; or one of its instances, whose values are.
-      instead: by field, what `add_argument` gets instead of what the field says; None: no flag.
+      instead: arguments of `add_argument` that replace the field's own, by field; None: no flag.
     """
     cls = of if isinstance(of, type) else type(of)
     types = get_type_hints(cls)

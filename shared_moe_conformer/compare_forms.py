@@ -1,4 +1,4 @@
-"""The verb that compares a model's forms on a test set: what is the same in other runtimes, and what small files cost.
+"""The verb that compares a model's forms on a test set: their texts in other runtimes, and the cost of small files.
 
 `python -m shared_moe_conformer.compare_forms --model zoo/NAME --recipe-dir egs/CORPUS/ASR`
 """
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
-    """By kind, what ./decode.py made of the test set with these checkpoints, where it has done so.
+    """The texts that ./decode.py wrote for the test set with these checkpoints, by kind of search, if it did.
 
     Raises:
       ValueError: a damaged file, or one of another test set.

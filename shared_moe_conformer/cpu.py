@@ -84,10 +84,11 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _choose_code(flags: frozenset[str]) -> None:
-    """Have torch 1.13 use AVX-512, and its MKL 2020.0 AVX-512 or AVX2: products take a fifth of the time, or 2.6th.
+    """Have torch 1.13 use AVX-512, and its MKL 2020.0 AVX-512 or AVX2: products are 5 or 2.6 times as fast.
 
-    A training step takes 2.8th (measured on an EPYC). Both read their variable when they first compute. torch 2 uses
-    AVX-512 by itself; its MKL chooses AVX2 and ignores the variable, so that there `products` has oneDNN multiply.
+    A training step is 2.8 times as fast (measured on an EPYC). Both read their variable when they first compute.
+    torch 2 uses AVX-512 by itself; its MKL chooses AVX2 and ignores the variable, so `kernels.linear` has oneDNN
+    multiply there.
     """
     if flags >= AVX512:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "7")

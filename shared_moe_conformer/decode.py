@@ -1,4 +1,4 @@
-"""The verb that decodes test sets: searches with a trained model, error rates, and the files that hold both."""
+"""The verb that decodes test sets: searches with a trained model, error rates, and their files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.cpu import limit_threads, tune_cpu
@@ -25,11 +25,11 @@ from shared_moe_conformer.decoding.comparison import (
     agreement_note,
     calibration_text,
     comparison_text,
+    distortion_table,
     draw,
     judged_words,
     name_of,
 )
-from shared_moe_conformer.decoding.distorted import distortion_table
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import (
@@ -74,8 +74,6 @@ def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoi
     """Score a result and write its files into the method's folder of the experiment; return the summary's path as well.
 
     Args:
-      exp_dir: the experiment.
-      test_set: what was decoded.
       checkpoint: the name of the weights, as file names give it.
 
     Raises:
@@ -266,8 +264,7 @@ def _compare(
     judged = {name_of(score): _judged(found) for score, found in zip(scores, transcripts)}
     texts = {"comparison": table, "confidences": calibration_text(judged, title=title)}
     for kind, text in texts.items():
-        with atomic_file(exp_dir / f"{kind}-{name}.txt") as file:
-            file.write(text.encode())
+        write_whole(exp_dir / f"{kind}-{name}.txt", text)
     draw(scores, exp_dir / f"comparison-{name}.png", title=title)
     written = f"{exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt"
     logger.info("\n%s\nwrote %s", table, written)
@@ -280,8 +277,7 @@ def _compare_distortions(
     searched = f"-{clean[0].settings}" if len(clean) == 1 else ""
     path = exp_dir / f"{short_name(f'distortions-{clean[0].test_set}-{checkpoint}{searched}')}.txt"
     table = distortion_table(clean, distorted)
-    with atomic_file(path) as file:
-        file.write(table.encode())
+    write_whole(path, table)
     logger.info("\n%s\nwrote %s", table, path)
 
 

@@ -24,8 +24,7 @@ from shared_moe_conformer.decoding.searches import resolved, settings
 from shared_moe_conformer.decoding.tuned import read_tuned, tuned_note, values_of
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.onnx_streaming import StreamingForm
-from shared_moe_conformer.lattice.decoding_graph import graph_path, load_word_graph
-from shared_moe_conformer.lattice.topology import chosen_topology
+from shared_moe_conformer.lattice.decoding_graph import chosen_topology, graph_path, load_word_graph
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import (
@@ -40,7 +39,7 @@ from shared_moe_conformer.release.manifest import (
     require_name,
 )
 from shared_moe_conformer.release.zoo_index import add
-from shared_moe_conformer.speech.segments import usual_length
+from shared_moe_conformer.speech.recognition import usual_length
 from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.averaging import Selection
 
@@ -69,12 +68,6 @@ def export(
 
     Args:
       folder: to be made; its name is the model's, the folder around it the zoo.
-      exp_dir: what ./train.py wrote.
-      recipe_dir: where the config's paths begin.
-      selection: the checkpoints to average.
-      decoding_method: the released model's own search.
-      with_graph: release the decoding graph over words, its lexicon and its n-gram, too.
-      overwrite: replace a model of this name.
 
     Raises:
       FileExistsError: there is a model of this name.
@@ -108,7 +101,7 @@ def export(
 
 
 def without_local_paths(config: Config) -> Config:
-    """The config with the last names alone of absolute paths: nobody needs to know where they led on one machine."""
+    """The config with absolute paths cut to their last names: nobody needs to know where they led on one machine."""
     data, training = config.data, config.training
     paths = {
         "manifest_dir": data.manifest_dir,
@@ -166,8 +159,6 @@ def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str, first: s
     """WER in percent by test set and search, from the summaries that ./decode.py wrote for these very checkpoints.
 
     Args:
-      exp_dir: the experiment's folder.
-      config: the experiment.
       checkpoint: the selection's name, e.g. epoch-30-avg-9.
       first: the search that comes first.
 

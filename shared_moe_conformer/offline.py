@@ -32,7 +32,7 @@ class OfflineRecognizer:
     """A model that recognises recordings of any length."""
 
     model: AsrModel
-    """In evaluation mode."""
+    """The model, in evaluation mode."""
     decoding: DecodingConfig
     resources: Resources
     """Graphs and whatever else the search uses."""
@@ -55,7 +55,7 @@ class OfflineRecognizer:
         """The transcript of each recording, in their order; the arguments are those of `Bundle.transcribe_many`."""
         found: dict[int, list[tuple[float, Hypothesis]]] = {}
         shown = progress and sys.stderr.isatty()
-        total = _seconds(recordings) if shown else None  # which looks into every file
+        total = _seconds(recordings) if shown else None  # this looks into every file
         with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
             for pool in pools(read_segments(recordings, self.features, longest=self.longest)):
                 segments = [part for part in pool if isinstance(part, Segment)]

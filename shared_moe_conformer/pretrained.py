@@ -46,8 +46,6 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
 
     Args:
       folder: either's; relative to the recipe's folder.
-      recipe_dir: the recipe's folder.
-      selection: which of an experiment's weights.
 
     Raises:
       FileNotFoundError: no experiment or bundle there, or no such checkpoint.
@@ -68,7 +66,7 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
 
 
 def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
-    """The trained model that the config's is to imitate.
+    """The trained model that the config's model must imitate.
 
     Raises:
       FileNotFoundError: no such experiment, or no such epoch.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.cpu import tune_cpu
@@ -34,12 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selection) -> ExpertUsage:
     """The number of frames of a split that each expert computes.
-
-    Args:
-      exp_dir: what ./train.py wrote.
-      recipe_dir: where the config's paths begin.
-      split: of the recipe's prepared cuts.
-      selection: which weights.
 
     Raises:
       FileNotFoundError: no such experiment, checkpoint or split.
@@ -72,8 +66,7 @@ def _write_page(args: argparse.Namespace) -> None:
     parameters = [(f"{kind} parameters", count) for kind, count in counts._asdict().items()]
     path = args.output or args.exp_dir / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(path) as file:
-        file.write(experiment_page(experiment, parameters=parameters).encode())
+    write_whole(path, experiment_page(experiment, parameters=parameters))
     print(f"wrote {path}")
 
 
@@ -85,8 +78,7 @@ def _draw_usage(args: argparse.Namespace) -> None:
     usage = count_usage(args.exp_dir, recipe_dir=recipe_dir, split=split, selection=apply_flags(Selection(), args))
     picture = usage_map(usage, title=f"Frames by expert: {args.exp_dir.resolve().name}, {split}")
     args.expert_usage.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(args.expert_usage) as file:
-        file.write(standalone(picture).encode())
+    write_whole(args.expert_usage, standalone(picture))
     print(f"{usage_table(usage)}wrote {args.expert_usage}")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import count_frames
 from shared_moe_conformer.speech.recognition import Recording
 from shared_moe_conformer.speech.transcript import Transcript
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
 
 
 class Layer(NamedTuple):
@@ -31,7 +34,7 @@ class SegmentExperts(NamedTuple):
     """The experts of one segment's frames."""
 
     start: float
-    """When the segment begins, in seconds."""
+    """Start of the segment, in seconds."""
     expert_ids: Tensor
     """(L, T', K), for the layers in order; a frame's most probable expert first."""
 
@@ -59,20 +62,8 @@ def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Trans
     return transcript, sorted(segments, key=lambda segment: segment.start)
 
 
-class FeaturesLike(Protocol):
-    """A batch's features."""
-
-    @property
-    def x(self) -> Tensor:
-        """Features, (N, T, F)."""
-
-    @property
-    def x_lens(self) -> Tensor:
-        """Valid feature frames, (N,)."""
-
-
 @torch.inference_mode()
-def frames_per_expert(model: AsrModel, batches: Iterable[FeaturesLike]) -> Tensor:
+def frames_per_expert(model: AsrModel, batches: Iterable[AsrBatch]) -> Tensor:
     """Valid frames that each expert computes, (L, E), rows in the order of depth.
 
     Args:

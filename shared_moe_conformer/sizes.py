@@ -1,4 +1,4 @@
-"""Which config suits a corpus of so many hours, and the named configs that recipes derive from it."""
+"""The settings of a recipe by its hours of speech, and the named configs that recipes derive from one."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
 
     Args:
       base: layers that share blocks with experts.
-      small: what differs for devices with little memory.
+      small: differences for devices with little memory.
 
     Returns:
       full: every layer has its own weights, and no experts; shared: base without experts; base; merged: two stored sets

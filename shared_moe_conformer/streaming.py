@@ -30,7 +30,7 @@ OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """When a segment ends: its words are final then, and the search begins again.
+    """Rules by which a segment ends: its words are final then, and the search begins again.
 
     Source: sherpa-onnx's rules, their names and their values.
     """
@@ -117,7 +117,7 @@ class Stream:
         return self.result
 
     def end(self) -> None:
-        """No more samples will come; what is left is recognised by the next `advance`."""
+        """Take no more samples; the next `advance` recognises the rest."""
         if not self._finished:
             self._finished = True
             if self._live is not None:
@@ -227,10 +227,9 @@ class StreamingRecognizer:
           model: in evaluation mode.
           search: one of lattices needs whole segments: it searches at their ends; until then CTC's likeliest tokens
             are shown.
-          features: what the model was trained on.
           to_transcript: from the starts (in seconds) and hypotheses of segments to their transcript.
           chunk_size, left_context: in encoder frames of 40 ms.
-          rules: where segments end.
+          rules: rules by which segments end.
         """
         require(chunk_size >= 1, f"chunk_size is {chunk_size}: give 1 or more frames of 40 ms")
         require(left_context >= 1, f"left_context is {left_context}: give 1 or more frames; memory is finite")

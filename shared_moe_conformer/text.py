@@ -13,7 +13,7 @@ _LETTERS = (
     "\u0e01-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e81-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u0edc-\u0edf"
     "\u1000-\u102a\u103f\u1050-\u1055\u105a-\u105d\u1780-\u17b3\u17d7\u17dc"
 )
-# What stands above, below or beside a letter of the last four, and the signs that put the next letter below it.
+# Marks above, below or beside a letter of the last four scripts, and signs that put the next letter below it.
 _MARKS = (
     "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ece\u102b-\u1038\u103a-\u103e\u1056-\u1059"
     "\u17b4-\u17d1\u17d3\u17dd"

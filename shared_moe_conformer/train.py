@@ -34,6 +34,7 @@ from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
 from shared_moe_conformer.training.experiment import (
     Origin,
+    RunOptions,
     find_origin,
     only_training_in,
     open_experiment,
@@ -41,7 +42,6 @@ from shared_moe_conformer.training.experiment import (
 )
 from shared_moe_conformer.training.log import log_environment, logged, logger
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
-from shared_moe_conformer.training.options import RunOptions
 from shared_moe_conformer.training.precision import compile_parts
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
@@ -73,10 +73,7 @@ def train(
     Nothing is written before data, model and checkpoint are known to be good.
 
     Args:
-      config: the experiment.
-      exp_dir: its folder.
       recipe_dir: the folder that the config's paths are relative to.
-      options: how to run.
       between_steps: called after each update; it may raise, to stop the training.
 
     Raises:
@@ -258,7 +255,7 @@ def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> a
 
 
 class _Termination:
-    """Keeps SIGTERM until a step has ended; an exception in the middle of torch's backward can abort the process.
+    """Holds SIGTERM back until a step has ended; an exception in the middle of torch's backward can abort the process.
 
     A second SIGTERM ends the process at once.
     """

@@ -123,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         "segment is printed when it ends, at a pause; on a terminal its words are shown before that, in place. Ctrl-C "
         "ends it",
     )
-    parser.add_argument("--sampling-rate", type=int, default=16000, help="of what --live hears, in Hz [16000]")
+    parser.add_argument(
+        "--sampling-rate", type=int, default=16000, help="rate of the audio that --live hears, in Hz [16000]"
+    )
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
     return parser
@@ -148,7 +150,7 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
         "graph": {"help": "1best, nbest: HLG: the model's lexicon and n-gram; H: the CTC topology alone. [HLG]"},
         "lattice_engine": {
             "choices": ("auto", "k2", "embedded"),
-            "help": "Lattices: who searches; auto: k2 where it is installed, otherwise this package's own. [auto]",
+            "help": "Lattices: the engine that searches; auto: k2 if installed, otherwise this package's own. [auto]",
         },
     }
 

@@ -34,13 +34,13 @@ MAY_IMPORT = {
     "loss": {"kernels"},
     "data": {"config", "speech"},  # of speech the one reader of audio files
     "lattice": set(),
-    "training": {"config", "loss"},
-    "decoding": {"config", "model", "lattice"},
-    "speech": {"config", "model"},
+    "training": {"config", "data", "model"},  # of data and model the types alone
+    "decoding": {"config", "model", "lattice", "data"},  # of data the types alone
+    "speech": {"config", "decoding", "model"},  # of decoding the type of hypotheses
     "release": {"config", "model"},
     "forms": {"bundle", "config", "data", "decoding", "model", "release", "speech"},
     "hugging_face": {"config", "data", "kernels", "loss", "model", "release", "speech"},
-    "routing": {"bundle", "config", "model", "speech"},
+    "routing": {"bundle", "config", "data", "model", "speech"},
     "web": {"bundle", "config", "release", "routing", "speech", "streaming"},
     "reporting": {"config", "web"},
 }

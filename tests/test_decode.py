@@ -26,8 +26,8 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import label, resolved, settings
 from shared_moe_conformer.decoding.tuned import TUNED_FILE, Tuned, read_tuned, write_tuned
 from shared_moe_conformer.decoding.tuning import Searcher
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
 from tests.data.conftest import noise_cut
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from shared_moe_conformer.ablation.results import Rates, Result, RunKey, error_rates
 from shared_moe_conformer.ablation.variants import Variant
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted
 
@@ -38,7 +38,6 @@ def write_report(page: Path, results: Iterable[Result], variants: dict[str, dict
 
     Args:
       page: a Markdown file of the recipe; one that is missing is made.
-      results: all of the recipe.
       variants: by named config, the variants of its ablation.
 
     Raises:
@@ -52,8 +51,7 @@ def write_report(page: Path, results: Iterable[Result], variants: dict[str, dict
     tables = [_section(runs, variants[runs[0].config], page.parent) for runs in _budgets(results)]
     require(bool(tables), "there is no result to report: run the ablation first")
     before, after = text[: text.index(BEGIN)], text[text.index(END) :]
-    with atomic_file(page) as file:
-        file.write((before + BEGIN + "\n\n" + "\n\n".join(tables) + "\n\n" + after).encode())
+    write_whole(page, before + BEGIN + "\n\n" + "\n\n".join(tables) + "\n\n" + after)
 
 
 def _budgets(results: Iterable[Result]) -> list[list[Result]]:

@@ -30,11 +30,11 @@ class MethodErrors:
     method: str
     """The search."""
     insertions: int
-    """Words too many."""
+    """Inserted words."""
     deletions: int
-    """Words too few."""
+    """Deleted words."""
     substitutions: int
-    """Words that are others."""
+    """Substituted words."""
     word_errors: tuple[int, ...]
     """Word errors of each utterance, in the order of their ids."""
     character_errors: tuple[int, ...]
@@ -212,7 +212,6 @@ def error_rates(
 
     Args:
       results: by variant, the runs of its seeds.
-      method: the search.
       reference: the variant to which the others are compared; without it ratios are NaN.
 
     Raises:

@@ -27,7 +27,7 @@ from shared_moe_conformer.ablation.results import (
     read_transcripts,
 )
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import Config, replace_fields, require
 from shared_moe_conformer.cpu import processor_name
 from shared_moe_conformer.model.parameters import count_parameters
@@ -65,7 +65,7 @@ class Ablation:
     config_name: str
     """Named config that the ablation is about."""
     base: Config
-    """That config."""
+    """The named config."""
     budget: Budget
     """The same for every run."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -241,8 +241,7 @@ def _timed(exp_dir: Path) -> Iterator[None]:
     finally:
         if exp_dir.is_dir():
             seconds = _seconds(exp_dir) + time.monotonic() - begin
-            with atomic_file(exp_dir / SECONDS_FILE) as file:
-                file.write(f"{seconds:.0f}\n".encode())
+            write_whole(exp_dir / SECONDS_FILE, f"{seconds:.0f}\n")
 
 
 def _seconds(exp_dir: Path) -> float:

@@ -19,9 +19,9 @@ class Variant(NamedTuple):
     options: dict[str, Any] = {}
     """Options that differ from the config which the ablation is about."""
     teacher: str = ""
-    """The variant whose run with the same seed it imitates; empty: none."""
+    """Variant that it imitates, by the run with the same seed; empty: none."""
     begins_as: str = ""
-    """The variant with the weights of whose run with the same seed it begins; empty: none."""
+    """Variant that gives its first weights, by the run with the same seed; empty: none."""
 
 
 MAIN = ("full", "shared", "base", "base-distilled")
@@ -48,18 +48,18 @@ def variants_of(base: Config) -> dict[str, Variant]:
     alone = {"group_sizes": (1,) * layers, **({"pattern": ""} if encoder.pattern else {})}
     table = [
         Variant("full", "nothing shared, no experts", {**alone, **DENSE}),
-        Variant("shared", "shared, no experts", {"experts_in": "none"}),
+        Variant("shared", "shared, no experts", DENSE),
         Variant("base", "shared, experts, individual norms and routers"),
         Variant("base-distilled", "the same, taught by `full`", teacher="full"),
-        Variant("shared-norms", "shared with its norms, no experts", {"experts_in": "none", "individual_norms": False}),
+        Variant("shared-norms", "shared with its norms, no experts", {**DENSE, "individual_norms": False}),
         Variant("experts-alone", "shared with norms and routers, experts", NOTHING_INDIVIDUAL),
         Variant("individual-norms", "shared with routers, experts, individual norms", {"individual_routers": False}),
-        Variant("shared-distilled", "shared, no experts, taught by `full`", {"experts_in": "none"}, teacher="full"),
+        Variant("shared-distilled", "shared, no experts, taught by `full`", DENSE, teacher="full"),
         Variant("less-distilled", "`base-distilled`, its losses a fifth as strong", LESS_DISTILLATION, teacher="full"),
         Variant(
             "shared-less-distilled",
             "`shared-distilled`, its losses a fifth as strong",
-            {"experts_in": "none", **LESS_DISTILLATION},
+            {**DENSE, **LESS_DISTILLATION},
             teacher="full",
         ),
         Variant("base-upcycled", "`base`, begun with the weights of `full`", begins_as="full"),

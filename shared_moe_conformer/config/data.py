@@ -74,7 +74,7 @@ class DataConfig:
     made_noise_snr: tuple[float, float] = field(default=(5.0, 30.0), metadata=ADDED_LATER)
     """Lowest and highest ratio of speech to these noises, in decibel, as decode.py's --distort means it."""
     noise_alone_probability: float = field(default=0.0, metadata=ADDED_LATER)
-    """Share of the training utterances in whose place there is noise of the made_noises alone, and no text; 0: none."""
+    """Share of the training utterances that noise of the made_noises replaces, without any text; 0: none."""
     reverb_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that sound as in a room; 0: none."""
     reverb_time: tuple[float, float] = field(default=(0.1, 0.8), metadata=ADDED_LATER)

@@ -83,7 +83,7 @@ class EncoderConfig:
     router_jitter: float = 0.0
     """Router inputs are multiplied by uniform noise from 1 +- this, in training (Switch Transformers, appendix C)."""
     low_rank_delta: int = field(default=0, metadata=ADDED_LATER)
-    """Rank of what each layer adds to its block's attention and dense feed-forwards (B A x beside W x); 0: nothing."""
+    """Rank of the matrices B A that each layer adds to its block's attention and dense feed-forwards; 0: none."""
     balance_over: BalanceOver = field(default="layer", metadata=ADDED_LATER)
     """Frames over which experts are used evenly: those of each layer, or of a group's layers together, so that one
     layer may prefer some experts."""

@@ -44,7 +44,7 @@ class Config:
     """Everything that defines an experiment; `exp/config.json` once training has begun."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """From audio to features."""
+    """Features of the audio."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -24,7 +24,7 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW."""
     muon_lr_factor: float = field(default=3.0, metadata=ADDED_LATER)
-    """Learning rate of what Muon updates, as a multiple of AdamW's."""
+    """Learning rate of the weights that Muon updates, as a multiple of AdamW's."""
     shared_block_lr_scale: SharedBlockLrScale = field(default="none", metadata=ADDED_LATER)
     """Learning rate of weights that n layers share, as a share of the others': 1, 1 / sqrt(n) or 1 / n."""
     precision: PrecisionName = field(default="float32", metadata=ADDED_LATER)

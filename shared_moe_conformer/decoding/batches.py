@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from shared_moe_conformer.config import FRAME_SHIFT
@@ -27,29 +26,12 @@ from shared_moe_conformer.decoding.searches import grouped
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
+
 MEBIBYTE = 2**20
 PATIENCE = 120.0
 """Seconds after which a search whose memory is measured is given up."""
-
-
-class Batch(Protocol):
-    """Utterances with their transcripts (`data.batch.AsrBatch`)."""
-
-    @property
-    def x(self) -> Tensor:
-        """Features, (N, T, F)."""
-
-    @property
-    def x_lens(self) -> Tensor:
-        """Valid frames of each, (N,)."""
-
-    @property
-    def cut_ids(self) -> list[str]:
-        """N names."""
-
-    @property
-    def texts(self) -> list[str]:
-        """N transcripts."""
 
 
 @dataclass
@@ -59,7 +41,7 @@ class MethodResult:
     config: DecodingConfig
     decoded: list[Decoded] = field(default_factory=list)
     hyps: list[Hypothesis] = field(default_factory=list)
-    """Of the same utterances."""
+    """The hypotheses of the same utterances."""
     seconds: float = 0.0
     """Encoder and search; the whole search where it serves several results."""
     audio_seconds: float = 0.0
@@ -75,7 +57,7 @@ class MethodResult:
 @torch.inference_mode()
 def decode_batches(
     model: AsrModel,
-    batches: Iterable[Batch],
+    batches: Iterable[AsrBatch],
     configs: Sequence[DecodingConfig],
     *,
     to_text: Callable[[list[int]], str],
@@ -84,10 +66,7 @@ def decode_batches(
     """Decode every batch by every method; the encoder runs once for all of them.
 
     Args:
-      model: in evaluation mode.
       configs: one for each method, as `resolved` gives them; all with the same chunks.
-      to_text: token ids to text.
-      resources: graphs and whatever else the methods use.
 
     Returns:
       one result per config, in their order.
@@ -125,7 +104,7 @@ def text_of(hyp: Hypothesis, to_text: Callable[[list[int]], str]) -> str:
 
 @torch.inference_mode()
 def peak_memories(
-    model: AsrModel, batches: Iterable[Batch], configs: Sequence[DecodingConfig], resources: Resources
+    model: AsrModel, batches: Iterable[AsrBatch], configs: Sequence[DecodingConfig], resources: Resources
 ) -> list[float | None]:
     """The peak memory (MiB) of each search on the largest batch; the first that cannot be measured ends the measuring.
 
@@ -188,7 +167,7 @@ def peak_memory(search: Callable[[], object], device: torch.device) -> float | N
 
 
 def _measure(search: Callable[[], object], sending: Connection) -> None:
-    """In the copy: search, with no output on the terminal, and send the peak.
+    """Search in the copy, with no output on the terminal, and send the peak.
 
     Pages of programs and libraries do not count; the system tells how many they are only after the search. Source of
     the names: proc(5), /proc/[pid]/status and clear_refs.

@@ -1,4 +1,4 @@
-"""Decoding methods side by side: a table and a picture, whether engines agree, and what confidences are worth."""
+"""Comparisons of decoding methods, of engines, of confidences with errors, and of clean with distorted recordings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ def comparison_text(
 
     Args:
       left_out: methods that could not run, and why.
-      agreement: what `agreement_note` says.
     """
     notes = [f"{SECONDS_OF_RTF}, all methods in turn on each batch"]
     if any(s.peak_memory is not None for s in scores):
@@ -143,8 +142,9 @@ def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: 
 
 
 def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str | None:
-    """A sentence: in how many utterances k2 and the embedded engine find the same words or tokens, search by search,
-    and by how much their scores differ there; None where no search was made by both.
+    """A sentence about how often k2 and the embedded engine agree; None where no search was made by both.
+
+    It counts the utterances in which they find the same words or tokens, and tells by how much scores differ there.
 
     Args:
       found: the hypotheses of each search, of the same utterances.
@@ -182,7 +182,6 @@ def judged_words(ref: Sequence[str], hyp: Sequence[tuple[str, float | None]]) ->
     """The recognised words of an utterance, without those that have no confidence.
 
     Args:
-      ref: the words that were said.
       hyp: each recognised word and its confidence.
     """
     pairs = [(said, word) for said, word in kaldialign.align(ref, [word for word, _ in hyp], GAP) if word != GAP]
@@ -200,3 +199,23 @@ def _bins(words: Sequence[Judged]) -> list[str]:
     for confidence, is_right in words:
         bins[sum(confidence >= edge for edge in EDGES)].append(is_right)
     return [f"{100 * sum(right) / len(right):.0f} % of {len(right)}" if right else "-" for right in bins]
+
+
+def distortion_table(clean: Sequence[Scores], distorted: Sequence[Sequence[Scores]]) -> str:
+    """Rows of Markdown: each method clean, then distorted, and by what factor its word error rate grows.
+
+    Args:
+      clean: of one test set, one per method.
+      distorted: the same for each distortion; its test sets are named `<test set>-<distortion>`.
+    """
+    test_set = clean[0].test_set
+    lines = [f"| {test_set} | WER % [95 %] | ins | del | sub | times clean |", "|---|---|---|---|---|---|"]
+    for own in [clean, *distorted]:
+        name = own[0].test_set.removeprefix(f"{test_set}-") if own is not clean else "clean"
+        for before, score in zip(clean, own, strict=True):
+            wer, method = score.wer, f", {score.method}" if len(clean) > 1 else ""
+            rate = f"{wer.percent:.2f} [{wer.low:.2f}, {wer.high:.2f}]"
+            times = f"{wer.percent / before.wer.percent:.2f}" if before.wer.errors else "-"
+            counts = f"{wer.insertions} | {wer.deletions} | {wer.substitutions}"
+            lines.append(f"| {name}{method} | {rate} | {counts} | {times} |")
+    return "\n".join(lines) + "\n"

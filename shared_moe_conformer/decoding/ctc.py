@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from shared_moe_conformer.decoding.beam import Steps, best_extensions, extended_hash, path_of, where_active
 from shared_moe_conformer.decoding.hypothesis import (
     Chunk,
     Hypothesis,
@@ -18,7 +19,6 @@ from shared_moe_conformer.decoding.hypothesis import (
     joined,
     valid_frames,
 )
-from shared_moe_conformer.decoding.prefixes import Steps, best_extensions, extended_hash, path_of, where_active
 from shared_moe_conformer.model.asr_model import AsrModel
 
 BLANK_ID = 0
@@ -86,7 +86,7 @@ def latest(tokens: Tensor) -> Tensor:
 
 
 def peaks(posteriors: Tensor, path: Tensor) -> Tensor:
-    """How sure the CTC head is of each token: its highest posterior from its first frame to the next token's, (N, T).
+    """Confidence of the CTC head in each token: its highest posterior from its first frame to the next token's, (N, T).
 
     Args:
       posteriors: of the last token at each frame, (N, T).
@@ -205,7 +205,7 @@ def _extended(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, 
 
 
 def _extensions(prefixes: Prefixes, log_probs: Tensor) -> Tensor:
-    """Log-probabilities (N, K, V) of each prefix with each token added; what stands at blank means nothing.
+    """Log-probabilities (N, K, V) of each prefix with each token added; the values at blank mean nothing.
 
     A token like the prefix's last one needs a blank in between.
     """

@@ -13,7 +13,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 
 
 class GreedyState(NamedTuple):
-    """Where the search of N utterances stands."""
+    """State of the search of N utterances."""
 
     context: Tensor
     """The last tokens, which the decoder sees, (N, context_size)."""

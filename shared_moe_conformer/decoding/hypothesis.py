@@ -1,4 +1,4 @@
-"""What a search is: a state machine over encoder frames, which returns a hypothesis for each utterance of a batch."""
+"""A search: a state machine over encoder frames, which returns a hypothesis for each utterance of a batch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Hypothesis(NamedTuple):
     words: list[str] | None = None
     """The words, where a graph with a lexicon gave them; None: the tokens alone tell the text."""
     confidences: list[float] | None = None
-    """How sure the search is of each token, 0 to 1; None: it does not say."""
+    """Confidence of the search in each token, 0 to 1; None: it gives none."""
     word_frames: list[int] | None = None
     """Encoder frame at which the graph gave each of `words`."""
     word_confidences: list[float] | None = None
-    """How sure the search is of each of `words`; None: as sure as of its least sure token."""
+    """Confidence in each of `words`; None: that of its least sure token."""
 
 
 class Search(Protocol[State]):
@@ -48,7 +48,7 @@ class Search(Protocol[State]):
 
         Args:
           encoder_out: the next encoder frames, (N, T, C).
-          encoder_out_lens: how many of them belong to each utterance, (N,), 0 to T.
+          encoder_out_lens: the number of them that belong to each utterance, (N,), 0 to T.
         """
 
     def finish(self, state: State) -> list[Hypothesis]:
@@ -73,7 +73,7 @@ class WholeUtteranceSearch(Generic[Found]):
     """
 
     find: Callable[[Tensor, Tensor], Found]
-    """From encoder frames (N, T, C) and valid frames of each utterance (N,) to everything that may be chosen."""
+    """Function from encoder frames (N, T, C) and valid frames of each utterance (N,) to everything to choose from."""
     choose: Callable[[Found], list[Hypothesis]]
 
     def start(self, num_utterances: int) -> Found | None:
@@ -107,7 +107,7 @@ class Chunk(NamedTuple):
     tokens: Tensor
     """The token, or blank where there is none, (N, T), or (N, T, S) with up to S tokens a frame."""
     confidences: Tensor
-    """How sure the search is of each token, in the same shape."""
+    """Confidence in each token, in the same shape."""
     valid: Tensor
     """True where the frame belongs to the utterance, (N, T)."""
 

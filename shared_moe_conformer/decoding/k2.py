@@ -18,6 +18,8 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import Resources, given
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
 from shared_moe_conformer.lattice.engine import transducer_search
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
@@ -37,69 +39,69 @@ class Found(NamedTuple):
 
 
 FindTransducerLattices = Callable[[Tensor, Tensor], Found]
-"""From encoder frames (N, T, C) and valid frames of each utterance (N,) to lattices."""
+"""Function from encoder frames (N, T, C) and valid frames of each utterance (N,) to lattices."""
 
 
-def fast_beam_search(find: FindTransducerLattices) -> WholeUtteranceSearch[Found]:
+def fast_beam_search(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[Found]:
     """The search for the tokens of the best alignment.
 
     Source: fast_beam_search_one_best of icefall, which loses the last frame.
     """
     return WholeUtteranceSearch(
-        find, lambda found: [_hypothesis(path, found.words) for path in found.lattices.one_best()]
+        transducer_lattice_finder(model, options),
+        lambda found: [_hypothesis(path, found.words) for path in found.lattices.one_best()],
     )
 
 
-def fast_beam_search_nbest(
-    find: FindTransducerLattices, *, num_paths: int = 200, nbest_scale: float = 0.5
-) -> WholeUtteranceSearch[Found]:
-    """The search for the likeliest of the outputs that were drawn, each one's alignments summed.
+def fast_beam_search_nbest(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[Found]:
+    """The search for the likeliest of the token sequences that were drawn, each one's alignments summed.
 
-    Args:
-      num_paths, nbest_scale: see `TransducerLattices.sampled_outputs`.
-
-    Source: fast_beam_search_nbest and .._nbest_LG of icefall. The former compares each sequence's best alignment
-    instead of the sum.
+    Source: fast_beam_search_nbest of icefall, which compares each sequence's best alignment instead of the sum.
     """
+    return WholeUtteranceSearch(transducer_lattice_finder(model, options), functools.partial(_likeliest, options))
 
-    def choose(found: Found) -> list[Hypothesis]:
-        drawn = found.lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale)
-        totals = found.lattices.total_scores(drawn)
-        outputs: list[Sequence[int]] = [
-            of_one[int(np.argmax(scores))] if of_one else [] for of_one, scores in zip(drawn, totals, strict=True)
-        ]
-        return [_hypothesis(path, found.words) for path in found.lattices.aligned(outputs)]
 
-    return WholeUtteranceSearch(find, choose)
+def fast_beam_search_nbest_lg(
+    model: AsrModel, options: DecodingConfig, parts: Resources
+) -> WholeUtteranceSearch[Found]:
+    """The search for the likeliest of the word sequences that were drawn, each one's alignments summed.
+
+    Source: fast_beam_search_nbest_LG of icefall.
+    """
+    find = transducer_lattice_finder(model, options, given(parts.token_word_graph, "token_word_graph"))
+    return WholeUtteranceSearch(find, functools.partial(_likeliest, options))
 
 
 def fast_beam_search_nbest_oracle(
-    find: FindTransducerLattices,
-    *,
-    transcripts: Sequence[str],
-    to_text: Callable[[list[int]], str],
-    num_paths: int = 200,
-    nbest_scale: float = 0.5,
+    model: AsrModel, options: DecodingConfig, parts: Resources
 ) -> WholeUtteranceSearch[Found]:
     """The search for the drawn token sequence with the fewest wrong words: a bound, no result.
 
-    Args:
-      transcripts: what was said.
-      to_text: token ids to text.
-      num_paths, nbest_scale: see `fast_beam_search_nbest`.
-
     Source: fast_beam_search_nbest_oracle of icefall.
     """
+    transcripts, to_text = given(parts.transcripts, "transcripts"), given(parts.to_text, "to_text")
 
     def choose(found: Found) -> list[Hypothesis]:
-        drawn = found.lattices.sampled_outputs(num_paths=num_paths, nbest_scale=nbest_scale)
         outputs = [
-            min(of_one, key=lambda tokens: num_errors(words_of(text), words_of(to_text(list(tokens)))), default=[])
-            for of_one, text in zip(drawn, transcripts, strict=True)
+            min(drawn, key=lambda tokens: num_errors(words_of(text), words_of(to_text(list(tokens)))), default=[])
+            for drawn, text in zip(_drawn(found, options), transcripts, strict=True)
         ]
         return [_hypothesis(path, found.words) for path in found.lattices.aligned(outputs)]
 
-    return WholeUtteranceSearch(find, choose)
+    return WholeUtteranceSearch(transducer_lattice_finder(model, options), choose)
+
+
+def _likeliest(options: DecodingConfig, found: Found) -> list[Hypothesis]:
+    drawn = _drawn(found, options)
+    totals = found.lattices.total_scores(drawn)
+    outputs: list[Sequence[int]] = [
+        of_one[int(np.argmax(scores))] if of_one else [] for of_one, scores in zip(drawn, totals, strict=True)
+    ]
+    return [_hypothesis(path, found.words) for path in found.lattices.aligned(outputs)]
+
+
+def _drawn(found: Found, options: DecodingConfig) -> list[list[list[int]]]:
+    return found.lattices.sampled_outputs(num_paths=options.num_paths, nbest_scale=options.nbest_scale)
 
 
 @functools.lru_cache(maxsize=4)
@@ -112,35 +114,24 @@ def any_tokens(vocab_size: int) -> Graph:
 
 
 def transducer_lattice_finder(
-    model: AsrModel,
-    lg: WordGraph | None = None,
-    *,
-    ngram_lm_scale: float = 0.01,
-    blank_penalty: float = 0.0,
-    beam: float = 20.0,
-    max_contexts: int = 8,
-    max_states: int = 64,
+    model: AsrModel, options: DecodingConfig, lg: WordGraph | None = None
 ) -> FindTransducerLattices:
-    """A search of lattices over any tokens, or over words.
-
-    Args:
-      lg: LG; None: any sequence of tokens.
-      ngram_lm_scale: factor of the log-probabilities of LG.
-      blank_penalty: see `next_token_log_probs`.
-      beam, max_contexts, max_states: see `lattice.k2_transducer.search`.
+    """A search of lattices over words by LG; without it, over any sequence of tokens.
 
     Raises:
       ValueError: k2 is not installed.
     """
     search = transducer_search()
-    graph = any_tokens(model.decoder.vocab_size) if lg is None else lg.graph.scaled(ngram_lm_scale)
+    graph = any_tokens(model.decoder.vocab_size) if lg is None else lg.graph.scaled(options.ngram_lm_scale)
 
     def find(encoder_out: Tensor, encoder_out_lens: Tensor) -> Found:
         frames = model.joiner.encoder_projection(torch.nn.functional.pad(encoder_out, (0, 0, 0, 1)))
 
         def log_probs(t: int, utterances: Tensor, contexts: Tensor) -> Tensor:
             decoder_frames = projected_decoder_out(model, _with_start(contexts))
-            found = next_token_log_probs(model, frames[utterances, t], decoder_frames, blank_penalty=blank_penalty)
+            found = next_token_log_probs(
+                model, frames[utterances, t], decoder_frames, blank_penalty=options.blank_penalty
+            )
             return _only_blank_in_padding(found, t < encoder_out_lens[utterances], blank_id=model.decoder.blank_id)
 
         lattices = search(
@@ -149,9 +140,9 @@ def transducer_lattice_finder(
             graph,
             vocab_size=model.decoder.vocab_size,
             context_size=model.decoder.context_size,
-            beam=beam,
-            max_contexts=max_contexts,
-            max_states=max_states,
+            beam=options.beam,
+            max_contexts=options.max_contexts,
+            max_states=options.max_states,
         )
         return Found(lattices, None if lg is None else lg.words)
 
@@ -166,8 +157,10 @@ def _only_blank_in_padding(log_probs: Tensor, valid: Tensor, *, blank_id: int) -
 
 
 def _with_start(contexts: Tensor) -> Tensor:
-    """Contexts whose first zeros, which k2 puts where no token is, are what the decoder sees there: blank, and before
-    it nothing (`Decoder.start_context`)."""
+    """Contexts as the decoder sees them: k2 puts zeros where no token is, the decoder has blank and nothing before it.
+
+    See `Decoder.start_context`.
+    """
     is_start = contexts.cumsum(dim=1) == 0
     before = torch.nn.functional.pad(is_start[:, :-1] & is_start[:, 1:], (0, 1))
     return contexts.masked_fill(before, -1)

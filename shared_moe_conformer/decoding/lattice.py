@@ -1,4 +1,4 @@
-"""Lattices of a batch, the CTC head's posteriors intersected with a graph, and what is chosen among their paths.
+"""Lattices of a batch, the CTC head's posteriors intersected with a graph, and the choice among their paths.
 
 The names of the searches are icefall's. Its N-best lists are drawn at random and hold a part of the best sequences;
 these are exact, so `nbest` has no --nbest-scale.
@@ -6,7 +6,7 @@ these are exact, so `nbest` has no --nbest-scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,19 +14,16 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import Resources, given
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
-from shared_moe_conformer.lattice import engine, topology
-from shared_moe_conformer.lattice.engine import EngineName
+from shared_moe_conformer.lattice.decoding_graph import chosen_topology, ctc_topology
+from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lattice import NO_PATH, Lattice, LatticePath
-from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.ngram import NgramAutomaton
-from shared_moe_conformer.lattice.posteriors import best_arcs, output_confidences, token_confidences
+from shared_moe_conformer.lattice.paths import best_arcs, n_best, output_confidences, token_confidences
 from shared_moe_conformer.lattice.search import Beams, find_lattices, rescored
-from shared_moe_conformer.lattice.topology import CtcTopology, chosen_topology
 from shared_moe_conformer.model.asr_model import AsrModel
-
-BEAMS = Beams(search_beam=20.0, output_beam=8.0, max_active=7000)
 
 
 class Lattices(NamedTuple):
@@ -38,42 +35,29 @@ class Lattices(NamedTuple):
 
 
 FindLattices = Callable[[Tensor, Tensor], Lattices]
-"""From encoder frames (N, T, C) and valid frames of each utterance (N,) to lattices."""
+"""Function from encoder frames (N, T, C) and valid frames of each utterance (N,) to lattices."""
 
 
-def lattice_finder(
-    model: AsrModel,
-    *,
-    word_graph: WordGraph | None,
-    hlg_scale: float = 1.0,
-    lattice_engine: EngineName = "auto",
-    ctc_topology: CtcTopology = "auto",
-    beams: Beams = BEAMS,
-) -> FindLattices:
-    """A search of lattices over words, or over the CTC topology alone.
-
-    Args:
-      word_graph: HLG; None: H, the topology.
-      hlg_scale: factor of the log-probabilities of HLG.
-      lattice_engine: who searches.
-      ctc_topology: which label sequences H allows.
-      beams: how wide the search is.
+def lattice_finder(model: AsrModel, options: DecodingConfig, word_graph: WordGraph | None) -> FindLattices:
+    """A search of lattices over words; without HLG, over the CTC topology alone.
 
     Raises:
-      ValueError: HLG is one for more units than the model has.
+      ValueError: HLG is one for more units than the model has, or there is no such lattice engine.
     """
+    if options.lattice_engine == "all":
+        raise ValueError("lattice_engine is 'all': give one engine for each search, as `searches.resolved` does")
     vocab_size = model.decoder.vocab_size
     if word_graph is None:
-        modified = chosen_topology(ctc_topology, vocab_size) == "modified"
-        graph, words = topology.ctc_topology(vocab_size, modified=modified), None
+        modified = chosen_topology(options.ctc_topology, vocab_size) == "modified"
+        graph, words = ctc_topology(vocab_size, modified=modified), None
     else:
-        graph, words = _scaled(word_graph, hlg_scale, vocab_size), word_graph.words
-    searcher = engine.lattice_engine(lattice_engine)
+        graph, words = _scaled(word_graph, options.hlg_scale, vocab_size), word_graph.words
+    engine = lattice_engine(options.lattice_engine)
+    beams = Beams(options.search_beam, options.output_beam, options.max_active)
 
     def find(encoder_out: Tensor, encoder_out_lens: Tensor) -> Lattices:
-        return Lattices(
-            find_lattices(searcher, model.ctc_log_probs(encoder_out), encoder_out_lens, graph, beams), words
-        )
+        log_probs = model.ctc_log_probs(encoder_out)
+        return Lattices(find_lattices(engine, log_probs, encoder_out_lens, graph, beams), words)
 
     return find
 
@@ -87,55 +71,38 @@ def _scaled(word_graph: WordGraph, scale: float, vocab_size: int) -> Graph:
     return word_graph.graph.scaled(scale)
 
 
-def one_best(find: FindLattices) -> WholeUtteranceSearch[Lattices]:
+def _chosen_graph(options: DecodingConfig, parts: Resources) -> WordGraph | None:
+    return None if options.graph == "H" else given(parts.word_graph, "word_graph")
+
+
+def one_best(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[Lattices]:
     """The search for the best path through each lattice."""
-    return WholeUtteranceSearch(find, _best_paths)
+    return WholeUtteranceSearch(lattice_finder(model, options, _chosen_graph(options, parts)), _best_paths)
 
 
-def nbest(
-    find: FindLattices, *, num_paths: int = 200, output_beam: float = BEAMS.output_beam
-) -> WholeUtteranceSearch[Lattices]:
-    """The search for the first of the N best sequences of each utterance.
-
-    Args:
-      num_paths: N.
-      output_beam: how much (nats) worse than the best one a sequence of the list is at most.
-    """
+def nbest(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[Lattices]:
+    """The search for the first of the N best sequences of each utterance."""
 
     def choose(found: Lattices) -> list[Hypothesis]:
-        return [
-            hypothesis(lattice, _n_best(lattice, num_paths, output_beam)[0], found.words)
-            for lattice in found.of_utterances
-        ]
+        lattices, words = found
+        return [hypothesis(lattice, _n_best(lattice, options)[0], words) for lattice in lattices]
 
-    return WholeUtteranceSearch(find, choose)
+    return WholeUtteranceSearch(lattice_finder(model, options, _chosen_graph(options, parts)), choose)
 
 
-def nbest_oracle(
-    find: FindLattices,
-    *,
-    transcripts: Sequence[str],
-    to_text: Callable[[list[int]], str],
-    num_paths: int = 200,
-    output_beam: float = BEAMS.output_beam,
-) -> WholeUtteranceSearch[Lattices]:
-    """The search for the one of the N best sequences with the fewest word errors: a bound for any choice among them.
-
-    Args:
-      transcripts: what was said in each utterance.
-      to_text: token ids to text.
-      num_paths, output_beam: see `nbest`.
-    """
+def nbest_oracle(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[Lattices]:
+    """The search for the one of the N best sequences with the fewest word errors: a bound for any choice among them."""
+    transcripts, to_text = given(parts.transcripts, "transcripts"), given(parts.to_text, "to_text")
 
     def closest(lattice: Lattice, words: list[str] | None, transcript: str) -> LatticePath:
-        paths = _n_best(lattice, num_paths, output_beam)
+        paths = _n_best(lattice, options)
         return min(paths, key=lambda path: num_errors(words_of(transcript), words_of(_text(path, words, to_text))))
 
     def choose(found: Lattices) -> list[Hypothesis]:
         utterances = zip(found.of_utterances, transcripts, strict=True)
         return [hypothesis(lattice, closest(lattice, found.words, said), found.words) for lattice, said in utterances]
 
-    return WholeUtteranceSearch(find, choose)
+    return WholeUtteranceSearch(lattice_finder(model, options, _chosen_graph(options, parts)), choose)
 
 
 class ScoredLists(NamedTuple):
@@ -145,31 +112,21 @@ class ScoredLists(NamedTuple):
     lists: list[list[tuple[LatticePath, float]]]
 
 
-def nbest_rescoring(
-    find: FindLattices,
-    *,
-    rescoring_lm: NgramAutomaton,
-    lm_scale: float,
-    num_paths: int = 200,
-    output_beam: float = BEAMS.output_beam,
-) -> WholeUtteranceSearch[ScoredLists]:
+def nbest_rescoring(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[ScoredLists]:
     """The search for the one of the N best sequences for which am + lm_scale * lm is largest.
 
-    am is the frames' log-probability on the sequence's best path, lm that of its words by the n-gram; the graph's own
-    n-gram chose the N best and counts no more. Source: icefall's rescore_with_n_best_list.
+    am is the frames' log-probability on the sequence's best path, lm that of its words by the stronger n-gram; the
+    graph's own n-gram chose the N best and counts no more. The scale is the first of `lm_scales`.
 
-    Args:
-      rescoring_lm: the n-gram.
-      lm_scale: the scale of its log-probability.
-      num_paths, output_beam: see `nbest`.
+    Source: icefall's rescore_with_n_best_list.
     """
+    find = lattice_finder(model, options, given(parts.word_graph, "word_graph"))
+    lm, lm_scale = given(parts.rescoring_lm, "rescoring_lm"), options.lm_scales[0]
 
     def scored(encoder_out: Tensor, encoder_out_lens: Tensor) -> ScoredLists:
         found = find(encoder_out, encoder_out_lens)
-        lists = [_n_best(lattice, num_paths, output_beam) for lattice in found.of_utterances]
-        return ScoredLists(
-            found, [[(path, rescoring_lm.score(path.output_labels)) for path in paths] for paths in lists]
-        )
+        lists = [_n_best(lattice, options) for lattice in found.of_utterances]
+        return ScoredLists(found, [[(path, lm.score(path.output_labels)) for path in paths] for paths in lists])
 
     def choose(found: ScoredLists) -> list[Hypothesis]:
         (lattices, words), lists = found
@@ -179,16 +136,18 @@ def nbest_rescoring(
 
 
 def whole_lattice_rescoring(
-    find: FindLattices, *, rescoring_lm: NgramAutomaton, lm_scale: float
+    model: AsrModel, options: DecodingConfig, parts: Resources
 ) -> WholeUtteranceSearch[Lattices]:
-    """The search for the path of the lattice for which am + lm_scale * lm is largest.
+    """The search for the path of the lattice for which am + lm_scale * lm is largest; see `nbest_rescoring`.
 
-    Source: icefall's rescore_with_whole_lattice. See `nbest_rescoring`.
+    Source: icefall's rescore_with_whole_lattice.
     """
+    find = lattice_finder(model, options, given(parts.word_graph, "word_graph"))
+    lm, lm_scale = given(parts.rescoring_lm, "rescoring_lm"), options.lm_scales[0]
 
     def by_lm(encoder_out: Tensor, encoder_out_lens: Tensor) -> Lattices:
         lattices, words = find(encoder_out, encoder_out_lens)
-        return Lattices([rescored(lattice, rescoring_lm) for lattice in lattices], words)
+        return Lattices([rescored(lattice, lm) for lattice in lattices], words)
 
     def choose(found: Lattices) -> list[Hypothesis]:
         return _best_paths(Lattices([lattice.scaled(lm_scale) for lattice in found.of_utterances], found.words))
@@ -200,9 +159,9 @@ def _best_paths(found: Lattices) -> list[Hypothesis]:
     return [hypothesis(lattice, lattice.path(best_arcs(lattice)), found.words) for lattice in found.of_utterances]
 
 
-def _n_best(lattice: Lattice, num_paths: int, output_beam: float) -> list[LatticePath]:
+def _n_best(lattice: Lattice, options: DecodingConfig) -> list[LatticePath]:
     """The N best paths within the output beam; `NO_PATH` alone where there is none."""
-    return n_best(lattice, num_paths, beam=output_beam) or [NO_PATH]
+    return n_best(lattice, options.num_paths, beam=options.output_beam) or [NO_PATH]
 
 
 def _best(scored: list[tuple[LatticePath, float]], lm_scale: float) -> LatticePath:

@@ -14,14 +14,12 @@ from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import NOTHING, Part, Resources, given
 from shared_moe_conformer.decoding.scorers import PrefixScorer
-from shared_moe_conformer.lattice.graphs import WordGraph
-from shared_moe_conformer.lattice.search import Beams
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 
 class Method(NamedTuple):
-    """One row of the table: how options make a search, and which of them change its result."""
+    """One row of the table: the search that options make, and the options that change its result."""
 
     search: Callable[[AsrModel, DecodingConfig, Resources], Search[Any]]
     """Raises ValueError where a part of the resources is missing."""
@@ -30,11 +28,11 @@ class Method(NamedTuple):
     uses: tuple[Part, ...] = ()
     """The parts of `Resources` that it uses."""
     engines: tuple[str, ...] = ()
-    """Lattice engines, one of which it needs; empty: none is needed."""
+    """Lattice engines that can run it; empty: it needs none."""
     at_scales: bool = False
     """Whether `lm_scales` decides its choice alone, so that one search serves several scales."""
     is_oracle: bool = False
-    """Whether it looks at the transcripts: its error rate is then a bound, not a result."""
+    """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
 
 
 ENGINES = ("k2", "embedded")
@@ -79,34 +77,16 @@ METHODS: dict[str, Method] = {
         (*BEAM, "lm_scale", "lodr_scale", "hotwords_score", "lm_order", "hotwords", "hotwords_file"),
         uses=("token_lm", "low_order_lm", "hotwords"),
     ),
-    "fast_beam_search": Method(
-        lambda model, options, parts: k2.fast_beam_search(_token_lattices(model, options)), FAST, engines=("k2",)
-    ),
-    "fast_beam_search_nbest": Method(
-        lambda model, options, parts: k2.fast_beam_search_nbest(
-            _token_lattices(model, options), num_paths=options.num_paths, nbest_scale=options.nbest_scale
-        ),
-        (*FAST, *NBEST),
-        engines=("k2",),
-    ),
+    "fast_beam_search": Method(k2.fast_beam_search, FAST, engines=("k2",)),
+    "fast_beam_search_nbest": Method(k2.fast_beam_search_nbest, (*FAST, *NBEST), engines=("k2",)),
     "fast_beam_search_nbest_LG": Method(
-        lambda model, options, parts: k2.fast_beam_search_nbest(
-            _token_lattices(model, options, given(parts.token_word_graph, "token_word_graph")),
-            num_paths=options.num_paths,
-            nbest_scale=options.nbest_scale,
-        ),
+        k2.fast_beam_search_nbest_lg,
         (*FAST, *NBEST, "ngram_lm_scale"),
         uses=("token_word_graph",),
         engines=("k2",),
     ),
     "fast_beam_search_nbest_oracle": Method(
-        lambda model, options, parts: k2.fast_beam_search_nbest_oracle(
-            _token_lattices(model, options),
-            transcripts=given(parts.transcripts, "transcripts"),
-            to_text=given(parts.to_text, "to_text"),
-            num_paths=options.num_paths,
-            nbest_scale=options.nbest_scale,
-        ),
+        k2.fast_beam_search_nbest_oracle,
         (*FAST, *NBEST),
         uses=("transcripts", "to_text"),
         engines=("k2",),
@@ -116,52 +96,24 @@ METHODS: dict[str, Method] = {
     "ctc_prefix_beam_search": Method(
         lambda model, options, parts: CtcPrefixBeamSearch(model, beam_size=options.beam_size), ("beam_size",)
     ),
-    "1best": Method(
-        lambda model, options, parts: lattice.one_best(_lattices(model, options, parts)),
-        LATTICE,
-        uses=("word_graph",),
-        engines=ENGINES,
-    ),
-    "nbest": Method(
-        lambda model, options, parts: lattice.nbest(
-            _lattices(model, options, parts), num_paths=options.num_paths, output_beam=options.output_beam
-        ),
-        (*LATTICE, "num_paths"),
-        uses=("word_graph",),
-        engines=ENGINES,
-    ),
+    "1best": Method(lattice.one_best, LATTICE, uses=("word_graph",), engines=ENGINES),
+    "nbest": Method(lattice.nbest, (*LATTICE, "num_paths"), uses=("word_graph",), engines=ENGINES),
     "nbest_rescoring": Method(
-        lambda model, options, parts: lattice.nbest_rescoring(
-            _lattices(model, options, parts),
-            rescoring_lm=given(parts.rescoring_lm, "rescoring_lm"),
-            lm_scale=options.lm_scales[0],
-            num_paths=options.num_paths,
-            output_beam=options.output_beam,
-        ),
+        lattice.nbest_rescoring,
         (*OVER_WORDS, "num_paths", *RESCORING),
         uses=("word_graph", "rescoring_lm"),
         engines=ENGINES,
         at_scales=True,
     ),
     "whole_lattice_rescoring": Method(
-        lambda model, options, parts: lattice.whole_lattice_rescoring(
-            _lattices(model, options, parts),
-            rescoring_lm=given(parts.rescoring_lm, "rescoring_lm"),
-            lm_scale=options.lm_scales[0],
-        ),
+        lattice.whole_lattice_rescoring,
         (*OVER_WORDS, *RESCORING),
         uses=("word_graph", "rescoring_lm"),
         engines=ENGINES,
         at_scales=True,
     ),
     "nbest_oracle": Method(
-        lambda model, options, parts: lattice.nbest_oracle(
-            _lattices(model, options, parts),
-            transcripts=given(parts.transcripts, "transcripts"),
-            to_text=given(parts.to_text, "to_text"),
-            num_paths=options.num_paths,
-            output_beam=options.output_beam,
-        ),
+        lattice.nbest_oracle,
         (*LATTICE, "num_paths"),
         uses=("word_graph", "transcripts", "to_text"),
         engines=ENGINES,
@@ -179,38 +131,10 @@ def _beam_search(
     return ModifiedBeamSearch(model, beam_size=options.beam_size, blank_penalty=options.blank_penalty, scorers=scaled)
 
 
-def _token_lattices(model: AsrModel, options: DecodingConfig, lg: WordGraph | None = None) -> k2.FindTransducerLattices:
-    return k2.transducer_lattice_finder(
-        model,
-        lg,
-        ngram_lm_scale=options.ngram_lm_scale,
-        blank_penalty=options.blank_penalty,
-        beam=options.beam,
-        max_contexts=options.max_contexts,
-        max_states=options.max_states,
-    )
-
-
-def _lattices(model: AsrModel, options: DecodingConfig, parts: Resources) -> lattice.FindLattices:
-    if options.lattice_engine == "all":
-        raise ValueError("lattice_engine is 'all': give one engine for each search, as `searches.resolved` does")
-    return lattice.lattice_finder(
-        model,
-        word_graph=given(parts.word_graph, "word_graph") if "word_graph" in used(options) else None,
-        hlg_scale=options.hlg_scale,
-        lattice_engine=options.lattice_engine,
-        ctc_topology=options.ctc_topology,
-        beams=Beams(options.search_beam, options.output_beam, options.max_active),
-    )
-
-
 def decode_batch(
     model: AsrModel, encoder_output: EncoderOutput, config: DecodingConfig, *, resources: Resources = NOTHING
 ) -> list[Hypothesis]:
     """Return one hypothesis per utterance. The model is in evaluation mode, the call inside `torch.inference_mode`.
-
-    Args:
-      resources: graphs and whatever else methods use.
 
     Raises:
       ValueError: the method is "all", needs a lattice engine where none is installed, or a resource that is not given.

@@ -1,4 +1,4 @@
-"""The options of every decoding method: how encoder frames become tokens."""
+"""The options of every decoding method."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared_moe_conformer.config import Chunking, require, require_choices, require_least, require_positive
-from shared_moe_conformer.lattice.ngram import Backoff
-from shared_moe_conformer.lattice.topology import CtcTopology
+from shared_moe_conformer.lattice.composition import Backoff
+from shared_moe_conformer.lattice.decoding_graph import CtcTopology
 
 GraphName = Literal["H", "HLG"]
 EngineChoice = Literal["auto", "k2", "embedded", "all"]
@@ -38,7 +38,7 @@ MAX_ACTIVE_LIMIT = 10_000
 
 @dataclass(frozen=True)
 class DecodingConfig:
-    """How encoder frames become tokens."""
+    """The search for tokens in encoder frames."""
 
     decoding_method: DecodingMethod = "greedy_search"
     """The search; all: every one that can run here, and a table that compares them."""
@@ -76,7 +76,7 @@ class DecodingConfig:
     hlg_scale: float = 1.0
     """Lattices over HLG: factor of the graph's log-probabilities."""
     lattice_engine: EngineChoice = "auto"
-    """Lattices: who searches; auto: k2 where it is installed, otherwise embedded (this package's own); all: compare."""
+    """Lattices: the engine that searches; auto: k2 if installed, otherwise embedded, which is our own; all: both."""
     ctc_topology: CtcTopology = "auto"
     """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 20.0
@@ -100,7 +100,7 @@ class DecodingConfig:
 
     @property
     def chunking(self) -> Chunking | None:
-        """What the encoder's frames may see; None: the whole."""
+        """The frames that each encoder frame may see; None: all."""
         return Chunking(self.chunk_size, self.left_context_frames or None) if self.chunk_size else None
 
     def __post_init__(self) -> None:

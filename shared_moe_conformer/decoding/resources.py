@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scorers import PrefixScorer, hotwords_scorer, ngram_scorer, read_hotwords
-from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph, load_word_graph
+from shared_moe_conformer.lattice.composition import NgramAutomaton
+from shared_moe_conformer.lattice.decoding_graph import load_word_graph
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel
+from shared_moe_conformer.lattice.ngram import NgramModel
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.tokenizer import Tokenizer
 
 LOW_ORDER = 2
 """Order of the n-gram that LODR subtracts. Source: Zheng et al. 2022, section 3.4."""
@@ -73,36 +77,12 @@ def given(part: Given | None, name: Part) -> Given:
     return part
 
 
-class Units(Protocol):
-    """The methods of a tokenizer that are used here."""
-
-    pieces: list[str]
-    vocab_size: int
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text."""
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of token ids."""
-
-    def unknown_characters(self, text: str) -> list[str]:
-        """The characters of a text that no unit holds."""
-
-
 def token_ngram_path(lang_dir: Path, order: int) -> Path:
     """The n-gram over tokens of a lang folder."""
     return lang_dir / f"token_{order}gram.arpa"
 
 
-def _word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> WordGraph:
-    return load_word_graph(lang_dir, config.ctc_topology)
-
-
-def _token_word_graph(config: DecodingConfig, lang_dir: Path, units: Units) -> WordGraph:
-    return load_token_word_graph(lang_dir)
-
-
-def _rescoring_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> NgramAutomaton:
+def _rescoring_lm(config: DecodingConfig, lang_dir: Path) -> NgramAutomaton:
     path = lang_dir / config.rescoring_ngram
     if not path.is_file():
         raise FileNotFoundError(
@@ -112,27 +92,19 @@ def _rescoring_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> Ngram
     return NgramAutomaton(NgramModel.load(path), Lexicon.load(lang_dir).words, backoff=config.backoff)
 
 
-def _token_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer:
-    return _ngram(lang_dir, config.lm_order, units)
-
-
-def _low_order_lm(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer:
-    return _ngram(lang_dir, LOW_ORDER, units)
-
-
-def _ngram(lang_dir: Path, order: int, units: Units) -> PrefixScorer:
+def _token_ngram(order: int, lang_dir: Path, tokenizer: Tokenizer) -> PrefixScorer:
     path = token_ngram_path(lang_dir, order)
     if not path.is_file():
         raise FileNotFoundError(
             f"no n-gram over tokens in {path}: run local/train_ngram.py --unit token --order {order} "
             f"--lang-dir {lang_dir}, after ./prepare.sh"
         )
-    return ngram_scorer(NgramModel.load(path), units.pieces)
+    return ngram_scorer(NgramModel.load(path), tokenizer.pieces)
 
 
-def _hotwords(config: DecodingConfig, lang_dir: Path, units: Units) -> PrefixScorer | None:
+def _hotwords(config: DecodingConfig, tokenizer: Tokenizer) -> PrefixScorer | None:
     phrases = with_phrases(config).hotwords
-    return spelled_hotwords(phrases, units) if phrases else None
+    return hotwords_scorer(phrases, tokenizer) if phrases else None
 
 
 def with_phrases(config: DecodingConfig) -> DecodingConfig:
@@ -148,23 +120,12 @@ def with_phrases(config: DecodingConfig) -> DecodingConfig:
     return replace(config, hotwords=(*config.hotwords, *phrases), hotwords_file="")
 
 
-def spelled_hotwords(phrases: Sequence[str], units: Units) -> PrefixScorer:
-    """The automaton of phrases in a tokenizer's units.
-
-    Raises:
-      ValueError: a phrase that the units cannot spell.
-    """
-    return hotwords_scorer(
-        phrases, vocab_size=units.vocab_size, encode=units.encode, unknown_characters=units.unknown_characters
-    )
-
-
-LOADERS: dict[Part, Callable[[DecodingConfig, Path, Units], Any]] = {
-    "word_graph": _word_graph,
-    "token_word_graph": _token_word_graph,
-    "rescoring_lm": _rescoring_lm,
-    "token_lm": _token_lm,
-    "low_order_lm": _low_order_lm,
-    "hotwords": _hotwords,
+LOADERS: dict[Part, Callable[[DecodingConfig, Path, Tokenizer], Any]] = {
+    "word_graph": lambda config, lang_dir, tokenizer: load_word_graph(lang_dir, config.ctc_topology),
+    "token_word_graph": lambda config, lang_dir, tokenizer: load_word_graph(lang_dir, "LG"),
+    "rescoring_lm": lambda config, lang_dir, tokenizer: _rescoring_lm(config, lang_dir),
+    "token_lm": lambda config, lang_dir, tokenizer: _token_ngram(config.lm_order, lang_dir, tokenizer),
+    "low_order_lm": lambda config, lang_dir, tokenizer: _token_ngram(LOW_ORDER, lang_dir, tokenizer),
+    "hotwords": lambda config, lang_dir, tokenizer: _hotwords(config, tokenizer),
 }
-"""How each part that is read from a folder is loaded."""
+"""The function that loads each part that is read from a folder."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor
 from shared_moe_conformer.config import require
 from shared_moe_conformer.lattice.ngram import BOS, Ngram, NgramModel
 from shared_moe_conformer.text import counted, shown
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.tokenizer import Tokenizer
 
 MAX_TABLE = 1 << 26
 """Entries of an automaton's tables at most, 12 bytes each: 0.8 GB."""
@@ -61,7 +64,6 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
     history with the token itself. That is the definition of back-off, so scores are exact.
 
     Args:
-      model: an n-gram of token strings.
       tokens: the string of each token id, blank first.
 
     Raises:
@@ -133,35 +135,27 @@ def read_hotwords(path: Path) -> list[str]:
     return phrases
 
 
-def hotwords_scorer(
-    phrases: Sequence[str],
-    *,
-    vocab_size: int,
-    encode: Callable[[list[str]], list[list[int]]],
-    unknown_characters: Callable[[str], list[str]],
-) -> PrefixScorer:
+def hotwords_scorer(phrases: Sequence[str], tokenizer: Tokenizer) -> PrefixScorer:
     """The automaton of phrases, whose tokens count 1 each.
 
     Args:
       phrases: in the case of the training texts; they are read in Unicode's form NFC.
-      vocab_size: units, blank included.
-      encode: texts to token ids.
-      unknown_characters: those of a text that no unit holds.
+      tokenizer: spells them in the model's units.
 
     Raises:
       ValueError: a phrase without tokens, or one with a character that no unit holds.
     """
     phrases = [unicodedata.normalize("NFC", phrase) for phrase in phrases]
-    spellings = encode(phrases)
+    spellings = tokenizer.encode(phrases)
     for phrase, spelling in zip(phrases, spellings):
-        unknown = unknown_characters(phrase)
+        unknown = tokenizer.unknown_characters(phrase)
         require(
             not unknown,
             f"the hotword {phrase!r} has {', '.join(map(shown, unknown))}, which no unit of the model holds: write it "
             "as the training texts are written (upper or lower case, no punctuation)",
         )
         require(bool(spelling), f"the hotword {phrase!r} has no tokens: take it out")
-    return phrase_scorer(spellings, vocab_size=vocab_size)
+    return phrase_scorer(spellings, vocab_size=tokenizer.vocab_size)
 
 
 def phrase_scorer(phrases: Iterable[Sequence[int]], *, vocab_size: int) -> PrefixScorer:
@@ -186,8 +180,8 @@ def phrase_scorer(phrases: Iterable[Sequence[int]], *, vocab_size: int) -> Prefi
 def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int) -> PrefixScorer:
     """The automaton of a trie. Source: Aho and Corasick 1975, algorithms 3 and 4.
 
-    A node's early bonus is that of the tokens since the last phrase that ends on the way to it; what it earns for good
-    is the length of every phrase that ends with it.
+    A node's early bonus is that of the tokens since the last phrase that ends on the way to it; the length
+    of every phrase that ends with it is its own for good.
     """
     require(
         len(tries) * vocab_size <= MAX_TABLE,

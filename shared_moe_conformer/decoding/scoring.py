@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import kaldialign
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.text import words_of as text_words
 
 # Stands in alignments for "no word here"; no transcript holds it, since words hold no space.
@@ -66,7 +66,7 @@ class ErrorRate(NamedTuple):
 
 
 def normalize_for_scoring(text: str) -> str:
-    """The text as it is scored; the one place where scoring changes it. Text is final after preparation: nothing is."""
+    """The text as it is scored: unchanged, since preparation makes texts final. A change would belong here."""
     return text
 
 
@@ -159,8 +159,7 @@ def write_files(results: Sequence[Decoded], scores: Scores, folder: Path, *, suf
     before, name = "oracle-" if scores.is_oracle else "", short_name(f"{scores.test_set}-{suffix}")
     paths = [folder / f"{before}{kind}-{name}.txt" for kind in texts]
     for path, text in zip(paths, texts.values()):
-        with atomic_file(path) as file:
-            file.write(text.encode())
+        write_whole(path, text)
     return paths
 
 

@@ -1,4 +1,4 @@
-"""Which searches a config asks for, what they need, which of them share their work, and what they are called."""
+"""The searches that a config asks for: their resources, the work that they share, and their names."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shared_moe_conformer.config import replace_fields, require
 from shared_moe_conformer.decoding.methods import HOTWORDS, METHODS, used
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import LOADERS, Resources, Units
+from shared_moe_conformer.decoding.resources import LOADERS, Resources
 from shared_moe_conformer.decoding.tuned import NO_VALUES, Values, with_values
+from shared_moe_conformer.lattice.decoding_graph import chosen_topology
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
-from shared_moe_conformer.lattice.topology import chosen_topology
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.tokenizer import Tokenizer
 
 RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
 """Options that `resolved` sets, whatever the method."""
@@ -33,8 +36,6 @@ def resolved(
     For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
 
     Args:
-      config: what is asked for.
-      vocab_size: the model's units.
       tuned: values by method, instead of the config's.
 
     Raises:
@@ -114,13 +115,11 @@ class Loaded(NamedTuple):
     """Searches whose resources are missing, and why."""
 
 
-def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, units: Units) -> Loaded:
+def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, tokenizer: Tokenizer) -> Loaded:
     """Load what the searches need, each part once; of several searches, those that lack a part are left out.
 
     Args:
       configs: as `resolved` gives them.
-      lang_dir: the recipe's lang folder.
-      units: the tokenizer.
 
     Raises:
       FileNotFoundError: the only method needs a file that is not there.
@@ -130,14 +129,14 @@ def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, units: Uni
     problems: dict[str, str] = {}
     for name, config in {name: c for c in configs for name in used(c) if name in LOADERS}.items():
         try:
-            parts[name] = LOADERS[name](config, lang_dir, units)
+            parts[name] = LOADERS[name](config, lang_dir, tokenizer)
         except (FileNotFoundError, ValueError, ImportError) as error:
             if len({c.decoding_method for c in configs}) == 1:
                 raise
             problems[name] = " ".join(str(error).split())
     left_out = {label(c): problems[n] for c in configs for n in used(c) if n in problems}
     kept = [config for config in configs if label(config) not in left_out]
-    return Loaded(kept, Resources(**parts, to_text=units.decode), left_out)
+    return Loaded(kept, Resources(**parts, to_text=tokenizer.decode), left_out)
 
 
 def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:

@@ -1,4 +1,4 @@
-"""Scales and other options of decoding methods, tuned on a split: which there are, their file, their use."""
+"""Scales and other options of decoding methods, tuned on a split: their names, their file, their use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import from_dict, replace_fields, require, to_dict
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
@@ -89,7 +89,7 @@ def require_values(method: str, values: Values) -> None:
 
 
 def read_tuned(exp_dir: Path) -> dict[str, Tuned]:
-    """What was tuned for each method; empty where nothing was.
+    """The tuned values of each method; empty where none were tuned.
 
     Raises:
       ValueError: the file is damaged, or a newer version's.
@@ -109,10 +109,9 @@ def read_tuned(exp_dir: Path) -> dict[str, Tuned]:
 
 
 def write_tuned(exp_dir: Path, found: Mapping[str, Tuned]) -> Path:
-    """Write what was tuned for each method beside an experiment and return the file; it appears whole or not at all."""
+    """Write the tuned values of each method into an experiment's folder and return the file."""
     text = json.dumps({method: to_dict(tuned) for method, tuned in found.items()}, indent=2)
-    with atomic_file(exp_dir / TUNED_FILE) as file:
-        file.write(f"{text}\n".encode())
+    write_whole(exp_dir / TUNED_FILE, f"{text}\n")
     return exp_dir / TUNED_FILE
 
 
@@ -122,7 +121,7 @@ def not_given(values: Mapping[str, Values], given: Container[str]) -> dict[str, 
 
 
 def difference(config: DecodingConfig, values: Values) -> str:
-    """What the values change in a search, `hlg-scale 0.3, beam-size 8`; empty: nothing."""
+    """The changes that values make in a search, `hlg-scale 0.3, beam-size 8`; empty: none."""
     changed = with_values(config, values)
     names = [name for name in tunable(config) if getattr(changed, name) != getattr(DecodingConfig(), name)]
     return ", ".join(f"{flag(name)} {value_of(changed, name):g}" for name in names if name in values)
@@ -140,9 +139,7 @@ def tuned_note(
     """One line about the tuned values that searches use; empty: none.
 
     Args:
-      configs: the searches.
       tuned: as `read_tuned` gives it.
-      given: options on the command line.
       checkpoint: the name of the weights that search.
     """
     changes = differences(configs, not_given(values_of(tuned), given))

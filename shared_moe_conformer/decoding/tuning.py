@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.decoding.batches import Batch, text_of
+from shared_moe_conformer.decoding.batches import text_of
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import Resources
@@ -22,11 +22,14 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.text import counted
 
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
+
 LAST = "beam_size"
 """The option that is tuned last and only made larger: larger beams take longer."""
 
 CountErrors = Callable[[Sequence[Values]], Sequence[int]]
-"""From settings of a method to the errors that each of them makes."""
+"""Function from settings of a method to the errors that each of them makes."""
 Point = tuple[float, ...]
 
 
@@ -45,8 +48,8 @@ def require_not_test(split: str) -> None:
 class CoordinateSearch:
     """The search along one option after the other, over a grid of each, until none moves.
 
-    Of settings with equally few errors, that which is nearest to the start wins, in steps of the grids. So errors and
-    steps together fall at every move, and the search ends.
+    The setting with the fewest errors wins; among equals, the one fewest steps of the grids away from the start.
+    So errors and steps together fall at every move, and the search ends.
     """
 
     def __init__(self, start: Values, grids: Mapping[str, Sequence[float]], count_errors: CountErrors) -> None:
@@ -115,7 +118,7 @@ class EncodedSplit:
 
 
 @torch.inference_mode()
-def encode_split(model: AsrModel, batches: Iterable[Batch], config: DecodingConfig) -> EncodedSplit:
+def encode_split(model: AsrModel, batches: Iterable[AsrBatch], config: DecodingConfig) -> EncodedSplit:
     """Run the encoder on a split, once for all values that are tried, in the chunks of a search.
 
     Raises:
@@ -165,7 +168,6 @@ def grids_of(config: DecodingConfig, given: Mapping[str, Any]) -> dict[str, Sequ
     """The values that are tried of each option of a search, by option.
 
     Args:
-      config: one search.
       given: options on the command line, which keep their values; of several `lm_scales`, one is chosen.
     """
     wanted: dict[str, Sequence[float]] = {name: GRIDS[name] for name in tunable(config) if name not in given}
@@ -188,14 +190,14 @@ def worth_tuning(configs: Sequence[DecodingConfig], given: Mapping[str, Any]) ->
 
 
 class Found(NamedTuple):
-    """What the tuning of one method found."""
+    """The result of tuning one method."""
 
     method: str
     best: Values
     wer: float
-    """In percent, at the best values."""
+    """Word error rate in percent at the best values."""
     default_wer: float
-    """In percent, where the search began."""
+    """Word error rate in percent at the start."""
     table: str
     """Everything that was tried, for reading."""
 
@@ -208,8 +210,6 @@ class MethodTuning:
 
         Args:
           config: the search, at the values where the tuning begins.
-          searcher: decodes the split.
-          grids: the values that are tried of each option.
         """
         self.config, self._searcher, self._grids = config, searcher, grids
         self._search = CoordinateSearch(
@@ -280,8 +280,6 @@ def tune(
 
     Args:
       configs: their searches, as `worth_tuning` gives them.
-      searcher: decodes the split.
-      given: options on the command line, which keep their values.
       say: called with a line about the time that everything takes.
     """
     tunings = [MethodTuning(config, searcher, grids_of(config, given)) for config in configs]

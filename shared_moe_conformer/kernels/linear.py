@@ -20,9 +20,9 @@ from shared_moe_conformer.cpu import vendor_and_flags
 PIECE = 256
 """Rows that are computed at once, so that their results stay in a CPU's cache; the last piece has 128 to 384."""
 FEWEST_ROWS = 16
-"""Rows from which on oneDNN is faster than MKL; it gets rows filled up to a multiple of this."""
+"""Least number of rows for which oneDNN is faster than MKL; rows are filled up to a multiple of it."""
 SMALLEST_WEIGHT = 2**15
-"""Elements of a weight matrix from which on oneDNN is faster than MKL."""
+"""Least number of elements of a weight matrix for which oneDNN is faster than MKL."""
 
 
 class Linear(nn.Linear):

@@ -1,17 +1,21 @@
-"""Graphs over words in a lang folder, built once: HLG from frame labels to words, and LG from tokens to words.
+"""Decoding graphs: H, the CTC topology; HLG, from frame labels to words; LG, from tokens to words.
 
-H is the CTC topology, L the lexicon, G the n-gram.
+L is the lexicon and G the n-gram of a lang folder, where HLG and LG are built once and kept in files.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
-from shared_moe_conformer.lattice.graphs import Graph, WordGraph
+import numpy as np
+
+from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
 from shared_moe_conformer.lattice.lexicon import LEXICON_FILE, TOKENS_FILE, WORDS_FILE, Lexicon
-from shared_moe_conformer.lattice.topology import CtcTopology, over_tokens
+
+CtcTopology = Literal["auto", "standard", "modified"]
 
 NGRAM_FILE = "G.arpa"
 FILES = {
@@ -19,9 +23,11 @@ FILES = {
     "modified": "HLG_modified.safetensors",
     "LG": "LG.safetensors",
 }
-"""The file of each kind of graph: HLG by its CTC topology, and LG."""
+"""The file of each kind of graph over words: HLG by its CTC topology, and LG."""
 FORMAT = "1"
 """Changes whenever the same inputs give another graph, so that older files are stale."""
+MODIFIED_FROM_VOCAB_SIZE = 500
+"""Vocabulary size from which the standard topology's vocab_size squared arcs cost k2 seconds an utterance."""
 
 
 def graph_path(lang_dir: Path, kind: str) -> Path:
@@ -31,54 +37,37 @@ def graph_path(lang_dir: Path, kind: str) -> Path:
     return old if old.is_file() and not path.is_file() else path
 
 
-def build_word_graph(lang_dir: Path, topology: CtcTopology) -> bool:
-    """Build the HLG of a lang folder, unless one made from the same files is there; return whether it was built.
+def build_word_graph(lang_dir: Path, kind: str) -> bool:
+    """Build a graph of a lang folder, unless one made from the same files is there; return whether it was built.
+
+    Args:
+      kind: a key of `FILES`.
 
     Raises:
       FileNotFoundError: a file of the lang folder is missing.
       ValueError: one is damaged, or the n-gram has a word that the lexicon lacks.
     """
-    return _build(lang_dir, topology, lambda: over_tokens(_tokens_to_words(lang_dir), modified=topology == "modified"))
-
-
-def build_token_word_graph(lang_dir: Path) -> bool:
-    """Build the LG of a lang folder, as `build_word_graph` does."""
-    return _build(lang_dir, "LG", lambda: _tokens_to_words(lang_dir))
-
-
-def _build(lang_dir: Path, kind: str, make: Callable[[], Graph]) -> bool:
     path, inputs = lang_dir / FILES[kind], inputs_hash(lang_dir, kind)
     if Graph.inputs_of(path) == inputs:
         return False
-    make().save(path, inputs=inputs)
+    from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram  # kaldifst and kaldilm are needed only here
+
+    lg = compose_lexicon_and_ngram(Lexicon.load(lang_dir), lang_dir / NGRAM_FILE)
+    graph = lg if kind == "LG" else over_tokens(lg, modified=kind == "modified")
+    graph.save(path, inputs=inputs)
     return True
 
 
-def _tokens_to_words(lang_dir: Path) -> Graph:
-    from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram  # kaldifst and kaldilm are needed only here
-
-    return compose_lexicon_and_ngram(Lexicon.load(lang_dir), lang_dir / NGRAM_FILE)
-
-
-def load_word_graph(lang_dir: Path, topology: CtcTopology) -> WordGraph:
-    """The HLG of a lang folder.
+def load_word_graph(lang_dir: Path, kind: str) -> WordGraph:
+    """A graph of a lang folder.
 
     Raises:
-      FileNotFoundError: it has none.
+      FileNotFoundError: it has none of this kind.
       ValueError: it was made from other files than the folder holds now.
     """
-    remedy = f"run local/build_graph.py --lang-dir {lang_dir} --ctc-topology {topology}"
-    return _load(lang_dir, topology, remedy)
-
-
-def load_token_word_graph(lang_dir: Path) -> WordGraph:
-    """The LG of a lang folder, as `load_word_graph` loads HLG."""
-    remedy = f"run local/build_graph.py --lang-dir {lang_dir}"
-    return _load(lang_dir, "LG", remedy)
-
-
-def _load(lang_dir: Path, kind: str, remedy: str) -> WordGraph:
     path = graph_path(lang_dir, kind)
+    topology = "" if kind == "LG" else f" --ctc-topology {kind}"
+    remedy = f"run local/build_graph.py --lang-dir {lang_dir}{topology}"
     if not path.is_file():
         raise FileNotFoundError(f"no graph over words in {path}: {remedy}, after ./prepare.sh")
     graph = Graph.load(path)
@@ -103,3 +92,108 @@ def inputs_hash(lang_dir: Path, kind: str) -> str:
             raise FileNotFoundError(f"{path} is missing, and graphs are made from it: run ./prepare.sh first")
         result.update(hashlib.sha256(path.read_bytes()).digest())
     return result.hexdigest()
+
+
+def chosen_topology(ctc_topology: CtcTopology, vocab_size: int) -> CtcTopology:
+    """The topology that "auto" stands for."""
+    if ctc_topology != "auto":
+        return ctc_topology
+    return "modified" if vocab_size >= MODIFIED_FROM_VOCAB_SIZE else "standard"
+
+
+@functools.lru_cache(maxsize=4)  # the same graph each time, so engines can cache it
+def ctc_topology(vocab_size: int, *, modified: bool) -> Graph:
+    """The transducer from frame labels to tokens over `vocab_size` units, with blank, 0, among them.
+
+    The standard topology demands a blank between equal tokens and has vocab_size squared arcs. The modified one does
+    not and has 4 arcs per unit: a run of a token may be one token or several, and all readings have the same weight.
+
+    Source: k2.ctc_topo, whose state numbers these are.
+    """
+    return _modified_topology(vocab_size) if modified else _standard_topology(vocab_size)
+
+
+def _standard_topology(vocab_size: int) -> Graph:
+    """State v: the last frame was v. An arc gives its label unless that is blank or continues a run."""
+    units = np.arange(vocab_size)
+    src, dst = np.repeat(units, vocab_size), np.tile(units, vocab_size)
+    return _unweighted(src, dst, ilabel=dst, olabel=np.where(src == dst, 0, dst), final_state=units)
+
+
+def _modified_topology(vocab_size: int) -> Graph:
+    """State 0: no run is open. State v > 0: a run of two or more frames v is open."""
+    units, tokens = np.arange(vocab_size), np.arange(1, vocab_size)
+    nothing = np.zeros_like(tokens)
+    return _unweighted(
+        src=np.concatenate([np.zeros_like(units), nothing, np.repeat(tokens, 2)]),
+        dst=np.concatenate([np.zeros_like(units), tokens, np.stack([tokens, nothing], axis=1).ravel()]),
+        ilabel=np.concatenate([units, tokens, np.repeat(tokens, 2)]),
+        olabel=np.concatenate([units, tokens, np.repeat(nothing, 2)]),
+        final_state=np.zeros(1),
+    )
+
+
+def _unweighted(
+    src: np.ndarray, dst: np.ndarray, *, ilabel: np.ndarray, olabel: np.ndarray, final_state: np.ndarray
+) -> Graph:
+    arcs, final = _rows(src, dst, ilabel, olabel), final_state.tolist()
+    return graph_of_arcs(arcs, np.zeros(len(arcs)), final_state=final, final_weight=[0.0] * len(final))
+
+
+def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
+    """The CTC topology composed with a graph over tokens: a graph over frame labels.
+
+    A state of the result is either a state q of the graph over tokens, after a blank, or q together with the token
+    that led there, while its run of frames lasts.
+
+    Args:
+      tokens: a graph whose arcs each consume a token, never blank.
+      modified: see `ctc_topology`.
+    """
+    entered, entry = np.unique(np.stack([tokens.dst, tokens.ilabel], axis=1), axis=0, return_inverse=True)
+    running = tokens.num_states + np.arange(len(entered))
+    compose = _modified_over_tokens if modified else _standard_over_tokens
+    rows, taken = compose(tokens, entered, running, entry.ravel())
+    blank = np.arange(tokens.num_states)
+    loops = _rows(blank, blank), _rows(running, running, ilabel=entered[:, 1])
+    weight = np.concatenate([tokens.weight[taken], np.zeros(sum(map(len, rows + loops)) - len(taken))])
+    final_state, final_weight = tokens.final_state, tokens.final_weight
+    if not modified:
+        ending = dict(zip(final_state.tolist(), final_weight.tolist()))
+        also = [(int(run), ending[q]) for run, (q, _) in zip(running, entered.tolist()) if q in ending]
+        final_state = np.concatenate([final_state, np.array([run for run, _ in also], dtype=np.int32)])
+        final_weight = np.concatenate([final_weight, np.array([weight for _, weight in also], dtype=np.float32)])
+    return graph_of_arcs(
+        np.concatenate([*rows, *loops]), weight, final_state=final_state.tolist(), final_weight=final_weight.tolist()
+    )
+
+
+def _standard_over_tokens(
+    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """The arcs that begin a token and those that end one by a blank; then the graph's arc of each of the former."""
+    arcs_of = np.searchsorted(tokens.src, entered[:, 0]), np.searchsorted(tokens.src, entered[:, 0], side="right")
+    following = [np.arange(*span) for span in zip(*arcs_of)]
+    run = np.repeat(np.arange(len(entered)), [len(arcs) for arcs in following])
+    arc = np.concatenate(following).astype(np.int64)
+    other = tokens.ilabel[arc] != entered[run, 1]
+    run, arc = run[other], arc[other]
+    taken = np.concatenate([np.arange(len(tokens.src)), arc])
+    begin = _rows(
+        np.concatenate([tokens.src, running[run]]), running[entry[taken]], tokens.ilabel[taken], tokens.olabel[taken]
+    )
+    return (begin, _rows(running, entered[:, 0])), taken
+
+
+def _modified_over_tokens(
+    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
+) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+    """The arcs of a token's only or first frame and those of its last; then the graph's arc of each of the former."""
+    taken = np.tile(np.arange(len(tokens.src)), 2)
+    dst = np.concatenate([tokens.dst, running[entry]])
+    begin = _rows(tokens.src[taken], dst, tokens.ilabel[taken], tokens.olabel[taken])
+    return (begin, _rows(running, entered[:, 0], ilabel=entered[:, 1])), taken
+
+
+def _rows(src: np.ndarray, dst: np.ndarray, ilabel: np.ndarray | int = 0, olabel: np.ndarray | int = 0) -> np.ndarray:
+    return np.stack(np.broadcast_arrays(src, dst, ilabel, olabel), axis=1)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs, spans
-from shared_moe_conformer.lattice.posteriors import best_of, group_starts
+from shared_moe_conformer.lattice.paths import best_of, group_starts
 from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams, LatticeEngine
 
 EngineName = Literal["auto", "k2", "embedded"]

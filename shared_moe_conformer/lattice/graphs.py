@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 
 MAX_EXPANSION = 200
 """Largest ratio of what an .npz file unpacks to and its size; graphs with weights have about 5."""
@@ -96,7 +96,7 @@ class Graph:
         """Refuse arrays that are no graph.
 
         Raises:
-          ValueError: what is wrong.
+          ValueError: the fault, named.
         """
         for f in fields(self):
             array, dtype = getattr(self, f.name), np.float32 if "weight" in f.name else np.int32
@@ -121,8 +121,7 @@ class Graph:
     def save(self, path: Path, *, inputs: str = "") -> None:
         """Write the arrays as a safetensors file, with a hash of what the graph was made from."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self)}
-        with atomic_file(path) as file:
-            file.write(safetensors.numpy.save(arrays, {"inputs": inputs}))
+        write_whole(path, safetensors.numpy.save(arrays, {"inputs": inputs}))
 
     @staticmethod
     def inputs_of(path: Path) -> str:
@@ -189,9 +188,6 @@ def graph_of_arcs(
 
     Args:
       arcs: src, dst, ilabel and olabel of each arc, (number of arcs, 4).
-      weight: log-probability of each arc.
-      final_state: the final states.
-      final_weight: log-probability of ending in each of them.
     """
     order = np.argsort(arcs[:, 0], kind="stable")
     src, dst, ilabel, olabel = np.ascontiguousarray(arcs[order].T, dtype=np.int32)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs
-from shared_moe_conformer.lattice.posteriors import within_beam
+from shared_moe_conformer.lattice.paths import within_beam
 from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams, warn_once
 
 MAX_ARCS = 24_000_000

@@ -41,7 +41,7 @@ class AlignedPath(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """An acyclic graph each of whose arcs consumes one frame; state 0 is its start.
+    """An acyclic graph; each arc consumes one frame, and state 0 is the start.
 
     States are numbered frame by frame, and arcs are in the order of the states that they leave. Every arc lies on a
     path from the start to a final state; a search that found no path gives a lattice without arcs.
@@ -130,7 +130,6 @@ def lattice_of_arcs(
       src, dst: states between which each arc leads; 0 is the start.
       arc: the graph's arc that each one takes.
       log_probs: log-probabilities of frame labels, (T, V).
-      graph: what was searched.
     """
     frame_of_state = _frames(src, dst)
     used = frame_of_state[src] >= 0
@@ -197,11 +196,6 @@ def _in_order(lattice: Lattice) -> Lattice:
 
 def trimmed(lattice: Lattice, keep: np.ndarray | None = None) -> Lattice:
     """The lattice of those of the arcs to keep (all of them) that lie on a path from the start to a final state."""
-    return _taken_out(lattice, *_live_parts(lattice, keep))
-
-
-def _live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of the arcs and of the states on a path of arcs to keep (None: all arcs)."""
     keep = np.ones(lattice.num_arcs, dtype=bool) if keep is None else keep.copy()
     bounds = lattice.first_arcs
     forth, back = np.zeros((2, lattice.num_states), dtype=bool)
@@ -213,19 +207,15 @@ def _live_parts(lattice: Lattice, keep: np.ndarray | None = None) -> tuple[np.nd
     for arcs in reversed(slices):
         keep[arcs] &= back[lattice.dst[arcs]]
         back[lattice.src[arcs][keep[arcs]]] = True
-    return keep, forth & back
-
-
-def _taken_out(lattice: Lattice, arcs: np.ndarray, states: np.ndarray) -> Lattice:
-    """The lattice of these arcs and states, given as masks."""
-    if not arcs.any():
+    if not keep.any():
         return EMPTY
+    states = forth & back
     numbers = np.cumsum(states, dtype=np.int32) - 1
     ends = states[lattice.final_state]
     return Lattice(
-        src=numbers[lattice.src[arcs]],
-        dst=numbers[lattice.dst[arcs]],
-        **{name: getattr(lattice, name)[arcs] for name in ("frame", "ilabel", "olabel", "am", "lm")},
+        src=numbers[lattice.src[keep]],
+        dst=numbers[lattice.dst[keep]],
+        **{name: getattr(lattice, name)[keep] for name in ("frame", "ilabel", "olabel", "am", "lm")},
         final_state=numbers[lattice.final_state[ends]],
         final_lm=lattice.final_lm[ends],
     )

@@ -6,13 +6,13 @@ Files in a lang folder, as in icefall: words.txt ("word id" per line) and lexico
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, EPSILON, RESERVED
 
@@ -68,8 +68,8 @@ class Lexicon:
         lines = [
             " ".join([word, *(self.tokens[token] for token in spelling)]) for word, spelling in self.spellings.items()
         ]
-        _write_lines(lang_dir / LEXICON_FILE, lines)
-        _write_lines(lang_dir / WORDS_FILE, [f"{word} {index}" for index, word in enumerate(self.words)])
+        write_whole(lang_dir / LEXICON_FILE, "".join(f"{line}\n" for line in lines))
+        write_whole(lang_dir / WORDS_FILE, "".join(f"{word} {index}\n" for index, word in enumerate(self.words)))
 
     @classmethod
     def load(cls, lang_dir: Path) -> Lexicon:
@@ -108,8 +108,3 @@ def _disambiguated(spellings: Sequence[Sequence[int]], backoff_token: int) -> li
         used[spelling] += ambiguous
         result.append([*spelling, backoff_token + used[spelling]] if ambiguous else [*spelling])
     return result
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_file(path) as file:
-        file.write("".join(f"{line}\n" for line in lines).encode())

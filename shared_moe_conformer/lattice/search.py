@@ -1,4 +1,4 @@
-"""Lattices of a batch in bounded memory, whatever its posteriors, and what a lattice engine must offer for that.
+"""Lattices of a batch in bounded memory, whatever its posteriors, and the interface of lattice engines.
 
 An untrained model's posteriors are flat, so all states stay within the beam; such utterances are searched again with
 narrower beams. An utterance that was cut off may lead to no final state; it is searched again with every state final.
@@ -16,7 +16,7 @@ from torch import Tensor
 from shared_moe_conformer.lattice.composition import Automaton, TooManyArcs, composed
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Lattice
-from shared_moe_conformer.lattice.posteriors import pruned
+from shared_moe_conformer.lattice.paths import pruned
 
 MIN_ACTIVE = 30
 """Arcs or states that are kept on a frame even outside the search beam. Source: icefall's min_active_states."""
@@ -49,7 +49,7 @@ class LatticeEngine(Protocol):
           log_probs: log-probabilities of frame labels, (N, T, V).
           lens: valid frames of each utterance, (N,).
           graph: the graph to search.
-          beams: how wide the search is.
+          beams: the width of the search.
           max_arcs: most arcs of an utterance; an engine may count arcs that only its search keeps.
         """
 
@@ -85,7 +85,6 @@ def find_lattices(
     """Return the lattice of each utterance; `EMPTY` where it has no frame or the graph no path of its length.
 
     Args:
-      engine: the engine that searches.
       log_probs, lens, graph, beams: see `LatticeEngine.lattices`.
       max_searched: most arcs that the search keeps for an utterance.
       max_arcs: most arcs of each lattice that is returned.

@@ -25,7 +25,7 @@ except ImportError:
     k2 = None
 
 Joiner = Callable[[Tensor, Tensor], Tensor]
-"""From projected encoder and decoder frames, (R, J) each, to logits (R, V)."""
+"""Function from projected encoder and decoder frames, (R, J) each, to logits (R, V)."""
 
 
 class TransducerFunctions(NamedTuple):
@@ -45,7 +45,6 @@ def transducer_functions(backend: str, device: torch.device | str) -> Transducer
     Args:
       backend: "k2"; "torch"; or "auto": k2 on a GPU where it is installed, otherwise torch, which is faster on a CPU
         (benchmarks/pruned_transducer.py).
-      device: where the loss will be computed.
 
     Raises:
       ValueError: k2 is asked for and not installed, or another backend.
@@ -110,11 +109,11 @@ def pruned_transducer_loss(
       prune_range: positions kept at each frame; more for an utterance that does not fit, that is if U > T * (S - 1).
       lm_only_scale: smoothing of the simple loss towards the decoder alone.
       am_only_scale: smoothing of the simple loss towards the encoder alone; not 0: batch-mates matter.
-      functions: who computes the lattices (`transducer_functions`).
-      teacher: whose joiner this one should imitate at the positions kept.
+      functions: functions that compute the lattices (`transducer_functions`).
+      teacher: the joiner to imitate at the positions kept.
     """
     boundary = torch.stack([torch.zeros_like(x_lens), torch.zeros_like(x_lens), y_lens, x_lens], dim=1)
-    # k2 1.23.4 refuses U = 0 and T < U; what is beyond the boundary changes nothing.
+    # k2 1.23.4 refuses U = 0 and T < U; values beyond the boundary change nothing.
     y, lm_simple = _at_least(y, 1), _at_least(lm_simple, 2)
     am_simple = _at_least(am_simple, y.shape[1])
     with torch.autocast(am_simple.device.type, enabled=False):

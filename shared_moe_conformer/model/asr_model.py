@@ -78,7 +78,7 @@ class AsrModel(nn.Module):
         self.ctc_head = Linear(encoder_dim, config.vocab_size)
 
     def parameter_layers(self) -> dict[nn.Parameter, int]:
-        """How many layers use each parameter of the encoder's groups."""
+        """The number of layers that use each parameter of the encoder's groups."""
         return self.encoder.parameter_layers()
 
     def compilable_parts(self) -> list[nn.Module]:
@@ -88,7 +88,7 @@ class AsrModel(nn.Module):
         return [module for module in self.encoder.modules() if isinstance(module, kinds) and module not in merged]
 
     def checkpoint_activations(self) -> None:
-        """From now on keep only the layers' inputs for the backward pass, which computes the rest again."""
+        """Keep only the layers' inputs for the backward pass from now on; it computes the rest again."""
         for group in self.encoder.block_groups():
             group.recomputes = True
 
@@ -115,7 +115,7 @@ class AsrModel(nn.Module):
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
-          chunking: what frames may see, as if the features came chunk by chunk; None: the whole.
+          chunking: the frames that each frame may see, as if the features came chunk by chunk; None: all.
         """
         return self.encoder(x, x_lens, chunking)
 
@@ -173,7 +173,7 @@ class AsrModel(nn.Module):
           prune_range: tokens per frame at which the joiner is evaluated.
           lm_only_scale: smoothing of the simple loss towards the decoder alone.
           am_only_scale: smoothing of the simple loss towards the encoder alone.
-          teacher: what to imitate.
+          teacher: the output to imitate.
           num_copies: 2: the second half of the batch is the first with other masks, and both should agree.
         """
         (encoder_out, lens, routing), ends = self.encoder.forward_with_ends(x, x_lens)

@@ -25,7 +25,7 @@ QUERIES_AT_ONCE = 512
 """Frames whose attention is computed at once where torch has no fused one."""
 
 Adapters = Mapping[str, nn.Module]
-"""By the name of a linear map: what the calling layer adds to its output."""
+"""Modules whose outputs the calling layer adds to those of linear maps, by the maps' names."""
 
 
 def adapted(linear: nn.Linear, x: Tensor, adapter: nn.Module | None) -> Tensor:
@@ -181,14 +181,14 @@ class Mixer(nn.Module):
 
 
 class IndividualParts(NamedTuple):
-    """What a layer keeps for itself."""
+    """The parts that a layer keeps for itself."""
 
     norms: Norms
     routers: Routers
     adapters: Mapping[str, Adapters] = {}
-    """By the name of a block's part; none: its linear maps as they are."""
+    """Adapters of each part of the block, by its name; a part without any has its linear maps as they are."""
     gates: Mapping[str, Tensor] = {}
-    """By the name of a part that stores E sets of weights: the share of each, (E,)."""
+    """Shares of the E sets of weights, (E,), of each part that stores several, by its name."""
     depth: int = 0
     """The layer's number among those that share the norms."""
 
@@ -213,7 +213,7 @@ class ConformerBlock(nn.Module):
 
         Args:
           x: frames, (N, T, C).
-          frames: what all layers need to know of them.
+          frames: their validity, their positions and the frames that each may see.
           individual: the calling layer's own parts.
           mixer: the attention and convolution to use; None: the block's own.
         """

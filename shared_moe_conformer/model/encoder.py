@@ -1,4 +1,4 @@
-"""The encoder: a front end, then layers, each of which uses the block that the pattern of sharing gives it."""
+"""The encoder: a front end, then layers; the pattern of sharing gives each layer its block."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from shared_moe_conformer.model.sharing import BlockGroup, RouterLosses
 
 
 class Layer(NamedTuple):
-    """One layer: which block it uses, and where it stands among the layers that use it."""
+    """One layer: its block, and its place among the layers that use the block."""
 
     group: BlockGroup
     number: int
-    """In its group; 0 is the first."""
+    """Number of the layer in its group; 0 is the first."""
     mixer: Mixer | None
     """Its attention and convolution; None: its block's."""
 
     def individual(self) -> IndividualParts:
-        """What it keeps for itself."""
+        """The parts that it keeps for itself."""
         return self.group.individual(self.number)
 
     def part(self, name: str) -> nn.Module:
@@ -45,11 +45,11 @@ class EncoderOutput(NamedTuple):
     encoder_out_lens: Tensor
     """Valid frames of each utterance, (N,)."""
     routing: Routing | None
-    """Of the valid frames, stacked over the L expert feed-forwards in the order of depth; None without experts."""
+    """Decisions on the valid frames, stacked over the L expert feed-forwards by depth; None without experts."""
 
 
 class EncoderState(NamedTuple):
-    """What the encoder remembers of N streams; the model itself keeps none of it."""
+    """The encoder's memory of N streams; the model itself keeps none of it."""
 
     keys_values: Tensor
     """`LayerMemory.keys_values` of each layer, (N, L, left_context, 2, H, D)."""
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
             )
 
     def parameter_layers(self) -> dict[nn.Parameter, int]:
-        """How many layers use each parameter of the groups and mixers."""
+        """The number of layers that use each parameter of the groups and mixers."""
         layers = {parameter: n for group in self.block_groups() for parameter, n in group.parameter_layers()}
         for number, mixer in enumerate(self.mixers):
             layers |= dict.fromkeys(mixer.parameters(), self.layer_mixers.count(number))
@@ -117,8 +117,8 @@ class Encoder(nn.Module):
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
-          chunking: what frames may see, as `step` would let them; None: the whole, or in training what `chunk_sizes`
-            and `left_contexts` of the config let be drawn.
+          chunking: the frames that each may see, as in `step`; None: all, or in training a draw of the config's
+            `chunk_sizes` and `left_contexts`.
         """
         return self.forward_with_ends(x, x_lens, chunking)[0]
 

@@ -1,4 +1,4 @@
-"""What all layers need to know of a batch's frames, made once per forward pass."""
+"""The frames of a batch as all layers need them, made once per forward pass."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROTARY_BASE = 10000.0
 
 
 class Frames:
-    """Which frames of a batch are valid, where they stand in time, and which of them a frame may see."""
+    """The frames of a batch: their validity, their positions in time, and the frames that each may see."""
 
     padding_mask: Tensor
     """True where a frame is padding, (N, T)."""
@@ -77,7 +77,7 @@ class Frames:
 
 
 class LayerMemory(NamedTuple):
-    """What a layer remembers of a stream for its next chunk."""
+    """A layer's memory of a stream for its next chunk."""
 
     keys_values: Tensor
     """Keys, not rotated yet, and values of the last frames, (N, left_context, 2, H, D)."""

@@ -14,7 +14,8 @@ class FeatureNorm(nn.Module):
     """Features minus the mean and over the standard deviation, for each mel bin, of all frames seen in training.
 
     Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ. They are
-    gathered before a forward pass, for all the batches of an update at once: which process has which does not matter.
+    gathered before a forward pass, for all batches of an update at once, so their division among processes
+    does not matter.
 
     Source: Chan et al. 1979, Updating formulae and a pairwise algorithm for computing sample variances, eq. 2.1.
     """
@@ -56,7 +57,7 @@ class FeatureNorm(nn.Module):
 
     @torch.no_grad()
     def count(self, totals: Tensor) -> None:
-        """In training, take frames into the statistics.
+        """Take frames into the statistics; in evaluation, do nothing.
 
         Args:
           totals: `totals` of a batch, or the sum of several batches', since the last count.

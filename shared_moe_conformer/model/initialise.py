@@ -52,7 +52,7 @@ NEW_ROUTER_SCALE = 0.01
 def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, int]], noise: float) -> None:
     """Copy a trained model into one that may share more of its weights, have experts, or other units.
 
-    A group's block gets the mean of its layers' weights; what each layer keeps for itself is copied, and deltas of low
+    A group's block gets the mean of its layers' weights; each layer's own parts are copied, and deltas of low
     rank take what they can of the difference. A dense feed-forward becomes experts that are noisy copies of it.
 
     Args:

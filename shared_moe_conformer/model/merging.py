@@ -21,7 +21,7 @@ from shared_moe_conformer.config import MergeGates
 SPREAD = 1.5
 """First logits of a table of gates: minus this, times the distance of the layer from the set's place in depth."""
 HIDDEN_CHANNELS = 16
-"""Of the small network that gives gates."""
+"""Hidden channels of the network that gives gates."""
 
 
 class Merged(nn.Module):
@@ -71,7 +71,7 @@ class DepthGates(nn.Module):
     """
 
     depth: Tensor
-    """Of each layer, for a network, (L, 1)."""
+    """Depth of each layer, 0 to 1, the input of a network, (L, 1)."""
 
     def __init__(self, num_layers: int, num_parts: int, num_sets: int, *, kind: MergeGates) -> None:
         super().__init__()

@@ -127,7 +127,7 @@ class MoeFeedForward(nn.Module):
 
         Args:
           x: frames, (N, T, C).
-          frames: which of them are valid; padding is never routed.
+          frames: the batch's frames; padding is never routed.
           router: the calling layer's router.
         """
         rows = frames.pack(x)
@@ -142,7 +142,7 @@ class MoeFeedForward(nn.Module):
 
 
 class ExpertUsage(NamedTuple):
-    """How L routers used their experts on a batch."""
+    """The use of experts by L routers on a batch."""
 
     frames: Tensor
     """Frames that each expert computed, (L, E), without gradient."""

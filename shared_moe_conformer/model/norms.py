@@ -43,7 +43,7 @@ class MaskedBatchNorm(nn.Module):
 
         Args:
           x: frames, (N, T, C).
-          frames: which of them are valid.
+          frames: their validity.
           depth: the calling layer among those that share the norm.
         """
         if not self.training:

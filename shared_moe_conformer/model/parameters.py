@@ -1,4 +1,4 @@
-"""How many parameters a model stores, unrolls and touches."""
+"""Counts of the parameters that a model stores, unrolls and touches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that share one block's weights, and what each of them keeps for itself.
+"""Layers that share one block's weights, and the parts that each of them keeps for itself.
 
 Source: Bai et al. 2022, abstract (arXiv 2209.08326).
 """
@@ -142,7 +142,7 @@ class BlockGroup(nn.Module):
 
         Args:
           x: frames, (N, T, C).
-          frames: what all layers need to know of them.
+          frames: their validity, their positions and the frames that each may see.
           depth: the layer's number in the group; 0 is its first.
           mixer: attention and convolution to use; None: the block's own.
         """

@@ -60,7 +60,7 @@ class ModelFacts:
     error_rates: dict[str, dict[str, float]] = field(default_factory=dict, kw_only=True)
     """Word error rate in percent by test set and search, the method and its options; empty: nothing was decoded.
 
-    Of several searches by one method, the one with the released model's own options is first.
+    The search with the released model's own options comes before others by the same method.
     """
 
     def __post_init__(self) -> None:
@@ -146,13 +146,13 @@ class ExampleRecording(NamedTuple):
     samples: np.ndarray
     """(num_samples,), in -1..1."""
     sampling_rate: int
-    """In Hz."""
+    """Rate of the samples, in Hz."""
     reference: str
     """The words that were said."""
 
 
 def write_test_text(folder: Path, *, expected: str, reference: str) -> None:
-    """Write test.txt: what the model makes of the recording, and what was said."""
+    """Write test.txt: the model's transcript of the recording, and the reference."""
     lines = f"{EXPECTED} {expected}\n{REFERENCE} {reference}\n"
     (folder / TEST_TEXT).write_text(lines, encoding="utf-8")
 

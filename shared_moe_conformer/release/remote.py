@@ -71,16 +71,14 @@ def fetch(
     """Download one file of a zoo, or the rest of it if part of it is there from an earlier call.
 
     Args:
-      location: the zoo.
       path: the file's in the zoo, with `/`.
       target: the file to be; kept as it is if its sum is right.
       max_bytes: a longer file is refused before it fills the disk.
-      sha256: what it must have; None: anything.
-      progress: told about the bytes that come.
+      sha256: the sum that it must have; None: any.
 
     Raises:
       FileNotFoundError: the zoo has no such file.
-      ValueError: too long, another sum, or no way to read it; what has come is kept only if it may be right.
+      ValueError: too long, another sum, or no way to read it; a part that may be right is kept.
     """
     source = f"{location.rstrip('/')}/{path}"
     for _ in range(2):  # a second time, from the start, if the file has changed since its first part came

@@ -86,7 +86,6 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
     """Have a model of another zoo in this one; without the network if it is here already.
 
     Args:
-      name: the model's name.
       source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
       zoo_dir: this zoo; made if need be. A model whose files were damaged here is got again.
       update: look whether the other zoo has another version, and take it.
@@ -97,7 +96,7 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
     Raises:
       FileExistsError: something else is here under this name.
       FileNotFoundError: the other zoo is not there, or has no such model.
-      ValueError: what came is not what the other zoo's index says; nothing of it is kept that may be wrong.
+      ValueError: the files are not those of the other zoo's index; none that may be wrong is kept.
     """
     require_name(name)
     if not update and (intact := _intact(name, zoo_dir)):
@@ -119,12 +118,10 @@ def push(name: str, *, zoo_dir: Path, target: str) -> str:
     """Put a model of this zoo into another one, which is made if need be.
 
     Args:
-      name: the model's name.
-      zoo_dir: this zoo.
       target: the other zoo: a folder, `file://` or `hf://owner/name`.
 
     Returns:
-      Where the model is now.
+      The model's new place.
 
     Raises:
       ValueError: the model is damaged, or the other zoo cannot be written.

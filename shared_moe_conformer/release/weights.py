@@ -35,12 +35,11 @@ def load_model(config: Config, path: Path, *, config_path: Path) -> AsrModel:
 
 
 def require_possible(config: Config, *, num_values: int, path: Path) -> None:
-    """Refuse a config of whose tensors any is larger than all weights together, before memory is taken for it.
+    """Refuse a config that needs a tensor larger than all weights together, before memory is taken for it.
 
     Args:
       config: perhaps anybody's.
       num_values: numbers in all weights together.
-      path: the config's.
 
     Raises:
       ValueError: it is.

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import ADDED_LATER, from_dict, require, to_dict
 from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, ModelFacts, is_by, read_manifest, require_name
 
@@ -45,7 +45,7 @@ class ZooEntry(ModelFacts):
 
     @property
     def word_error_rate(self) -> tuple[float, str] | None:
-        """In percent by the model's own search, and the test set, the first that it decoded; None: none.
+        """Rate in percent by the model's own search, and the test set, the first that it decoded; None: none.
 
         The best of many searches, chosen on the test set itself, would flatter.
         """
@@ -94,8 +94,7 @@ def write_index(entries: list[ZooEntry], path: Path) -> None:
     for of_model in values:
         if of_model["decoding_method"] == DEFAULT_SEARCH:
             del of_model["decoding_method"]
-    with atomic_file(path) as file:
-        file.write((json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 def add(folder: Path) -> ZooEntry:
@@ -145,7 +144,6 @@ def select(
     """The models that fit a query; None: anything does.
 
     Args:
-      entries: to choose from.
       corpus: part of the corpus's name, in any case of letters.
       language: a BCP-47 code; `en` finds `en-GB` as well.
       max_size: limit of all files together, in MB (10**6 bytes).
@@ -214,7 +212,6 @@ def verify_sums(folder: Path, *, required: Iterable[str]) -> None:
     """Read every file that SHA256SUMS lists, and compare.
 
     Args:
-      folder: the folder with its SHA256SUMS.
       required: names that must be listed; a file that is not listed is not checked.
 
     Raises:

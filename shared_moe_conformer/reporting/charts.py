@@ -101,8 +101,8 @@ def line_chart(curves: Sequence[Curve], *, title: str, x_name: str, from_zero: b
 
     Args:
       curves: points that are not finite are left out.
-      title: what is shown, and its unit.
-      x_name: what the horizontal axis counts.
+      title: the quantity that is shown, and its unit.
+      x_name: the unit of the horizontal axis.
       from_zero: the vertical axis begins at 0.
     """
     from matplotlib.ticker import LogLocator, MaxNLocator

@@ -1,24 +1,17 @@
-"""An experiment as one page: how it went, what its experts did, what it reached, and with which options."""
+"""An experiment as one page: its course, its experts, its results and its options."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import Config, load_config, options_by_name, to_dict
-from shared_moe_conformer.reporting.charts import Rate, interval_chart
+from shared_moe_conformer.reporting.charts import Curve, Rate, interval_chart, line_chart
 from shared_moe_conformer.reporting.experts import collapsed_experts, expert_charts
-from shared_moe_conformer.reporting.history import (
-    Series,
-    TrainingLog,
-    read_history,
-    read_log,
-    training_charts,
-    wer_by_epoch,
-)
 from shared_moe_conformer.reporting.page import (
     Markup,
     cards,
@@ -32,13 +25,50 @@ from shared_moe_conformer.reporting.page import (
     warning,
     wide_card,
 )
-from shared_moe_conformer.reporting.results import Result, most_frequent_errors, read_results
+from shared_moe_conformer.reporting.records import (
+    Result,
+    Series,
+    TrainingLog,
+    most_frequent_errors,
+    read_history,
+    read_log,
+    read_results,
+    wer_by_epoch,
+)
 from shared_moe_conformer.text import counted
 
 MAX_LOG_LINES = 40
 MAX_NAME = 30
 PLAIN_SEARCH = "greedy_search"
 """Search whose word error rate stands first. The best of many, chosen on the test set itself, would flatter."""
+
+
+class Chart(NamedTuple):
+    """A chart of a training."""
+
+    title: str
+    curves: Mapping[str, str]
+    """Tags of scalars by the curves' names."""
+    from_zero: bool = False
+    x_name: str = "updates"
+
+
+CHARTS = (
+    Chart("Loss per frame", {"training": "train/loss", "dev": "dev/loss"}),
+    Chart("WER on dev in percent, CTC greedy", {"WER": "WER by epoch"}, x_name="epoch"),
+    Chart("Losses on dev", {name.removesuffix("_loss"): f"dev/{name}" for name in
+                            ("loss", "pruned_loss", "simple_loss", "ctc_loss")}),
+    Chart("Learning rate", {"learning rate": "train/learning_rate"}, from_zero=True),
+    Chart("Gradient norm before clipping", {"mean": "train/mean_grad_norm", "of one update": "train/grad_norm"}),
+    Chart("Share of updates that were clipped", {"share": "train/share_clipped"}, from_zero=True),
+    Chart("Hours of audio per hour", {"throughput": "speed/hours_of_audio_per_hour"}, from_zero=True),
+    Chart("Share of the time spent waiting for data", {"share": "speed/share_waiting_for_data"}, from_zero=True),
+    Chart("Largest memory, MiB", {"process": "speed/peak_memory_mib", "GPU": "speed/peak_gpu_memory_mib"},
+          from_zero=True),
+    Chart("Routers' losses on dev, all layers' mean",
+          {"load balancing": "dev/load_balancing_loss", "z loss": "dev/router_z_loss"}),
+    Chart("Skipped updates", {"skipped": "skipped so far"}),
+)  # fmt: skip
 
 
 class Experiment(NamedTuple):
@@ -66,7 +96,6 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
     """The page.
 
     Args:
-      experiment: what it shows.
       parameters: counts by their names.
     """
     config = experiment.config
@@ -86,6 +115,23 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
         section("Options", *(folded(name, _option_table(values)) for name, values in to_dict(config).items())),
         section("Environment", wide_card(table(["", ""], [*environment.items()])) if environment else None),
     )
+
+
+def training_charts(history: Mapping[str, Series]) -> list[Markup]:
+    """The charts of everything that was written."""
+    skipped = history.get("train/num_skipped", Series([], []))
+    totals = [*accumulate(skipped.values)] if any(skipped.values) else []
+    every = {**history, "WER by epoch": wer_by_epoch(history), "skipped so far": Series(skipped.steps, totals)}
+    distillation = {
+        tag.split("/")[1].removesuffix("_loss"): tag for tag in history if "dev/" in tag and "distil" in tag
+    }
+    drawn = []
+    for chart in CHARTS:
+        tags = {**chart.curves, **(distillation if chart.title == "Losses on dev" else {})}
+        curves = [Curve(name, *every[tag]) for name, tag in tags.items() if tag in every and every[tag].values]
+        if curves:
+            drawn.append(line_chart(curves, title=chart.title, x_name=chart.x_name, from_zero=chart.from_zero))
+    return drawn
 
 
 def _key_numbers(experiment: Experiment, parameters: Sequence[tuple[str, int]]) -> list[tuple[str, str]]:

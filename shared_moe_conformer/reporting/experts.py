@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.reporting.charts import CARD, CURVES, INK, WARN, Curve, drawing, line_chart
-from shared_moe_conformer.reporting.history import Series, dev_epochs
 from shared_moe_conformer.reporting.page import Markup, cards, wide_card
+from shared_moe_conformer.reporting.records import Series, dev_epochs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,7 +150,6 @@ def usage_history(history: Mapping[str, Series], part: str) -> UsageHistory | No
     """Shares of the training's or the validation set's frames, as logged; None without experts.
 
     Args:
-      history: TensorBoard's scalars.
       part: `train` or `dev`.
     """
     pattern = rf"{part}_expert_share/feed_forward_(\d+)/expert_(\d+)"

@@ -18,7 +18,7 @@ BLOCK_SECONDS = 10
 PIECE = 4096
 """Samples that are decoded at once: damage loses no more than these."""
 MAX_SAMPLING_RATE = 768_000
-"""In Hz; resampling takes memory in proportion, and a file's header may say anything."""
+"""Limit in Hz; resampling takes memory in proportion, and a file's header may say anything."""
 SUFFIXES = frozenset(
     {".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".gsm", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".rf64"}
     | {".w64", ".wav", ".webm"}
@@ -27,15 +27,15 @@ SUFFIXES = frozenset(
 PLAIN = ("WAV", "WAVEX", "FLAC")
 """Formats that every program reads alike."""
 FLOATING = ("FLOAT", "DOUBLE")
-"""Encodings that can hold what is no number, and any scale."""
+"""Encodings that can hold values that are no numbers, and values of any scale."""
 LOUDEST_FLOAT = 16.0
-"""Magnitude from which on samples in floating point have the scale of integers."""
+"""Magnitude above which floating-point samples count as having the scale of integers."""
 INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
 """Full scale of integers of 16, 24 and 32 bits."""
 CUT_OFF = 0.1
-"""Seconds by which a file must be shorter than its header says to be taken for one that was cut off."""
+"""Seconds that a file must lack of its header's length to count as cut off."""
 CANCELLED = 0.1
-"""Power of the mean of channels, as a share of what independent channels would give, below which they cancel."""
+"""Channels cancel each other if the power of their mean is below this share of that of independent channels."""
 
 logger = logging.getLogger("shared_moe_conformer")
 
@@ -49,11 +49,10 @@ def read_audio(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, i
 def stream_audio(path: Path, *, channel: int | None = None) -> tuple[int, Iterator[np.ndarray]]:
     """The sampling rate in Hz, and the samples, float32 in -1..1, in blocks of 10 seconds.
 
-    What a header says wrongly of lengths does not matter. A warning tells of a file that was cut off, of samples in
+    A wrong length in a header does not matter. A warning tells of a file that was cut off, of samples in
     the scale of integers, which are scaled down, and of channels whose mean cancels: then the louder one is taken.
 
     Args:
-      path: the file.
       channel: the channel to take, from 0; None: the mean of all.
 
     Raises:
@@ -88,7 +87,7 @@ class Examined(NamedTuple):
     """An audio file, by its samples wherever its header may be wrong."""
 
     sampling_rate: int
-    """In Hz."""
+    """Rate of the samples, in Hz."""
     num_samples: int
     announced: float | None
     """Number of samples by the header, where the file was cut off."""

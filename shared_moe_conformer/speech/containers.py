@@ -20,9 +20,9 @@ import soundfile
 ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError)
 """Errors of soundfile for a file that it cannot read."""
 UNKNOWN_LENGTH = (1 << 36) - 1
-"""Number of samples from which on a header does not know it: the largest that FLAC can say."""
+"""Number of samples from which a header counts as not knowing it: the largest that FLAC can say."""
 STREAMED = 0x7FFFF000
-"""Bytes of samples from which on a RIFF header does not know them, as of a file that was written to a pipe."""
+"""Bytes of samples from which a RIFF header counts as not knowing them, as in a file that was written to a pipe."""
 HEADERLESS = {
     ".gsm": ("GSM610", 8000),
     ".ulaw": ("ULAW", 8000),

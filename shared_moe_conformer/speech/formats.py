@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.speech.transcript import Transcript, Word
 from shared_moe_conformer.text import join_words
 
@@ -103,7 +103,7 @@ def as_ctm(name: str, transcript: Transcript) -> str:
 def ctm_lines(recording: str, transcript: Transcript) -> str:
     """One line a word: recording, channel, start and duration in seconds, word, confidence if known.
 
-    Where nothing was said, the line is a comment.
+    The line is a comment if nothing was said.
 
     Source: NIST's sclite, CTM format (`;;` begins a comment; fields are separated by spaces).
     """
@@ -185,6 +185,5 @@ def write_results(results: Iterable[Result], folder: Path, *, name: str, output_
     suffix, show = FORMATS[output_format]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"hyps-{name}.{suffix}"
-    with atomic_file(path) as file:
-        file.write("".join(f"{show(result)}\n" for result in sorted(results)).encode())
+    write_whole(path, "".join(f"{show(result)}\n" for result in sorted(results)))
     return path

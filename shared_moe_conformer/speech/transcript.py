@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, frame_centre
 from shared_moe_conformer.text import is_boundary, join_words
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.decoding.hypothesis import Hypothesis
 
 WORD_START = "\u2581"
 """Mark that SentencePiece puts before the first piece of a word."""
@@ -38,123 +41,62 @@ class Transcript(NamedTuple):
     """Confidence of each token, 0 to 1; None where the search gives none."""
 
 
-class GivenWord(NamedTuple):
-    """A word from a graph with a lexicon."""
-
-    text: str
-    frame: float
-    """Encoder frame of the arc that gave it."""
-    confidence: float | None = None
-
-
-class Found(Protocol):
-    """The result of a search in one segment (`decoding.hypothesis.Hypothesis`)."""
-
-    @property
-    def tokens(self) -> list[int]: ...
-    @property
-    def frames(self) -> list[int]: ...
-    @property
-    def words(self) -> list[str] | None: ...
-    @property
-    def confidences(self) -> list[float] | None: ...
-    @property
-    def word_frames(self) -> list[int] | None: ...
-    @property
-    def word_confidences(self) -> list[float] | None: ...
-
-
 EMPTY = Transcript("", [], [], [])
 DIGITS = 2
 """Decimal digits of confidences; versions of torch differ by less."""
 
 
 def transcript_of(
-    found: Sequence[tuple[float, Found]],
-    *,
-    pieces: Sequence[str],
-    decode: Callable[[list[int]], str],
+    found: Sequence[tuple[float, Hypothesis]], *, pieces: Sequence[str], decode: Callable[[list[int]], str]
 ) -> Transcript:
-    """The transcript of a recording.
+    """The transcript of a recording; a word that has no confidence of its own has the least of its tokens.
 
     Args:
-      found: the start in seconds and the result of each segment, in order.
-      pieces, decode: see `make_transcript`.
-    """
-    offsets = [start / ENCODER_FRAME_SHIFT for start, _ in found]
-    sure = [c for _, hyp in found for c in hyp.confidences or ()]
-    tokens = [token for _, hyp in found for token in hyp.tokens]
-    return make_transcript(
-        tokens,
-        [offset + frame for offset, (_, hyp) in zip(offsets, found) for frame in hyp.frames],
-        pieces=pieces,
-        decode=decode,
-        words=[word for offset, (_, hyp) in zip(offsets, found) for word in _given_words(hyp, offset)]
-        if any(hyp.words for _, hyp in found)
-        else None,
-        confidences=sure if len(sure) == len(tokens) and found else None,
-    )
-
-
-def _given_words(hyp: Found, offset: float) -> list[GivenWord]:
-    words, frames = hyp.words or [], hyp.word_frames or []
-    sure: Sequence[float | None] = hyp.word_confidences or [None] * len(words)
-    return [GivenWord(text, offset + frame, c) for text, frame, c in zip(words, frames, sure)]
-
-
-def make_transcript(
-    token_ids: Sequence[int],
-    frames: Sequence[float],
-    *,
-    pieces: Sequence[str],
-    decode: Callable[[list[int]], str],
-    words: Sequence[GivenWord] | None = None,
-    confidences: Sequence[float] | None = None,
-) -> Transcript:
-    """The transcript of one search result.
-
-    Args:
-      token_ids: tokens in order.
-      frames: encoder frame at which each token was found, counted from the recording's start.
+      found: the start in seconds and the hypothesis of each segment, in order.
       pieces: each token's text, by id.
       decode: function from token ids to text.
-      words: words from a graph with a lexicon; None: the tokens make the text.
-      confidences: confidence of each token; a word without one of its own has the least of its tokens.
 
     Source of the minimum: Laptev and Ginsburg 2022, Fast entropy-based methods of word-level confidence estimation for
     end-to-end automatic speech recognition (arXiv 2212.08703), one of the aggregations compared there.
     """
-    times = [frame_centre(frame) for frame in frames]
-    tokens = [pieces[i] for i in token_ids]
-    sure = None if confidences is None else [round(confidence, DIGITS) for confidence in confidences]
-    spelled = []
+    token_ids = [token for _, hyp in found for token in hyp.tokens]
+    frames = [start / ENCODER_FRAME_SHIFT + frame for start, hyp in found for frame in hyp.frames]
+    given = [round(confidence, DIGITS) for _, hyp in found for confidence in hyp.confidences or ()]
+    sure = given if len(given) == len(token_ids) and found else None
+    tokens, times = [pieces[i] for i in token_ids], [frame_centre(frame) for frame in frames]
+    words = []
     for group in word_groups(tokens):
-        text = decode([token_ids[i] for i in group]).strip()
-        if text:
-            least = min(sure[i] for i in group) if sure is not None else None
-            spelled.append(_word(text, frames[group[0]], frames[group[-1]], least))
-    if words is None:
-        return Transcript(decode(list(token_ids)).strip(), tokens, times, spelled, sure)
-    text = join_words(word.text for word in words)
-    return Transcript(text, tokens, times, _timed(words, spelled), sure)
+        if text := decode([token_ids[i] for i in group]).strip():
+            least = None if sure is None else min(sure[i] for i in group)
+            words.append(_word(text, frames[group[0]], frames[group[-1]], least))
+    if not any(hyp.words for _, hyp in found):
+        return Transcript(decode(token_ids).strip(), tokens, times, words, sure)
+    of_graph = [word for start, hyp in found for word in _words_of_graph(hyp, start / ENCODER_FRAME_SHIFT)]
+    if len(of_graph) == len(words):  # a graph may read a run of a token as one token or two; then they differ
+        of_graph = [_at(word, by_tokens) for word, by_tokens in zip(of_graph, words)]
+    return Transcript(join_words(word.text for word in of_graph), tokens, times, of_graph, sure)
+
+
+def _words_of_graph(hyp: Hypothesis, offset: float) -> list[Word]:
+    """The words of a graph with a lexicon, each at the frame of the arc that gave it."""
+    words, frames = hyp.words or [], hyp.word_frames or []
+    sure: Sequence[float | None] = hyp.word_confidences or [None] * len(words)
+    return [
+        _word(text, offset + frame, offset + frame, None if c is None else round(c, DIGITS))
+        for text, frame, c in zip(words, frames, sure)
+    ]
+
+
+def _at(word: Word, by_tokens: Word) -> Word:
+    """A word of a graph with the times of its tokens and, if it has no confidence of its own, their confidence."""
+    confidence = by_tokens.confidence if word.confidence is None else word.confidence
+    return by_tokens._replace(text=word.text, confidence=confidence)
 
 
 def _word(text: str, first: float, last: float, confidence: float | None) -> Word:
     """A word from half a frame before the centre of its first encoder frame to half a frame after that of its last."""
     half = ENCODER_FRAME_SHIFT / 2
     return Word(text, round(frame_centre(first) - half, 3), round(frame_centre(last) + half, 3), confidence)
-
-
-def _timed(words: Sequence[GivenWord], spelled: Sequence[Word]) -> list[Word]:
-    """The words of a graph, with the times of their tokens."""
-    sure = [None if word.confidence is None else round(word.confidence, DIGITS) for word in words]
-    if len(words) == len(spelled):
-        return [
-            by_tokens._replace(text=word.text, confidence=by_tokens.confidence if c is None else c)
-            for by_tokens, word, c in zip(spelled, words, sure)
-        ]
-    # a graph may read a run of a token as one token or two, so words and tokens differ
-    return [_word(word.text, word.frame, word.frame, c) for word, c in zip(words, sure)]
 
 
 def word_groups(tokens: Sequence[str]) -> list[list[int]]:

@@ -36,7 +36,6 @@ class RunningSum:
         """Begin with nothing summed.
 
         Args:
-          model: the model that is trained.
           period: updates from one that is summed to the next.
         """
         self._model, self._period = model, period

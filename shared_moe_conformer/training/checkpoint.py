@@ -82,7 +82,6 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Args:
-      path: its file.
       checkpoint: `model` (a state_dict) and whatever else resuming needs: tensors and strings.
 
     Raises:

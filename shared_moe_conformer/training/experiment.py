@@ -1,17 +1,18 @@
-"""The folder of an experiment: one training at a time, one experiment, and the checkpoint that a training resumes."""
+"""A run of ./train.py: its options, the folder that it has for itself, and the checkpoint that it resumes."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, to_dict
+from shared_moe_conformer.atomic import write_whole
+from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, require_least, to_dict
 from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.checkpoint import (
     BEST_NAME,
@@ -23,13 +24,58 @@ from shared_moe_conformer.training.checkpoint import (
     step_path,
 )
 from shared_moe_conformer.training.log import logger
-from shared_moe_conformer.training.options import RunOptions
 
 FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers")
 """Options that may change when a training is resumed."""
 HALF_WRITTEN = (".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
 """Files that a run leaves behind when it is killed while it writes (`atomic_file`)."""
 LOCK_NAME = ".lock"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of one run of a training. None of them changes the result, so none is in config.json."""
+
+    start_epoch: int = 1
+    """First epoch to train: 1 begins, K goes on from epoch-(K-1).pt."""
+    resume: bool = False
+    """Go on from the newest checkpoint, if there is one; otherwise begin."""
+    resume_from: str = ""
+    """Another folder's checkpoint to go on from in a new --exp-dir, e.g. exp/base/epoch-25.pt with more --num-epochs;
+    relative to the recipe's folder; empty: none."""
+    save_every_n_steps: int = 0
+    """Updates between checkpoints inside an epoch (checkpoint.pt, replaced each time); 0: only at ends of epochs."""
+    keep_last_k: int = 0
+    """Checkpoints of epochs to keep; 0: all."""
+    keep_last_k_steps: int = 0
+    """Checkpoints of updates to keep as well (checkpoint-<update>.pt, at save_every_n_steps), for --iter; 0: none."""
+    average_period: int = 0
+    """Updates between those whose weights are summed, for --use-averaged-model (icefall: 200); 0: no sums."""
+    max_skipped_steps: int = 10
+    """Updates in a row that may be skipped because a loss or the gradient is not finite; one more ends the training."""
+    log_every_n_steps: int = 50
+    """Updates between lines in the log and points in TensorBoard; the end of an epoch gives one too."""
+    num_threads: int = 0
+    """Threads of torch; 0: torch's default, from OMP_NUM_THREADS or the number of cores."""
+    device: str = "auto"
+    """Device to compute on, e.g. cpu or cuda:0; auto: a GPU if there is one."""
+    prescan: bool = False
+    """Compute the largest batches first, to know at once whether they fit into memory; changes no result."""
+    compile: bool = False
+    """Compile attention and dense feed-forwards (torch.compile): a minute at the start, then perhaps faster."""
+    checkpoint_activations: bool = False
+    """Keep only the layers' inputs for the backward pass, which computes the rest again: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        require_least(
+            self, 0, "save_every_n_steps", "keep_last_k", "keep_last_k_steps", "average_period", "num_threads"
+        )
+        require_least(self, 0, "max_skipped_steps")
+        require_least(self, 1, "log_every_n_steps")
+        require(
+            self.keep_last_k_steps == 0 or self.save_every_n_steps > 0,
+            f"keep_last_k_steps is {self.keep_last_k_steps}: give --save-every-n-steps too",
+        )
 
 
 @contextlib.contextmanager
@@ -93,11 +139,6 @@ def find_origin(exp_dir: Path, config: Config, options: RunOptions, *, resume_fr
 
 def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = False) -> Path | None:
     """The checkpoint that the training goes on from; None: it begins.
-
-    Args:
-      exp_dir: the experiment's folder, which need not exist.
-      start_epoch: first epoch to train, as in icefall; 1 begins, K goes on from epoch-(K-1).pt.
-      resume: go on from the newest checkpoint, if there is one.
 
     Raises:
       ValueError: both options at once, or an epoch below 1.
@@ -167,8 +208,7 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
     for pattern in HALF_WRITTEN:
         for leftover in exp_dir.glob(pattern):
             leftover.unlink()
-    with atomic_file(exp_dir / "config.json") as file:
-        file.write((json.dumps(to_dict(config), indent=2) + "\n").encode())
+    write_whole(exp_dir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def refuse_other_checkpoint(checkpoint: dict[str, Any], config: Config, path: Path) -> None:

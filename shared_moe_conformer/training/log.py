@@ -41,9 +41,8 @@ def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Ite
     """Log to log/<program>-log-<date>.txt in an experiment's folder while the block runs, and how it ends.
 
     Args:
-      exp_dir: the experiment's folder.
       program: train, decode or tune.
-      console: where records of level INFO are printed; None: the standard error, as for warnings.
+      console: the stream for records of level INFO; None: the standard error, as for warnings.
     """
     folder = exp_dir / "log"
     folder.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,43 +25,25 @@ from shared_moe_conformer.training.checkpoint import (
     step_path,
 )
 from shared_moe_conformer.training.distributed import gather, world
+from shared_moe_conformer.training.experiment import RunOptions
 from shared_moe_conformer.training.log import logger
-from shared_moe_conformer.training.options import RunOptions
-from shared_moe_conformer.training.schedule import reschedule
+from shared_moe_conformer.training.optim import reschedule
 from shared_moe_conformer.training.tracking import Tracker
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import AsrBatchLike, SkippedSteps
+from shared_moe_conformer.training.update import SkippedSteps
 
-
-class TrainLoaderLike(Protocol):
-    """The part of a loader of training batches that the loop calls; `data.loaders.TrainLoader` is one.
-
-    The batches of an epoch depend on its number alone, and loading them draws nothing from the global generators.
-    """
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, from 1."""
-
-    def __len__(self) -> int:
-        """Batches in this process's part of the whole epoch, the same for every process."""
-
-    def __iter__(self) -> Iterator[Any]:
-        """The batches that are left of the epoch."""
-
-    def state_dict(self) -> dict[str, int | str]:
-        """The position after the last batch that was given out."""
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go to a position."""
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
+    from shared_moe_conformer.data.loaders import TrainLoader
 
 
 class Batches(NamedTuple):
     """The batches of a training, and how errors on them are counted."""
 
-    train: TrainLoaderLike
-    """To train on."""
-    dev: Iterable[AsrBatchLike]
-    """To validate on."""
+    train: TrainLoader
+    """Batches to train on."""
+    dev: Iterable[AsrBatch]
+    """Batches to validate on."""
     word_errors: Callable[[Any], tuple[int, int]] | None = None
     """Word errors of the model on a batch, and its words; None: no error rate is shown."""
 
@@ -80,15 +62,10 @@ def fit(
 
     Stopping and resuming gives the same weights, bit by bit, as not stopping: each epoch begins with seeds of its own,
     and a checkpoint inside an epoch holds the generators' states and the loader's position.
-    Of several processes (`distributed.world`) the first alone writes.
+    Only the first of several processes (`distributed.world`) writes.
 
     Args:
-      trainer: holds the model to train.
-      batches: for training and validation.
-      exp_dir: the experiment's folder, for checkpoints and TensorBoard.
-      config: the experiment.
-      options: how to run.
-      checkpoint: where to go on from; None: the beginning.
+      checkpoint: the one to go on from; None: begin.
       between_steps: called after each update and each batch of the validation; it may raise, to stop the training.
     """
     if checkpoint is not None:
@@ -131,7 +108,7 @@ class _Saver(NamedTuple):
     """Writes the checkpoints of a training; of several processes the first writes, with the states of all."""
 
     trainer: Trainer
-    loader: TrainLoaderLike
+    loader: TrainLoader
     exp_dir: Path
     config: Config
     options: RunOptions
@@ -181,7 +158,7 @@ def seed_generators(seed: int, epoch: int) -> None:
     random.seed(seed)
 
 
-def _begin_epoch(epoch: int, seed: int, loader: TrainLoaderLike, checkpoint: dict[str, Any] | None) -> None:
+def _begin_epoch(epoch: int, seed: int, loader: TrainLoader, checkpoint: dict[str, Any] | None) -> None:
     """Put loader and generators to the epoch's beginning, or to the checkpoint's place in it."""
     seed_generators(seed, epoch)
     if checkpoint is None or "train_loader" not in checkpoint:
@@ -194,7 +171,7 @@ def _begin_epoch(epoch: int, seed: int, loader: TrainLoaderLike, checkpoint: dic
 
 def _train_epoch(
     trainer: Trainer,
-    loader: TrainLoaderLike,
+    loader: TrainLoader,
     tracker: Tracker,
     skipped: SkippedSteps,
     after_step: Callable[[], None],
@@ -222,7 +199,7 @@ def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_step
     """Show the losses on the validation set; return its word error rate in percent, if it has one."""
     counts: list[tuple[int, int]] = []
 
-    def count_errors(batch: AsrBatchLike) -> None:
+    def count_errors(batch: AsrBatch) -> None:
         between_steps()
         if batches.word_errors is not None:
             counts.append(batches.word_errors(batch))

@@ -1,13 +1,18 @@
-"""The loss to minimise, averages of all losses for reading, and experts that have collapsed."""
+"""The loss to minimise and its weights, averages of all losses for reading, and experts that have collapsed."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+from shared_moe_conformer.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.model.asr_model import AsrLosses
 
 SUMMED = ("simple_loss", "pruned_loss", "ctc_loss")
 OPTIONAL = ("hidden_distillation_loss", "ctc_distillation_loss", "transducer_distillation_loss", "cr_loss")
@@ -16,38 +21,6 @@ COLLAPSED_SHARE = 0.01
 """An expert with a smaller share of its layer's frames has collapsed: the router has given it up."""
 NUM_UPDATES = 200
 """Updates over which an expert's frames are counted."""
-
-
-class AsrLossesLike(Protocol):
-    """The part of a model's output that the trainer reads; `model.asr_model.AsrLosses` has it."""
-
-    @property
-    def simple_loss(self) -> Tensor:
-        """Summed over utterances."""
-
-    @property
-    def pruned_loss(self) -> Tensor:
-        """Summed over utterances."""
-
-    @property
-    def ctc_loss(self) -> Tensor:
-        """Summed over utterances."""
-
-    @property
-    def load_balancing_loss(self) -> Tensor:
-        """Averaged over valid frames, summed over expert feed-forwards."""
-
-    @property
-    def router_z_loss(self) -> Tensor:
-        """Averaged over valid frames, summed over expert feed-forwards."""
-
-    @property
-    def num_frames(self) -> Tensor:
-        """Valid encoder frames."""
-
-    @property
-    def frames_per_expert(self) -> Tensor | None:
-        """(L, E)."""
 
 
 class LossScales(NamedTuple):
@@ -64,11 +37,30 @@ class LossScales(NamedTuple):
     cr_loss: float = 0.0
 
 
+def loss_scales(config: TrainingConfig, step: int | None = None) -> LossScales:
+    """Weights of the losses at a step, counted from 0; None: after the warm-up.
+
+    Source: icefall, egs/librispeech/ASR/pruned_transducer_stateless7/train.py, compute_loss.
+    """
+    done = 1.0 if step is None or step >= config.loss_warmup_steps else step / config.loss_warmup_steps
+    return LossScales(
+        simple_loss=1.0 - done * (1.0 - config.simple_loss_scale),
+        pruned_loss=0.1 + 0.9 * done,
+        ctc_loss=config.ctc_loss_scale,
+        load_balancing_loss=config.load_balancing_loss_scale,
+        router_z_loss=config.router_z_loss_scale,
+        hidden_distillation_loss=config.hidden_distillation_loss_scale,
+        ctc_distillation_loss=config.ctc_distillation_loss_scale,
+        transducer_distillation_loss=config.transducer_distillation_loss_scale,
+        cr_loss=done * config.cr_loss_scale,
+    )
+
+
 class NonFiniteError(ValueError):
     """A loss or a gradient is infinite or not a number: the training has diverged, or a cut is bad."""
 
 
-def weighted_loss(losses: AsrLossesLike, scales: LossScales) -> Tensor:
+def weighted_loss(losses: AsrLosses, scales: LossScales) -> Tensor:
     """The loss to minimise, per valid encoder frame.
 
     The transducer, CTC, distillation and consistency losses are sums over frames and are divided by the number of
@@ -92,11 +84,10 @@ class LossTotals:
     """(L, E), on the CPU; None without experts."""
 
     @classmethod
-    def of_batch(cls, losses: AsrLossesLike, loss: Tensor) -> LossTotals:
+    def of_batch(cls, losses: AsrLosses, loss: Tensor) -> LossTotals:
         """Totals of one batch.
 
         Args:
-          losses: the model's output.
           loss: their `weighted_loss`.
         """
         summed = _summed_names(losses)
@@ -123,7 +114,7 @@ class LossTotals:
         return {name: value / max(self.num_frames, 1) for name, value in self.sums.items()}
 
 
-def _summed_names(losses: AsrLossesLike) -> list[str]:
+def _summed_names(losses: AsrLosses) -> list[str]:
     """The losses that are sums over frames; those of a teacher or of copies only where there are some."""
     return [*SUMMED, *(name for name in OPTIONAL if getattr(losses, name, None) is not None)]
 

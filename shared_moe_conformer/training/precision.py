@@ -32,7 +32,6 @@ class Precision:
 
         Args:
           name: float32, bfloat16 or float16.
-          device: where the model is.
           of_sums: losses are sums over frames, not means.
 
         Raises:

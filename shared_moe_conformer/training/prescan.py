@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from shared_moe_conformer.training.checkpoint import rng_state, set_rng_state
 from shared_moe_conformer.training.distributed import gather
 from shared_moe_conformer.training.log import logger
-from shared_moe_conformer.training.schedule import loss_scales
+from shared_moe_conformer.training.metrics import loss_scales
 from shared_moe_conformer.training.tracking import memory_in_use
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import AsrBatchLike
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
 
 SMALLER = (0.75, 0.5, 0.25, 0.125)
 """Shares of the wanted duration that are tried next, to say which duration fits."""
@@ -21,13 +24,10 @@ SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 """Parts of torch's messages when memory runs out, on GPUs and CPUs."""
 
 
-def prescan(
-    trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBatchLike]], *, max_duration: float
-) -> None:
+def prescan(trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBatch]], *, max_duration: float) -> None:
     """Compute the gradients of the largest batches and drop them; nothing changes, bit by bit.
 
     Args:
-      trainer: new or restored.
       largest_batches: function from a duration in seconds to the largest batches of that duration.
       max_duration: seconds in a batch of the training.
 
@@ -48,11 +48,11 @@ def prescan(
     raise ValueError(f"{message}, nor does an eighth of it: leave out the longest cuts, or train a smaller model")
 
 
-def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatchLike]) -> bool:
+def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
     return all(gather(_fit(trainer, batches)))
 
 
-def _fit(trainer: Trainer, batches: Sequence[AsrBatchLike]) -> bool:
+def _fit(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
     """Whether this process can compute the batches while the optimizer's memory is taken too."""
     with _unchanged(trainer):
         try:

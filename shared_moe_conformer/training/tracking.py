@@ -88,8 +88,6 @@ class Tracker:
         """Open TensorBoard's file.
 
         Args:
-          exp_dir: the experiment's folder.
-          num_epochs: epochs of the training.
           log_every_n_steps: updates between two lines or points of averages.
           first_step: updates already done; TensorBoard hides points that an earlier run wrote after them.
           shown: whether to show and write anything; of several processes one does.
@@ -111,7 +109,6 @@ class Tracker:
 
         Args:
           batches: the batches still to come.
-          epoch: its number, from 1.
           num_batches: batches of the whole epoch.
           num_done: batches already done.
         """

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,16 +23,19 @@ from shared_moe_conformer.training.distributed import (
     world,
 )
 from shared_moe_conformer.training.metrics import (
-    AsrLossesLike,
     LossScales,
     LossTotals,
+    loss_scales,
     non_finite,
     weighted_loss,
 )
-from shared_moe_conformer.training.optim import build_optimizer, freeze
+from shared_moe_conformer.training.optim import build_optimizer, freeze, learning_rate_factor
 from shared_moe_conformer.training.precision import Precision
-from shared_moe_conformer.training.schedule import learning_rate_factor, loss_scales
-from shared_moe_conformer.training.update import AsrBatchLike, StepReport, TrainState, suspects
+from shared_moe_conformer.training.update import StepReport, TrainState, suspects
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
+    from shared_moe_conformer.model.asr_model import AsrLosses, AsrModel
 
 
 class Trainer:
@@ -40,19 +43,17 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: AsrModel,
         config: TrainingConfig,
         *,
         device: torch.device | None = None,
-        teacher: nn.Module | None = None,
+        teacher: AsrModel | None = None,
         average_period: int = 0,
     ) -> None:
         """Make the optimizer; several processes must be connected already (`distributed.connected`).
 
         Args:
-          model: a call with `x, x_lens, y, y_lens` and the transducer's options returns `AsrLosses`.
-          config: schedule, optimizer, losses.
-          device: where to compute; None: where the model is.
+          device: the device to compute on; None: the model's.
           teacher: the model should imitate its `teach(x, x_lens, y)`; it is not trained.
           average_period: updates between those whose weights are summed for averages; 0: none are.
 
@@ -77,14 +78,13 @@ class Trainer:
         for module in self._frozen:
             module.eval()
 
-    def train_step(self, *batches: AsrBatchLike, progress: float) -> StepReport:
+    def train_step(self, *batches: AsrBatch, progress: float) -> StepReport:
         """Update the model once; it must be in training mode.
 
         The gradient is that of the mean loss per frame over all batches of all processes. If a loss or the gradient is
         not finite, all processes skip the update: weights, statistics, optimizer and schedule stay as they were.
 
         Args:
-          batches: this process's batches.
           progress: share of the whole training done, these batches included; the learning rate follows it.
         """
         step, state, buffers = self.state.step + 1, self.state, [buffer.clone() for buffer in self.model.buffers()]
@@ -106,8 +106,8 @@ class Trainer:
         self.precision.step(self.optimizer)
         average_buffers(self.model)
         if totals.frames_per_expert is not None:
-            frames = self.model.balance_experts(totals.frames_per_expert.to(self.device))  # type: ignore[operator]
-            report = report._replace(frames_to_balance=frames)
+            to_balance = self.model.balance_experts(totals.frames_per_expert.to(self.device))
+            report = report._replace(frames_to_balance=to_balance)
         state.step, state.skipped_in_a_row = step, 0
         if self._sum is not None:
             self._sum.stepped(step)
@@ -115,7 +115,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(
-        self, batches: Iterable[AsrBatchLike], each: Callable[[AsrBatchLike], None] = lambda batch: None
+        self, batches: Iterable[AsrBatch], each: Callable[[AsrBatch], None] = lambda batch: None
     ) -> LossTotals:
         """The losses of a set in evaluation mode, with the weights that they have after the warm-up.
 
@@ -160,13 +160,13 @@ class Trainer:
             self._sum.restore(checkpoint, step=self.state.step)
         return self.state
 
-    def _count_features(self, batches: Sequence[AsrBatchLike]) -> None:
+    def _count_features(self, batches: Sequence[AsrBatch]) -> None:
         """Count the features of all processes' batches in the model's statistics, before it normalises them."""
-        totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]  # type: ignore[operator]
+        totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]
         everyones = add_up(torch.stack(totals).sum(dim=0).tolist(), self.device)
-        self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))  # type: ignore[operator]
+        self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))
 
-    def _backward(self, batches: Sequence[AsrBatchLike]) -> tuple[LossTotals, int]:
+    def _backward(self, batches: Sequence[AsrBatch]) -> tuple[LossTotals, int]:
         """Compute the gradient of the mean loss per frame; return the losses and feature frames of all processes."""
         scales = loss_scales(self.config, self.state.step)
         alone = len(batches) == world().size == 1
@@ -192,7 +192,7 @@ class Trainer:
             return nullcontext()
         return self._parallel_model.no_sync()  # type: ignore[operator]
 
-    def losses(self, model: nn.Module, batch: AsrBatchLike, scales: LossScales) -> tuple[Tensor, LossTotals]:
+    def losses(self, model: nn.Module, batch: AsrBatch, scales: LossScales) -> tuple[Tensor, LossTotals]:
         """The weighted loss of a batch, per frame, and its parts."""
         x, x_lens, y, y_lens = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
@@ -200,8 +200,8 @@ class Trainer:
         taught = {}
         if self.teacher is not None:
             tokens = y if self.config.transducer_distillation_loss_scale else None
-            taught["teacher"] = self.teacher.teach(x, x_lens, tokens)  # type: ignore[operator]
-        losses: AsrLossesLike = model(
+            taught["teacher"] = self.teacher.teach(x, x_lens, tokens)
+        losses: AsrLosses = model(
             x,
             x_lens,
             y,

@@ -1,4 +1,4 @@
-"""An update of the model: the batches it reads, what it reports, and what happens if it must be skipped."""
+"""An update of the model: the state before it, its report, and the treatment of an update that must be skipped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -15,39 +15,14 @@ from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.metrics import LossTotals, NonFiniteError
 
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
+
 FOLDER = "skipped"
 MAX_SAVED = 10
 """Files of skipped batches that each process leaves at most."""
 MAX_NAMED = 20
 """Cuts that one line names at most."""
-
-
-class AsrBatchLike(Protocol):
-    """The part of a batch that the trainer reads; `data.batch.AsrBatch` is one."""
-
-    @property
-    def x(self) -> Tensor:
-        """Features, (N, T, F)."""
-
-    @property
-    def x_lens(self) -> Tensor:
-        """Valid feature frames, (N,)."""
-
-    @property
-    def y(self) -> Tensor:
-        """Tokens, (N, U)."""
-
-    @property
-    def y_lens(self) -> Tensor:
-        """Valid tokens, (N,)."""
-
-    @property
-    def cut_ids(self) -> Sequence[str]:
-        """Ids of the cuts."""
-
-    @property
-    def num_copies(self) -> int:
-        """Copies of each utterance; with 2, the second half of the batch is the first with other masks."""
 
 
 @dataclass
@@ -90,7 +65,7 @@ class StepReport(NamedTuple):
     clipped: bool = False
     """Whether the gradient was longer than the config allows."""
     skipped: str = ""
-    """Why the update was skipped; empty: it was made."""
+    """Reason for which the update was skipped; empty: it was made."""
     suspects: tuple[str, ...] = ()
     """Cuts of a skipped update whose features are not finite; all its cuts if there is none."""
 
@@ -102,13 +77,12 @@ class SkippedSteps:
         """Write nothing yet.
 
         Args:
-          exp_dir: the experiment's folder.
           max_in_a_row: skipped updates that may follow each other; one more ends the training.
         """
         self.folder = exp_dir / FOLDER
         self.max_in_a_row = max_in_a_row
 
-    def handle(self, report: StepReport, batches: Sequence[AsrBatchLike], state: TrainState) -> None:
+    def handle(self, report: StepReport, batches: Sequence[AsrBatch], state: TrainState) -> None:
         """Log a skipped update and keep its batches.
 
         Raises:
@@ -125,7 +99,7 @@ class SkippedSteps:
                 "on from the last checkpoint with --resume true"
             )
 
-    def _save(self, path: Path, batches: Sequence[AsrBatchLike]) -> None:
+    def _save(self, path: Path, batches: Sequence[AsrBatch]) -> None:
         """Keep this process's batches, unless there are many already; a full disk only gives a warning."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {file.name for file in self.folder.glob(f"*-process-{world().rank}.pt")}
@@ -139,7 +113,7 @@ class SkippedSteps:
             logger.warning("%s", error)
 
 
-def suspects(batches: Sequence[AsrBatchLike]) -> tuple[str, ...]:
+def suspects(batches: Sequence[AsrBatch]) -> tuple[str, ...]:
     """The cuts of all processes' batches whose features are not finite; all the cuts if there is none."""
     pairs = [
         (cut_id, bool(features[:frames].isfinite().all()))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from shared_moe_conformer.decoding import k2 as searches
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import NOTHING, Resources
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
 
 from .conftest import frames_of, greedy_search, modified_beam_search, recogniser
@@ -22,15 +24,14 @@ pytest.importorskip("k2")
 WIDE = {"beam": 100.0, "max_contexts": 1000, "max_states": 1000}
 
 
-def fast_beam_search(model, x, lens, **wide) -> list[Hypothesis]:
-    return search_utterances(searches.fast_beam_search(searches.transducer_lattice_finder(model, **wide)), x, lens)
+def fast_beam_search(model, x, lens, **options) -> list[Hypothesis]:
+    return search_utterances(searches.fast_beam_search(model, DecodingConfig(**options), NOTHING), x, lens)
 
 
-def fast_beam_search_nbest(
-    model, x, lens, *, num_paths=200, token_word_graph: WordGraph | None = None, **wide
-) -> list[Hypothesis]:
-    find = searches.transducer_lattice_finder(model, token_word_graph, **wide)
-    return search_utterances(searches.fast_beam_search_nbest(find, num_paths=num_paths), x, lens)
+def fast_beam_search_nbest(model, x, lens, *, token_word_graph: WordGraph | None = None, **options) -> list[Hypothesis]:
+    method = searches.fast_beam_search_nbest_lg if token_word_graph else searches.fast_beam_search_nbest
+    search = method(model, DecodingConfig(**options), Resources(token_word_graph=token_word_graph))
+    return search_utterances(search, x, lens)
 
 
 def alignments(model, frames: torch.Tensor) -> dict[tuple[int, ...], float]:
@@ -129,7 +130,7 @@ def test_what_differs_from_modified_beam_search(make_model, make_batch, seed) ->
     model = make_model(3, seed=seed, sharpness=1.5)
     x, lens = make_batch([4, 3], seed=seed)
     modified = modified_beam_search(model, x, lens, beam_size=40)
-    lattices = searches.transducer_lattice_finder(model, **WIDE)(x, lens).lattices
+    lattices = searches.transducer_lattice_finder(model, DecodingConfig(**WIDE))(x, lens).lattices
     totals = lattices.total_scores([[hyp.tokens] for hyp in modified])
     assert [total for (total,) in totals] == pytest.approx([hyp.score for hyp in modified], abs=1e-4)
     likeliest = fast_beam_search_nbest(model, x, lens, **WIDE, num_paths=500)
@@ -164,13 +165,8 @@ def test_an_oracle_finds_what_was_said_if_it_was_drawn(make_model, make_batch) -
         return " ".join(map(str, tokens))
 
     said = ["2 1", "1 1 2"]
-    oracle = searches.fast_beam_search_nbest_oracle(
-        searches.transducer_lattice_finder(model, **WIDE),
-        transcripts=said,
-        to_text=to_text,
-        num_paths=2000,
-        nbest_scale=0.2,
-    )
+    options = DecodingConfig(num_paths=2000, nbest_scale=0.2, **WIDE)
+    oracle = searches.fast_beam_search_nbest_oracle(model, options, Resources(transcripts=said, to_text=to_text))
     hyps = search_utterances(oracle, x, lens)
     assert [to_text(hyp.tokens) for hyp in hyps] == said
     assert [to_text(hyp.tokens) for hyp in fast_beam_search_nbest(model, x, lens, **WIDE)] != said

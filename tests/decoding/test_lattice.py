@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
@@ -12,14 +13,15 @@ pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.decoding import lattice as searches
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
+from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.lattice.composition import NgramAutomaton
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph, load_word_graph
 from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import WordGraph
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel
-from shared_moe_conformer.lattice.search import Beams
+from shared_moe_conformer.lattice.ngram import NgramModel, train_ngram
+from shared_moe_conformer.lattice.paths import n_best
 from tests.lattice.conftest import make_lang_dir
 
 from .conftest import ctc_greedy_search
@@ -27,25 +29,28 @@ from .conftest import ctc_greedy_search
 WIDE = {"search_beam": 100.0, "max_active": 5000}
 
 
-def finder(
-    model, *, search_beam: float = 20.0, output_beam: float = 8.0, max_active: int = 7000, **options: Any
-) -> searches.FindLattices:
-    return searches.lattice_finder(model, beams=Beams(search_beam, output_beam, max_active), **options)
+def asked(word_graph: WordGraph | None = None, **options: Any) -> tuple[DecodingConfig, Resources]:
+    """Options and resources of a search over words, or over the topology alone."""
+    return DecodingConfig(graph="HLG" if word_graph else "H", **options), Resources(word_graph=word_graph)
+
+
+def finder(model, *, word_graph: WordGraph | None = None, **options: Any) -> searches.FindLattices:
+    return searches.lattice_finder(model, DecodingConfig(**options), word_graph)
 
 
 def one_best(model, x, lens, **options: Any) -> list[Hypothesis]:
-    return search_utterances(searches.one_best(finder(model, **options)), x, lens)
+    return search_utterances(searches.one_best(model, *asked(**options)), x, lens)
 
 
-def oracle(model, x, lens, *, transcripts: list[str], to_text, num_paths: int, **options: Any) -> list[Hypothesis]:
-    search = searches.nbest_oracle(
-        finder(model, **options),
-        transcripts=transcripts,
-        to_text=to_text,
-        num_paths=num_paths,
-        output_beam=options.get("output_beam", 8.0),
-    )
-    return search_utterances(search, x, lens)
+def oracle(model, x, lens, *, transcripts: list[str], to_text, **options: Any) -> list[Hypothesis]:
+    config, parts = asked(**options)
+    parts = dataclasses.replace(parts, transcripts=transcripts, to_text=to_text)
+    return search_utterances(searches.nbest_oracle(model, config, parts), x, lens)
+
+
+def rescoring(method, model, lm: NgramAutomaton, lm_scale: float, **options: Any):
+    config, parts = asked(**options, lm_scales=(lm_scale,))
+    return method(model, config, dataclasses.replace(parts, rescoring_lm=lm))
 
 
 @pytest.fixture(params=["k2", "embedded"])
@@ -158,7 +163,7 @@ def search(request: pytest.FixtureRequest, word_graph: WordGraph) -> dict[str, A
 def test_the_first_of_the_n_best_is_the_best(search, make_model, make_batch) -> None:
     model, batch = make_model(8), make_batch([25, 0, 12])
     best = one_best(model, *batch, **search)
-    first = search_utterances(searches.nbest(finder(model, **search), num_paths=7, output_beam=6.0), *batch)
+    first = search_utterances(searches.nbest(model, *asked(**search, num_paths=7)), *batch)
     assert [hyp.words for hyp in first] == [hyp.words for hyp in best]
     assert [hyp.score for hyp in first] == pytest.approx([hyp.score for hyp in best])
     assert first[0].words and first[1].words == [] and first[1].tokens == []
@@ -197,7 +202,7 @@ def test_rescoring_by_the_graphs_own_ngram_changes_nothing(search, word_graph, s
     own = NgramAutomaton(same_ngram, word_graph.words, backoff="epsilon")
     best = one_best(model, *batch, **search)
     for method in (searches.nbest_rescoring, searches.whole_lattice_rescoring):
-        hyps = search_utterances(method(finder(model, **search), rescoring_lm=own, lm_scale=1.0), *batch)
+        hyps = search_utterances(rescoring(method, model, own, 1.0, **search), *batch)
         assert [hyp.words for hyp in hyps] == [hyp.words for hyp in best]
         assert [hyp.score for hyp in hyps] == pytest.approx([hyp.score for hyp in best], abs=1e-2)
 
@@ -205,16 +210,8 @@ def test_rescoring_by_the_graphs_own_ngram_changes_nothing(search, word_graph, s
 def test_every_scale_has_the_best_of_all_sequences_at_that_scale(search, other, make_model, make_batch) -> None:
     model, batch = make_model(8), make_batch([14])
     (lattice,), words = finder(model, **search)(*batch)
-    by_list = [
-        searches.nbest_rescoring(
-            finder(model, **search), rescoring_lm=other, lm_scale=scale, num_paths=10_000, output_beam=6.0
-        )
-        for scale in SCALES
-    ]
-    by_lattice = [
-        searches.whole_lattice_rescoring(finder(model, **search), rescoring_lm=other, lm_scale=scale)
-        for scale in SCALES
-    ]
+    by_list = [rescoring(searches.nbest_rescoring, model, other, scale, **search, num_paths=10_000) for scale in SCALES]
+    by_lattice = [rescoring(searches.whole_lattice_rescoring, model, other, scale, **search) for scale in SCALES]
     states = [of_scales[0].advance(None, *batch) for of_scales in (by_list, by_lattice)]
     listed, whole = ([s.finish(state) for s in of_scales] for of_scales, state in zip((by_list, by_lattice), states))
     paths = n_best(lattice.scaled(0.0), 10_000)
@@ -228,8 +225,9 @@ def test_every_scale_has_the_best_of_all_sequences_at_that_scale(search, other, 
 
 def test_confidences_are_there_for_every_word_and_token(search, other, make_model, make_batch) -> None:
     model, batch = make_model(8), make_batch([25, 0])
-    rescoring = searches.whole_lattice_rescoring(finder(model, **search), rescoring_lm=other, lm_scale=0.7)
-    rescored, silent = search_utterances(rescoring, *batch)
+    rescored, silent = search_utterances(
+        rescoring(searches.whole_lattice_rescoring, model, other, 0.7, **search), *batch
+    )
     for hyp in (rescored, *one_best(model, *batch, **search)[:1]):
         assert len(hyp.words) == len(hyp.word_frames) == len(hyp.word_confidences) > 0
         assert len(hyp.tokens) == len(hyp.confidences) == len(hyp.frames)
@@ -239,7 +237,7 @@ def test_confidences_are_there_for_every_word_and_token(search, other, make_mode
 
 
 def test_a_lattice_is_searched_in_whole_utterances(make_model, make_batch) -> None:
-    search, batch = searches.one_best(finder(make_model(8), word_graph=None)), make_batch([9])
+    search, batch = searches.one_best(make_model(8), *asked()), make_batch([9])
     with pytest.raises(ValueError, match="whole utterances: advance first"):
         search.finish(search.start(1))
     with pytest.raises(ValueError, match="whole utterances: advance once, or take another search"):

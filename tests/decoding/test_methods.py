@@ -6,16 +6,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shared_moe_conformer.decoding.hypothesis import search_utterances
 from shared_moe_conformer.decoding.k2 import any_tokens
 from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import Resources
 from shared_moe_conformer.decoding.scorers import ngram_scorer
 from shared_moe_conformer.decoding.searches import OF_ENCODER, resolved
+from shared_moe_conformer.lattice.composition import NgramAutomaton
+from shared_moe_conformer.lattice.decoding_graph import over_tokens
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
-from shared_moe_conformer.lattice.ngram import NgramAutomaton
-from shared_moe_conformer.lattice.topology import over_tokens
+from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {
@@ -114,12 +115,12 @@ class Noted:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_search_is_made_of_its_methods_options(method, make_model) -> None:
+def test_a_search_reads_its_methods_options(method, make_model, make_batch) -> None:
     """Those that are not read decide what the resources are."""
     if method not in available():
         pytest.skip("needs k2")
     options = Noted(DecodingConfig(decoding_method=method, lattice_engine="embedded"))
-    METHODS[method].search(make_model(7), options, RESOURCES)
+    search_utterances(METHODS[method].search(make_model(7), options, RESOURCES), *make_batch([12, 0, 5]))
     of_resources = {"hotwords", "hotwords_file", "lm_order", "rescoring_ngram", "backoff"}
     read = options.read - {"decoding_method"} | (set(METHODS[method].options) & of_resources)
     unused = {"ngram_lm_scale"} if METHODS[method].engines == ("k2",) else {"graph", "ctc_topology"}

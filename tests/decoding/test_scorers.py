@@ -17,8 +17,7 @@ from shared_moe_conformer.decoding.scorers import (
     phrase_scorer,
     read_hotwords,
 )
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
-from shared_moe_conformer.lattice.ngram import BOS, NgramModel
+from shared_moe_conformer.lattice.ngram import BOS, NgramModel, train_ngram
 from tests.backoff import log_prob
 
 from .conftest import modified_beam_search
@@ -77,9 +76,7 @@ def test_phrases_are_spelled_and_damaged_lists_are_named(lang_dir: Path, tmp_pat
     tokenizer = Tokenizer.load(lang_dir)
 
     def scorer(*phrases: str):
-        return hotwords_scorer(
-            phrases, vocab_size=40, encode=tokenizer.encode, unknown_characters=tokenizer.unknown_characters
-        )
+        return hotwords_scorer(phrases, tokenizer)
 
     spelled = tokenizer.encode(["THANK YOU"])[0]
     assert scorer("THANK YOU", "ONE").total([5, *spelled]) == len(spelled)

@@ -14,7 +14,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.resources import token_ngram_path
 from shared_moe_conformer.decoding.searches import grouped, label, load_resources, resolved, settings
 from shared_moe_conformer.lattice.engine import lattice_engine
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
+from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.lattice.search import LatticeEngine
 from shared_moe_conformer.model.encoder import EncoderOutput
 

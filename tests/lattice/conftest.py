@@ -13,10 +13,10 @@ import torch
 
 from shared_moe_conformer.lattice.engine import find_lattice, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
 from shared_moe_conformer.lattice.lattice import Lattice, LatticePath
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.ngram import train_ngram
+from shared_moe_conformer.lattice.paths import best_arcs
 from shared_moe_conformer.lattice.search import Beams, LatticeEngine, find_lattices
 
 

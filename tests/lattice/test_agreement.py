@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from shared_moe_conformer.lattice.decoding_graph import ctc_topology
 from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.search import Beams
-from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import best_paths, make_lang_dir, peaked_log_probs, random_log_probs
 

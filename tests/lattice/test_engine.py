@@ -9,13 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared_moe_conformer.lattice.decoding_graph import ctc_topology
 from shared_moe_conformer.lattice.engine import EngineName, find_lattice, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 from shared_moe_conformer.lattice.lattice import EMPTY, NO_PATH
-from shared_moe_conformer.lattice.n_best import n_best
-from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.paths import best_arcs, n_best
 from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams
-from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import all_paths, best_paths, path_of_arcs, paths_of, peaked_log_probs, random_graph, random_log_probs
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared_moe_conformer.lattice.decoding_graph import ctc_topology
 from shared_moe_conformer.lattice.graphs import SMALL, Graph
-from shared_moe_conformer.lattice.topology import ctc_topology
 
 
 def test_scaled(make_graph) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from shared_moe_conformer.lattice.decoding_graph import ctc_topology
 from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.search import Beams, warn_once
-from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import best_paths, peaked_log_probs
 

@@ -6,7 +6,7 @@ import pytest
 
 from shared_moe_conformer.lattice.lexicon import Lexicon
 
-from .test_topology import readings
+from .test_decoding_graph import readings
 
 TOKENS = ["<blk>", "<sos/eos>", "<unk>", "_A", "_B", "C"]
 LEXICON = Lexicon(TOKENS, {"A": [3], "AC": [3, 5], "ALSO": [3], "B": [4], "BC": [4, 5]})

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import itertools
+import math
 import random
 from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.lattice.kneser_ney import train_ngram
-from shared_moe_conformer.lattice.lexicon import BACKOFF, EPSILON
-from shared_moe_conformer.lattice.ngram import BOS, EOS, NgramAutomaton, NgramModel
-from tests.backoff import sentence_log_prob
+from shared_moe_conformer.lattice.ngram import (
+    BOS,
+    EOS,
+    FALLBACK_DISCOUNTS,
+    NgramModel,
+    adjusted_counts,
+    discounts,
+    train_ngram,
+)
+from tests.backoff import log_prob, sentence_log_prob
 
 MODEL = NgramModel(
     order=2,
@@ -37,64 +45,58 @@ def test_missing_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:
         NgramModel.load(path)
 
 
-WORDS = [EPSILON, *"abcdef", BACKOFF, BOS, EOS]
+def sentences(number: int, *, seed: int) -> list[list[str]]:
+    rng = random.Random(seed)
+    return [rng.choices("ABCDEFGH", weights=range(1, 9), k=rng.randint(1, 6)) for _ in range(number)]
 
 
-@pytest.fixture
-def model() -> NgramModel:
-    rng = random.Random(0)
-    return train_ngram([rng.choices("abcdef", weights=(5, 4, 3, 2, 1, 1), k=rng.randint(1, 6)) for _ in range(40)], 4)
+@pytest.mark.parametrize(("order", "number"), [(1, 5), (2, 40), (3, 3), (3, 200), (4, 60)])
+def test_probabilities_after_any_history_sum_to_one(order: int, number: int) -> None:
+    model = train_ngram(sentences(number, seed=order), order)
+    predicted = [*model.words, "</s>"]
+    for history in [(), ("<s>",), *itertools.product(model.words, repeat=2), ("<s>", "A", "B", "C")]:
+        assert sum(math.exp(log_prob(model, word, history)) for word in predicted) == pytest.approx(1.0)
 
 
-def sentences() -> list[list[int]]:
-    rng = random.Random(1)
-    return [rng.choices(range(1, 7), k=rng.randint(0, 6)) for _ in range(60)]
+def test_counts_of_a_worked_example() -> None:
+    unigrams, bigrams = adjusted_counts([["A", "B"], ["B", "A", "B"]], 2)
+    assert unigrams == {("A",): 2, ("B",): 2, ("</s>",): 1}, "different words before, the start among them"
+    assert bigrams == {("<s>", "A"): 1, ("<s>", "B"): 1, ("A", "B"): 2, ("B", "A"): 1, ("B", "</s>"): 2}
 
 
 def test_a_bigram_by_hand() -> None:
-    log_probs = {("a",): -1.0, ("b",): -2.0, (EOS,): -1.5, (BOS, "a"): -0.25, ("a", "b"): -0.5}
-    automaton = NgramAutomaton(NgramModel(2, log_probs, {(BOS,): -0.75, ("a",): -3.0}), [EPSILON, "a", "b"])
-    assert automaton.score([1, 2]) == -0.25 - 0.5 - 1.5
-    assert automaton.score([1, 1]) == -0.25 - (3.0 + 1.0) - (3.0 + 1.5)
-    assert automaton.score([2, 2]) == -(0.75 + 2.0) - 2.0 - 1.5, "a history that was never seen hands on all it has"
+    """Fallback discounts; p(B | A) = (2 - 1) / 2 + 1 / 2 * p(B), p(B) = (2 - 1) / 5 + (1 + 1 + 0.5) / 5 / 3."""
+    model = train_ngram([["A", "B"], ["B", "A", "B"]], 2)
+    unigram = 1 / 5 + 2.5 / 5 / 3
+    assert math.exp(log_prob(model, "B", [])) == pytest.approx(unigram)
+    assert math.exp(log_prob(model, "B", ["A"])) == pytest.approx(1 / 2 + unigram / 2)
 
 
-def test_exact_scores_are_the_ngrams(model: NgramModel) -> None:
-    automaton = NgramAutomaton(model, WORDS)
-    for labels in sentences():
-        expected = sentence_log_prob(model, [WORDS[label] for label in labels])
-        assert automaton.score(labels) == pytest.approx(expected)
-        assert all(len(automaton.step(0, label)) == 1 for label in labels)
+def test_discounts_of_chen_and_goodman() -> None:
+    counts = [1] * 10 + [2] * 5 + [3] * 3 + [4] * 2 + [9]
+    y = 10 / 20
+    assert discounts(counts) == pytest.approx((1 - 2 * y * 5 / 10, 2 - 3 * y * 3 / 5, 3 - 4 * y * 2 / 3))
+    assert discounts([1, 1, 2, 9]) == FALLBACK_DISCOUNTS
+    assert discounts([1, 2, *[3] * 10, 4]) == FALLBACK_DISCOUNTS, "2 - 3 * 1 / 3 * 10 / 1 is no discount"
 
 
-def test_epsilon_scores_are_those_of_g(model: NgramModel, tmp_path: Path) -> None:
-    """G as kaldilm writes it, its back-off arcs without a label: the best way wins, and is never below exact."""
-    kaldifst, kaldilm = pytest.importorskip("kaldifst"), pytest.importorskip("kaldilm")
-    model.save(tmp_path / "G.arpa")
-    (tmp_path / "words.txt").write_text("".join(f"{word} {number}\n" for number, word in enumerate(WORDS)))
-    text = kaldilm.arpa2fst(
-        input_arpa=str(tmp_path / "G.arpa"),
-        output_fst="",
-        bos_symbol=BOS,
-        eos_symbol=EOS,
-        disambig_symbol=BACKOFF,
-        read_symbol_table=str(tmp_path / "words.txt"),
-    )
-    g = kaldifst.compile(text.replace(f"\t{WORDS.index(BACKOFF)}\t0\t", "\t0\t0\t"), acceptor=False)
-    kaldifst.arcsort(g)
-    better = 0
-    for labels in sentences():
-        linear = kaldifst.make_linear_acceptor(labels)
-        best = kaldifst.shortest_path(kaldifst.compose(linear, g))
-        expected = -kaldifst.get_linear_symbol_sequence(best)[3].value
-        score = NgramAutomaton(model, WORDS, backoff="epsilon").score(labels)
-        exact = NgramAutomaton(model, WORDS).score(labels)
-        assert score == pytest.approx(expected, abs=1e-3)
-        assert score >= exact - 1e-9
-        better += score > exact + 1e-3
-    assert better, "in some sentence backing off must be cheaper than staying"
+def test_longer_histories_fit_better() -> None:
+    texts = [["A", "B", "C"], ["D", "B", "E"]] * 10
+    scores = [sentence_log_prob(train_ngram(texts, order), ["A", "B", "C"]) for order in (1, 2, 3)]
+    assert scores == sorted(scores)
 
 
-def test_words_that_the_ngram_lacks_are_refused(model: NgramModel) -> None:
-    with pytest.raises(ValueError, match="the n-gram lacks 1 word of the graph, 'STRANGER'"):
-        NgramAutomaton(model, [*WORDS, "STRANGER"])
+def test_nothing_to_train_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="no words to train"):
+        train_ngram([[], []], 2)
+    with pytest.raises(ValueError, match="order of the n-gram is 0"):
+        train_ngram([["A"]], 0)
+
+
+def test_a_given_vocabulary_leaves_no_word_without_probability() -> None:
+    model = train_ngram([["A", "B", "A"], ["B"]], 2, vocabulary=["A", "C", "D"])
+    assert model.words == ["A", "B", "C", "D"]
+    for history in ((), ("A",), ("C",), (BOS,)):
+        total = sum(math.exp(log_prob(model, word, history)) for word in [*model.words, EOS])
+        assert total == pytest.approx(1.0)
+    assert log_prob(model, "C", ["A"]) == log_prob(model, "D", ["A"]) < log_prob(model, "B", ["A"])

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from shared_moe_conformer.lattice.composition import composed
-from shared_moe_conformer.lattice.posteriors import best_arcs
+from shared_moe_conformer.lattice.decoding_graph import ctc_topology
+from shared_moe_conformer.lattice.paths import best_arcs
 from shared_moe_conformer.lattice.search import MAX_LATTICE_ARCS, Beams, find_lattices, rescored, warn_once
-from shared_moe_conformer.lattice.topology import ctc_topology
 
 from .conftest import peaked_log_probs, random_lattice, random_log_probs
 

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("kaldifst")
 
-from shared_moe_conformer.lattice.decoding_graph import load_token_word_graph, load_word_graph
+from shared_moe_conformer.lattice.decoding_graph import load_word_graph
 from tests.local.conftest import Result
 from tests.local.test_prepare_lang import write_cuts
 
@@ -21,5 +21,5 @@ def test_from_texts_to_a_graph_that_is_built_once(tmp_path: Path, run_local: Cal
     run_local("train_ngram", "--lang-dir", "lang")
     assert run_local("build_graph", "--lang-dir", "lang").out.count("built") == 2
     assert run_local("build_graph", "--lang-dir", "lang").out.count("up to date") == 2
-    for graph, words in (load_word_graph(tmp_path / "lang", "standard"), load_token_word_graph(tmp_path / "lang")):
+    for graph, words in (load_word_graph(tmp_path / "lang", "standard"), load_word_graph(tmp_path / "lang", "LG")):
         assert {words[label] for label in graph.olabel.tolist()} == {"<eps>", "MORE", "SOME", "WORDS"}

@@ -14,7 +14,7 @@ import pytest
 from shared_moe_conformer.config import Config, options_by_name, to_dict
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.training.averaging import Selection
-from shared_moe_conformer.training.options import RunOptions
+from shared_moe_conformer.training.experiment import RunOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [

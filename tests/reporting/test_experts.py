@@ -17,7 +17,7 @@ from shared_moe_conformer.reporting.experts import (
     usage_over_time,
     usage_table,
 )
-from shared_moe_conformer.reporting.history import Series, read_history
+from shared_moe_conformer.reporting.records import Series, read_history
 from tests.reporting.conftest import CONFIG
 
 ENCODER = CONFIG.model.encoder

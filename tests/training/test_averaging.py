@@ -19,8 +19,8 @@ from shared_moe_conformer.training.checkpoint import (
     saved_steps,
     step_path,
 )
+from shared_moe_conformer.training.experiment import RunOptions
 from shared_moe_conformer.training.loop import Batches, fit
-from shared_moe_conformer.training.options import RunOptions
 from shared_moe_conformer.training.trainer import Trainer
 from tests.training.conftest import STEPS_PER_EPOCH, save_epochs
 

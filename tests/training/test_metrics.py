@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shared_moe_conformer.config import TrainingConfig
 from shared_moe_conformer.training.metrics import (
     NUM_UPDATES,
     CollapseDetector,
@@ -14,6 +16,7 @@ from shared_moe_conformer.training.metrics import (
     LossScales,
     LossTotals,
     expert_shares,
+    loss_scales,
     non_finite,
     weighted_loss,
 )
@@ -115,3 +118,21 @@ def test_all_frames_of_the_updates_count_not_those_of_one() -> None:
 
 def test_without_experts_there_is_none() -> None:
     assert [found for _ in range(NUM_UPDATES) for found in CollapseDetector().add(None)] == []
+
+
+def test_consistency_is_weighed_in_during_the_warm_up() -> None:
+    scales = [
+        loss_scales(TrainingConfig(cr_loss_scale=0.2, loss_warmup_steps=10), step).cr_loss for step in (0, 5, 10, 99)
+    ]
+    assert scales == pytest.approx([0.0, 0.1, 0.2, 0.2])
+    with pytest.raises(ValueError, match="cr_loss_scale is 0.2 without a CTC loss: give --ctc-loss-scale"):
+        TrainingConfig(cr_loss_scale=0.2, ctc_loss_scale=0.0)
+
+
+def test_transducer_scales_warm_up_as_in_icefall() -> None:
+    config = dataclasses.replace(TrainingConfig(), simple_loss_scale=0.5, loss_warmup_steps=10)
+    scales = [loss_scales(config, step) for step in (0, 5, 10, 99)]
+    assert [s.simple_loss for s in scales] == pytest.approx([1.0, 0.75, 0.5, 0.5])
+    assert [s.pruned_loss for s in scales] == pytest.approx([0.1, 0.55, 1.0, 1.0])
+    assert loss_scales(config) == scales[-1]
+    assert loss_scales(dataclasses.replace(config, loss_warmup_steps=0), 0) == scales[-1]

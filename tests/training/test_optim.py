@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -16,9 +18,12 @@ from shared_moe_conformer.training.optim import (
     build_optimizer,
     decayed_names,
     freeze,
+    learning_rate_factor,
     learning_rate_scales,
     orthogonalised,
+    reschedule,
 )
+from shared_moe_conformer.training.update import TrainState
 
 
 @pytest.fixture
@@ -237,3 +242,93 @@ def test_its_state_is_restored_to_the_bit(model: nn.Module) -> None:
     other.load_state_dict(model.state_dict())
     step(model, one), step(other, two)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+
+
+def schedule_of(schedule: Any = "cosine", **options: Any) -> TrainingConfig:
+    return TrainingConfig(lr_schedule=schedule, **options)
+
+
+def test_learning_rate_rises_to_its_peak_then_falls_to_one_percent() -> None:
+    def factor(step: int, progress: float) -> float:
+        return learning_rate_factor(schedule_of(warmup_steps=10), step, progress=progress, progress_at_peak=0.2)
+
+    assert [factor(step, 0.0) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
+    falling = [factor(11 + n, 0.2 + 0.008 * n) for n in range(101)]
+    assert all(a > b for a, b in zip(falling, falling[1:]))
+    assert falling[0] == pytest.approx(1.0)
+    assert falling[50] == pytest.approx(0.01 + 0.99 * (1 + math.cos(math.pi / 2)) / 2)
+    assert falling[-1] == pytest.approx(0.01)
+
+
+def test_noam_is_the_formula_of_its_paper_as_a_share_of_its_peak() -> None:
+    warmup, dim = 10, 512
+
+    def formula(step: int) -> float:
+        return dim**-0.5 * min(step**-0.5, step * warmup**-1.5)
+
+    for step in (1, 5, 9, 10, 11, 40, 1000):
+        found = learning_rate_factor(schedule_of("noam", warmup_steps=warmup), step, progress=0.5, progress_at_peak=0.1)
+        assert found == pytest.approx(formula(step) / formula(warmup))
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "noam", "wsd"])
+def test_no_warmup_begins_at_the_peak(schedule: Any) -> None:
+    assert learning_rate_factor(schedule_of(schedule, warmup_steps=0), 1, progress=0.0, progress_at_peak=0.0) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "noam"])
+def test_warmup_longer_than_the_training_never_falls(schedule: Any) -> None:
+    assert learning_rate_factor(schedule_of(schedule, warmup_steps=10), 9, progress=1.0, progress_at_peak=0.0) == 0.9
+    assert learning_rate_factor(schedule_of(schedule, warmup_steps=10), 10, progress=1.0, progress_at_peak=1.0) == 1.0
+
+
+def test_wsd_stays_at_its_peak_and_falls_in_the_last_epochs() -> None:
+    def factor(progress: float) -> float:
+        return learning_rate_factor(
+            schedule_of("wsd", warmup_steps=10, num_epochs=30, decay_epochs=6), 99, progress=progress
+        )
+
+    assert {factor((epoch + share) / 30) for epoch in range(24) for share in (0.01, 1 / 3, 1)} == {1.0}
+    falling = [factor(0.8 + n / 500) for n in range(101)]
+    assert all(a > b for a, b in zip(falling, falling[1:])) and falling[-1] == pytest.approx(0.01)
+    assert falling[25] == pytest.approx(0.01 + 0.99 * (1 - math.sqrt(1 / 4)))
+
+
+def test_a_decay_longer_than_the_training_is_refused() -> None:
+    with pytest.raises(ValueError, match="decay_epochs is 5, num_epochs 3: give fewer --decay-epochs"):
+        schedule_of("wsd", num_epochs=3)
+
+
+def test_a_cosine_over_more_epochs_tells_how_the_learning_rate_jumps() -> None:
+    state = TrainState(epoch=31, step=9000, progress=1.0, progress_at_peak=0.2)
+    told = reschedule(state, schedule_of(num_epochs=30), schedule_of(num_epochs=60))
+    assert told.startswith("the learning rate goes from 0.01 to 0.59 of its peak (num_epochs was 30 and is 60)")
+    assert "--lr-schedule wsd" in told
+    assert (state.progress, state.progress_at_peak) == (0.5, 0.1)
+
+
+def test_wsd_is_extended_without_a_jump_before_its_decay_and_tells_the_way_after_it() -> None:
+    old, new = schedule_of("wsd", num_epochs=30, decay_epochs=6), schedule_of("wsd", num_epochs=60, decay_epochs=12)
+    assert reschedule(TrainState(epoch=25, step=7000, progress=24 / 30, progress_at_peak=0.1), old, new) == ""
+    told = reschedule(TrainState(epoch=31, step=9000, progress=1.0, progress_at_peak=0.1), old, new)
+    assert told.startswith("the learning rate goes from 0.01 to 1 of its peak (num_epochs was 30 and is 60, decay_ep")
+    assert "epoch-24.pt as --resume-from" in told
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "noam", "wsd"])
+def test_the_same_number_of_epochs_changes_nothing(schedule: Any) -> None:
+    state = TrainState(epoch=2, step=900, progress=0.1, progress_at_peak=0.07)
+    before = dataclasses.replace(state)
+    assert reschedule(state, schedule_of(schedule), schedule_of(schedule)) == "" and state == before
+
+
+def test_noam_does_not_depend_on_the_number_of_epochs() -> None:
+    state = TrainState(epoch=31, step=9000, progress=1.0)
+    assert reschedule(state, schedule_of("noam", num_epochs=30), schedule_of("noam", num_epochs=60)) == ""
+
+
+def test_a_checkpoint_of_version_0_1_tells_its_progress_by_its_epoch() -> None:
+    told = reschedule(
+        TrainState(epoch=31, step=9000, progress_at_peak=0.2), schedule_of(num_epochs=30), schedule_of(num_epochs=60)
+    )
+    assert "from 0.01 to 0.59" in told

@@ -67,7 +67,7 @@ def test_matrix_products_have_16_bits_and_routers_layers_and_losses_32(monkeypat
 
 
 def trainer_scales(trainer: Trainer) -> Any:
-    from shared_moe_conformer.training.schedule import loss_scales
+    from shared_moe_conformer.training.metrics import loss_scales
 
     return loss_scales(trainer.config)
 

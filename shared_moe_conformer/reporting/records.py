@@ -1,50 +1,23 @@
-"""A training's own records, TensorBoard's scalars and the log, and the charts of its course."""
+"""The records of an experiment: TensorBoard's scalars, the log, and the error rates and errors of decoded test sets."""
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import re
 from collections.abc import Mapping
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.reporting.charts import Curve, line_chart
-from shared_moe_conformer.reporting.page import Markup
 
 MAX_WARNINGS = 200
-
-
-class Chart(NamedTuple):
-    """A chart of a training."""
-
-    title: str
-    curves: Mapping[str, str]
-    """Tags of scalars by the curves' names."""
-    from_zero: bool = False
-    x_name: str = "updates"
-
-
-CHARTS = (
-    Chart("Loss per frame", {"training": "train/loss", "dev": "dev/loss"}),
-    Chart("WER on dev in percent, CTC greedy", {"WER": "WER by epoch"}, x_name="epoch"),
-    Chart("Losses on dev", {name.removesuffix("_loss"): f"dev/{name}" for name in
-                            ("loss", "pruned_loss", "simple_loss", "ctc_loss")}),
-    Chart("Learning rate", {"learning rate": "train/learning_rate"}, from_zero=True),
-    Chart("Gradient norm before clipping", {"mean": "train/mean_grad_norm", "of one update": "train/grad_norm"}),
-    Chart("Share of updates that were clipped", {"share": "train/share_clipped"}, from_zero=True),
-    Chart("Hours of audio per hour", {"throughput": "speed/hours_of_audio_per_hour"}, from_zero=True),
-    Chart("Share of the time spent waiting for data", {"share": "speed/share_waiting_for_data"}, from_zero=True),
-    Chart("Largest memory, MiB", {"process": "speed/peak_memory_mib", "GPU": "speed/peak_gpu_memory_mib"},
-          from_zero=True),
-    Chart("Routers' losses on dev, all layers' mean",
-          {"load balancing": "dev/load_balancing_loss", "z loss": "dev/router_z_loss"}),
-    Chart("Skipped updates", {"skipped": "skipped so far"}),
-)  # fmt: skip
+ERROR_KINDS = ("SUBSTITUTIONS", "DELETIONS", "INSERTIONS")
+CHECKPOINT = r"(?:averaged-)?(?:epoch|iter)-\d+-avg-\d+|best-valid-wer"
+"""Pattern of the names that `Selection.name` gives weights."""
 
 
 class Series(NamedTuple):
@@ -65,7 +38,7 @@ class TrainingLog(NamedTuple):
 
 
 def read_history(exp_dir: Path) -> dict[str, Series]:
-    """TensorBoard's scalars by their tags; what a resumed training has done again counts once.
+    """TensorBoard's scalars by their tags; steps that a resumed training has done again count once.
 
     Raises:
       FileNotFoundError: the folder holds no training.
@@ -101,23 +74,6 @@ def wer_by_epoch(history: Mapping[str, Series]) -> Series:
     return Series([epoch for epoch, _ in found], [rate for _, rate in found])
 
 
-def training_charts(history: Mapping[str, Series]) -> list[Markup]:
-    """The charts of everything that was written."""
-    skipped = history.get("train/num_skipped", Series([], []))
-    totals = [*accumulate(skipped.values)] if any(skipped.values) else []
-    every = {**history, "WER by epoch": wer_by_epoch(history), "skipped so far": Series(skipped.steps, totals)}
-    distillation = {
-        tag.split("/")[1].removesuffix("_loss"): tag for tag in history if "dev/" in tag and "distil" in tag
-    }
-    drawn = []
-    for chart in CHARTS:
-        tags = {**chart.curves, **(distillation if chart.title == "Losses on dev" else {})}
-        curves = [Curve(name, *every[tag]) for name, tag in tags.items() if tag in every and every[tag].values]
-        if curves:
-            drawn.append(line_chart(curves, title=chart.title, x_name=chart.x_name, from_zero=chart.from_zero))
-    return drawn
-
-
 def read_log(exp_dir: Path) -> TrainingLog:
     """The parts of log/train-log-*.txt that a report shows; empty where there is none."""
     found = TrainingLog({}, "", [])
@@ -139,3 +95,85 @@ def _environment(text: str) -> dict[str, str]:
     except ValueError:  # a run was killed while it wrote
         return {}
     return {str(name): str(value) for name, value in values.items()} if isinstance(values, dict) else {}
+
+
+class Result(NamedTuple):
+    """Error rates of one method on one test set."""
+
+    test_set: str
+    checkpoint: str
+    """Name of the weights, e.g. epoch-30-avg-9."""
+    method: str
+    settings: str
+    wer: float
+    """Percent."""
+    wer_low: float
+    wer_high: float
+    errors: str
+    """Insertions, deletions and substitutions, for reading."""
+    words: int
+    cer: float
+    """Percent."""
+    real_time_factor: float
+    path: Path
+    """The wer-summary that says so."""
+
+
+def read_results(exp_dir: Path) -> list[Result]:
+    """All results of an experiment, by test set, the best first; files that are damaged or of another form are left."""
+    found = []
+    for path in sorted(exp_dir.glob("*/wer-summary-*.txt")):
+        match = re.fullmatch(rf"wer-summary-(.+?)-({CHECKPOINT})-.+\.txt", path.name)
+        if match:
+            found += [_result(row, match, path) for row in _rows(path)]
+    return sorted(found, key=lambda result: (result.test_set, result.wer, result.settings))
+
+
+def most_frequent_errors(result: Result, *, at_most: int = 15) -> dict[str, list[tuple[int, str]]]:
+    """Words that were confused, lost or invented, with counts, the most frequent first; empty without errs- file."""
+    path = result.path.with_name(result.path.name.replace("wer-summary-", "errs-", 1))
+    if not path.is_file():
+        return {}
+    sections: dict[str, list[tuple[int, str]]] = {}
+    current = None
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        heading = re.match(r"([A-Z-]+(?: [A-Z]+)?): ", line)
+        if heading:
+            current = heading[1] if heading[1] in ERROR_KINDS else None
+        match = re.fullmatch(r"(\d+)   (.+)", line)
+        if current and match and len(sections.setdefault(current, [])) < at_most:
+            sections[current].append((int(match[1]), match[2]))
+    return sections
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        return [row for row in rows if all(_is_number(row.get(name)) for name in ("WER", "WER-low", "WER-high", "CER"))]
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and float(text) >= 0
+    except ValueError:
+        return False
+
+
+def _result(row: dict[str, str], match: re.Match[str], path: Path) -> Result:
+    return Result(
+        test_set=match[1],
+        checkpoint=match[2],
+        method=path.parent.name,
+        settings=row["settings"],
+        wer=float(row["WER"]),
+        wer_low=float(row["WER-low"]),
+        wer_high=float(row["WER-high"]),
+        errors=", ".join(f"{row.get(kind) or '?'} {kind}" for kind in ("ins", "del", "sub")),
+        words=int(row["words"]) if (row.get("words") or "").isdigit() else 0,
+        cer=float(row["CER"]),
+        real_time_factor=float(row["RTF"]) if _is_number(row.get("RTF")) else float("nan"),
+        path=path,
+    )
