@@ -7,6 +7,7 @@ import importlib.util
 import json
 import shutil
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -106,6 +107,14 @@ def served(saved: Callable[..., Path], tiny_bundle: Bundle) -> Iterator[str]:
 def an4() -> Bundle:
     """The model in the clone, which recognises spelled names, numbers and dates; its folder is `an4.folder`."""
     return Bundle.load(Path(__file__).resolve().parents[2] / "zoo/an4-base")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Ask again and again, for 20 seconds at most."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.01)
 
 
 class Answer(NamedTuple):

@@ -23,7 +23,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
 from shared_moe_conformer.web.answers import recognise
-from tests.web.conftest import ask, post_form, serve_bundle
+from tests.web.conftest import ask, post_form, serve_bundle, wait_until
 
 app: Any = pytest.importorskip("shared_moe_conformer.web.app", reason="fastapi is not installed")
 pytest.importorskip("uvicorn")
@@ -113,13 +113,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     monkeypatch.setattr(app, "recognise", gate.recognise)
     yield gate
     gate.open()
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
-        time.sleep(0.01)
 
 
 def waiting(url: str) -> int:
