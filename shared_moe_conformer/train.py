@@ -19,9 +19,11 @@ from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.loaders import Part, TrainLoader
+from shared_moe_conformer.data.loaders import Part
+from shared_moe_conformer.data.mixture import Survey
 from shared_moe_conformer.data.sampling import largest_batches
 from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts, change_of_cuts, record_cuts
+from shared_moe_conformer.data.streamed import Loader
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
@@ -45,6 +47,8 @@ from shared_moe_conformer.training.loop import Batches, fit, seed_generators
 from shared_moe_conformer.training.precision import compile_parts
 from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
+
+Cuts = StoredCuts | Survey
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
@@ -90,13 +94,13 @@ def train(
         data = AsrDataModule(config, recipe_dir, tokenizer, part=Part(world().rank, world().size))
         model, told = _make_model(config, recipe_dir, tokenizer, begins=origin.checkpoint is None)
         trainer = _make_trainer(model, config, options, recipe_dir, device)
-        cuts = training_cuts(data)
-        train_loader, dev_loader = data.train_loader(cuts), data.dev_loader()
+        cuts, train_loader = _training_data(data)
+        dev_loader = data.dev_loader()
         _refuse_other_batches(train_loader, origin)
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             _log_beginning(config, options, trainer, origin, len(train_loader))
-            if world().rank == 0:
+            if world().rank == 0 and not config.training.steps_per_epoch:
                 _note_cuts(exp_dir, cuts, origin)
             for problem in data.left_out:
                 logger.warning("left out of the training: %s", problem)
@@ -150,6 +154,20 @@ def _make_trainer(
     if options.compile:
         compile_parts(model.compilable_parts())
     return Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
+
+
+def _training_data(data: AsrDataModule) -> tuple[Cuts, Loader]:
+    """What is trained on, for the record, and its batches.
+
+    Raises:
+      FileNotFoundError, ValueError: it is missing or cannot be trained on.
+    """
+    if data.config.data.train_cuts:
+        survey = from_local_leader(data.survey) if world().size > 1 else data.survey()
+        return survey, data.stream_loader(survey)
+    require(data.config.training.steps_per_epoch == 0, "steps_per_epoch is for cuts without end: give --train-cuts too")
+    cuts = training_cuts(data)
+    return cuts, data.train_loader(cuts)
 
 
 def training_cuts(data: AsrDataModule) -> StoredCuts:
@@ -219,20 +237,20 @@ def _log_beginning(config: Config, options: RunOptions, trainer: Trainer, origin
     )
 
 
-def _refuse_other_batches(loader: TrainLoader, origin: Origin) -> None:
+def _refuse_other_batches(loader: Loader, origin: Origin) -> None:
     """Raise `ValueError` if a training cannot go on inside its epoch, whose batches are others now."""
     if origin.checkpoint and "train_loader" in origin.checkpoint:
         loader.load_state_dict(json.loads(origin.checkpoint["train_loader"]))
 
 
-def _note_cuts(exp_dir: Path, cuts: StoredCuts, origin: Origin) -> None:
+def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
     """Warn if a training goes on with other cuts than before, and write down which it has now."""
     if origin.path and (change := change_of_cuts(origin.path.parent, cuts)):
         logger.warning("%s", change)
     record_cuts(exp_dir, cuts)
 
 
-def _prescan(trainer: Trainer, loader: TrainLoader, max_duration: float) -> None:
+def _prescan(trainer: Trainer, loader: Loader, max_duration: float) -> None:
     largest = functools.partial(largest_batches, loader.cuts, loader.dataset)
     prescan(trainer, lambda seconds: largest(max_duration=seconds), max_duration=max_duration)
 

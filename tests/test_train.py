@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from shared_moe_conformer import train
 from shared_moe_conformer.config import Config, FeatureConfig, load_config, replace_fields
 from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.data.stored_cuts import OpenFile
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
@@ -512,3 +515,71 @@ def loss_curve(exp_dir: Path) -> list[float]:
     """The training loss of each epoch, from the log."""
     (log,) = (exp_dir / "log").iterdir()
     return [float(loss) for loss in re.findall(r"train loss ([\d.]+)", log.read_text())]
+
+
+@pytest.fixture(scope="module")
+def shar(recipe: Path) -> Path:
+    """The training cuts' audio in four shards."""
+    folder, cuts = recipe / "data/shar", list(CutSet.from_file(recipe / "data/fbank/cuts_train.jsonl.gz"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(recipe)
+        for number in range(4):
+            write_shard(cuts[4 * number :][:4], folder, number, {"recording": "flac"})
+    return folder
+
+
+def interrupted_at(step: int) -> Callable[..., StepReport]:
+    """`Trainer.train_step` that is interrupted before an update."""
+    train_step = Trainer.train_step
+
+    def interrupted(self: Trainer, *args: Any, **kwargs: Any) -> StepReport:
+        if self.state.step == step:
+            raise KeyboardInterrupt
+        return train_step(self, *args, **kwargs)
+
+    return interrupted
+
+
+def test_shar_trains_for_epochs_and_resumes_at_the_same_bits(
+    recipe: Path, shar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--train-cuts", "data/shar", "--num-threads", "1", "--save-every-n-steps", "1", "--resume", "true"]
+    whole = run(recipe, tmp_path / "whole", *flags, "--prescan", "true")
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "train_step", interrupted_at(2))
+        run(recipe, tmp_path / "stopped", *flags)
+    assert_same(whole, run(recipe, tmp_path / "stopped", *flags))
+    assert (tmp_path / "whole" / "training-cuts.json").is_file() and saved_epochs(tmp_path / "whole") == [1, 2]
+    assert "WER" in capsys.readouterr().err
+
+
+def test_endless_shar_trains_by_steps_and_resumes_in_a_new_order(
+    recipe: Path, shar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    sources = ["--train-cuts", "data/shar@3,data/fbank/cuts_train.jsonl.gz@1"]
+    flags = [*sources, "--steps-per-epoch", "3", "--save-every-n-steps", "1", "--resume", "true", "--num-workers", "1"]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(Trainer, "train_step", interrupted_at(4))
+        run(recipe, tmp_path, *flags)
+    assert "new order" not in capsys.readouterr().err
+    run(recipe, tmp_path, *flags)
+    assert "shards and cuts come in a new order from here on" in capsys.readouterr().err
+    states = [json.loads(load_checkpoint(tmp_path / f"epoch-{epoch}.pt")["train_state"]) for epoch in (1, 2)]
+    assert [(state["step"], state["progress"]) for state in states] == [(3, 0.5), (6, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train-cuts", "data/none"], "train_cuts data/none: no file or folder"),
+        (["--train-cuts", "data/shar@2"], "has a weight: give --steps-per-epoch too"),
+        (["--steps-per-epoch", "5"], "steps_per_epoch is for cuts without end: give --train-cuts too"),
+        (["--train-cuts", "data/shar", "--num-mel-bins", "40"], "40"),
+        (["--buffer-cuts", "0"], "buffer_cuts is 0: give 1 or more"),
+    ],
+)
+def test_mistakes_about_sources_are_one_line(
+    recipe: Path, shar: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str], message: str
+) -> None:
+    assert message in refused(recipe, tmp_path / "exp", capsys, *flags)
+    assert not (tmp_path / "exp").exists()

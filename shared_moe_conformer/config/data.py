@@ -33,6 +33,12 @@ class DataConfig:
     """Folder of the cut sets cuts_<split>.jsonl.gz with their features."""
     train_split: str = "train"
     """Split to train on."""
+    train_cuts: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Other cuts to train on instead of the split: manifests (.jsonl.gz), folders of Shar, JSON lists of shards' URLs;
+    with stored features or recordings alone; with steps_per_epoch each may end in @WEIGHT; empty: the split."""
+    buffer_cuts: int = field(default=2000, metadata=ADDED_LATER)
+    """Cuts of train_cuts among which each worker draws a batch; more mix better and take more memory, of Shar
+    with their audio."""
     dev_split: str = "dev"
     """Split to validate on."""
     test_splits: tuple[str, ...] = ("test",)
@@ -86,7 +92,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
-        require_least(self, 1, "num_buckets")
+        require_least(self, 1, "num_buckets", "buffer_cuts")
         require_least(self, 0, "num_workers", "num_time_masks", "num_freq_masks", "max_freq_mask_bins")
         for name in (f.name for f in fields(self) if f.name.endswith(("_fraction", "_probability"))):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")

@@ -19,6 +19,8 @@ class TrainingConfig:
 
     num_epochs: int = 30
     """Epochs to train, counted from 1."""
+    steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Updates of an epoch, with train_cuts that are then read without end; 0: an epoch has each cut once."""
     optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
     """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
     learning_rate: float = 1e-3

@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from lhotse import MonoCut
+from lhotse.cut import Cut
 
-from shared_moe_conformer.config import subsampled_length
+from shared_moe_conformer.config import require, subsampled_length
 from shared_moe_conformer.data.recordings import SILENCE_DB, Level
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.data.utterances import Utterance
@@ -24,6 +26,10 @@ MAX_CHARACTERS_PER_SECOND = 30.0
 SLOWEST, FASTEST = 0.9, 1.1
 """Speeds of the copies that training makes."""
 MAX_CLIPPED_SHARE = 1e-3
+MAX_SHOWN = 3
+"""Problems that one message names."""
+MAX_LEFT_OUT_SHARE = 0.1
+"""Of the training cuts; where more cannot be trained on, something is wrong with all of them."""
 MAX_SILENT_SHARE = 0.8
 
 
@@ -69,7 +75,7 @@ def frames_needed(tokens: list[int]) -> int:
 
 
 def check_cut(
-    cut: MonoCut,
+    cut: Cut,
     tokenizer: Tokenizer | None = None,
     *,
     min_duration: float = MIN_DURATION,
@@ -91,22 +97,39 @@ def check_cut(
     if len(text) > MAX_CHARACTERS_PER_SECOND * cut.duration:
         message = f"{len(text)} characters cannot be said in {cut.duration:.2f} s"
         problems.append(Problem(cut.id, "too much text", message))
-    return problems if tokenizer is None else problems + _check_units(cut, text, tokenizer)
+    if tokenizer is None:
+        return problems
+    problems += check_units(cut, tokenizer, num_frames=cut.num_frames if cut.has_features else None)
+    return problems if cut.has_features else [*problems, Problem(cut.id, "no features", "no features")]
 
 
-def _check_units(cut: MonoCut, text: str, tokenizer: Tokenizer) -> list[Problem]:
-    problems = []
+def check_units(cut: Cut, tokenizer: Tokenizer, *, num_frames: int | None) -> list[Problem]:
+    """Problems of a text as tokens, for a number of feature frames; None: there may be any number."""
+    problems, text = [], cut.supervisions[0].text
     unknown = tokenizer.unknown_characters(text)
     if unknown:
         message = f"the tokenizer does not know {', '.join(map(shown, unknown))}"
         problems.append(Problem(cut.id, "unknown characters", message))
-    if not cut.has_features:
-        return [*problems, Problem(cut.id, "no features", "no features")]
-    needed, frames = frames_needed(tokenizer.encode([text])[0]), subsampled_length(cut.num_frames)
+    if num_frames is None:
+        return problems
+    needed, frames = frames_needed(tokenizer.encode([text])[0]), subsampled_length(num_frames)
     if frames < needed:
         message = f"{frames} frames after subsampling, its tokens need {needed}"
         problems.append(Problem(cut.id, "too many tokens", message))
     return problems
+
+
+def refuse(problems: Sequence[Problem], where: Path | str) -> None:
+    """Raise `ValueError` with the first problems, if there are any."""
+    shown = "; ".join(problems[:MAX_SHOWN])
+    require(not problems, f"{len(problems)} problems in {where}: {shown}; see local/validate_cuts.py")
+
+
+def refuse_many(problems: Sequence[Problem], num_good: int, where: Path | str) -> None:
+    """Raise `ValueError` if more than a tenth of the training cuts have problems."""
+    num_faulty = len({problem.cut_id for problem in problems})
+    if num_faulty > MAX_LEFT_OUT_SHARE * (num_good + num_faulty):
+        refuse(problems, where)
 
 
 def check_features(cut: MonoCut) -> list[Problem]:

@@ -25,7 +25,7 @@ from torch import Generator, Tensor
 from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, DataConfig, FeatureConfig
 from shared_moe_conformer.data.augment import DIGITAL_SILENCE, Example, happens, mix, uniform
 from shared_moe_conformer.data.distortions import TALKERS, Setting, hum, pink_noise, white_noise
-from shared_moe_conformer.data.features import compute_features
+from shared_moe_conformer.data.features import compute_features, features_of
 
 NOISE_SECONDS = 60
 """Duration of each noise; utterances get stretches of it."""
@@ -117,7 +117,7 @@ def babble_features(cuts: Cuts, config: FeatureConfig) -> Tensor:
     for _ in range(TALKERS):
         parts: list[Tensor] = []
         while sum(map(len, parts)) < num_frames:
-            own = torch.from_numpy(cuts[int(rng.integers(len(cuts)))].load_features())
+            own = features_of(cuts[int(rng.integers(len(cuts)))], config)
             parts.append(own - _log_power(own, log_power_weights(config)))
         rows.append(torch.cat(parts)[:num_frames])
     return torch.logsumexp(torch.stack(rows), dim=0)

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.augment import NoiseMixer, with_more_time_masks
 from shared_moe_conformer.data.batch import CutDataset
-from shared_moe_conformer.data.checks import Problem, check_cut
+from shared_moe_conformer.data.checks import Problem, check_cut, refuse, refuse_many
 from shared_moe_conformer.data.conditions import Conditions
+from shared_moe_conformer.data.cut_sources import Source, UtteranceCheck, open_sources
 from shared_moe_conformer.data.distorted import DistortedDataset
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file
+from shared_moe_conformer.data.mixture import SAMPLE, Mixture, Survey, survey
+from shared_moe_conformer.data.shar import Shards
 from shared_moe_conformer.data.stored_cuts import StoredCuts
+from shared_moe_conformer.data.streamed import AudioDataset, EndlessStream, EpochStream
 from shared_moe_conformer.data.tokenizer import Tokenizer
-
-MAX_SHOWN = 3
-MAX_LEFT_OUT_SHARE = 0.1
-"""Of the training split; where more cannot be trained on, something is wrong with all of it."""
 
 
 class AsrDataModule:
@@ -47,15 +50,65 @@ class AsrDataModule:
     def train_loader(self, cuts: StoredCuts | None = None) -> TrainLoader:
         """The training split, read again unless it is given; `set_epoch` before each epoch."""
         cuts = self.training_cuts() if cuts is None else cuts
-        training = self.config.training
-        num_copies, options = 1, self.config.data
-        if training.cr_loss_scale:
-            num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)
-        conditions = Conditions.of(options, self.config.features, cuts)
-        dataset = CutDataset(self.tokenizer, options, self._noise(), conditions, num_copies)
+        dataset, training = CutDataset(self.tokenizer, **self._augmentation(cuts)), self.config.training
         return TrainLoader(
             cuts, dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
         )
+
+    def survey(self) -> Survey:
+        """What the manifests of `train_cuts` say; of sources without end the first of each.
+
+        Raises:
+          FileNotFoundError, ValueError: a source is missing or faulty, or its weight would mean nothing.
+        """
+        return survey(self._sources, self._check, limit=SAMPLE if self.config.training.steps_per_epoch else None)
+
+    def stream_loader(self, survey: Survey) -> EpochStream | EndlessStream:
+        """The batches of `train_cuts`.
+
+        Raises:
+          ValueError: the first cut of a source cannot be read.
+        """
+        training, sources = self.config.training, self._sources
+        length = training.steps_per_epoch * training.accumulate_batches
+        weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
+        mixture = Mixture(sources, weights, self._check, endless=length > 0)
+        dataset = AudioDataset(self.tokenizer, **self._augmentation(mixture), features=self.config.features)
+        for cut in mixture.first_cuts():
+            dataset.features_of(cut)
+        self.left_out = survey.left_out
+        loader = EndlessStream if length else EpochStream
+        estimate = survey.num_batches(self.config.data.num_buckets, self.config.data.max_duration)
+        length = length or math.ceil(estimate / self.part.num_processes)
+        return loader(mixture, dataset, survey, seed=training.seed, part=self.part, length=length)
+
+    @functools.cached_property
+    def _sources(self) -> list[Source]:
+        sources = open_sources(self.config.data.train_cuts, self.recipe_dir)
+        for source in sources:
+            require(
+                source.weight is None or self.config.training.steps_per_epoch > 0,
+                f"train_cuts {source.name} has a weight: give --steps-per-epoch too, since an epoch has each cut once",
+            )
+            if isinstance(source.cuts, Shards):
+                count = len(source.cuts)
+                require(
+                    count >= self.part.num_processes,
+                    f"{source.name} has {count} shards for {self.part.num_processes} processes: make smaller shards",
+                )
+        return sources
+
+    @property
+    def _check(self) -> UtteranceCheck:
+        return UtteranceCheck(self.tokenizer, self.config.features)
+
+    def _augmentation(self, cuts: StoredCuts | Mixture) -> dict[str, Any]:
+        """What happens to training utterances, as fields of a `CutDataset`."""
+        training, options, num_copies = self.config.training, self.config.data, 1
+        if training.cr_loss_scale:
+            num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)
+        conditions = Conditions.of(options, self.config.features, cuts)
+        return {"config": options, "noise": self._noise(), "conditions": conditions, "num_copies": num_copies}
 
     def dev_loader(self) -> EvalLoader:
         """The split to validate on."""
@@ -89,8 +142,7 @@ class AsrDataModule:
         path, self.left_out = self._path(self.config.data.train_split), []
         cuts = self._usable(path, self.left_out)
         good = StoredCuts(cuts, directory=path.parent if os.access(path.parent, os.W_OK) else None)
-        num_faulty = len({problem.cut_id for problem in self.left_out})
-        _refuse(self.left_out if num_faulty > MAX_LEFT_OUT_SHARE * (len(good) + num_faulty) else [], path)
+        refuse_many(self.left_out, len(good), path)
         return good
 
     def cuts(self, split: str) -> CutSet:
@@ -102,7 +154,7 @@ class AsrDataModule:
         """
         path, problems = self._path(split), list[Problem]()
         cuts = CutSet.from_cuts(self._usable(path, problems))
-        _refuse(problems, path)
+        refuse(problems, path)
         return cuts
 
     def _path(self, split: str) -> Path:
@@ -132,8 +184,3 @@ class AsrDataModule:
         wrong = [cut.id for cut in cuts if not cut.has_features or cut.num_features != bins]
         require(not wrong, f"{len(wrong)} noises in {path} have no features of {bins} mel bins, {wrong[:1]} first")
         return NoiseMixer(cuts, data)
-
-
-def _refuse(problems: list[Problem], path: Path) -> None:
-    shown = "; ".join(problems[:MAX_SHOWN])
-    require(not problems, f"{len(problems)} problems in {path}: {shown}; see local/validate_cuts.py")

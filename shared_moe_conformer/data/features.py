@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lhotse import CutSet, Fbank, FbankConfig, FeatureExtractor, LilcomChunkyWriter, MonoCut, validate
 from lhotse.augmentation import Resample
+from lhotse.cut import Cut
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -61,6 +62,13 @@ def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureCon
     )
     resampled = resample(samples, sampling_rate, config.sampling_rate)
     return torch.as_tensor(feature_extractor(config).extract(resampled, config.sampling_rate))
+
+
+def features_of(cut: Cut, config: FeatureConfig) -> Tensor:
+    """Features (T, F) of a cut, stored or else computed from its recording as `store_features` does."""
+    if cut.has_features:
+        return torch.from_numpy(cut.load_features())
+    return torch.as_tensor(cut.resample(config.sampling_rate).compute_features(feature_extractor(config)))
 
 
 def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:

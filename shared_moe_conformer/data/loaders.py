@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from lhotse import CutSet
 from lhotse.dataset import SimpleCutSampler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, PlannedBatch
@@ -64,6 +64,7 @@ class TrainLoader:
         self.part = part
         self.batches_per_update = part.num_processes * accumulate_batches
         self.seed = seed
+        self.has_ended: bool | None = None  # all processes have the same number of batches
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
@@ -138,14 +139,18 @@ class EvalLoader:
 
 
 def load_batches(batches: Iterable[PlannedBatch], dataset: CutDataset) -> DataLoader:
-    """The batches in order, read ahead by the config's workers; torch's global random state stays as it is.
+    """The batches in order, read ahead by the config's workers."""
+    return read_ahead(dataset, num_workers=dataset.config.num_workers, sampler=batches)
+
+
+def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedBatch] | None = None) -> DataLoader:
+    """What a dataset gives for each plan of a sampler, or by itself, in order; torch's global random state stays.
 
     On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing.
     """
-    num_workers = dataset.config.num_workers
     return DataLoader(
         dataset,
-        sampler=batches,
+        sampler=sampler,
         batch_size=None,
         num_workers=num_workers,
         generator=torch.Generator(),

@@ -86,7 +86,7 @@ def iterate_cut_file(path: Path, *, recipe_dir: Path) -> Iterator[MonoCut]:
     try:
         for cut in CutSet.from_jsonl_lazy(path):
             yield _seen_from(recipe_dir, cut)
-    except (EOFError, KeyError, OSError, TypeError, ValueError) as error:
+    except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable manifest of cuts ({error}): run ./prepare.sh again") from error
     if cut is None:
         raise ValueError(f"no cuts in {path}: run ./prepare.sh again")

@@ -10,7 +10,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from lhotse import MonoCut
@@ -104,13 +104,21 @@ class StoredCuts:
         return (self[index] for index in range(len(self)))
 
 
-def record_cuts(exp_dir: Path, cuts: StoredCuts) -> None:
+class CutsLike(Protocol):
+    """What tells one set of training cuts from another."""
+
+    content_digest: str
+
+    def __len__(self) -> int: ...
+
+
+def record_cuts(exp_dir: Path, cuts: CutsLike) -> None:
     """Write into an experiment's folder which cuts it is trained on now."""
     with atomic_file(exp_dir / RECORD_FILE) as file:
         file.write(json.dumps({"num_cuts": len(cuts), "digest": cuts.content_digest}).encode() + b"\n")
 
 
-def change_of_cuts(exp_dir: Path, cuts: StoredCuts) -> str:
+def change_of_cuts(exp_dir: Path, cuts: CutsLike) -> str:
     """How the cuts differ from those that `record_cuts` wrote, in a line; empty if they do not, or nobody has."""
     try:
         record = json.loads((exp_dir / RECORD_FILE).read_bytes())

@@ -34,13 +34,13 @@ from shared_moe_conformer.training.update import SkippedSteps
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
-    from shared_moe_conformer.data.loaders import TrainLoader
+    from shared_moe_conformer.data.streamed import Loader
 
 
 class Batches(NamedTuple):
     """The batches of a training, and how errors on them are counted."""
 
-    train: TrainLoader
+    train: Loader
     """Batches to train on."""
     dev: Iterable[AsrBatch]
     """Batches to validate on."""
@@ -108,7 +108,7 @@ class _Saver(NamedTuple):
     """Writes the checkpoints of a training; of several processes the first writes, with the states of all."""
 
     trainer: Trainer
-    loader: TrainLoader
+    loader: Loader
     exp_dir: Path
     config: Config
     options: RunOptions
@@ -123,7 +123,7 @@ class _Saver(NamedTuple):
             self._save(step_path(self.exp_dir, state.step), **position)
             if world().rank == 0:
                 keep_last_steps(self.exp_dir, self.options.keep_last_k_steps)
-        if state.num_batches < len(self.loader):
+        if state.num_batches != len(self.loader):  # which may be an estimate
             self._save(self.exp_dir / MID_EPOCH_NAME, **position)
 
     def trained(self, epoch: int) -> None:
@@ -158,7 +158,7 @@ def seed_generators(seed: int, epoch: int) -> None:
     random.seed(seed)
 
 
-def _begin_epoch(epoch: int, seed: int, loader: TrainLoader, checkpoint: dict[str, Any] | None) -> None:
+def _begin_epoch(epoch: int, seed: int, loader: Loader, checkpoint: dict[str, Any] | None) -> None:
     """Put loader and generators to the epoch's beginning, or to the checkpoint's place in it."""
     seed_generators(seed, epoch)
     if checkpoint is None or "train_loader" not in checkpoint:
@@ -171,7 +171,7 @@ def _begin_epoch(epoch: int, seed: int, loader: TrainLoader, checkpoint: dict[st
 
 def _train_epoch(
     trainer: Trainer,
-    loader: TrainLoader,
+    loader: Loader,
     tracker: Tracker,
     skipped: SkippedSteps,
     after_step: Callable[[], None],
@@ -183,16 +183,24 @@ def _train_epoch(
     trainer.train_mode()
     watched = tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches)
     report = None  # stays None if the checkpoint was made after the epoch's last update
-    while update := tuple(itertools.islice(watched, trainer.config.accumulate_batches)):
-        share_of_epoch = (state.num_batches + len(update)) / num_batches
+    while not _all_have_ended(loader) and (
+        update := tuple(itertools.islice(watched, trainer.config.accumulate_batches))
+    ):
+        share_of_epoch = min((state.num_batches + len(update)) / num_batches, 1.0)
         progress = (state.epoch - 1 + share_of_epoch) / trainer.config.num_epochs
         report = trainer.train_step(*update, progress=progress)
         tracker.stepped(report, state.step)
         if report.skipped:
             skipped.handle(report, update, state)
         after_step()
+    watched.close()  # takes the progress bar away where batches are left
     if report is not None:
         tracker.trained(report, state.step)
+
+
+def _all_have_ended(loader: Loader) -> bool:
+    """Whether all processes have been given all their batches, where their numbers may differ."""
+    return loader.has_ended is not None and all(gather(loader.has_ended))
 
 
 def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_steps: Callable[[], None]) -> float | None:

@@ -6,7 +6,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -104,7 +104,9 @@ class Tracker:
         self.epoch = 0
         """The epoch that is shown."""
 
-    def watch(self, batches: Iterable[T], *, epoch: int, num_batches: int, num_done: int = 0) -> Iterator[T]:
+    def watch(
+        self, batches: Iterable[T], *, epoch: int, num_batches: int, num_done: int = 0
+    ) -> Generator[T, None, None]:
         """The batches of an epoch, under a progress bar; the time until each arrives counts as waiting.
 
         Args:

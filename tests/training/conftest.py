@@ -89,6 +89,7 @@ class TinyLoader:
 
     def __init__(self) -> None:
         self.epoch, self.num_taken = 1, 0
+        self.has_ended: bool | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch, self.num_taken = epoch, 0

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +282,29 @@ def test_processes_draw_the_same_weights_and_then_each_its_own(monkeypatch: pyte
 def test_negative_options_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=field):
         RunOptions(**{field: -1})  # type: ignore[arg-type]
+
+
+def test_an_epoch_ends_when_all_processes_have_had_their_batches(
+    tiny_model: Callable[[], Any],
+    loader: Callable[[], Any],
+    batch: Callable[[int], Any],
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This process has 5 batches an epoch and is given some again, until the other has had its 7."""
+
+    class Uneven(type(loader())):  # type: ignore[misc]
+        def __iter__(self) -> Iterator[Any]:
+            for number in itertools.count():
+                self.num_taken, self.has_ended = number + 1, number >= 5
+                yield batch(number)
+
+    own = Uneven()
+    own.has_ended = False
+    monkeypatch.setattr(
+        loop, "gather", lambda value: [value, own.num_taken >= 7] if value in (True, False) else [value]
+    )
+    trainer = Trainer(tiny_model(), config.training)
+    fit(trainer, Batches(own, []), exp_dir=tmp_path, config=config, options=RunOptions())
+    assert trainer.state.step == 7 * config.training.num_epochs

@@ -1,0 +1,270 @@
+"""Training batches of cuts that Lhotse streams: any manifests and Shar, for epochs or without end."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.dataset import DynamicBucketingSampler
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from shared_moe_conformer.config import FeatureConfig, require
+from shared_moe_conformer.data.batch import AsrBatch, CutDataset, PlannedBatch
+from shared_moe_conformer.data.features import features_of
+from shared_moe_conformer.data.loaders import WHOLE, Part, TrainLoader, read_ahead
+from shared_moe_conformer.data.mixture import Mixture, Survey
+from shared_moe_conformer.data.stored_cuts import StoredCuts
+from shared_moe_conformer.text import first_line
+
+logger = logging.getLogger("shared_moe_conformer")
+
+
+@dataclass
+class AudioDataset(CutDataset):
+    """Computes the features of cuts that have none stored, each by itself, as preparation does."""
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+
+    def features_of(self, cut: Cut) -> Tensor:
+        """The features (T, F) of a cut.
+
+        Raises:
+          ValueError: they cannot be read, or computed from its recording.
+        """
+        try:
+            return features_of(cut, self.features)
+        except Exception as error:  # audio backends and storages have their own
+            raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
+
+
+class _Fault(NamedTuple):
+    """An error of a worker, without the worker's traceback."""
+
+    message: str
+
+
+@dataclass
+class _Batches(IterableDataset):
+    """One pass over the mixture, or no end of them: batches of this process, divided among its workers.
+
+    Batches come from Lhotse's `DynamicBucketingSampler`, which each worker has to itself.
+    """
+
+    mixture: Mixture
+    dataset: CutDataset
+    duration_bins: list[float]
+    part: Part
+    seed: int
+    """Of the order of cuts and of what happens to them."""
+    num_to_skip: int = 0
+    """Batches of this process that are given as None: at least one that follows is given by each worker."""
+
+    def __iter__(self) -> Iterator[AsrBatch | _Fault | None]:
+        worker = get_worker_info()
+        index, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        sampler = self._sampler(self.part.rank * count + index, self.part.num_processes * count)
+        try:
+            for number, cuts in enumerate(_without_warnings(sampler)):
+                planned = PlannedBatch(cuts, self._seed_of(cuts))
+                yield None if number < self.num_to_skip // count else self.dataset[planned]
+        except (ValueError, OSError) as error:
+            yield _Fault(first_line(error))
+
+    def _sampler(self, index: int, count: int) -> DynamicBucketingSampler:
+        return DynamicBucketingSampler(
+            self.mixture.part(index, count, seed=self.seed),
+            max_duration=self.dataset.config.max_duration,
+            duration_bins=self.duration_bins,
+            buffer_size=self.dataset.config.buffer_cuts,
+            shuffle=True,
+            seed=self.seed,
+            rank=0,
+            world_size=1,
+        )
+
+    def _seed_of(self, cuts: Iterable[Cut]) -> int:
+        ids = " ".join(cut.id for cut in cuts)
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {ids}".encode()).digest()[:7], "big")
+
+
+def _without_warnings(sampler: DynamicBucketingSampler) -> Iterator[CutSet]:
+    """The sampler's batches; a cut longer than a batch is a batch by itself, and a small corpus fills no bucket."""
+    batches = None
+    while True:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "(?s).*(The first cut drawn|Your 'buffer_size' setting)")
+            batches = batches or iter(sampler)
+            cuts = next(batches, None)
+        if cuts is None:
+            return
+        yield cuts
+
+
+class _StreamLoader:
+    """What loaders of streamed batches have in common."""
+
+    has_ended: bool | None = None
+    """Whether this process has been given all its batches of the epoch; None where the number is the same in all."""
+
+    def __init__(
+        self, mixture: Mixture, dataset: CutDataset, survey: Survey, *, seed: int, part: Part = WHOLE, length: int
+    ) -> None:
+        """Begin nothing yet.
+
+        Args:
+          mixture: the cuts.
+          dataset: loads them.
+          survey: of the cuts, for buckets.
+          seed: of the order of cuts and of what happens to them.
+          part: this process's.
+          length: batches of each process in an epoch.
+        """
+        self.mixture, self.dataset, self.part, self.seed = mixture, dataset, part, seed
+        self._survey, self._length = survey, length
+        self._bins = survey.duration_bins(dataset.config.num_buckets)
+        self.epoch = self.num_taken = 0
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self.epoch, self.num_taken = epoch, 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def cuts(self) -> StoredCuts:
+        """Some of the cuts, for `sampling.largest_batches`."""
+        return self.mixture.sample
+
+    def _read(self, seed: int, *, num_to_skip: int = 0) -> Iterator[AsrBatch | None]:
+        """This process's batches, None for those that are skipped.
+
+        Raises:
+          ValueError: cuts that cannot be read, named.
+        """
+        batches = _Batches(self.mixture, self.dataset, self._bins, self.part, seed, num_to_skip)
+        for batch in read_ahead(batches, num_workers=self.dataset.config.num_workers):
+            if isinstance(batch, _Fault):
+                raise ValueError(batch.message)
+            yield batch
+
+
+class EpochStream(_StreamLoader):
+    """Loads each cut once an epoch; `len` is an estimate.
+
+    Several processes may have different numbers of batches. One that is at its end begins its part again, until
+    `has_ended` is true in all. A training that is resumed reads, but does not load, what it had before, and goes on
+    with the same bits.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        super().set_epoch(epoch)
+        self.has_ended = None if self.part.num_processes == 1 else False
+
+    def __iter__(self) -> Iterator[AsrBatch]:
+        """The batches that are left of the epoch.
+
+        Raises:
+          ValueError: cuts that cannot be read, named, or no cut for this process.
+        """
+        num_to_skip = self.num_taken
+        for batch in itertools.islice(self._passes(num_to_skip), num_to_skip, None):
+            assert batch is not None
+            self.num_taken += 1
+            yield batch
+
+    def _passes(self, num_to_skip: int) -> Iterator[AsrBatch | None]:
+        """The part's batches; of several processes' again and again."""
+        seed, is_empty = self.seed * 1_000_003 + self.epoch, True
+        for batch in self._read(seed, num_to_skip=num_to_skip):
+            is_empty = False
+            yield batch
+        require(not is_empty, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+        while self.part.num_processes > 1:
+            self.has_ended = True
+            yield from self._read(seed)
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position after the last batch that was given out."""
+        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self._fingerprint()}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go to the position of another loader of the same cuts.
+
+        Raises:
+          ValueError: the epoch would have other batches.
+        """
+        require(
+            state["fingerprint"] == self._fingerprint(),
+            f"epoch {state['epoch']} has other batches than when the checkpoint was written: resume with its data, "
+            "number of processes, --seed, --max-duration, --num-buckets, --buffer-cuts and --num-workers",
+        )
+        self.set_epoch(int(state["epoch"]))
+        self.num_taken = int(state["num_taken"])
+
+    def _fingerprint(self) -> str:
+        config = self.dataset.config
+        options = (config.max_duration, config.num_buckets, config.buffer_cuts, max(config.num_workers, 1))
+        return f"{self._survey.content_digest} {self.seed} {self.part.num_processes} {options}"
+
+
+class EndlessStream(_StreamLoader):
+    """Loads cuts without end; an epoch is a stretch of the stream, and the next epoch goes on where it ended.
+
+    A training that is resumed begins at once, with another order of shards and cuts. So a cut may come again earlier
+    than others, but nothing has to be read again to find the place.
+    """
+
+    _stream: Iterator[AsrBatch | None] | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to an epoch, or begin with it."""
+        if epoch != self.epoch + 1:
+            self._stream = None
+        super().set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[AsrBatch]:
+        """The batches that are left of the epoch.
+
+        Raises:
+          ValueError: cuts that cannot be read, named, or no cut for this process.
+        """
+        if self._stream is None:
+            self._stream = self._read(self._seed_from_here())
+        while self.num_taken < len(self):
+            batch = next(self._stream, None)
+            require(batch is not None, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+            self.num_taken += 1
+            yield batch  # type: ignore[misc]
+
+    def _seed_from_here(self) -> int:
+        """The seed of a stream that begins at this place of the training."""
+        place = f"{self.seed} {self.epoch} {self.num_taken}"
+        seed = zlib.crc32(place.encode())
+        if (self.epoch, self.num_taken) != (1, 0) and self.part.rank == 0:
+            logger.info("train_cuts: shards and cuts come in a new order from here on (seed %d)", seed)
+        return seed
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The place in the training; not that in the stream."""
+        return {"epoch": self.epoch, "num_taken": self.num_taken}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Begin a new stream at a place of the training."""
+        self._stream = None
+        self.epoch, self.num_taken = int(state["epoch"]), int(state["num_taken"])
+
+
+Loader = TrainLoader | EpochStream | EndlessStream
+"""Whatever gives the batches of a training."""

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+
+from shared_moe_conformer.config import FeatureConfig, replace_fields
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.loaders import WHOLE, Part
+from shared_moe_conformer.data.shar import write_shard
+from shared_moe_conformer.data.streamed import AudioDataset, EndlessStream, EpochStream
+from tests.data.conftest import Corpus
+
+TRAIN = "data/fbank/cuts_train.jsonl.gz"
+SPEECH = Path(__file__).resolve().parents[2] / "zoo/an4-base/test.wav"
+Stream = EpochStream | EndlessStream
+
+
+@pytest.fixture(scope="module")
+def shar(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training cuts' audio in twelve shards."""
+    folder, cuts = tmp_path_factory.mktemp("shar"), corpus.cuts("train")
+    for number in range(12):
+        write_shard(cuts[2 * number :][:2], folder, number, {"recording": "flac"})
+    return folder
+
+
+def loader(corpus: Corpus, *sources: object, part: Part = WHOLE, **options: Any) -> Stream:
+    config = replace_fields(corpus.config, {"train_cuts": tuple(map(str, sources)), **options})
+    data = AsrDataModule(config, corpus.recipe_dir, corpus.tokenizer, part=part)
+    return data.stream_loader(data.survey())
+
+
+def ids(batches: list[AsrBatch]) -> list[str]:
+    return [cut_id for batch in batches for cut_id in batch.cut_ids]
+
+
+def own_batches(loader: Stream) -> list[AsrBatch]:
+    """A process's batches of an epoch, without those that it is given again."""
+    return list(itertools.takewhile(lambda batch: not loader.has_ended, loader))
+
+
+def assert_equal(first: list[AsrBatch], second: list[AsrBatch]) -> None:
+    assert [batch.cut_ids for batch in first] == [batch.cut_ids for batch in second]
+    assert all(torch.equal(a, b) for one, other in zip(first, second) for a, b in zip(one[:4], other[:4]))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("kind", ["manifest", "shar"])
+def test_two_processes_have_every_cut_once_an_epoch(corpus: Corpus, shar: Path, kind: str, num_workers: int) -> None:
+    source, expected = TRAIN if kind == "manifest" else shar, sorted(cut.id for cut in corpus.cuts("train"))
+    given = []
+    for rank in range(2):
+        own = loader(corpus, source, part=Part(rank, 2), num_workers=num_workers)
+        assert own.has_ended is False
+        given.append(ids(own_batches(own)))
+    assert all(given) and sorted(given[0] + given[1]) == expected
+
+
+def test_a_process_at_its_end_begins_again(corpus: Corpus, shar: Path) -> None:
+    own = loader(corpus, shar, part=Part(1, 2))
+    assert isinstance(own, EpochStream)
+    first = own_batches(own)
+    own.set_epoch(1)
+    again = list(itertools.islice(own, 2 * len(first)))
+    assert ids(again) == 2 * ids(first) and own.has_ended is True
+
+
+def test_epochs_differ_and_can_be_repeated(corpus: Corpus, shar: Path) -> None:
+    first, again = loader(corpus, shar), loader(corpus, shar)
+    epochs = [list(first)]
+    first.set_epoch(2)
+    epochs.append(list(first))
+    assert sorted(ids(epochs[0])) == sorted(ids(epochs[1])) and ids(epochs[0]) != ids(epochs[1])
+    assert first.has_ended is None and len(epochs[0]) == pytest.approx(len(first), rel=0.25)
+    again.set_epoch(2)
+    assert_equal(epochs[1], list(again))
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("taken", [1, 4])
+def test_an_epoch_goes_on_with_the_same_bits(corpus: Corpus, shar: Path, taken: int, num_workers: int) -> None:
+    expected = list(loader(corpus, shar, num_workers=num_workers))
+    stopped, resumed = (loader(corpus, shar, num_workers=num_workers) for _ in range(2))
+    begun = list(itertools.islice(stopped, taken))
+    resumed.load_state_dict(stopped.state_dict())
+    assert_equal(begun + list(resumed), expected)
+    with pytest.raises(ValueError, match="epoch 1 has other batches .*--num-workers"):
+        loader(corpus, shar, num_workers=3).load_state_dict(stopped.state_dict())
+
+
+def test_batches_that_are_skipped_are_not_loaded(corpus: Corpus, shar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, resumed = loader(corpus, shar), loader(corpus, shar)
+    begun = list(itertools.islice(stopped, 3))
+    resumed.load_state_dict(stopped.state_dict())
+    loaded: list[str] = []
+    compute = AudioDataset.features_of
+    monkeypatch.setattr(AudioDataset, "features_of", lambda self, cut: (loaded.append(cut.id), compute(self, cut))[1])
+    list(resumed)
+    assert loaded and not set(loaded) & set(ids(begun))
+
+
+def test_an_endless_stream_goes_on_from_epoch_to_epoch(corpus: Corpus, shar: Path) -> None:
+    one, other = (loader(corpus, shar, steps_per_epoch=5, accumulate_batches=n) for n in (2, 1))
+    assert isinstance(one, EndlessStream) and (len(one), len(other)) == (10, 5)
+    first = list(one)
+    parts = []
+    for epoch in (1, 2):
+        other.set_epoch(epoch)
+        parts += list(other)
+    assert_equal(first, parts)
+    assert len(first) == 10 and set(ids(first)) <= {cut.id for cut in corpus.cuts("train")}
+
+
+def test_an_endless_stream_resumes_at_once_in_a_new_order(
+    corpus: Corpus, shar: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped, resumed = (loader(corpus, shar, steps_per_epoch=6) for _ in range(2))
+    whole = list(stopped)
+    stopped.set_epoch(1)
+    next(iter(stopped))
+    resumed.load_state_dict(stopped.state_dict())
+    with caplog.at_level(logging.INFO, "shared_moe_conformer"):
+        rest = list(resumed)
+    assert len(rest) == 5 and ids(rest) != ids(whole[1:])
+    (record,) = caplog.records
+    assert "shards and cuts come in a new order from here on (seed " in record.message
+
+
+def test_mixed_sources_and_weights(corpus: Corpus, shar: Path) -> None:
+    dev = "data/fbank/cuts_dev.jsonl.gz"
+    drawn = ids(list(loader(corpus, f"{shar}@1", f"{dev}@4", steps_per_epoch=60, buffer_cuts=30)))
+    assert 0.7 < sum(cut_id.startswith("dev") for cut_id in drawn) / len(drawn) < 0.9
+    assert len(ids(list(loader(corpus, shar, dev)))) == 28
+    with pytest.raises(ValueError, match=f"{dev} has a weight: give --steps-per-epoch too"):
+        loader(corpus, f"{dev}@4")
+
+
+def test_real_speech_has_the_same_features_stored_and_in_shar(corpus: Corpus, tmp_path: Path) -> None:
+    cuts, paths = speech_cuts(tmp_path), {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        store_features(CutSet.from_cuts(cuts), "speech", directory=Path("fbank"), config=FeatureConfig(), exact=True)
+    stored = list(CutSet.from_file(tmp_path / "fbank/cuts_speech.jsonl.gz").with_features_path_prefix(tmp_path))
+    for name, source in (("stored", stored), ("recorded", cuts)):
+        paths[name] = tmp_path / f"{name}.jsonl.gz"
+        CutSet.from_cuts(source).to_file(paths[name])
+    for name, source, fields in (
+        ("audio", cuts, {"recording": "flac"}),
+        ("features", stored, {"features": "lilcom"}),
+        ("both", stored, {"recording": "opus", "features": "numpy"}),
+    ):
+        paths[name] = tmp_path / name
+        write_shard(source, paths[name], 0, fields)
+    plain = {"num_time_masks": 0, "num_freq_masks": 0, "max_duration": 100.0, "num_buckets": 1}
+    batches = {name: list(loader(corpus, path, **plain)) for name, path in paths.items()}
+    for name, (batch,) in batches.items():
+        (expected,) = batches["stored"]
+        order = [batch.cut_ids.index(cut_id) for cut_id in expected.cut_ids]
+        assert [batch.texts[i] for i in order] == expected.texts and sum(map(len, expected.texts)) > 10
+        assert torch.equal(batch.x_lens[order], expected.x_lens)
+        assert (batch.x[order] - expected.x).abs().max() < (0.05 if name == "features" else 1e-3)
+
+
+def speech_cuts(folder: Path) -> list[MonoCut]:
+    """Parts of a real recording, and the whole at 8 kHz, which is resampled."""
+    samples, rate = soundfile.read(str(SPEECH), dtype="float32")
+    files = {"whole": (samples, rate), "late": (samples[rate:], rate), "telephone": (samples[::2], rate // 2)}
+    cuts = []
+    for name, (signal, own_rate) in files.items():
+        soundfile.write(str(folder / f"{name}.wav"), signal, own_rate)
+        recording = Recording.from_file(folder / f"{name}.wav", recording_id=name)
+        text = {"late": "BRAVO"}.get(name, "ALPHA DELTA")
+        supervision = SupervisionSegment(name, name, start=0.0, duration=recording.duration, text=text)
+        cuts.append(MonoCut(name, 0.0, recording.duration, 0, recording=recording, supervisions=[supervision]))
+    return cuts
+
+
+def test_augmentation_is_that_of_stored_cuts(corpus: Corpus, shar: Path) -> None:
+    options = {"silence_probability": 1.0, "made_noise_probability": 1.0, "cr_loss_scale": 0.2, "max_duration": 4.0}
+    own = loader(corpus, shar, **options)
+    durations = {cut.id: cut.num_frames for cut in corpus.cuts("train")}
+    for batch in own:
+        assert batch.num_copies == 2 and len(batch.cut_ids) == 2 * len(set(batch.cut_ids))
+        half = len(batch.x) // 2
+        assert not torch.equal(batch.x[:half], batch.x[half:])
+    lengths = dict(zip(batch.cut_ids, batch.x_lens.tolist()))
+    assert all(length > durations[cut_id] for cut_id, length in lengths.items())
+    assert len(own.cuts) == 24, "for the largest batches and for babble"
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"steps_per_epoch": 30}])
+def test_a_shard_that_breaks_off_is_one_line(
+    corpus: Corpus, shar: Path, tmp_path: Path, num_workers: int, options: dict[str, int]
+) -> None:
+    for path in shar.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(
+            content[: len(content) // 3] if path.name == "recording.000007.tar" else content
+        )
+    with pytest.raises(ValueError, match="cuts.000007.jsonl.gz and .*recording.000007.tar cannot be read") as error:
+        list(loader(corpus, tmp_path, num_workers=num_workers, **options))
+    assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path: Path) -> None:
+    cuts = [cut.drop_features() for cut in corpus.cuts("train")]
+    cuts[0].recording.sources[0].source = "/none/no.wav"
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    with pytest.raises(ValueError, match="cut train-0 cannot be read: .*no.wav"):
+        loader(corpus, tmp_path / "cuts.jsonl.gz")
+
+
+def test_fewer_shards_than_processes_are_refused(corpus: Corpus, shar: Path) -> None:
+    with pytest.raises(ValueError, match="has 12 shards for 13 processes: make smaller shards"):
+        loader(corpus, shar, part=Part(0, 13))
+    with pytest.raises(ValueError, match="train_cuts has no cut for process 29"):
+        list(loader(corpus, TRAIN, part=Part(29, 30)))
+
+
+def test_mixed_cuts_and_long_recordings_are_trained_on(corpus: Corpus, tmp_path: Path) -> None:
+    first, second, third = (cut.drop_features() for cut in corpus.cuts("train")[:3])
+    noisy = first.mix(third.drop_supervisions(), snr=10).with_id("noisy")
+    CutSet.from_cuts([noisy, second.append(third)]).to_file(tmp_path / "cuts.jsonl.gz")
+    (batch,) = loader(corpus, tmp_path / "cuts.jsonl.gz", num_buckets=1)
+    texts = {cut.id: cut.supervisions[0].text for cut in (first, second, third)}
+    assert dict(zip(batch.cut_ids, batch.texts)) == {
+        "noisy": texts[first.id],
+        **{i: texts[i] for i in (second.id, third.id)},
+    }
