@@ -156,7 +156,9 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="np") as file:
             return {name: file.get_tensor(name) for name in names}
     with np.load(path, allow_pickle=False) as archive:
-        _require_modest(sum(member.file_size for member in archive.zip.infolist()), path.stat().st_size)
+        num_bytes, stored = sum(member.file_size for member in archive.zip.infolist()), path.stat().st_size
+        if num_bytes > max(SMALL, MAX_EXPANSION * stored):  # a zip bomb
+            raise ValueError(f"its {stored} bytes would unpack to {num_bytes}")
         return {name: archive[name] for name in names}
 
 
@@ -166,12 +168,6 @@ def _read_inputs(path: Path) -> str:
             return str(file.metadata()["inputs"])
     with np.load(path, allow_pickle=False) as archive:
         return str(archive["inputs"])
-
-
-def _require_modest(num_bytes: int, stored: int) -> None:
-    """Refuse a zip bomb."""
-    if num_bytes > max(SMALL, MAX_EXPANSION * stored):
-        raise ValueError(f"its {stored} bytes would unpack to {num_bytes}")
 
 
 class WordGraph(NamedTuple):

@@ -178,7 +178,8 @@ def _kept_cells(
     """The nodes that pruning keeps, without padding; each utterance is pruned to a width of its own."""
     y_lens, x_lens = boundary[:, 2], boundary[:, 3]
     frames = torch.arange(posteriors[1].shape[2], device=boundary.device).view(1, -1, 1)
-    widths = _smallest_width(x_lens, y_lens).clamp(min=prune_range)
+    fitting = (y_lens + x_lens - 1) // x_lens.clamp(min=1) + 1  # ceil(U / T) + 1: every transcript fits
+    widths = fitting.clamp(min=prune_range)
     parts = []
     for width in widths.unique().tolist():
         some = (widths == width).nonzero().squeeze(1)
@@ -188,11 +189,6 @@ def _kept_cells(
         number, frame, _ = valid.nonzero().unbind(1)
         parts.append((some[number], ranges[valid], frame))
     return _Cells(*map(torch.cat, zip(*parts)))
-
-
-def _smallest_width(x_lens: Tensor, y_lens: Tensor) -> Tensor:
-    """The narrowest pruning range into which each transcript fits: ceil(U / T) + 1, (N,)."""
-    return (y_lens + x_lens - 1) // x_lens.clamp(min=1) + 1
 
 
 def _joiner_log_probs(

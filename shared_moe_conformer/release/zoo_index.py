@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -81,7 +80,9 @@ def parse_index(content: bytes, *, source: str) -> list[ZooEntry]:
       ValueError: the index is damaged, or a newer version's; its source is named.
     """
     try:
-        entries = [from_dict(ZooEntry, values) for values in _list_of_objects(json.loads(content.decode("utf-8")))]
+        values = json.loads(content.decode("utf-8"))
+        require(isinstance(values, list), "not a list of JSON objects")
+        entries = [from_dict(ZooEntry, of_model) for of_model in values]
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{source}: {error}") from error
     require(len({entry.name for entry in entries}) == len(entries), f"{source} lists a name twice")
@@ -238,8 +239,3 @@ def _describe(folder: Path) -> ZooEntry:
         sha256=file_sha256(folder / SUMS_FILE),
         decoding_method=manifest.decoding_method,
     )
-
-
-def _list_of_objects(values: Any) -> list[dict[str, Any]]:
-    require(isinstance(values, list) and all(isinstance(v, dict) for v in values), "not a list of JSON objects")
-    return values

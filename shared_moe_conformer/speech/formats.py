@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,12 +52,11 @@ def as_json(name: str, transcript: Transcript) -> str:
 
 def as_record(transcript: Transcript) -> dict[str, Any]:
     """The transcript as a JSON object; confidences are left out where the search gives none."""
-    record = {**transcript._asdict(), "words": [_known(word) for word in transcript.words]}
-    return {name: value for name, value in record.items() if value is not None}
+    return _known({**transcript._asdict(), "words": [_known(word._asdict()) for word in transcript.words]})
 
 
-def _known(word: Word) -> dict[str, Any]:
-    return {name: value for name, value in word._asdict().items() if value is not None}
+def _known(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def display_width(text: str) -> int:
@@ -91,7 +91,7 @@ def as_vtt(name: str, transcript: Transcript) -> str:
 
     Source: W3C, WebVTT: The Web Video Text Tracks Format, section 4 (`&`, `<` and `>` are escaped in a cue's text).
     """
-    cues = [f"\n{_clock(a, '.')} --> {_clock(b, '.')}\n{_escaped(text)}" for a, b, text in _cues(transcript)]
+    cues = [f"\n{_clock(a, '.')} --> {_clock(b, '.')}\n{escape(text, quote=False)}" for a, b, text in _cues(transcript)]
     return "\n".join(["WEBVTT", *cues])
 
 
@@ -143,10 +143,6 @@ def _clock(seconds: float, point: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 class Result(NamedTuple):
