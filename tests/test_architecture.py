@@ -55,6 +55,7 @@ ONLY_IN = {
     "av": {"speech/containers.py"},
     "fastapi": {"web/app.py"},
     "markdown_it": {"web/zoo_site.py"},
+    "espnet2": {"espnet.py"},
     "sentencepiece": {"data/tokenizer.py"},
     "transformers": {"hugging_face/"},
 }

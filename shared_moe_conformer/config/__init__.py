@@ -30,6 +30,7 @@ from shared_moe_conformer.config.tree import (
     require_positive,
     to_dict,
     told_options,
+    with_options,
 )
 
 __all__ = [
@@ -65,4 +66,5 @@ __all__ = [
     "subsampled_length",
     "to_dict",
     "told_options",
+    "with_options",
 ]

@@ -84,6 +84,15 @@ def from_dict(cls: type[C], values: dict[str, Any]) -> C:
     return cls(**{name: _convert(name, types[name], value) for name, value in values.items()})
 
 
+def with_options(config: C, options: dict[str, Any]) -> C:
+    """A copy of a config whose options of these names have the values that JSON or YAML gave.
+
+    Raises:
+      ValueError: an unknown name, or a value that its class refuses.
+    """
+    return from_dict(type(config), {**to_dict(config), **options})
+
+
 JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,), type(None): (type(None),)}
 """Types that JSON may give for a field of a plain type; True is no number."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, EncoderConfig, from_dict, to_dict
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, EncoderConfig, to_dict, with_options
 from shared_moe_conformer.hugging_face.saving import SavesCode
 from shared_moe_conformer.release.hugging_face import MODEL_CLASSES, MODEL_TYPE
 
@@ -39,11 +39,11 @@ class SharedMoeConformerConfig(SavesCode, PretrainedConfig):
         Raises:
           ValueError: the encoder cannot be.
         """
-        self.encoder = {**to_dict(EncoderConfig()), **(encoder or {})}
+        options = with_options(EncoderConfig(), encoder or {})
+        self.encoder = to_dict(options)
         self.vocab_size = vocab_size
         self.num_mel_bins, self.sampling_rate = num_mel_bins, sampling_rate
         self.load_balancing_loss_scale, self.router_z_loss_scale = load_balancing_loss_scale, router_z_loss_scale
-        options = self.encoder_config()
         self.hidden_size = options.encoder_dim
         self.num_hidden_layers = options.num_layers
         self.num_attention_heads = options.num_attention_heads
@@ -52,4 +52,4 @@ class SharedMoeConformerConfig(SavesCode, PretrainedConfig):
 
     def encoder_config(self) -> EncoderConfig:
         """The encoder's options."""
-        return from_dict(EncoderConfig, self.encoder)
+        return with_options(EncoderConfig(), self.encoder)

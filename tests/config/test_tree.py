@@ -9,6 +9,7 @@ import pytest
 
 from shared_moe_conformer.config import (
     Config,
+    EncoderConfig,
     from_dict,
     load_config,
     options_by_name,
@@ -18,6 +19,7 @@ from shared_moe_conformer.config import (
     require_least,
     require_positive,
     to_dict,
+    with_options,
 )
 
 
@@ -84,3 +86,10 @@ def test_numbers_have_a_least_value() -> None:
         require_least(Painted(), 2, "layers")
     with pytest.raises(ValueError, match="layers is 0: give a positive number"):
         require_positive(Painted(layers=0), "layers")
+
+
+def test_some_options_replace_those_of_a_config() -> None:
+    config = with_options(EncoderConfig(dropout=0.3), {"group_sizes": [2, 1], "encoder_dim": 64})
+    assert config == EncoderConfig(dropout=0.3, group_sizes=(2, 1), encoder_dim=64)
+    with pytest.raises(ValueError, match="EncoderConfig has no option depth"):
+        with_options(config, {"depth": 3})

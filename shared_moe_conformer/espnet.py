@@ -1,0 +1,101 @@
+"""The encoder in ESPnet2: once this is imported, a config may say `encoder: shared_moe_conformer`.
+
+`python -m shared_moe_conformer.espnet -m espnet2.bin.asr_train ...` imports it before ESPnet's own program runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import sys
+from typing import Any
+
+from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
+from espnet2.tasks.asr import encoder_choices
+from torch import Tensor
+
+from shared_moe_conformer.config import MIN_NUM_FRAMES, EncoderConfig, require, to_dict, with_options
+from shared_moe_conformer.model.standalone import FrontEnd, Layers
+
+NAME = "shared_moe_conformer"
+DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
+"""Options that a config leaves out: those of the package, and experts that need no loss."""
+USAGE = "usage: python -m shared_moe_conformer.espnet -m espnet2.bin.asr_train [argument ...]"
+
+
+class Encoder(AbsEncoder):
+    """Features to encoder frames; `encoder_conf` holds the fields of `EncoderConfig`."""
+
+    def __init__(self, input_size: int, **options: Any) -> None:
+        """Take the options.
+
+        Args:
+          input_size: mel bins of the frontend.
+          options: fields of `EncoderConfig`; those that are left out have the values of `DEFAULTS`.
+
+        Raises:
+          ValueError: an encoder that cannot be, or whose experts need a loss, or that is trained in chunks.
+        """
+        super().__init__()
+        config = with_options(DEFAULTS, options)
+        require(
+            not any(config.chunk_sizes),
+            f"encoder_conf has chunk_sizes {config.chunk_sizes}, but ESPnet's asr task recognises whole utterances:"
+            " leave it out",
+        )
+        require(
+            input_size >= 16, f"the frontend gives {input_size} values a frame: the encoder needs 16 mel bins or more"
+        )
+        self.front_end = FrontEnd(config, num_mel_bins=input_size)
+        self.layers = Layers(config)
+        self.encoder_dim = config.encoder_dim
+
+    def output_size(self) -> int:
+        """Channels of an encoder frame."""
+        return self.encoder_dim
+
+    def forward(
+        self, xs_pad: Tensor, ilens: Tensor, prev_states: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return encoder frames (N, T', C), the valid ones of each utterance (N,), and None.
+
+        Args:
+          xs_pad: features, (N, T, F).
+          ilens: valid frames of each utterance, (N,).
+          prev_states: not used.
+
+        Raises:
+          TooShortUttError: an utterance has no encoder frame.
+        """
+        shortest = int(ilens.min())
+        if shortest < MIN_NUM_FRAMES:
+            message = f"an utterance has {shortest} frames: give {MIN_NUM_FRAMES} or more"
+            raise TooShortUttError(message, shortest, MIN_NUM_FRAMES)
+        frames, lens = self.layers(*self.front_end(xs_pad, ilens))
+        return frames, lens, None
+
+
+def _signature() -> inspect.Signature:
+    """The options with their values when left out, from which ESPnet makes a complete config."""
+    kind, values = inspect.Parameter.KEYWORD_ONLY, to_dict(DEFAULTS)
+    options = [inspect.Parameter(f.name, kind, default=values[f.name]) for f in dataclasses.fields(DEFAULTS)]
+    return inspect.Signature([inspect.Parameter("input_size", inspect.Parameter.POSITIONAL_OR_KEYWORD), *options])
+
+
+Encoder.__signature__ = _signature()  # type: ignore[attr-defined]
+encoder_choices.classes[NAME] = Encoder
+
+
+def main() -> None:
+    """Call `main` of a module of ESPnet, which knows the encoder now; so do the processes that it starts."""
+    if len(sys.argv) < 3 or sys.argv[1] != "-m":
+        sys.exit(USAGE)
+    module = sys.argv[2]
+    sys.argv = [module, *sys.argv[3:]]
+    importlib.import_module(module).main()
+
+
+if __name__ == "__main__":
+    main()
