@@ -42,10 +42,14 @@ OF_OTHERS = {
     "--nnodes",
     "--redirects",
     "--tee",
+    "--dynamic-chunk-training",
+    "--num-encoder-layers",
     "--tokens-ngram",
+    "--use-ctc",
+    "--python",
     "--logdir",
 }
-"""Options of curl, pip, torchrun, icefall and TensorBoard; torchrun's others have underscores."""
+"""Options of curl, pip, torchrun, icefall, ESPnet and TensorBoard; torchrun's others have underscores."""
 
 
 @pytest.mark.parametrize("readme", PAGES, ids=str)
