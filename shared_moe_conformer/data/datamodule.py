@@ -78,8 +78,10 @@ class AsrDataModule:
             dataset.features_of(cut)
         self.left_out = survey.left_out
         loader = EndlessStream if length else EpochStream
-        estimate = survey.num_batches(self.config.data.num_buckets, self.config.data.max_duration)
-        length = length or math.ceil(estimate / self.part.num_processes)
+        options, num_processes = self.config.data, self.part.num_processes
+        num_parts = num_processes * max(options.num_workers, 1)
+        estimate = survey.num_batches(options.num_buckets, options.max_duration, num_parts=num_parts)
+        length = length or math.ceil(estimate / num_processes)
         return loader(mixture, dataset, survey, seed=training.seed, part=self.part, length=length)
 
     @functools.cached_property

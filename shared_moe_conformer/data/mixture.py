@@ -58,8 +58,11 @@ class Survey:
         num_buckets = min(num_buckets, len(self._lengths))
         return estimate_duration_buckets(self._lengths, num_buckets) if num_buckets > 1 else [math.inf]  # type: ignore[arg-type]
 
-    def num_batches(self, num_buckets: int, max_duration: float) -> int:
-        """About as many batches as the utterances make, drawn as Lhotse's `DynamicBucketingSampler` draws them."""
+    def num_batches(self, num_buckets: int, max_duration: float, *, num_parts: int) -> int:
+        """About as many batches as the utterances make, drawn as Lhotse's `DynamicBucketingSampler` draws them.
+
+        In each part the last batch of each bucket is not full.
+        """
         bins = self.duration_bins(num_buckets)
         buckets: dict[int, TimeConstraint] = {}
         count = 0
@@ -70,7 +73,7 @@ class Survey:
                 bucket.reset()
                 count += 1
         scale = self.seconds / sum(length.duration for length in self._lengths)
-        return max(1, round(scale * (count + len(buckets) / 2)))
+        return max(1, round(scale * count + num_parts * len(buckets) / 2))
 
     @property
     def _lengths(self) -> list[_Length]:

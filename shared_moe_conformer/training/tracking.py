@@ -182,7 +182,7 @@ class Tracker:
             logger.info("%s: batches left: %s, validation not counted%s", self._to_go(), f"{self._left:,}", advice)
 
     def _seconds_to_go(self) -> float:
-        return self._left * (time.perf_counter() - self._began) / max(self._done, 1)
+        return max(self._left, 0) * (time.perf_counter() - self._began) / max(self._done, 1)
 
     def _to_go(self) -> str:
         return f"about {duration(self._seconds_to_go())} to go"
