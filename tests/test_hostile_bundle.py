@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -200,7 +201,12 @@ def test_safetensors_headers_that_lie(folder: Path, header: bytes) -> None:
 def test_configs_of_enormous_models_take_no_memory(folder: Path, change: dict[str, object]) -> None:
     values = json.loads((folder / CONFIG_FILE).read_bytes())
     values["model"]["encoder"] |= change
-    refuse(folder, CONFIG_FILE, json.dumps(values).encode(), CONFIG_FILE)
+    tracemalloc.start()
+    try:
+        refuse(folder, CONFIG_FILE, json.dumps(values).encode(), CONFIG_FILE)
+        assert tracemalloc.get_traced_memory()[1] < 2**25, "bytes"
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("change", [{"top_k": True}, {"top_k": 1.0}, {"experts_in": None}, {"individual_norms": 1}])

@@ -118,7 +118,9 @@ class EncoderConfig:
     @functools.cached_property
     def block_sizes(self) -> tuple[int, ...]:
         """The number of layers that use each block."""
-        return tuple(self.layer_blocks.count(block) for block in range(max(self.layer_blocks) + 1))
+        if not self.pattern:  # without a list of all layers, which may be a billion in a hostile file
+            return self.group_sizes
+        return tuple(self.pattern.count(block) for block in dict.fromkeys(self.pattern))
 
     @functools.cached_property
     def expert_layers(self) -> tuple[int, ...]:
