@@ -129,14 +129,11 @@ CORPUS_SIZES = (
 """Sizes of corpora, smallest first: asterisk and an4, speechocean762, uqm, LibriSpeech's 100 and 960 hours."""
 
 
-CONDITIONS = {
-    "gain_probability": 0.5,
-    "made_noise_probability": 0.5,
-    "noise_alone_probability": 0.02,
-    "reverb_probability": 0.3,
-    "band_limit_probability": 0.2,
-}
-"""Levels, noises and rooms for recordings of a user's own, below `FEW_HOURS`: a small corpus has few of them."""
+CONDITIONS = {"gain_probability": 0.5, "made_noise_probability": 0.25, "made_noise_snr": (10.0, 30.0)}
+"""Levels and noises for recordings of a user's own, below `FEW_HOURS`: a small corpus has few of them.
+
+Rooms, bands and noise alone, as well, cost more on clean speech than they gain (egs/asterisk).
+"""
 FEW_HOURS = 7.0
 
 
