@@ -129,10 +129,15 @@ CORPUS_SIZES = (
 """Sizes of corpora, smallest first: asterisk and an4, speechocean762, uqm, LibriSpeech's 100 and 960 hours."""
 
 
-CONDITIONS = {"gain_probability": 0.5, "made_noise_probability": 0.25, "made_noise_snr": (10.0, 30.0)}
+CONDITIONS = {
+    "gain_probability": 0.5,
+    "made_noise_probability": 0.25,
+    "made_noise_snr": (10.0, 30.0),
+    "noise_alone_probability": 0.02,
+}
 """Levels and noises for recordings of a user's own, below `FEW_HOURS`: a small corpus has few of them.
 
-Rooms, bands and noise alone, as well, cost more on clean speech than they gain (egs/asterisk).
+More noise, rooms and bands cost more on clean speech than they gain (egs/asterisk/ASR/README.md).
 """
 FEW_HOURS = 7.0
 
