@@ -137,7 +137,8 @@ def compare(
     runtimes |= {"TorchScript": torchscript_parts(torchscript_dir), "onnxruntime": onnx_parts(onnx_dir)}
     smaller = {name: onnx_parts(onnx_dir, name_of) for name, name_of in PRECISIONS.items() if name != "float32"}
     found = in_runtimes(reference, utterances, {**runtimes, **smaller})
-    heard = recognise(_sherpa_files(), [u.wav for u in utterances], folder=onnx_dir, rounds=rounds)
+    rate = bundle.config.features.sampling_rate
+    heard = recognise(_sherpa_files(), [u.wav for u in utterances], folder=onnx_dir, sampling_rate=rate, rounds=rounds)
     trips, precisions = [], []
     for kind, search in SEARCHES.items():
         own = _own_texts(reference, utterances, search)

@@ -21,14 +21,20 @@ class Recognised(NamedTuple):
 
 
 def recognise(
-    files: Mapping[str, Mapping[str, str]], recordings: Sequence[Path], *, folder: Path, rounds: int = 1
+    files: Mapping[str, Mapping[str, str]],
+    recordings: Sequence[Path],
+    *,
+    folder: Path,
+    sampling_rate: int,
+    rounds: int = 1,
 ) -> dict[str, Recognised]:
     """The texts that sherpa-onnx recognises on one thread; the recognisers take turns, so that their times compare.
 
     Args:
       files: by the name of a recogniser its graphs: encoder, decoder and joiner, or ctc alone.
-      recordings: wav files of the sampling rate that the model wants.
+      recordings: wav files.
       folder: the folder of the graphs and of tokens.txt.
+      sampling_rate: of the model's features, in Hz.
       rounds: times that all is recognised.
 
     Raises:
@@ -38,6 +44,7 @@ def recognise(
         "files": {name: {part: str(folder / file) for part, file in parts.items()} for name, parts in files.items()},
         "tokens": str(folder / "tokens.txt"),
         "recordings": [str(path) for path in recordings],
+        "sampling_rate": sampling_rate,
         "rounds": rounds,
     }
     command = [sys.executable, "-m", __name__]
@@ -52,7 +59,8 @@ def recognise(
 def main() -> None:
     """Do the job of the standard input."""
     job = json.load(sys.stdin)
-    recognisers = {name: _recogniser(parts, job["tokens"]) for name, parts in job["files"].items()}
+    options = {"tokens": job["tokens"], "sample_rate": job["sampling_rate"], "num_threads": 1}
+    recognisers = {name: _recogniser(parts, options) for name, parts in job["files"].items()}
     found: dict[str, dict[str, list[Any]]] = {name: {"texts": [], "seconds": []} for name in recognisers}
     for _ in range(job["rounds"]):
         for name, recogniser in recognisers.items():
@@ -65,12 +73,12 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def _recogniser(files: Mapping[str, str], tokens: str) -> Any:
+def _recogniser(files: Mapping[str, str], options: Mapping[str, Any]) -> Any:
     import sherpa_onnx
 
     if "ctc" in files:
-        return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model=files["ctc"], tokens=tokens, num_threads=1)
-    return sherpa_onnx.OfflineRecognizer.from_transducer(**files, tokens=tokens, num_threads=1)
+        return sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model=files["ctc"], **options)
+    return sherpa_onnx.OfflineRecognizer.from_transducer(**files, **options)
 
 
 def _stream(recogniser: Any, path: str) -> Any:
