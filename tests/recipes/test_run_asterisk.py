@@ -31,7 +31,7 @@ def recipe(prepared_recipe: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "clone/egs/asterisk/ASR"
     for split in ("dev", "test"):
         path = copy / f"data/fbank/cuts_{split}.jsonl.gz"
-        few = sorted(CutSet.from_file(path), key=lambda cut: cut.duration)[20:26]
+        few = sorted(CutSet.from_file(path), key=lambda cut: cut.duration)[20:22]
         path.unlink()
         CutSet.from_cuts(few).to_file(path)
     return copy
@@ -43,7 +43,7 @@ def run(recipe: Path, *arguments: str) -> str:
     package = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(package)}
     command = [str(recipe / "run.sh"), *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
