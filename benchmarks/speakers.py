@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Request, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
 
 RATE = 16000
 """Rate of the samples that a server takes, in Hz."""
@@ -73,6 +73,8 @@ class Connection:
         while data := await self._reader.read(1 << 16):
             self._protocol.receive_data(data)
             for event in self._protocol.events():
+                if isinstance(event, Ping):  # a client that does not answer is taken for dead
+                    await self.send(event.response())
                 yield event
 
 
