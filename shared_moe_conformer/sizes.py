@@ -152,12 +152,24 @@ def corpus_size(hours: float) -> CorpusSize:
     return next(size for size in CORPUS_SIZES if hours < size.hours)
 
 
-def recipe_configs(hours: float, changes: dict[str, Any], *, small: dict[str, Any] | None = None) -> dict[str, Config]:
+def recipe_configs(
+    hours: float,
+    *,
+    corpus: str,
+    language: str,
+    licence: str,
+    vocab_size: int,
+    lang_dir: str = "",
+    changes: dict[str, Any] | None = None,
+    small: dict[str, Any] | None = None,
+) -> dict[str, Config]:
     """The named configs of a recipe, whose `base` has shared blocks with experts in their second feed-forward.
 
     Args:
       hours: speech for training; it chooses the sizes of model and batches, and how long to train.
-      changes: the recipe's own options of all configs, by name.
+      corpus, language, licence, vocab_size: options of all configs.
+      lang_dir: the units' folder; empty: that of SentencePiece units, data/lang_bpe_<vocab_size>.
+      changes: the recipe's other options of all configs, by name.
       small: the recipe's own options of `small`.
 
     Raises:
@@ -165,7 +177,9 @@ def recipe_configs(hours: float, changes: dict[str, Any], *, small: dict[str, An
     """
     size = corpus_size(hours)
     usual = {"num_attention_heads": 4, "conv_kernel_size": 15, "experts_in": "second", "num_experts": 3, "top_k": 1}
-    base = replace_fields(Config(), {**usual, **size.options, **changes})
+    own = {"corpus": corpus, "language": language, "licence": licence, "vocab_size": vocab_size}
+    own["lang_dir"] = lang_dir or f"data/lang_bpe_{vocab_size}"
+    base = replace_fields(Config(), {**usual, **size.options, **own, **(changes or {})})
     return named_sizes(base, small={**size.small, **(small or {})})
 
 

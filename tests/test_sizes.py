@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.sizes import CORPUS_SIZES, corpus_size, named_sizes, recipe_configs
 
+CALLS: dict[str, Any] = {"corpus": "calls", "language": "en", "licence": "CC0-1.0", "vocab_size": 50}
 BASE = replace_fields(Config(), {"group_sizes": (3, 2), "experts_in": "both", "num_experts": 4})
 
 
@@ -20,23 +23,24 @@ def test_the_sizes_differ_in_what_they_are_compared_for() -> None:
 
 @pytest.mark.parametrize(("hours", "layers"), [(0.01, 6), (1.9, 6), (2.0, 6), (9, 8), (100, 12), (50_000, 12)])
 def test_hours_choose_the_sizes_of_a_recipe(hours: float, layers: int) -> None:
-    base = recipe_configs(hours, {"corpus": "calls"})["base"]
+    base = recipe_configs(hours, **CALLS)["base"]
     assert (base.data.corpus, base.model.encoder.num_layers) == ("calls", layers)
+    assert (base.model.vocab_size, base.data.lang_dir) == (50, "data/lang_bpe_50")
     assert base.training.num_epochs == corpus_size(hours).options["num_epochs"]
 
 
 def test_more_hours_give_larger_models_and_batches() -> None:
-    bases = [recipe_configs(hours, {})["base"] for hours in (1, 5, 20, 100, 1000)]
+    bases = [recipe_configs(hours, **CALLS)["base"] for hours in (1, 5, 20, 100, 1000)]
     assert [b.model.encoder.encoder_dim for b in bases] == [128, 144, 192, 256, 256]
     assert [b.data.max_duration for b in bases] == [15.0, 30.0, 60.0, 300.0, 300.0]
     assert corpus_size(2.0) is CORPUS_SIZES[1], "a corpus at a bound is of the larger size"
 
 
 def test_options_of_a_recipe_win_over_those_of_its_size() -> None:
-    configs = recipe_configs(1.0, {"num_epochs": 3, "num_experts": 5}, small={"num_experts": 1})
+    configs = recipe_configs(1.0, **CALLS, changes={"num_epochs": 3, "num_experts": 5}, small={"num_experts": 1})
     assert {c.training.num_epochs for c in configs.values()} == {3}
     assert (configs["base"].model.encoder.num_experts, configs["small"].model.encoder.num_experts) == (5, 1)
     with pytest.raises(ValueError, match="no option is called encoder_dims"):
-        recipe_configs(1.0, {"encoder_dims": 3})
+        recipe_configs(1.0, **CALLS, changes={"encoder_dims": 3})
     with pytest.raises(ValueError, match="a corpus of 0 hours"):
-        recipe_configs(0, {})
+        recipe_configs(0, **CALLS)

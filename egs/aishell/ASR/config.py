@@ -9,12 +9,12 @@ VOCAB_SIZE = 4233
 
 CONFIGS = recipe_configs(
     hours=150,
+    corpus="aishell",
+    language="zh",
+    licence="Apache-2.0",
+    lang_dir="data/lang_char",
+    vocab_size=VOCAB_SIZE,
     changes={
-        "corpus": "aishell",
-        "language": "zh",
-        "licence": "Apache-2.0",
-        "lang_dir": "data/lang_char",
-        "vocab_size": VOCAB_SIZE,
         "conv_kernel_size": 15,
         "warmup_steps": 5000,
         "ctc_loss_scale": 0.5,

@@ -13,13 +13,13 @@ CONFIGS = {
     for language, hours in LANGUAGES.items()
     for size, config in recipe_configs(
         hours=hours,
+        corpus=f"fillets-ng-data-{language}",
+        language=language,
+        licence="GPL-2.0-only",
+        lang_dir=f"data/{language}/lang_bpe_{VOCAB_SIZE}",
+        vocab_size=VOCAB_SIZE,
         changes={
-            "corpus": f"fillets-ng-data-{language}",
-            "language": language,
-            "licence": "GPL-2.0-only",
             "manifest_dir": f"data/{language}/fbank",
-            "lang_dir": f"data/{language}/lang_bpe_{VOCAB_SIZE}",
-            "vocab_size": VOCAB_SIZE,
             "subsampling_channels": 16,
             "dropout": 0.05,
             "num_time_masks": 0,  # in as few updates as these, what is learned is not yet learned by heart

@@ -13,13 +13,13 @@ CONFIGS = {
     for ending, (hours, corpus) in SETS.items()
     for size, config in recipe_configs(
         hours=hours,
+        corpus=corpus,
+        language="en",
+        licence="CC-BY-4.0",
+        lang_dir=f"data/{hours}/lang_bpe_{VOCAB_SIZE}",
+        vocab_size=VOCAB_SIZE,
         changes={
-            "corpus": corpus,
-            "language": "en",
-            "licence": "CC-BY-4.0",
             "manifest_dir": f"data/{hours}/fbank",
-            "lang_dir": f"data/{hours}/lang_bpe_{VOCAB_SIZE}",
-            "vocab_size": VOCAB_SIZE,
             "dev_split": "dev-clean",
             "test_splits": ("test-clean", "test-other", "dev-clean", "dev-other"),
         },

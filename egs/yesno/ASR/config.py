@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from shared_moe_conformer.sizes import recipe_configs
 
-VOCAB_SIZE = 14
-
 CONFIGS = recipe_configs(
     hours=0.05,
+    corpus="yesno",
+    language="he",
+    licence="CC-BY-3.0",
+    vocab_size=14,
     changes={
-        "corpus": "yesno",
-        "language": "he",
-        "licence": "CC-BY-3.0",
-        "lang_dir": f"data/lang_bpe_{VOCAB_SIZE}",
-        "vocab_size": VOCAB_SIZE,
         "encoder_dim": 64,
         "feed_forward_dim": 256,
         "subsampling_channels": 8,
