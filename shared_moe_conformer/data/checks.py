@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from lhotse import MonoCut
-from lhotse.cut import Cut
+from lhotse.cut import Cut, MixedCut
 
-from shared_moe_conformer.config import require, subsampled_length
+from shared_moe_conformer.config import FRAME_SHIFT, FeatureConfig, require, subsampled_length
 from shared_moe_conformer.data.recordings import SILENCE_DB, Level
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.data.utterances import Utterance
@@ -117,6 +117,19 @@ def check_units(cut: Cut, tokenizer: Tokenizer, *, num_frames: int | None) -> li
         message = f"{frames} frames after subsampling, its tokens need {needed}"
         problems.append(Problem(cut.id, "too many tokens", message))
     return problems
+
+
+def unfit_features(cut: Cut, config: FeatureConfig) -> str:
+    """The reason for which a config cannot use a cut's stored features; empty: it can."""
+    if cut.num_features != config.num_mel_bins:
+        return f"{cut.num_features} mel bins, the config says {config.num_mel_bins}"
+    if abs(cut.frame_shift - FRAME_SHIFT) > 1e-6:
+        return f"a frame every {cut.frame_shift:g} s, not every {FRAME_SHIFT:g} s"
+    parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
+    rates = {part.features.sampling_rate for part in parts if isinstance(part, MonoCut)} - {config.sampling_rate}
+    if rates:
+        return f"computed at {min(rates)} Hz, the config says {config.sampling_rate}: prepare them again"
+    return ""
 
 
 def refuse(problems: Sequence[Problem], where: Path | str) -> None:

@@ -13,7 +13,7 @@ from lhotse.cut import Cut
 from lhotse.utils import compute_num_frames
 
 from shared_moe_conformer.config import FRAME_SHIFT, FeatureConfig, require
-from shared_moe_conformer.data.checks import Problem, check_cut, check_units
+from shared_moe_conformer.data.checks import Problem, check_cut, check_units, unfit_features
 from shared_moe_conformer.data.manifests import iterate_cut_file
 from shared_moe_conformer.data.shar import Shards, find_shards, listed_shards
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -107,18 +107,12 @@ class UtteranceCheck:
         problems = check_cut(cut, min_duration=0.0, max_duration=float("inf"))
         if problems:
             return problems
-        problem, num_frames = self._stored(cut) if cut.has_features else self._recorded(cut)
+        if cut.has_features:
+            problem, num_frames = unfit_features(cut, self.features), cut.num_frames
+        else:
+            problem, num_frames = self._recorded(cut)
         found = [Problem(cut.id, "features", problem)] if problem else []
         return found + check_units(cut, self.tokenizer, num_frames=num_frames)
-
-    def _stored(self, cut: Cut) -> tuple[str, int]:
-        """What is wrong with stored features, and the number of their frames."""
-        bins = self.features.num_mel_bins
-        if cut.num_features != bins:
-            return f"{cut.num_features} mel bins, the config says {bins}", cut.num_frames
-        if abs(cut.frame_shift - FRAME_SHIFT) > 1e-6:
-            return f"a frame every {cut.frame_shift:g} s, not every {FRAME_SHIFT:g} s", cut.num_frames
-        return "", cut.num_frames
 
     def _recorded(self, cut: Cut) -> tuple[str, int | None]:
         """What is wrong with a recording, and the number of frames that it will have."""

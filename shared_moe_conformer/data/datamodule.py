@@ -14,7 +14,7 @@ from lhotse import CutSet, MonoCut
 from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.augment import NoiseMixer, with_more_time_masks
 from shared_moe_conformer.data.batch import CutDataset
-from shared_moe_conformer.data.checks import Problem, check_cut, refuse, refuse_many
+from shared_moe_conformer.data.checks import Problem, check_cut, refuse, refuse_many, unfit_features
 from shared_moe_conformer.data.conditions import Conditions
 from shared_moe_conformer.data.cut_sources import Source, UtteranceCheck, open_sources
 from shared_moe_conformer.data.distorted import DistortedDataset
@@ -164,25 +164,22 @@ class AsrDataModule:
 
     def _usable(self, path: Path, problems: list[Problem]) -> Iterator[MonoCut]:
         """A file's cuts without problems; the others' go into `problems`."""
-        bins, rate = self.config.features.num_mel_bins, self.config.features.sampling_rate
         for cut in iterate_cut_file(path, recipe_dir=self.recipe_dir):
             found = check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
-            if cut.has_features and cut.num_features != bins:
-                found.append(Problem(cut.id, "features", f"{cut.num_features} mel bins, the config says {bins}"))
-            if cut.has_features and cut.features.sampling_rate != rate:
-                message = f"computed at {cut.features.sampling_rate} Hz, the config says {rate}: prepare them again"
-                found.append(Problem(cut.id, "features", message))
+            if cut.has_features and (reason := unfit_features(cut, self.config.features)):
+                found.append(Problem(cut.id, "features", reason))
             problems += found
             if not found:
                 yield cut
 
     def _noise(self) -> NoiseMixer | None:
         """What is mixed into training."""
-        data, bins = self.config.data, self.config.features.num_mel_bins
+        data, features = self.config.data, self.config.features
         if not data.noise_manifest:
             return None
         path = self.recipe_dir / data.noise_manifest
         cuts = list(iterate_cut_file(path, recipe_dir=self.recipe_dir))
-        wrong = [cut.id for cut in cuts if not cut.has_features or cut.num_features != bins]
-        require(not wrong, f"{len(wrong)} noises in {path} have no features of {bins} mel bins, {wrong[:1]} first")
+        reasons = ((cut.id, unfit_features(cut, features) if cut.has_features else "no features") for cut in cuts)
+        wrong = [f"{cut_id}: {reason}" for cut_id, reason in reasons if reason]
+        require(not wrong, f"{len(wrong)} noises in {path} cannot be used, first {wrong[:1]}")
         return NoiseMixer(cuts, data)

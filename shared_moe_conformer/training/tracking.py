@@ -100,7 +100,8 @@ class Tracker:
         self._collapse = CollapseDetector()
         self._bar: Any = None
         self._left = 0
-        self._done, self._began = 0, 0.0
+        self._done = self._num_timed = 0
+        self._began = 0.0
         self.epoch = 0
         """The epoch that is shown."""
 
@@ -177,7 +178,8 @@ class Tracker:
             self._began = time.perf_counter()
             return
         self._done += report.num_batches
-        if self._done == FIRST_ESTIMATE * report.num_batches and self._left > 0:
+        self._num_timed += 1
+        if self._num_timed == FIRST_ESTIMATE and self._left > 0:
             advice = "; --config small or fewer --num-epochs take less" if self._seconds_to_go() > LONG else ""
             logger.info("%s: batches left: %s, validation not counted%s", self._to_go(), f"{self._left:,}", advice)
 

@@ -9,6 +9,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.checks import unfit_features
 from shared_moe_conformer.data.cut_sources import UtteranceCheck, open_sources, utterances
 from tests.data.conftest import Corpus
 
@@ -87,3 +88,12 @@ def test_an_unusable_cut_is_told_by_its_manifest(corpus: Corpus, spoil: Callable
     check, cut = UtteranceCheck(corpus.tokenizer, FeatureConfig()), corpus.cuts("train")[4]
     assert check(cut) == check(cut.drop_features()) == []
     assert message in "; ".join(check(spoil(cut))) and cut.id in check(spoil(cut))[0]
+
+
+def test_features_of_another_rate_are_told_also_in_mixed_cuts(corpus: Corpus) -> None:
+    cut = corpus.cuts("train")[4]
+    other = fastcopy(cut, features=fastcopy(cut.features, sampling_rate=8000), recording=None)
+    same = fastcopy(cut, recording=None)
+    assert unfit_features(same.append(same), FeatureConfig()) == ""
+    for told in (other, other.append(other)):
+        assert unfit_features(told, FeatureConfig()).startswith("computed at 8000 Hz, the config says 16000")

@@ -102,6 +102,19 @@ def test_a_training_says_how_long_it_will_take(
     assert middle in shown.splitlines()[-1]
 
 
+def test_epochs_that_end_in_a_smaller_update_are_told_their_time_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Epochs of seven batches, four an update: the second update of each epoch has three."""
+    tracker = Tracker(tmp_path, num_epochs=9)
+    for epoch in range(1, 10):
+        for num_batches in tracker.watch([4, 3], epoch=epoch, num_batches=7):
+            report = StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, 1.0, num_batches=num_batches)
+            tracker.stepped(report, epoch)
+    tracker.close()
+    assert capsys.readouterr().err.count("validation not counted") == 1
+
+
 def test_waiting_for_data_is_measured(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
