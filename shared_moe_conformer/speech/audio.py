@@ -20,7 +20,23 @@ PIECE = 4096
 MAX_SAMPLING_RATE = 768_000
 """Limit in Hz; resampling takes memory in proportion, and a file's header may say anything."""
 SUFFIXES = frozenset(
-    {".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".gsm", ".m4a", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".rf64"}
+    {
+        ".aif",
+        ".aiff",
+        ".amr",
+        ".au",
+        ".caf",
+        ".flac",
+        ".g722",
+        ".gsm",
+        ".m4a",
+        ".mp3",
+        ".mp4",
+        ".oga",
+        ".ogg",
+        ".opus",
+        ".rf64",
+    }
     | {".w64", ".wav", ".webm"}
 )
 """Suffixes of the audio files that are looked for in folders."""

@@ -31,10 +31,13 @@ HEADERLESS = {
     ".al": ("ALAW", 8000),
 }
 """Encoding and sampling rate in Hz of files without a header, by suffix, as telephone systems write them."""
+TELEPHONY = {".g722": "g722"}
+"""Format of files without a header that ffmpeg or PyAV decodes, by suffix; no byte of them tells what they are."""
 AMBIGUOUS = (".raw", ".pcm", ".sln")
 """Suffixes of files without a header that do not tell their encoding."""
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf,aac,caf,flv,mpegts,wv,ape,ogg"
 """Formats that are decoded by ffmpeg or PyAV; playlists, which may name other files, are not among them."""
+WHITELIST = ["-format_whitelist", CONTAINERS]
 MAX_REASON = 200
 """Most characters of another program's message."""
 
@@ -67,6 +70,8 @@ def open_audio(path: Path) -> AudioFile:
             f"{path} has no header that tells its encoding and rate: convert it to wav, "
             f"as by sox -t raw -r 8000 -e signed -b 16 -c 1 {path.name} {path.stem}.wav"
         )
+    if suffix in TELEPHONY:
+        return _decoded(path, ValueError("libsndfile does not know its format"))
     try:
         if suffix in HEADERLESS:
             subtype, rate = HEADERLESS[suffix]
@@ -154,8 +159,8 @@ def _decoded(path: Path, reason: Exception) -> AudioFile:
         except ModuleNotFoundError:
             said = getattr(reason, "error_string", str(reason)).rstrip(".")
             raise ValueError(
-                f"{path} cannot be read as audio: {said}; for m4a, webm and amr install ffmpeg or pip install av, "
-                "or convert it to wav or flac"
+                f"{path} cannot be read as audio: {said}; for m4a, webm, amr and g722 install ffmpeg or pip install "
+                "av, or convert it to wav or flac"
             ) from reason
         except (*ERRORS, OSError, ValueError, LookupError, EOFError, wave.Error, subprocess.SubprocessError) as error:
             said = " ".join(str(getattr(error, "stderr", None) or error).split())[:MAX_REASON]
@@ -165,14 +170,15 @@ def _decoded(path: Path, reason: Exception) -> AudioFile:
 
 
 def _decode(path: Path, target: str) -> None:
+    form = TELEPHONY.get(path.suffix.lower())
     if program := shutil.which("ffmpeg"):
-        command = [program, "-nostdin", "-v", "error", "-y", "-format_whitelist", CONTAINERS]
+        command = [program, "-nostdin", "-v", "error", "-y", *(["-f", form] if form else WHITELIST)]
         source = ["-i", f"file:{path}", "-vn", "-f", "wav", "-c:a", "pcm_s16le", f"file:{target}"]
         subprocess.run([*command, *source], check=True, capture_output=True, text=True, errors="replace")
         return
     import av
 
-    with av.open(str(path), options={"format_whitelist": CONTAINERS}) as container:
+    with av.open(str(path), format=form, options={} if form else {"format_whitelist": CONTAINERS}) as container:
         if not container.streams.audio:
             raise ValueError("it has no sound")
         stream, resampler = container.streams.audio[0], av.AudioResampler(format="s16")

@@ -297,6 +297,24 @@ def test_pyav_decodes_what_libsndfile_cannot(
     assert 0.1 < np.abs(read).max() < 0.5
 
 
+def test_a_telephones_wideband_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av")
+    monkeypatch.setenv("PATH", "")
+    tone = (np.sin(np.arange(16_000) * 2 * np.pi * 5000 / 16_000) * 8000).astype(np.int16)
+    path = tmp_path / "a.g722"
+    with av.open(str(path), "w", format="g722") as container:
+        stream = container.add_stream("g722", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone[None], format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        for part in (frame, None):
+            for packet in stream.encode(part):
+                container.mux(packet)
+    assert path.stat().st_size == 8000
+    read, sampling_rate = read_audio(path)
+    assert (sampling_rate, len(read)) == (16_000, 16_000)
+    assert np.abs(np.fft.rfft(read)).argmax() == 5000, "Hz"
+
+
 def test_a_length_that_the_header_does_not_tell_is_read(tmp_path: Path) -> None:
     path = flac_of_a_pipe(tmp_path / "pipe.flac", seconds=30)
     assert seconds_of(path) == 0

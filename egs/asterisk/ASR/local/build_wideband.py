@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""The test set again in 16 kHz, as a microphone would record it: the split test-wideband.
+
+Source: the Debian package asterisk-core-sounds-en-g722, which has the same prompts in G.722.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import soundfile
+from build_manifests import find_clips, supervise
+from lhotse import Recording, RecordingSet, SupervisionSet
+from tqdm import tqdm
+
+from shared_moe_conformer.cli import ShowDefaults, run_main
+from shared_moe_conformer.data.manifests import read_cuts, write_split
+from shared_moe_conformer.speech.audio import read_audio
+
+SPLIT = "test-wideband"
+
+
+def main() -> None:
+    args = parser().parse_args()
+    paths = {clip.name: clip.path.with_suffix(".g722") for clip in find_clips(args.corpus_dir)}
+    cuts = read_cuts(args.output_dir, "test", recipe_dir=Path())
+    args.audio_dir.mkdir(parents=True, exist_ok=True)
+    recordings, supervisions = [], []
+    for cut in tqdm(list(cuts), desc="recordings", unit="file"):
+        if not paths[cut.id].is_file():
+            raise FileNotFoundError(
+                f"no {paths[cut.id]}: run ../../../local/download_debian.sh {args.corpus_dir} "
+                "asterisk-core-sounds-en-g722 first"
+            )
+        samples, sampling_rate = read_audio(paths[cut.id])
+        path = args.audio_dir / f"{cut.id}.flac"
+        soundfile.write(path, samples, sampling_rate)
+        recordings.append(Recording.from_file(path, recording_id=cut.id))
+        supervisions.append(supervise(recordings[-1], cut.supervisions[0].text))
+    write_split(
+        RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), SPLIT, args.output_dir
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
+    result.add_argument("--corpus-dir", type=Path, default=Path("download"), help="Holds the packages' usr/ folder.")
+    result.add_argument("--audio-dir", type=Path, default=Path("data/wideband"), help="Folder of the decoded audio.")
+    result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder of the manifests.")
+    return result
+
+
+if __name__ == "__main__":
+    run_main(main)
