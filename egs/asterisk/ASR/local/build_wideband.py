@@ -23,14 +23,15 @@ SPLIT = "test-wideband"
 
 def main() -> None:
     args = parser().parse_args()
-    paths = {clip.name: clip.path.with_suffix(".g722") for clip in find_clips(args.corpus_dir)}
+    clips = find_clips(args.corpus_dir)
+    paths = {c.name: args.wideband_dir / c.path.relative_to(args.corpus_dir).with_suffix(".g722") for c in clips}
     cuts = read_cuts(args.output_dir, "test", recipe_dir=Path())
     args.audio_dir.mkdir(parents=True, exist_ok=True)
     recordings, supervisions = [], []
     for cut in tqdm(list(cuts), desc="recordings", unit="file"):
         if not paths[cut.id].is_file():
             raise FileNotFoundError(
-                f"no {paths[cut.id]}: run ../../../local/download_debian.sh {args.corpus_dir} "
+                f"no {paths[cut.id]}: run ../../../local/download_debian.sh {args.wideband_dir} "
                 "asterisk-core-sounds-en-g722 first"
             )
         samples, sampling_rate = read_audio(paths[cut.id])
@@ -46,6 +47,9 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, default=Path("download"), help="Holds the packages' usr/ folder.")
+    result.add_argument(
+        "--wideband-dir", type=Path, default=Path("download/wideband"), help="Holds the usr/ folder of G.722's package."
+    )
     result.add_argument("--audio-dir", type=Path, default=Path("data/wideband"), help="Folder of the decoded audio.")
     result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder of the manifests.")
     return result
