@@ -72,6 +72,40 @@ def test_a_microphone_is_heard_as_a_telephone_is(prepared_recipe: Path) -> None:
     assert (found - expected).abs().mean() < 0.05, "1.8 with features at 16 kHz"
 
 
+def test_the_test_set_in_16_khz_has_the_same_prompts(copied: Path) -> None:
+    """G.722 files beside the prompts, made here of the telephone's; the package has 10 MB of them."""
+    av = pytest.importorskip("av")
+    command = [sys.executable, "local/build_wideband.py"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    missing = subprocess.run(command, cwd=copied, env=environment, capture_output=True, text=True)
+    assert missing.returncode != 0 and "asterisk-core-sounds-en-g722 first" in missing.stderr.splitlines()[-1]
+    test = {cut.id: cut for cut in cuts_of(copied)["test"]}
+    for cut in test.values():
+        source = Path(cut.recording.sources[0].source).resolve()
+        path = copied / "download/wideband" / source.relative_to((copied / "download").resolve()).with_suffix(".g722")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples, rate = soundfile.read(source, dtype="float32")
+        frame = av.AudioFrame.from_ndarray(
+            (resample(samples, rate, 16000) * 32767).astype(np.int16)[None], format="s16"
+        )
+        frame.sample_rate = 16000
+        with av.open(str(path), "w", format="g722") as container:
+            stream = container.add_stream("g722", rate=16000, layout="mono")
+            for part in (frame, None):
+                for packet in stream.encode(part):
+                    container.mux(packet)
+    made = subprocess.run(command, cwd=copied, env=environment, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    wideband = read_cuts(copied / "data/manifests", "test-wideband", recipe_dir=copied)
+    assert {c.id: c.supervisions[0].text for c in wideband} == {i: c.supervisions[0].text for i, c in test.items()}
+    assert {cut.sampling_rate for cut in wideband} == {16000}
+    (found,) = wideband[0].load_audio()
+    telephone, rate = soundfile.read(test[wideband[0].id].recording.sources[0].source, dtype="float32")
+    expected = resample(telephone, rate, 16000)[: len(found) - 100]
+    delays = (np.corrcoef(found[delay : delay + len(expected)], expected)[0, 1] for delay in range(50))
+    assert max(delays) > 0.95, "the codec delays by 1.4 ms"
+
+
 def test_texts_can_be_written_in_the_units(prepared_recipe: Path) -> None:
     tokenizer = Tokenizer.load(prepared_recipe / "data/lang_bpe_64")
     assert tokenizer.vocab_size == 64
