@@ -85,9 +85,8 @@ def test_the_test_set_in_16_khz_has_the_same_prompts(copied: Path) -> None:
         path = copied / "download/wideband" / source.relative_to((copied / "download").resolve()).with_suffix(".g722")
         path.parent.mkdir(parents=True, exist_ok=True)
         samples, rate = soundfile.read(source, dtype="float32")
-        frame = av.AudioFrame.from_ndarray(
-            (resample(samples, rate, 16000) * 32767).astype(np.int16)[None], format="s16"
-        )
+        wide = (resample(samples, rate, 16000) * 32767).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(wide[None], format="s16", layout="mono")
         frame.sample_rate = 16000
         with av.open(str(path), "w", format="g722") as container:
             stream = container.add_stream("g722", rate=16000, layout="mono")
