@@ -220,7 +220,7 @@ def test_noises_that_cannot_be_used_are_refused(with_noise: Corpus, tmp_path: Pa
         train_batches(with_noise, noise_manifest="data/nothing.jsonl.gz")
     bare = CutSet.from_cuts(fastcopy(cut, features=None) for cut in with_noise.cuts("musan"))
     bare.to_file(tmp_path / "bare.jsonl.gz")
-    with pytest.raises(ValueError, match="2 noises .* have no features"):
+    with pytest.raises(ValueError, match="2 noises .* cannot be used, first .*no features"):
         train_batches(with_noise, noise_manifest=str(tmp_path / "bare.jsonl.gz"))
 
 
