@@ -24,13 +24,19 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.checks import reason_to_drop
-from shared_moe_conformer.data.kaldi import read_kaldi
 from shared_moe_conformer.data.normalisation import has_dotless_i, marks_in, normalise, without_marks
 from shared_moe_conformer.data.recordings import measure
-from shared_moe_conformer.data.splits import assign_splits, shared_texts
-from shared_moe_conformer.data.tables import read_tsv
+from shared_moe_conformer.data.tables import read_kaldi, read_tsv
 from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size, mostly_spaceless
-from shared_moe_conformer.data.utterances import SPLITS, Utterance, refuse, with_ids, write_table
+from shared_moe_conformer.data.utterances import (
+    SPLITS,
+    Utterance,
+    assign_splits,
+    refuse,
+    shared_texts,
+    with_ids,
+    write_table,
+)
 from shared_moe_conformer.recipe_files import NewRecipe, feature_rate, fill_templates
 from shared_moe_conformer.release.manifest import require_name
 

@@ -17,7 +17,7 @@ from shared_moe_conformer.config import (
     FeatureConfig,
     require,
 )
-from shared_moe_conformer.data.live import LiveFeatures
+from shared_moe_conformer.data.features import LiveFeatures
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search, WholeUtteranceSearch, search_utterances
 from shared_moe_conformer.model.asr_model import AsrModel

@@ -19,10 +19,9 @@ from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.loaders import Part
-from shared_moe_conformer.data.mixture import Survey
-from shared_moe_conformer.data.sampling import largest_batches
-from shared_moe_conformer.data.stored_cuts import OpenFile, StoredCuts, change_of_cuts, record_cuts
+from shared_moe_conformer.data.loaders import Part, largest_batches
+from shared_moe_conformer.data.manifests import OpenFile, StoredCuts, change_of_cuts, record_cuts
+from shared_moe_conformer.data.sources import Survey
 from shared_moe_conformer.data.streamed import Loader
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch

@@ -17,7 +17,7 @@ from shared_moe_conformer import decode
 from shared_moe_conformer.config import Config, FeatureConfig, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.distorted import Distortion
+from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding import batches

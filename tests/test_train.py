@@ -23,8 +23,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from shared_moe_conformer import train
 from shared_moe_conformer.config import Config, FeatureConfig, load_config, replace_fields
 from shared_moe_conformer.data.features import store_features
-from shared_moe_conformer.data.shar import write_shard
-from shared_moe_conformer.data.stored_cuts import OpenFile
+from shared_moe_conformer.data.manifests import OpenFile, write_shard
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.distributed import World

@@ -1,4 +1,14 @@
-"""What training does to utterances: silence and joining, noise, and SpecAugment's masks, all on log mel features."""
+"""What training does to utterances, all on log mel features.
+
+Silence and joining, noise, SpecAugment's masks, and conditions that utterances are recorded under: rooms, noises,
+bands and levels. Features are what a prepared corpus has, so nothing here reads audio or computes a filter bank,
+noises excepted:
+
+* a gain adds a constant;
+* noise adds its energies, as if phases were unrelated; a stretch of true noise's features is taken;
+* a room spreads energies over the frames that follow;
+* above a band there is digital silence.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +16,26 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from lhotse import MonoCut
 from torch import Generator, Tensor
 
-from shared_moe_conformer.config import DataConfig
+from shared_moe_conformer.config import DataConfig, FeatureConfig
+from shared_moe_conformer.data.distortions import (
+    NEPERS,
+    SIGNALS,
+    Cuts,
+    babble_features,
+    band_limited,
+    log_power,
+    log_power_weights,
+    noise_features,
+    reverberated,
+)
+from shared_moe_conformer.data.features import DIGITAL_SILENCE
 
 LONGEST_JOINED = 1500
 """Frames of joined utterances at most, without the silence."""
@@ -23,8 +46,8 @@ MARGIN = (0, 50)
 """The same before and after an utterance that gets silence."""
 QUIET_SHARE = 0.05
 """The quietest share of an utterance's frames; silence is made of them."""
-DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
-"""The feature of samples that are 0. Source: Kaldi, feature-fbank.cc: energies are floored at float32's epsilon."""
+Silence = Callable[[Tensor, tuple[int, int]], Tensor]
+"""Makes silence (.., F) for an utterance's features (T, F), of a number of frames between the two."""
 
 
 class Example(NamedTuple):
@@ -36,10 +59,6 @@ class Example(NamedTuple):
     """(U,)"""
     cut_id: str
     text: str
-
-
-Silence = Callable[[Tensor, tuple[int, int]], Tensor]
-"""Makes silence (.., F) for an utterance's features (T, F), of a number of frames between the two."""
 
 
 def with_silence(examples: Sequence[Example], config: DataConfig, *, generator: Generator) -> list[Example]:
@@ -195,3 +214,60 @@ def _random(generator: Generator) -> float:
 
 def _random_int(smallest: int, largest: int, generator: Generator) -> int:
     return int(torch.randint(smallest, largest + 1, (1,), generator=generator))
+
+
+@dataclass
+class Conditions:
+    """Draws the conditions of an utterance; an option whose probability is 0 draws nothing."""
+
+    config: DataConfig
+    features: FeatureConfig
+    noises: Sequence[Tensor]
+    """Features (T, F) of each noise."""
+
+    @classmethod
+    def of(cls, config: DataConfig, features: FeatureConfig, cuts: Cuts) -> Conditions | None:
+        """The conditions that a config asks for, with its noises made; None where it asks for none.
+
+        Args:
+          config: the options.
+          features: of the corpus.
+          cuts: the training split, of which babble is made.
+        """
+        needs_noise = config.made_noise_probability or config.noise_alone_probability
+        if not (needs_noise or config.gain_probability or config.reverb_probability or config.band_limit_probability):
+            return None
+        makers = {name: functools.partial(noise_features, name) for name in SIGNALS}
+        makers["babble"] = functools.partial(babble_features, cuts)
+        return cls(config, features, [makers[name](features) for name in config.made_noises if needs_noise])
+
+    def __call__(self, example: Example, generator: Generator) -> Example:
+        """An utterance in a room, with noise, through a band, at a level; or noise alone in its place."""
+        config, x = self.config, example.features
+        if happens(config.noise_alone_probability, generator):
+            example, x = example._replace(tokens=[], text=""), self._noise_like(x, generator)
+        else:
+            if happens(config.reverb_probability, generator):
+                x = reverberated(x, uniform(config.reverb_time, generator))
+            if happens(config.made_noise_probability, generator):
+                noise = self._stretch(len(x), generator)
+                snr = uniform(config.made_noise_snr, generator)
+                x = mix(x, noise, snr=snr, log_weights=log_power_weights(self.features))
+        if happens(config.band_limit_probability, generator):
+            x = band_limited(x, uniform(config.band_limit, generator), self.features)
+        if happens(config.gain_probability, generator):
+            x = x + NEPERS * uniform(config.gain_range, generator)
+        return example._replace(features=x.clamp(min=DIGITAL_SILENCE) if x is not example.features else x)
+
+    def _noise_like(self, features: Tensor, generator: Generator) -> Tensor:
+        """Noise as long as an utterance, below its level by one of the ratios of speech to noise."""
+        noise = self._stretch(len(features), generator)
+        levels = (log_power(x, log_power_weights(self.features)) for x in (features, noise))
+        speech_level, noise_level = levels
+        return noise + (speech_level - noise_level - NEPERS * uniform(self.config.made_noise_snr, generator))
+
+    def _stretch(self, num_frames: int, generator: Generator) -> Tensor:
+        """Frames of one of the noises, begun anywhere; its end is followed by its beginning."""
+        noise = self.noises[int(torch.randint(len(self.noises), (), generator=generator))]
+        start = int(torch.randint(len(noise), (), generator=generator))
+        return noise[torch.arange(start, start + num_frames) % len(noise)]

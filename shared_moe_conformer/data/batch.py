@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from lhotse import MonoCut
+from lhotse.cut import Cut
 from lhotse.utils import LOG_EPSILON
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from shared_moe_conformer.config import DataConfig
-from shared_moe_conformer.data.augment import Example, NoiseMixer, spec_augment, with_silence
-from shared_moe_conformer.data.conditions import Conditions
+from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, require
+from shared_moe_conformer.data.augment import Conditions, Example, NoiseMixer, spec_augment, with_silence
+from shared_moe_conformer.data.distortions import Distortion, Setting
+from shared_moe_conformer.data.features import compute_features, features_of
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.text import first_line
+
+logger = logging.getLogger("shared_moe_conformer")
 
 
 class AsrBatch(NamedTuple):
@@ -102,3 +110,62 @@ def collate(examples: Sequence[Example], *, num_copies: int = 1) -> AsrBatch:
     y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
     x_lens, y_lens = (torch.tensor([len(part) for part in parts]) for parts in (features, tokens))
     return AsrBatch(x, x_lens, y, y_lens, cut_ids, texts, num_copies)
+
+
+@dataclass
+class AudioDataset(CutDataset):
+    """Computes the features of cuts that have none stored, each by itself, as preparation does."""
+
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+
+    def features_of(self, cut: Cut) -> Tensor:
+        """The features (T, F) of a cut.
+
+        Raises:
+          ValueError: they cannot be read, or computed from its recording.
+        """
+        try:
+            return features_of(cut, self.features)
+        except Exception as error:  # audio backends and storages have their own
+            raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
+
+
+class DistortedDataset(CutDataset):
+    """Computes features from distorted recordings; the stored ones are not read.
+
+    What is random follows from a cut's id: it is the same in every batch, and at every value of a distortion.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, cuts: Sequence[MonoCut], distortion: Distortion) -> None:
+        """Check what is needed; no recording is read yet.
+
+        Raises:
+          ValueError: a cut without a recording, or no second cut for babble.
+        """
+        super().__init__(tokenizer, config.data)
+        self.features, self.cuts, self.distortion = config.features, cuts, distortion
+        silent = [cut.id for cut in cuts if not cut.has_recording]
+        require(not silent, f"--distort needs recordings: {len(silent)} cuts have features alone, {silent[:1]} first")
+        needs_others = any(step.kind == "babble" for step in distortion.steps)
+        require(
+            len(cuts) > 1 or not needs_others, f"--distort {distortion.name}: babble is made of the set's other cuts"
+        )
+        for kind, value in distortion.steps:
+            if kind == "band" and value >= (highest := config.features.sampling_rate / 2):
+                message = "--distort %s changes nothing: at %d Hz nothing is above %g Hz"
+                logger.warning(message, distortion.name, config.features.sampling_rate, highest)
+
+    def features_of(self, cut: MonoCut) -> Tensor:
+        rng = np.random.default_rng(zlib.crc32(cut.id.encode()))
+        setting = Setting(cut.sampling_rate, rng, lambda: self._other(cut, rng))
+        return compute_features(self.distortion(_samples(cut), setting), cut.sampling_rate, self.features)
+
+    def _other(self, cut: MonoCut, rng: np.random.Generator) -> np.ndarray:
+        """The samples of another cut."""
+        while (other := self.cuts[int(rng.integers(len(self.cuts)))]).id == cut.id:
+            pass
+        return _samples(other)
+
+
+def _samples(cut: MonoCut) -> np.ndarray:
+    return np.asarray(cut.load_audio()[0])

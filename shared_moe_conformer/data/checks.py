@@ -5,11 +5,13 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from lhotse import MonoCut
 from lhotse.cut import Cut, MixedCut
+from lhotse.utils import compute_num_frames
 
 from shared_moe_conformer.config import FRAME_SHIFT, FeatureConfig, require, subsampled_length
 from shared_moe_conformer.data.recordings import SILENCE_DB, Level
@@ -184,3 +186,31 @@ def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[st
                     message = f"same {kind} as {other_id} ({other_split})"
                     problems.append(Problem(cut.id, f"same {kind}", message, split=split))
     return problems
+
+
+@dataclass(frozen=True)
+class UtteranceCheck:
+    """Finds what keeps an utterance out of the training, from its manifest alone."""
+
+    tokenizer: Tokenizer
+    features: FeatureConfig
+
+    def __call__(self, cut: Cut) -> list[Problem]:
+        """The problems of a cut with features, stored or to be computed."""
+        problems = check_cut(cut, min_duration=0.0, max_duration=float("inf"))
+        if problems:
+            return problems
+        if cut.has_features:
+            problem, num_frames = unfit_features(cut, self.features), cut.num_frames
+        else:
+            problem, num_frames = self._recorded(cut)
+        found = [Problem(cut.id, "features", problem)] if problem else []
+        return found + check_units(cut, self.tokenizer, num_frames=num_frames)
+
+    def _recorded(self, cut: Cut) -> tuple[str, int | None]:
+        """What is wrong with a recording, and the number of frames that it will have."""
+        if not cut.has_recording:
+            return "neither features nor a recording", None
+        channels = cut.num_channels
+        problem = "" if channels == 1 else f"{channels} channels: make cuts of one channel (CutSet.to_mono)"
+        return problem, compute_num_frames(cut.duration, FRAME_SHIFT, cut.sampling_rate)

@@ -12,19 +12,14 @@ from typing import Any
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
-from shared_moe_conformer.data.augment import NoiseMixer, with_more_time_masks
-from shared_moe_conformer.data.batch import CutDataset
-from shared_moe_conformer.data.checks import Problem, check_cut, refuse, refuse_many, unfit_features
-from shared_moe_conformer.data.conditions import Conditions
-from shared_moe_conformer.data.cut_sources import Source, UtteranceCheck, open_sources
-from shared_moe_conformer.data.distorted import DistortedDataset
+from shared_moe_conformer.data.augment import Conditions, NoiseMixer, with_more_time_masks
+from shared_moe_conformer.data.batch import AudioDataset, CutDataset, DistortedDataset
+from shared_moe_conformer.data.checks import Problem, UtteranceCheck, check_cut, refuse, refuse_many, unfit_features
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
-from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file
-from shared_moe_conformer.data.mixture import SAMPLE, Mixture, Survey, survey
-from shared_moe_conformer.data.shar import Shards
-from shared_moe_conformer.data.stored_cuts import StoredCuts
-from shared_moe_conformer.data.streamed import AudioDataset, EndlessStream, EpochStream
+from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
+from shared_moe_conformer.data.sources import Shards, Source, Survey, open_sources, survey
+from shared_moe_conformer.data.streamed import SAMPLE, EndlessStream, EpochStream, Mixture
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 

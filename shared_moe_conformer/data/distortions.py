@@ -1,18 +1,26 @@
-"""What a recording may have met on its way: levels, noises, rooms, bands and codecs, applied to its samples."""
+"""What a recording may have met on its way: levels, noises, rooms, bands and codecs.
+
+Distortions of test sets are applied to samples. Training does the same, codecs excepted, to log mel features.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import soundfile
+import torch
+from lhotse import MonoCut
+from scipy.signal import lfilter
+from torch import Tensor
 
-from shared_moe_conformer.config import require
-from shared_moe_conformer.data.features import resample
+from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
+from shared_moe_conformer.data.features import DIGITAL_SILENCE, compute_features, features_of, resample
 
 TALKERS = 7
 """Recordings that babble is made of. Source: Snyder et al. 2018, X-vectors, section 3.3: three to seven."""
@@ -28,6 +36,14 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 """Sampling rates that Opus has, in Hz. Source: RFC 6716, section 2.1.3."""
 OPUS_BITS = (6000, 256_000)
 """Lowest and highest bit rate, between which libsndfile's compression level goes. Source: libsndfile, ogg_opus.c."""
+NOISE_SECONDS = 60
+"""Duration of each noise; utterances get stretches of it."""
+NEPERS = math.log(10) / 10
+"""Natural logarithm of the energy that is one decibel."""
+PREEMPHASIS = 0.97
+"""The features' pre-emphasis. Source: Kaldi, feature-window.h."""
+LOWEST_MEL, HIGHEST_BELOW_NYQUIST = 20.0, 400.0
+"""Hz at which the mel filters begin, and Hz below half the sampling rate at which they end (lhotse.FbankConfig)."""
 
 
 class Setting(NamedTuple):
@@ -222,3 +238,81 @@ KINDS = {
 def kinds_help() -> str:
     """The kinds, for a flag's help."""
     return "; ".join(f"{name} ({kind.unit}: {kind.meaning})" for name, kind in KINDS.items())
+
+
+SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum}
+
+
+class Cuts(Protocol):
+    """A split's cuts (`StoredCuts`, or a list)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> MonoCut: ...
+
+
+def noise_features(name: str, config: FeatureConfig) -> Tensor:
+    """Features (T, F) of a minute of white or pink noise or hum, always the same."""
+    setting = Setting(config.sampling_rate, np.random.default_rng(0), lambda: np.zeros(1))
+    samples = SIGNALS[name](NOISE_SECONDS * config.sampling_rate, setting)
+    return compute_features((samples / samples.std()).astype(np.float32), config.sampling_rate, config)
+
+
+def babble_features(cuts: Cuts, config: FeatureConfig) -> Tensor:
+    """Features (T, F) of a minute of babble: the energies of seven rows of the corpus's utterances, of equal power."""
+    num_frames, rng = NOISE_SECONDS * FRAMES_PER_SECOND, np.random.default_rng(0)
+    rows = []
+    for _ in range(TALKERS):
+        parts: list[Tensor] = []
+        while sum(map(len, parts)) < num_frames:
+            own = features_of(cuts[int(rng.integers(len(cuts)))], config)
+            parts.append(own - log_power(own, log_power_weights(config)))
+        rows.append(torch.cat(parts)[:num_frames])
+    return torch.logsumexp(torch.stack(rows), dim=0)
+
+
+def reverberated(features: Tensor, reverberation_time: float) -> Tensor:
+    """Features (T, F) as in a room: half of the energy stays, half decays over the frames that follow.
+
+    The energies of sound and echoes add. A frame that is late by t seconds has 10^(-6 t / T60) of the echoes' first.
+
+    Source: Sehr and Kellermann 2010, Reverberation model-based decoding in the logmelspec domain, section III
+    (the convolution of energies); `room_response` for the response.
+    """
+    energies = features.double().exp().numpy()
+    decay = 10 ** (-6 * FRAME_SHIFT / reverberation_time)
+    echoes = lfilter([1 - decay], [1, -decay], energies, axis=0)
+    return torch.from_numpy(energies + echoes).mul(0.5).log().to(features.dtype)
+
+
+def band_limited(features: Tensor, band: float, config: FeatureConfig) -> Tensor:
+    """Features (T, F) without the mel bins whose centre is above `band` Hz."""
+    return features.masked_fill(mel_centres(config) > band, DIGITAL_SILENCE)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_centres(config: FeatureConfig) -> Tensor:
+    """The frequencies in Hz at which the mel filters are highest, (F,).
+
+    Source: Kaldi, mel-computations.cc: they are equally far from each other on the scale 1127 ln(1 + f / 700).
+    """
+    lowest, highest = (
+        1127 * math.log(1 + f / 700) for f in (LOWEST_MEL, config.sampling_rate / 2 - HIGHEST_BELOW_NYQUIST)
+    )
+    return 700 * (torch.linspace(lowest, highest, config.num_mel_bins + 2)[1:-1] / 1127).exp() - 700
+
+
+@functools.lru_cache(maxsize=8)
+def log_power_weights(config: FeatureConfig) -> Tensor:
+    """Logarithms (F,) of the weights with which the energies of mel bins sum to the power of the samples.
+
+    Neighbouring filters sum to 1 at each frequency between them. So the bins' sum is the signal's power after
+    pre-emphasis, which is taken back here.
+    """
+    angle = 2 * math.pi * mel_centres(config) / config.sampling_rate
+    return -(1 - 2 * PREEMPHASIS * angle.cos() + PREEMPHASIS**2).log()
+
+
+def log_power(features: Tensor, log_weights: Tensor) -> Tensor:
+    """The logarithm of an utterance's mean power, up to a constant."""
+    return torch.logsumexp((features + log_weights).flatten(), dim=0) - math.log(len(features))

@@ -1,12 +1,19 @@
-"""Lhotse manifests on disk: where a split's cuts are, and how they are written whole or not at all."""
+"""Cuts on disk: Lhotse manifests and shards, written whole or not at all, and the cuts of a split for all processes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+import pickle
+import shutil
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
+import numpy as np
 from lhotse import (
     CutSet,
     MonoCut,
@@ -16,9 +23,18 @@ from lhotse import (
     SupervisionSet,
     validate_recordings_and_supervisions,
 )
+from lhotse.cut import Cut, MixedCut
+from lhotse.shar import SharWriter
 from lhotse.utils import fastcopy
 
-from shared_moe_conformer.text import words_of
+from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.config import require
+from shared_moe_conformer.text import counted, first_line, words_of
+
+CUTS = "cuts"
+READ_FIELDS = ("features", "recording")
+"""Fields that training can read; the first that a folder has is read, and no other."""
+RECORD_FILE = "training-cuts.json"
 
 
 def cuts_path(manifest_dir: Path, split: str) -> Path:
@@ -106,3 +122,171 @@ def _seen_from(recipe_dir: Path, cut: MonoCut) -> MonoCut:
     if cut.has_features:
         cut.features.storage_path = os.path.join(folder, cut.features.storage_path)
     return cut
+
+
+def without_others(cut: Cut, fields: Iterable[str]) -> Cut:
+    """The cut, itself changed, without features or recording that its shard does not hold."""
+    for field in {*READ_FIELDS} - {*fields}:
+        if getattr(cut, field, None) is not None:
+            setattr(cut, field, None)
+    return cut
+
+
+def write_shard(cuts: Sequence[Cut], directory: Path, number: int, fields: Mapping[str, str]) -> bool:
+    """Write one shard, whole or not at all; return False if it is there already.
+
+    Args:
+      cuts: their audio or features can be read.
+      directory: the folder of all shards.
+      number: of this shard, from 0.
+      fields: formats by field, as Lhotse's `to_shar` has them.
+
+    Raises:
+      ValueError: a cut that cannot be read, named, or a shard of this number that holds other cuts.
+    """
+    if _is_written([cut.id for cut in cuts], directory, number, fields):
+        return False
+    suffix = f".{number:06d}"
+    temporary = directory / suffix
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        with SharWriter(temporary, fields, shard_size=None, shard_suffix=suffix, warn_unused_fields=False) as writer:
+            for cut in cuts:
+                _write_cut(writer, cut, fields)
+        written = sorted(temporary.iterdir(), key=lambda path: path.name.startswith(f"{CUTS}."))
+        for path in written:  # the cuts come last: a shard without them is not there
+            os.replace(path, directory / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _write_cut(writer: SharWriter, cut: Cut, fields: Mapping[str, str]) -> None:
+    missing = [f for f in fields if not (cut.has_recording if f == "recording" else cut.has_features)]
+    require(not missing, f"cut {cut.id} has no {' and no '.join(missing)} to write")
+    try:
+        whole = cut.to_mono() if isinstance(cut, MixedCut) else cut
+        writer.write(without_others(fastcopy(whole), fields))
+    except Exception as error:  # audio backends and storages have their own
+        raise ValueError(f"cut {cut.id} cannot be written: {first_line(error)}") from error
+
+
+def _is_written(ids: Sequence[str], directory: Path, number: int, fields: Mapping[str, str]) -> bool:
+    path = directory / f"{CUTS}.{number:06d}.jsonl.gz"
+    if not path.is_file():
+        return False
+    others = [directory / f"{field}.{number:06d}.tar" for field in fields]
+    same = [cut.id for cut in CutSet.from_jsonl_lazy(path)] == list(ids) and all(map(Path.is_file, others))
+    require(same, f"{path} is of other cuts or fields: remove it, or give another --output-dir")
+    return True
+
+
+class OpenFile(NamedTuple):
+    """A file of stored cuts; other processes of the machine can read it while its writer has it open."""
+
+    path: str
+    num_cuts: int
+    digest: str
+
+
+class StoredCuts:
+    """Cuts in a file without a name, which is gone when all processes that read it are.
+
+    The file holds each cut, pickled; then where each ends, and its duration (mapped into memory); then the digest.
+    """
+
+    content_digest = ""
+    """Of the cuts' ids, times and texts, in their order; empty in a process that did not store them."""
+
+    def __init__(self, cuts: Iterable[MonoCut], *, directory: Path | None = None) -> None:
+        """Write the cuts.
+
+        Args:
+          cuts: are read once, one after the other.
+          directory: on a disk that has room for them, about a kilobyte each; None: the system's for temporary files.
+        """
+        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - it lives as long as this object
+        ends, durations, digest, content = array("q", [0]), array("d"), hashlib.sha256(), hashlib.sha256()
+        for cut in cuts:
+            data = pickle.dumps(cut, pickle.HIGHEST_PROTOCOL)
+            file.write(data)
+            ends.append(ends[-1] + len(data))
+            durations.append(cut.duration)
+            digest.update(f"{cut.id} {cut.duration}\n".encode())
+            content.update(repr((cut.id, cut.start, cut.duration, [s.text for s in cut.supervisions])).encode())
+        file.write(bytes(-ends[-1] % ends.itemsize))  # numbers stand at multiples of their size
+        file.write(ends.tobytes() + durations.tobytes() + digest.digest())
+        file.flush()
+        self._read(file, len(durations), digest.hexdigest())
+        self.content_digest = content.hexdigest()
+
+    @classmethod
+    def opened(cls, file: OpenFile) -> StoredCuts:
+        """The cuts that another process of this machine has stored.
+
+        Raises:
+          OSError: this system has no such path, or that process is gone.
+          ValueError: the path leads to another file: that process is on another machine.
+        """
+        cuts = cls.__new__(cls)
+        cuts._read(open(file.path, "rb"), file.num_cuts, file.digest)  # noqa: SIM115 - as above
+        return cuts
+
+    def _read(self, file: BinaryIO, num_cuts: int, digest: str) -> None:
+        self._file = file
+        self.digest = digest
+        """Of the cuts' ids and durations, in their order."""
+        size, num_numbers = os.fstat(file.fileno()).st_size, 2 * num_cuts + 1
+        end = size - len(digest) // 2
+        begin = end - 8 * num_numbers
+        is_it = begin >= 0 and os.pread(file.fileno(), size - end, end).hex() == digest
+        require(is_it, f"{file.name} does not hold these cuts")
+        numbers = np.memmap(file, np.int64, mode="r", offset=begin, shape=num_numbers).view(np.ndarray)
+        self._ends, self.durations = numbers[: num_cuts + 1], numbers[num_cuts + 1 :].view(np.float64)
+
+    @property
+    def file(self) -> OpenFile:
+        """The way for other processes of this machine to read the cuts.
+
+        Source: proc(5), /proc/pid/fd: what a process has open, whether it still has a name or not.
+        """
+        return OpenFile(f"/proc/{os.getpid()}/fd/{self._file.fileno()}", len(self), self.digest)
+
+    def __len__(self) -> int:
+        return len(self.durations)
+
+    def __getitem__(self, index: int) -> MonoCut:
+        begin, end = self._ends[index : index + 2].tolist()
+        return pickle.loads(os.pread(self._file.fileno(), end - begin, begin))
+
+    def __iter__(self) -> Iterator[MonoCut]:
+        return (self[index] for index in range(len(self)))
+
+
+class CutsLike(Protocol):
+    """What tells one set of training cuts from another."""
+
+    content_digest: str
+
+    def __len__(self) -> int: ...
+
+
+def record_cuts(exp_dir: Path, cuts: CutsLike) -> None:
+    """Write into an experiment's folder which cuts it is trained on now."""
+    with atomic_file(exp_dir / RECORD_FILE) as file:
+        file.write(json.dumps({"num_cuts": len(cuts), "digest": cuts.content_digest}).encode() + b"\n")
+
+
+def change_of_cuts(exp_dir: Path, cuts: CutsLike) -> str:
+    """How the cuts differ from those that `record_cuts` wrote, in a line; empty if they do not, or nobody has."""
+    try:
+        record = json.loads((exp_dir / RECORD_FILE).read_bytes())
+        num_cuts, digest = record["num_cuts"], record["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    if digest == cuts.content_digest:
+        return ""
+    numbers = f"{counted(num_cuts, 'cut')} then, {len(cuts):,} now"
+    what = "other ids, times, texts or another order" if num_cuts == len(cuts) else numbers
+    return f"the training cuts are not those that {exp_dir} was trained on ({what}): results are of both"

@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lhotse import CutSet
 from lhotse.cut import Cut
 from lhotse.dataset import DynamicBucketingSampler
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from shared_moe_conformer.config import FeatureConfig, require
+from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, PlannedBatch
-from shared_moe_conformer.data.features import features_of
+from shared_moe_conformer.data.checks import UtteranceCheck
 from shared_moe_conformer.data.loaders import WHOLE, Part, TrainLoader, read_ahead
-from shared_moe_conformer.data.mixture import Mixture, Survey
-from shared_moe_conformer.data.stored_cuts import StoredCuts
+from shared_moe_conformer.data.manifests import StoredCuts
+from shared_moe_conformer.data.sources import Shards, Source, Survey, utterances
 from shared_moe_conformer.text import first_line
 
 logger = logging.getLogger("shared_moe_conformer")
-
-
-@dataclass
-class AudioDataset(CutDataset):
-    """Computes the features of cuts that have none stored, each by itself, as preparation does."""
-
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-
-    def features_of(self, cut: Cut) -> Tensor:
-        """The features (T, F) of a cut.
-
-        Raises:
-          ValueError: they cannot be read, or computed from its recording.
-        """
-        try:
-            return features_of(cut, self.features)
-        except Exception as error:  # audio backends and storages have their own
-            raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
+SAMPLE = 1000
+"""Cuts of each source that are looked at before a training without end begins."""
 
 
 class _Fault(NamedTuple):
@@ -143,7 +127,7 @@ class _StreamLoader:
 
     @property
     def cuts(self) -> StoredCuts:
-        """Some of the cuts, for `sampling.largest_batches`."""
+        """Some of the cuts, for `largest_batches`."""
         return self.mixture.sample
 
     def _read(self, seed: int, *, num_to_skip: int = 0) -> Iterator[AsrBatch | None]:
@@ -268,3 +252,60 @@ class EndlessStream(_StreamLoader):
 
 Loader = TrainLoader | EpochStream | EndlessStream
 """Whatever gives the batches of a training."""
+
+
+@dataclass
+class Usable:
+    """The utterances of a source that have no problem, as often as they are asked for."""
+
+    cuts: Iterable[Cut]
+    check: UtteranceCheck
+
+    def __iter__(self) -> Iterator[Cut]:
+        return (cut for cut in utterances(self.cuts) if not self.check(cut))
+
+
+@dataclass
+class Mixture:
+    """Utterances that are drawn at random from one source or another."""
+
+    sources: Sequence[Source]
+    weights: Sequence[float]
+    """The share of draws from each source while none is at its end."""
+    check: UtteranceCheck
+    """Tells which utterances are usable."""
+    endless: bool
+    """Whether each source begins again at its end."""
+
+    def part(self, index: int, count: int, *, seed: int) -> CutSet:
+        """The utterances of one of `count` parts, which have shards of Shar and lines of manifests of their own.
+
+        Args:
+          index: of the part.
+          count: of parts.
+          seed: of the draws, and of the order of shards.
+        """
+        cut_sets = []
+        for source in self.sources:
+            cuts = source.cuts.part(index, count)
+            if isinstance(cuts, Shards):
+                cuts.seed = seed
+            cut_set = CutSet(Usable(cuts, self.check))  # type: ignore[arg-type]
+            cut_sets.append(cut_set.repeat(preserve_id=True) if self.endless else cut_set)
+        return cut_sets[0] if len(cut_sets) == 1 else CutSet.mux(*cut_sets, weights=list(self.weights), seed=seed)
+
+    def first_cuts(self) -> list[Cut]:
+        """The first usable utterance of each source, with what is in memory of it."""
+        return [next(iter(Usable(source.cuts, self.check))) for source in self.sources]
+
+    @functools.cached_property
+    def sample(self) -> StoredCuts:
+        """Some utterances, stored with what is in memory of them; the largest batches and babble are made of these."""
+        return StoredCuts(itertools.islice(self.part(0, 1, seed=0), SAMPLE))
+
+    def __len__(self) -> int:
+        """Utterances of the sample."""
+        return len(self.sample)
+
+    def __getitem__(self, index: int) -> Cut:
+        return self.sample[index]

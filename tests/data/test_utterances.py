@@ -1,10 +1,23 @@
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from shared_moe_conformer.data.utterances import Utterance, read_table, span, with_ids, write_table
+from shared_moe_conformer.data.utterances import (
+    Utterance,
+    assign_splits,
+    held_out,
+    read_table,
+    shared_texts,
+    span,
+    split_of,
+    with_ids,
+    write_table,
+)
 
 
 def test_ids_are_unique_and_without_folders(tmp_path: Path) -> None:
@@ -61,3 +74,77 @@ def test_times_that_are_none(times: tuple[str, str], message: str) -> None:
     assert span("0.5", "-1.0") == (0.5, 0.0) and span("0.5", "2") == (0.5, 1.5)
     with pytest.raises(ValueError, match=message):
         span(*times)
+
+
+def utterance(number: int, text: str, *, path: str = "", speaker: str = "", split: str = "") -> Utterance:
+    return Utterance(f"u{number}", path or f"{number}.wav", text, speaker, split, 0.0, 1.0, f"clips.tsv line {number}")
+
+
+def test_splits_follow_from_the_text_alone() -> None:
+    texts = [f"SENTENCE {i}" for i in range(1000)]
+    splits = {u.text: u.split for u in assign_splits([utterance(i, text) for i, text in enumerate(texts)])}
+    assert splits == {text: split_of(text.lower()) for text in texts}
+    shares = Counter(splits.values())
+    assert 70 < shares["test"] < 130 and 70 < shares["dev"] < 130
+    some = assign_splits([utterance(i, text) for i, text in enumerate(texts[::-2])])
+    assert all(splits[u.text] == u.split for u in some), "more speech does not move what was there"
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 25), st.integers(0, 40)), min_size=60, max_size=200))
+def test_equal_texts_and_a_recording_stay_together(pairs: list[tuple[int, int]]) -> None:
+    utterances = [utterance(i, f"TEXT {text}", path=f"{path}.wav") for i, (text, path) in enumerate(pairs)]
+    try:
+        assigned = assign_splits(utterances)
+    except ValueError as error:
+        assert "too few to hold out" in str(error)
+        return
+    assert {u.split for u in assigned} == {"train", "dev", "test"}
+    for name in ("text", "path"):
+        splits = defaultdict(set)
+        for u in assigned:
+            splits[getattr(u, name)].add(u.split)
+        assert all(len(its) == 1 for its in splits.values())
+
+
+def test_few_texts_still_give_three_splits() -> None:
+    for count in range(3, 20):
+        assigned = assign_splits([utterance(i, f"{i} OF {count}") for i in range(count)])
+        assert {u.split for u in assigned} == {"train", "dev", "test"}
+    with pytest.raises(ValueError, match="2 groups .* too few to hold out test and dev"):
+        assign_splits([utterance(i, f"TEXT {i}") for i in range(2)])
+
+
+def test_whole_speakers_can_be_held_out() -> None:
+    utterances = [utterance(i, f"DIGIT {i % 10}", speaker=f"S{i // 10}") for i in range(300)]
+    assigned = assign_splits(utterances, by="speaker")
+    splits = {u.speaker: {v.split for v in assigned if v.speaker == u.speaker} for u in assigned}
+    assert all(len(its) == 1 for its in splits.values())
+    assert {split for its in splits.values() for split in its} == {"train", "dev", "test"}
+    assert len(shared_texts(assigned)) == 10
+    with pytest.raises(ValueError, match="not every utterance has a speaker"):
+        assign_splits([utterance(1, "A"), *utterances], by="speaker")
+
+
+def test_given_splits_stay_and_a_missing_one_comes_from_train() -> None:
+    given = [utterance(i, f"TEXT {i}", split="test" if i < 20 else "train") for i in range(200)]
+    assigned = assign_splits(given)
+    assert [u.split for u in assigned[:20]] == ["test"] * 20
+    assert {u.split for u in assigned[20:]} == {"train", "dev"}
+    whole = [u._replace(split=split) for u, split in zip(given, ["train", "dev", "test"])]
+    assert assign_splits(whole) == whole
+
+
+def test_splits_for_some_lines_only_are_refused() -> None:
+    with pytest.raises(ValueError, match="clips.tsv line 1: no split, where other lines have one"):
+        assign_splits([utterance(1, "A"), utterance(2, "B", split="dev")])
+    with pytest.raises(ValueError, match="no utterance is in train"):
+        assign_splits([utterance(1, "A", split="test"), utterance(2, "B", split="dev")])
+
+
+def test_groups_are_held_out_until_they_have_their_share() -> None:
+    sizes = {f"speaker {number}": 10.0 + number % 3 for number in range(50)}
+    chosen = held_out(sizes, 0.1)
+    assert 0.1 * sum(sizes.values()) <= sum(sizes[name] for name in chosen) < 0.1 * sum(sizes.values()) + 12
+    assert chosen == held_out(dict(reversed(sizes.items())), 0.1) < held_out(sizes, 0.3)
+    assert held_out(sizes, 0) == set() and held_out(sizes, 1) == set(sizes)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
-from shared_moe_conformer.data.splits import held_out
+from shared_moe_conformer.data.utterances import held_out
 
 SAMPLING_RATE = 16000
 DEV_SHARE = 0.08

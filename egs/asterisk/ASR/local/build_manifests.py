@@ -20,7 +20,7 @@ from tqdm import tqdm
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
-from shared_moe_conformer.data.splits import split_of
+from shared_moe_conformer.data.utterances import split_of
 
 SPEAKER = "en_US_f_Allison"
 AUDIO_DIR = Path("usr/share/asterisk/sounds") / SPEAKER

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
-from shared_moe_conformer.data.splits import held_out
+from shared_moe_conformer.data.utterances import held_out
 
 DEV_SHARE = 0.08
 """Share of the training utterances."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dialogues import Dialogue
 
-from shared_moe_conformer.data.splits import held_out
+from shared_moe_conformer.data.utterances import held_out
 
 NEW_VOICES = {
     "arilou": "dev-new-voices",
