@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, EncoderConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import count_frames
 from shared_moe_conformer.speech.recognition import Recording
@@ -60,6 +60,23 @@ def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Trans
         [recording], on_experts=lambda segment, ids: segments.append(SegmentExperts(segment.start, ids))
     )
     return transcript, sorted(segments, key=lambda segment: segment.start)
+
+
+def experts_table(bundle: Bundle, segments: Sequence[SegmentExperts]) -> dict[str, Any] | None:
+    """The experts of each frame; None where the model has none.
+
+    Returns:
+      frame_shift, in seconds; num_experts; layers; and each segment's start in seconds and expert_ids, (L, T', K).
+    """
+    encoder = bundle.config.model.encoder
+    if encoder.experts_in == "none":
+        return None
+    return {
+        "frame_shift": ENCODER_FRAME_SHIFT,
+        "num_experts": encoder.num_experts,
+        "layers": [layer._asdict() for layer in expert_layers(encoder)],
+        "segments": [{"start": round(s.start, 3), "expert_ids": s.expert_ids.tolist()} for s in segments],
+    }
 
 
 @torch.inference_mode()

@@ -103,9 +103,7 @@ def _serve(args: argparse.Namespace) -> None:
     for package in ("fastapi", "uvicorn"):
         found = importlib.util.find_spec(package) is not None
         require(found, f"the package {package} is not installed: pip install fastapi uvicorn wsproto python-multipart")
-    import uvicorn
-
-    from shared_moe_conformer.web.app import Limits, LiveOptions, create_app
+    from shared_moe_conformer.web.app import Limits, LiveOptions, Server, create_app
 
     for name in ("max_megabytes", "max_streams", "idle_seconds"):
         require(getattr(args, name) > 0, f"{name} is {getattr(args, name)}: give a positive number")
@@ -125,7 +123,7 @@ def _serve(args: argparse.Namespace) -> None:
     with listen(args.host, args.port) as listener:
         shown = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{shown}:{listener.getsockname()[1]} serves {bundle.manifest.name}; Ctrl-C ends it", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listener])
+        Server(app).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +64,9 @@ def read_audio(path: Path, *, channel: int | None = None) -> tuple[np.ndarray, i
     return np.concatenate([np.zeros(0, dtype=np.float32), *blocks]), sampling_rate
 
 
-def stream_audio(path: Path, *, channel: int | None = None) -> tuple[int, Iterator[np.ndarray]]:
+def stream_audio(
+    path: Path, *, channel: int | None = None, max_seconds: float | None = None
+) -> tuple[int, Iterator[np.ndarray]]:
     """The sampling rate in Hz, and the samples, float32 in -1..1, in blocks of 10 seconds.
 
     A wrong length in a header does not matter. A warning tells of a file that was cut off, of samples in
@@ -70,21 +74,23 @@ def stream_audio(path: Path, *, channel: int | None = None) -> tuple[int, Iterat
 
     Args:
       channel: the channel to take, from 0; None: the mean of all.
+      max_seconds: no more of the file is read and decoded than is needed for so many seconds; None: all.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: not an audio file that can be decoded here, no such channel, or a sample that is no number; errors
         may come while the blocks are read.
     """
-    file = open_audio(path)
+    file = open_audio(path, max_seconds=max_seconds)
     _require_possible(file.samplerate)
+    most = None if max_seconds is None else math.ceil(max_seconds * file.samplerate / PIECE)
     if channel is not None and not 0 <= channel < file.channels:
         raise ValueError(f"{path} has no channel {channel}: its channels are 0 to {file.channels - 1}")
     weights = np.ones(1, dtype=np.float32)
     if file.channels > 1 or file.subtype in FLOATING:
-        weights = _weights(file, path, channel)
-        file = _rewound(file, path)
-    return file.samplerate, _blocks(file, path, weights)
+        weights = _weights(file, path, channel, most)
+        file = _rewound(file, path, max_seconds)
+    return file.samplerate, _blocks(file, path, weights, most)
 
 
 def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarray]:
@@ -148,13 +154,13 @@ def seconds_of(path: Path) -> float:
 
 
 def require_short(path: Path, *, seconds: float) -> float:
-    """Duration in seconds of an audio file, whatever its header says: the file is read up to the limit.
+    """Duration in seconds of an audio file, whatever its header says: it is read and decoded up to the limit.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: longer than `seconds`, or no audio.
     """
-    sampling_rate, blocks = stream_audio(path)
+    sampling_rate, blocks = stream_audio(path, max_seconds=seconds + 1)
     duration = 0.0
     for block in blocks:
         duration += len(block) / sampling_rate
@@ -173,10 +179,14 @@ def _require_possible(sampling_rate: int) -> None:
     require(fits, f"a sampling rate of {sampling_rate} Hz: give audio of at most {MAX_SAMPLING_RATE} Hz")
 
 
-def _weights(file: AudioFile, path: Path, channel: int | None) -> np.ndarray:
-    """Weights (num_channels,) of the channels in the samples that `path` stands for; reads the file once."""
+def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None = None) -> np.ndarray:
+    """Weights (num_channels,) of the channels in the samples that `path` stands for; reads the file once.
+
+    Args:
+      most: pieces that are read at most.
+    """
     power, mixed, peak, first = np.zeros(file.channels), 0.0, 0.0, 0
-    for piece in _pieces(file, path):
+    for piece in islice(_pieces(file, path), most):
         if not np.isfinite(piece).all():
             at = (first + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])) / file.samplerate
             raise ValueError(f"{path} has a sample at {at:.2f} s that is no number: write the file again")
@@ -196,20 +206,20 @@ def _weights(file: AudioFile, path: Path, channel: int | None) -> np.ndarray:
     return weights / np.float32(scale)
 
 
-def _rewound(file: AudioFile, path: Path) -> AudioFile:
+def _rewound(file: AudioFile, path: Path, max_seconds: float | None = None) -> AudioFile:
     try:
         file.seek(0)
     except ERRORS:  # after damage
         file.close()
-        return open_audio(path)
+        return open_audio(path, max_seconds=max_seconds)
     return file
 
 
-def _blocks(file: AudioFile, path: Path, weights: np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(file: AudioFile, path: Path, weights: np.ndarray, most: int | None = None) -> Iterator[np.ndarray]:
     length, held, total = BLOCK_SECONDS * file.samplerate, 0, 0
     parts: list[np.ndarray] = []
     with file:
-        for piece in _pieces(file, path):
+        for piece in islice(_pieces(file, path), most):
             parts.append(piece @ weights)
             held, total = held + len(piece), total + len(piece)
             if held >= length:
@@ -218,7 +228,7 @@ def _blocks(file: AudioFile, path: Path, weights: np.ndarray) -> Iterator[np.nda
                 parts, held = [whole[full:]], held - full
     if held:
         yield np.concatenate(parts)
-    if file.announced is not None and total + CUT_OFF * file.samplerate < file.announced:
+    if most is None and file.announced is not None and total + CUT_OFF * file.samplerate < file.announced:
         was, told = (samples / file.samplerate for samples in (total, file.announced))
         logger.warning("%s is cut off: it has %.2f s, and its header says %.2f s", path, was, told)
 

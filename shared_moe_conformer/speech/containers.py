@@ -55,8 +55,11 @@ class AudioFile(soundfile.SoundFile):
         return False
 
 
-def open_audio(path: Path) -> AudioFile:
+def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
     """Open an audio file.
+
+    Args:
+      max_seconds: other programs decode no more than so many seconds of it; None: all.
 
     Raises:
       FileNotFoundError: no such file.
@@ -71,14 +74,14 @@ def open_audio(path: Path) -> AudioFile:
             f"as by sox -t raw -r 8000 -e signed -b 16 -c 1 {path.name} {path.stem}.wav"
         )
     if suffix in TELEPHONY:
-        return _decoded(path, ValueError("libsndfile does not know its format"))
+        return _decoded(path, ValueError("libsndfile does not know its format"), max_seconds)
     try:
         if suffix in HEADERLESS:
             subtype, rate = HEADERLESS[suffix]
             return AudioFile(path, samplerate=rate, channels=1, format="RAW", subtype=subtype)
         file = AudioFile(path if _is_text(path) else os.fsencode(path))
     except ERRORS as error:
-        return _decoded(path, error)
+        return _decoded(path, error, max_seconds)
     payload = _payload(path)
     if file.frames == 0 and payload and payload.available:
         return _without_header(path, file, payload)
@@ -150,11 +153,11 @@ def _without_header(path: Path, file: AudioFile, payload: _Payload) -> AudioFile
         raise ValueError(f"{path} cannot be read as audio: its header tells no length, and {error}") from error
 
 
-def _decoded(path: Path, reason: Exception) -> AudioFile:
+def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioFile:
     """The file as ffmpeg or PyAV decodes it, for formats that libsndfile does not know."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as copy:
         try:
-            _decode(path, copy.name)
+            _decode(path, copy.name, max_seconds)
             file = AudioFile(copy.name)
         except ModuleNotFoundError:
             said = getattr(reason, "error_string", str(reason)).rstrip(".")
@@ -169,11 +172,12 @@ def _decoded(path: Path, reason: Exception) -> AudioFile:
     return file
 
 
-def _decode(path: Path, target: str) -> None:
+def _decode(path: Path, target: str, max_seconds: float | None) -> None:
     form = TELEPHONY.get(path.suffix.lower())
     if program := shutil.which("ffmpeg"):
         command = [program, "-nostdin", "-v", "error", "-y", *(["-f", form] if form else WHITELIST)]
-        source = ["-i", f"file:{path}", "-vn", "-f", "wav", "-c:a", "pcm_s16le", f"file:{target}"]
+        until = [] if max_seconds is None else ["-t", str(max_seconds)]
+        source = ["-i", f"file:{path}", *until, "-vn", "-f", "wav", "-c:a", "pcm_s16le", f"file:{target}"]
         subprocess.run([*command, *source], check=True, capture_output=True, text=True, errors="replace")
         return
     import av
@@ -183,7 +187,10 @@ def _decode(path: Path, target: str) -> None:
             raise ValueError("it has no sound")
         stream, resampler = container.streams.audio[0], av.AudioResampler(format="s16")
         with wave.open(target, "wb") as wav:
-            wav.setparams((stream.codec_context.channels, 2, stream.codec_context.sample_rate, 0, "NONE", ""))
+            rate = stream.codec_context.sample_rate
+            wav.setparams((stream.codec_context.channels, 2, rate, 0, "NONE", ""))
             for frame in itertools.chain(container.decode(stream), [None]):
                 for part in resampler.resample(frame):
                     wav.writeframesraw(np.ascontiguousarray(part.to_ndarray()).tobytes())
+                if max_seconds is not None and wav.tell() >= max_seconds * rate:
+                    break

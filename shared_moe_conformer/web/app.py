@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -20,15 +22,26 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.speech.audio import seconds_of
 from shared_moe_conformer.streaming import StreamingRecognizer
-from shared_moe_conformer.web.answers import MAX_SECONDS, describe_model, recognise
 from shared_moe_conformer.web.pages import read_page, security_policy
-from shared_moe_conformer.web.recognition_queue import Full, RecognitionQueue
-from shared_moe_conformer.web.stream_socket import serve_stream
-from shared_moe_conformer.web.streams import StreamHub
-from shared_moe_conformer.web.uploads import UNNAMED, TooLong, TooSlow, Upload, discard, receive
+from shared_moe_conformer.web.streams import StreamHub, serve_stream
+from shared_moe_conformer.web.uploads import (
+    MAX_SECONDS,
+    UNNAMED,
+    Ending,
+    Full,
+    RecognitionQueue,
+    TooLong,
+    TooSlow,
+    Upload,
+    discard,
+    receive,
+    recognise,
+)
 
-STATUS = {TooLong: 413, TooSlow: 408, Full: 503}
+STATUS = {TooLong: 413, TooSlow: 408, Full: 503, Ending: 503}
 """HTTP status by what is wrong with a request; any other mistake is 400."""
+GRACE = 20
+"""Seconds for which Ctrl-C waits for the recording that is recognised, and for answers that are being sent."""
 
 
 class LiveOptions(NamedTuple):
@@ -87,7 +100,6 @@ def create_app(
             hub = app.state.hub = StreamHub(recognizer, max_streams=live.max_streams)
             worker = asyncio.create_task(hub.run())
         yield
-        queue.close()
         if worker is not None:
             worker.cancel()
 
@@ -132,7 +144,7 @@ def create_app(
                 parts = [functools.partial(_answer, bundle, upload) for upload in uploads]
                 seconds = await run_in_threadpool(_seconds, uploads)
                 found = await _unless_client_leaves(request, queue.run(parts, seconds=seconds))
-            except (Full, ValueError) as error:
+            except (Ending, Full, ValueError) as error:
                 return await _refuse(request, error)
             except ClientDisconnect:
                 return Response(status_code=400)
@@ -145,6 +157,25 @@ def create_app(
         await serve_stream(websocket, hub, why_not=why_not, hosts=hosts, idle_seconds=live.idle_seconds)
 
     return app
+
+
+class Server(uvicorn.Server):
+    """The application's server: when it ends, recordings that wait for their turn are refused first."""
+
+    def __init__(self, app: FastAPI) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE))
+        self._queue: RecognitionQueue = app.state.queue
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        self._queue.close()
+        await super().shutdown(sockets)
+
+
+def describe_model(bundle: Bundle) -> dict[str, Any]:
+    """The facts about the model that the page shows."""
+    names = ("name", "corpus", "language", "licence", "unique_parameters", "active_parameters", "decoding_method")
+    return {**{name: getattr(bundle.manifest, name) for name in names}, "max_seconds": MAX_SECONDS}
 
 
 def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer | None, str]:

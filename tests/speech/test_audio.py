@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared_moe_conformer.speech.audio import (
+    PIECE,
     examine,
     read_audio,
     require_short,
@@ -21,6 +22,7 @@ from shared_moe_conformer.speech.audio import (
     stream_samples,
     write_wav,
 )
+from shared_moe_conformer.speech.containers import AudioFile, open_audio
 
 
 @pytest.fixture
@@ -295,6 +297,10 @@ def test_pyav_decodes_what_libsndfile_cannot(
     read, sampling_rate = read_audio(path)
     assert sampling_rate == 48_000 and abs(len(read) - 48_000) < 4_000
     assert 0.1 < np.abs(read).max() < 0.5
+    with open_audio(path, max_seconds=0.25) as decoded:
+        assert 12_000 <= decoded.frames < 16_000, "no more than the limit is decoded"
+    with pytest.raises(ValueError, match="lasts more than"):
+        require_short(path, seconds=0.5)
 
 
 def test_a_telephones_wideband_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,6 +319,18 @@ def test_a_telephones_wideband_file_is_read(tmp_path: Path, monkeypatch: pytest.
     read, sampling_rate = read_audio(path)
     assert (sampling_rate, len(read)) == (16_000, 16_000)
     assert np.abs(np.fft.rfft(read)).argmax() == 5000, "Hz"
+
+
+def test_of_a_file_that_is_too_long_no_more_than_the_limit_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few megabytes of FLAC may be hours of silence, and those of two channels are read twice."""
+    soundfile.write(tmp_path / "a.flac", np.zeros((600 * 8000, 2), dtype=np.float32), 8000)
+    found, read = [], AudioFile.read
+    monkeypatch.setattr(AudioFile, "read", lambda *args, **options: (found.append(1), read(*args, **options))[1])
+    with pytest.raises(ValueError, match=r"a\.flac lasts more than 0\.05 minutes"):
+        require_short(tmp_path / "a.flac", seconds=3)
+    assert len(found) * PIECE < 2 * 6 * 8000
 
 
 def test_a_length_that_the_header_does_not_tell_is_read(tmp_path: Path) -> None:

@@ -155,13 +155,11 @@ def serve_bundle(
     bundle: Bundle, folder: Path, *, max_bytes: int = 1_000_000, max_waiting: int = 16, **live: Any
 ) -> Iterator[str]:
     """Serve a bundle's page while the block runs; `live` are `LiveOptions`."""
-    import uvicorn
-
-    from shared_moe_conformer.web.app import Limits, LiveOptions, create_app
+    from shared_moe_conformer.web.app import Limits, LiveOptions, Server, create_app
 
     limits, options = Limits(max_bytes, max_waiting), LiveOptions(**live)
     app = create_app(bundle, folder, hosts=allowed_hosts("127.0.0.1"), limits=limits, live=options)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = Server(app)
     with listen("127.0.0.1", 0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

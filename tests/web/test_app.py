@@ -22,11 +22,11 @@ import pytest
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
-from shared_moe_conformer.web.answers import recognise
 from tests.web.conftest import ask, post_form, serve_bundle, wait_until
 
 app: Any = pytest.importorskip("shared_moe_conformer.web.app", reason="fastapi is not installed")
 pytest.importorskip("uvicorn")
+recognise = app.recognise
 Save = Callable[..., Path]
 MEMO = struct.pack(">I", 24) + b"ftypM4A \0\0\2\0M4A isom" + bytes(100)
 """The beginning of an m4a file."""
@@ -38,7 +38,8 @@ def test_a_posted_recording_comes_back_as_words(served: str, tmp_path: Path, tin
     assert found.status == 200
     assert found.json["text"] == tiny_bundle.transcribe(path).text
     assert ask(f"{served}/example.wav")[:2] == (200, path.read_bytes())
-    assert ask(f"{served}/model").json["max_bytes"] == 1_000_000
+    described = ask(f"{served}/model").json
+    assert (described["name"], described["unique_parameters"], described["max_bytes"]) == ("tiny", 1000, 1_000_000)
 
 
 def test_several_at_once_are_recognised_one_after_the_other(served: str, tmp_path: Path) -> None:
@@ -137,6 +138,24 @@ def test_beyond_a_bound_an_upload_is_told_when_to_come_again(saved: Save, tiny_b
         assert ask(f"{url}/transcribe?name=d", b"speech").status == 200
 
 
+def test_at_its_end_the_server_answers_what_is_recognised_and_refuses_what_waits(
+    saved: Save, tiny_bundle: Bundle, gate: Gate
+) -> None:
+    with ThreadPoolExecutor(3) as pool, ExitStack() as server:
+        url = server.enter_context(serve_bundle(tiny_bundle, saved()))
+        first = pool.submit(ask, f"{url}/transcribe?name=first", b"speech")
+        wait_until(lambda: gate.begun)
+        second = pool.submit(ask, f"{url}/transcribe?name=second", b"speech")
+        wait_until(lambda: waiting(url) == 1)
+        ended = pool.submit(server.pop_all().close)
+        refused = second.result(20)
+        assert (refused.status, refused.json) == (503, {"error": "the server ends: the recording was not recognised"})
+        assert not first.done() and not ended.done()
+        gate.open()
+        assert first.result(20).status == 200 and gate.begun == ["first"]
+        ended.result(20)
+
+
 def test_a_client_that_leaves_is_not_recognised(saved: Save, tiny_bundle: Bundle, gate: Gate) -> None:
     with serve_bundle(tiny_bundle, saved(), max_waiting=1) as url, ThreadPoolExecutor(2) as pool:
         first = pool.submit(ask, f"{url}/transcribe?name=first", b"speech")
@@ -163,7 +182,9 @@ def test_a_client_that_leaves_while_it_uploads_takes_no_place(saved: Save, tiny_
 def test_who_uploads_too_slowly_is_told_so(saved: Save, tiny_bundle: Bundle) -> None:
     with serve_bundle(tiny_bundle, saved(), idle_seconds=0.2) as url:
         with posting(url, b"speech", name="slow", length=1000) as connection:
-            answer = connection.makefile("rb").read()  # until the server closes
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(1 << 16)
         assert answer.startswith(b"HTTP/1.1 408") and b"nothing came for 0.2 seconds" in answer
 
 
