@@ -87,12 +87,16 @@ def make_model(vocab_size: int) -> AsrModel:
 
 
 def make_frames(model: AsrModel, num_utterances: int, num_frames: int) -> Tensor:
-    """Random frames (N, T, C), after which the joiner's blank gets a bias that makes it win at its share of frames."""
+    """Random frames (N, T, C), after which the joiner's blank gets a bias that makes it win at its share of frames.
+
+    The bias lies midway between the leads of two frames, so no frame is a draw that rounding would decide.
+    """
     frames = torch.randn(num_utterances, num_frames, model.config.encoder.encoder_dim)
     decoder_frame = model.joiner.decoder_projection(model.decoder.step(torch.tensor([model.decoder.start_context])))
     logits = model.joiner(model.joiner.encoder_projection(frames), decoder_frame.unsqueeze(1))
-    lead = logits[..., 1:].amax(-1) - logits[..., 0]
-    model.joiner.output.bias[0] += lead.flatten().quantile(BLANK_SHARE)
+    leads = (logits[..., 1:].amax(-1) - logits[..., 0]).flatten().sort().values
+    wins = round(BLANK_SHARE * len(leads))
+    model.joiner.output.bias[0] += leads[wins - 1 : wins + 1].mean()
     return frames
 
 
