@@ -7,7 +7,7 @@ export TORCH K2_WHEELS PYTHON
 
 IN_VENV := requirements/venv.sh $(ENGINE)
 
-.PHONY: help install run test check bench format kaldifeat clean
+.PHONY: help install run test check api bench format kaldifeat clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z0-9]+): ## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,9 @@ check: ## check format, lint and types; run the fast tests
 	@$(IN_VENV) ruff check
 	@$(IN_VENV) mypy
 	@$(IN_VENV) pytest -m 'not slow'
+
+api: ## write a page of the package's names: build/api
+	@$(IN_VENV) python docs/api.py
 
 bench: ## measure speed and memory against peers (BENCH=--quick: does it run?)
 	@requirements/venv.sh torch requirements/peers.sh python -m benchmarks.run $(BENCH)

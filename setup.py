@@ -39,6 +39,7 @@ setup(
         "torch": requirements("torch"),
         "k2": requirements("k2"),  # k2 itself: pip install --no-deps -r requirements/k2-wheel.txt
         "kaldifeat": ["kaldifeat==1.24"],  # compiles against the installed torch: make kaldifeat
+        "docs": requirements("docs"),
         "hub": requirements("hub"),
         "onnx": requirements("onnx"),
         "serve": requirements("serve"),

@@ -39,6 +39,16 @@ def test_every_public_name_is_there() -> None:
     assert {"Bundle", "Encoder", "EncoderConfig", "AsrModel"} <= set(shared_moe_conformer.__all__)
 
 
+def test_the_page_of_names_shows_each_with_its_methods(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    command = [sys.executable, "docs/api.py", "--output-dir", str(tmp_path / "api")]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    page = Path(shown.strip()).read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in shared_moe_conformer.__all__)
+    assert 'id="Bundle.transcribe"' in page and "(N, T, F)" in page
+    assert (tmp_path / "api" / "index.html").is_file()
+
+
 def test_another_name_is_an_attribute_error() -> None:
     assert not hasattr(shared_moe_conformer, "Encodr")
     with pytest.raises(ImportError, match="Encodr"):

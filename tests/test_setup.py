@@ -40,6 +40,14 @@ case "$*" in
 esac
 """
 
+IMPORTS = """
+import time
+begin = time.perf_counter()
+import shared_moe_conformer
+from shared_moe_conformer import Config, EncoderConfig
+print(shared_moe_conformer.__file__, time.perf_counter() - begin)
+"""
+
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a command without this shell's make and set-up settings."""
@@ -142,6 +150,7 @@ def test_a_wheel_of_the_source_package_holds_pages_types_and_the_command(tmp_pat
     subprocess.run([*make, "bdist_wheel"], cwd=unpacked, check=True, capture_output=True)
     (wheel,) = unpacked.glob("dist/*.whl")
     with zipfile.ZipFile(wheel) as archive_of_wheel:
+        archive_of_wheel.extractall(tmp_path / "installed")
         names = set(archive_of_wheel.namelist())
         (entries,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "smc = shared_moe_conformer.__main__:main" in archive_of_wheel.read(entries).decode()
@@ -149,6 +158,9 @@ def test_a_wheel_of_the_source_package_holds_pages_types_and_the_command(tmp_pat
     files = {path.relative_to(ROOT).as_posix() for path in package.rglob("*") if path.is_file()}
     assert names >= {name for name in files if "__pycache__" not in name}
     assert not any(name.startswith("tests/") for name in names)
+    timed = subprocess.run([sys.executable, "-c", IMPORTS], cwd=tmp_path / "installed", capture_output=True, text=True)
+    where, seconds = timed.stdout.split()
+    assert where.startswith(str(tmp_path)) and float(seconds) < 2, timed.stderr
 
 
 def test_chromium_is_left_alone_where_it_is_and_missed_where_nobody_can_install_it(tmp_path: Path) -> None:
