@@ -13,7 +13,7 @@ from pathlib import Path
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.decoding.resources import token_ngram_path
+from shared_moe_conformer.decoding.options import token_ngram_path
 from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
 from shared_moe_conformer.lattice.ngram import NgramModel, train_ngram
 from shared_moe_conformer.text import words_of

@@ -20,12 +20,9 @@ from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import METHODS, used
-from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
-from shared_moe_conformer.decoding.resources import NOTHING, Resources, with_phrases
-from shared_moe_conformer.decoding.searches import load_resources, resolved
-from shared_moe_conformer.decoding.tuned import require_values, with_values
+from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, DecodingMethod, Resources, with_phrases
+from shared_moe_conformer.decoding.searches import load_resources, require_values, resolved, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.offline import MAX_DURATION, OfflineRecognizer
 from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
@@ -46,7 +43,15 @@ from shared_moe_conformer.release.transfer import ZOO, resolve
 from shared_moe_conformer.release.weights import contiguous, load_model
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, require_small, verify_sums, write_sums
 from shared_moe_conformer.speech.audio import write_wav
-from shared_moe_conformer.speech.recognition import LEAST, WHOLE, Recording, Samples, Segment
+from shared_moe_conformer.speech.recognition import (
+    LEAST,
+    MAX_DURATION,
+    WHOLE,
+    OfflineRecognizer,
+    Recording,
+    Samples,
+    Segment,
+)
 from shared_moe_conformer.speech.transcript import Transcript, transcript_of
 from shared_moe_conformer.streaming import EndpointRules, Stream, StreamingRecognizer
 

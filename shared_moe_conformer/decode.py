@@ -30,7 +30,7 @@ from shared_moe_conformer.decoding.comparison import (
     judged_words,
     name_of,
 )
-from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import (
     Scores,
@@ -40,13 +40,15 @@ from shared_moe_conformer.decoding.scoring import (
     words_of,
     write_files,
 )
-from shared_moe_conformer.decoding.searches import Loaded, label, load_resources, resolved, settings
-from shared_moe_conformer.decoding.tuned import (
+from shared_moe_conformer.decoding.searches import (
     NO_VALUES,
+    Loaded,
     Tuned,
     Values,
+    load_resources,
     not_given,
     read_tuned,
+    resolved,
     tuned_note,
     values_of,
     write_tuned,
@@ -56,8 +58,7 @@ from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
-from shared_moe_conformer.speech.formats import FORMATS, Result, write_results
-from shared_moe_conformer.speech.transcript import transcript_of
+from shared_moe_conformer.speech.transcript import FORMATS, Result, transcript_of, write_results
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.log import log_environment, logged, logger
 

@@ -16,8 +16,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.speech.formats import display_width
-from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.speech.transcript import Transcript, display_width
 from shared_moe_conformer.streaming import Stream
 
 BLOCK = 1 << 14

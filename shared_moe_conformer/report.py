@@ -17,9 +17,9 @@ from shared_moe_conformer.data.loaders import EvalLoader
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
-from shared_moe_conformer.reporting.charts import standalone
 from shared_moe_conformer.reporting.experiment import experiment_page, read_experiment
 from shared_moe_conformer.reporting.experts import ExpertUsage, expert_layer_names, usage_map, usage_table
+from shared_moe_conformer.reporting.page import standalone
 from shared_moe_conformer.routing import frames_per_expert
 from shared_moe_conformer.training.averaging import Selection
 

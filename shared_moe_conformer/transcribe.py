@@ -21,15 +21,13 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.searches import resolved
-from shared_moe_conformer.decoding.tuned import differences, not_given
+from shared_moe_conformer.decoding.searches import differences, not_given, resolved
 from shared_moe_conformer.device import add_device_flag, choose_device
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
-from shared_moe_conformer.speech.formats import as_ctm, as_json, as_srt, as_text, as_times, as_vtt
-from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.speech.transcript import Transcript, as_ctm, as_json, as_srt, as_text, as_times, as_vtt
 
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
     "times": as_times,

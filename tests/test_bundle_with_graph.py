@@ -17,14 +17,16 @@ pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.decoding.methods import METHODS, decode_batch  # noqa: E402
-from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
-from shared_moe_conformer.decoding.resources import Resources  # noqa: E402
+from shared_moe_conformer.decoding.options import (
+    DecodingConfig,  # noqa: E402
+    Resources,  # noqa: E402
+)
 from shared_moe_conformer.lattice.decoding_graph import inputs_hash, load_word_graph  # noqa: E402
 from shared_moe_conformer.lattice.graphs import Graph  # noqa: E402
 from shared_moe_conformer.model.encoder import EncoderOutput  # noqa: E402
 from shared_moe_conformer.release.manifest import FILES, WORD_FILES, ExampleRecording  # noqa: E402
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, verify_sums, write_sums  # noqa: E402
-from shared_moe_conformer.speech.formats import as_ctm  # noqa: E402
+from shared_moe_conformer.speech.transcript import as_ctm  # noqa: E402
 from shared_moe_conformer.transcribe import SEARCHES, main  # noqa: E402
 from tests.conftest import TEXTS  # noqa: E402
 

@@ -21,10 +21,9 @@ from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding import batches
-from shared_moe_conformer.decoding.methods import METHODS
+from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.searches import label, resolved, settings
-from shared_moe_conformer.decoding.tuned import TUNED_FILE, Tuned, read_tuned, write_tuned
+from shared_moe_conformer.decoding.searches import TUNED_FILE, Tuned, read_tuned, resolved, write_tuned
 from shared_moe_conformer.decoding.tuning import Searcher
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import train_ngram

@@ -16,7 +16,7 @@ from shared_moe_conformer.decode import write_scores
 from shared_moe_conformer.decoding.batches import MethodResult
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
-from shared_moe_conformer.decoding.tuned import Tuned, write_tuned
+from shared_moe_conformer.decoding.searches import Tuned, write_tuned
 from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import find

@@ -18,11 +18,9 @@ from tqdm import tqdm
 
 from shared_moe_conformer.config import FRAME_SHIFT
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import NOTHING, Resources
+from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch, grouped
+from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, Resources
 from shared_moe_conformer.decoding.scoring import Decoded
-from shared_moe_conformer.decoding.searches import grouped
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 

@@ -11,9 +11,9 @@ import kaldialign
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.methods import label
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import GAP, ErrorRate, Scores
-from shared_moe_conformer.decoding.searches import label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import Resources, given
+from shared_moe_conformer.decoding.options import DecodingConfig, Resources, given
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
 from shared_moe_conformer.lattice.engine import transducer_search
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
@@ -27,7 +26,7 @@ from shared_moe_conformer.lattice.lattice import AlignedPath
 from shared_moe_conformer.model.asr_model import AsrModel
 
 if TYPE_CHECKING:
-    from shared_moe_conformer.lattice.k2_transducer import TransducerLattices
+    from shared_moe_conformer.lattice.k2_engine import TransducerLattices
 
 
 class Found(NamedTuple):

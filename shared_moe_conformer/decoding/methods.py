@@ -1,18 +1,21 @@
-"""The decoding methods by name, each with its options, and the one call that runs any of them."""
+"""The decoding methods by name, each with its options; the one call that runs any of them; and their names in files."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.config import require
+from shared_moe_conformer.config import replace_fields, require
 from shared_moe_conformer.decoding import k2, lattice
 from shared_moe_conformer.decoding.beam import ModifiedBeamSearch
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch, CtcPrefixBeamSearch
 from shared_moe_conformer.decoding.greedy import GreedySearch
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import NOTHING, Part, Resources, given
+from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, Part, Resources, given
 from shared_moe_conformer.decoding.scorers import PrefixScorer
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
@@ -43,7 +46,6 @@ NBEST = ("num_paths", "nbest_scale")
 OVER_WORDS = ("hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
 LATTICE = ("graph", *OVER_WORDS)
 RESCORING = ("rescoring_ngram", "backoff", "lm_scales")
-
 METHODS: dict[str, Method] = {
     "greedy_search": Method(
         lambda model, options, parts: GreedySearch(
@@ -168,3 +170,51 @@ def used(config: DecodingConfig) -> list[Part]:
     method = METHODS[config.decoding_method]
     unused = {"word_graph"} if "graph" in method.options and config.graph == "H" else set()
     return [name for name in method.uses if name not in unused]
+
+
+OF_ENCODER = ("chunk_size", "left_context_frames")
+"""Options of the encoder, which every method has."""
+UNNAMED_BY_DEFAULT = ("blank_penalty",)
+"""Options that came after results had been named; file names leave them out where they have their defaults."""
+
+
+def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
+    """The configs in lists of those for which one search serves."""
+
+    def search_of(config: DecodingConfig) -> DecodingConfig:
+        return replace_fields(config, {"lm_scales": (0.0,)}) if METHODS[config.decoding_method].at_scales else config
+
+    return [list(group) for _, group in itertools.groupby(configs, key=search_of)]
+
+
+def settings(config: DecodingConfig) -> str:
+    """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
+    method = METHODS[config.decoding_method]
+    left_out = set() if config.hotwords or config.hotwords_file else set(HOTWORDS)
+    left_out |= {
+        f.name for f in fields(config) if f.name in UNNAMED_BY_DEFAULT and getattr(config, f.name) == f.default
+    }
+    values = {name: getattr(config, name) for name in method.options if name not in left_out}
+    if config.chunk_size:
+        values |= {name: getattr(config, name) for name in OF_ENCODER}
+    if "hotwords" in values:
+        values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
+    if "lm_scales" in values:
+        values["lm_scale"] = "+".join(map(str, values.pop("lm_scales")))
+    values |= {name: Path(values[name]).stem for name in ("hotwords_file", "rescoring_ngram") if name in values}
+    return "-".join(
+        [
+            config.decoding_method,
+            *(f"{name.replace('_', '-')}-{value}" for name, value in values.items() if value != ""),
+        ]
+    )
+
+
+def label(config: DecodingConfig) -> str:
+    """The method, with its graph and its engine if it has them, as tables name it."""
+    method = METHODS[config.decoding_method]
+    graph = config.graph if "graph" in method.options else "HLG"
+    over = f" over {graph}" if "word_graph" in method.uses else ""
+    by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
+    at = f" at {'+'.join(map(str, config.lm_scales))}" if method.at_scales else ""
+    return f"{config.decoding_method}{over}{by}{at}"

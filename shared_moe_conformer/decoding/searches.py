@@ -1,31 +1,176 @@
-"""The searches that a config asks for: their resources, the work that they share, and their names."""
+"""The searches that a config asks for: at values that were tuned on a split, by the engines that are here.
+
+An experiment's folder keeps the tuned values in a file.
+"""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shared_moe_conformer.config import replace_fields, require
-from shared_moe_conformer.decoding.methods import HOTWORDS, METHODS, used
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import LOADERS, Resources
-from shared_moe_conformer.decoding.tuned import NO_VALUES, Values, with_values
+from shared_moe_conformer.atomic import write_whole
+from shared_moe_conformer.config import from_dict, replace_fields, require, to_dict
+from shared_moe_conformer.decoding.methods import METHODS, OF_ENCODER, label, used
+from shared_moe_conformer.decoding.options import LOADERS, DecodingConfig, Resources
 from shared_moe_conformer.lattice.decoding_graph import chosen_topology
 from shared_moe_conformer.lattice.engine import lattice_engine, transducer_search
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.tokenizer import Tokenizer
 
+TUNED_FILE = "decoding.json"
+"""The file of tuned values, in an experiment's folder."""
+GRIDS: dict[str, tuple[float, ...]] = {
+    "hlg_scale": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),
+    "lm_scales": (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5),
+    "ngram_lm_scale": (0.01, 0.03, 0.1, 0.2, 0.3, 0.5),
+    "lm_scale": (0.0, 0.1, 0.2, 0.3, 0.5, 0.7),
+    "lodr_scale": (0.0, 0.05, 0.1, 0.2, 0.3),
+    "hotwords_score": (0.5, 1.0, 1.5, 2.0, 3.0),
+    "blank_penalty": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
+    "beam_size": (4, 8, 16),
+}
+"""The options that are tuned, and the values that are tried; defaults are among them."""
+Values = Mapping[str, float]
+"""Options of one method; `lm_scales` has one scale here."""
+NO_VALUES: Mapping[str, Values] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best values for one decoding method."""
+
+    options: dict[str, float]
+    """Option to value, those that stayed at their defaults, too."""
+    split: str
+    """The split on which they are best."""
+    checkpoint: str
+    """Name of the weights, e.g. epoch-30-avg-9."""
+    wer: float
+    """Word error rate (%) on the split."""
+    default_wer: float
+    """Word error rate (%) at the defaults."""
+
+
+def tunable(config: DecodingConfig) -> list[str]:
+    """The options in `GRIDS` that change this search's result."""
+    useless = set() if config.hotwords or config.hotwords_file else {"hotwords_score"}
+    options = METHODS[config.decoding_method].options
+    if "graph" in options and config.graph == "H":
+        useless.add("hlg_scale")
+    return [name for name in GRIDS if name in options and name not in useless]
+
+
+def with_values(config: DecodingConfig, values: Values) -> DecodingConfig:
+    """The search with those of the values that change its result."""
+    used = {name: values[name] for name in tunable(config) if name in values}
+    return replace_fields(config, {name: (v,) if name == "lm_scales" else v for name, v in used.items()})
+
+
+def value_of(config: DecodingConfig, name: str) -> float:
+    """The value of an option that can be tuned; of several `lm_scales`, the first."""
+    value: Any = getattr(config, name)
+    return value[0] if name == "lm_scales" else value
+
+
+def require_values(method: str, values: Values) -> None:
+    """Refuse values that were not tuned by this version.
+
+    Raises:
+      ValueError: an unknown method, an option that it lacks or that is not tuned, or a value that cannot be.
+    """
+    require(method in METHODS, f"no decoding method is called {method!r}")
+    for name, value in values.items():
+        require(name in GRIDS and name in METHODS[method].options, f"{method} has no option {name!r} that can be tuned")
+        require(math.isfinite(value), f"{name} of {method} is {value}: it must be a finite number")
+        require(
+            isinstance(value, int) or not isinstance(GRIDS[name][0], int),
+            f"{name} of {method} is {value}: it must be a whole number",
+        )
+        replace_fields(DecodingConfig(), {name: (value,) if name == "lm_scales" else value})
+
+
+def read_tuned(exp_dir: Path) -> dict[str, Tuned]:
+    """The tuned values of each method; empty where none were tuned.
+
+    Raises:
+      ValueError: the file is damaged, or a newer version's.
+    """
+    path = exp_dir / TUNED_FILE
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        require(isinstance(values, dict), "not a JSON object")
+        found = {method: from_dict(Tuned, of_method) for method, of_method in values.items()}
+        for method, tuned in found.items():
+            require_values(method, tuned.options)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}; delete it and tune again (./decode.py --tune)") from error
+    return found
+
+
+def write_tuned(exp_dir: Path, found: Mapping[str, Tuned]) -> Path:
+    """Write the tuned values of each method into an experiment's folder and return the file."""
+    text = json.dumps({method: to_dict(tuned) for method, tuned in found.items()}, indent=2)
+    write_whole(exp_dir / TUNED_FILE, f"{text}\n")
+    return exp_dir / TUNED_FILE
+
+
+def not_given(values: Mapping[str, Values], given: Container[str]) -> dict[str, Values]:
+    """The values of each method without the options that the command line gives, which win."""
+    return {method: {n: v for n, v in of_method.items() if n not in given} for method, of_method in values.items()}
+
+
+def difference(config: DecodingConfig, values: Values) -> str:
+    """The changes that values make in a search, `hlg-scale 0.3, beam-size 8`; empty: none."""
+    changed = with_values(config, values)
+    names = [name for name in tunable(config) if getattr(changed, name) != getattr(DecodingConfig(), name)]
+    return ", ".join(f"{flag(name)} {value_of(changed, name):g}" for name in names if name in values)
+
+
+def differences(configs: Sequence[DecodingConfig], values: Mapping[str, Values]) -> str:
+    """The same for several searches, each method once: `greedy_search blank-penalty 1; 1best hlg-scale 0.3`."""
+    changes = {config.decoding_method: difference(config, values.get(config.decoding_method, {})) for config in configs}
+    return "; ".join(f"{method} {changed}" for method, changed in changes.items() if changed)
+
+
+def tuned_note(
+    configs: Sequence[DecodingConfig], tuned: Mapping[str, Tuned], *, given: Container[str] = (), checkpoint: str
+) -> str:
+    """One line about the tuned values that searches use; empty: none.
+
+    Args:
+      tuned: as `read_tuned` gives it.
+      checkpoint: the name of the weights that search.
+    """
+    changes = differences(configs, not_given(values_of(tuned), given))
+    if not changes:
+        return ""
+    used = [tuned[method] for method in dict.fromkeys(c.decoding_method for c in configs) if method in tuned]
+    splits = ", ".join(dict.fromkeys(t.split for t in used))
+    others = ", ".join(dict.fromkeys(t.checkpoint for t in used if t.checkpoint != checkpoint))
+    by_others = f" by {others}, not {checkpoint}" if others else ""
+    return f"values tuned on {splits}{by_others} ({TUNED_FILE}): {changes}"
+
+
+def values_of(tuned: Mapping[str, Tuned]) -> dict[str, dict[str, float]]:
+    """The best values by method."""
+    return {method: of_method.options for method, of_method in tuned.items()}
+
+
+def flag(name: str) -> str:
+    """An option as the command line spells it, without the dashes before it."""
+    return name.replace("_", "-")
+
+
 RESOLVED = ("decoding_method", "lattice_engine", "ctc_topology")
 """Options that `resolved` sets, whatever the method."""
-OF_ENCODER = ("chunk_size", "left_context_frames")
-"""Options of the encoder, which every method has."""
-UNNAMED_BY_DEFAULT = ("blank_penalty",)
-"""Options that came after results had been named; file names leave them out where they have their defaults."""
 
 
 def resolved(
@@ -137,45 +282,3 @@ def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, tokenizer:
     left_out = {label(c): problems[n] for c in configs for n in used(c) if n in problems}
     kept = [config for config in configs if label(config) not in left_out]
     return Loaded(kept, Resources(**parts, to_text=tokenizer.decode), left_out)
-
-
-def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
-    """The configs in lists of those for which one search serves."""
-
-    def search_of(config: DecodingConfig) -> DecodingConfig:
-        return replace_fields(config, {"lm_scales": (0.0,)}) if METHODS[config.decoding_method].at_scales else config
-
-    return [list(group) for _, group in itertools.groupby(configs, key=search_of)]
-
-
-def settings(config: DecodingConfig) -> str:
-    """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
-    method = METHODS[config.decoding_method]
-    left_out = set() if config.hotwords or config.hotwords_file else set(HOTWORDS)
-    left_out |= {
-        f.name for f in fields(config) if f.name in UNNAMED_BY_DEFAULT and getattr(config, f.name) == f.default
-    }
-    values = {name: getattr(config, name) for name in method.options if name not in left_out}
-    if config.chunk_size:
-        values |= {name: getattr(config, name) for name in OF_ENCODER}
-    if "hotwords" in values:
-        values["hotwords"] = re.sub(r"\W+", "_", "+".join(config.hotwords))
-    if "lm_scales" in values:
-        values["lm_scale"] = "+".join(map(str, values.pop("lm_scales")))
-    values |= {name: Path(values[name]).stem for name in ("hotwords_file", "rescoring_ngram") if name in values}
-    return "-".join(
-        [
-            config.decoding_method,
-            *(f"{name.replace('_', '-')}-{value}" for name, value in values.items() if value != ""),
-        ]
-    )
-
-
-def label(config: DecodingConfig) -> str:
-    """The method, with its graph and its engine if it has them, as tables name it."""
-    method = METHODS[config.decoding_method]
-    graph = config.graph if "graph" in method.options else "HLG"
-    over = f" over {graph}" if "word_graph" in method.uses else ""
-    by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
-    at = f" at {'+'.join(map(str, config.lm_scales))}" if method.at_scales else ""
-    return f"{config.decoding_method}{over}{by}{at}"

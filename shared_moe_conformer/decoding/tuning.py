@@ -12,12 +12,10 @@ from tqdm import tqdm
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.batches import text_of
-from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, grouped, label
+from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
-from shared_moe_conformer.decoding.searches import grouped, label
-from shared_moe_conformer.decoding.tuned import GRIDS, Values, flag, tunable, value_of, with_values
+from shared_moe_conformer.decoding.searches import GRIDS, Values, flag, tunable, value_of, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.text import counted

@@ -21,7 +21,8 @@ from shared_moe_conformer.config import (
     FeatureConfig,
     require,
 )
-from shared_moe_conformer.forms.chunk_graphs import (
+from shared_moe_conformer.forms.onnx_folder import describe, quantise, require_onnx, write_decoder_and_joiner
+from shared_moe_conformer.forms.onnx_graphs import (
     NUM_MEL_BINS,
     SAMPLING_RATE,
     first_states,
@@ -29,7 +30,6 @@ from shared_moe_conformer.forms.chunk_graphs import (
     num_features,
     write_chunk_graphs,
 )
-from shared_moe_conformer.forms.onnx_folder import describe, quantise, require_onnx, write_decoder_and_joiner
 from shared_moe_conformer.forms.runtimes import (
     ENCODER,
     SHRUNK,

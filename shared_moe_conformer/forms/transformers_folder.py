@@ -20,13 +20,13 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, Config, require, to_dict
 from shared_moe_conformer.data.tokenizer import BLANK, MODEL_FILE, UNK
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
-from shared_moe_conformer.release.card import card_header
-from shared_moe_conformer.release.hugging_face import (
+from shared_moe_conformer.release.card import (
     CODE,
     FEATURE_CLASSES,
     MODEL_CLASSES,
     MODEL_TYPE,
     TOKENIZER_CLASSES,
+    card_header,
     class_name,
 )
 from shared_moe_conformer.release.manifest import (

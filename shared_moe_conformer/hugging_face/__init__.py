@@ -5,11 +5,16 @@ Importing this registers them, so that such a folder then loads without `trust_r
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForCTC, AutoProcessor, AutoTokenizer
 
-from shared_moe_conformer.hugging_face.configuration import SharedMoeConformerConfig
-from shared_moe_conformer.hugging_face.features import SharedMoeConformerFeatureExtractor
-from shared_moe_conformer.hugging_face.models import SharedMoeConformerForCTC, SharedMoeConformerModel
-from shared_moe_conformer.hugging_face.processor import SharedMoeConformerProcessor
-from shared_moe_conformer.hugging_face.tokenizer import SharedMoeConformerTokenizer
+from shared_moe_conformer.hugging_face.models import (
+    SharedMoeConformerConfig,
+    SharedMoeConformerForCTC,
+    SharedMoeConformerModel,
+)
+from shared_moe_conformer.hugging_face.processing import (
+    SharedMoeConformerFeatureExtractor,
+    SharedMoeConformerProcessor,
+    SharedMoeConformerTokenizer,
+)
 
 __all__ = [
     "SharedMoeConformerConfig",

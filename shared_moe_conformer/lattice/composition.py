@@ -1,18 +1,15 @@
-"""A lattice composed with an automaton over its output labels, such as that of an n-gram."""
+"""A lattice composed with an automaton over its output labels, and rescored by one, such as that of an n-gram."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, spans, trimmed
-from shared_moe_conformer.lattice.ngram import BOS, EOS, RESERVED, Ngram, NgramModel
-from shared_moe_conformer.text import counted
-
-Backoff = Literal["exact", "epsilon"]
+from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, spans, trimmed, warn_once
+from shared_moe_conformer.lattice.paths import pruned
 
 
 class Automaton(Protocol):
@@ -116,75 +113,19 @@ def _different(first: np.ndarray, second: np.ndarray) -> tuple[_Pairs, np.ndarra
     return _Pairs(keys >> 32, keys & 0xFFFFFFFF), which
 
 
-class NgramAutomaton:
-    """An `Automaton` over the output labels of a lexicon's words; its states are histories."""
+MAX_COMPOSED_ARCS = 200_000
+"""Most arcs of a lattice composed with an n-gram: half a second."""
 
-    def __init__(self, model: NgramModel, words: Sequence[str], *, backoff: Backoff = "exact") -> None:
-        """Score words by a model.
 
-        Args:
-          model: the n-gram.
-          words: the word of each label.
-          backoff: "exact" scores a word by the longest n-gram that has it, as ARPA files are defined. "epsilon" allows
-            backing off anywhere, as the epsilon arcs of Kaldi's and icefall's G do, and takes the best; no sentence
-            then scores worse than by "exact".
+def rescored(lattice: Lattice, lm: Automaton, *, max_arcs: int = MAX_COMPOSED_ARCS) -> Lattice:
+    """The lattice with the log-probabilities of `lm` instead of its graph's.
 
-        Raises:
-          ValueError: the n-gram lacks one of the words.
-        """
-        known = {ngram[0] for ngram in model.log_probs if len(ngram) == 1}
-        missing = [word for word in words if word not in known and word not in RESERVED]
-        if missing:
-            raise ValueError(
-                f"the n-gram lacks {counted(len(missing), 'word')} of the graph, {missing[0]!r} first: train it on "
-                "texts with them (local/train_ngram.py)"
-            )
-        self._model, self._words, self._backoff = model, words, backoff
-        self._histories: list[Ngram] = [self._history((BOS,))]
-        self._numbers = {self._histories[0]: 0}
-
-    def step(self, state: int, label: int) -> list[tuple[int, float]]:
-        """See `Automaton.step`."""
-        return [(self._number(history), score) for history, score in self._ways(state, self._words[label])]
-
-    def end(self, state: int) -> float:
-        """See `Automaton.end`."""
-        return max(score for _, score in self._ways(state, EOS))
-
-    def score(self, labels: Sequence[int]) -> float:
-        """Log-probability (nats) of a whole sentence, its end included."""
-        at = {0: 0.0}
-        for label in labels:
-            following: dict[int, float] = {}
-            for state, before in at.items():
-                for reached, score in self.step(state, label):
-                    following[reached] = max(following.get(reached, -np.inf), before + score)
-            at = following
-        return max(before + self.end(state) for state, before in at.items())
-
-    def _ways(self, state: int, word: str) -> list[tuple[Ngram, float]]:
-        """The possible histories after a word, and the word's log-probability with each."""
-        history, backoff, ways = self._histories[state], 0.0, []
-        while True:
-            ngram = (*history, word)
-            if ngram in self._model.log_probs:
-                ways.append((self._history(ngram), backoff + self._model.log_probs[ngram]))
-                if self._backoff == "exact":
-                    return ways
-            if not history:
-                return ways
-            backoff += self._model.backoffs.get(history, 0.0)
-            history = history[1:]
-
-    def _history(self, words: Ngram) -> Ngram:
-        """The longest suffix of these words that is a history of some n-gram."""
-        words = words[max(0, len(words) - self._model.order + 1) :]
-        while words and words not in self._model.backoffs:
-            words = words[1:]
-        return words
-
-    def _number(self, history: Ngram) -> int:
-        if history not in self._numbers:
-            self._numbers[history] = len(self._histories)
-            self._histories.append(history)
-        return self._numbers[history]
+    Args:
+      max_arcs: most arcs of the result; where it would have more, the lattice loses its least likely arcs first.
+    """
+    while True:
+        try:
+            return composed(lattice.scaled(0.0), lm, max_arcs=max(max_arcs, lattice.num_frames))
+        except TooManyArcs:
+            warn_once("the lattice of an utterance is too large for the n-gram: its least likely arcs were left out")
+            lattice = pruned(lattice, lattice.num_arcs // 4)

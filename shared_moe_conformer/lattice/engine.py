@@ -1,10 +1,16 @@
-"""The choice of a lattice engine, and the one that needs NumPy alone: a frame-synchronous search that keeps a lattice.
+"""Lattices of a batch in bounded memory, whatever its posteriors, by k2 or by the embedded engine.
 
-kaldi-decoder's lattice search has no limit on its active states, so flat posteriors make it fill the memory. This one
-limits them, as k2's does, and gives up at a number of arcs. Every arc of a graph consumes a frame, so no epsilon has to
-be followed within a frame.
+An untrained model's posteriors are flat, so all states stay within the beam; such utterances are searched again with
+narrower beams. An utterance that was cut off may lead to no final state; it is searched again with every state final.
+A warning tells of either.
 
-Source: token passing with beam and maximum of active states, Young et al. 1989; k2.intersect_dense_pruned."""
+The embedded engine needs NumPy alone: it is a frame-synchronous search that keeps a lattice.
+kaldi-decoder's lattice search has no limit on its active states, so flat posteriors make it fill the memory. The
+embedded engine limits them, as k2's does, and gives up at a number of arcs. Every arc of a graph consumes a frame, so
+no epsilon has to be followed within a frame.
+
+Source: token passing with beam and maximum of active states, Young et al. 1989; k2.intersect_dense_pruned.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +22,17 @@ import numpy as np
 from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
-from shared_moe_conformer.lattice.lattice import EMPTY, Lattice, lattice_of_arcs, spans
-from shared_moe_conformer.lattice.paths import best_of, group_starts
-from shared_moe_conformer.lattice.search import MIN_ACTIVE, Beams, LatticeEngine
+from shared_moe_conformer.lattice.lattice import (
+    EMPTY,
+    MIN_ACTIVE,
+    Beams,
+    Lattice,
+    LatticeEngine,
+    lattice_of_arcs,
+    spans,
+    warn_once,
+)
+from shared_moe_conformer.lattice.paths import best_of, group_starts, pruned
 
 EngineName = Literal["auto", "k2", "embedded"]
 
@@ -44,19 +58,83 @@ def lattice_engine(name: EngineName = "auto") -> LatticeEngine:
 
 
 def transducer_search() -> Callable[..., Any]:
-    """k2's search for transducers (`k2_transducer.search`); no other engine has one.
+    """k2's search for transducers (`k2_engine.search`); no other engine has one.
 
     Raises:
       ValueError: k2 is not installed.
     """
     try:
-        from shared_moe_conformer.lattice.k2_transducer import search
+        from shared_moe_conformer.lattice.k2_engine import search
     except ImportError as error:
         raise ValueError(
             f"the fast_beam_search methods need k2 ({error}): make install ENGINE=k2, or decode with "
             "modified_beam_search, which needs none"
         ) from error
     return search
+
+
+MAX_SEARCHED_ARCS = 4_000_000
+"""Most arcs that a search keeps for an utterance: about 200 MB."""
+MAX_LATTICE_ARCS = 50_000
+"""Most arcs of a lattice, with which N-best lists and rescoring take up to two seconds."""
+NARROWER = 0.25
+"""Factor of the search beam when it was too wide."""
+NARROWEST = 1e-3
+"""Search beam (nats) below which the search gives up."""
+
+
+def find_lattices(
+    engine: LatticeEngine,
+    log_probs: Tensor,
+    lens: Tensor,
+    graph: Graph,
+    beams: Beams,
+    *,
+    max_searched: int = MAX_SEARCHED_ARCS,
+    max_arcs: int = MAX_LATTICE_ARCS,
+) -> list[Lattice]:
+    """Return the lattice of each utterance; `EMPTY` where it has no frame or the graph no path of its length.
+
+    Args:
+      log_probs, lens, graph, beams: see `LatticeEngine.lattices`.
+      max_searched: most arcs that the search keeps for an utterance.
+      max_arcs: most arcs of each lattice that is returned.
+
+    Raises:
+      ValueError: even the narrowest beam is too wide.
+    """
+    found = _search(engine, log_probs, lens, graph, beams, max_searched=max_searched)
+    unfinished = [index for index, lattice in enumerate(found) if not lattice.num_arcs and lens[index] > 0]
+    if unfinished:
+        again = _search(
+            engine, log_probs[unfinished], lens[unfinished], graph.ending_anywhere, beams, max_searched=max_searched
+        )
+        if any(lattice.num_arcs for lattice in again):
+            warn_once("an utterance ends where the graph may not, such as inside a word: it is taken as it is")
+        for index, lattice in zip(unfinished, again):
+            found[index] = lattice
+    if any(lattice.num_arcs > max_arcs for lattice in found):
+        warn_once("the lattice of an utterance was too large: its least likely arcs were left out")
+    return [pruned(lattice, max_arcs) for lattice in found]
+
+
+def _search(
+    engine: LatticeEngine, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_searched: int
+) -> list[Lattice]:
+    """The lattices, searched again with narrower beams where they are too large."""
+    found: dict[int, Lattice] = {}
+    waiting = list(range(len(lens)))
+    while True:
+        lattices = engine.lattices(log_probs[waiting], lens[waiting], graph, beams, max_arcs=max_searched)
+        found |= {index: lattice for index, lattice in zip(waiting, lattices) if lattice is not None}
+        waiting = [index for index in waiting if index not in found]
+        if not waiting:
+            return [found[index] for index in range(len(lens))]
+        if beams.search_beam < NARROWEST:
+            raise ValueError(f"an utterance of {int(lens[waiting].max())} frames is too long for a lattice: cut it")
+        warn_once("the lattice of an utterance was too large: searched again with narrower beams")
+        max_active = max(2, min(beams.max_active, graph.num_states) // 2)
+        beams = beams._replace(search_beam=NARROWER * beams.search_beam, max_active=max_active)
 
 
 LAST_FRAMES, WIDENING = 4, 1.25

@@ -1,11 +1,14 @@
-"""Lattices as plain arrays, whichever engine found them: the paths that a search kept through one utterance."""
+"""Lattices as plain arrays, the paths that a search kept through one utterance; and the interface of engines."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
 
@@ -219,3 +222,44 @@ def trimmed(lattice: Lattice, keep: np.ndarray | None = None) -> Lattice:
         final_state=numbers[lattice.final_state[ends]],
         final_lm=lattice.final_lm[ends],
     )
+
+
+MIN_ACTIVE = 30
+"""Arcs or states that are kept on a frame even outside the search beam. Source: icefall's min_active_states."""
+logger = logging.getLogger("shared_moe_conformer")
+
+
+class Beams(NamedTuple):
+    """The width of a search. Source of the names: icefall's get_lattice."""
+
+    search_beam: float
+    """Partial paths this much (nats) worse than a frame's best are dropped."""
+    output_beam: float
+    """Paths this much (nats) worse than the utterance's best are left out of its lattice."""
+    max_active: int
+    """Most states that are kept on a frame, 2 or more."""
+
+
+class LatticeEngine(Protocol):
+    """The interface of both engines."""
+
+    name: str
+
+    def lattices(
+        self, log_probs: Tensor, lens: Tensor, graph: Graph, beams: Beams, *, max_arcs: int
+    ) -> list[Lattice | None]:
+        """Return the lattice of each utterance: `EMPTY` where there is no path, None where it has too many arcs.
+
+        Args:
+          log_probs: log-probabilities of frame labels, (N, T, V).
+          lens: valid frames of each utterance, (N,).
+          graph: the graph to search.
+          beams: the width of the search.
+          max_arcs: most arcs of an utterance; an engine may count arcs that only its search keeps.
+        """
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning, the first time only."""
+    logger.warning(message)

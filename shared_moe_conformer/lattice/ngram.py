@@ -1,4 +1,4 @@
-"""n-gram language models with back-off: their estimation, and their ARPA files."""
+"""n-gram language models with back-off: their estimation, their ARPA files, and the automaton that scores words."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from shared_moe_conformer.atomic import write_whole
+from shared_moe_conformer.text import counted
 
 BOS, EOS = "<s>", "</s>"
 EPSILON, BACKOFF = "<eps>", "#0"
@@ -16,10 +20,8 @@ RESERVED = (EPSILON, BACKOFF, BOS, EOS)
 """Symbols of graphs over words that no text may hold as words."""
 NEVER = -99.0
 """log10 of the probability that ARPA files give to a word that is never predicted."""
-
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 """Discounts where too few n-grams were seen one to four times. Source: kenlm's lmplz --discount_fallback."""
-
 Ngram = tuple[str, ...]
 
 
@@ -169,3 +171,80 @@ def _add_order(counts: Counter[Ngram], probs: dict[Ngram, float], *, uniform: fl
         shorter = probs[ngram[1:]] if history else uniform
         probs[ngram] = (count - discount[min(count, 3) - 1]) / total[history] + left_over[history] * shorter
     return left_over
+
+
+Backoff = Literal["exact", "epsilon"]
+
+
+class NgramAutomaton:
+    """An `Automaton` over the output labels of a lexicon's words; its states are histories."""
+
+    def __init__(self, model: NgramModel, words: Sequence[str], *, backoff: Backoff = "exact") -> None:
+        """Score words by a model.
+
+        Args:
+          model: the n-gram.
+          words: the word of each label.
+          backoff: "exact" scores a word by the longest n-gram that has it, as ARPA files are defined. "epsilon" allows
+            backing off anywhere, as the epsilon arcs of Kaldi's and icefall's G do, and takes the best; no sentence
+            then scores worse than by "exact".
+
+        Raises:
+          ValueError: the n-gram lacks one of the words.
+        """
+        known = {ngram[0] for ngram in model.log_probs if len(ngram) == 1}
+        missing = [word for word in words if word not in known and word not in RESERVED]
+        if missing:
+            raise ValueError(
+                f"the n-gram lacks {counted(len(missing), 'word')} of the graph, {missing[0]!r} first: train it on "
+                "texts with them (local/train_ngram.py)"
+            )
+        self._model, self._words, self._backoff = model, words, backoff
+        self._histories: list[Ngram] = [self._history((BOS,))]
+        self._numbers = {self._histories[0]: 0}
+
+    def step(self, state: int, label: int) -> list[tuple[int, float]]:
+        """See `Automaton.step`."""
+        return [(self._number(history), score) for history, score in self._ways(state, self._words[label])]
+
+    def end(self, state: int) -> float:
+        """See `Automaton.end`."""
+        return max(score for _, score in self._ways(state, EOS))
+
+    def score(self, labels: Sequence[int]) -> float:
+        """Log-probability (nats) of a whole sentence, its end included."""
+        at = {0: 0.0}
+        for label in labels:
+            following: dict[int, float] = {}
+            for state, before in at.items():
+                for reached, score in self.step(state, label):
+                    following[reached] = max(following.get(reached, -np.inf), before + score)
+            at = following
+        return max(before + self.end(state) for state, before in at.items())
+
+    def _ways(self, state: int, word: str) -> list[tuple[Ngram, float]]:
+        """The possible histories after a word, and the word's log-probability with each."""
+        history, backoff, ways = self._histories[state], 0.0, []
+        while True:
+            ngram = (*history, word)
+            if ngram in self._model.log_probs:
+                ways.append((self._history(ngram), backoff + self._model.log_probs[ngram]))
+                if self._backoff == "exact":
+                    return ways
+            if not history:
+                return ways
+            backoff += self._model.backoffs.get(history, 0.0)
+            history = history[1:]
+
+    def _history(self, words: Ngram) -> Ngram:
+        """The longest suffix of these words that is a history of some n-gram."""
+        words = words[max(0, len(words) - self._model.order + 1) :]
+        while words and words not in self._model.backoffs:
+            words = words[1:]
+        return words
+
+    def _number(self, history: Ngram) -> int:
+        if history not in self._numbers:
+            self._numbers[history] = len(self._histories)
+            self._histories.append(history)
+        return self._numbers[history]

@@ -1,4 +1,7 @@
-"""README.md of a released model, and of a zoo of them: a header that Hugging Face reads, and a page for people."""
+"""README.md of a released model, and of a zoo of them: a header that Hugging Face reads, and a page for people.
+
+Also the names of the classes that transformers looks for in a model's folder; transformers itself is not needed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,6 @@ HUB_LICENCES = {
 
 Source: https://huggingface.co/docs/hub/repositories-licenses
 """
-
 TASK = "automatic-speech-recognition"
 COMMON_HEADER: dict[str, Any] = {
     "library_name": "shared-moe-conformer",
@@ -34,7 +36,6 @@ COMMON_HEADER: dict[str, Any] = {
     "tags": [TASK, "conformer", "mixture-of-experts", "transducer", "ctc"],
 }
 """The header of all models; those without experts lack one tag."""
-
 BODY = """
 # {name}
 
@@ -77,9 +78,7 @@ averaged.
 
 Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.
 """
-
 MARK = "<!-- written by shared_moe_conformer.zoo; without this line it is left as it is -->"
-
 ZOO_BODY = """{mark}
 
 # Speech recognisers
@@ -210,3 +209,26 @@ def _zoo_row(entry: ZooEntry) -> str:
     name = f"[{entry.name}]({entry.path}/{CARD_FILE})"
     facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", rate)
     return f"| {' | '.join(facts)} |"
+
+
+MODEL_TYPE = "shared_moe_conformer"
+CODE = f"code_{MODEL_TYPE}"
+"""Module of the folder that names the classes."""
+
+
+def class_name(part: str) -> str:
+    """`SharedMoeConformerForCTC` of `ForCTC`."""
+    return f"SharedMoeConformer{part}"
+
+
+def _place(part: str) -> str:
+    return f"{CODE}.{class_name(part)}"
+
+
+MODEL_CLASSES = {"AutoConfig": _place("Config"), "AutoModel": _place("Model"), "AutoModelForCTC": _place("ForCTC")}
+"""`auto_map` of config.json: the class in the folder's code by the class that is asked for it."""
+_PROCESSOR = {"AutoProcessor": _place("Processor")}
+FEATURE_CLASSES = {"AutoFeatureExtractor": _place("FeatureExtractor"), **_PROCESSOR}
+"""The same of preprocessor_config.json."""
+TOKENIZER_CLASSES: dict[str, Any] = {"AutoTokenizer": [_place("Tokenizer"), None], **_PROCESSOR}
+"""The same of tokenizer_config.json; None: there is no fast tokenizer."""

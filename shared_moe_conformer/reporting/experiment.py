@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import Config, load_config, options_by_name, to_dict
-from shared_moe_conformer.reporting.charts import Curve, Rate, interval_chart, line_chart
 from shared_moe_conformer.reporting.experts import collapsed_experts, expert_charts
 from shared_moe_conformer.reporting.page import (
+    Curve,
     Markup,
+    Rate,
     cards,
     folded,
+    interval_chart,
+    line_chart,
     listed,
     page,
     section,

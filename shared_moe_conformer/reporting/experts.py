@@ -8,8 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from shared_moe_conformer.config import EncoderConfig
-from shared_moe_conformer.reporting.charts import CARD, CURVES, INK, WARN, Curve, drawing, line_chart
-from shared_moe_conformer.reporting.page import Markup, cards, wide_card
+from shared_moe_conformer.reporting.page import (
+    CARD,
+    CURVES,
+    INK,
+    WARN,
+    Curve,
+    Markup,
+    cards,
+    drawing,
+    line_chart,
+    wide_card,
+)
 from shared_moe_conformer.reporting.records import Series, dev_epochs
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from shared_moe_conformer.decoding import k2 as searches
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import NOTHING, Resources
+from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, Resources
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
 
 from .conftest import frames_of, greedy_search, modified_beam_search, recogniser

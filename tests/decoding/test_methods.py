@@ -6,17 +6,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding.hypothesis import search_utterances
 from shared_moe_conformer.decoding.k2 import any_tokens
-from shared_moe_conformer.decoding.methods import METHODS, decode_batch, used
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import Resources
+from shared_moe_conformer.decoding.methods import (
+    METHODS,
+    OF_ENCODER,
+    decode_batch,
+    settings,
+    used,
+)
+from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.decoding.scorers import ngram_scorer
-from shared_moe_conformer.decoding.searches import OF_ENCODER, resolved
-from shared_moe_conformer.lattice.composition import NgramAutomaton
+from shared_moe_conformer.decoding.searches import resolved
 from shared_moe_conformer.lattice.decoding_graph import over_tokens
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
-from shared_moe_conformer.lattice.ngram import train_ngram
+from shared_moe_conformer.lattice.ngram import NgramAutomaton, train_ngram
 from shared_moe_conformer.model.encoder import EncoderOutput
 
 OTHER_VALUES = {
@@ -46,8 +51,6 @@ OTHER_VALUES = {
     "nbest_scale": 0.75,
     "ngram_lm_scale": 0.25,
 }
-
-
 LM = ngram_scorer(train_ngram(["abc", "cab"], 2, vocabulary="abcdef"), ["<blk>", *"abcdef"])
 LG = WordGraph(replace(any_tokens(7), olabel=np.tile([1, 2], 3).astype(np.int32)), ["<eps>", "ODD", "EVEN"])
 WORDS = ["AB", "BE", "C", "D", "E", "F"]
@@ -172,3 +175,26 @@ def test_a_batch_is_decoded_by_one_method(make_model, make_batch) -> None:
     x, lens = make_batch([3])
     with pytest.raises(ValueError, match="give one of greedy_search, "):
         decode_batch(make_model(7), EncoderOutput(x, lens, None), DecodingConfig(decoding_method="all"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_settings_tell_every_option_that_matters(method) -> None:
+    config = DecodingConfig(decoding_method=method, hotwords_file="cities.txt")
+    for name, value in OTHER_VALUES.items():
+        other = settings(replace_fields(config, {name: value}))
+        assert (other != settings(config)) == (name in METHODS[method].options)
+
+
+def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_there() -> None:
+    config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="/some/where/names.txt")
+    assert settings(config) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-file-names"
+    assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-size-4"
+    given = replace_fields(config, {"hotwords_file": "", "hotwords": ("PRESS STAR", "../A")})
+    assert settings(given) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
+
+
+def test_a_penalty_of_blank_changes_no_name_until_it_is_given() -> None:
+    assert settings(DecodingConfig()) == "greedy_search-max-sym-per-frame-1"
+    assert settings(DecodingConfig(blank_penalty=0.5)) == "greedy_search-max-sym-per-frame-1-blank-penalty-0.5"
+    with pytest.raises(ValueError, match="blank_penalty is nan: give a finite number of nats"):
+        DecodingConfig(blank_penalty=float("nan"))

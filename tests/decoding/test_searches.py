@@ -1,47 +1,40 @@
 from __future__ import annotations
 
 import itertools
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.config import Chunking, replace_fields
+from shared_moe_conformer.config import Chunking
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding import searches
-from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, decode_batch
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.resources import token_ngram_path
-from shared_moe_conformer.decoding.searches import grouped, label, load_resources, resolved, settings
+from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, decode_batch, grouped, label, settings
+from shared_moe_conformer.decoding.options import DecodingConfig, token_ngram_path
+from shared_moe_conformer.decoding.searches import (
+    GRIDS,
+    TUNED_FILE,
+    Tuned,
+    difference,
+    load_resources,
+    not_given,
+    read_tuned,
+    require_values,
+    resolved,
+    tunable,
+    tuned_note,
+    value_of,
+    with_values,
+    write_tuned,
+)
 from shared_moe_conformer.lattice.engine import lattice_engine
+from shared_moe_conformer.lattice.lattice import LatticeEngine
 from shared_moe_conformer.lattice.ngram import train_ngram
-from shared_moe_conformer.lattice.search import LatticeEngine
 from shared_moe_conformer.model.encoder import EncoderOutput
 
-from .test_methods import OTHER_VALUES, RESOURCES, available
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_settings_tell_every_option_that_matters(method) -> None:
-    config = DecodingConfig(decoding_method=method, hotwords_file="cities.txt")
-    for name, value in OTHER_VALUES.items():
-        other = settings(replace_fields(config, {name: value}))
-        assert (other != settings(config)) == (name in METHODS[method].options)
-
-
-def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_there() -> None:
-    config = DecodingConfig(decoding_method="modified_beam_search", hotwords_file="/some/where/names.txt")
-    assert settings(config) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-file-names"
-    assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-size-4"
-    given = replace_fields(config, {"hotwords_file": "", "hotwords": ("PRESS STAR", "../A")})
-    assert settings(given) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
-
-
-def test_a_penalty_of_blank_changes_no_name_until_it_is_given() -> None:
-    assert settings(DecodingConfig()) == "greedy_search-max-sym-per-frame-1"
-    assert settings(DecodingConfig(blank_penalty=0.5)) == "greedy_search-max-sym-per-frame-1-blank-penalty-0.5"
-    with pytest.raises(ValueError, match="blank_penalty is nan: give a finite number of nats"):
-        DecodingConfig(blank_penalty=float("nan"))
+from .test_methods import RESOURCES, available
 
 
 def test_options_of_other_methods_are_refused() -> None:
@@ -81,7 +74,7 @@ def test_one_method_by_all_engines() -> None:
 
 
 def test_without_k2_the_fast_beam_searches_say_so(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "shared_moe_conformer.lattice.k2_transducer", None)
+    monkeypatch.setitem(sys.modules, "shared_moe_conformer.lattice.k2_engine", None)
     for method in ("fast_beam_search", "fast_beam_search_nbest_LG"):
         with pytest.raises(ValueError, match="need k2 .*: make install ENGINE=k2, or decode with modified_beam_search"):
             resolved(DecodingConfig(decoding_method=method), vocab_size=7)
@@ -175,3 +168,97 @@ def test_chunks_of_the_encoder_are_an_option_of_every_method_and_part_of_names()
     assert resolved(config, vocab_size=50)[0].chunking == Chunking(16, 32)
     assert settings(config).endswith("chunk-size-16-left-context-frames-32")
     assert "chunk" not in settings(DecodingConfig()) and DecodingConfig().chunking is None
+
+
+OVER_HLG = Tuned({"hlg_scale": 0.3}, "dev", "epoch-5-avg-2", 20.18, 25.0)
+GREEDY = Tuned({"blank_penalty": 1.0}, "dev", "epoch-5-avg-2", 28.12, 38.55)
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    assert read_tuned(tmp_path) == {}
+    found = {"1best": OVER_HLG, "greedy_search": GREEDY}
+    assert write_tuned(tmp_path, found) == tmp_path / TUNED_FILE
+    assert read_tuned(tmp_path) == found
+    assert [path.name for path in tmp_path.iterdir()] == [TUNED_FILE]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("magic", {}, "no decoding method is called 'magic'"),
+        ("greedy_search", {"hlg_scale": 0.3}, "greedy_search has no option 'hlg_scale' that can be tuned"),
+        ("1best", {"num_paths": 3}, "no option 'num_paths'"),
+        ("1best", {"hlg_scale": -0.3}, "hlg_scale is -0.3: give a positive number"),
+        ("1best", {"hlg_scale": float("inf")}, "hlg_scale of 1best is inf"),
+        ("1best", {"hlg_scale": "0.3"}, "options is"),
+        ("modified_beam_search", {"beam_size": 4.5}, "beam_size of modified_beam_search is 4.5"),
+        ("nbest_rescoring", {"lm_scales": -1.0}, "lm_scales is"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, method: str, options: dict, message: str) -> None:
+    values = {"options": options, "split": "dev", "checkpoint": "best", "wer": 1.0, "default_wer": 2.0}
+    (tmp_path / TUNED_FILE).write_text(json.dumps({method: values}))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_tuned(tmp_path)
+    assert TUNED_FILE in str(caught.value) and "delete it and tune again" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"1best": 3}', '{"1best": {"hlg_scale": 0.3}}'])
+def test_what_is_no_file_of_tuned_values_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / TUNED_FILE).write_text(text)
+    with pytest.raises(ValueError, match=TUNED_FILE):
+        read_tuned(tmp_path)
+
+
+def test_an_option_is_tuned_where_it_changes_the_result() -> None:
+    over_hlg = DecodingConfig(decoding_method="1best")
+    assert tunable(over_hlg) == ["hlg_scale"] and tunable(replace(over_hlg, graph="H")) == []
+    beam = DecodingConfig(decoding_method="modified_beam_search")
+    assert tunable(beam) == ["blank_penalty", "beam_size"]
+    assert "hotwords_score" in tunable(replace(beam, hotwords=("STAR",)))
+    assert tunable(DecodingConfig(decoding_method="ctc_greedy_search")) == []
+
+
+def test_defaults_are_among_the_values_that_are_tried() -> None:
+    for name, grid in GRIDS.items():
+        assert value_of(DecodingConfig(), name) in grid and sorted(grid) == list(grid)
+        for method in ("modified_beam_search_LODR", "nbest_rescoring", "fast_beam_search_nbest_LG"):
+            if name in tunable(DecodingConfig(decoding_method=method)):  # type: ignore[arg-type]
+                for value in grid:
+                    require_values(method, {name: value})
+
+
+def test_values_take_the_place_of_defaults_in_each_search() -> None:
+    tuned = {"1best": {"hlg_scale": 0.3}, "nbest_rescoring": {"hlg_scale": 0.5, "lm_scales": 0.7}}
+    configs = resolved(DecodingConfig(decoding_method="all", lattice_engine="embedded"), vocab_size=7, tuned=tuned)
+    scales = {(c.decoding_method, c.graph): c.hlg_scale for c in configs}
+    assert scales["1best", "HLG"] == 0.3 and scales["1best", "H"] == scales["nbest", "HLG"] == 1.0
+    assert [c.lm_scales for c in configs if c.decoding_method == "nbest_rescoring"] == [(0.7,)]
+    assert [c.lm_scales for c in configs if c.decoding_method == "whole_lattice_rescoring"] == [(0.5,), (1.0,), (1.5,)]
+
+
+def test_what_the_command_line_gives_wins() -> None:
+    tuned = {"modified_beam_search": {"blank_penalty": 1.0, "beam_size": 8}}
+    left = not_given(tuned, {"blank_penalty", "epoch"})
+    assert left == {"modified_beam_search": {"beam_size": 8}}
+    config = DecodingConfig(decoding_method="modified_beam_search", blank_penalty=0.0)
+    (search,) = resolved(config, vocab_size=7, tuned=left)
+    assert (search.blank_penalty, search.beam_size) == (0.0, 8)
+
+
+def test_a_line_says_what_is_used_and_of_which_weights_it_is() -> None:
+    searches = [DecodingConfig(), DecodingConfig(decoding_method="1best", graph="H"), DecodingConfig("1best")]
+    tuned = {"1best": OVER_HLG, "greedy_search": GREEDY}
+    changes = "greedy_search blank-penalty 1; 1best hlg-scale 0.3"
+    assert tuned_note(searches, tuned, checkpoint="epoch-5-avg-2") == f"values tuned on dev (decoding.json): {changes}"
+    other = tuned_note(searches, tuned, checkpoint="best", given={"hlg_scale"})
+    assert other == "values tuned on dev by epoch-5-avg-2, not best (decoding.json): greedy_search blank-penalty 1"
+    assert tuned_note(searches, tuned, checkpoint="best", given={"hlg_scale", "blank_penalty"}) == ""
+    at_defaults = {"greedy_search": replace(GREEDY, options={"blank_penalty": 0.0})}
+    assert tuned_note(searches, at_defaults, checkpoint="best") == ""
+
+
+def test_one_scale_instead_of_several_is_a_difference() -> None:
+    config = DecodingConfig("nbest_rescoring")
+    assert difference(config, {"hlg_scale": 1.0, "lm_scales": 0.5}) == "lm-scales 0.5"
+    assert with_values(config, {"lm_scales": 0.5}).lm_scales == (0.5,)

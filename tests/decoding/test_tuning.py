@@ -11,8 +11,7 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.decoding.batches import decode_batches
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import word_error_rate
-from shared_moe_conformer.decoding.searches import resolved
-from shared_moe_conformer.decoding.tuned import with_values
+from shared_moe_conformer.decoding.searches import resolved, with_values
 from shared_moe_conformer.decoding.tuning import (
     CoordinateSearch,
     Found,

@@ -20,7 +20,7 @@ from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, Chunking, EncoderCo
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch  # noqa: E402
 from shared_moe_conformer.decoding.greedy import GreedySearch  # noqa: E402
 from shared_moe_conformer.forms import runtimes  # noqa: E402
-from shared_moe_conformer.forms.chunk_graphs import first_states  # noqa: E402
+from shared_moe_conformer.forms.onnx_graphs import first_states  # noqa: E402
 from shared_moe_conformer.forms.onnx_streaming import (  # noqa: E402
     StreamingForm,
     in_chunks,

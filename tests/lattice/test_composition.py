@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared_moe_conformer.lattice.composition import NgramAutomaton, composed
+from shared_moe_conformer.lattice.composition import composed
 from shared_moe_conformer.lattice.lattice import EMPTY
-from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, EPSILON, NgramModel, train_ngram
+from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, EPSILON, NgramAutomaton, NgramModel, train_ngram
 from tests.backoff import sentence_log_prob
 
 from .conftest import paths_of, random_lattice

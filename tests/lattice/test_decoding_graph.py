@@ -23,10 +23,10 @@ from shared_moe_conformer.lattice.decoding_graph import (
     over_tokens,
 )
 from shared_moe_conformer.lattice.graphs import Graph
+from shared_moe_conformer.lattice.lattice import Beams
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram
 from shared_moe_conformer.lattice.ngram import NgramModel, train_ngram
-from shared_moe_conformer.lattice.search import Beams
 
 from .conftest import best_paths, make_lang_dir
 from .test_lg import best_scores

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shared_moe_conformer.lattice.composition import composed
 from shared_moe_conformer.lattice.decoding_graph import ctc_topology
 from shared_moe_conformer.lattice.engine import find_lattice
-from shared_moe_conformer.lattice.lattice import EMPTY, Lattice
+from shared_moe_conformer.lattice.lattice import EMPTY, Beams, Lattice
 from shared_moe_conformer.lattice.paths import (
     arc_log_posteriors,
     backward,
@@ -22,7 +22,6 @@ from shared_moe_conformer.lattice.paths import (
     token_confidences,
     within_beam,
 )
-from shared_moe_conformer.lattice.search import Beams
 
 from .conftest import paths_of, peaked_log_probs, random_lattice
 

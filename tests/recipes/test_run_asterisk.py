@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from lhotse import CutSet
 
+from shared_moe_conformer.decoding.methods import label
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.searches import label, resolved
+from shared_moe_conformer.decoding.searches import resolved
 
 TINY = (
     "--encoder-dim=32",

@@ -1,18 +1,21 @@
-"""Units as transformers wants them: texts to ids, and the labels of frames to texts."""
+"""Tokenizer, feature extractor and processor as transformers wants them."""
 
 from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizer
+from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin, SequenceFeatureExtractor
 
+from shared_moe_conformer.config import FRAME_LENGTH, FeatureConfig, require
+from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import BLANK, MODEL_FILE, UNK, Tokenizer
-from shared_moe_conformer.hugging_face.saving import SavesCode
-from shared_moe_conformer.release.hugging_face import TOKENIZER_CLASSES
+from shared_moe_conformer.hugging_face.models import SavesCode
+from shared_moe_conformer.release.card import FEATURE_CLASSES, TOKENIZER_CLASSES
 from shared_moe_conformer.speech.transcript import WORD_START, word_groups
 
 Offset = dict[str, Any]
@@ -133,3 +136,96 @@ def _runs(labels: list[int], *, group: bool) -> list[tuple[int, int, int]]:
     runs = [[*frames] for _, frames in numbered]
     found = [(frames[0][1], frames[0][0], frames[-1][0] + 1) for frames in runs]
     return [run for run in found if run[0] > Tokenizer.blank_id]
+
+
+Recording = Any
+"""One channel of samples, (num_samples,), as an array, a tensor or a list."""
+
+
+class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
+    """Log mel filter banks, the package's own; they are normalised inside the model."""
+
+    model_input_names = ["input_features", "attention_mask"]
+
+    def __init__(
+        self, feature_size: int = 80, sampling_rate: int = 16000, padding_value: float = 0.0, **others: Any
+    ) -> None:
+        others["auto_map"] = FEATURE_CLASSES
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **others)
+
+    def __call__(
+        self,
+        raw_speech: Recording | Sequence[Recording],
+        sampling_rate: int | None = None,
+        *,
+        padding: bool | str = True,
+        return_tensors: str | None = None,
+        return_attention_mask: bool | None = None,
+        **others: Any,
+    ) -> BatchFeature:
+        """Return input_features (N, T, F) and attention_mask (N, T), 0 at padding.
+
+        Args:
+          raw_speech: one recording, (num_samples,) from -1 to 1, or several.
+          sampling_rate: of the recordings, in Hz; they are resampled to the model's. None: they have the model's.
+          others: `max_length`, `truncation` and `pad_to_multiple_of` of `pad`, in frames.
+
+        Raises:
+          ValueError: more than one channel.
+        """
+        rate = self.sampling_rate if sampling_rate is None else sampling_rate
+        features = [self._features(samples, rate) for samples in _recordings(raw_speech)]
+        return self.pad(
+            BatchFeature({"input_features": features}),
+            padding=padding,
+            return_tensors=return_tensors,
+            return_attention_mask=return_attention_mask,
+            **{name: others[name] for name in ("max_length", "truncation", "pad_to_multiple_of") if name in others},
+        )
+
+    def _features(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """(T, F); T is 0 where there are not enough samples for one frame."""
+        require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
+        if len(samples) < FRAME_LENGTH * sampling_rate:
+            return np.zeros((0, self.feature_size), dtype=np.float32)
+        config = FeatureConfig(sampling_rate=self.sampling_rate, num_mel_bins=self.feature_size)
+        return compute_features(samples, sampling_rate, config).numpy()
+
+
+def _recordings(raw_speech: Any) -> list[np.ndarray]:
+    """One recording or several as arrays."""
+    if hasattr(raw_speech, "ndim"):
+        several = raw_speech.ndim > 1
+    else:
+        several = len(raw_speech) > 0 and not isinstance(raw_speech[0], (int, float))
+    return [np.asarray(samples, dtype=np.float32) for samples in (raw_speech if several else [raw_speech])]
+
+
+IGNORED = -100
+"""Label of padding."""
+
+
+class SharedMoeConformerProcessor(SavesCode, ProcessorMixin):
+    """Audio to features, texts to labels, and frames' labels back to texts."""
+
+    def __init__(self, feature_extractor: Any, tokenizer: Any) -> None:
+        super().__init__(feature_extractor, tokenizer)
+
+    def __call__(self, audio: Any = None, text: Any = None, **options: Any) -> BatchFeature:
+        """Return the features of audio, and the ids of texts as `labels` (as `input_ids` where there is no audio).
+
+        Labels are filled up with -100, as the model's loss expects.
+
+        Args:
+          audio: what the feature extractor takes.
+          text: one text or several.
+          options: the feature extractor's, or the tokenizer's where there is no audio.
+        """
+        if audio is None:
+            return self.tokenizer(text, **options)
+        batch = self.feature_extractor(audio, **options)
+        if text is not None:
+            padded = self.tokenizer([text] if isinstance(text, str) else text, padding=True, return_tensors="pt")
+            labels = padded["input_ids"].masked_fill(padded["attention_mask"] == 0, IGNORED)
+            batch["labels"] = labels if options.get("return_tensors") == "pt" else labels.tolist()
+        return batch
