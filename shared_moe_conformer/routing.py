@@ -75,8 +75,13 @@ def experts_table(bundle: Bundle, segments: Sequence[SegmentExperts]) -> dict[st
         "frame_shift": ENCODER_FRAME_SHIFT,
         "num_experts": encoder.num_experts,
         "layers": [layer._asdict() for layer in expert_layers(encoder)],
-        "segments": [{"start": round(s.start, 3), "expert_ids": s.expert_ids.tolist()} for s in segments],
+        "segments": [experts_message(segment) for segment in segments],
     }
+
+
+def experts_message(segment: SegmentExperts) -> dict[str, Any]:
+    """A segment's experts for JSON: start, in seconds, and expert_ids, (L, T', K)."""
+    return {"start": round(segment.start, 3), "expert_ids": segment.expert_ids.tolist()}
 
 
 @torch.inference_mode()

@@ -93,6 +93,8 @@ class Stream:
         self._ended: list[tuple[float, Hypothesis]] = []
         self._num_ended = 0
         self._finished = False
+        self.expert_ids: Tensor | None = None
+        """The experts of the last chunk's frames, (L, T', K), by depth; None: the model has none."""
         self._frames: list[Tensor] = []
         self._search_state: Any = None
         self._begin_segment(0)
@@ -143,6 +145,11 @@ class Stream:
         """Seconds at which the segment began that goes on."""
         return self._segment_start * ENCODER_FRAME_SHIFT
 
+    @property
+    def seconds(self) -> float:
+        """Seconds that were recognised, up to the end of the last chunk's frames."""
+        return (self._segment_start + self._num_frames) * ENCODER_FRAME_SHIFT
+
     def pop_segments(self) -> list[EndedSegment]:
         """The segments with words that have ended since the last call.
 
@@ -164,9 +171,9 @@ class Stream:
         self._features = self._features[size - OVERLAP :]
         return torch.cat([chunk, chunk.new_zeros(size - len(chunk), chunk.size(1))]), len(chunk)
 
-    def take(self, encoder_out: Tensor, state: EncoderState) -> None:
-        """Search the frames (1, T, C) of the chunk, and end the segment if a rule says so."""
-        self._state = state
+    def take(self, encoder_out: Tensor, state: EncoderState, expert_ids: Tensor | None) -> None:
+        """Search the frames (1, T', C) of the chunk, and end the segment if a rule says so."""
+        self._state, self.expert_ids = state, expert_ids
         lens = torch.tensor([encoder_out.size(1)], device=encoder_out.device)
         self._search_state = self._recognizer.incremental.advance(self._search_state, encoder_out, lens)
         if self._recognizer.at_end is not None:
@@ -260,7 +267,9 @@ class StreamingRecognizer:
         chunks, lens = zip(*(stream.next_chunk() for stream in ready))
         state = EncoderState(*(torch.cat(parts) for parts in zip(*(stream.encoder_state for stream in ready))))
         x, x_lens = torch.stack(chunks).to(device), torch.tensor(lens, device=device)
-        (encoder_out, out_lens, _), state = self.model.encoder.step(x, x_lens, state)
+        (encoder_out, out_lens, routing), state = self.model.encoder.step(x, x_lens, state)
+        experts = routing.expert_ids.split(out_lens.tolist(), dim=1) if routing else [None] * len(ready)
         for i, (stream, length) in enumerate(zip(ready, out_lens.tolist())):
-            stream.take(encoder_out[i : i + 1, :length], EncoderState(*(part[i : i + 1] for part in state)))
+            own = EncoderState(*(part[i : i + 1] for part in state))
+            stream.take(encoder_out[i : i + 1, :length], own, experts[i])
         return ready

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.routing import experts_table
 from shared_moe_conformer.speech.audio import seconds_of
 from shared_moe_conformer.streaming import StreamingRecognizer
 from shared_moe_conformer.web.pages import read_page, security_policy
@@ -175,7 +176,8 @@ class Server(uvicorn.Server):
 def describe_model(bundle: Bundle) -> dict[str, Any]:
     """The facts about the model that the page shows."""
     names = ("name", "corpus", "language", "licence", "unique_parameters", "active_parameters", "decoding_method")
-    return {**{name: getattr(bundle.manifest, name) for name in names}, "max_seconds": MAX_SECONDS}
+    facts = {name: getattr(bundle.manifest, name) for name in names}
+    return {**facts, "max_seconds": MAX_SECONDS, "experts": experts_table(bundle, [])}
 
 
 def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer | None, str]:

@@ -25,6 +25,8 @@ from urllib.parse import urlsplit
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
+from shared_moe_conformer.routing import SegmentExperts, experts_message
 from shared_moe_conformer.speech.transcript import DIGITS, EMPTY, WORD_START, Transcript
 from shared_moe_conformer.streaming import Stream, StreamingRecognizer
 
@@ -60,6 +62,8 @@ class Update(NamedTuple):
     """The segment has ended: its words stay."""
     is_eof: bool
     """The stream has ended: this is the last update."""
+    experts: SegmentExperts | None = None
+    """Those of the frames of a chunk that was recognised; None: no chunk was, or the model has none."""
 
 
 class Busy(Exception):
@@ -196,6 +200,9 @@ def _updates(stream: Stream, was_stepped: bool) -> list[Update | Exception]:
         start = stream.segment_start
         partial = EMPTY if result.is_final else result.partial
         updates = [Update(result.segment, start, partial, is_final=result.is_final, is_eof=False)]
+    if was_stepped and stream.expert_ids is not None:
+        start = stream.seconds - stream.expert_ids.size(1) * ENCODER_FRAME_SHIFT
+        updates[0] = updates[0]._replace(experts=SegmentExperts(start, stream.expert_ids))
     return [*updates[:-1], updates[-1]._replace(is_eof=result.is_final)]
 
 
@@ -258,14 +265,16 @@ def to_samples(data: bytes) -> np.ndarray:
     return samples
 
 
-def to_message(update: Update) -> dict[str, Any]:
-    """An update as sherpa-onnx's clients expect it, and `word_times`; all times count from the segment's start.
+def to_message(update: Update, *, with_experts: bool = False) -> dict[str, Any]:
+    """An update as sherpa-onnx's clients expect it, and `word_times`; their times count from the segment's start.
 
-    `words` and `lm_probs` are those of graphs and language models in sherpa-onnx; they stay empty here.
+    `words` and `lm_probs` are those of graphs and language models in sherpa-onnx; they stay empty here. `experts` are
+    there if they are asked for and a chunk was recognised; their start counts from the stream's beginning.
     """
     _, tokens, times, words, confidences = update.transcript
     start = update.start
     least = 0.5 * 10**-DIGITS
+    experts = {"experts": experts_message(update.experts)} if with_experts and update.experts else {}
     return {
         "text": update.transcript.text,
         "tokens": [token.replace(WORD_START, " ") for token in tokens],
@@ -282,6 +291,7 @@ def to_message(update: Update) -> dict[str, Any]:
         "start_time": round(start, 3),
         "is_final": update.is_final,
         "is_eof": update.is_eof,
+        **experts,
     }
 
 
@@ -333,7 +343,8 @@ async def _send(websocket: WebSocket, client: Client, idle_seconds: float) -> No
         except Exception as error:
             raise Refused(BROKEN, "the audio cannot be recognised: the program's log says why") from error
         is_eof = update.is_eof
-        text = json.dumps(to_message(update), ensure_ascii=False)
+        message = to_message(update, with_experts=websocket.query_params.get("experts") == "true")
+        text = json.dumps(message, ensure_ascii=False)
         await _within(websocket.send_text(text), idle_seconds)
     await _within(websocket.send_text(END_OF_WORDS), idle_seconds)
 

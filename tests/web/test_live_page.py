@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from shared_moe_conformer.bundle import Bundle
 from tests.web.conftest import serve_bundle
@@ -39,7 +40,8 @@ def test_words_appear_while_one_speaks(opened: Chrome, wait: Wait, tiny_bundle: 
     button = opened.find_element("id", "live")
     button.click()
     early = wait("document.getElementById('live-partial').textContent")
-    assert early and wait("document.getElementById('level-bar').style.transform !== 'scaleX(0.000)'")
+    assert early and wait("document.querySelector('#pictures rect[data-expert]')")
+    assert wait("document.getElementById('level-bar').style.transform !== 'scaleX(0.000)'")
     wait(f"{NO_ERROR} || document.getElementById('live-partial').textContent.length > {len(early)}")
     assert opened.execute_script(f"return {NO_ERROR}") == ""
     assert opened.execute_script("return document.getElementById('record').disabled")
@@ -50,9 +52,17 @@ def test_words_appear_while_one_speaks(opened: Chrome, wait: Wait, tiny_bundle: 
         opened.execute_script(f"return [...document.querySelectorAll('#live-words .{part}')].map((w) => w.textContent)")
         for part in ("text", "facts")
     )
-    stream = tiny_bundle.stream(chunk_size=8, left_context=16)
-    stream.accept(np.array(opened.execute_script("return sent"), dtype=np.float32), 16000)
-    stream.finish()
+    recognizer = tiny_bundle.recognizer(chunk_size=8, left_context=16)
+    stream, experts = recognizer.stream(), []
+    stream.add(np.array(opened.execute_script("return sent"), dtype=np.float32), 16000)
+    stream.end()
+    while recognizer.step([stream]):
+        experts.append(stream.expert_ids)
+    assert opened.execute_script("return state.found.experts.segments") == [
+        {"start": 0, "expert_ids": torch.cat(experts, dim=1).tolist()}
+    ]
+    drawn = opened.execute_script("return state.lines.map((line) => [line.from, line.span])")
+    assert drawn[0][0] == 0 and sum(span for _, span in drawn) >= stream.seconds - 1e-6
     words = [word for segment in stream.pop_segments() for word in segment.transcript.words]
     assert words and texts == [word.text for word in words]
     assert [fact.split(" s")[0] for fact in facts] == [f"{w.start:.2f}\u2013{w.end:.2f}" for w in words]

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import Chunking
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.streaming import EndedSegment
 from tests.web.conftest import ask, serve_bundle, wait_until
@@ -133,6 +135,18 @@ def test_several_clients_at_once_find_what_each_would_alone(
             check(future.result(), alone(tiny_bundle, samples))
 
 
+def test_the_experts_of_each_frame_come_with_its_chunk_if_they_are_asked_for(
+    streaming: str, tiny_bundle: Bundle, tones: np.ndarray
+) -> None:
+    speech = np.concatenate([tones, np.zeros(3 * RATE, dtype=np.float32), tones])
+    found = [a["experts"] for a in Speaker(streaming, "/stream?experts=true").speak(speech) if "experts" in a]
+    features = tiny_bundle.features(speech, RATE)
+    encoded = tiny_bundle.model.encode(features[None], torch.tensor([len(features)]), Chunking(8, 16))
+    assert torch.equal(torch.cat([torch.tensor(part["expert_ids"]) for part in found], 1), encoded.routing.expert_ids)
+    assert [part["start"] for part in found] == [round(0.32 * i, 3) for i in range(len(found))]
+    assert not any("experts" in answer for answer in Speaker(streaming).speak(tones))
+
+
 def test_recordings_that_are_posted_meanwhile_disturb_nobody(
     streaming: str, tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path
 ) -> None:
@@ -237,6 +251,7 @@ class Connection:
     """A connection to a client that says all at once, does not leave, and perhaps reads nothing."""
 
     headers: dict[str, str] = {}
+    query_params: dict[str, str] = {}
 
     def __init__(self, *messages: dict[str, Any], reads: bool = True) -> None:
         self._messages, self._reads = list(messages), reads
