@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 
 from shared_moe_conformer.config.tree import ADDED_LATER, require, require_least
 
+CODECS = ("opus", "mp3", "vorbis", "gsm")
+"""Names that codecs may have. Source: lhotse.dataset.cut_transforms.Compress."""
 MADE_NOISES = ("white", "pink", "hum", "babble")
 """Names that made_noises may have."""
 RANGES = (
@@ -64,11 +66,23 @@ class DataConfig:
     silence_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that begin and end with up to half a second of silence; 0: none."""
     noise_manifest: str = field(default="", metadata=ADDED_LATER)
-    """Cuts of noise with features, mixed into training, e.g. data/fbank/cuts_musan.jsonl.gz; empty: none."""
+    """Cuts of noise, mixed into training, e.g. data/fbank/cuts_musan.jsonl.gz; with recordings alone (data/manifests)
+    for cuts without stored features; empty: none."""
     noise_probability: float = field(default=0.5, metadata=ADDED_LATER)
     """Share of the utterances that get noise, where there is a noise_manifest (icefall's)."""
     noise_snr: tuple[float, float] = field(default=(10.0, 20.0), metadata=ADDED_LATER)
     """Lowest and highest ratio of speech to noise, in decibel; uniformly random between them (icefall's)."""
+    speed_factors: tuple[float, ...] = field(default=(), metadata=ADDED_LATER)
+    """Speeds, each as frequent as the cut's own, e.g. 0.9,1.1; this and the next four for cuts of train_cuts without
+    stored features; empty: none."""
+    room_manifest: str = field(default="", metadata=ADDED_LATER)
+    """Recordings of rooms' impulse responses, as of `lhotse prepare rir-noise`; empty: none."""
+    room_probability: float = field(default=0.5, metadata=ADDED_LATER)
+    """Share of the utterances that are heard in a room of the room_manifest."""
+    codec_probability: float = field(default=0.0, metadata=ADDED_LATER)
+    """Share of the utterances that are coded with one of the codecs; 0: none."""
+    codecs: tuple[str, ...] = field(default=CODECS, metadata=ADDED_LATER)
+    """Those codecs; gsm is a telephone's."""
     gain_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that become louder or quieter by a random gain; 0: none."""
     gain_range: tuple[float, float] = field(default=(-30.0, 6.0), metadata=ADDED_LATER)
@@ -107,6 +121,24 @@ class DataConfig:
             not wrong and len(self.made_noises) > 0,
             f"made_noises is {','.join(self.made_noises)}: give one or more of {','.join(MADE_NOISES)}",
         )
+        unknown = sorted(set(self.codecs) - set(CODECS))
+        require(
+            not unknown and len(self.codecs) > 0, f"codecs is {','.join(self.codecs)}: give some of {','.join(CODECS)}"
+        )
+        require(
+            all(0.5 <= factor <= 2 for factor in self.speed_factors),
+            f"speed_factors is {self.speed_factors}: give factors from 0.5 to 2, e.g. 0.9,1.1",
+        )
+        require(
+            bool(self.train_cuts) or not self.on_the_fly,
+            "speed_factors, room_manifest and codec_probability are for audio: give --train-cuts without features,"
+            " e.g. data/manifests/cuts_train.jsonl.gz",
+        )
+
+    @property
+    def on_the_fly(self) -> bool:
+        """Whether something is done to the audio of cuts without stored features, noise excepted."""
+        return bool(self.speed_factors or self.room_manifest or self.codec_probability)
 
 
 def _example(name: str) -> str:

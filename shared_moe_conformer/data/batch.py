@@ -11,13 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from lhotse import MonoCut
-from lhotse.cut import Cut
 from lhotse.utils import LOG_EPSILON
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, require
-from shared_moe_conformer.data.augment import Conditions, Example, NoiseMixer, spec_augment, with_silence
+from shared_moe_conformer.data.augment import Conditions, CutTransforms, Example, spec_augment, with_silence
 from shared_moe_conformer.data.distortions import Distortion, Setting
 from shared_moe_conformer.data.features import compute_features, features_of
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -60,17 +59,20 @@ class CutDataset(Dataset):
     """Makes tokens of texts."""
     config: DataConfig
     """Silence, noise and masks of training batches."""
-    noise: NoiseMixer | None = None
-    """What is mixed into training batches."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    """Of cuts that have none stored; each is computed by itself, as preparation does."""
+    transforms: CutTransforms | None = None
+    """What happens to the cuts of training batches before they are read."""
     conditions: Conditions | None = None
-    """What else happens to training utterances."""
+    """What happens to the features of training utterances."""
     num_copies: int = 1
     """Copies of each training utterance in its batch, each with masks of its own."""
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
-        examples = self.examples(planned.cuts)
         if planned.seed is None:
-            return collate(examples)
+            return collate(self.examples(planned.cuts))
+        cuts = planned.cuts if self.transforms is None else self.transforms(planned.cuts, seed=planned.seed)
+        examples = self.examples(cuts)
         generator = torch.Generator().manual_seed(planned.seed)
         joined = with_silence(examples, self.config, generator=generator)
         if self.conditions is not None:
@@ -86,8 +88,15 @@ class CutDataset(Dataset):
         return list(map(Example, features, self.tokenizer.encode(texts), (cut.id for cut in cuts), texts))
 
     def features_of(self, cut: MonoCut) -> Tensor:
-        """The features (T, F) of a cut."""
-        return torch.from_numpy(cut.load_features())
+        """The features (T, F) of a cut.
+
+        Raises:
+          ValueError: they cannot be read, or computed from its recording.
+        """
+        try:
+            return features_of(cut, self.features)
+        except Exception as error:  # audio backends and storages have their own
+            raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
 
     def _under_conditions(
         self, examples: Sequence[Example], conditions: Conditions, generator: torch.Generator
@@ -97,9 +106,8 @@ class CutDataset(Dataset):
         return changed if any(example.tokens for example in changed) else list(examples)
 
     def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
-        """The copies of an utterance: with the same noise, each with masks of its own."""
-        features = example.features if self.noise is None else self.noise(example.features, generator=generator)
-        masked = (spec_augment(features, self.config, generator=generator) for _ in range(self.num_copies))
+        """The copies of an utterance, each with masks of its own."""
+        masked = (spec_augment(example.features, self.config, generator=generator) for _ in range(self.num_copies))
         return [example._replace(features=copy) for copy in masked]
 
 
@@ -110,24 +118,6 @@ def collate(examples: Sequence[Example], *, num_copies: int = 1) -> AsrBatch:
     y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
     x_lens, y_lens = (torch.tensor([len(part) for part in parts]) for parts in (features, tokens))
     return AsrBatch(x, x_lens, y, y_lens, cut_ids, texts, num_copies)
-
-
-@dataclass
-class AudioDataset(CutDataset):
-    """Computes the features of cuts that have none stored, each by itself, as preparation does."""
-
-    features: FeatureConfig = field(default_factory=FeatureConfig)
-
-    def features_of(self, cut: Cut) -> Tensor:
-        """The features (T, F) of a cut.
-
-        Raises:
-          ValueError: they cannot be read, or computed from its recording.
-        """
-        try:
-            return features_of(cut, self.features)
-        except Exception as error:  # audio backends and storages have their own
-            raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
 
 
 class DistortedDataset(CutDataset):
@@ -142,8 +132,8 @@ class DistortedDataset(CutDataset):
         Raises:
           ValueError: a cut without a recording, or no second cut for babble.
         """
-        super().__init__(tokenizer, config.data)
-        self.features, self.cuts, self.distortion = config.features, cuts, distortion
+        super().__init__(tokenizer, config.data, config.features)
+        self.cuts, self.distortion = cuts, distortion
         silent = [cut.id for cut in cuts if not cut.has_recording]
         require(not silent, f"--distort needs recordings: {len(silent)} cuts have features alone, {silent[:1]} first")
         needs_others = any(step.kind == "babble" for step in distortion.steps)

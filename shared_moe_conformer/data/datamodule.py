@@ -12,8 +12,8 @@ from typing import Any
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
-from shared_moe_conformer.data.augment import Conditions, NoiseMixer, with_more_time_masks
-from shared_moe_conformer.data.batch import AudioDataset, CutDataset, DistortedDataset
+from shared_moe_conformer.data.augment import Conditions, CutTransforms, with_more_time_masks
+from shared_moe_conformer.data.batch import CutDataset, DistortedDataset, PlannedBatch
 from shared_moe_conformer.data.checks import Problem, UtteranceCheck, check_cut, refuse, refuse_many, unfit_features
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
@@ -40,7 +40,7 @@ class AsrDataModule:
         self.tokenizer = tokenizer
         self.part = part
         self.left_out: list[Problem] = []
-        self.dataset = CutDataset(tokenizer, config.data)
+        self.dataset = CutDataset(tokenizer, config.data, config.features)
 
     def train_loader(self, cuts: StoredCuts | None = None) -> TrainLoader:
         """The training split, read again unless it is given; `set_epoch` before each epoch."""
@@ -68,9 +68,8 @@ class AsrDataModule:
         length = training.steps_per_epoch * training.accumulate_batches
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
         mixture = Mixture(sources, weights, self._check, endless=length > 0)
-        dataset = AudioDataset(self.tokenizer, **self._augmentation(mixture), features=self.config.features)
-        for cut in mixture.first_cuts():
-            dataset.features_of(cut)
+        dataset = CutDataset(self.tokenizer, **self._augmentation(mixture))
+        dataset[PlannedBatch(mixture.first_cuts(), 0)]
         self.left_out = survey.left_out
         loader = EndlessStream if length else EpochStream
         options, num_processes = self.config.data, self.part.num_processes
@@ -104,8 +103,14 @@ class AsrDataModule:
         training, options, num_copies = self.config.training, self.config.data, 1
         if training.cr_loss_scale:
             num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)
-        conditions = Conditions.of(options, self.config.features, cuts)
-        return {"config": options, "noise": self._noise(), "conditions": conditions, "num_copies": num_copies}
+        features = self.config.features
+        return {
+            "config": options,
+            "features": features,
+            "transforms": CutTransforms.of(options, features, self.recipe_dir),
+            "conditions": Conditions.of(options, features, cuts),
+            "num_copies": num_copies,
+        }
 
     def dev_loader(self) -> EvalLoader:
         """The split to validate on."""
@@ -166,15 +171,3 @@ class AsrDataModule:
             problems += found
             if not found:
                 yield cut
-
-    def _noise(self) -> NoiseMixer | None:
-        """What is mixed into training."""
-        data, features = self.config.data, self.config.features
-        if not data.noise_manifest:
-            return None
-        path = self.recipe_dir / data.noise_manifest
-        cuts = list(iterate_cut_file(path, recipe_dir=self.recipe_dir))
-        reasons = ((cut.id, unfit_features(cut, features) if cut.has_features else "no features") for cut in cuts)
-        wrong = [f"{cut_id}: {reason}" for cut_id, reason in reasons if reason]
-        require(not wrong, f"{len(wrong)} noises in {path} cannot be used, first {wrong[:1]}")
-        return NoiseMixer(cuts, data)

@@ -14,7 +14,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig, replace_fields
-from shared_moe_conformer.data.batch import AsrBatch, AudioDataset
+from shared_moe_conformer.data.batch import AsrBatch, CutDataset
 from shared_moe_conformer.data.checks import UtteranceCheck
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.features import store_features
@@ -107,8 +107,8 @@ def test_batches_that_are_skipped_are_not_loaded(corpus: Corpus, shar: Path, mon
     begun = list(itertools.islice(stopped, 3))
     resumed.load_state_dict(stopped.state_dict())
     loaded: list[str] = []
-    compute = AudioDataset.features_of
-    monkeypatch.setattr(AudioDataset, "features_of", lambda self, cut: (loaded.append(cut.id), compute(self, cut))[1])
+    compute = CutDataset.features_of
+    monkeypatch.setattr(CutDataset, "features_of", lambda self, cut: (loaded.append(cut.id), compute(self, cut))[1])
     list(resumed)
     assert loaded and not set(loaded) & set(ids(begun))
 
