@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.data.utterances import Utterance, refuse
-from shared_moe_conformer.speech.audio import examine, stream_audio
+from shared_moe_conformer.speech.audio import CUT_OFF, cut_off, examine, stream_audio
 from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.text import first_line
 
@@ -123,7 +123,7 @@ def _length(path: Path) -> _Length | str:
     except ValueError as error:
         return str(error)
     if announced is not None:
-        return f"{path} is cut off, {length / rate:.2f} s of {announced / rate:.2f} s: get it again, or leave it out"
+        return f"{cut_off(path, length / rate, announced / rate)}: get it again, or leave it out"
     return _Length(length / rate, rate, channels)
 
 
@@ -139,8 +139,12 @@ def make_recording(path: Path, *, recording_id: str, converted_dir: Path, channe
     found = examine(path)
     if not found.is_plain:
         name = str(path) if channel is None else f"{path}#{channel}"
-        path = _convert(path, converted_dir / f"{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.flac", channel)
-        found = examine(path)
+        target = converted_dir / f"{hashlib.sha1(os.fsencode(name)).hexdigest()[:20]}.flac"
+        converted = examine(_convert(path, target, channel))
+        if (announced := found.announced or found.num_samples) > converted.num_samples + CUT_OFF * found.sampling_rate:
+            message = cut_off(path, *(n / found.sampling_rate for n in (converted.num_samples, announced)))
+            raise ValueError(f"{message}: get it again, or leave it out")
+        path, found = target, converted
     source = AudioSource(type="file", channels=[0], source=str(path))
     rate, length = found.sampling_rate, found.num_samples
     return Recording(recording_id, [source], rate, length, length / rate)

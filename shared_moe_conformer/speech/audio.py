@@ -19,8 +19,8 @@ BLOCK_SECONDS = 10
 """Seconds of a block of samples."""
 PIECE = 4096
 """Samples that are decoded at once: damage loses no more than these."""
-MAX_SAMPLING_RATE = 768_000
-"""Limit in Hz; resampling takes memory in proportion, and a file's header may say anything."""
+SAMPLING_RATES = (1000, 768_000)
+"""Lowest and highest rate in Hz; resampling takes memory in proportion, and a file's header may say anything."""
 SUFFIXES = frozenset(
     {
         ".aif",
@@ -54,6 +54,8 @@ CUT_OFF = 0.1
 """Seconds that a file must lack of its header's length to count as cut off."""
 CANCELLED = 0.1
 """Channels cancel each other if the power of their mean is below this share of that of independent channels."""
+LOST = 0.1
+"""Share of a recording's power that may be cancelled."""
 
 logger = logging.getLogger("shared_moe_conformer")
 
@@ -81,8 +83,7 @@ def stream_audio(
       ValueError: not an audio file that can be decoded here, no such channel, or a sample that is no number; errors
         may come while the blocks are read.
     """
-    file = open_audio(path, max_seconds=max_seconds)
-    _require_possible(file.samplerate)
+    file = _open(path, max_seconds=max_seconds)
     most = None if max_seconds is None else math.ceil(max_seconds * file.samplerate / PIECE)
     if channel is not None and not 0 <= channel < file.channels:
         raise ValueError(f"{path} has no channel {channel}: its channels are 0 to {file.channels - 1}")
@@ -123,8 +124,7 @@ def examine(path: Path) -> Examined:
     Raises:
       FileNotFoundError, ValueError: see `stream_audio`.
     """
-    with open_audio(path) as file:
-        _require_possible(file.samplerate)
+    with _open(path) as file:
         rate, length, announced = file.samplerate, file.frames, file.announced
         is_known = 0 < length == announced and _has_sample(file, length - 1)
         is_plain = is_known and file.channels == 1 and file.format in PLAIN and file.name == str(path)
@@ -132,8 +132,14 @@ def examine(path: Path) -> Examined:
             is_plain = float(_weights(_rewound(file, path), path, None)[0]) == 1
     if not is_known:
         length = sum(map(len, stream_audio(path)[1]))
-    cut_off = announced is not None and length + CUT_OFF * rate < announced
-    return Examined(rate, length, announced if cut_off else None, is_plain)
+    is_cut_off = announced is not None and length + CUT_OFF * rate < announced
+    return Examined(rate, length, announced if is_cut_off else None, is_plain)
+
+
+def cut_off(path: Path, seconds: float, announced: float) -> str:
+    """A message about a file that has only some seconds of those that were announced, which may be infinity."""
+    told = f"its header says {announced:.2f} s" if math.isfinite(announced) else "its end is not whole"
+    return f"{path} is cut off: it has {seconds:.2f} s, and {told}"
 
 
 def _has_sample(file: AudioFile, index: int) -> bool:
@@ -164,7 +170,7 @@ def require_short(path: Path, *, seconds: float) -> float:
     duration = 0.0
     for block in blocks:
         duration += len(block) / sampling_rate
-        require(duration <= seconds, f"{path} lasts more than {seconds / 60:g} minutes")
+        require(duration <= seconds, f"{path} lasts more than {seconds / 60:g} minutes: cut it into parts")
     return duration
 
 
@@ -174,9 +180,20 @@ def write_wav(path: Path, samples: np.ndarray, *, sampling_rate: int) -> None:
     soundfile.write(path, samples / peak, sampling_rate, subtype="PCM_16", format="WAV")
 
 
+def _open(path: Path, *, max_seconds: float | None = None) -> AudioFile:
+    file = open_audio(path, max_seconds=max_seconds)
+    try:
+        _require_possible(file.samplerate)
+    except ValueError as error:
+        file.close()
+        raise ValueError(f"{path} has {error}") from None
+    return file
+
+
 def _require_possible(sampling_rate: int) -> None:
-    fits = 0 < sampling_rate <= MAX_SAMPLING_RATE
-    require(fits, f"a sampling rate of {sampling_rate} Hz: give audio of at most {MAX_SAMPLING_RATE} Hz")
+    lowest, highest = SAMPLING_RATES
+    fits = lowest <= sampling_rate <= highest
+    require(fits, f"a sampling rate of {sampling_rate} Hz: give audio of {lowest} to {highest} Hz")
 
 
 def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None = None) -> np.ndarray:
@@ -185,16 +202,17 @@ def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None 
     Args:
       most: pieces that are read at most.
     """
-    power, mixed, peak, first = np.zeros(file.channels), 0.0, 0.0, 0
+    power, cancelled, peak, first = np.zeros(file.channels), 0.0, 0.0, 0
     for piece in islice(_pieces(file, path), most):
         if not np.isfinite(piece).all():
             at = (first + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])) / file.samplerate
             raise ValueError(f"{path} has a sample at {at:.2f} s that is no number: write the file again")
-        power += np.square(piece, dtype=np.float64).sum(axis=0)
-        mixed += float(np.square(piece.mean(axis=1), dtype=np.float64).sum())
+        swing = piece - piece.mean(axis=0, dtype=np.float64)  # without a constant, which nobody hears
+        here, mixed = np.square(swing).sum(axis=0), float(np.square(swing.mean(axis=1)).sum())
+        power, cancelled = power + here, cancelled + here.sum() * (mixed < CANCELLED * here.sum() / file.channels**2)
         peak, first = max(peak, float(np.abs(piece).max())), first + len(piece)
     weights = np.full(file.channels, 1 / file.channels, dtype=np.float32)
-    if channel is None and mixed < CANCELLED * power.sum() / file.channels**2:
+    if channel is None and cancelled > LOST * power.sum():
         channel = int(power.argmax())
         logger.warning("%s: its channels cancel each other: channel %d is taken, the louder one", path, channel)
     if channel is not None:
@@ -229,8 +247,7 @@ def _blocks(file: AudioFile, path: Path, weights: np.ndarray, most: int | None =
     if held:
         yield np.concatenate(parts)
     if most is None and file.announced is not None and total + CUT_OFF * file.samplerate < file.announced:
-        was, told = (samples / file.samplerate for samples in (total, file.announced))
-        logger.warning("%s is cut off: it has %.2f s, and its header says %.2f s", path, was, told)
+        logger.warning("%s", cut_off(path, total / file.samplerate, file.announced / file.samplerate))
 
 
 def _pieces(file: AudioFile, path: Path) -> Iterator[np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 import os
 import shutil
 import struct
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import wave
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -21,8 +22,11 @@ ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError)
 """Errors of soundfile for a file that it cannot read."""
 UNKNOWN_LENGTH = (1 << 36) - 1
 """Number of samples from which a header counts as not knowing it: the largest that FLAC can say."""
-STREAMED = 0x7FFFF000
-"""Bytes of samples from which a RIFF header counts as not knowing them, as in a file that was written to a pipe."""
+STREAMED = {"I": 0x7FFFF000, "Q": 1 << 40}
+"""Bytes of samples from which a header counts as not knowing them, as in a file that was written to a pipe.
+
+By the format of the number for `struct`: 32 or 64 bits.
+"""
 HEADERLESS = {
     ".gsm": ("GSM610", 8000),
     ".ulaw": ("ULAW", 8000),
@@ -49,7 +53,7 @@ class AudioFile(soundfile.SoundFile):
     """
 
     announced: float | None = None
-    """Number of samples by the header; None where it does not know."""
+    """Number of samples by the header; None where it does not know, infinity where the file ends within a page."""
 
     def seekable(self) -> bool:
         return False
@@ -68,6 +72,8 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
     if not path.is_file():
         raise FileNotFoundError(f"no audio file {path}")
     suffix = path.suffix.lower()
+    if suffix in {*HEADERLESS, *TELEPHONY, *AMBIGUOUS} and _has_header(path):
+        suffix = ""
     if suffix in AMBIGUOUS:
         raise ValueError(
             f"{path} has no header that tells its encoding and rate: convert it to wav, "
@@ -79,16 +85,38 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
         if suffix in HEADERLESS:
             subtype, rate = HEADERLESS[suffix]
             return AudioFile(path, samplerate=rate, channels=1, format="RAW", subtype=subtype)
-        file = AudioFile(path if _is_text(path) else os.fsencode(path))
+        file = _opened(path)
     except ERRORS as error:
         return _decoded(path, error, max_seconds)
-    payload = _payload(path)
-    if file.frames == 0 and payload and payload.available:
-        return _without_header(path, file, payload)
     file.announced = None if file.frames >= UNKNOWN_LENGTH else file.frames
-    if payload and payload.available < payload.announced < STREAMED:
+    payload = _payload(path)
+    if payload and payload.available < payload.announced < payload.streamed:
         file.announced = file.frames * payload.announced / max(1, payload.available)
+    elif file.format == "OGG" and not _has_whole_pages(path):
+        file.announced = math.inf
     return file
+
+
+def _opened(path: Path) -> AudioFile:
+    """A file as libsndfile reads it, with the length of its samples where its header does not tell one."""
+    name: Any = path if _is_text(path) else os.fsencode(path)
+    if path.suffix.lower() == ".raw":  # a name that soundfile would take for a file without a header
+        name = _Corrected(path, 0, b"")
+    payload = _payload(path)
+    if payload is None or not payload.available:
+        return AudioFile(name)
+    with contextlib.suppress(*ERRORS):
+        file = AudioFile(name)
+        if file.frames:
+            return file
+        file.close()
+    return AudioFile(_Corrected(path, payload.place, payload.length))
+
+
+def _has_header(path: Path) -> bool:
+    """Whether a file begins as those with headers do, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(4) in MAGIC
 
 
 def _is_text(path: Path) -> bool:
@@ -99,75 +127,137 @@ def _is_text(path: Path) -> bool:
 class _Payload(NamedTuple):
     """The samples of an uncompressed file, in bytes."""
 
-    offset: int
     announced: int
     """Length by the header."""
     available: int
     """Length up to the end of the file."""
-    endian: str
+    streamed: int
+    """Length from which the header counts as not knowing it."""
+    place: int
+    """Where in the file the length stands."""
+    length: bytes
+    """What would stand there if the samples went up to the end of the file."""
+
+
+class _Chunks(NamedTuple):
+    """How a format writes its chunks."""
+
+    first: int
+    """Offset of the first chunk."""
+    name: int
+    """Bytes of a chunk's name."""
+    number: str
+    """Format of its length, for `struct`."""
+    counted: int = 0
+    """Bytes of a chunk's header that its length counts."""
+    alignment: int = 2
+    samples: bytes = b"data"
+    """Name of the chunk of samples, or how it begins."""
+    skipped: int = 0
+    """Bytes in that chunk before the samples."""
+
+
+CHUNKS = {
+    b"RIFF": _Chunks(12, 4, "<I"),
+    b"RF64": _Chunks(12, 4, "<I"),
+    b"FORM": _Chunks(12, 4, ">I", samples=b"SSND", skipped=8),
+    b"riff": _Chunks(40, 16, "<Q", counted=24, alignment=8),
+    b"caff": _Chunks(8, 4, ">Q", alignment=1, skipped=4),
+}
+"""The chunks of WAV, RF64, AIFF, W64 and CAF files, by how the file begins."""
+MAGIC = {*CHUNKS, b".snd", b"fLaC", b"OggS", b"NIST"}
+"""Beginnings of files with headers."""
 
 
 def _payload(path: Path) -> _Payload | None:
-    """The samples of a WAV, RF64, AIFF or AU file; None for other formats."""
+    """The samples of a file of `CHUNKS` or AU; None for other formats."""
     size = path.stat().st_size
-    with path.open("rb") as file, contextlib.suppress(struct.error):
+    with path.open("rb") as file, contextlib.suppress(struct.error, OSError):
         kind = file.read(4)
         if kind == b".snd":
             offset, announced = struct.unpack(">II", file.read(8))
-            return _Payload(offset, announced, max(0, size - offset), "BIG")
-        if kind not in (b"RIFF", b"RF64", b"FORM"):
+            return _payload_at(8, ">I", announced, size - offset)
+        if kind not in CHUNKS:
             return None
-        file.seek(12)
-        big = kind == b"FORM"
+        chunks, wide = CHUNKS[kind], None
+        file.seek(chunks.first)
         while True:
-            name, length = struct.unpack(">4sI" if big else "<4sI", file.read(8))
-            if name in (b"data", b"SSND"):
-                offset = file.tell() + 8 * big  # SSND begins with two numbers
-                return _Payload(offset, length - 8 * big, max(0, size - offset), "BIG" if big else "LITTLE")
-            file.seek(length + length % 2, io.SEEK_CUR)
+            name = file.read(chunks.name)
+            place, number, begin = file.tell(), chunks.number, file.tell() + struct.calcsize(chunks.number)
+            (length,) = struct.unpack(number, file.read(begin - place))
+            if name[:4] == b"ds64":
+                wide = begin + 8
+            if name[:4] == chunks.samples:
+                if wide and length == 0xFFFFFFFF:
+                    place, number = wide, "<Q"
+                    file.seek(wide)
+                    (length,) = struct.unpack(number, file.read(8))
+                more = chunks.counted + chunks.skipped
+                return _payload_at(place, number, length, size - begin - chunks.skipped, more=more)
+            length = max(0, length - chunks.counted)
+            file.seek(begin + length + -length % chunks.alignment)
     return None
 
 
-class _Tail(io.FileIO):
-    """A file without its first bytes."""
+def _payload_at(place: int, number: str, announced: int, available: int, *, more: int = 0) -> _Payload:
+    """The samples whose length, and `more`, stands at a place."""
+    available, streamed = max(0, available), STREAMED[number[-1]]
+    length = struct.pack(number, min(available + more, streamed - 1))
+    return _Payload(announced - more, available, streamed, place, length)
 
-    def __init__(self, path: Path, offset: int) -> None:
+
+class _Corrected(io.FileIO):
+    """A file that has other bytes at a place."""
+
+    def __init__(self, path: Path, place: int, content: bytes) -> None:
         super().__init__(path)
-        self._offset = offset
-        self.seek(0)
+        self.name = ""
+        self._place, self._content = place, content
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return super().seek(offset + self._offset * (whence == io.SEEK_SET), whence) - self._offset
+    def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer, and say how many."""
+        begin, view = self.tell(), memoryview(buffer)
+        number = super().readinto(view) or 0
+        first, last = max(begin, self._place), min(begin + number, self._place + len(self._content))
+        if first < last:
+            view[first - begin : last - begin] = self._content[first - self._place : last - self._place]
+        return number
 
-    def tell(self) -> int:
-        return super().tell() - self._offset
 
+def _has_whole_pages(path: Path) -> bool:
+    """Whether an Ogg file is made of whole pages up to its end, which a file that was cut off is not.
 
-def _without_header(path: Path, file: AudioFile, payload: _Payload) -> AudioFile:
-    """The samples after a header that says there are none, as of a recorder that was killed."""
-    with file:
-        kind = {"samplerate": file.samplerate, "channels": file.channels, "subtype": file.subtype}
-    try:
-        return AudioFile(_Tail(path, payload.offset), format="RAW", endian=payload.endian, **kind)
-    except ERRORS as error:
-        raise ValueError(f"{path} cannot be read as audio: its header tells no length, and {error}") from error
+    Source: RFC 3533, section 6.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while len(head := file.read(27)) == 27 and head[:4] == b"OggS":
+            file.seek(sum(file.read(head[26])), io.SEEK_CUR)
+        return not head and file.tell() == size
 
 
 def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioFile:
     """The file as ffmpeg or PyAV decodes it, for formats that libsndfile does not know."""
+    if not path.stat().st_size:
+        raise ValueError(f"{path} cannot be read as audio: it is empty; get it again, or leave it out")
+    of_libsndfile = getattr(reason, "error_string", str(reason)).rstrip(".")
+    if "not exist" in of_libsndfile:  # its words for what is no MP3
+        of_libsndfile = "Format not recognised"
     with tempfile.NamedTemporaryFile(suffix=".wav") as copy:
         try:
             _decode(path, copy.name, max_seconds)
             file = AudioFile(copy.name)
         except ModuleNotFoundError:
-            said = getattr(reason, "error_string", str(reason)).rstrip(".")
             raise ValueError(
-                f"{path} cannot be read as audio: {said}; for m4a, webm, amr and g722 install ffmpeg or pip install "
-                "av, or convert it to wav or flac"
+                f"{path} cannot be read as audio: {of_libsndfile}; for m4a, webm, amr and g722 install ffmpeg or "
+                "pip install av, or convert it to wav or flac"
             ) from reason
         except (*ERRORS, OSError, ValueError, LookupError, EOFError, wave.Error, subprocess.SubprocessError) as error:
-            said = " ".join(str(getattr(error, "stderr", None) or error).split())[:MAX_REASON]
-            raise ValueError(f"{path} cannot be read as audio: {said}; convert it to wav or flac") from error
+            said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
+            of_ffmpeg = " ".join(said.split())[:MAX_REASON]
+            raise ValueError(
+                f"{path} cannot be read as audio: {of_libsndfile}; FFmpeg says: {of_ffmpeg}; convert it to wav or flac"
+            ) from error
     file.announced = file.frames
     return file
 

@@ -81,7 +81,9 @@ def test_names_of_files_may_have_another_unicode_form_than_the_table(audio: Path
 def test_a_file_that_was_cut_off_is_named(audio: Path) -> None:
     content = (audio / "b.wav").read_bytes()
     (audio / "b.wav").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"line 7: .*b\.wav is cut off, 1\.00 s of 2\.00 s: get it again"):
+    with pytest.raises(
+        ValueError, match=r"line 7: .*b\.wav is cut off: it has 1\.00 s, and its header says 2\.00 s: get it again"
+    ):
         measure([utterance("b.wav")], audio)
 
 
@@ -98,6 +100,20 @@ def test_headers_and_scales_are_mended_by_converting(audio: Path) -> None:
         assert measure([utterance(name)], audio).utterances[0].duration == 2.0
         recording = make_recording(audio / name, recording_id="x", converted_dir=audio / "converted")
         assert np.allclose(recording.load_audio()[0], sound, atol=1e-3)
+
+
+def test_a_conversion_that_ends_early_is_refused(audio: Path) -> None:
+    """Damage in the middle, which the header does not tell."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    soundfile.write(str(audio / "n.flac"), np.stack([noise, noise], axis=1), 8000)
+    content = bytearray((audio / "n.flac").read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 3000] = bytes(3000)
+    (audio / "n.flac").write_bytes(content)
+    assert measure([utterance("n.flac")], audio).utterances[0].duration == 4.0
+    with pytest.raises(
+        ValueError, match=r"n\.flac is cut off: it has [12]\.\d\d s, and its header says 4\.00 s: get it"
+    ):
+        make_recording(audio / "n.flac", recording_id="x", converted_dir=audio / "converted")
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "b.wav"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
 import tempfile
@@ -119,7 +120,8 @@ LENGTHS = {
     "aiff": ("SSND", 4, ">I", [0, 8, 0xFFFFFFFF]),
     "au": (".snd", 8, ">I", [0, 0xFFFFFFFF]),
     "w64": ("data", 16, "<q", [0, 24, 1 << 60]),
-    "rf64": ("ds64", 16, "<q", [0, 1 << 60]),
+    "rf64": ("ds64", 16, "<q", [0, 1 << 60, -1]),
+    "caf": ("data", 4, ">q", [0, 4, 1 << 60, -1, (1 << 63) - 1]),
 }
 
 
@@ -159,7 +161,48 @@ def test_flac_that_does_not_know_its_length_or_the_largest_one(
     assert seconds_of(tmp_path / "a.flac") == 0
 
 
-@pytest.mark.parametrize("kind", [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")])
+@pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610"])
+def test_blocks_of_a_recorder_that_was_killed_are_decoded(tmp_path: Path, samples: np.ndarray, subtype: str) -> None:
+    content = bytes_of(samples, format="WAV", subtype=subtype)
+    (tmp_path / "a.wav").write_bytes(content)
+    (tmp_path / "b.wav").write_bytes(place(content, b"data", 4, "<I", 0))
+    whole, found = (read_audio(tmp_path / name)[0] for name in ("a.wav", "b.wav"))
+    assert len(whole) <= len(found) and np.array_equal(found[: len(whole)], whole)
+
+
+@pytest.mark.parametrize("kind", ["OPUS", "VORBIS"])
+def test_ogg_that_ends_within_a_page_was_cut_off(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, 32_000).astype(np.float32)
+    content, path = bytes_of(noise, format="OGG", subtype=kind), tmp_path / "a.ogg"
+    path.write_bytes(content)
+    assert len(read_audio(path)[0]) == len(noise) and not caplog.records
+    path.write_bytes(content[: len(content) * 2 // 3])
+    seconds = len(read_audio(path)[0]) / 8000
+    assert 0 < seconds < 4 and f"{path} is cut off: it has {seconds:.2f} s, and its end is not whole" in caplog.text
+    assert examine(path)[1:3] == (seconds * 8000, np.inf)
+
+
+@pytest.mark.parametrize("name", ["a.gsm", "a.raw", "a.g722"])
+def test_a_header_counts_more_than_a_name(tmp_path: Path, samples: np.ndarray, name: str) -> None:
+    (tmp_path / name).write_bytes(bytes_of(samples, format="WAV", subtype="PCM_16"))
+    assert np.allclose(read_audio(tmp_path / name)[0], samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [1, 900, 1_000_000])
+def test_a_rate_of_no_recording_is_refused_with_the_file(tmp_path: Path, samples: np.ndarray, rate: int) -> None:
+    soundfile.write(tmp_path / "a.wav", samples, rate)
+    for reader in (read_audio, examine):
+        with pytest.raises(ValueError, match=rf"a\.wav has a sampling rate of {rate} Hz: give audio of 1000 to 768000"):
+            reader(tmp_path / "a.wav")
+
+
+CUT_OFF = [
+    *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")),
+    *((kind, "PCM_16") for kind in ("AIFF", "AU", "CAF", "RF64", "W64")),
+]
+
+
+@pytest.mark.parametrize("kind", CUT_OFF)
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_file_that_was_cut_off_is_read_as_far_as_it_goes_and_said(
     tmp_path: Path, kind: tuple[str, str], channels: int, caplog: pytest.LogCaptureFixture
@@ -197,6 +240,11 @@ def test_channels_that_cancel_give_the_louder_one(
     soundfile.write(tmp_path / "a.wav", np.stack([-0.9 * samples, samples], axis=1), 8000)
     assert np.allclose(read_audio(tmp_path / "a.wav")[0], samples, atol=1e-4)
     assert f"{tmp_path / 'a.wav'}: its channels cancel each other: channel 1 is taken" in caplog.text
+    noise = np.tile(samples, 10)
+    half = np.where(np.arange(len(noise)) < 5000, noise, -noise)
+    for name, channels in (("constant", [noise + 0.4, 0.4 - 0.9 * noise]), ("half", [noise, 0.9 * half])):
+        soundfile.write(tmp_path / f"{name}.wav", np.stack(channels, axis=1), 8000, subtype="FLOAT")
+        assert np.allclose(read_audio(tmp_path / f"{name}.wav")[0], channels[0], atol=1e-6), name
     silent = np.zeros_like(samples)
     soundfile.write(tmp_path / "b.wav", np.stack([silent] * 3 + [samples], axis=1), 8000)
     assert np.allclose(read_audio(tmp_path / "b.wav")[0], samples / 4, atol=1e-4), "one loud channel cancels nothing"
@@ -275,7 +323,7 @@ def test_ffmpeg_is_asked_where_it_is(tmp_path: Path, samples: np.ndarray, monkey
     read, sampling_rate = read_audio(tmp_path / "a.m4a")
     assert sampling_rate == 16_000 and np.abs(read - samples).max() < 2**-14
     program.write_text("#!/bin/sh\necho 'no moov atom\n  at all' >&2\nexit 1\n")
-    with pytest.raises(ValueError, match=r"a\.m4a cannot be read as audio: no moov atom at all; convert it to wav"):
+    with pytest.raises(ValueError, match=r"a\.m4a cannot be read as audio: .*: no moov atom at all; convert it to wav"):
         read_audio(tmp_path / "a.m4a")
 
 
@@ -357,21 +405,47 @@ DAMAGE = st.lists(
 )
 
 
+KINDS += [
+    ("NIST", "PCM_16", 1),
+    ("CAF", "ALAC_16", 2),
+    ("OGG", "OPUS", 2),
+    ("WAV", "DOUBLE", 1),
+    ("WAV", "MS_ADPCM", 2),
+]
+SUFFIXES = ("", ".gsm", ".raw", ".ulaw", ".g722", ".m4a", ".sln")
+"""Names that may be wrong; without one it is the format's."""
+VALUES = (1.0, 2.0**15, 1e30, -1.0, 0.0, np.nan, np.inf)
+"""Factors of the last channel."""
+CASES = int(os.environ.get("FUZZ_CASES", 1000))
+
+
 @pytest.mark.slow
-@settings(max_examples=1000, deadline=None, derandomize=True)
-@given(kind=st.sampled_from(KINDS), damage=DAMAGE, cut=st.none() | st.integers(0, 2**16))
-def test_any_file_is_read_or_refused_in_one_line(kind: tuple[str, str, int], damage: list, cut: int | None) -> None:
+@settings(max_examples=CASES, deadline=None, derandomize=True)
+@given(
+    kind=st.sampled_from(KINDS),
+    damage=DAMAGE | st.just([]),
+    cut=st.none() | st.integers(0, 2**16),
+    suffix=st.sampled_from(SUFFIXES),
+    factor=st.sampled_from(VALUES),
+)
+def test_any_file_is_read_or_refused_in_one_line(
+    kind: tuple[str, str, int], damage: list, cut: int | None, suffix: str, factor: float
+) -> None:
     audio_format, subtype, channels = kind
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, (3000, channels)).astype(np.float32)
+    noise[:, -1] = noise[:, 0] * np.float32(factor)
+    if subtype not in ("FLOAT", "DOUBLE"):
+        noise = np.clip(np.nan_to_num(noise), -1, 1)
     content = bytes_of(noise, format=audio_format, subtype=subtype)
     for where, new in damage:
         at = where % len(content)
         content[at : at + len(new)] = new
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"a.{audio_format.lower()}"
+        path = Path(folder) / f"a{suffix or '.' + audio_format.lower()}"
         path.write_bytes(content[: None if cut is None else cut % len(content)])
         for reader in (read_audio, examine, seconds_of, lambda path: require_short(path, seconds=5)):
             try:
                 reader(path)
             except ValueError as error:
-                assert 0 < len(str(error)) < 1000 and "\n" not in str(error)
+                message = str(error)
+                assert len(message) < 1000 and "\n" not in message and path.name in message and ": " in message
