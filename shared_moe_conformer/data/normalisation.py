@@ -17,8 +17,8 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4\u0060\uff07
 _SPELLINGS = str.maketrans({
     "\u0140": "l\u00b7",  # Catalan, with the dot in one character
     "\u013f": "L\u00b7",
-    "\u2027": "\u00b7",
-    "\u2219": "\u00b7",
+    **dict.fromkeys("\u2022\u2027\u2219\u22c5", "\u00b7"),
+    "\u1e9e": "\u00df",  # of which upper case makes SS
     "\u0640": "",  # lengthens Arabic words for the eye
     "\u055b": "",  # Armenian marks of stress, exclamation and question stand inside words
     "\u055c": "",
@@ -42,7 +42,10 @@ _SINGLE_CASE = str.maketrans(
 )
 """Georgian capitals, which only headlines have, to the letters of all other texts."""
 
-_MARK = re.compile(r"<[^<>\s][^<>]*>|\[[^\[\]]+\]|\{[^{}]+\}|(?<!\S)(?:%[^\W\d]\w*|![^\W\d]\w*)(?!\S)")
+_MARK = re.compile(
+    r"<[^<>\s][^<>]*>|\[[^\[\]]+\]|\{[^{}]+\}|\u3010[^\u3010\u3011]+\u3011|\+\+[^\s+]+\+\+|\u2047"
+    r"|(?<!\S)(?:%[^\W\d]\w*|![^\W\d]\w*)(?!\S)"
+)
 
 
 def normalise(text: str, case: str, *, language: str = "und") -> str:
@@ -129,7 +132,7 @@ def has_dotless_i(text: str) -> bool:
 
 
 def marks_in(text: str) -> list[str]:
-    """What a transcript has in brackets or behind % or !, as `<unk>`, `[NOISE]`, `{breath}`, `%uh`, `!SIL`.
+    """What a transcript has in brackets, behind % or !, or between ++, as `<unk>`, `[NOISE]`, `%uh`, `++UH++`.
 
     Speech corpora mark so what is no word.
     """

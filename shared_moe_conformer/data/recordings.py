@@ -86,12 +86,19 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> Measured:
                 f"{utterance.origin}: no channel {utterance.channel}: the channels of {utterance.path} are 0 to "
                 f"{length.channels - 1}"
             )
-        if utterance.start > length.seconds:
-            message = f"{utterance.origin}: the segment starts after its recording, which has {length.seconds:.2f} s"
-            problems.append(message)
-        elif utterance.start + duration > length.seconds + TOLERANCE:
-            message = f"{utterance.origin}: the segment ends after its recording, which has {length.seconds:.2f} s"
-            problems.append(message)
+        beyond = [
+            f"{verb} at {time:.2f} s"
+            for verb, time, limit in (
+                ("starts", utterance.start, length.seconds),
+                ("ends", utterance.start + duration, length.seconds + TOLERANCE),
+            )
+            if time > limit
+        ]
+        if beyond:
+            problems.append(
+                f"{utterance.origin}: the segment {beyond[0]}, after its recording: {utterance.path} has "
+                f"{length.seconds:.2f} s; correct its times"
+            )
         end = min(length.seconds, utterance.start + duration)
         path = _existing(utterance.path, audio_dir)
         measured.append(utterance._replace(path=path, duration=round(end - utterance.start, 6)))

@@ -10,13 +10,14 @@ from typing import Any
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.utterances import SPLITS, Utterance, channel_of, lines_of, refuse, seconds, span
+from shared_moe_conformer.text import first_line
 
 COLUMNS = ("path", "text", "speaker", "split")
 """Columns of a TSV file whose first line names none; the last two may be left out."""
 NAMES = {
     "path": ("path", "audio_filepath", "audio_path", "audio_file", "audio", "wav", "wav_path", "file_name", "filename")
     + ("file", "speech"),
-    "text": ("text", "sentence", "transcript", "transcription", "txt", "words"),
+    "text": ("text", "sentence", "transcript", "transcription", "txt", "words", "wrd"),
     "speaker": ("speaker", "client_id", "speaker_id", "spk", "spk_id"),
     "split": ("split",),
     "id": ("id", "utt_id", "utt", "key"),
@@ -29,6 +30,8 @@ NAMES = {
 
 Source: Common Voice's TSV files; the manifests of NeMo, ESPnet, WeNet and SpeechBrain; Hugging Face's AudioFolder.
 """
+TAB = "\t"
+DELIMITERS = (TAB, ",", ";")
 Row = tuple[str, Mapping[str, str]]
 """Origin of a line or entry, and its values by the keys of `NAMES`; those that it lacks are empty."""
 Map = dict[str, tuple[str, str]]
@@ -46,6 +49,8 @@ def read_tsv(path: Path) -> list[Utterance]:
       ValueError: lines that cannot be used, named.
     """
     lines = list(lines_of(path))
+    if lines and lines[0][1].startswith("sep="):  # tells spreadsheets the delimiter
+        del lines[0]
     require(len(lines) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
     rows = _json_rows(path, lines) if lines[0][1].lstrip()[0] in "{[" else _cell_rows(lines)
     utterances, problems, seen = [], [], dict[tuple[str, float, int | None], str]()
@@ -71,7 +76,7 @@ def _utterance_of_row(origin: str, values: Mapping[str, str]) -> Utterance:
     Raises:
       ValueError: what is wrong with it.
     """
-    require(bool(values["path"]), "no path")
+    require(bool(values["path"]), f"no path: name the audio file, as {' or '.join(NAMES['path'][:2])}")
     require(
         values["path"].isprintable() or not set(values["path"]) & set("\t\n\r\0"), "a path with a tab or a line's end"
     )
@@ -97,35 +102,43 @@ def _times(values: Mapping[str, str]) -> tuple[float, float]:
 
 def _cell_rows(lines: Sequence[tuple[str, str]]) -> Iterator[Row]:
     """The rows of lines of cells."""
-    delimiter = next((d for d in "\t,;" if _columns(lines[0][1], d)), "\t")
-    named = _columns(lines[0][1], delimiter)
+    first = lines[0][1]
+    delimiter = next((d for d in DELIMITERS if _columns(first, d)), TAB)
+    named = _columns(first, delimiter)
     columns = named or COLUMNS
+    if not named and "." not in first and any(set(_names(first, d)) & set(NAMES["path"]) for d in DELIMITERS):
+        yield lines[0][0], {"problem": f"no column of texts: call one {' or '.join(NAMES['text'][:3])}"}
+        return
     for origin, line in lines[bool(named) :]:
         try:
             cells = _cells(line, delimiter)
         except csv.Error as error:
             yield origin, {"problem": f"a cell in quotes that the line does not end ({error}): write it in one line"}
             continue
-        problems = {
-            f"no {'tab' if delimiter == chr(9) else delimiter} between path and text: write path<TAB>text": len(cells)
-            < 2,
-            f"{len(cells)} columns: {len(columns)} are known, {', '.join(columns)}": len(cells) > len(columns),
-        }
-        problem = next((problem for problem, wrong in problems.items() if wrong), None)
+        problem = ""
+        if len(cells) < 2:
+            more = "" if named else ", or name the columns above, as path,text"
+            problem = f"no {'tab' if delimiter == TAB else delimiter} between path and text: write path<TAB>text{more}"
+        if len(cells) > len(columns):
+            problem = f"{len(cells)} columns: {len(columns)} are known, {', '.join(columns)}"
         yield origin, {"problem": problem} if problem else _known(dict(zip(columns, cells)))
 
 
 def _columns(line: str, delimiter: str) -> list[str]:
     """The names of columns in a first line; none, if it does not name the two that are needed."""
-    try:
-        names = [cell.lower() for cell in _cells(line, delimiter)]
-    except csv.Error:
-        return []
+    names = _names(line, delimiter)
     return names if all(set(names) & set(NAMES[key]) for key in ("path", "text")) else []
 
 
+def _names(line: str, delimiter: str) -> list[str]:
+    try:
+        return [cell.lower() for cell in _cells(line, delimiter)]
+    except csv.Error:
+        return []
+
+
 def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == "\t":
+    if delimiter == TAB:
         return [_unquoted(cell.strip()) for cell in line.split(delimiter)]
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, strict=True))]
 
@@ -179,8 +192,8 @@ def _strings(entry: Any) -> dict[str, str]:
     Raises:
       ValueError: no object, or a path or a text of another kind.
     """
-    require(not isinstance(entry, Exception), f"no object of JSON ({str(entry).splitlines()[0] if str(entry) else ''})")
-    require(isinstance(entry, dict), 'no object of JSON: write {"audio_filepath": .., "text": ..}')
+    said = f" ({first_line(entry)})" if isinstance(entry, Exception) else ""
+    require(isinstance(entry, dict), f'no object of JSON{said}: write {{"audio_filepath": .., "text": ..}}')
     for name in (*NAMES["path"], *NAMES["text"]):
         value = entry.get(name) or ""
         require(isinstance(value, str), f"{name} is {str(value)[:40]}: write it in quotes")

@@ -172,7 +172,7 @@ MAGIC = {*CHUNKS, b".snd", b"fLaC", b"OggS", b"NIST"}
 def _payload(path: Path) -> _Payload | None:
     """The samples of a file of `CHUNKS` or AU; None for other formats."""
     size = path.stat().st_size
-    with path.open("rb") as file, contextlib.suppress(struct.error, OSError):
+    with path.open("rb") as file, contextlib.suppress(struct.error, OSError, ValueError):  # no such place
         kind = file.read(4)
         if kind == b".snd":
             offset, announced = struct.unpack(">II", file.read(8))

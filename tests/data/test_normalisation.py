@@ -112,3 +112,5 @@ def test_marks_of_what_is_no_word() -> None:
     text = "<unk> yes [door slams] {breath} %uh !SIL 100 % a < b > 5! 50%off"
     assert marks_in(text) == ["<unk>", "[door slams]", "{breath}", "%uh", "!SIL"]
     assert without_marks(text) == "yes 100 % a < b > 5! 50%off"
+    others = "++UM++ one \u3010\u97f3\u3011 \u2047 c++ and g++"
+    assert marks_in(others) == ["++UM++", "\u3010\u97f3\u3011", "\u2047"] and without_marks(others) == "one c++ and g++"

@@ -45,7 +45,7 @@ def test_durations_are_those_of_files_and_segments(audio: Path) -> None:
         (utterance("text.wav"), "clips.tsv line 7: .*text.wav cannot be read .*convert it to wav or flac"),
         (
             utterance(start=1.5, duration=1.0),
-            "clips.tsv line 7: the segment ends after its recording, which has 2.00 s",
+            "clips.tsv line 7: the segment ends at 2.50 s, after its recording: a.wav has 2.00 s; correct its times",
         ),
     ],
 )

@@ -28,14 +28,26 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert utterance[:5] == ("", "a.wav", "ONE", "", "test")
 
 
+def test_a_spreadsheets_delimiter_and_speechbrains_columns(tmp_path: Path) -> None:
+    assert read_tsv(tsv(tmp_path, "sep=;\r\npath;text\r\na.wav;ONE\r\n"))[0][:3] == ("", "a.wav", "ONE")
+    assert read_tsv(tsv(tmp_path, "ID,duration,wav,spk_id,wrd\n7,1.5,a.wav,bob,ONE\n"))[0][:4] == (
+        "7",
+        "a.wav",
+        "ONE",
+        "bob",
+    )
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("a.wav ONE\n", r"clips.tsv line 1: no tab between path and text: write path<TAB>text"),
+        ("a.wav ONE\n", r"clips.tsv line 1: no tab between path and text: write path<TAB>text, or name the columns"),
+        ("client_id\tpath\tlabel\nx\ta.wav\tONE\n", "line 1: no column of texts: call one text or sentence or"),
+        ("path,text\na.wav\n", "line 2: no , between path and text"),
         ("a.wav\tONE\nb.wav\t \n", r"line 2: no text: write what is said, or take the line out"),
         ("a.wav\tONE\tx\tvalid\n", r"line 1: the split is 'valid': write train, dev, test"),
         ("a.wav\tA\tx\tdev\t1\n", r"line 1: 5 columns: 4 are known, path, text, speaker, split"),
-        ("\tONE\n", "line 1: no path"),
+        ("\tONE\n", "line 1: no path: name the audio file, as path or audio_filepath"),
         ("a.wav\tA\nb.wav\tB\na.wav\tC\n", "line 3: the same recording as clips.tsv line 1: take one out"),
         ("\n" * 3, "clips.tsv has no lines"),
         ("bad\n" * 6, r"line 1: .*; .*line 2: .*; .*line 3: [^;]*; and 3 more"),
