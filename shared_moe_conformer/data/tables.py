@@ -250,15 +250,15 @@ def _utterance(name: str, texts: Map, segments: Map, recordings: Map) -> Utteran
     origin, text = texts[name]
     require(bool(text), f"{origin}: no text: write what is said, or take the line out")
     if not segments:
-        require(name in recordings, f"{origin}: {name} has no line in wav.scp")
+        require(name in recordings, f"{origin}: {name} has no line in wav.scp: write one, or take this line out")
         return Utterance(name, recordings[name][1], text, "", "", 0.0, 0.0, origin)
-    require(name in segments, f"{origin}: {name} has no line in segments")
+    require(name in segments, f"{origin}: {name} has no line in segments: write one, or take this line out")
     line, fields = segments[name][0], segments[name][1].split()
     require(
         len(fields) in (3, 4), f"{line}: {len(fields) + 1} columns: write id, recording, start, end and maybe channel"
     )
     recording, start, end, *channel = fields
-    require(recording in recordings, f"{line}: {recording} has no line in wav.scp")
+    require(recording in recordings, f"{line}: {recording} has no line in wav.scp: write one, or take this line out")
     try:
         times, number = span(start, end), channel_of("".join(channel))
     except ValueError as error:
@@ -273,7 +273,7 @@ def _read_map(path: Path) -> Map:
         origin = f"{path.parent.name}/{place}"  # folders of several splits have files of equal names
         name, *rest = line.split(maxsplit=1)
         if name in result:
-            problems.append(f"{origin}: {name} has a line already, {result[name][0]}")
+            problems.append(f"{origin}: {name} has a line already, {result[name][0]}: take one out")
         result[name] = (origin, rest[0].strip() if rest else "")
     refuse(problems)
     return result

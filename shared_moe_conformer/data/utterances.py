@@ -58,7 +58,7 @@ def span(start: str, end: str) -> tuple[float, float]:
     require(first >= 0, f"it starts at {first:g} s, before its recording: write 0 or more")
     if last == -1:
         return first, 0.0
-    require(last > first, f"it ends ({last:g} s) before it starts ({first:g} s)")
+    require(last > first, f"it ends ({last:g} s) before it starts ({first:g} s): write a later end, or -1")
     return first, last - first
 
 

@@ -39,6 +39,8 @@ TELEPHONY = {".g722": "g722"}
 """Format of files without a header that ffmpeg or PyAV decodes, by suffix; no byte of them tells what they are."""
 AMBIGUOUS = (".raw", ".pcm", ".sln")
 """Suffixes of files without a header that do not tell their encoding."""
+WITHOUT_HEADER = frozenset({*HEADERLESS, *TELEPHONY, *AMBIGUOUS})
+"""Suffixes of files of which only the suffix tells what they are, if anything does."""
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf,aac,caf,flv,mpegts,wv,ape,ogg"
 """Formats that are decoded by ffmpeg or PyAV; playlists, which may name other files, are not among them."""
 WHITELIST = ["-format_whitelist", CONTAINERS]
@@ -72,12 +74,12 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
     if not path.is_file():
         raise FileNotFoundError(f"no audio file {path}")
     suffix = path.suffix.lower()
-    if suffix in {*HEADERLESS, *TELEPHONY, *AMBIGUOUS} and _has_header(path):
+    if suffix in WITHOUT_HEADER and _has_header(path):
         suffix = ""
     if suffix in AMBIGUOUS:
         raise ValueError(
             f"{path} has no header that tells its encoding and rate: convert it to wav, "
-            f"as by sox -t raw -r 8000 -e signed -b 16 -c 1 {path.name} {path.stem}.wav"
+            f"as by sox -t raw -r 8000 -e signed -b 16 -c 1 {path} out.wav"
         )
     if suffix in TELEPHONY:
         return _decoded(path, ValueError("libsndfile does not know its format"), max_seconds)

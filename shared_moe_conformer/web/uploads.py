@@ -26,6 +26,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
 from shared_moe_conformer.routing import experts_table, transcribe_with_experts
 from shared_moe_conformer.speech.audio import require_short
+from shared_moe_conformer.speech.containers import WITHOUT_HEADER
 
 UNNAMED = "the recording"
 LONGEST_NAME = 200
@@ -88,7 +89,7 @@ async def receive(
     """
     if not is_form(request):
         body = _body(request, max_bytes=max_bytes, idle_seconds=idle_seconds)
-        path = folder / "recording"
+        path = folder / f"recording{_suffix(name)}"
         async with contextlib.aclosing(body):
             with path.open("wb") as file:
                 async for block in body:
@@ -97,12 +98,21 @@ async def receive(
     body = _body(request, max_bytes=max_bytes, more=FORM_BYTES, idle_seconds=idle_seconds)
     async with contextlib.aclosing(body):
         files = await _files(request, body)
-    return [await _keep(file, folder / str(number), name) for number, file in enumerate(files)]
+    return [
+        await _keep(file, folder / f"{number}{_suffix(file.filename or name)}", name)
+        for number, file in enumerate(files)
+    ]
 
 
 def shown(name: str | None) -> str:
     """A file's name in one line that is not too long."""
     return " ".join((name or "").split())[:LONGEST_NAME] or UNNAMED
+
+
+def _suffix(name: str) -> str:
+    """The end of a name, where nothing else tells what the file is."""
+    suffix = Path(name).suffix.lower()
+    return suffix if suffix in WITHOUT_HEADER else ""
 
 
 async def discard(request: Request) -> None:

@@ -61,7 +61,9 @@ def test_segments_to_the_end_and_of_channels(audio: Path) -> None:
     assert measure([second], audio).utterances == [second._replace(duration=1.5)]
     with pytest.raises(ValueError, match=r"line 7: no channel 2: the channels of a\.wav are 0 to 1"):
         measure([second._replace(channel=2)], audio)
-    with pytest.raises(ValueError, match=r"line 7: the segment starts at 2\.50 s, after its recording: a\.wav has 2\.00 s"):
+    with pytest.raises(
+        ValueError, match=r"line 7: the segment starts at 2\.50 s, after its recording: a\.wav has 2\.00 s"
+    ):
         measure([utterance(start=2.5)], audio)
     sides = [
         make_recording(audio / "a.wav", recording_id="x", converted_dir=audio / "converted", channel=channel)

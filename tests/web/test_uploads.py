@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import replace_fields
@@ -42,6 +43,15 @@ def test_a_form_with_a_file_is_as_its_content_alone(served: str, recording: byte
     found = post_form(served, ("a.wav", recording))
     assert (found.status, found.json["name"]) == (200, "a.wav")
     assert found.body == ask(f"{served}/transcribe?name=a.wav", recording).body
+
+
+@needs_forms
+def test_what_only_a_name_tells_is_known_from_it(served: str, tones: np.ndarray, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.gsm", tones[::2], 8000, format="RAW", subtype="GSM610")
+    content = (tmp_path / "a.gsm").read_bytes()
+    for found in (post_form(served, ("a.gsm", content)), ask(f"{served}/transcribe?name=a.gsm", content)):
+        assert found.status == 200 and abs(found.json["seconds"] - 2) < 0.05
+    assert "a.raw has no header that tells its encoding" in post_form(served, ("a.raw", bytes(8000))).json["error"]
 
 
 @needs_forms
