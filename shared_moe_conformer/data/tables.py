@@ -78,7 +78,8 @@ def _utterance_of_row(origin: str, values: Mapping[str, str]) -> Utterance:
     """
     require(bool(values["path"]), f"no path: name the audio file, as {' or '.join(NAMES['path'][:2])}")
     require(
-        values["path"].isprintable() or not set(values["path"]) & set("\t\n\r\0"), "a path with a tab or a line's end"
+        values["path"].isprintable() or not set(values["path"]) & set("\t\n\r\0"),
+        "a path with a tab or a line's end: rename the file",
     )
     require(bool(values["text"]), "no text: write what is said, or take the line out")
     split = values["split"]
@@ -237,7 +238,7 @@ def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
             continue
         utterances.append(utterance._replace(speaker=speakers.get(name, ("", ""))[1], split=split))
     refuse(problems)
-    require(len(utterances) > 0, f"{folder / 'text'} has no lines")
+    require(len(utterances) > 0, f"{folder / 'text'} has no lines: write an id and its text, one utterance a line")
     return utterances
 
 

@@ -211,7 +211,7 @@ def assign_splits(utterances: Sequence[Utterance], *, by: str = "text") -> list[
     )
     missing = [split for split in PERCENT if split not in given]
     if not missing:
-        require("train" in given, "no utterance is in train")
+        require("train" in given, "no utterance is in train: write that split in some lines")
         return list(utterances)
     free = [utterance for utterance in utterances if utterance.split in ("", "train")]
     chosen = _choose(_groups(free, by), missing)
@@ -240,10 +240,8 @@ def _choose(groups: dict[str, list[Utterance]], missing: Sequence[str]) -> dict[
 
 def _groups(utterances: Sequence[Utterance], by: str) -> dict[str, list[Utterance]]:
     """Utterances that must stay together, by the alphabetically first of their texts or speakers."""
-    require(
-        by == "text" or all(utterance.speaker for utterance in utterances),
-        "--split-by speaker: not every utterance has a speaker",
-    )
+    without = [utterance.origin for utterance in utterances if by == "speaker" and not utterance.speaker]
+    require(not without, f"{without[:1]}: no speaker, which --split-by speaker needs: write one in every line")
     parents: dict[str, str] = {}
 
     def root(key: str) -> str:

@@ -122,7 +122,7 @@ def test_whole_speakers_can_be_held_out() -> None:
     assert all(len(its) == 1 for its in splits.values())
     assert {split for its in splits.values() for split in its} == {"train", "dev", "test"}
     assert len(shared_texts(assigned)) == 10
-    with pytest.raises(ValueError, match="not every utterance has a speaker"):
+    with pytest.raises(ValueError, match="no speaker, which --split-by speaker needs: write one"):
         assign_splits([utterance(1, "A"), *utterances], by="speaker")
 
 
