@@ -55,10 +55,8 @@ def main() -> None:
     limits = {"min_duration": args.min_duration, "max_duration": args.max_duration}
     dropped = {utterance: reason for utterance in utterances if (reason := reason_to_drop(utterance, **limits))}
     kept = with_ids(utterance for utterance in utterances if utterance not in dropped)
-    require(
-        len(kept) > 0,
-        f"all {len(dropped)} utterances are left out: {next(iter(dropped.values()), '')}; correct the table, or give --min-duration or --max-duration",
-    )
+    reason = f"{next(iter(dropped.values()), '')}; correct the table, or give --min-duration or --max-duration"
+    require(len(kept) > 0, f"all {len(dropped)} utterances are left out: {reason}")
     rate = feature_rate(lowest_rate)
     split = assign_splits(kept, by=args.split_by)
     write_recipe(folder, split, dropped, audio_dir=audio_dir, sampling_rate=rate, args=args)
