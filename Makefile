@@ -7,7 +7,7 @@ export TORCH K2_WHEELS PYTHON
 
 IN_VENV := requirements/venv.sh $(ENGINE)
 
-.PHONY: help install run test check api bench format kaldifeat clean
+.PHONY: help install run test check fuzz api bench format kaldifeat clean
 
 help: ## list these targets
 	@sed -nE 's/^([a-z0-9]+): ## (.*)/make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,9 @@ check: ## check format, lint and types; run the fast tests
 	@$(IN_VENV) ruff check
 	@$(IN_VENV) mypy
 	@$(IN_VENV) pytest -m 'not slow'
+
+fuzz: ## read FUZZ_CASES (10,000) damaged recordings, odd tables and Kaldi folders each
+	@FUZZ_CASES=$${FUZZ_CASES:-10000} $(IN_VENV) pytest tests/speech/test_audio.py tests/data/test_tables.py -k any_
 
 api: ## write a page of the package's names: build/api
 	@$(IN_VENV) python docs/api.py

@@ -140,5 +140,7 @@ def marks_in(text: str) -> list[str]:
 
 
 def without_marks(text: str) -> str:
-    """The text without what `marks_in` finds."""
-    return " ".join(_MARK.sub(" ", text).split())
+    """The text without what `marks_in` finds, also where a mark stands in another."""
+    while (rest := _MARK.sub(" ", text)) != text:
+        text = rest
+    return " ".join(text.split())

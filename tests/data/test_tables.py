@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared_moe_conformer.data.normalisation import marks_in, normalise, without_marks
 from shared_moe_conformer.data.tables import read_kaldi, read_tsv
 from shared_moe_conformer.data.utterances import Utterance, read_table, with_ids, write_table
 
@@ -157,6 +160,12 @@ def test_parts_of_recordings(tmp_path: Path) -> None:
 
 
 CELLS = (
+    "\u0130I\u0131i ",
+    "\u0645\u06cc\u200c\u062e ",
+    '\u05e6\u05d4"\u05dc ',
+    "l\u00b7l ",
+    "\u0e01\u0e33 ",
+    "gu\u0308\u00ad ",
     '"',
     '""',
     "a.wav",
@@ -184,17 +193,24 @@ LINES = (
 PIECES = st.sampled_from(CELLS + SIGNS + NUMBERS + LINES)
 
 
-@settings(max_examples=300)
-@given(st.lists(PIECES, max_size=14).map("".join))
-def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, content: str) -> None:
-    folder = tmp_path_factory.mktemp("tables")
-    try:
-        found = with_ids(utterance._replace(split="train") for utterance in read_tsv(tsv(folder, content)))
-    except ValueError as error:
-        assert "\n" not in str(error)
-        return
-    write_table(found, folder / "utterances.tsv")
-    assert [u[:7] for u in read_table(folder / "utterances.tsv")] == sorted(u[:7] for u in found)
+CASES = int(os.environ.get("FUZZ_CASES", 300))
+
+
+@settings(max_examples=CASES, deadline=None)
+@given(st.lists(PIECES, max_size=14).map("".join), st.sampled_from(("upper", "lower")), st.sampled_from(("und", "tr")))
+def test_any_text_is_read_or_refused_in_one_line(content: str, case: str, language: str) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            found = with_ids(utterance._replace(split="train") for utterance in read_tsv(tsv(folder, content)))
+        except ValueError as error:
+            assert "\n" not in str(error) and "clips.tsv" in str(error)
+            return
+        write_table(found, folder / "utterances.tsv")
+        assert [u[:7] for u in read_table(folder / "utterances.tsv")] == sorted(u[:7] for u in found)
+    for text in (without_marks(utterance.text) for utterance in found):
+        normal = normalise(text, case, language=language)
+        assert not marks_in(text) and normalise(normal, case, language=language) == normal
 
 
 def test_lines_may_end_as_on_old_macs(tmp_path: Path) -> None:
@@ -265,3 +281,43 @@ def test_segments_to_the_end_and_of_channels(tmp_path: Path) -> None:
     found = read_kaldi(kaldi(tmp_path, segments=segments))
     assert [(u.start, u.duration, u.channel) for u in found] == [(0.5, 0.0, None), (2.0, 1.0, 1), (0.0, 0.0, 0)]
     assert found[1].origin == f"{tmp_path.name}/text line 2 ({tmp_path.name}/segments line 2)"
+
+
+KALDI_PIECES = (
+    "u1",
+    "u2",
+    "r1",
+    "r2",
+    "a.wav",
+    "0",
+    "0.5",
+    "-1",
+    "-1.0",
+    "nan",
+    "1e999",
+    "A",
+    "\u00b2",
+    "|",
+    "<unk>",
+    "HI",
+)
+
+
+@settings(max_examples=CASES, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            name: st.none()
+            | st.lists(st.sampled_from((*KALDI_PIECES, "\n", "\n", "\r\n", "\t")), max_size=14).map(" ".join)
+            for name in KALDI
+        }
+    )
+)
+def test_any_kaldi_folder_is_read_or_refused_in_one_line(files: dict[str, str | None]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            found = read_kaldi(kaldi(Path(name), **files))
+        except (ValueError, FileNotFoundError) as error:
+            assert "\n" not in str(error) and any(file in str(error) for file in KALDI)
+            return
+    assert found and all(u.start >= 0 and u.duration >= 0 and u.text for u in found)
