@@ -69,7 +69,10 @@ def transcribe_files(
 
     def report(number: int, error: Exception) -> None:
         failed[number], recording = inputs[number]
-        message = str(error).replace(os.fspath(recording), os.fspath(failed[number]))
+        name = Path(failed[number])
+        if isinstance(recording, Channel):  # the file's own name
+            name = name.with_stem(name.stem.removesuffix(f"-{recording.channel}"))
+        message = str(error).replace(os.fspath(recording), str(name))
         print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
     recordings = [recording for _, recording in inputs]

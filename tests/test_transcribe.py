@@ -172,7 +172,7 @@ def test_each_channel_has_a_transcript(model: Path, tmp_path: Path, tones: np.nd
     main([*start, "--channel", "1", call])
     assert json.loads(capsys.readouterr().out) == second
     for channel, name, message in (
-        ("7", call, "has no channel 7: its channels are 0 to 1"),
+        ("7", call, f"{call} has no channel 7: its channels are 0 to 1"),
         ("each", "bad.wav", "bad"),
     ):
         with pytest.raises(SystemExit):

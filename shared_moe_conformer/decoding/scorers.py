@@ -126,10 +126,12 @@ def read_hotwords(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no hotwords in {path}: give a text file with one phrase a line")
+    content = path.read_bytes()
     try:
-        lines = [" ".join(line.split()) for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [" ".join(line.split()) for line in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}): give one phrase a line") from error
+        number = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path} line {number} is no text in UTF-8: save the file in that encoding") from error
     phrases = [line for line in lines if line and not line.startswith("#")]
     require(bool(phrases), f"{path} holds no phrase: give one a line, or leave --hotwords-file out")
     return phrases
