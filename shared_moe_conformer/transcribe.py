@@ -27,6 +27,7 @@ from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, tran
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
+from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript, as_ctm, as_json, as_srt, as_text, as_times, as_vtt
 
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
