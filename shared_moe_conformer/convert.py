@@ -10,6 +10,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.onnx_streaming import StreamingForm
+from shared_moe_conformer.release.remote import HUB, hub_upload_files, require_repository
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 
@@ -28,7 +29,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="file or folder to write, if --to names one form [the model's folder, with -FORM at its end]",
+        help="file or folder to write, if --to names one form [beside the model's, named after it and the form]",
+    )
+    parser.add_argument(
+        "--push",
+        metavar="ADDRESS",
+        help=f"put what --to writes into this repository of Hugging Face, too, if it is one form: {HUB}owner/name",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote")
     add_flags(parser, StreamingForm)
@@ -37,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _convert(args: argparse.Namespace) -> None:
     require(args.output is None or len(args.to) == 1, f"--output holds one form, and there are {len(args.to)}")
+    if args.push is not None:
+        require(len(args.to) == 1, f"--push takes one form, and there are {len(args.to)}")
+        require_repository(args.push)
     streaming = apply_flags(StreamingForm(), args)
     refuse_unused_chunks(streaming, args.to)
     source = resolve(args.model, zoo_dir=args.zoo_dir).resolve()
@@ -44,6 +53,9 @@ def _convert(args: argparse.Namespace) -> None:
         target = args.output or target_of(form, source)
         for line in write_form(form, source, target, streaming=streaming, overwrite=args.overwrite):
             print(line, flush=True)
+        if args.push is not None:
+            hub_upload_files(target, args.push)
+            print(f"{args.push}: has it, too")
 
 
 if __name__ == "__main__":

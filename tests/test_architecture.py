@@ -56,6 +56,7 @@ ONLY_IN = {
     "fastapi": {"web/app.py"},
     "markdown_it": {"web/zoo_site.py"},
     "espnet2": {"espnet.py"},
+    "nemo": {"nemo.py"},
     "sentencepiece": {"data/tokenizer.py"},
     "transformers": {"hugging_face/"},
 }

@@ -10,6 +10,11 @@ from shared_moe_conformer.forms.catalogue import FORMS
 
 Save = Callable[..., Path]
 Output = pytest.CaptureFixture[str]
+NAMES = {
+    "espnet": "tiny-espnet.zip",
+    "sherpa-onnx": "sherpa-onnx-conformer-tiny",
+    "sherpa-onnx-online": "sherpa-onnx-streaming-conformer-tiny",
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -18,12 +23,12 @@ def test_forms_are_written_beside_the_model(saved: Save, capsys: Output, form: s
         pytest.importorskip("onnxruntime")
     folder = saved()
     main(["--model", str(folder), "--to", form])
-    target = folder.with_name("tiny-espnet.zip" if form == "espnet" else f"tiny-{form}")
+    target = folder.with_name(NAMES.get(form, f"tiny-{form}"))
     assert target.exists()
     first, *files = capsys.readouterr().out.splitlines()
     assert first == f"{target}: {form} form of tiny"
     compared = [line for line in files if "differs from the model by" in line]
-    assert len(compared) == {"onnx": 4, "sherpa-onnx-online": 4, "torchscript": 5}.get(form, 0)
+    assert len(compared) == {"onnx": 4, "sherpa-onnx": 4, "sherpa-onnx-online": 4, "torchscript": 5}.get(form, 0)
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--to", form])
     err = capsys.readouterr().err
@@ -51,5 +56,19 @@ def test_chunks_are_given_to_the_form_that_has_some(saved: Save, capsys: Output)
     assert "--chunk-size and --left-context-frames are of the form sherpa-onnx-online" in capsys.readouterr().err
     main(["--model", str(folder), "--to", "sherpa-onnx-online", *chunks])
     assert "  It was never trained in chunks (--chunk-sizes)" in capsys.readouterr().out
-    card = (folder.with_name("tiny-sherpa-onnx-online") / "README.md").read_text()
+    card = (folder.with_name(NAMES["sherpa-onnx-online"]) / "README.md").read_text()
     assert "| chunk | 4 encoder frames, 160 ms |\n| left context | 8 encoder frames, 320 ms" in card
+
+
+def test_pushing_what_cannot_be_is_refused_before_anything_is_written(saved: Save, capsys: Output) -> None:
+    folder = saved()
+    for push, forms, message in [
+        ("hf://o/tiny", ("icefall", "espnet"), "--push takes one form, and there are 2"),
+        ("https://o/tiny", ("icefall",), "https://o/tiny is no repository of Hugging Face: give hf://owner/name"),
+        ("hf://tiny", ("icefall",), "hf://tiny: give hf://owner/name"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["--model", str(folder), "--to", *forms, "--push", push])
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+    assert [path.name for path in folder.parent.iterdir()] == ["tiny"]

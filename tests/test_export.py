@@ -238,7 +238,7 @@ def test_chunks_of_the_streaming_form_are_given_here_too(recipe: Path, tiny_bund
     assert not (recipe / "zoo").exists()
     save_checkpoint(epoch_path(recipe / "exp" / "base", 1), {"model": tiny_bundle.model.state_dict()})
     run(recipe, tiny_bundle.config, "--epoch", "1", "--to", "sherpa-onnx-online", "--chunk-size", "8")
-    card = (recipe / "zoo" / "tiny-sherpa-onnx-online" / "README.md").read_text()
+    card = (recipe / "zoo" / "sherpa-onnx-streaming-conformer-tiny" / "README.md").read_text()
     assert "| chunk | 8 encoder frames, 320 ms |\n| left context | 64 encoder frames, 2560 ms" in card
 
 

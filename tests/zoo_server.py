@@ -97,15 +97,26 @@ def serve_hub(root: Path, *, busy: Callable[[], str] = lambda: "") -> Iterator[s
             self.do_GET()
 
         def do_GET(self) -> None:
+            if self.path.startswith("/api/models/"):
+                return self.answer_about_files()
             path = root / re.split("/resolve/[^/]+/", self.path)[-1].lstrip("/")
             if not path.is_file():
                 return self.answer(b"", {"X-Error-Code": "EntryNotFound"}, status=404)
             content = path.read_bytes()
             self.answer(content, {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": self.commit()})
 
+        def answer_about_files(self) -> None:
+            """Tell a revision's files, or those of a folder that is asked for: there is none."""
+            files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+            if "/tree/" in self.path:
+                return self.answer(b"[]", {"Content-Type": "application/json"})
+            facts = {"id": "o/zoo", "sha": self.commit(), "siblings": [{"rfilename": name} for name in files]}
+            self.answer(json.dumps(facts).encode(), {"Content-Type": "application/json"})
+
         def commit(self) -> str:
             """Another one after each change."""
-            return hashlib.sha1((root / "index.json").read_bytes()).hexdigest()
+            contents = [path.read_bytes() for path in sorted(root.glob("*.json"))]
+            return hashlib.sha1(b"".join(contents)).hexdigest()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -22,6 +22,7 @@ from shared_moe_conformer.forms.onnx_streaming import (
     trained_in_chunks,
     write_onnx_streaming,
 )
+from shared_moe_conformer.forms.sherpa_folder import write_sherpa
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.forms.transformers_folder import write_transformers
 from shared_moe_conformer.release.manifest import (
@@ -108,30 +109,32 @@ class Form(NamedTuple):
 
     write: Callable[..., dict[str, float]]
     """Writes a bundle's folder into a target; returns, by file that computes, the largest difference from the model."""
-    suffix: str
-    """End of the target's name, after the model's."""
+    name: str = "{model}-{form}"
+    """The target's, of the model's and the form's."""
 
 
 STREAMING = "sherpa-onnx-online"
 """The form that takes a `StreamingForm`."""
 FORMS = {
-    "onnx": Form(write_onnx, "-onnx"),
-    STREAMING: Form(write_onnx_streaming, f"-{STREAMING}"),
-    "torchscript": Form(write_torchscript, "-torchscript"),
-    "transformers": Form(write_transformers, "-transformers"),
-    "icefall": Form(write_icefall, "-icefall"),
-    "espnet": Form(write_espnet, "-espnet.zip"),
+    "onnx": Form(write_onnx),
+    "sherpa-onnx": Form(write_sherpa, "sherpa-onnx-conformer-{model}"),
+    STREAMING: Form(write_onnx_streaming, "sherpa-onnx-streaming-conformer-{model}"),
+    "torchscript": Form(write_torchscript),
+    "transformers": Form(write_transformers),
+    "icefall": Form(write_icefall),
+    "espnet": Form(write_espnet, "{model}-{form}.zip"),
 }
 FORMS_HELP = (
-    "onnx: for sherpa-onnx, float32, float16 and int8; sherpa-onnx-online: for its streaming recogniser, in chunks; "
+    "onnx: graphs in float32, float16 and int8; sherpa-onnx: the layout of its pre-trained models, for its programs "
+    "and apps; sherpa-onnx-online: the same for its streaming recogniser, in chunks; "
     "torchscript: for torch alone; transformers: a folder for Hugging Face's pipelines, by CTC; icefall: its layout, "
     "exp/pretrained.pt and data/lang_bpe_V; espnet: an archive for espnet_model_zoo; neither's own code runs the model"
 )
 
 
 def target_of(form: str, source: Path) -> Path:
-    """The place of a form of a model, if none is given: beside the model's folder, the form at its name's end."""
-    return source.with_name(source.name + FORMS[form].suffix)
+    """The place of a form of a model, if none is given: beside the model's folder."""
+    return source.with_name(FORMS[form].name.format(model=source.name, form=form))
 
 
 def refuse_unused_chunks(streaming: StreamingForm, forms: Collection[str]) -> None:

@@ -70,10 +70,19 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
             halve(folder / name, folder / fp16_name(name))
         for name in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / name, folder / name)
-        x, start = bundle.features(*read_audio(source / TEST_WAV)).numpy(), bundle.model.decoder.start_context
-        differences = checked_differences(torch_parts(bundle.model), onnx_parts(folder), x, start, suffix=".onnx")
+        differences = checked(bundle, source / TEST_WAV, folder)
         write_sums(folder)
     return differences
+
+
+def checked(bundle: Bundle, recording: Path, folder: Path) -> dict[str, float]:
+    """By float32 file, the largest difference of its output from the model's on a recording.
+
+    Raises:
+      ValueError: one is too large.
+    """
+    x, start = bundle.features(*read_audio(recording)).numpy(), bundle.model.decoder.start_context
+    return checked_differences(torch_parts(bundle.model), onnx_parts(folder), x, start, suffix=".onnx")
 
 
 def require_onnx() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +39,8 @@ from shared_moe_conformer.forms.runtimes import (
     onnx_parts,
     torch_parts,
 )
-from shared_moe_conformer.release.manifest import CARD_FILE, TEST_TEXT, TEST_WAV
-from shared_moe_conformer.release.zoo_index import write_sums
+from shared_moe_conformer.forms.sherpa_folder import lay_out
+from shared_moe_conformer.release.manifest import CARD_FILE, TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
 
 IN_CHUNKS = ("encoder", "ctc")
@@ -73,7 +72,7 @@ DEFAULT = StreamingForm()
 def write_onnx_streaming(
     source: Path, target: Path, *, streaming: StreamingForm = DEFAULT, overwrite: bool = False
 ) -> dict[str, float]:
-    """Write encoder.onnx and ctc.onnx, which compute a chunk, float32 and int8, decoder.onnx, joiner.onnx and a card.
+    """Write what `write_sherpa` writes, with encoders that compute a chunk and remember the ones before.
 
     Args:
       source: the bundle's folder.
@@ -104,13 +103,9 @@ def write_onnx_streaming(
         parts = onnx_parts(folder)
         chunked = {name: in_chunks(getattr(parts, name), bundle.config.model.encoder, chunking) for name in IN_CHUNKS}
         differences = checked_differences(own, parts._replace(**chunked), x, start, suffix=".onnx")
-        for name in ("tokens.txt", TEST_WAV):
-            shutil.copyfile(source / name, folder / name)
         text = bundle.tokenizer.decode(greedy_transducer(own, x, start)[0])
-        (folder / TEST_TEXT).write_text(f"{text}\n", encoding="utf-8")
-        (folder / CARD_FILE).write_text(_card(bundle, chunking), encoding="utf-8")
-        write_sums(folder)
-    return differences
+        (folder / CARD_FILE).write_text(_card(bundle, chunking, name=target.name, text=text), encoding="utf-8")
+        return lay_out(folder, source, differences)
 
 
 def in_chunks(graph: Graph, config: EncoderConfig, chunking: Chunking) -> Graph:
@@ -159,9 +154,9 @@ def refuse_other_features(features: FeatureConfig) -> None:
     )
 
 
-CARD = """# {name}, streaming
+CARD = """# {name}
 
-A speech recogniser (language: {language}) trained on *{corpus}*, as graphs that
+A streaming speech recogniser (language: {language}) trained on *{corpus}*, as graphs that
 [sherpa-onnx](https://github.com/k2-fsa/sherpa-onnx) runs while a person speaks. Licence: {licence}, that of the corpus.
 
 {training}
@@ -176,7 +171,14 @@ A speech recogniser (language: {language}) trained on *{corpus}*, as graphs that
 
 ## How to recognise
 
-`pip install sherpa-onnx soundfile`, then in this folder:
+`pip install sherpa-onnx-bin`, then in this folder:
+
+```bash
+sherpa-onnx --tokens=tokens.txt --encoder=encoder.int8.onnx --decoder=decoder.onnx --joiner=joiner.onnx test_wavs/0.wav
+sherpa-onnx --tokens=tokens.txt --zipformer2-ctc-model=model.int8.onnx test_wavs/0.wav
+```
+
+Or in Python, with `pip install sherpa-onnx soundfile`:
 
 ```python
 import numpy as np
@@ -186,7 +188,7 @@ import soundfile
 recogniser = sherpa_onnx.OnlineRecognizer.from_transducer(
     encoder="encoder.int8.onnx", decoder="decoder.onnx", joiner="joiner.onnx", tokens="tokens.txt"
 )
-samples, sampling_rate = soundfile.read("test.wav", dtype="float32")
+samples, sampling_rate = soundfile.read("test_wavs/0.wav", dtype="float32")
 silence = np.zeros(int({tail:.2f} * sampling_rate) + 1, dtype=np.float32)
 samples = np.concatenate([samples, silence])
 stream = recogniser.create_stream()
@@ -197,7 +199,7 @@ for begin in range(0, len(samples), 1600):  # as they come from a microphone
         print(recogniser.get_result(stream))
 ```
 
-The CTC head needs no search: `sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model="ctc.int8.onnx",
+The CTC head needs no search: `sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(model="model.int8.onnx",
 tokens="tokens.txt")`. `recogniser.decode_streams([...])` computes the chunks of several streams as one batch.
 
 **The last words** need {tail:.2f} s of silence after them: T + 2 = {padded} feature frames of 10 ms. sherpa-onnx
@@ -205,22 +207,23 @@ computes a chunk of T = {num_features} frames when there are more than T, and ne
 
 ## Files
 
-`encoder.onnx` and `ctc.onnx` compute one chunk, `*.int8.onnx` the same with the weights of feed-forwards and experts in
-int8; `decoder.onnx`, `joiner.onnx` and `tokens.txt` belong to the transducer and the last to both; `test.wav` a
-recording, and `test.txt` the text that the transducer in float32 finds in it; `SHA256SUMS` for `sha256sum -c
-SHA256SUMS`. The states of the graphs are those of a streaming zipformer2 (sherpa-onnx's `model_type`), the model itself
-is a conformer.
+`encoder.onnx` and `model.onnx` (CTC) compute one chunk, `*.int8.onnx` the same with the weights of feed-forwards and
+experts in int8; `decoder.onnx`, `joiner.onnx` and `tokens.txt` belong to the transducer and the last to both;
+`test_wavs/0.wav` is a recording, and `test_wavs/trans.txt` what is spoken in it. The transducer in float32 finds:
+*{text}*. The states of the graphs are those of a streaming zipformer2 (sherpa-onnx's `model_type`), the model itself is
+a conformer.
 """
 
 
-def _card(bundle: Bundle, chunking: Chunking) -> str:
+def _card(bundle: Bundle, chunking: Chunking, *, name: str, text: str) -> str:
     """The text of README.md."""
     assert chunking.left_context is not None
     manifest, config = bundle.manifest, bundle.config.model.encoder
     states = first_states(config, chunking, num_streams=1).values()
     size = num_features(chunking)
     return CARD.format(
-        name=manifest.name,
+        name=name,
+        text=text,
         language=manifest.language,
         corpus=manifest.corpus,
         licence=manifest.licence,

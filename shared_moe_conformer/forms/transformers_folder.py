@@ -67,7 +67,7 @@ print(recogniser(dict(recording))["text"])
 print(recogniser(dict(recording), chunk_length_s={seconds:g}, return_timestamps="word"))
 ```
 
-`{name}` stands for the path of this folder. Audio has {sampling_rate} Hz.
+`{name}` stands for the path of this folder, or for its repository. Audio has {sampling_rate} Hz.
 
 ## Word error rates
 

@@ -235,6 +235,40 @@ def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
             )
 
 
+def require_repository(location: str) -> None:
+    """Refuse what is no address of a repository.
+
+    Raises:
+      ValueError: it is none.
+    """
+    require(location.startswith(HUB), f"{location} is no repository of Hugging Face: give {HUB}owner/name")
+    _repository(location)
+
+
+def hub_upload_files(source: Path, location: str) -> None:
+    """Put a file, or all files of a folder, into a repository, which is made if need be; all in one commit.
+
+    Raises:
+      ValueError: no such address, or the repository cannot be written.
+    """
+    require_repository(location)
+    repo_id, revision = _repository(location)
+    root, files = (source.parent, [source]) if source.is_file() else (source, sorted(source.rglob("*")))
+    with _hub_errors(location):
+        from huggingface_hub import CommitOperationAdd, HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, exist_ok=True)
+        api.create_commit(
+            repo_id,
+            operations=[
+                CommitOperationAdd(path.relative_to(root).as_posix(), str(path)) for path in files if path.is_file()
+            ],
+            commit_message=f"Add {source.name}",
+            revision=revision,
+        )
+
+
 def _commit_of_index(location: str) -> str | None:
     """The commit that a revision of a repository is at; None where it holds no index yet."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url

@@ -30,10 +30,11 @@ from shared_moe_conformer.forms.onnx_streaming import (  # noqa: E402
     whole_chunks,
     write_onnx_streaming,
 )
-from shared_moe_conformer.forms.runtimes import CTC, ENCODER, SHRUNK, Graph, int8_name, load_graph  # noqa: E402
-from shared_moe_conformer.release.zoo_index import verify_sums  # noqa: E402
+from shared_moe_conformer.forms.runtimes import ENCODER, Graph, int8_name, load_graph  # noqa: E402
+from shared_moe_conformer.forms.sherpa_folder import CTC_MODEL  # noqa: E402
 from tests.forms.conftest import RunSherpa  # noqa: E402
 
+IN_CHUNKS = (ENCODER, CTC_MODEL)
 FORM = StreamingForm(chunk_size=8, left_context_frames=16)
 
 SHERPA = """
@@ -45,7 +46,7 @@ if kind == "transducer":
         tokens=f"{folder}/tokens.txt", num_threads=1)
 else:
     recogniser = sherpa_onnx.OnlineRecognizer.from_zipformer2_ctc(
-        model=f"{folder}/ctc.onnx", tokens=f"{folder}/tokens.txt", num_threads=1)
+        model=f"{folder}/model.onnx", tokens=f"{folder}/tokens.txt", num_threads=1)
 streams = [recogniser.create_stream() for _ in paths]
 recordings = [soundfile.read(path, dtype="float32")[0] for path in paths]
 silence = numpy.zeros(round(float(tail) * 16000), "float32")
@@ -74,7 +75,7 @@ print(json.dumps(found))
 def exported(bundle_folder: Path) -> Path:
     folder = bundle_folder.with_name("tiny-online")
     differences = write_onnx_streaming(bundle_folder, folder, streaming=FORM)
-    assert differences.keys() == {"encoder.onnx", "ctc.onnx", "decoder.onnx", "joiner.onnx"}
+    assert differences.keys() == {"encoder.onnx", "model.onnx", "decoder.onnx", "joiner.onnx"}
     assert max(differences.values()) < 5e-4
     return folder
 
@@ -148,26 +149,26 @@ def test_silence_brings_the_last_words_out(recognise: Callable[..., dict[str, An
     assert any(len(tokens) < len(all_tokens) for tokens, all_tokens in pairs)
 
 
-def test_folder_is_complete_and_verifies(exported: Path) -> None:
-    names = {ENCODER, CTC, *map(int8_name, SHRUNK), "decoder.onnx", "joiner.onnx"}
-    names |= {"tokens.txt", "test.wav", "test.txt", "README.md"}
-    assert {path.name for path in exported.iterdir()} == {*names, "SHA256SUMS"}
-    verify_sums(exported, required=names)
+def test_folder_has_the_layout_of_sherpas_own(exported: Path) -> None:
+    names = {*IN_CHUNKS, *map(int8_name, IN_CHUNKS), "decoder.onnx", "joiner.onnx"}
+    names |= {"tokens.txt", "bpe.model", "README.md", "test_wavs"}
+    assert {path.name for path in exported.iterdir()} == names
+    assert (exported / "test_wavs/trans.txt").read_text() == "0.wav ONE TWO\n"
 
 
 def test_small_graphs_hardly_differ(exported: Path, tiny_bundle: Bundle) -> None:
     chunking, config = FORM.chunking, tiny_bundle.config.model.encoder
-    x = whole_chunks(tiny_bundle, exported / "test.wav", chunking)[None]
+    x = whole_chunks(tiny_bundle, exported / "test_wavs/0.wav", chunking)[None]
     graphs = [in_chunks(load_graph(exported / file), config, chunking) for file in (ENCODER, int8_name(ENCODER))]
     full, small = (graph(x, np.array([x.shape[1]]))[0] for graph in graphs)
     assert 0 < np.abs(full - small).mean() < 0.2
-    for name in SHRUNK:
+    for name in IN_CHUNKS:
         quantised = [n for n in onnx.load(exported / int8_name(name)).graph.node if n.op_type == "MatMulInteger"]
         assert len(quantised) == config.num_layers * 2 * (1 + config.num_experts)
 
 
 def test_metadata_is_what_sherpa_reads(exported: Path) -> None:
-    for name in SHRUNK:
+    for name in IN_CHUNKS:
         for path in (exported / name, exported / int8_name(name)):
             values = {p.key: p.value for p in onnx.load(path).metadata_props}
             assert (values["model_type"], values["T"], values["decode_chunk_len"]) == ("zipformer2", "35", "32")
@@ -182,7 +183,8 @@ def test_the_program_in_the_card_recognises_the_test_wav(exported: Path, run_she
     (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     partial = run_sherpa(program.replace(".int8", ""), cwd=exported).splitlines()
     assert len(partial) == 7
-    assert "".join(partial[-1].split()) == "".join((exported / "test.txt").read_text().split()) != ""
+    (found,) = re.findall(r"in float32 finds:\n\*(.+)\*", card)
+    assert "".join(partial[-1].split()) == "".join(found.split())
 
 
 def test_what_cannot_stream_is_refused(bundle_folder: Path, tmp_path: Path, tiny_bundle: Bundle) -> None:

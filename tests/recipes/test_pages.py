@@ -47,9 +47,10 @@ OF_OTHERS = {
     "--tokens-ngram",
     "--use-ctc",
     "--python",
+    "--sample-rate",
     "--logdir",
 }
-"""Options of curl, pip, torchrun, icefall, ESPnet and TensorBoard; torchrun's others have underscores."""
+"""Options of curl, pip, torchrun, icefall, ESPnet, sherpa-onnx and TensorBoard; torchrun's others have underscores."""
 
 
 @pytest.mark.parametrize("readme", PAGES, ids=str)
