@@ -19,6 +19,7 @@ pytest.importorskip("onnxruntime")
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.config import FeatureConfig  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
+from shared_moe_conformer.forms.onnx_streaming import write_onnx_streaming  # noqa: E402
 from shared_moe_conformer.forms.sherpa_folder import feature_options, write_sherpa  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
@@ -94,6 +95,17 @@ def test_the_commands_of_the_card_run(folder: Path) -> None:
         assert texts_of([program(name), *arguments], folder) == ["L K K N THIRTY EIGHT"]
     page = (ROOT / "docs/sherpa-onnx.md").read_text()
     assert block in page and page.count("\n") <= 40
+
+
+def test_the_commands_of_the_streaming_card_run(tmp_path: Path) -> None:
+    """sherpa-onnx's program adds silence before and after; the model, which knows only whole utterances, hears on."""
+    write_onnx_streaming(RELEASED, tmp_path / "streaming")
+    (block,) = re.findall(r"```bash\n(.*?)```", (tmp_path / "streaming/README.md").read_text(), re.DOTALL)
+    for name, *arguments in map(str.split, block.splitlines()):
+        command = [program(name), *arguments]
+        result = subprocess.run(command, cwd=tmp_path / "streaming", capture_output=True, text=True, timeout=120)
+        found = re.findall(r'^{ "text": "(.*?)", "tokens"', result.stderr + result.stdout, re.MULTILINE)
+        assert found == ["L K K N THIRTY EIGHT"], result.stderr
 
 
 def test_the_pages_program_for_node_finds_the_packages_texts(folder: Path, speech: list[Path], tmp_path: Path) -> None:
