@@ -4,21 +4,34 @@ Every field name is unique in the whole tree, so that `--num-experts 8` needs no
 A value that cannot be is refused here, where it enters.
 """
 
-from shared_moe_conformer.config.data import DataConfig
-from shared_moe_conformer.config.encoder import BLOCK_PARTS, MIXING_PARTS, Chunking, EncoderConfig, MergeGates
-from shared_moe_conformer.config.experiment import Config, ModelConfig, load_config, save_config
-from shared_moe_conformer.config.features import (
+from shared_moe_conformer.config.data import (
     ENCODER_FRAME_SHIFT,
     FRAME_LENGTH,
     FRAME_SHIFT,
     FRAMES_PER_SECOND,
     MIN_NUM_FRAMES,
     SUBSAMPLING_FACTOR,
+    DataConfig,
     FeatureConfig,
     frame_centre,
     subsampled_length,
 )
-from shared_moe_conformer.config.training import LrSchedule, SharedBlockLrScale, TrainingConfig
+from shared_moe_conformer.config.experiment import (
+    Config,
+    LrSchedule,
+    SharedBlockLrScale,
+    TrainingConfig,
+    load_config,
+    save_config,
+)
+from shared_moe_conformer.config.model import (
+    BLOCK_PARTS,
+    MIXING_PARTS,
+    Chunking,
+    EncoderConfig,
+    MergeGates,
+    ModelConfig,
+)
 from shared_moe_conformer.config.tree import (
     ADDED_LATER,
     from_dict,

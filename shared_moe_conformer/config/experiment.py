@@ -1,42 +1,140 @@
-"""All options of an experiment, those of its model, and their file."""
+"""Options of the training (schedule, optimiser, losses, teacher), those of a whole experiment, and their file."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from shared_moe_conformer.config.data import DataConfig
-from shared_moe_conformer.config.encoder import EncoderConfig
-from shared_moe_conformer.config.features import FeatureConfig
-from shared_moe_conformer.config.training import TrainingConfig
-from shared_moe_conformer.config.tree import from_dict, require, require_choices, require_least, to_dict
+from shared_moe_conformer.config.data import DataConfig, FeatureConfig
+from shared_moe_conformer.config.model import ModelConfig
+from shared_moe_conformer.config.tree import (
+    ADDED_LATER,
+    from_dict,
+    require,
+    require_choices,
+    require_least,
+    require_positive,
+    to_dict,
+)
 
-TransducerBackend = Literal["auto", "k2", "torch"]
+PrecisionName = Literal["float32", "bfloat16", "float16"]
+LrSchedule = Literal["cosine", "noam", "wsd"]
+OptimizerName = Literal["adamw", "muon"]
+SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """Encoder, stateless decoder, joiner and CTC head."""
+class TrainingConfig:
+    """Schedule, losses and their scales."""
 
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    """The encoder."""
-    vocab_size: int = 500
-    """Output units, blank included (V); must be the tokenizer's."""
-    decoder_dim: int = 256
-    """Channels of the decoder, the prediction network."""
-    context_size: int = 2
-    """Previous tokens that the decoder sees."""
-    joiner_dim: int = 256
-    """Channels in which encoder and decoder frames are added."""
-    transducer_backend: TransducerBackend = "auto"
-    """Engine of the transducer loss; auto: k2 on a GPU where it is installed, otherwise torch (faster on a CPU)."""
+    num_epochs: int = 30
+    """Epochs to train, counted from 1."""
+    steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Updates of an epoch, with train_cuts that are then read without end; 0: an epoch has each cut once."""
+    optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
+    """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_lr_factor: float = field(default=3.0, metadata=ADDED_LATER)
+    """Learning rate of the weights that Muon updates, as a multiple of AdamW's."""
+    shared_block_lr_scale: SharedBlockLrScale = field(default="none", metadata=ADDED_LATER)
+    """Learning rate of weights that n layers share, as a share of the others': 1, 1 / sqrt(n) or 1 / n."""
+    precision: PrecisionName = field(default="float32", metadata=ADDED_LATER)
+    """Format of matrix products in training; routers, softmaxes, losses, weights and validation stay in float32."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises to its peak."""
+    lr_schedule: LrSchedule = field(default="cosine", metadata=ADDED_LATER)
+    """Course of the learning rate after its peak: it falls by half a cosine to 1 % of it at the last step (cosine), as
+    1 / sqrt(step) whatever the number of epochs (noam), or in the last decay_epochs alone, to 1 % (wsd)."""
+    decay_epochs: int = field(default=5, metadata=ADDED_LATER)
+    """Last epochs, in which the learning rate falls with lr_schedule wsd; before them a training can be extended."""
+    weight_decay: float = 1e-2
+    """Weight decay, on matrices only: each update makes them smaller by this share of the learning rate."""
+    max_grad_norm: float = 5.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 42
+    """Seed of initialisation, sampling and dropout."""
+    simple_loss_scale: float = 0.5
+    """Weight of the simple (unpruned, additive) transducer loss after its warm-up."""
+    loss_warmup_steps: int = 500
+    """Steps over which the simple loss's weight falls from 1 and the pruned loss's rises from 0.1 to 1 (icefall)."""
+    ctc_loss_scale: float = 0.3
+    """Weight of the CTC loss beside the transducer's; 0: none, and so no word error rate at validations."""
+    cr_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight, after loss_warmup_steps, of the consistency of CTC posteriors between two copies of each utterance with
+    masks of their own (CR-CTC; icefall: 0.02 beside RNN-T); a batch then holds twice max_duration; 0: none."""
+    cr_time_mask_ratio: float = field(default=2.5, metadata=ADDED_LATER)
+    """With cr_loss_scale: time masks of each copy, in number and in frames, as a multiple of those without it."""
+    load_balancing_loss_scale: float = 0.01
+    """Weight of the load-balancing loss, per layer, as a share of the frame-averaged losses."""
+    router_z_loss_scale: float = 0.001
+    """Weight of the router z loss, per layer, as a share of the frame-averaged losses."""
+    init_from: str = field(default="", metadata=ADDED_LATER)
+    """Trained model to begin with, an experiment's or a bundle's folder, relative to the recipe's, e.g. exp/full; it
+    may share fewer weights, have no experts, or have other units; empty: begin with random weights."""
+    init_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Last epoch to average of an experiment's weights to begin with; 0: its last."""
+    init_iter: int = field(default=0, metadata=ADDED_LATER)
+    """Last update to average of them, of those with a checkpoint; 0: go by epochs."""
+    init_avg: int = field(default=1, metadata=ADDED_LATER)
+    """Epochs, or checkpoints of updates, over which the weights to begin with are averaged."""
+    init_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
+    """Average all updates of these epochs that were summed up, not only their ends."""
+    init_expert_noise: float = field(default=0.1, metadata=ADDED_LATER)
+    """Noise on experts that begin as a dense feed-forward, as a share of its weights' standard deviation."""
+    freeze: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Parts of the model that are not trained, e.g. encoder,decoder or encoder.groups.0.block; they also compute as in
+    evaluation: no dropout, and statistics that stay."""
+    accumulate_batches: int = field(default=1, metadata=ADDED_LATER)
+    """Batches of each process whose gradients make one update together; max_duration is that of one."""
+    teacher: str = field(default="", metadata=ADDED_LATER)
+    """Trained model to imitate, an experiment's or a bundle's folder, relative to the recipe's folder, e.g. exp/full;
+    empty: none."""
+    teacher_epoch: int = field(default=0, metadata=ADDED_LATER)
+    """Last epoch to average of the teacher's weights; 0: its last."""
+    teacher_iter: int = field(default=0, metadata=ADDED_LATER)
+    """Last update to average of them, of those with a checkpoint; 0: go by epochs."""
+    teacher_avg: int = field(default=1, metadata=ADDED_LATER)
+    """Epochs, or checkpoints of updates, over which the teacher's weights are averaged."""
+    teacher_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
+    """Average all updates of these epochs that were summed up, not only their ends."""
+    hidden_distillation_loss_scale: float = field(default=0.5, metadata=ADDED_LATER)
+    """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
+    teacher; 0: their sizes may differ."""
+    ctc_distillation_loss_scale: float = field(default=0.5, metadata=ADDED_LATER)
+    """Weight of the divergence of the CTC posteriors from the teacher's, with a teacher."""
+    transducer_distillation_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
+    """Weight of the divergence of the joiner from the teacher's, where pruning keeps positions, with a teacher."""
+    prune_range: int = 5
+    """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
+    lm_only_scale: float = 0.25
+    """Smoothing of the simple loss towards the decoder alone."""
+    am_only_scale: float = 0.0
+    """Smoothing of the simple loss towards the encoder alone."""
 
     def __post_init__(self) -> None:
-        require(self.vocab_size >= 2, f"vocab_size is {self.vocab_size}: give 2 or more (unit 0 is blank)")
-        require_least(self, 1, "decoder_dim", "context_size", "joiner_dim")
         require_choices(self)
+        require_positive(self, "learning_rate", "muon_lr_factor", "max_grad_norm")
+        require_least(self, 1, "num_epochs", "decay_epochs", "accumulate_batches", "init_avg", "teacher_avg")
+        scales = (f.name for f in fields(self) if f.name.endswith(("_loss_scale", "_only_scale", "_epoch", "_iter")))
+        require_least(self, 0, "warmup_steps", "loss_warmup_steps", "weight_decay", "init_expert_noise", *scales)
+        require_least(self, 0, "cr_time_mask_ratio")
+        require_least(self, 2, "prune_range")
+        require(
+            self.lr_schedule != "wsd" or self.decay_epochs <= self.num_epochs,
+            f"decay_epochs is {self.decay_epochs}, num_epochs {self.num_epochs}: give fewer --decay-epochs",
+        )
+        require(
+            self.cr_loss_scale == 0 or self.ctc_loss_scale > 0,
+            f"cr_loss_scale is {self.cr_loss_scale} without a CTC loss: give --ctc-loss-scale too",
+        )
+        for whose in ("init", "teacher"):
+            epoch, iteration = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter"))
+            require(
+                not (epoch and iteration), f"{whose}_epoch is {epoch} and {whose}_iter {iteration}: give one of them"
+            )
 
 
 @dataclass(frozen=True)

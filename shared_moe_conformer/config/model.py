@@ -1,4 +1,4 @@
-"""Options of the encoder."""
+"""Options of the model: its encoder, decoder and joiner."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ ExpertsIn = Literal["none", "first", "second", "both"]
 BalanceOver = Literal["layer", "group"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
 MergeGates = Literal["table", "network"]
+TransducerBackend = Literal["auto", "k2", "torch"]
 
 LETTERS = string.ascii_uppercase
 """Names of blocks in patterns."""
@@ -238,3 +239,26 @@ class EncoderConfig:
 def _numbered(pattern: str) -> tuple[int, ...]:
     """The letters' numbers: A is 0."""
     return tuple(LETTERS.index(letter) for letter in pattern)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Encoder, stateless decoder, joiner and CTC head."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """The encoder."""
+    vocab_size: int = 500
+    """Output units, blank included (V); must be the tokenizer's."""
+    decoder_dim: int = 256
+    """Channels of the decoder, the prediction network."""
+    context_size: int = 2
+    """Previous tokens that the decoder sees."""
+    joiner_dim: int = 256
+    """Channels in which encoder and decoder frames are added."""
+    transducer_backend: TransducerBackend = "auto"
+    """Engine of the transducer loss; auto: k2 on a GPU where it is installed, otherwise torch (faster on a CPU)."""
+
+    def __post_init__(self) -> None:
+        require(self.vocab_size >= 2, f"vocab_size is {self.vocab_size}: give 2 or more (unit 0 is blank)")
+        require_least(self, 1, "decoder_dim", "context_size", "joiner_dim")
+        require_choices(self)
