@@ -22,9 +22,9 @@ import torch
 
 from benchmarks.tables import Table, markdown
 from shared_moe_conformer.config import EncoderConfig, ModelConfig
-from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.decoding.methods import decode_batch
 from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.device import limit_threads, tune_cpu
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.parameters import counts_of
 

@@ -25,10 +25,10 @@ from lhotse import MonoCut
 from benchmarks.tables import Table, markdown
 from benchmarks.timing import peak_resident_memory, resident_memory
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.decoding.methods import decode_batch
 from shared_moe_conformer.decoding.scoring import num_errors
+from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.speech.recognition import Samples
 
 SPLITS = "test", "dev"

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.picture import draw
 from benchmarks.tables import Report, floors_table, from_json, markdown
-from shared_moe_conformer.cpu import processor_name
+from shared_moe_conformer.device import processor_name
 
 FOLDER = Path(__file__).resolve().parent
 README, RESULTS = FOLDER / "README.md", FOLDER / "results"

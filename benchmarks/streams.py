@@ -28,8 +28,8 @@ from benchmarks.tables import Report, Table, plain, to_json
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, require
-from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.features import resample
+from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
 from shared_moe_conformer.speech.files import find_audio

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.device import tune_cpu
 
 
 class Ratio(NamedTuple):

@@ -17,7 +17,7 @@ from shared_moe_conformer.ablation.results import read_transcripts
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.cpu import tune_cpu
+from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.comparison import (
     SEARCHES,
     Row,

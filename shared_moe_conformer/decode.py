@@ -15,7 +15,6 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
-from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
@@ -54,13 +53,13 @@ from shared_moe_conformer.decoding.searches import (
     write_tuned,
 )
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
-from shared_moe_conformer.device import add_device_flag, choose_device
+from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.transcript import FORMATS, Result, transcript_of, write_results
 from shared_moe_conformer.training.averaging import Selection
-from shared_moe_conformer.training.log import log_environment, logged, logger
+from shared_moe_conformer.training.folder import log_environment, logged, logger
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:

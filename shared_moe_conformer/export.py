@@ -15,12 +15,12 @@ from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require
-from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.methods import METHODS, settings
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
 from shared_moe_conformer.decoding.searches import read_tuned, resolved, tuned_note, values_of
+from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.onnx_streaming import StreamingForm
 from shared_moe_conformer.lattice.decoding_graph import chosen_topology, graph_path, load_word_graph

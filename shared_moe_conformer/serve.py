@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.decoding.searches import differences
-from shared_moe_conformer.device import add_device_flag, choose_device
+from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 

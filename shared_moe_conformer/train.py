@@ -16,7 +16,6 @@ import torch
 
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, require, to_dict
-from shared_moe_conformer.cpu import tune_cpu
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.loaders import Part, largest_batches
@@ -27,7 +26,7 @@ from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, s
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
 from shared_moe_conformer.decoding.scoring import words_of
-from shared_moe_conformer.device import choose_device
+from shared_moe_conformer.device import choose_device, tune_cpu
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
@@ -41,10 +40,10 @@ from shared_moe_conformer.training.experiment import (
     open_experiment,
     refuse_other_experiment,
 )
-from shared_moe_conformer.training.log import log_environment, logged, logger
+from shared_moe_conformer.training.faults import prescan
+from shared_moe_conformer.training.folder import log_environment, logged, logger
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
 from shared_moe_conformer.training.precision import compile_parts
-from shared_moe_conformer.training.prescan import prescan
 from shared_moe_conformer.training.trainer import Trainer
 
 Cuts = StoredCuts | Survey

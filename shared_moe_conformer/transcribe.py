@@ -18,11 +18,10 @@ from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.cpu import limit_threads, tune_cpu
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import differences, not_given, resolved
-from shared_moe_conformer.device import add_device_flag, choose_device
+from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
 from shared_moe_conformer.model.parameters import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve

@@ -23,7 +23,7 @@ VERBS = {
     "report",
 }
 
-FOUNDATION = {"atomic", "cpu", "text"}
+FOUNDATION = {"atomic", "device", "text"}
 """Parts that any other may import."""
 
 MAY_IMPORT = {

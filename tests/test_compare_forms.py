@@ -26,7 +26,7 @@ from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
 from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 from shared_moe_conformer.speech.audio import write_wav  # noqa: E402
-from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint  # noqa: E402
+from shared_moe_conformer.training.folder import epoch_path, save_checkpoint  # noqa: E402
 
 Save = Callable[..., Path]
 STEPS = 200

@@ -27,7 +27,7 @@ from shared_moe_conformer.decoding.searches import TUNED_FILE, Tuned, read_tuned
 from shared_moe_conformer.decoding.tuning import Searcher
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import train_ngram
-from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from shared_moe_conformer.training.folder import epoch_path, save_checkpoint
 from tests.data.conftest import noise_cut
 
 SEARCHES = [c for c in resolved(DecodingConfig(decoding_method="all"), vocab_size=7) if "LG" not in label(c)]

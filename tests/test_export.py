@@ -21,7 +21,7 @@ from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import find
 from shared_moe_conformer.speech.audio import read_audio, write_wav
-from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from shared_moe_conformer.training.folder import epoch_path, save_checkpoint
 from shared_moe_conformer.zoo import verify
 
 Output = pytest.CaptureFixture[str]

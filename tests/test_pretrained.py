@@ -11,7 +11,7 @@ from shared_moe_conformer.data.tokenizer import save_units
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import common_units, load_pretrained
 from shared_moe_conformer.training.averaging import Selection
-from shared_moe_conformer.training.checkpoint import save_checkpoint
+from shared_moe_conformer.training.folder import save_checkpoint
 from tests.conftest import TINY
 
 

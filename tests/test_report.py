@@ -12,7 +12,7 @@ import torch
 from shared_moe_conformer import report
 from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint
+from shared_moe_conformer.training.folder import epoch_path, save_checkpoint
 from tests.conftest import TINY
 from tests.data.conftest import Corpus, corpus  # noqa: F401
 

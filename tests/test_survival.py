@@ -17,8 +17,8 @@ from typing import IO, Any
 import pytest
 import torch
 
-from shared_moe_conformer.training import checkpoint
-from shared_moe_conformer.training.checkpoint import BEST_NAME, MID_EPOCH_NAME, load_checkpoint
+from shared_moe_conformer.training import folder
+from shared_moe_conformer.training.folder import BEST_NAME, MID_EPOCH_NAME, load_checkpoint
 from shared_moe_conformer.training.trainer import Trainer
 from tests.test_train import ROOT, assert_same, recipe, refused, run  # noqa: F401
 
@@ -89,7 +89,7 @@ def tells_updates(pipe: int, max_updates: int | None) -> None:
 def dies_while_writing(after_writes: int, share: float) -> None:
     """Have this process killed when it has written a share of its n-th checkpoint, before it puts that in place."""
     writes = [0]
-    atomic_file = checkpoint.atomic_file
+    atomic_file = folder.atomic_file
 
     class Deadly:
         def __init__(self, file: IO[bytes]) -> None:
@@ -109,7 +109,7 @@ def dies_while_writing(after_writes: int, share: float) -> None:
         with atomic_file(path) as file:
             yield Deadly(file)
 
-    checkpoint.atomic_file = deadly_file  # type: ignore[assignment]
+    folder.atomic_file = deadly_file  # type: ignore[assignment]
 
 
 def longest_update(child: Child) -> float:

@@ -25,10 +25,10 @@ from shared_moe_conformer.config import Config, FeatureConfig, load_config, repl
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.manifests import OpenFile, write_shard
 from shared_moe_conformer.data.tokenizer import train_tokenizer
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.distributed import World
+from shared_moe_conformer.training.folder import MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.metrics import StepReport
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import StepReport
 from tests.torchrun import torchrun
 from tests.training.test_experiment import held_by_another
 

@@ -29,10 +29,10 @@ from shared_moe_conformer.ablation.results import (
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import Config, replace_fields, require
-from shared_moe_conformer.cpu import processor_name
+from shared_moe_conformer.device import processor_name
 from shared_moe_conformer.model.parameters import count_parameters
 from shared_moe_conformer.release.manifest import package_commit
-from shared_moe_conformer.training.checkpoint import epoch_path, load_checkpoint
+from shared_moe_conformer.training.folder import epoch_path, load_checkpoint
 
 SECONDS_FILE = "seconds.txt"
 """Seconds that a run has taken on the clock; those before this process was killed are lost."""

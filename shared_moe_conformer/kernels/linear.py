@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from shared_moe_conformer.cpu import vendor_and_flags
+from shared_moe_conformer.device import vendor_and_flags
 
 PIECE = 256
 """Rows that are computed at once, so that their results stay in a CPU's cache; the last piece has 128 to 384."""

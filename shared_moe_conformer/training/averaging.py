@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted
-from shared_moe_conformer.training.checkpoint import (
+from shared_moe_conformer.training.folder import (
     BEST_NAME,
     epoch_path,
     load_checkpoint,

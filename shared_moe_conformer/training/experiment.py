@@ -14,16 +14,16 @@ from filelock import FileLock, Timeout
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, require_least, to_dict
 from shared_moe_conformer.text import counted
-from shared_moe_conformer.training.checkpoint import (
+from shared_moe_conformer.training.folder import (
     BEST_NAME,
     MID_EPOCH_NAME,
     epoch_path,
     load_checkpoint,
+    logger,
     saved_epochs,
     saved_steps,
     step_path,
 )
-from shared_moe_conformer.training.log import logger
 
 FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers")
 """Options that may change when a training is resumed."""

@@ -13,24 +13,24 @@ import numpy as np
 import torch
 
 from shared_moe_conformer.config import Config, from_dict, to_dict
-from shared_moe_conformer.training.checkpoint import (
+from shared_moe_conformer.training.distributed import gather, world
+from shared_moe_conformer.training.experiment import RunOptions
+from shared_moe_conformer.training.faults import SkippedSteps
+from shared_moe_conformer.training.folder import (
     MID_EPOCH_NAME,
     epoch_path,
     keep_last,
     keep_last_steps,
+    logger,
     rng_state,
     save_checkpoint,
     save_if_best,
     set_rng_state,
     step_path,
 )
-from shared_moe_conformer.training.distributed import gather, world
-from shared_moe_conformer.training.experiment import RunOptions
-from shared_moe_conformer.training.log import logger
 from shared_moe_conformer.training.optim import reschedule
 from shared_moe_conformer.training.tracking import Tracker
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import SkippedSteps
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch

@@ -1,4 +1,4 @@
-"""The loss to minimise and its weights, averages of all losses for reading, and experts that have collapsed."""
+"""The loss to minimise and its weights, averages of all losses for reading, and the report of an update."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 SUMMED = ("simple_loss", "pruned_loss", "ctc_loss")
 OPTIONAL = ("hidden_distillation_loss", "ctc_distillation_loss", "transducer_distillation_loss", "cr_loss")
 AVERAGED = ("load_balancing_loss", "router_z_loss")
-COLLAPSED_SHARE = 0.01
-"""An expert with a smaller share of its layer's frames has collapsed: the router has given it up."""
-NUM_UPDATES = 200
-"""Updates over which an expert's frames are counted."""
 
 
 class LossScales(NamedTuple):
@@ -129,42 +125,46 @@ def non_finite(values: dict[str, float]) -> str:
     return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
 
 
-class CollapsedExpert(NamedTuple):
-    """An expert that computed nearly none of its feed-forward's frames."""
+@dataclass
+class TrainState:
+    """The progress of a training."""
 
-    feed_forward: int
-    """Number of the expert feed-forward in the order of depth, from 0."""
-    expert: int
-    """Number of the expert, from 0."""
-    share: float
-    """Share of the feed-forward's frames."""
+    epoch: int = 1
+    """The epoch that is being trained, from 1."""
+    num_batches: int = 0
+    """Batches of this epoch that each process has done."""
+    step: int = 0
+    """Updates done."""
+    progress: float = 0.0
+    """Share of the training done, in epochs."""
+    progress_at_peak: float = 0.0
+    """Share of the training done when the learning rate reached its peak."""
+    num_skipped: int = 0
+    """Updates skipped because a loss or the gradient was not finite."""
+    skipped_in_a_row: int = 0
+    """Updates skipped since the last update that was made."""
+
+    def next_epoch(self) -> None:
+        """Go on to the beginning of the next epoch."""
+        self.epoch, self.num_batches = self.epoch + 1, 0
 
 
-class CollapseDetector:
-    """Finds collapsed experts in each 200 updates, and reports each of them once."""
+class StepReport(NamedTuple):
+    """The report of one update, over the batches of all processes."""
 
-    def __init__(self) -> None:
-        self._frames: Tensor | None = None
-        self._num_updates = 0
-        self._known: set[tuple[int, int]] = set()
-
-    def add(self, frames_per_expert: Tensor | None) -> list[CollapsedExpert]:
-        """Count an update; return the experts that are now found to have collapsed.
-
-        Args:
-          frames_per_expert: frames of the update that are balanced within each row, (L, E); None without experts.
-        """
-        if frames_per_expert is None:
-            return []
-        self._frames = frames_per_expert if self._frames is None else self._frames + frames_per_expert
-        self._num_updates += 1
-        if self._num_updates < NUM_UPDATES:
-            return []
-        shares, self._frames, self._num_updates = expert_shares(self._frames), None, 0
-        found = [
-            CollapsedExpert(layer, expert, float(shares[layer, expert]))
-            for layer, expert in (shares < COLLAPSED_SHARE).nonzero().tolist()
-            if (layer, expert) not in self._known
-        ]
-        self._known |= {(layer, expert) for layer, expert, _ in found}
-        return found
+    totals: LossTotals
+    num_feature_frames: int
+    """Feature frames of the batches, 10 ms each; of copies only the first."""
+    learning_rate: float
+    grad_norm: float
+    """Norm of the gradient before clipping."""
+    num_batches: int = 1
+    """Batches of this process."""
+    frames_to_balance: Tensor | None = None
+    """Frames of each expert that are balanced within each row, (L, E); None without experts and if skipped."""
+    clipped: bool = False
+    """Whether the gradient was longer than the config allows."""
+    skipped: str = ""
+    """Reason for which the update was skipped; empty: it was made."""
+    suspects: tuple[str, ...] = ()
+    """Cuts of a skipped update whose features are not finite; all its cuts if there is none."""

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sys
 import time
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from shared_moe_conformer.config import FRAME_SHIFT
+from shared_moe_conformer.device import memory_in_use
 from shared_moe_conformer.text import duration
-from shared_moe_conformer.training.log import logger
-from shared_moe_conformer.training.metrics import (
-    NUM_UPDATES,
-    CollapseDetector,
-    CollapsedExpert,
-    LossTotals,
-    expert_shares,
-)
-from shared_moe_conformer.training.update import StepReport
+from shared_moe_conformer.training.faults import NUM_UPDATES, CollapseDetector, CollapsedExpert
+from shared_moe_conformer.training.folder import logger
+from shared_moe_conformer.training.metrics import LossTotals, StepReport, expert_shares
 
 T = TypeVar("T")
 
@@ -246,14 +239,6 @@ class Tracker:
             return
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}/{name}", value, step)
-
-
-def memory_in_use() -> dict[str, float]:
-    """The peak memory of this process and, where one is in use, of its GPU, in MiB."""
-    memory = {"peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}  # Linux counts KiB
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        memory["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-    return memory
 
 
 def shown_losses(totals: LossTotals) -> str:

@@ -18,6 +18,7 @@ from shared_moe_conformer.training.distributed import (
     add_up,
     average_buffers,
     data_parallel,
+    gather,
     total_losses,
     total_of_update,
     world,
@@ -25,13 +26,14 @@ from shared_moe_conformer.training.distributed import (
 from shared_moe_conformer.training.metrics import (
     LossScales,
     LossTotals,
+    StepReport,
+    TrainState,
     loss_scales,
     non_finite,
     weighted_loss,
 )
 from shared_moe_conformer.training.optim import build_optimizer, freeze, learning_rate_factor
 from shared_moe_conformer.training.precision import Precision
-from shared_moe_conformer.training.update import StepReport, TrainState, suspects
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
@@ -232,3 +234,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate * group["lr_scale"]
         return learning_rate
+
+
+def suspects(batches: Sequence[AsrBatch]) -> tuple[str, ...]:
+    """The cuts of all processes' batches whose features are not finite; all the cuts if there is none."""
+    pairs = [
+        (cut_id, bool(features[:frames].isfinite().all()))
+        for batch in batches
+        for cut_id, features, frames in zip(batch.cut_ids, batch.x, batch.x_lens)
+    ]
+    everyone = [pair for part in gather(pairs) for pair in part]
+    bad = [cut_id for cut_id, finite in everyone if not finite] or [cut_id for cut_id, _ in everyone]
+    return tuple(dict.fromkeys(bad))  # copies of an utterance have one name

@@ -14,7 +14,7 @@ from lhotse.utils import fastcopy
 from shared_moe_conformer import train
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
-from shared_moe_conformer.training.checkpoint import load_checkpoint
+from shared_moe_conformer.training.folder import load_checkpoint
 from tests.conftest import TINY
 from tests.local.conftest import Result
 

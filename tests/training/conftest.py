@@ -11,7 +11,7 @@ from shared_moe_conformer.config import Config, TrainingConfig
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.model.asr_model import AsrLosses
 from shared_moe_conformer.training.averaging import RunningSum
-from shared_moe_conformer.training.checkpoint import epoch_path, save_checkpoint, step_path
+from shared_moe_conformer.training.folder import epoch_path, save_checkpoint, step_path
 
 STEPS_PER_EPOCH = 5
 

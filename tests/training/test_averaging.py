@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import Config
 from shared_moe_conformer.training.averaging import RunningSum, Selection, average_checkpoints, mean_between
-from shared_moe_conformer.training.checkpoint import (
+from shared_moe_conformer.training.experiment import RunOptions
+from shared_moe_conformer.training.folder import (
     BEST_NAME,
     epoch_path,
     load_checkpoint,
@@ -19,7 +20,6 @@ from shared_moe_conformer.training.checkpoint import (
     saved_steps,
     step_path,
 )
-from shared_moe_conformer.training.experiment import RunOptions
 from shared_moe_conformer.training.loop import Batches, fit
 from shared_moe_conformer.training.trainer import Trainer
 from tests.training.conftest import STEPS_PER_EPOCH, save_epochs

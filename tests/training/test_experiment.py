@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.config import Config, load_config, replace_fields, to_dict
-from shared_moe_conformer.training.checkpoint import MID_EPOCH_NAME, epoch_path, save_checkpoint
 from shared_moe_conformer.training.experiment import (
     LOCK_NAME,
     checkpoint_to_resume,
@@ -23,6 +22,7 @@ from shared_moe_conformer.training.experiment import (
     open_experiment,
     refuse_other_checkpoint,
 )
+from shared_moe_conformer.training.folder import MID_EPOCH_NAME, epoch_path, save_checkpoint
 
 
 def touch_epochs(exp_dir: Path, *epochs: int, mid_epoch: bool = False) -> None:

@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.training import loop
-from shared_moe_conformer.training.checkpoint import BEST_NAME, MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.experiment import RunOptions, checkpoint_to_resume
+from shared_moe_conformer.training.folder import BEST_NAME, MID_EPOCH_NAME, load_checkpoint, saved_epochs
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
+from shared_moe_conformer.training.metrics import StepReport
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import StepReport
 
 Fit = Callable[..., dict[str, torch.Tensor]]
 TWO = {"accumulate_batches": 2}

@@ -12,6 +12,7 @@ from torch import nn
 from shared_moe_conformer.config import EncoderConfig, ModelConfig, TrainingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training import optim
+from shared_moe_conformer.training.metrics import TrainState
 from shared_moe_conformer.training.optim import (
     SIZE_OF_ADAMW_UPDATES,
     MuonAdamW,
@@ -23,7 +24,6 @@ from shared_moe_conformer.training.optim import (
     orthogonalised,
     reschedule,
 )
-from shared_moe_conformer.training.update import TrainState
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from shared_moe_conformer.config import Config
-from shared_moe_conformer.training.log import logged
-from shared_moe_conformer.training.metrics import LossTotals
-from shared_moe_conformer.training.tracking import Span, Tracker, memory_in_use, shown_losses
+from shared_moe_conformer.device import memory_in_use
+from shared_moe_conformer.training.folder import logged
+from shared_moe_conformer.training.metrics import LossTotals, StepReport
+from shared_moe_conformer.training.tracking import Span, Tracker, shown_losses
 from shared_moe_conformer.training.trainer import Trainer
-from shared_moe_conformer.training.update import StepReport
 
 
 @pytest.fixture(autouse=True)

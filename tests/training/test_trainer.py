@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import Config
-from shared_moe_conformer.training.checkpoint import load_checkpoint, save_checkpoint
-from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.folder import load_checkpoint, save_checkpoint
+from shared_moe_conformer.training.trainer import Trainer, suspects
 
 
 @pytest.fixture
@@ -187,3 +187,13 @@ def test_weights_of_another_model_are_refused(trainer: Trainer) -> None:
     checkpoint["model"] = {f"old_{name}": value for name, value in checkpoint["model"].items()}
     with pytest.raises(ValueError, match="do not fit the model"):
         trainer.restore(checkpoint)
+
+
+def test_suspects_are_the_cuts_that_are_not_finite_else_all(batch: Callable[..., Any]) -> None:
+    first, second = batch(1), batch(2)
+    assert suspects([first, second]) == (*first.cut_ids, *second.cut_ids)
+    second.x[1, 2, 3] = float("inf")
+    assert suspects([first, second]) == ("cut-2-1",)
+    second.x[1, int(second.x_lens[1]) :] = float("nan")
+    second.x[1, 2, 3] = 0.0
+    assert suspects([first, second]) == (*first.cut_ids, *second.cut_ids), "padding is no feature"

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: complete for resuming, never half-written.
+"""The files of an experiment's folder: checkpoints, complete for resuming and never half-written, and logs.
 
 A checkpoint holds tensors and strings alone, so that loading it cannot run code; everything else is stored as JSON
 (torch 1.13's safe loading refuses even a float).
@@ -8,19 +8,73 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import math
 import random
 import re
 import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.training.log import logger
+from shared_moe_conformer.device import environment
+
+logger = logging.getLogger("shared_moe_conformer")
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints records above a progress bar: warnings to the standard error, the rest to a stream."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__(logging.INFO)
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        stream = self._stream if record.levelno < logging.WARNING else None
+        tqdm.write(self.format(record), file=stream or sys.stderr)
+
+
+@contextmanager
+def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Iterator[None]:
+    """Log to log/<program>-log-<date>.txt in an experiment's folder while the block runs, and how it ends.
+
+    Args:
+      program: train, decode or tune.
+      console: the stream for records of level INFO; None: the standard error, as for warnings.
+    """
+    folder = exp_dir / "log"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(folder / f"{program}-log-{datetime.now():%Y-%m-%d-%H-%M-%S}.txt")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers = file, ConsoleHandler(console)
+    for handler in handlers:
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    except BaseException as error:
+        logger.debug("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+def log_environment(device: torch.device, *, commit: str | None) -> None:
+    """Write the environment and the package's commit into the log's file."""
+    logger.debug("environment: %s", json.dumps({**environment(device), "commit": commit or "unknown"}))
+
 
 MID_EPOCH_NAME = "checkpoint.pt"
 BEST_NAME = "best-valid-wer.pt"

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from shared_moe_conformer.training import checkpoint
-from shared_moe_conformer.training.checkpoint import (
+from shared_moe_conformer.training import folder
+from shared_moe_conformer.training.folder import (
     BEST_NAME,
     epoch_path,
     keep_last,
@@ -55,7 +55,7 @@ def test_a_write_that_fails_leaves_the_old_checkpoint(tmp_path: Path, monkeypatc
         file.write(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.torch, "save", fail)
+    monkeypatch.setattr(folder.torch, "save", fail)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(epoch_path(tmp_path, 1), {"model": {}})
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-1.pt"]

@@ -1,0 +1,196 @@
+"""Faults of a training: batches too large for the memory, updates that are not finite, experts that collapse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+from shared_moe_conformer.device import memory_in_use
+from shared_moe_conformer.training.distributed import gather
+from shared_moe_conformer.training.folder import logger, rng_state, set_rng_state
+from shared_moe_conformer.training.metrics import loss_scales
+from shared_moe_conformer.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from shared_moe_conformer.data.batch import AsrBatch
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+from shared_moe_conformer.training.distributed import world
+from shared_moe_conformer.training.folder import save_checkpoint
+from shared_moe_conformer.training.metrics import NonFiniteError, StepReport, TrainState, expert_shares
+
+SMALLER = (0.75, 0.5, 0.25, 0.125)
+"""Shares of the wanted duration that are tried next, to say which duration fits."""
+SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
+"""Parts of torch's messages when memory runs out, on GPUs and CPUs."""
+
+
+def prescan(trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBatch]], *, max_duration: float) -> None:
+    """Compute the gradients of the largest batches and drop them; nothing changes, bit by bit.
+
+    Args:
+      largest_batches: function from a duration in seconds to the largest batches of that duration.
+      max_duration: seconds in a batch of the training.
+
+    Raises:
+      ValueError: the batches do not fit into memory in one of the processes; the message says which would.
+    """
+    if _fit_everywhere(trainer, largest_batches(max_duration)):
+        memory = ", ".join(f"{name} {value:.0f}" for name, value in memory_in_use().items())
+        logger.info("the largest batches of %g s fit into memory (%s)", max_duration, memory)
+        return
+    message = f"batches of --max-duration {max_duration:g} do not fit into the memory of {trainer.device}"
+    for share in SMALLER:
+        if _fit_everywhere(trainer, largest_batches(share * max_duration)):
+            raise ValueError(
+                f"{message}, those of {share * max_duration:g} do: give --max-duration {share * max_duration:g}, "
+                "with a larger --accumulate-batches to keep updates as large, or --checkpoint-activations true"
+            )
+    raise ValueError(f"{message}, nor does an eighth of it: leave out the longest cuts, or train a smaller model")
+
+
+def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
+    return all(gather(_fit(trainer, batches)))
+
+
+def _fit(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
+    """Whether this process can compute the batches while the optimizer's memory is taken too."""
+    with _unchanged(trainer):
+        try:
+            moments = [torch.empty_like(p) for p in trainer.model.parameters() if p.requires_grad for _ in range(2)]
+            for batch in batches:
+                with trainer.precision.autocast():
+                    loss, _ = trainer.losses(trainer.model, batch, loss_scales(trainer.config, 0))
+                loss.backward()
+            del moments
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in SIGNS):
+                raise
+            return False
+    return True
+
+
+@contextmanager
+def _unchanged(trainer: Trainer) -> Iterator[None]:
+    """Put generators, statistics and gradients back after the block."""
+    generators, buffers = rng_state(), [buffer.clone() for buffer in trainer.model.buffers()]
+    trainer.train_mode()
+    try:
+        yield
+    finally:
+        trainer.optimizer.zero_grad(set_to_none=True)
+        for buffer, before in zip(trainer.model.buffers(), buffers):
+            buffer.copy_(before)
+        set_rng_state(generators)
+        if trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+FOLDER = "skipped"
+MAX_SAVED = 10
+"""Files of skipped batches that each process leaves at most."""
+MAX_NAMED = 20
+"""Cuts that one line names at most."""
+
+
+class SkippedSteps:
+    """Logs skipped updates, keeps their batches, and ends a training in which too many follow each other."""
+
+    def __init__(self, exp_dir: Path, *, max_in_a_row: int) -> None:
+        """Write nothing yet.
+
+        Args:
+          max_in_a_row: skipped updates that may follow each other; one more ends the training.
+        """
+        self.folder = exp_dir / FOLDER
+        self.max_in_a_row = max_in_a_row
+
+    def handle(self, report: StepReport, batches: Sequence[AsrBatch], state: TrainState) -> None:
+        """Log a skipped update and keep its batches.
+
+        Raises:
+          NonFiniteError: too many updates in a row were skipped.
+        """
+        cuts = named(report.suspects)
+        logger.warning("%s; the update is skipped (%d so far). Cuts: %s", report.skipped, state.num_skipped, cuts)
+        name = f"epoch-{state.epoch}-batch-{state.num_batches}-process-{world().rank}.pt"
+        self._save(self.folder / name, batches)
+        if state.skipped_in_a_row > self.max_in_a_row:
+            raise NonFiniteError(
+                f"{report.skipped}; {state.skipped_in_a_row} updates in a row were skipped and changed nothing. "
+                f"Look at the cuts {cuts} (their batches are in {self.folder}), or lower --learning-rate, and go "
+                "on from the last checkpoint with --resume true"
+            )
+
+    def _save(self, path: Path, batches: Sequence[AsrBatch]) -> None:
+        """Keep this process's batches, unless there are many already; a full disk only gives a warning."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kept = {file.name for file in self.folder.glob(f"*-process-{world().rank}.pt")}
+        if len(kept) >= MAX_SAVED and path.name not in kept:
+            return
+        parts = [{name: getattr(batch, name).cpu() for name in ("x", "x_lens", "y", "y_lens")} for batch in batches]
+        cut_ids = json.dumps([list(batch.cut_ids) for batch in batches])
+        try:
+            save_checkpoint(path, {"batches": parts, "cut_ids": cut_ids})
+        except ValueError as error:
+            logger.warning("%s", error)
+
+
+def named(cut_ids: Sequence[str]) -> str:
+    """The ids in one line; only the first if there are many."""
+    more = f" and {len(cut_ids) - MAX_NAMED} more" if len(cut_ids) > MAX_NAMED else ""
+    return ", ".join(cut_ids[:MAX_NAMED]) + more
+
+
+COLLAPSED_SHARE = 0.01
+"""An expert with a smaller share of its layer's frames has collapsed: the router has given it up."""
+NUM_UPDATES = 200
+"""Updates over which an expert's frames are counted."""
+
+
+class CollapsedExpert(NamedTuple):
+    """An expert that computed nearly none of its feed-forward's frames."""
+
+    feed_forward: int
+    """Number of the expert feed-forward in the order of depth, from 0."""
+    expert: int
+    """Number of the expert, from 0."""
+    share: float
+    """Share of the feed-forward's frames."""
+
+
+class CollapseDetector:
+    """Finds collapsed experts in each 200 updates, and reports each of them once."""
+
+    def __init__(self) -> None:
+        self._frames: Tensor | None = None
+        self._num_updates = 0
+        self._known: set[tuple[int, int]] = set()
+
+    def add(self, frames_per_expert: Tensor | None) -> list[CollapsedExpert]:
+        """Count an update; return the experts that are now found to have collapsed.
+
+        Args:
+          frames_per_expert: frames of the update that are balanced within each row, (L, E); None without experts.
+        """
+        if frames_per_expert is None:
+            return []
+        self._frames = frames_per_expert if self._frames is None else self._frames + frames_per_expert
+        self._num_updates += 1
+        if self._num_updates < NUM_UPDATES:
+            return []
+        shares, self._frames, self._num_updates = expert_shares(self._frames), None, 0
+        found = [
+            CollapsedExpert(layer, expert, float(shares[layer, expert]))
+            for layer, expert in (shares < COLLAPSED_SHARE).nonzero().tolist()
+            if (layer, expert) not in self._known
+        ]
+        self._known |= {(layer, expert) for layer, expert, _ in found}
+        return found
