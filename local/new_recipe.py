@@ -168,7 +168,7 @@ def write_recipe(
         lines = (f"{utterance.path}\t{reason}\t{utterance.text}\n" for utterance, reason in dropped.items())
         (new / DROPPED).write_text("".join(lines), encoding="utf-8")
         fill_templates(ROOT / "local/recipe_template", new, recipe, target=folder, local=ROOT / "local")
-        for program in ("train.py", "decode.py", "export.py"):
+        for program in ("train.py", "train_lm.py", "decode.py", "export.py"):
             shutil.copy(ROOT / "egs/asterisk/ASR" / program, new)
 
 

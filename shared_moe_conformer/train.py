@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from types import FrameType
 
 import kaldialign
 import torch
@@ -35,6 +33,7 @@ from shared_moe_conformer.training.distributed import connected, from_local_lead
 from shared_moe_conformer.training.experiment import (
     Origin,
     RunOptions,
+    Termination,
     find_origin,
     only_training_in,
     open_experiment,
@@ -56,7 +55,7 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
     def body() -> None:
         config, options = apply_flags(configs[args.config], args), apply_flags(RunOptions(), args)
-        with _Termination() as termination:
+        with Termination() as termination:
             train(config, exp_dir, recipe_dir=recipe_dir, options=options, between_steps=termination.check)
 
     run_main(body)
@@ -268,29 +267,3 @@ def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> a
     add_flags(parser, RunOptions)
     add_flags(parser, config)
     return parser
-
-
-class _Termination:
-    """Holds SIGTERM back until a step has ended; an exception in the middle of torch's backward can abort the process.
-
-    A second SIGTERM ends the process at once.
-    """
-
-    def __init__(self) -> None:
-        self._number: int | None = None
-
-    def __enter__(self) -> _Termination:
-        self._before = signal.signal(signal.SIGTERM, self._keep)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
-
-    def check(self) -> None:
-        """Leave the program if the signal has arrived."""
-        if self._number is not None:
-            raise SystemExit(128 + self._number)
-
-    def _keep(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -12,6 +12,7 @@ PACKAGE = "shared_moe_conformer"
 
 VERBS = {
     "train",
+    "train_lm",
     "decode",
     "export",
     "transcribe",

@@ -22,8 +22,10 @@ from shared_moe_conformer.config.experiment import (
     SharedBlockLrScale,
     TrainingConfig,
     load_config,
+    load_config_of,
     save_config,
 )
+from shared_moe_conformer.config.language_model import LmConfig, LmDataConfig, LmModelConfig, NeuralLmType
 from shared_moe_conformer.config.model import (
     BLOCK_PARTS,
     MIXING_PARTS,
@@ -46,6 +48,9 @@ from shared_moe_conformer.config.tree import (
     with_options,
 )
 
+AnyConfig = Config | LmConfig
+"""What defines a training."""
+
 __all__ = [
     "ADDED_LATER",
     "BLOCK_PARTS",
@@ -56,19 +61,25 @@ __all__ = [
     "MIN_NUM_FRAMES",
     "MIXING_PARTS",
     "SUBSAMPLING_FACTOR",
+    "AnyConfig",
     "Chunking",
     "Config",
     "DataConfig",
     "EncoderConfig",
     "FeatureConfig",
+    "LmConfig",
+    "LmDataConfig",
+    "LmModelConfig",
     "LrSchedule",
     "MergeGates",
     "ModelConfig",
+    "NeuralLmType",
     "SharedBlockLrScale",
     "TrainingConfig",
     "frame_centre",
     "from_dict",
     "load_config",
+    "load_config_of",
     "options_by_name",
     "replace_fields",
     "require",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from shared_moe_conformer.config.data import DataConfig, FeatureConfig
 from shared_moe_conformer.config.model import ModelConfig
@@ -19,6 +19,7 @@ from shared_moe_conformer.config.tree import (
     to_dict,
 )
 
+C = TypeVar("C")
 PrecisionName = Literal["float32", "bfloat16", "float16"]
 LrSchedule = Literal["cosine", "noam", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
@@ -157,7 +158,12 @@ def save_config(config: Config, path: Path) -> None:
 
 
 def load_config(path: Path) -> Config:
-    """The config that `save_config` wrote.
+    """The config that `save_config` wrote; see `load_config_of`."""
+    return load_config_of(Config, path)
+
+
+def load_config_of(kind: type[C], path: Path) -> C:
+    """The config of a class that a training wrote.
 
     Raises:
       FileNotFoundError: no such file.
@@ -167,6 +173,6 @@ def load_config(path: Path) -> Config:
         raise FileNotFoundError(f"no config in {path}: train first (./train.py), or name another --exp-dir")
     try:
         values = json.loads(path.read_text())
-        return from_dict(Config, values)
+        return from_dict(kind, values)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error

@@ -1,7 +1,7 @@
 """Scores that a beam adds to those of its model: n-grams over tokens, and hotwords.
 
-Both are tables, one look-up in which advances every hypothesis of a batch. The score of a hypothesis depends on its
-tokens alone, so hypotheses whose tokens have become equal have equal ones.
+Both are tables, one look-up in which advances every hypothesis of a batch; `neural_lm` has networks. The score of a
+hypothesis depends on its tokens alone, so hypotheses whose tokens have become equal have equal ones.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import unicodedata
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.lattice.ngram import BOS, Ngram, NgramModel
+from shared_moe_conformer.lattice.ngram import BOS, EOS, Ngram, NgramModel
 from shared_moe_conformer.text import counted, shown
 
 if TYPE_CHECKING:
@@ -39,10 +39,12 @@ class PrefixScorer(NamedTuple):
     """Nats that each token adds to the hypothesis's log-probability, (S, V)."""
     final: Tensor
     """Nats that the end of the utterance adds in each state, (S,)."""
+    end: Tensor
+    """Nats that the end of a sentence adds in each state where sentences are scored, (S,)."""
 
     def scaled(self, scale: float) -> PrefixScorer:
         """The automaton whose scores count this many times."""
-        return self._replace(score=scale * self.score, final=scale * self.final)
+        return PrefixScorer(self.next_state, scale * self.score, scale * self.final, scale * self.end)
 
     def to(self, device: torch.device) -> PrefixScorer:
         """The automaton on a device."""
@@ -50,11 +52,65 @@ class PrefixScorer(NamedTuple):
 
     def total(self, tokens: Sequence[int]) -> float:
         """The score of a whole token sequence, one token after the other."""
+        state, total = self._after(tokens)
+        return total + float(self.final[state])
+
+    def start(self, num_utterances: int, beam_size: int) -> tuple[Tensor, ...]:
+        """The first state, (N, K)."""
+        return (torch.zeros(num_utterances, beam_size, dtype=torch.int64, device=self.score.device),)
+
+    def token_scores(self, state: Sequence[Tensor]) -> Tensor:
+        """See `Scorer`."""
+        return self.score[state[0]]
+
+    def advanced(self, state: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, ...]:
+        """See `Scorer`."""
+        return (self.next_state[state[0], tokens],)
+
+    def final_scores(self, state: Sequence[Tensor]) -> Tensor:
+        """See `Scorer`."""
+        return self.final[state[0]]
+
+    def sentence_scores(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        """See `Scorer`."""
+        return [total + float(self.end[state]) for state, total in map(self._after, sentences)]
+
+    def _after(self, tokens: Sequence[int]) -> tuple[int, float]:
+        """The state after tokens, and what they add."""
         state, total = 0, 0.0
         for token in tokens:
             total += float(self.score[state, token])
             state = int(self.next_state[state, token])
-        return total + float(self.final[state])
+        return state, total
+
+
+class Scorer(Protocol):
+    """Adds to the log-probability of a hypothesis what depends on its tokens alone.
+
+    Its state of the hypotheses of N utterances, K each, is a tuple of tensors (N, K, ..). A blank changes neither state
+    nor score.
+    """
+
+    def scaled(self, scale: float) -> Scorer:
+        """The scorer whose scores count this many times."""
+
+    def to(self, device: torch.device) -> Scorer:
+        """The scorer on a device."""
+
+    def start(self, num_utterances: int, beam_size: int) -> tuple[Tensor, ...]:
+        """The state of empty hypotheses."""
+
+    def token_scores(self, state: Sequence[Tensor]) -> Tensor:
+        """Nats that each token adds, (N, K, V)."""
+
+    def advanced(self, state: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, ...]:
+        """The state after one more token, or blank, of each hypothesis, (N, K)."""
+
+    def final_scores(self, state: Sequence[Tensor]) -> Tensor:
+        """Nats that the end of the utterance adds, (N, K)."""
+
+    def sentence_scores(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        """Nats of each whole sentence, with its end where the scorer is a language model."""
 
 
 def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
@@ -81,18 +137,24 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
     score = np.zeros((len(histories), len(tokens)))
     next_state = np.zeros(score.shape, dtype=np.int64)
     ids = {token: index for index, token in enumerate(tokens) if index > 0}
-    followers = _followers(model, ids)
+    end = np.zeros(len(histories))
+    followers = _followers(model, {*ids, EOS})
     for history in sorted(histories, key=len):
         row = number[history]
         if history:
             shorter = number[_longest_known(history[1:], number)]
             score[row] = score[shorter] + model.backoffs.get(history, 0.0)
+            end[row] = end[shorter] + model.backoffs.get(history, 0.0)
             next_state[row] = next_state[shorter]
         for token, log_prob in followers.get(history, ()):
+            if token == EOS:
+                end[row] = log_prob
+                continue
             score[row, ids[token]] = log_prob
             next_state[row, ids[token]] = number[_longest_known((*history, token), number)]
     score[:, 0], next_state[:, 0] = 0.0, np.arange(len(histories))
-    return PrefixScorer(torch.from_numpy(next_state), torch.from_numpy(score).float(), torch.zeros(len(histories)))
+    tables = (torch.from_numpy(table).float() for table in (score, np.zeros(len(histories)), end))
+    return PrefixScorer(torch.from_numpy(next_state), *tables)
 
 
 def _histories(model: NgramModel) -> list[Ngram]:
@@ -205,4 +267,4 @@ def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int
     held = torch.tensor(early, dtype=torch.float32)
     score = held[next_state] - held.unsqueeze(1) + torch.tensor(earned, dtype=torch.float32)[next_state]
     next_state[:, 0], score[:, 0] = torch.arange(len(tries)), 0.0
-    return PrefixScorer(next_state, score, -held)
+    return PrefixScorer(next_state, score, -held, end=-held)

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
 from shared_moe_conformer.atomic import write_whole
-from shared_moe_conformer.config import Config, from_dict, load_config, options_by_name, require, require_least, to_dict
+from shared_moe_conformer.config import (
+    AnyConfig,
+    from_dict,
+    load_config_of,
+    options_by_name,
+    require,
+    require_least,
+    to_dict,
+)
 from shared_moe_conformer.text import counted
 from shared_moe_conformer.training.folder import (
+    BEST_LM_NAME,
     BEST_NAME,
     MID_EPOCH_NAME,
     epoch_path,
@@ -27,7 +38,10 @@ from shared_moe_conformer.training.folder import (
 
 FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers")
 """Options that may change when a training is resumed."""
-HALF_WRITTEN = (".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*", f".{BEST_NAME}.*")
+HALF_WRITTEN = (
+    *(".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*"),
+    *(f".{BEST_NAME}.*", f".{BEST_LM_NAME}.*"),
+)
 """Files that a run leaves behind when it is killed while it writes (`atomic_file`)."""
 LOCK_NAME = ".lock"
 
@@ -119,7 +133,7 @@ class Origin(NamedTuple):
     """A newer checkpoint than `path` that cannot be read."""
 
 
-def find_origin(exp_dir: Path, config: Config, options: RunOptions, *, resume_from: Path | None = None) -> Origin:
+def find_origin(exp_dir: Path, config: AnyConfig, options: RunOptions, *, resume_from: Path | None = None) -> Origin:
     """The checkpoint that a training goes on from, of its own folder or, if that has none, `resume_from`.
 
     Raises:
@@ -197,7 +211,7 @@ def _step(checkpoint: dict[str, Any]) -> int:
     return int(json.loads(checkpoint["train_state"])["step"]) if "train_state" in checkpoint else -1
 
 
-def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
+def open_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool) -> None:
     """Create the folder and its config.json, and delete what a killed run left half-written.
 
     Raises:
@@ -211,22 +225,22 @@ def open_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
     write_whole(exp_dir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
-def refuse_other_checkpoint(checkpoint: dict[str, Any], config: Config, path: Path) -> None:
+def refuse_other_checkpoint(checkpoint: dict[str, Any], config: AnyConfig, path: Path) -> None:
     """Raise `ValueError` unless a training of the config can go on from the checkpoint."""
     require("config" in checkpoint, f"{path} holds no config, so no training can go on from it: name another")
-    its_config = from_dict(Config, json.loads(checkpoint["config"]))
+    its_config = from_dict(type(config), json.loads(checkpoint["config"]))
     differences = _differences(to_dict(its_config), to_dict(config), FREE_OPTIONS)
     if differences:
         raise ValueError(f"{path} is of another training ({differences}): give the options with which it began")
 
 
-def refuse_other_experiment(exp_dir: Path, config: Config, *, resuming: bool) -> None:
+def refuse_other_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool) -> None:
     """Raise `ValueError` if the folder holds another experiment's config.json."""
     path = exp_dir / "config.json"
     if not path.is_file():
         return
     free = FREE_OPTIONS if resuming else ()
-    differences = _differences(to_dict(load_config(path)), to_dict(config), free)
+    differences = _differences(to_dict(load_config_of(type(config), path)), to_dict(config), free)
     if differences:
         raise ValueError(
             f"{path} is of another experiment ({differences}): give the options with which it began, "
@@ -239,3 +253,29 @@ def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...]
     old, new = options_by_name(old), options_by_name(new)
     names = [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
     return ", ".join(f"{name} {old.get(name)} there, {new.get(name)} now" for name in names)
+
+
+class Termination:
+    """Holds SIGTERM back until a step has ended; an exception in the middle of torch's backward can abort the process.
+
+    A second SIGTERM ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    def __enter__(self) -> Termination:
+        self._before = signal.signal(signal.SIGTERM, self._keep)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def check(self) -> None:
+        """Leave the program if the signal has arrived."""
+        if self._number is not None:
+            raise SystemExit(128 + self._number)
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

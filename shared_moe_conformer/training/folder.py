@@ -78,6 +78,7 @@ def log_environment(device: torch.device, *, commit: str | None) -> None:
 
 MID_EPOCH_NAME = "checkpoint.pt"
 BEST_NAME = "best-valid-wer.pt"
+BEST_LM_NAME = "best-valid-perplexity.pt"
 
 
 def epoch_path(exp_dir: Path, epoch: int) -> Path:
@@ -114,19 +115,27 @@ def keep_last_steps(exp_dir: Path, count: int) -> None:
         step_path(exp_dir, step).unlink()
 
 
-def save_if_best(exp_dir: Path, state: dict[str, Tensor], *, wer: float, epoch: int) -> bool:
-    """Keep the weights if their word error rate is the lowest so far; return whether it is."""
-    path = exp_dir / BEST_NAME
-    if path.is_file() and _valid_wer(path) <= wer:
+def save_if_best(path: Path, state: dict[str, Tensor], *, value: float, epoch: int) -> bool:
+    """Keep the weights if their word error rate or perplexity is the lowest so far; return whether it is.
+
+    Args:
+      path: best-valid-wer.pt, or that of another value.
+    """
+    if path.is_file() and _valid_value(path) <= value:
         return False
-    save_checkpoint(path, {"model": state, "valid_wer": json.dumps(wer), "epoch": json.dumps(epoch)})
+    save_checkpoint(path, {"model": state, _value_name(path): json.dumps(value), "epoch": json.dumps(epoch)})
     return True
 
 
-def _valid_wer(path: Path) -> float:
-    """The word error rate of the best weights; infinite if their file is damaged."""
+def _value_name(path: Path) -> str:
+    """`valid_wer` of best-valid-wer.pt."""
+    return path.stem.partition("-")[2].replace("-", "_")
+
+
+def _valid_value(path: Path) -> float:
+    """The value of the best weights; infinite if their file is damaged."""
     try:
-        return float(json.loads(load_checkpoint(path)["valid_wer"]))
+        return float(json.loads(load_checkpoint(path)[_value_name(path)]))
     except (KeyError, ValueError):
         logger.warning("%s cannot be read: it is replaced by the newest weights", path)
         return math.inf

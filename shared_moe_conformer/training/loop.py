@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from shared_moe_conformer.config import Config, from_dict, to_dict
+from shared_moe_conformer.config import AnyConfig, from_dict, to_dict
 from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.experiment import RunOptions
 from shared_moe_conformer.training.faults import SkippedSteps
@@ -28,13 +28,30 @@ from shared_moe_conformer.training.folder import (
     set_rng_state,
     step_path,
 )
+from shared_moe_conformer.training.metrics import LossTotals
 from shared_moe_conformer.training.optim import reschedule
 from shared_moe_conformer.training.tracking import Tracker
-from shared_moe_conformer.training.trainer import Trainer
+from shared_moe_conformer.training.trainer import ModelTrainer
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
-    from shared_moe_conformer.data.streamed import Loader
+
+
+class Loader(Protocol):
+    """The batches of one epoch at a time, whose position can be stored; see `TrainLoader`."""
+
+    has_ended: bool | None
+    """Whether the epoch has given all its batches, where other processes may have others; None: all have as many."""
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[AsrBatch]: ...
+
+    def state_dict(self) -> dict[str, int | str]: ...
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None: ...
 
 
 class Batches(NamedTuple):
@@ -49,11 +66,11 @@ class Batches(NamedTuple):
 
 
 def fit(
-    trainer: Trainer,
+    trainer: ModelTrainer[Any],
     batches: Batches,
     *,
     exp_dir: Path,
-    config: Config,
+    config: AnyConfig,
     options: RunOptions,
     checkpoint: dict[str, Any] | None = None,
     between_steps: Callable[[], None] = lambda: None,
@@ -70,7 +87,7 @@ def fit(
     """
     if checkpoint is not None:
         trainer.restore(checkpoint)
-        old = from_dict(Config, json.loads(checkpoint["config"]))
+        old = from_dict(type(config), json.loads(checkpoint["config"]))
         if jump := reschedule(trainer.state, old.training, config.training):
             logger.warning("%s", jump)
     tracker = Tracker(
@@ -88,7 +105,8 @@ def fit(
         between_steps()
 
     def validate() -> None:
-        saver.validated(_validate(trainer, batches, tracker, between_steps), tracker.epoch)
+        totals, wer = _validate(trainer, batches, tracker, between_steps)
+        saver.validated(trainer.value(totals, wer), tracker.epoch)
 
     try:
         if checkpoint is not None and trainer.state.num_batches == 0:  # it may have been stopped while it validated
@@ -107,10 +125,10 @@ def fit(
 class _Saver(NamedTuple):
     """Writes the checkpoints of a training; of several processes the first writes, with the states of all."""
 
-    trainer: Trainer
+    trainer: ModelTrainer[Any]
     loader: Loader
     exp_dir: Path
-    config: Config
+    config: AnyConfig
     options: RunOptions
 
     def stepped(self) -> None:
@@ -134,10 +152,11 @@ class _Saver(NamedTuple):
             (self.exp_dir / MID_EPOCH_NAME).unlink(missing_ok=True)
             keep_last(self.exp_dir, self.options.keep_last_k)
 
-    def validated(self, wer: float | None, epoch: int) -> None:
-        """Save the weights of an epoch if its word error rate is the lowest so far."""
-        if wer is not None and world().rank == 0:
-            save_if_best(self.exp_dir, self.trainer.model.state_dict(), wer=wer, epoch=epoch)
+    def validated(self, value: float | None, epoch: int) -> None:
+        """Save the weights of an epoch if its word error rate, or another value, is the lowest so far."""
+        if value is not None and world().rank == 0:
+            path = self.exp_dir / self.trainer.best_name
+            save_if_best(path, self.trainer.model.state_dict(), value=value, epoch=epoch)
 
     def _save(self, path: Path, **more: Any) -> None:
         first, *others = gather(rng_state())
@@ -170,7 +189,7 @@ def _begin_epoch(epoch: int, seed: int, loader: Loader, checkpoint: dict[str, An
 
 
 def _train_epoch(
-    trainer: Trainer,
+    trainer: ModelTrainer[Any],
     loader: Loader,
     tracker: Tracker,
     skipped: SkippedSteps,
@@ -203,8 +222,10 @@ def _all_have_ended(loader: Loader) -> bool:
     return loader.has_ended is not None and all(gather(loader.has_ended))
 
 
-def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_steps: Callable[[], None]) -> float | None:
-    """Show the losses on the validation set; return its word error rate in percent, if it has one."""
+def _validate(
+    trainer: ModelTrainer[Any], batches: Batches, tracker: Tracker, between_steps: Callable[[], None]
+) -> tuple[LossTotals, float | None]:
+    """Show the losses on the validation set; return them and its word error rate in percent, if it has one."""
     counts: list[tuple[int, int]] = []
 
     def count_errors(batch: AsrBatch) -> None:
@@ -217,4 +238,4 @@ def _validate(trainer: Trainer, batches: Batches, tracker: Tracker, between_step
     errors, words = (sum(column) for column in zip(*everyone)) if everyone else (0, 0)
     wer = 100 * errors / words if words else None
     tracker.validated(totals, trainer.state.step, wer=wer)
-    return wer
+    return totals, wer

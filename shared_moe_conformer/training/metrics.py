@@ -73,9 +73,9 @@ class LossTotals:
     """Losses summed over batches; their averages give each frame the same weight."""
 
     num_frames: int = 0
-    """Valid encoder frames."""
+    """Valid encoder frames; of language models tokens, ends of sentences included."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Each loss summed over frames; `loss` is the weighted loss."""
+    """Each loss summed over frames; `loss` is the weighted loss, `nll` that of a language model."""
     frames_per_expert: Tensor | None = None
     """(L, E), on the CPU; None without experts."""
 
@@ -106,8 +106,9 @@ class LossTotals:
             self.frames_per_expert = self.frames_per_expert + other.frames_per_expert
 
     def averages(self) -> dict[str, float]:
-        """Each loss per valid encoder frame; the routers' losses also per expert feed-forward."""
-        return {name: value / max(self.num_frames, 1) for name, value in self.sums.items()}
+        """Each loss per valid encoder frame; the routers' losses also per expert feed-forward; perplexity per token."""
+        found = {name: value / max(self.num_frames, 1) for name, value in self.sums.items()}
+        return {**found, "perplexity": math.exp(min(found["nll"], 700.0))} if "nll" in found else found
 
 
 def _summed_names(losses: AsrLosses) -> list[str]:

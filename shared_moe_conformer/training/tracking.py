@@ -62,6 +62,13 @@ class Span:
             "seconds": elapsed,
         }
 
+    def speed(self) -> str:
+        """The time taken and the speed, for reading; texts alone have tokens instead of audio."""
+        speeds = self.speeds()
+        tokens = f"{self.totals.num_frames / speeds['seconds']:,.0f} tokens per second"
+        audio = f"{speeds['hours_of_audio_per_hour']:.0f} hours of audio per hour"
+        return f"{speeds['seconds']:.0f} s, {audio if self.num_feature_frames else tokens}"
+
     def gradients(self) -> dict[str, float]:
         """The mean norm before clipping, the share of clipped updates, and the number of skipped updates."""
         steps = max(self.num_steps, 1)
@@ -142,9 +149,7 @@ class Tracker:
         """Show the training averages of an epoch after its last update."""
         if self._interval_is_long() or self._interval.num_skipped or not self._has_written:
             self._write_interval(report, step)
-        speeds = self._epoch.speeds()
-        time_taken = f"{speeds['seconds']:.0f} s, {speeds['hours_of_audio_per_hour']:.0f} hours of audio per hour"
-        logger.info("%s, step %d: train %s; %s", self._label, step, _shown(self._epoch, report), time_taken)
+        logger.info("%s, step %d: train %s; %s", self._label, step, _shown(self._epoch, report), self._epoch.speed())
 
     def validated(self, totals: LossTotals, step: int, *, wer: float | None) -> None:
         """Show the losses and expert usage on the validation set, and its word error rate in percent."""

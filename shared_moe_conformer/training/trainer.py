@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from shared_moe_conformer.training.distributed import (
     total_of_update,
     world,
 )
+from shared_moe_conformer.training.folder import BEST_NAME
 from shared_moe_conformer.training.metrics import (
     LossScales,
     LossTotals,
@@ -39,32 +40,29 @@ if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
     from shared_moe_conformer.model.asr_model import AsrLosses, AsrModel
 
+M = TypeVar("M", bound=nn.Module)
 
-class Trainer:
-    """Updates a model batch by batch; the losses are weighed here alone."""
+
+class ModelTrainer(Generic[M]):
+    """Updates a model of any kind batch by batch; a subclass says what its losses are."""
+
+    best_name = BEST_NAME
+    """File of the weights with the lowest `value`."""
 
     def __init__(
-        self,
-        model: AsrModel,
-        config: TrainingConfig,
-        *,
-        device: torch.device | None = None,
-        teacher: AsrModel | None = None,
-        average_period: int = 0,
+        self, model: M, config: TrainingConfig, *, device: torch.device | None = None, average_period: int = 0
     ) -> None:
         """Make the optimizer; several processes must be connected already (`distributed.connected`).
 
         Args:
           device: the device to compute on; None: the model's.
-          teacher: the model should imitate its `teach(x, x_lens, y)`; it is not trained.
           average_period: updates between those whose weights are summed for averages; 0: none are.
 
         Raises:
           ValueError: this torch cannot compute with the config's precision.
         """
         self.device = device or next(model.parameters()).device
-        self.model = model.to(self.device)
-        self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
+        self.model: M = model.to(self.device)
         self.config = config
         self._frozen = freeze(self.model, config.freeze)
         several = config.accumulate_batches * world().size > 1
@@ -93,7 +91,7 @@ class Trainer:
         progress_at_peak = state.progress_at_peak
         learning_rate = self._set_learning_rate(step, progress)
         self.optimizer.zero_grad(set_to_none=True)
-        self._count_features(batches)
+        self._before_update(batches)
         totals, frames = self._backward(batches)
         self.precision.unscale(self.optimizer)
         grad_norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
@@ -107,9 +105,7 @@ class Trainer:
             return report._replace(skipped=f"step {step}: {fault}", suspects=suspects(batches))
         self.precision.step(self.optimizer)
         average_buffers(self.model)
-        if totals.frames_per_expert is not None:
-            to_balance = self.model.balance_experts(totals.frames_per_expert.to(self.device))
-            report = report._replace(frames_to_balance=to_balance)
+        report = report._replace(frames_to_balance=self._balance_experts(totals))
         state.step, state.skipped_in_a_row = step, 0
         if self._sum is not None:
             self._sum.stepped(step)
@@ -162,12 +158,6 @@ class Trainer:
             self._sum.restore(checkpoint, step=self.state.step)
         return self.state
 
-    def _count_features(self, batches: Sequence[AsrBatch]) -> None:
-        """Count the features of all processes' batches in the model's statistics, before it normalises them."""
-        totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]
-        everyones = add_up(torch.stack(totals).sum(dim=0).tolist(), self.device)
-        self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))
-
     def _backward(self, batches: Sequence[AsrBatch]) -> tuple[LossTotals, int]:
         """Compute the gradient of the mean loss per frame; return the losses and feature frames of all processes."""
         scales = loss_scales(self.config, self.state.step)
@@ -195,6 +185,65 @@ class Trainer:
         return self._parallel_model.no_sync()  # type: ignore[operator]
 
     def losses(self, model: nn.Module, batch: AsrBatch, scales: LossScales) -> tuple[Tensor, LossTotals]:
+        """The loss of a batch that is minimised, per frame or token, and its parts."""
+        raise NotImplementedError
+
+    def value(self, totals: LossTotals, wer: float | None) -> float | None:
+        """What the best weights have least of, on the validation set; None: nothing is the best.
+
+        Args:
+          totals: the losses there.
+          wer: the word error rate there in percent, if it was measured.
+        """
+        return wer
+
+    def _before_update(self, batches: Sequence[AsrBatch]) -> None:
+        """Learn something of the batches before the model computes them."""
+
+    def _balance_experts(self, totals: LossTotals) -> Tensor | None:
+        """Change the choice of experts after an update; the frames that were balanced, if the model has experts."""
+        return None
+
+    def _undo(self, buffers: Sequence[Tensor], progress_at_peak: float) -> None:
+        """Restore the state before an update, and count the update as skipped."""
+        for buffer, before in zip(self.model.buffers(), buffers):
+            buffer.copy_(before)
+        self.state.progress_at_peak = progress_at_peak
+        self.state.num_skipped += 1
+        self.state.skipped_in_a_row += 1
+
+    def _set_learning_rate(self, step: int, progress: float) -> float:
+        if step <= max(self.config.warmup_steps, 1):
+            self.state.progress_at_peak = progress
+        learning_rate = self.config.learning_rate * learning_rate_factor(
+            self.config, step, progress=progress, progress_at_peak=self.state.progress_at_peak
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate * group["lr_scale"]
+        return learning_rate
+
+
+class Trainer(ModelTrainer["AsrModel"]):
+    """Updates a recogniser batch by batch; its losses are weighed here alone."""
+
+    def __init__(
+        self,
+        model: AsrModel,
+        config: TrainingConfig,
+        *,
+        device: torch.device | None = None,
+        teacher: AsrModel | None = None,
+        average_period: int = 0,
+    ) -> None:
+        """See `ModelTrainer`.
+
+        Args:
+          teacher: the model should imitate its `teach(x, x_lens, y)`; it is not trained.
+        """
+        super().__init__(model, config, device=device, average_period=average_period)
+        self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
+
+    def losses(self, model: nn.Module, batch: AsrBatch, scales: LossScales) -> tuple[Tensor, LossTotals]:
         """The weighted loss of a batch, per frame, and its parts."""
         x, x_lens, y, y_lens = (
             tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
@@ -217,23 +266,16 @@ class Trainer:
         loss = weighted_loss(losses, scales)
         return loss, LossTotals.of_batch(losses, loss)
 
-    def _undo(self, buffers: Sequence[Tensor], progress_at_peak: float) -> None:
-        """Restore the state before an update, and count the update as skipped."""
-        for buffer, before in zip(self.model.buffers(), buffers):
-            buffer.copy_(before)
-        self.state.progress_at_peak = progress_at_peak
-        self.state.num_skipped += 1
-        self.state.skipped_in_a_row += 1
+    def _before_update(self, batches: Sequence[AsrBatch]) -> None:
+        """Count the features of all processes' batches in the model's statistics, before it normalises them."""
+        totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]
+        everyones = add_up(torch.stack(totals).sum(dim=0).tolist(), self.device)
+        self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))
 
-    def _set_learning_rate(self, step: int, progress: float) -> float:
-        if step <= max(self.config.warmup_steps, 1):
-            self.state.progress_at_peak = progress
-        learning_rate = self.config.learning_rate * learning_rate_factor(
-            self.config, step, progress=progress, progress_at_peak=self.state.progress_at_peak
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group["lr_scale"]
-        return learning_rate
+    def _balance_experts(self, totals: LossTotals) -> Tensor | None:
+        if totals.frames_per_expert is None:
+            return None
+        return self.model.balance_experts(totals.frames_per_expert.to(self.device))
 
 
 def suspects(batches: Sequence[AsrBatch]) -> tuple[str, ...]:

@@ -70,9 +70,11 @@ def test_frames_are_those_of_the_tokens(make_model, make_batch) -> None:
 
 SCORERS = {
     "lm": PrefixScorer(
-        torch.tensor([[0, 1, 0], [1, 0, 1]]), torch.tensor([[0.0, -0.3, -2.0], [0.0, -1.5, -0.2]]), torch.zeros(2)
+        torch.tensor([[0, 1, 0], [1, 0, 1]]), torch.tensor([[0.0, -0.3, -2.0], [0.0, -1.5, -0.2]]), *torch.zeros(2, 2)
     ),
-    "low_order": PrefixScorer(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0.0, -0.4, -1.6]]), torch.zeros(1)),
+    "low_order": PrefixScorer(
+        torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[0.0, -0.4, -1.6]]), *torch.zeros(2, 1)
+    ),
     "hotwords": phrase_scorer([[2, 1]], vocab_size=3),
 }
 

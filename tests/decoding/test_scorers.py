@@ -159,7 +159,9 @@ def test_tables_that_would_be_too_large_are_refused(monkeypatch: pytest.MonkeyPa
 def counter() -> PrefixScorer:
     """Two states; token 2 moves to the other, at 1 nat from state 0; ending in state 1 costs 5."""
     next_state = torch.tensor([[0, 0, 1], [1, 1, 0]])
-    return PrefixScorer(next_state, torch.tensor([[0.0, 0.5, 1.0], [0.0, -0.5, 0.0]]), torch.tensor([0.0, -5.0]))
+    return PrefixScorer(
+        next_state, torch.tensor([[0.0, 0.5, 1.0], [0.0, -0.5, 0.0]]), torch.tensor([0.0, -5.0]), torch.zeros(2)
+    )
 
 
 def test_total_follows_the_states(counter: PrefixScorer) -> None:

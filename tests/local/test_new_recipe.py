@@ -47,6 +47,7 @@ def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable
         "config.py",
         "prepare.sh",
         "train.py",
+        "train_lm.py",
         "decode.py",
         "export.py",
         "utterances.tsv",

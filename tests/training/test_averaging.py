@@ -219,6 +219,6 @@ def test_missing_epochs_are_named(tmp_path: Path) -> None:
 
 def test_the_best_epoch_is_called_so(tmp_path: Path) -> None:
     for epoch, wer in enumerate((90.0, 50.0, 70.0), start=1):
-        save_if_best(tmp_path, {"weight": torch.tensor(float(epoch))}, wer=wer, epoch=epoch)
+        save_if_best(tmp_path / BEST_NAME, {"weight": torch.tensor(float(epoch))}, value=wer, epoch=epoch)
     best = Selection(epoch="best")
     assert best.name(tmp_path) == "best-valid-wer" and best.state(tmp_path)["weight"] == 2.0

@@ -116,7 +116,7 @@ def test_the_best_weights_are_kept(tmp_path: Path) -> None:
     model = nn.Linear(1, 1, bias=False)
     for epoch, wer in enumerate([90.0, 50.0, 70.0, 50.0, 49.0], start=1):
         nn.init.constant_(model.weight, float(epoch))
-        assert save_if_best(tmp_path, model.state_dict(), wer=wer, epoch=epoch) == (epoch in (1, 2, 5))
+        assert save_if_best(tmp_path / BEST_NAME, model.state_dict(), value=wer, epoch=epoch) == (epoch in (1, 2, 5))
     assert load_checkpoint(tmp_path / BEST_NAME)["model"]["weight"] == 5.0
     assert json.loads(load_checkpoint(tmp_path / BEST_NAME)["valid_wer"]) == 49.0
 
@@ -127,6 +127,6 @@ def test_damaged_best_weights_are_replaced(tmp_path: Path, content: bytes | None
         save_checkpoint(tmp_path / BEST_NAME, {"model": {}})
     else:
         (tmp_path / BEST_NAME).write_bytes(content)
-    assert save_if_best(tmp_path, nn.Linear(1, 1, bias=False).state_dict(), wer=90.0, epoch=1)
+    assert save_if_best(tmp_path / BEST_NAME, nn.Linear(1, 1, bias=False).state_dict(), value=90.0, epoch=1)
     assert f"{BEST_NAME} cannot be read" in caplog.text
     assert json.loads(load_checkpoint(tmp_path / BEST_NAME)["valid_wer"]) == 90.0

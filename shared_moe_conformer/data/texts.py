@@ -1,0 +1,134 @@
+"""Texts for language models: where they come from, and their batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.manifests import iterate_cut_file
+from shared_moe_conformer.text import words_of
+
+
+def split_texts(path: Path) -> list[str]:
+    """The transcripts of a file of cuts that hold words.
+
+    Raises:
+      FileNotFoundError: the split has not been prepared.
+      ValueError: no transcript has a word.
+    """
+    cuts = iterate_cut_file(path, recipe_dir=Path())
+    texts = [supervision.text or "" for cut in cuts for supervision in cut.supervisions]
+    return _with_words(texts, path)
+
+
+def file_texts(path: Path) -> list[str]:
+    """The lines of a file that hold words.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it is no text in UTF-8, or has no words.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no texts in {path}: give a file with one sentence a line")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}): give one sentence a line") from error
+    return _with_words(lines, path)
+
+
+def _with_words(texts: Sequence[str], path: Path) -> list[str]:
+    texts = [" ".join(words) for words in map(words_of, texts) if words]
+    require(bool(texts), f"{path} holds no words: give texts to train on and to measure perplexity on")
+    return texts
+
+
+class TextLoader:
+    """Batches of texts, each an `AsrBatch` without frames; the batches of an epoch follow from its number and the seed.
+
+    The position in an epoch can be stored and found again, as with `TrainLoader`.
+    """
+
+    has_ended: bool | None = None
+
+    def __init__(
+        self, sentences: Sequence[Sequence[int]], *, name: str, max_tokens: int, seed: int | None = None
+    ) -> None:
+        """Plan the first epoch.
+
+        Args:
+          sentences: tokens of each text.
+          name: what the texts are called where one is named.
+          max_tokens: tokens of a batch at most, padding and ends of sentences included.
+          seed: of the order; None: the longest texts come first, in every epoch.
+        """
+        self._sentences = [torch.tensor(tokens, dtype=torch.int64) for tokens in sentences]
+        self._name, self._max_tokens, self._seed = name, max_tokens, seed
+        self._digest = hashlib.sha256(repr([list(tokens) for tokens in sentences]).encode())
+        self.set_epoch(1)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all texts, each one's end included."""
+        return sum(len(tokens) + 1 for tokens in self._sentences)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self.epoch, self.num_taken = epoch, 0
+        generator = torch.Generator().manual_seed(0 if self._seed is None else self._seed * 1_000_003 + epoch)
+        shuffled = torch.randperm(len(self._sentences), generator=generator).tolist()
+        by_length = sorted(shuffled, key=lambda i: len(self._sentences[i]), reverse=True)
+        batches = list(self._full_batches(by_length))
+        order = range(len(batches)) if self._seed is None else torch.randperm(len(batches), generator=generator)
+        self._batches = [batches[i] for i in order]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[AsrBatch]:
+        """The batches that are left of the epoch; without a seed all of them, always."""
+        for chosen in self._batches[0 if self._seed is None else self.num_taken :]:
+            self.num_taken += 1
+            tokens = [self._sentences[i] for i in chosen]
+            lens = torch.tensor([len(sentence) for sentence in tokens])
+            y = torch.nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+            names = [f"{self._name} {i + 1}" for i in chosen]
+            yield AsrBatch(torch.zeros(len(y), 0, 1), torch.zeros_like(lens), y, lens, names, [])
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position after the last batch that was given out."""
+        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self._fingerprint()}
+
+    def load_state_dict(self, state: dict[str, int | str]) -> None:
+        """Go to the position of another loader of the same texts.
+
+        Raises:
+          ValueError: the epoch would have other batches.
+        """
+        self.set_epoch(int(state["epoch"]))
+        require(
+            state["fingerprint"] == self._fingerprint(),
+            f"epoch {self.epoch} has other batches than when the checkpoint was written: resume with its texts, "
+            "tokenizer, --seed and --max-tokens",
+        )
+        self.num_taken = int(state["num_taken"])
+
+    def _full_batches(self, longest_first: Sequence[int]) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for i in longest_first:
+            width = len(self._sentences[(batch or [i])[0]]) + 1
+            if batch and (len(batch) + 1) * width > self._max_tokens:
+                yield batch
+                batch = []
+            batch.append(i)
+        yield batch
+
+    def _fingerprint(self) -> str:
+        digest = self._digest.copy()
+        digest.update(repr(self._batches).encode())
+        return digest.hexdigest()
