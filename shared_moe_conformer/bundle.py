@@ -21,7 +21,7 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import METHODS, used
 from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, DecodingMethod, Resources, with_phrases
-from shared_moe_conformer.decoding.searches import load_resources, require_values, resolved, with_values
+from shared_moe_conformer.decoding.searches import load_resources, require_values, resolved, tuned_as, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.release.manifest import (
@@ -245,7 +245,7 @@ class Bundle:
     def default_search(self) -> DecodingConfig:
         """The search that the manifest names, at the values that were tuned for it, if any."""
         config = DecodingConfig(decoding_method=cast(DecodingMethod, self.manifest.decoding_method))
-        return with_values(config, self.manifest.decoding_options.get(config.decoding_method, {}))
+        return with_values(config, self.manifest.decoding_options.get(tuned_as(config), {}))
 
     def features(self, samples: np.ndarray, sampling_rate: int) -> Tensor:
         """Features (T, F) of samples, (num_samples,), at a rate in Hz."""

@@ -19,7 +19,7 @@ from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, rea
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.methods import METHODS, settings
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
-from shared_moe_conformer.decoding.searches import read_tuned, resolved, tuned_note, values_of
+from shared_moe_conformer.decoding.searches import read_tuned, resolved, search_named, tuned_note, values_of
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.onnx_streaming import StreamingForm
@@ -265,7 +265,7 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     if sizes:
         print(f"with a decoding graph: {', '.join(f'{name} ({size:.2f} MB)' for name, size in sizes)}")
     tuned = read_tuned(exp_dir)
-    searches = [DecodingConfig(decoding_method=cast(DecodingMethod, method)) for method in tuned]
+    searches = [search_named(name) for name in tuned]
     if note := tuned_note(searches, tuned, checkpoint=selection.name(exp_dir)):
         print(f"with {note}")
     for form, target in forms.items():

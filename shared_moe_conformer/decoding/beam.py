@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out, start_contexts
 from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, has_padding, hypotheses, valid_frames
-from shared_moe_conformer.decoding.scorers import PrefixScorer
+from shared_moe_conformer.decoding.scorers import Scorer
 from shared_moe_conformer.model.asr_model import AsrModel
 
 _STATE_FACTOR, _TOKEN_FACTOR = (odd - (1 << 64) for odd in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9))
@@ -28,8 +30,8 @@ class Beam(NamedTuple):
     """Length, the start context counted."""
     context: Tensor
     """The last tokens, which the decoder sees, (N, K, context_size)."""
-    scorer_states: Tensor
-    """The state of each of J scorers, (N, K, J)."""
+    scorer_states: tuple[tuple[Tensor, ...], ...]
+    """The state of each scorer, tensors (N, K, ..)."""
 
 
 class BeamState(NamedTuple):
@@ -59,7 +61,7 @@ class ModifiedBeamSearch:
     beam_size: int = 4
     blank_penalty: float = 0.0
     """See `next_token_log_probs`."""
-    scorers: Sequence[PrefixScorer] = ()
+    scorers: Sequence[Scorer] = ()
     """Language models and hotwords, scaled and on the model's device: each token also gets their scores."""
 
     def start(self, num_utterances: int) -> BeamState:
@@ -73,7 +75,7 @@ class ModifiedBeamSearch:
             prefix_hash=zeros,
             num_tokens=zeros + self.model.decoder.context_size,
             context=context.unsqueeze(1).repeat(1, self.beam_size, 1),
-            scorer_states=zeros.unsqueeze(2).repeat(1, 1, len(self.scorers)),
+            scorer_states=tuple(scorer.start(*scores.shape) for scorer in self.scorers),
         )
         return BeamState(beam, (Steps.none(num_utterances, self.beam_size, context.device),))
 
@@ -86,7 +88,7 @@ class ModifiedBeamSearch:
         beam, steps = state.beam, []
         for frame, active, is_padded in zip(encoder_frames.unbind(1), valid.unbind(1), has_padding(valid)):
             after, *step = self._extended(beam, frame)
-            beam = Beam(*where_active(active, after, beam)) if is_padded else after
+            beam = _beams_where(active, after, beam) if is_padded else after
             steps.append(step)
         parents, tokens, log_probs = map(torch.stack, zip(*steps))
         chunk = Steps.of_valid(parents, tokens, log_probs, valid, blank_id=self.model.decoder.blank_id)
@@ -94,13 +96,27 @@ class ModifiedBeamSearch:
 
     def finish(self, state: BeamState) -> list[Hypothesis]:
         """The hypotheses with the highest score per token."""
-        beam = state.beam
-        scores = beam.scores.clone()
-        for scorer, states in zip(self.scorers, beam.scorer_states.unbind(2)):
-            scores += scorer.final[states]
-        best = (scores / beam.num_tokens).argmax(dim=1)
+        scores = self._final_scores(state.beam)
+        best = (scores / state.beam.num_tokens).argmax(dim=1)
         score = scores.gather(1, best.unsqueeze(1)).squeeze(1)
         return hypotheses(path_of(state.steps, best), score.tolist(), blank_id=self.model.decoder.blank_id)
+
+    def n_best(self, state: BeamState) -> list[list[Hypothesis]]:
+        """All hypotheses of each utterance, in no order."""
+        scores, blank_id = self._final_scores(state.beam), self.model.decoder.blank_id
+        places = [torch.full_like(scores[:, 0], k, dtype=torch.int64) for k in range(scores.size(1))]
+        at_each = [
+            hypotheses(path_of(state.steps, place), score.tolist(), blank_id=blank_id)
+            for place, score in zip(places, scores.unbind(1))
+        ]
+        return [[hyp for hyp in of_one if hyp.score > -math.inf] for of_one in zip(*at_each)]
+
+    def _final_scores(self, beam: Beam) -> Tensor:
+        """The scores (N, K) with those of the end of the utterance."""
+        scores = beam.scores
+        for scorer, state in zip(self.scorers, beam.scorer_states):
+            scores = scores + scorer.final_scores(state)
+        return scores
 
     def _extended(self, beam: Beam, encoder_frame: Tensor) -> tuple[Beam, Tensor, Tensor, Tensor]:
         """The beam after one more frame (N, J), equal hypotheses merged.
@@ -123,7 +139,10 @@ class ModifiedBeamSearch:
             prefix_hash,
             beam.num_tokens.gather(1, parents) + is_longer,
             longer.where(is_longer.unsqueeze(2), context),
-            self._next_states(_of_parents(beam.scorer_states, parents), tokens),
+            tuple(
+                scorer.advanced([_of_parents(part, parents) for part in state], tokens)
+                for scorer, state in zip(self.scorers, beam.scorer_states)
+            ),
         )
         return after, parents, tokens, log_probs.flatten(1).gather(1, parents * log_probs.size(2) + tokens)
 
@@ -134,23 +153,49 @@ class ModifiedBeamSearch:
             self.model, encoder_frame.unsqueeze(1), decoder_frames, blank_penalty=self.blank_penalty
         )
 
-    def _fused(self, log_probs: Tensor, scorer_states: Tensor) -> Tensor:
+    def _fused(self, log_probs: Tensor, scorer_states: Sequence[Sequence[Tensor]]) -> Tensor:
         """Log-probabilities (N, K, V) with what the scorers add in their states."""
-        for scorer, states in zip(self.scorers, scorer_states.unbind(2)):
-            log_probs = log_probs + scorer.score[states]
+        for scorer, state in zip(self.scorers, scorer_states):
+            log_probs = log_probs + scorer.token_scores(state)
         return log_probs
 
-    def _next_states(self, scorer_states: Tensor, tokens: Tensor) -> Tensor:
-        """The states (N, K, J) of the scorers after one more token, or blank, of each hypothesis."""
-        after = scorer_states.clone()
-        for j, scorer in enumerate(self.scorers):
-            after[:, :, j] = scorer.next_state[scorer_states[:, :, j], tokens]
-        return after
+
+@dataclass(frozen=True)
+class RescoredBeamSearch:
+    """Lets language models choose at the end among the hypotheses of a beam that does not know them.
+
+    The best hypothesis is the one with the highest sum of scores per token, the start context counted, so that at scale
+    0 it is that of the beam. icefall compares sums that are not divided; sherpa-onnx divides, as here.
+
+    Source: modified_beam_search_lm_rescore and .._lm_rescore_LODR of icefall; OfflineLM::ComputeLMScore of sherpa-onnx.
+    """
+
+    search: ModifiedBeamSearch
+    lms: Sequence[Scorer]
+    """Scaled and on the model's device; each sentence gets their scores, and its end, too."""
+
+    def start(self, num_utterances: int) -> BeamState:
+        """One empty hypothesis per utterance."""
+        return self.search.start(num_utterances)
+
+    def advance(self, state: BeamState, encoder_out: Tensor, encoder_out_lens: Tensor) -> BeamState:
+        """Extend the hypotheses by more frames, (N, T, C)."""
+        return self.search.advance(state, encoder_out, encoder_out_lens)
+
+    def finish(self, state: BeamState) -> list[Hypothesis]:
+        """The hypotheses that the language models choose."""
+        lists = self.search.n_best(state)
+        sentences = [hyp.tokens for hyps in lists for hyp in hyps]
+        of_each = [lm.sentence_scores(sentences) for lm in self.lms]
+        added = map(sum, zip(*of_each)) if of_each else itertools.repeat(0.0)
+        rescored = [[hyp._replace(score=hyp.score + next(added)) for hyp in hyps] for hyps in lists]
+        context_size = self.search.model.decoder.context_size
+        return [max(hyps, key=lambda hyp: hyp.score / (len(hyp.tokens) + context_size)) for hyps in rescored]
 
 
 def _of_parents(values: Tensor, parents: Tensor) -> Tensor:
     """The values (N, K, ..) of the entries (N, K) that are continued."""
-    return values.gather(1, parents.unsqueeze(2).expand(-1, -1, values.size(2)))
+    return values[torch.arange(len(values), device=values.device).unsqueeze(1), parents]
 
 
 def best_extensions(scores: Tensor, beam_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,6 +265,14 @@ class Steps(NamedTuple):
 def where_active(active: Tensor, after: Sequence[Tensor], before: Sequence[Tensor]) -> list[Tensor]:
     """Beams (N, K, ..) after a frame for the utterances that have it, (N,), and those before it for the others."""
     return [new.where(active.view(-1, *[1] * (new.dim() - 1)), old) for new, old in zip(after, before)]
+
+
+def _beams_where(active: Tensor, after: Beam, before: Beam) -> Beam:
+    """See `where_active`."""
+    (*new, new_states), (*old, old_states) = after, before
+    states = (tuple(where_active(active, *parts)) for parts in zip(new_states, old_states))
+    scores, prefix_hash, num_tokens, context = where_active(active, new, old)
+    return Beam(scores, prefix_hash, num_tokens, context, tuple(states))
 
 
 def path_of(steps: Sequence[Steps], best: Tensor) -> Chunk:

@@ -105,7 +105,7 @@ def nbest_oracle(model: AsrModel, options: DecodingConfig, parts: Resources) -> 
 
 
 class ScoredLists(NamedTuple):
-    """The N best paths of each utterance, each with its log-probability by a stronger n-gram."""
+    """The N best paths of each utterance, each with its log-probability by another language model."""
 
     lattices: Lattices
     lists: list[list[tuple[LatticePath, float]]]
@@ -120,12 +120,30 @@ def nbest_rescoring(model: AsrModel, options: DecodingConfig, parts: Resources) 
     Source: icefall's rescore_with_n_best_list.
     """
     find = lattice_finder(model, options, given(parts.word_graph, "word_graph"))
-    lm, lm_scale = given(parts.rescoring_lm, "rescoring_lm"), options.lm_scales[0]
+    lm = given(parts.rescoring_lm, "rescoring_lm")
+    return _rescored_lists(find, lambda paths: [lm.score(path.output_labels) for path in paths], options)
+
+
+def nbest_lm_rescore(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[ScoredLists]:
+    """The search for the one of the N best sequences for which am + lm_scale * lm is largest; see `nbest_rescoring`.
+
+    lm is the log-probability of the tokens, their end included, by a language model over tokens.
+    """
+    find = lattice_finder(model, options, _chosen_graph(options, parts))
+    lm = given(parts.token_lm, "token_lm").to(model.joiner.output.weight.device)
+    return _rescored_lists(find, lambda paths: lm.sentence_scores([tokens_of(path)[0] for path in paths]), options)
+
+
+def _rescored_lists(
+    find: FindLattices, score: Callable[[list[LatticePath]], list[float]], options: DecodingConfig
+) -> WholeUtteranceSearch[ScoredLists]:
+    """The search whose N best paths a language model scores, those of an utterance together."""
+    lm_scale = options.lm_scales[0]
 
     def scored(encoder_out: Tensor, encoder_out_lens: Tensor) -> ScoredLists:
         found = find(encoder_out, encoder_out_lens)
         lists = [_n_best(lattice, options) for lattice in found.of_utterances]
-        return ScoredLists(found, [[(path, lm.score(path.output_labels)) for path in paths] for paths in lists])
+        return ScoredLists(found, [list(zip(paths, score(paths))) for paths in lists])
 
     def choose(found: ScoredLists) -> list[Hypothesis]:
         (lattices, words), lists = found

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import replace_fields, require
 from shared_moe_conformer.decoding import k2, lattice
-from shared_moe_conformer.decoding.beam import ModifiedBeamSearch
+from shared_moe_conformer.decoding.beam import ModifiedBeamSearch, RescoredBeamSearch
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch, CtcPrefixBeamSearch
 from shared_moe_conformer.decoding.greedy import GreedySearch
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search
 from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, Part, Resources, given
-from shared_moe_conformer.decoding.scorers import PrefixScorer
+from shared_moe_conformer.decoding.scorers import Scorer
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -46,6 +46,7 @@ NBEST = ("num_paths", "nbest_scale")
 OVER_WORDS = ("hlg_scale", "lattice_engine", "ctc_topology", "search_beam", "output_beam", "max_active")
 LATTICE = ("graph", *OVER_WORDS)
 RESCORING = ("rescoring_ngram", "backoff", "lm_scales")
+TOKEN_LM = ("lm_type", "lm_order")
 METHODS: dict[str, Method] = {
     "greedy_search": Method(
         lambda model, options, parts: GreedySearch(
@@ -65,7 +66,7 @@ METHODS: dict[str, Method] = {
             (given(parts.token_lm, "token_lm"), options.lm_scale),
             (parts.hotwords, options.hotwords_score),
         ),
-        (*BEAM, "lm_scale", "hotwords_score", "lm_order", "hotwords", "hotwords_file"),
+        (*BEAM, "lm_scale", "hotwords_score", *TOKEN_LM, "hotwords", "hotwords_file"),
         uses=("token_lm", "hotwords"),
     ),
     "modified_beam_search_LODR": Method(
@@ -76,8 +77,28 @@ METHODS: dict[str, Method] = {
             (given(parts.low_order_lm, "low_order_lm"), -options.lodr_scale),
             (parts.hotwords, options.hotwords_score),
         ),
-        (*BEAM, "lm_scale", "lodr_scale", "hotwords_score", "lm_order", "hotwords", "hotwords_file"),
+        (*BEAM, "lm_scale", "lodr_scale", "hotwords_score", *TOKEN_LM, "hotwords", "hotwords_file"),
         uses=("token_lm", "low_order_lm", "hotwords"),
+    ),
+    "modified_beam_search_lm_rescore": Method(
+        lambda model, options, parts: _rescored(
+            model, options, parts, (given(parts.token_lm, "token_lm"), options.lm_scales[0])
+        ),
+        (*BEAM, "lm_scales", *TOKEN_LM, *HOTWORDS),
+        uses=("token_lm", "hotwords"),
+        at_scales=True,
+    ),
+    "modified_beam_search_lm_rescore_LODR": Method(
+        lambda model, options, parts: _rescored(
+            model,
+            options,
+            parts,
+            (given(parts.token_lm, "token_lm"), options.lm_scales[0]),
+            (given(parts.low_order_lm, "low_order_lm"), -options.lodr_scale),
+        ),
+        (*BEAM, "lm_scales", "lodr_scale", *TOKEN_LM, *HOTWORDS),
+        uses=("token_lm", "low_order_lm", "hotwords"),
+        at_scales=True,
     ),
     "fast_beam_search": Method(k2.fast_beam_search, FAST, engines=("k2",)),
     "fast_beam_search_nbest": Method(k2.fast_beam_search_nbest, (*FAST, *NBEST), engines=("k2",)),
@@ -107,6 +128,13 @@ METHODS: dict[str, Method] = {
         engines=ENGINES,
         at_scales=True,
     ),
+    "nbest_lm_rescore": Method(
+        lattice.nbest_lm_rescore,
+        (*LATTICE, "num_paths", *TOKEN_LM, "lm_scales"),
+        uses=("word_graph", "token_lm"),
+        engines=ENGINES,
+        at_scales=True,
+    ),
     "whole_lattice_rescoring": Method(
         lattice.whole_lattice_rescoring,
         (*OVER_WORDS, *RESCORING),
@@ -124,13 +152,24 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _beam_search(
-    model: AsrModel, options: DecodingConfig, *scorers: tuple[PrefixScorer | None, float]
-) -> ModifiedBeamSearch:
+def _beam_search(model: AsrModel, options: DecodingConfig, *scorers: tuple[Scorer | None, float]) -> ModifiedBeamSearch:
     """The search with those scorers that are there and count, at their scales."""
-    device = model.joiner.output.weight.device
-    scaled = [scorer.to(device).scaled(scale) for scorer, scale in scorers if scorer is not None and scale != 0]
+    scaled = _scaled(model, scorers)
     return ModifiedBeamSearch(model, beam_size=options.beam_size, blank_penalty=options.blank_penalty, scorers=scaled)
+
+
+def _rescored(
+    model: AsrModel, options: DecodingConfig, parts: Resources, *lms: tuple[Scorer, float]
+) -> RescoredBeamSearch:
+    """The search whose hypotheses these language models rescore."""
+    search = _beam_search(model, options, (parts.hotwords, options.hotwords_score))
+    return RescoredBeamSearch(search, _scaled(model, lms))
+
+
+def _scaled(model: AsrModel, scorers: Sequence[tuple[Scorer | None, float]]) -> list[Scorer]:
+    """The scorers that are there and count, on the model's device."""
+    device = model.joiner.output.weight.device
+    return [scorer.to(device).scaled(scale) for scorer, scale in scorers if scorer is not None and scale != 0]
 
 
 def decode_batch(
@@ -174,7 +213,7 @@ def used(config: DecodingConfig) -> list[Part]:
 
 OF_ENCODER = ("chunk_size", "left_context_frames")
 """Options of the encoder, which every method has."""
-UNNAMED_BY_DEFAULT = ("blank_penalty",)
+UNNAMED_BY_DEFAULT = ("blank_penalty", "lm_type")
 """Options that came after results had been named; file names leave them out where they have their defaults."""
 
 
@@ -194,6 +233,7 @@ def settings(config: DecodingConfig) -> str:
     left_out |= {
         f.name for f in fields(config) if f.name in UNNAMED_BY_DEFAULT and getattr(config, f.name) == f.default
     }
+    left_out |= set() if config.lm_type == "ngram" else {"lm_order"}
     values = {name: getattr(config, name) for name in method.options if name not in left_out}
     if config.chunk_size:
         values |= {name: getattr(config, name) for name in OF_ENCODER}
@@ -215,6 +255,7 @@ def label(config: DecodingConfig) -> str:
     method = METHODS[config.decoding_method]
     graph = config.graph if "graph" in method.options else "HLG"
     over = f" over {graph}" if "word_graph" in method.uses else ""
+    lm = f" with {config.lm_type}" if "lm_type" in method.options and config.lm_type != "ngram" else ""
     by = f" ({config.lattice_engine})" if len(method.engines) > 1 else ""
     at = f" at {'+'.join(map(str, config.lm_scales))}" if method.at_scales else ""
-    return f"{config.decoding_method}{over}{by}{at}"
+    return f"{config.decoding_method}{over}{lm}{by}{at}"

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from shared_moe_conformer.config import Chunking, require, require_choices, require_least, require_positive
-from shared_moe_conformer.decoding.scorers import PrefixScorer, hotwords_scorer, ngram_scorer, read_hotwords
+from shared_moe_conformer.decoding.neural_lm import NeuralScorer, load_neural_lm, neural_lm_path
+from shared_moe_conformer.decoding.scorers import PrefixScorer, Scorer, hotwords_scorer, ngram_scorer, read_hotwords
 from shared_moe_conformer.lattice.decoding_graph import CtcTopology, load_word_graph
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.lexicon import Lexicon
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from shared_moe_conformer.data.tokenizer import Tokenizer
 
 GraphName = Literal["H", "HLG"]
+LmType = Literal["ngram", "rnn", "transformer"]
 EngineChoice = Literal["auto", "k2", "embedded", "all"]
 DecodingMethod = Literal[
     "greedy_search",
     "modified_beam_search",
     "modified_beam_search_lm_shallow_fusion",
     "modified_beam_search_LODR",
+    "modified_beam_search_lm_rescore",
+    "modified_beam_search_lm_rescore_LODR",
     "fast_beam_search",
     "fast_beam_search_nbest",
     "fast_beam_search_nbest_LG",
@@ -37,6 +41,7 @@ DecodingMethod = Literal[
     "1best",
     "nbest",
     "nbest_rescoring",
+    "nbest_lm_rescore",
     "whole_lattice_rescoring",
     "nbest_oracle",
     "all",
@@ -64,18 +69,21 @@ class DecodingConfig:
     """greedy_search, modified and fast beam searches: nats subtracted from blank's logit; above 0: fewer deletions."""
     beam_size: int = 4
     """modified_beam_search and its kin, ctc_prefix_beam_search: hypotheses kept per utterance."""
+    lm_type: LmType = "ngram"
+    """.._lm_shallow_fusion, .._LODR, .._lm_rescore..: the LM over tokens in the lang folder: an n-gram, or one of
+    ./train_lm.py."""
     lm_order: int = 3
-    """modified_beam_search_lm_shallow_fusion, .._LODR: tokens of the longest n-grams of the LM in the lang folder."""
+    """With --lm-type ngram: tokens of its longest n-grams."""
     lm_scale: float = 0.3
-    """.._lm_shallow_fusion, .._LODR: factor of the LM's log-probabilities."""
+    """modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR: factor of the LM's log-probabilities."""
     lm_scales: tuple[float, ...] = (0.5, 1.0, 1.5)
-    """nbest_rescoring, whole_lattice_rescoring: scales of the n-gram's log-probabilities, each with its own results."""
+    """Rescoring methods: scales of the LM's log-probabilities, each with its own results."""
     rescoring_ngram: str = "G_4_gram.arpa"
     """nbest_rescoring, whole_lattice_rescoring: the n-gram over words, a file of the lang folder."""
     backoff: Backoff = "exact"
     """Rescoring: exact: the scores of the ARPA file; epsilon: backing off is always allowed, as in icefall's G."""
     lodr_scale: float = 0.1
-    """modified_beam_search_LODR: factor of the 2-gram's log-probabilities, which are subtracted; icefall's
+    """.._LODR: factor of the 2-gram's log-probabilities, which are subtracted; icefall's
     --ngram-lm-scale, negated."""
     hotwords: tuple[str, ...] = ()
     """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; empty: none."""
@@ -84,7 +92,7 @@ class DecodingConfig:
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
     graph: GraphName = "HLG"
-    """1best, nbest, nbest_oracle: HLG: the lang folder's lexicon and n-gram; H: the CTC topology alone."""
+    """1best, nbest, nbest_lm_rescore, nbest_oracle: HLG: the lang folder's lexicon and n-gram; H: the CTC topology."""
     hlg_scale: float = 1.0
     """Lattices over HLG: factor of the graph's log-probabilities."""
     lattice_engine: EngineChoice = "auto"
@@ -150,7 +158,7 @@ class Resources:
     """HLG: from frame labels to words."""
     token_word_graph: WordGraph | None = None
     """LG: from tokens to words."""
-    token_lm: PrefixScorer | None = None
+    token_lm: Scorer | None = None
     """Language model over tokens."""
     low_order_lm: PrefixScorer | None = None
     """A low-order language model of the training texts over tokens, which LODR subtracts."""
@@ -213,6 +221,12 @@ def _token_ngram(order: int, lang_dir: Path, tokenizer: Tokenizer) -> PrefixScor
     return ngram_scorer(NgramModel.load(path), tokenizer.pieces)
 
 
+def _token_lm(config: DecodingConfig, lang_dir: Path, tokenizer: Tokenizer) -> Scorer:
+    if config.lm_type == "ngram":
+        return _token_ngram(config.lm_order, lang_dir, tokenizer)
+    return NeuralScorer(load_neural_lm(neural_lm_path(lang_dir, config.lm_type), tokenizer.pieces))
+
+
 def _hotwords(config: DecodingConfig, tokenizer: Tokenizer) -> PrefixScorer | None:
     phrases = with_phrases(config).hotwords
     return hotwords_scorer(phrases, tokenizer) if phrases else None
@@ -235,7 +249,7 @@ LOADERS: dict[Part, Callable[[DecodingConfig, Path, Tokenizer], Any]] = {
     "word_graph": lambda config, lang_dir, tokenizer: load_word_graph(lang_dir, config.ctc_topology),
     "token_word_graph": lambda config, lang_dir, tokenizer: load_word_graph(lang_dir, "LG"),
     "rescoring_lm": lambda config, lang_dir, tokenizer: _rescoring_lm(config, lang_dir),
-    "token_lm": lambda config, lang_dir, tokenizer: _token_ngram(config.lm_order, lang_dir, tokenizer),
+    "token_lm": _token_lm,
     "low_order_lm": lambda config, lang_dir, tokenizer: _token_ngram(LOW_ORDER, lang_dir, tokenizer),
     "hotwords": lambda config, lang_dir, tokenizer: _hotwords(config, tokenizer),
 }

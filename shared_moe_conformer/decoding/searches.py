@@ -57,6 +57,27 @@ class Tuned:
     """Word error rate (%) at the defaults."""
 
 
+def tuned_as(config: DecodingConfig) -> str:
+    """The name of a search among tuned values: its method, as `modified_beam_search_LODR:rnn` if its LM is neural."""
+    has_lm = "lm_type" in METHODS[config.decoding_method].options
+    return (
+        f"{config.decoding_method}:{config.lm_type}" if has_lm and config.lm_type != "ngram" else config.decoding_method
+    )
+
+
+def search_named(name: str) -> DecodingConfig:
+    """The search of a name that `tuned_as` gave, at its defaults.
+
+    Raises:
+      ValueError: there is no such search.
+    """
+    method, _, lm_type = name.partition(":")
+    require(method in METHODS, f"no decoding method is called {method!r}")
+    config = replace_fields(DecodingConfig(), {"decoding_method": method, **({"lm_type": lm_type} if lm_type else {})})
+    require(tuned_as(config) == name, f"{method} has no language model {lm_type!r}")
+    return config
+
+
 def tunable(config: DecodingConfig) -> list[str]:
     """The options in `GRIDS` that change this search's result."""
     useless = set() if config.hotwords or config.hotwords_file else {"hotwords_score"}
@@ -78,21 +99,27 @@ def value_of(config: DecodingConfig, name: str) -> float:
     return value[0] if name == "lm_scales" else value
 
 
-def require_values(method: str, values: Values) -> None:
+def require_values(name: str, values: Values) -> None:
     """Refuse values that were not tuned by this version.
 
+    Args:
+      name: that of the search, see `tuned_as`.
+
     Raises:
-      ValueError: an unknown method, an option that it lacks or that is not tuned, or a value that cannot be.
+      ValueError: an unknown search, an option that it lacks or that is not tuned, or a value that cannot be.
     """
-    require(method in METHODS, f"no decoding method is called {method!r}")
-    for name, value in values.items():
-        require(name in GRIDS and name in METHODS[method].options, f"{method} has no option {name!r} that can be tuned")
-        require(math.isfinite(value), f"{name} of {method} is {value}: it must be a finite number")
+    method = search_named(name).decoding_method
+    for option, value in values.items():
         require(
-            isinstance(value, int) or not isinstance(GRIDS[name][0], int),
-            f"{name} of {method} is {value}: it must be a whole number",
+            option in GRIDS and option in METHODS[method].options,
+            f"{method} has no option {option!r} that can be tuned",
         )
-        replace_fields(DecodingConfig(), {name: (value,) if name == "lm_scales" else value})
+        require(math.isfinite(value), f"{option} of {method} is {value}: it must be a finite number")
+        require(
+            isinstance(value, int) or not isinstance(GRIDS[option][0], int),
+            f"{option} of {method} is {value}: it must be a whole number",
+        )
+        replace_fields(DecodingConfig(), {option: (value,) if option == "lm_scales" else value})
 
 
 def read_tuned(exp_dir: Path) -> dict[str, Tuned]:
@@ -136,7 +163,7 @@ def difference(config: DecodingConfig, values: Values) -> str:
 
 def differences(configs: Sequence[DecodingConfig], values: Mapping[str, Values]) -> str:
     """The same for several searches, each method once: `greedy_search blank-penalty 1; 1best hlg-scale 0.3`."""
-    changes = {config.decoding_method: difference(config, values.get(config.decoding_method, {})) for config in configs}
+    changes = {tuned_as(config): difference(config, values.get(tuned_as(config), {})) for config in configs}
     return "; ".join(f"{method} {changed}" for method, changed in changes.items() if changed)
 
 
@@ -152,7 +179,7 @@ def tuned_note(
     changes = differences(configs, not_given(values_of(tuned), given))
     if not changes:
         return ""
-    used = [tuned[method] for method in dict.fromkeys(c.decoding_method for c in configs) if method in tuned]
+    used = [tuned[method] for method in dict.fromkeys(map(tuned_as, configs)) if method in tuned]
     splits = ", ".join(dict.fromkeys(t.split for t in used))
     others = ", ".join(dict.fromkeys(t.checkpoint for t in used if t.checkpoint != checkpoint))
     by_others = f" by {others}, not {checkpoint}" if others else ""
@@ -181,7 +208,7 @@ def resolved(
     For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
 
     Args:
-      tuned: values by method, instead of the config's.
+      tuned: values by search (`tuned_as`), instead of the config's.
 
     Raises:
       ValueError: one method is asked for, and the lattice engine that it needs is not installed, or it lacks one of
@@ -194,7 +221,7 @@ def resolved(
         _require_its_own_options(config)
         by_all = _by_engines(config) if config.lattice_engine == "all" else []
         variants = by_all or [_with_engine(config)]
-    best = [with_values(variant, tuned.get(variant.decoding_method, {})) for variant in variants]
+    best = [with_values(variant, tuned.get(tuned_as(variant), {})) for variant in variants]
     return [at_scale for variant in best for at_scale in _at_each_scale(variant)]
 
 

@@ -15,7 +15,7 @@ from shared_moe_conformer.decoding.batches import text_of
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, grouped, label
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.decoding.scoring import num_errors, words_of
-from shared_moe_conformer.decoding.searches import GRIDS, Values, flag, tunable, value_of, with_values
+from shared_moe_conformer.decoding.searches import GRIDS, Values, flag, tunable, tuned_as, value_of, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.text import counted
@@ -235,7 +235,7 @@ class MethodTuning:
         with bar as self._bar:
             best = self._search.best()
         return Found(
-            self.config.decoding_method, best, self._percent(best), self._percent(self._search.start), self._table(best)
+            tuned_as(self.config), best, self._percent(best), self._percent(self._search.start), self._table(best)
         )
 
     def _cost(self, name: str) -> float:
