@@ -58,24 +58,31 @@ class Tuned:
 
 
 def tuned_as(config: DecodingConfig) -> str:
-    """The name of a search among tuned values: its method, as `modified_beam_search_LODR:rnn` if its LM is neural."""
-    has_lm = "lm_type" in METHODS[config.decoding_method].options
-    return (
-        f"{config.decoding_method}:{config.lm_type}" if has_lm and config.lm_type != "ngram" else config.decoding_method
-    )
+    """The name of a search among tuned values: its method, and what else its scales depend on.
+
+    `nbest_lm_rescore:rnn:H` has a neural language model, and lattices over the CTC topology.
+    """
+    options = METHODS[config.decoding_method].options
+    different = [name for name in ("lm_type", "graph") if name in options and _differs(config, name)]
+    return ":".join([config.decoding_method, *(getattr(config, name) for name in different)])
 
 
 def search_named(name: str) -> DecodingConfig:
-    """The search of a name that `tuned_as` gave, at its defaults.
+    """The search of a name that `tuned_as` gave, at its defaults otherwise.
 
     Raises:
       ValueError: there is no such search.
     """
-    method, _, lm_type = name.partition(":")
+    method, *others = name.split(":")
     require(method in METHODS, f"no decoding method is called {method!r}")
-    config = replace_fields(DecodingConfig(), {"decoding_method": method, **({"lm_type": lm_type} if lm_type else {})})
-    require(tuned_as(config) == name, f"{method} has no language model {lm_type!r}")
+    options = {"graph" if other == "H" else "lm_type": other for other in others}
+    config = replace_fields(DecodingConfig(), {"decoding_method": method, **options})
+    require(tuned_as(config) == name, f"no search is called {name!r}")
     return config
+
+
+def _differs(config: DecodingConfig, name: str) -> bool:
+    return getattr(config, name) != getattr(DecodingConfig(), name)
 
 
 def tunable(config: DecodingConfig) -> list[str]:

@@ -13,6 +13,7 @@ from shared_moe_conformer.decoding.methods import (
     METHODS,
     OF_ENCODER,
     decode_batch,
+    label,
     settings,
     used,
 )
@@ -29,6 +30,7 @@ OTHER_VALUES = {
     "blank_penalty": 1.5,
     "beam_size": 7,
     "beam": 11.0,
+    "lm_type": "rnn",
     "lm_order": 2,
     "lm_scale": 0.5,
     "lm_scales": (0.25, 0.5),
@@ -124,7 +126,7 @@ def test_a_search_reads_its_methods_options(method, make_model, make_batch) -> N
         pytest.skip("needs k2")
     options = Noted(DecodingConfig(decoding_method=method, lattice_engine="embedded"))
     search_utterances(METHODS[method].search(make_model(7), options, RESOURCES), *make_batch([12, 0, 5]))
-    of_resources = {"hotwords", "hotwords_file", "lm_order", "rescoring_ngram", "backoff"}
+    of_resources = {"hotwords", "hotwords_file", "lm_type", "lm_order", "rescoring_ngram", "backoff"}
     read = options.read - {"decoding_method"} | (set(METHODS[method].options) & of_resources)
     unused = {"ngram_lm_scale"} if METHODS[method].engines == ("k2",) else {"graph", "ctc_topology"}
     assert set(METHODS[method].options) - unused == read - unused
@@ -191,6 +193,14 @@ def test_settings_are_names_of_files_and_say_nothing_of_hotwords_that_are_not_th
     assert settings(replace_fields(config, {"hotwords_file": ""})) == "modified_beam_search-beam-size-4"
     given = replace_fields(config, {"hotwords_file": "", "hotwords": ("PRESS STAR", "../A")})
     assert settings(given) == "modified_beam_search-beam-size-4-hotwords-score-1.5-hotwords-PRESS_STAR_A"
+
+
+def test_an_n_grams_order_does_not_matter_to_a_network() -> None:
+    config = DecodingConfig(decoding_method="modified_beam_search_lm_shallow_fusion", lm_type="rnn", lm_order=2)
+    assert settings(config) == "modified_beam_search_lm_shallow_fusion-beam-size-4-lm-scale-0.3-lm-type-rnn"
+    ngram = replace_fields(config, {"lm_type": "ngram"})
+    assert settings(ngram) == "modified_beam_search_lm_shallow_fusion-beam-size-4-lm-scale-0.3-lm-order-2"
+    assert label(config) == "modified_beam_search_lm_shallow_fusion with rnn"
 
 
 def test_a_penalty_of_blank_changes_no_name_until_it_is_given() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.config import Chunking
+from shared_moe_conformer.config import Chunking, replace_fields
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding import searches
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, decode_batch, grouped, label, settings
@@ -23,7 +23,9 @@ from shared_moe_conformer.decoding.searches import (
     read_tuned,
     require_values,
     resolved,
+    search_named,
     tunable,
+    tuned_as,
     tuned_note,
     value_of,
     with_values,
@@ -39,7 +41,8 @@ from .test_methods import RESOURCES, available
 
 def test_options_of_other_methods_are_refused() -> None:
     """They would change nothing, and nobody would be told."""
-    users = "modified_beam_search, modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR"
+    beams = ["", "_lm_shallow_fusion", "_LODR", "_lm_rescore", "_lm_rescore_LODR"]
+    users = ", ".join(f"modified_beam_search{kind}" for kind in beams)
     with pytest.raises(ValueError, match=f"greedy_search has no --hotwords, which is an option of {users}$"):
         resolved(DecodingConfig(hotwords=("STAR",)), vocab_size=7)
     with pytest.raises(
@@ -262,3 +265,26 @@ def test_one_scale_instead_of_several_is_a_difference() -> None:
     config = DecodingConfig("nbest_rescoring")
     assert difference(config, {"hlg_scale": 1.0, "lm_scales": 0.5}) == "lm-scales 0.5"
     assert with_values(config, {"lm_scales": 0.5}).lm_scales == (0.5,)
+
+
+def test_scales_are_kept_for_each_language_model_and_graph_and_used_there_alone() -> None:
+    lodr = DecodingConfig("modified_beam_search_LODR", lm_type="rnn")
+    rescore = DecodingConfig("nbest_lm_rescore", graph="H", lm_type="transformer", lattice_engine="embedded")
+    names = ["modified_beam_search_LODR:rnn", "nbest_lm_rescore:transformer:H"]
+    assert [tuned_as(config) for config in (lodr, rescore)] == names and tuned_as(DecodingConfig()) == "greedy_search"
+    tuned = {names[0]: {"lm_scale": 0.7}, names[1]: {"lm_scales": 0.2}}
+    assert [c.lm_scale for c in resolved(lodr, vocab_size=7, tuned=tuned)] == [0.7]
+    assert [c.lm_scale for c in resolved(replace_fields(lodr, {"lm_type": "ngram"}), vocab_size=7, tuned=tuned)] == [
+        0.3
+    ]
+    assert [c.lm_scales for c in resolved(rescore, vocab_size=7, tuned=tuned)] == [(0.2,)]
+    assert len(resolved(replace_fields(rescore, {"graph": "HLG"}), vocab_size=7, tuned=tuned)) == 3
+    for name, values in tuned.items():
+        require_values(name, values)
+        assert tuned_as(search_named(name)) == name
+
+
+@pytest.mark.parametrize("name", ["greedy_search:rnn", "modified_beam_search_LODR:gru", "1best:HLG", "magic"])
+def test_tuned_values_of_no_search_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="is called|give one of"):
+        search_named(name)

@@ -11,7 +11,7 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.decoding.batches import decode_batches
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import word_error_rate
-from shared_moe_conformer.decoding.searches import resolved, with_values
+from shared_moe_conformer.decoding.searches import resolved, tuned_as, with_values
 from shared_moe_conformer.decoding.tuning import (
     CoordinateSearch,
     Found,
@@ -123,10 +123,11 @@ def test_what_is_given_keeps_its_value() -> None:
 
 def test_of_all_each_method_is_tuned_once_and_no_oracle() -> None:
     found = worth_tuning(resolved(DecodingConfig("all"), vocab_size=7), {})
-    methods = [config.decoding_method for config in found]
+    methods = [tuned_as(config) for config in found]
     assert len(methods) == len(set(methods)) and "1best" in methods and "greedy_search" in methods
+    assert "nbest_lm_rescore:H" in methods and "nbest_lm_rescore" in methods
     assert not {"ctc_greedy_search", "nbest_oracle", "fast_beam_search_nbest_oracle"} & set(methods)
-    assert all(config.graph == "HLG" for config in found)
+    assert not {"1best:H", "nbest:H"} & set(methods)
     with pytest.raises(ValueError, match="nothing to tune"):
         worth_tuning([DecodingConfig()], {"blank_penalty": 0.0})
 
