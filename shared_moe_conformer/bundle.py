@@ -29,6 +29,7 @@ from shared_moe_conformer.release.manifest import (
     CONFIG_FILE,
     FILES,
     GRAPH_FILES,
+    LM_FILES,
     MANIFEST_FILE,
     TEST_WAV,
     TOKENIZER_FILES,
@@ -91,7 +92,8 @@ class Bundle:
         require_small(folder, (SUMS_FILE, MANIFEST_FILE, CONFIG_FILE, *TOKENIZER_FILES), max_bytes=MAX_READ)
         manifest = read_manifest(folder)
         if verify:
-            verify_sums(folder, required=[*FILES, *(name for name in GRAPH_FILES if (folder / name).exists())])
+            others = [name for name in (*GRAPH_FILES, *LM_FILES) if (folder / name).exists()]
+            verify_sums(folder, required=[*FILES, *others])
         config = load_config(folder / CONFIG_FILE)
         tokenizer = Tokenizer.load(folder)
         require(
@@ -109,6 +111,7 @@ class Bundle:
         lang_dir: Path,
         example: ExampleRecording,
         graph_files: Sequence[str] = (),
+        lm_files: Sequence[str] = (),
         overwrite: bool = False,
     ) -> None:
         """Write the bundle; the folder appears whole or not at all.
@@ -117,6 +120,7 @@ class Bundle:
           lang_dir: holds the tokenizer's files; another bundle's folder does too.
           example: a recording whose transcript goes along.
           graph_files: files of the lang folder that make up its decoding graph, of `GRAPH_FILES`.
+          lm_files: its language models over tokens, of `LM_FILES`.
 
         Raises:
           FileExistsError: the folder exists and may not be replaced.
@@ -125,9 +129,9 @@ class Bundle:
             write_manifest(self.manifest, new)
             save_config(self.config, new / CONFIG_FILE)
             (new / WEIGHTS_FILE).write_bytes(safetensors.torch.save(contiguous(self.model), {"format": "pt"}))
-            for name in (*TOKENIZER_FILES, *graph_files):
+            for name in (*TOKENIZER_FILES, *graph_files, *lm_files):
                 shutil.copyfile(lang_dir / name, new / name)
-            card = model_card(self.manifest, self.config, graph_files=graph_files)
+            card = model_card(self.manifest, self.config, graph_files=graph_files, lm_files=lm_files)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
             write_wav(new / TEST_WAV, example.samples, sampling_rate=example.sampling_rate)
             write_test_text(new, expected=self.transcribe(new / TEST_WAV).text, reference=example.reference)

@@ -7,18 +7,19 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, replace_fields, require
+from shared_moe_conformer.config import Config, NeuralLmType, replace_fields, require
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.methods import METHODS, settings
-from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
+from shared_moe_conformer.decoding.neural_lm import load_neural_lm, neural_lm_path
+from shared_moe_conformer.decoding.options import LOW_ORDER, DecodingConfig, DecodingMethod, token_ngram_path
 from shared_moe_conformer.decoding.searches import read_tuned, resolved, search_named, tuned_note, values_of
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
@@ -61,12 +62,14 @@ def export(
     selection: Selection,
     decoding_method: str = DEFAULT_SEARCH,
     with_graph: bool = False,
+    with_lm: Sequence[str] = (),
     overwrite: bool = False,
 ) -> None:
     """Write the bundle of an experiment's averaged model, and enter it into the index of the zoo around it.
 
     Args:
       folder: to be made; its name is the model's, the folder around it the zoo.
+      with_lm: kinds of neural language models of the lang folder that go along, with the 2-gram for LODR.
 
     Raises:
       FileExistsError: there is a model of this name.
@@ -95,7 +98,8 @@ def export(
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
     graph = graph_files(lang_dir, vocab_size=config.model.vocab_size) if with_graph else ()
-    bundle.save(folder, lang_dir=lang_dir, example=example, graph_files=graph, overwrite=overwrite)
+    lms = lm_files(lang_dir, with_lm, tokenizer)
+    bundle.save(folder, lang_dir=lang_dir, example=example, graph_files=graph, lm_files=lms, overwrite=overwrite)
     add(folder)
 
 
@@ -122,6 +126,20 @@ def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:
     topology = chosen_topology("auto", vocab_size)
     load_word_graph(lang_dir, topology)
     return (*WORD_FILES, graph_path(lang_dir, topology).name)
+
+
+def lm_files(lang_dir: Path, kinds: Sequence[str], tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The files of a lang folder that are its neural language models of these kinds and, if it has one, the 2-gram.
+
+    Raises:
+      FileNotFoundError: it has none of a kind.
+      ValueError: it is one for other units.
+    """
+    paths = [neural_lm_path(lang_dir, kind) for kind in dict.fromkeys(kinds)]
+    for path in paths:
+        load_neural_lm(path, tokenizer.pieces)
+    low_order = token_ngram_path(lang_dir, LOW_ORDER)
+    return tuple(path.name for path in (*paths, low_order) if kinds and path.is_file())
 
 
 def training_durations(config: Config, *, recipe_dir: Path) -> list[float]:
@@ -225,6 +243,14 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
         help="release the decoding graph over words as well (HLG, its lexicon and its n-gram)",
     )
     parser.add_argument(
+        "--with-lm",
+        choices=get_args(NeuralLmType),
+        nargs="+",
+        default=[],
+        help="release neural language models of ./train_lm.py as well, and the 2-gram for LODR; the onnx forms have "
+        "them, too [none]",
+    )
+    parser.add_argument(
         "--to",
         choices=FORMS,
         nargs="+",
@@ -257,6 +283,7 @@ def _export(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         selection=selection,
         decoding_method=args.decoding_method,
         with_graph=args.with_graph,
+        with_lm=args.with_lm,
         overwrite=args.overwrite,
     )
     size = sum(path.stat().st_size for path in folder.iterdir())

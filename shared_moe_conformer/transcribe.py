@@ -40,8 +40,9 @@ FORMATS: dict[str, Callable[[str, Transcript], str]] = {
 """The function of each output format, from a file's name and its transcript to text."""
 ONE_RECORDING = ("srt", "vtt")
 """Formats whose files can hold one recording only."""
-SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= {"word_graph", "rescoring_lm", "hotwords"}]
-"""Searches that need nothing beyond a released model: no transcripts, no LM over tokens, no LG."""
+OF_MODELS = {"word_graph", "rescoring_lm", "hotwords", "token_lm", "low_order_lm"}
+SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= OF_MODELS]
+"""Searches that need nothing beyond what a released model may have: no transcripts, no LG."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -146,9 +147,11 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
             "most that the model was trained with. [0]"
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
-        "lm_scales": {"metavar": "FLOAT", "help": "nbest_rescoring, whole_lattice_rescoring: scale of their n-gram."},
+        "lm_scales": {"metavar": "FLOAT", "help": "Rescoring methods: scale of their language model."},
         "rescoring_ngram": {"help": "That n-gram: an ARPA file of the model's folder, or an absolute path."},
-        "graph": {"help": "1best, nbest: HLG: the model's lexicon and n-gram; H: the CTC topology alone. [HLG]"},
+        "graph": {
+            "help": "1best, nbest, nbest_lm_rescore: HLG: the model's lexicon and n-gram; H: the CTC topology. [HLG]"
+        },
         "lattice_engine": {
             "choices": ("auto", "k2", "embedded"),
             "help": "Lattices: the engine that searches; auto: k2 if installed, otherwise this package's own. [auto]",
@@ -204,7 +207,9 @@ def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     limit_threads(counts_of(bundle.model)["total"].active)
     decoding, *others = _searches(bundle, args)
-    require(not others, f"{decoding.decoding_method} needs the scale of its n-gram: give one, as --lm-scales 0.5")
+    require(
+        not others, f"{decoding.decoding_method} needs the scale of its language model: give one, as --lm-scales 0.5"
+    )
     if tuned := differences([decoding], not_given(bundle.manifest.decoding_options, vars(args))):
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)
     return bundle, decoding

@@ -13,7 +13,7 @@ import importlib.util
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ import torch
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, write_graph
+from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, describe, write_graph
+from shared_moe_conformer.forms.onnx_language_model import write_language_models
 from shared_moe_conformer.forms.runtimes import (
     CTC,
     DECODER,
@@ -68,11 +69,12 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
         for name in SHRUNK:
             quantise(folder / name, folder / int8_name(name))
             halve(folder / name, folder / fp16_name(name))
+        of_lms = write_language_models(bundle, folder, for_streams=False)
         for name in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / name, folder / name)
         differences = checked(bundle, source / TEST_WAV, folder)
         write_sums(folder)
-    return differences
+    return differences | of_lms
 
 
 def checked(bundle: Bundle, recording: Path, folder: Path) -> dict[str, float]:
@@ -117,21 +119,6 @@ def write_decoder_and_joiner(bundle: Bundle, folder: Path) -> None:
     pair = {name: torch.zeros(2, config.joiner_dim) for name in ("encoder_out", "decoder_out")}
     write_graph(model.joiner, pair, {"logits": batch}, dict.fromkeys(pair, batch), folder / JOINER)
     describe(folder / JOINER, bundle, {"joiner_dim": config.joiner_dim})
-
-
-def describe(path: Path, bundle: Bundle, values: Mapping[str, object]) -> None:
-    """Add to a graph the metadata that sherpa-onnx reads, and where it comes from."""
-    import onnx
-
-    source = {
-        "model_author": f"shared-moe-conformer {bundle.manifest.package_version}",
-        "comment": f"{bundle.manifest.name}, trained on {bundle.manifest.corpus}, licence {bundle.manifest.licence}",
-        "version": "1",
-    }
-    graph = onnx.load(path)
-    onnx.helper.set_model_props(graph, {key: str(value) for key, value in {**source, **values}.items()})
-    onnx.checker.check_model(graph)
-    onnx.save(graph, path)
 
 
 def quantise(source: Path, target: Path, products: Collection[str] = INT8_PRODUCTS) -> None:

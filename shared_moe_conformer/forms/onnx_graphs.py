@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import MIN_NUM_FRAMES, SUBSAMPLING_FACTOR, Chunking, EncoderConfig
 from shared_moe_conformer.forms.runtimes import CTC, ENCODER
 from shared_moe_conformer.model.asr_model import AsrModel
@@ -197,6 +198,21 @@ def write_graph(
     model = onnx.load(path)
     _read_weights_directly(model.graph)
     onnx.save(model, path)
+
+
+def describe(path: Path, bundle: Bundle, values: Mapping[str, object]) -> None:
+    """Add to a graph the metadata that sherpa-onnx reads, and where it comes from."""
+    import onnx
+
+    source = {
+        "model_author": f"shared-moe-conformer {bundle.manifest.package_version}",
+        "comment": f"{bundle.manifest.name}, trained on {bundle.manifest.corpus}, licence {bundle.manifest.licence}",
+        "version": "1",
+    }
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, {key: str(value) for key, value in {**source, **values}.items()})
+    onnx.checker.check_model(graph)
+    onnx.save(graph, path)
 
 
 def _read_weights_directly(graph: Any) -> None:

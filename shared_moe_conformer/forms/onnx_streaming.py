@@ -20,15 +20,17 @@ from shared_moe_conformer.config import (
     FeatureConfig,
     require,
 )
-from shared_moe_conformer.forms.onnx_folder import describe, quantise, require_onnx, write_decoder_and_joiner
+from shared_moe_conformer.forms.onnx_folder import quantise, require_onnx, write_decoder_and_joiner
 from shared_moe_conformer.forms.onnx_graphs import (
     NUM_MEL_BINS,
     SAMPLING_RATE,
+    describe,
     first_states,
     metadata,
     num_features,
     write_chunk_graphs,
 )
+from shared_moe_conformer.forms.onnx_language_model import write_language_models
 from shared_moe_conformer.forms.runtimes import (
     ENCODER,
     SHRUNK,
@@ -102,7 +104,8 @@ def write_onnx_streaming(
             quantise(folder / name, folder / int8_name(name))
         parts = onnx_parts(folder)
         chunked = {name: in_chunks(getattr(parts, name), bundle.config.model.encoder, chunking) for name in IN_CHUNKS}
-        differences = checked_differences(own, parts._replace(**chunked), x, start, suffix=".onnx")
+        of_lms = write_language_models(bundle, folder, for_streams=True)
+        differences = of_lms | checked_differences(own, parts._replace(**chunked), x, start, suffix=".onnx")
         text = bundle.tokenizer.decode(greedy_transducer(own, x, start)[0])
         (folder / CARD_FILE).write_text(_card(bundle, chunking, name=target.name, text=text), encoding="utf-8")
         return lay_out(folder, source, differences)

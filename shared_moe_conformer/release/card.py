@@ -96,14 +96,18 @@ python -m shared_moe_conformer.transcribe --model {location}/{first} speech.wav
 """
 
 
-def model_card(manifest: Manifest, config: Config, *, graph_files: Sequence[str] = ()) -> str:
+def model_card(
+    manifest: Manifest, config: Config, *, graph_files: Sequence[str] = (), lm_files: Sequence[str] = ()
+) -> str:
     """The text of README.md.
 
     Args:
       graph_files: the files of the decoding graph that is released with the model.
+      lm_files: the language models over tokens that are.
     """
-    names = ", ".join(f"`{name}`" for name in graph_files)
+    names, lms = (", ".join(f"`{name}`" for name in files) for files in (graph_files, lm_files))
     graph = f"{names} a decoding graph over words (`--decoding-method 1best --graph HLG`); " if graph_files else ""
+    graph += f"{lms} language models over tokens (`--lm-type`); " if lm_files else ""
     header = yaml.safe_dump(card_header(manifest, config), sort_keys=False, allow_unicode=True)
     body = BODY.format(
         name=manifest.name,

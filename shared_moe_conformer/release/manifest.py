@@ -32,6 +32,9 @@ GRAPH_FILES = (
     *("HLG_standard.npz", "HLG_modified.npz"),  # as version 0.1 wrote them
 )
 """Files that a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
+NEURAL_LM_FILES = ("rnn_lm.safetensors", "transformer_lm.safetensors")
+LM_FILES = (*NEURAL_LM_FILES, "token_2gram.arpa")
+"""Files that a bundle may hold besides: neural language models over tokens, and the 2-gram that LODR subtracts."""
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 """Beginnings of the lines of test.txt."""
 DEFAULT_SEARCH = "greedy_search"
