@@ -10,14 +10,17 @@ import torch
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import Config, load_config, replace_fields, save_config
+from shared_moe_conformer.config import Config, LmModelConfig, load_config, replace_fields, save_config
 from shared_moe_conformer.data.tokenizer import save_units
 from shared_moe_conformer.decode import write_scores
 from shared_moe_conformer.decoding.batches import MethodResult
-from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.neural_lm import neural_lm_path, save_neural_lm
+from shared_moe_conformer.decoding.options import DecodingConfig, token_ngram_path
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
 from shared_moe_conformer.decoding.searches import Tuned, write_tuned
 from shared_moe_conformer.export import choose_example, main, read_error_rates
+from shared_moe_conformer.lattice.ngram import train_ngram
+from shared_moe_conformer.model.language_model import LanguageModel
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import find
 from shared_moe_conformer.speech.audio import read_audio, write_wav
@@ -73,6 +76,40 @@ def test_a_decoding_graph_is_released_on_demand(recipe: Path, graph_lang_dir: Pa
     assert names <= {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
     assert "with a decoding graph: words.txt (0.00 MB), lexicon.txt" in capsys.readouterr().out
     assert "`HLG_standard.safetensors` a decoding graph over words" in (folder / "README.md").read_text()
+
+
+def test_language_models_over_tokens_are_released_on_demand(
+    recipe: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray, capsys: Output
+) -> None:
+    own = recipe / "lang"
+    shutil.copytree(lang_dir, own)
+    config, pieces = replace_fields(tiny_bundle.config, {"lang_dir": str(own)}), tiny_bundle.tokenizer.pieces
+    save_config(replace_fields(config, {"manifest_dir": "data/fbank"}), recipe / "exp/base/config.json")
+    with pytest.raises(SystemExit):
+        run(recipe, config, "--with-lm", "rnn")
+    assert "run ./train_lm.py --lm-type rnn" in capsys.readouterr().err and not (recipe / "zoo").exists()
+    torch.manual_seed(0)
+    lm = LanguageModel(LmModelConfig("rnn", len(pieces), embedding_dim=4, hidden_dim=8, num_layers=1)).eval()
+    lm.output_bias.data[3] = 1e6  # it expects one token always
+    save_neural_lm(lm, neural_lm_path(own, "rnn"), pieces)
+    train_ngram([pieces[3:6]], 2, vocabulary=pieces[1:]).save(token_ngram_path(own, 2))
+    search = "modified_beam_search_LODR:rnn"
+    write_tuned(recipe / "exp/base", {search: Tuned({"lm_scale": 0.7}, "dev", "epoch-1-avg-1", 50.0, 60.0)})
+    run(recipe, config, "--with-lm", "rnn")
+    folder = recipe / "zoo/tiny"
+    assert "`rnn_lm.safetensors`, `token_2gram.arpa` language models" in (folder / "README.md").read_text()
+    assert "modified_beam_search_LODR:rnn lm-scale 0.7" in capsys.readouterr().out
+    bundle, decoding = Bundle.load(folder), DecodingConfig("modified_beam_search_LODR", lm_type="rnn", lm_scale=3.0)
+    assert bundle.manifest.decoding_options == {search: {"lm_scale": 0.7}}
+    plain, fused = (
+        bundle.transcribe(tones, sampling_rate=16000, decoding=d).text
+        for d in (DecodingConfig("modified_beam_search"), decoding)
+    )
+    stream = bundle.stream(chunk_size=8, left_context=64, decoding=decoding)
+    stream.accept(tones, 16000)
+    assert plain != fused and stream.finish().text == fused
+    with pytest.raises(FileNotFoundError, match="no neural language model in"):
+        bundle.transcribe(tones, sampling_rate=16000, decoding=replace_fields(decoding, {"lm_type": "transformer"}))
 
 
 def test_units_of_another_tokenizer_are_not_released(recipe: Path, tiny_bundle: Bundle, capsys: Output) -> None:
