@@ -43,7 +43,7 @@ class LanguageModel(nn.Module):
         inputs = F.pad(x, (1, 0), value=SOS)
         position = torch.arange(inputs.size(1), device=x.device)
         targets = F.pad(x, (0, 1)).masked_fill(position == x_lens.unsqueeze(1), EOS)
-        log_probs, _ = self.log_probs(inputs, self.layers.start(len(x), for_steps=False))
+        log_probs, _ = self.log_probs(inputs, self.layers.start(x.size(0), for_steps=False))
         nll = -log_probs.gather(2, targets.unsqueeze(2)).squeeze(2)
         return nll.masked_fill(position > x_lens.unsqueeze(1), 0.0).sum(dim=1)
 
