@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
-from shared_moe_conformer.config import require
+from shared_moe_conformer.config import NeuralLmType, require
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import differences, not_given, resolved
@@ -147,6 +147,8 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
             "most that the model was trained with. [0]"
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
+        "lm_type": {"choices": get_args(NeuralLmType), "help": "The language model over tokens that the model has."},
+        "lm_order": None,
         "lm_scales": {"metavar": "FLOAT", "help": "Rescoring methods: scale of their language model."},
         "rescoring_ngram": {"help": "That n-gram: an ARPA file of the model's folder, or an absolute path."},
         "graph": {

@@ -223,7 +223,7 @@ def test_a_wrong_call_is_one_line(model: Path, capsys: Output, arguments: list[s
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("method", ["all", "nbest_oracle", "modified_beam_search_LODR"])
+@pytest.mark.parametrize("method", ["all", "nbest_oracle", "fast_beam_search_nbest_LG"])
 def test_a_search_that_no_released_model_can_do_is_not_offered(method: str, capsys: Output) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--model", "tiny", "--decoding-method", method, "a.wav"])
@@ -235,7 +235,7 @@ def test_help_speaks_of_one_search(capsys: Output) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    assert not [word for word in ("all: ", "all}", ",all", "oracle", "--lodr-scale", "lang folder") if word in shown]
+    assert not [word for word in ("all: ", "all}", ",all", "oracle", "--lm-order", "lang folder") if word in shown]
     assert "--beam-size" in shown
 
 
