@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
     """Differences from the flags of ./decode.py, which has a recipe's lang folder and may run several searches."""
     used = {name for search in SEARCHES for name in METHODS[search].options}
-    used |= {"chunk_size", "left_context_frames"}
+    used = used - {"lm_order"} | {"chunk_size", "left_context_frames"}
     return {f.name: None for f in dataclasses.fields(DecodingConfig) if f.name not in used} | {
         "chunk_size": {
             "help": "Encoder frames of 40 ms that are recognised together (16: 640 ms); 0: whole utterances, with "
@@ -148,7 +148,6 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
         "lm_type": {"choices": get_args(NeuralLmType), "help": "The language model over tokens that the model has."},
-        "lm_order": None,
         "lm_scales": {"metavar": "FLOAT", "help": "Rescoring methods: scale of their language model."},
         "rescoring_ngram": {"help": "That n-gram: an ARPA file of the model's folder, or an absolute path."},
         "graph": {

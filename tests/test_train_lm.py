@@ -18,7 +18,7 @@ from shared_moe_conformer.config import Config, LmConfig, load_config_of, replac
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
 from shared_moe_conformer.decoding.neural_lm import NeuralScorer, load_neural_lm
 from shared_moe_conformer.lattice.ngram import train_ngram
-from shared_moe_conformer.training.checkpoint import load_checkpoint
+from shared_moe_conformer.training.folder import load_checkpoint
 
 WORDS = ["ALPHA", "BRAVO", "CHARLIE", "DELTA", "ECHO"]
 TEXTS = [f"{WORDS[i % 5]} {WORDS[(i + 1) % 5]}" for i in range(40)]
