@@ -184,7 +184,7 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
         encoded = encode_split(model, tqdm(loader, desc=f"encoding {args.tune}", unit="batch"), decoding)
         logger.info("tuning on %s, %d words, with %s", args.tune, encoded.num_words, checkpoint)
         searcher = Searcher(model, encoded, tokenizer.decode, resources)
-        for found in tune(methods, searcher, given=vars(args), say=logger.info):
+        for found in tune(methods, searcher, given=vars(args)):
             rates = round(found.wer, 2), round(found.default_wer, 2)
             tuned |= {found.method: Tuned(dict(found.best), args.tune, checkpoint, *rates)}
             logger.info("\n%s\nwrote %s", found.table, write_tuned(exp_dir, tuned))

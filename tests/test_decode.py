@@ -380,7 +380,7 @@ def test_all_methods_are_tuned_as_far_as_they_can_run(recipe: Path, capsys, monk
     assert found["1best"].checkpoint == "best", "what cannot run here keeps its values"
     assert found["modified_beam_search"].options == {"blank_penalty": 0.0, "beam_size": 4}
     shown = capsys.readouterr().out
-    assert "left out: 1best over HLG" in shown and "methods to tune: each value once takes about" in shown
+    assert "left out: 1best over HLG" in shown
 
 
 def test_tuned_values_are_used_and_stand_in_names(recipe: Path, capsys) -> None:

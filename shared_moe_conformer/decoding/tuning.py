@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,6 @@ from shared_moe_conformer.decoding.scoring import num_errors, words_of
 from shared_moe_conformer.decoding.searches import GRIDS, Values, flag, tunable, tuned_as, value_of, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
-from shared_moe_conformer.text import counted
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
@@ -200,97 +198,45 @@ class Found(NamedTuple):
     """Everything that was tried, for reading."""
 
 
-class MethodTuning:
-    """The tuning of one method, and its progress."""
-
-    def __init__(self, config: DecodingConfig, searcher: Searcher, grids: Mapping[str, Sequence[float]]) -> None:
-        """Nothing is tried yet.
-
-        Args:
-          config: the search, at the values where the tuning begins.
-        """
-        self.config, self._searcher, self._grids = config, searcher, grids
-        self._search = CoordinateSearch(
-            {name: value_of(config, name) for name in tunable(config)}, grids, self._count_errors
-        )
-        self._name = label(config).partition(" at ")[0]  # the scale is one of the values that are tried
-        self._bar: tqdm[Any] | None = None
-        self._seconds = 0.0
-
-    def try_start(self) -> None:
-        """Search at the start alone, and take the time."""
-        begin = time.perf_counter()
-        self._search.errors(self._search.start)
-        self._seconds = time.perf_counter() - begin
-
-    @property
-    def expected_seconds(self) -> float:
-        """Time that each value of each option takes once, as far as the time of the start tells."""
-        return self._seconds * sum(self._cost(name) for name in self._grids)
-
-    def run(self) -> Found:
-        """Find the best values, and show a bar meanwhile."""
-        planned = 1 + sum(len(grid) - 1 for grid in self._grids.values())
-        bar = tqdm(total=planned, initial=len(self._search.tried), desc=f"tuning {self._name}", unit="value")
-        with bar as self._bar:
-            best = self._search.best()
-        return Found(
-            tuned_as(self.config), best, self._percent(best), self._percent(self._search.start), self._table(best)
-        )
-
-    def _cost(self, name: str) -> float:
-        """The time of an option's values, in units of that of the start."""
-        if name == "lm_scales":
-            return 1.0
-        if name == LAST:
-            return sum(value / self._search.start[LAST] for value in self._grids[LAST][1:])
-        return len(self._grids[name]) - 1
-
-    def _count_errors(self, settings: Sequence[Values]) -> list[int]:
-        errors: list[int] = []
-        for group in grouped([with_values(self.config, values) for values in settings]):
-            errors += self._searcher.num_errors(group)
-            if self._bar is not None:
-                self._bar.total = max(self._bar.total, self._bar.n + len(group))
-                self._bar.update(len(group))
-        return errors
-
-    def _percent(self, values: Values) -> float:
-        return 100.0 * self._search.errors(values) / self._searcher.encoded.num_words
-
-    def _table(self, best: Values) -> str:
-        """One row for each setting that was tried, by value."""
-        names = list(self._search.start)
-        lines = [self._name, "".join(f"{flag(name):>16}" for name in names) + f"{'WER %':>10}"]
-        for point in sorted(self._search.tried):
-            values = dict(zip(names, point))
-            marks = {"defaults": self._search.start, "best": best}
-            mark = ", ".join(name for name, marked in marks.items() if values == marked)
-            row = "".join(f"{value:>16g}" for value in point) + f"{self._percent(values):>10.2f}"
-            lines.append(f"{row}  {mark}".rstrip())
-        return "\n".join(lines)
-
-
-def tune(
-    configs: Sequence[DecodingConfig], searcher: Searcher, *, given: Mapping[str, Any], say: Callable[[str], None]
-) -> Iterator[Found]:
-    """Tune one method after the other.
+def tune(configs: Sequence[DecodingConfig], searcher: Searcher, *, given: Mapping[str, Any]) -> Iterator[Found]:
+    """Tune one method after the other, and show a bar meanwhile.
 
     Args:
-      configs: their searches, as `worth_tuning` gives them.
-      say: called with a line about the time that everything takes.
+      configs: their searches at the values where the tuning begins, as `worth_tuning` gives them.
+      given: see `grids_of`.
     """
-    tunings = [MethodTuning(config, searcher, grids_of(config, given)) for config in configs]
-    for tuning in tqdm(tunings, desc="searching at the defaults", unit="method"):
-        tuning.try_start()
-    seconds = sum(tuning.expected_seconds for tuning in tunings)
-    say(
-        f"{counted(len(tunings), 'method')} to tune: each value once takes about {_duration(seconds)}, and where "
-        "options depend on each other, some values are tried again"
-    )
-    for tuning in tunings:
-        yield tuning.run()
+    for number, config in enumerate(configs, start=1):
+        name = label(config).partition(" at ")[0]  # the scale is one of the values that are tried
+        grids = grids_of(config, given)
+        planned = 1 + sum(len(grid) - 1 for grid in grids.values())
+        with tqdm(total=planned, desc=f"tuning {name} ({number} of {len(configs)})", unit="value") as bar:
+            search = _search(config, searcher, grids, bar)
+            best = search.best()
+        rates = {point: 100.0 * errors / searcher.encoded.num_words for point, errors in search.tried.items()}
+        wer, default_wer = (rates[tuple(values.values())] for values in (best, search.start))
+        yield Found(tuned_as(config), best, wer, default_wer, f"{name}\n{_table(search.start, best, rates)}")
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _search(
+    config: DecodingConfig, searcher: Searcher, grids: Mapping[str, Sequence[float]], bar: tqdm[Any]
+) -> CoordinateSearch:
+    """The search for the values of one method, by word errors."""
+
+    def count_errors(settings: Sequence[Values]) -> list[int]:
+        errors: list[int] = []
+        for group in grouped([with_values(config, values) for values in settings]):
+            errors += searcher.num_errors(group)
+            bar.total = max(bar.total, bar.n + len(group))  # where options depend on each other, more are tried
+            bar.update(len(group))
+        return errors
+
+    return CoordinateSearch({name: value_of(config, name) for name in tunable(config)}, grids, count_errors)
+
+
+def _table(start: Values, best: Values, rates: Mapping[Point, float]) -> str:
+    """One row for each setting that was tried, by value."""
+    lines = ["".join(f"{flag(name):>16}" for name in start) + f"{'WER %':>10}"]
+    for point, rate in sorted(rates.items()):
+        marks = [name for name, marked in (("defaults", start), ("best", best)) if point == tuple(marked.values())]
+        lines.append(f"{''.join(f'{value:>16g}' for value in point)}{rate:>10.2f}  {', '.join(marks)}".rstrip())
+    return "\n".join(lines)

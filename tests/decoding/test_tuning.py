@@ -132,7 +132,7 @@ def test_of_all_each_method_is_tuned_once_and_no_oracle() -> None:
         worth_tuning([DecodingConfig()], {"blank_penalty": 0.0})
 
 
-def test_errors_are_those_of_decoding_and_the_encoder_runs_once(make_model, monkeypatch) -> None:
+def test_errors_are_those_of_decoding_and_the_encoder_runs_once(make_model, monkeypatch, capsys) -> None:
     model = make_model(7)
     generator = torch.Generator().manual_seed(0)
     lens = [90, 60, 70, 40]
@@ -153,12 +153,11 @@ def test_errors_are_those_of_decoding_and_the_encoder_runs_once(make_model, monk
     calls: list[int] = []
     monkeypatch.setattr(model, "encode", lambda *args: calls.append(1) or encode(*args))
     searcher = Searcher(model, encode_split(model, batches, starts[0]), to_text, RESOURCES)
-    said: list[str] = []
-    found: list[Found] = list(tune(starts, searcher, given={}, say=said.append))
+    found: list[Found] = list(tune(starts, searcher, given={}))
     assert len(calls) == len(batches)
     in_chunks = encode_split(model, batches, DecodingConfig(chunk_size=4)).outputs[0].encoder_out
     assert not torch.equal(in_chunks, searcher.encoded.outputs[0].encoder_out)
-    assert len(said) == 1 and said[0].startswith("3 methods to tune: each value once takes about ")
+    assert "tuning nbest_rescoring over HLG (embedded) (3 of 3)" in capsys.readouterr().err
     assert [result.method for result in found] == list(methods)
     assert found[2].table.startswith("nbest_rescoring over HLG (embedded)\n")
     for start, result in zip(starts, found):
