@@ -3,18 +3,20 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared_moe_conformer.params import read_configs
-from shared_moe_conformer.recipe_files import NewRecipe, feature_rate, fill_templates
+from tests.recipes.loading import load
 
-ROOT = Path(__file__).resolve().parent.parent
-RECIPE = NewRecipe("calls", "en", "CC0-1.0", Path("/some where/audio's"), 50, 0.5, 64, False, False, 0.4, 25.0)
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = load(ROOT / "local/new_recipe.py")
+RECIPE = PROGRAM.NewRecipe("calls", "en", "CC0-1.0", Path("/some where/audio's"), 50, 0.5, 64, False, False, 0.4, 25.0)
 
 
-def fill(folder: Path, recipe: NewRecipe, *, target: Path = ROOT / "egs/calls/ASR") -> dict[str, str]:
-    fill_templates(ROOT / "local/recipe_template", folder, recipe, target=target, local=ROOT / "local")
+def fill(folder: Path, recipe: Any, *, target: Path = ROOT / "egs/calls/ASR") -> dict[str, str]:
+    PROGRAM.fill_templates(ROOT / "local/recipe_template", folder, recipe, target=target, local=ROOT / "local")
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
@@ -36,7 +38,7 @@ def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     ("lowest", "rate"), [(4000, 8000), (8000, 8000), (11025, 11025), (16000, 16000), (44100, 16000)]
 )
 def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate: int) -> None:
-    assert feature_rate(lowest) == rate
+    assert PROGRAM.feature_rate(lowest) == rate
     files = fill(tmp_path, RECIPE._replace(sampling_rate=rate))
     assert {config.features.sampling_rate for config in read_configs(tmp_path / "config.py").values()} == {rate}
     assert (f"\nsampling_rate={rate}\n" in files["prepare.sh"]) == (rate != 16000), "16000 is the stages' own"
