@@ -6,6 +6,7 @@ import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,3 +141,17 @@ def make_lang_dir(folder: Path, *, num_words: int, vocab_size: int, order: int, 
     texts = [rng.choices(list(spellings), k=rng.randint(1, 5)) for _ in range(3 * num_words)]
     train_ngram([*texts, *([word] for word in spellings)], order).save(folder / "G.arpa")
     return folder
+
+
+def fst_of(form: Any, final_weight: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> Any:
+    """An acceptor of OpenFst with the states and arcs of a graph or a lattice, and costs instead of scores."""
+    kaldifst = pytest.importorskip("kaldifst")
+    fst = kaldifst.StdVectorFst()
+    for _ in range(form.num_states):
+        fst.add_state()
+    fst.start = 0
+    for state, weight in zip(form.final_state.tolist(), final_weight.tolist()):
+        fst.set_final(state, -weight)
+    for src, dst, label, score in zip(*(column.tolist() for column in (form.src, form.dst, labels, scores))):
+        fst.add_arc(src, kaldifst.StdArc(label, label, -score, dst))
+    return fst

@@ -27,6 +27,7 @@ from shared_moe_conformer.lattice.paths import best_arcs, n_best
 from .conftest import (
     all_paths,
     best_paths,
+    fst_of,
     path_of_arcs,
     paths_of,
     peaked_log_probs,
@@ -206,7 +207,7 @@ MANY = {"max_arcs": 10**6}
 def test_kaldis_lattice_has_the_same_best_path(seed) -> None:
     kaldi_decoder, kaldifst = pytest.importorskip("kaldi_decoder"), pytest.importorskip("kaldifst")
     graph, log_probs = ctc_topology(20, modified=False), random_log_probs(1, 15, 20, seed=seed)[0].numpy()
-    fst = _fst(kaldifst, graph)
+    fst = fst_of(graph, graph.final_weight, graph.ilabel + 1, graph.weight)
     decoder = kaldi_decoder.LatticeSimpleDecoder(
         fst, kaldi_decoder.LatticeSimpleDecoderConfig(beam=100.0, lattice_beam=8.0)
     )
@@ -218,18 +219,6 @@ def test_kaldis_lattice_has_the_same_best_path(seed) -> None:
     path = ours.path(best_arcs(ours))
     assert path.score == pytest.approx(-(cost.value1 + cost.value2), abs=1e-3)
     assert path.frame_labels == [label - 1 for label in labels]
-
-
-def _fst(kaldifst, graph: Graph):
-    fst = kaldifst.StdVectorFst()
-    for _ in range(graph.num_states):
-        fst.add_state()
-    fst.start = 0
-    for state, weight in zip(graph.final_state.tolist(), graph.final_weight.tolist()):
-        fst.set_final(state, -weight)
-    for src, dst, label, weight in zip(*(c.tolist() for c in (graph.src, graph.dst, graph.ilabel, graph.weight))):
-        fst.add_arc(src, kaldifst.StdArc(label + 1, label + 1, -weight, dst))
-    return fst
 
 
 def test_active_states_and_arcs_are_limited() -> None:

@@ -23,7 +23,7 @@ from shared_moe_conformer.lattice.paths import (
     within_beam,
 )
 
-from .conftest import paths_of, peaked_log_probs, random_lattice
+from .conftest import fst_of, paths_of, peaked_log_probs, random_lattice
 
 SEEDS = range(5)
 
@@ -204,14 +204,7 @@ def test_the_first_different_ones_of_very_many_paths_are_the_same(seed) -> None:
     """OpenFst's shortest paths, equal sequences included; its determinisation does not end on such a lattice."""
     kaldifst = pytest.importorskip("kaldifst")
     lattice = speech_like(seed)
-    fst = kaldifst.StdVectorFst()
-    for _ in range(lattice.num_states):
-        fst.add_state()
-    fst.start = 0
-    for state, weight in zip(lattice.final_state.tolist(), lattice.final_lm.tolist()):
-        fst.set_final(state, -weight)
-    for src, dst, label, score in zip(*(c.tolist() for c in (lattice.src, lattice.dst, lattice.olabel, lattice.score))):
-        fst.add_arc(src, kaldifst.StdArc(label, label, -score, dst))
+    fst = fst_of(lattice, lattice.final_lm, lattice.olabel, lattice.score)
     best: dict[tuple[int, ...], float] = {}
     for labels, score in _paths(kaldifst, kaldifst.shortest_path(fst, n=500)):
         best[labels] = max(score, best.get(labels, score))
