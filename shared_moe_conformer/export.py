@@ -68,7 +68,7 @@ def export(
     """Write the bundle of an experiment's averaged model, and enter it into the index of the zoo around it.
 
     Args:
-      folder: to be made; its name is the model's, the folder around it the zoo.
+      folder: the folder to make; its name is the model's, and the folder around it is the zoo.
       with_lm: kinds of neural language models of the lang folder that go along, with the 2-gram for LODR.
 
     Raises:

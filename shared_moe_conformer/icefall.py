@@ -23,7 +23,7 @@ WHOLE = -1
 
 
 class EncoderModel(Layers, EncoderInterface):  # type: ignore[misc]
-    """What the zipformer recipe calls `encoder`; its frames come from a `FrontEnd`, the recipe's `encoder_embed`."""
+    """The zipformer recipe's `encoder`; its frames come from a `FrontEnd`, the recipe's `encoder_embed`."""
 
     def __init__(self, config: EncoderConfig, chunking: Chunking | None = None) -> None:
         """Take the options; chunking: what frames see outside of training."""
@@ -45,7 +45,7 @@ class EncoderModel(Layers, EncoderInterface):  # type: ignore[misc]
 
 
 class Conformer(EncoderInterface):  # type: ignore[misc, valid-type]
-    """What the older recipes (pruned_transducer_stateless 2 to 5) call `encoder`: features in, frames out."""
+    """The `encoder` of the older recipes (pruned_transducer_stateless 2 to 5): features in, frames out."""
 
     def __init__(self, config: EncoderConfig, *, num_features: int = 80) -> None:
         super().__init__()
@@ -123,7 +123,10 @@ def _require_fitting(params: Any, config: EncoderConfig) -> None:
 
 
 def _chunking(params: Any) -> Chunking | None:
-    """What frames see outside of training, where --chunk-size is a single one; icefall counts it in frames of 20 ms."""
+    """The frames that a frame sees outside of training, if --chunk-size is a single one.
+
+    icefall counts it in frames of 20 ms.
+    """
     sizes, contexts = _numbers(params.chunk_size), _numbers(params.left_context_frames)
     if len(sizes) > 1 or sizes == [WHOLE]:
         return None

@@ -21,7 +21,7 @@ OPTIONAL = (
     ("live recognition, which needs", "wsproto", ("websockets", "wsproto")),
     ("forms (curl -F), which need", "python-multipart", ("python_multipart",)),
 )
-"""What the server can do only with another package: the package's name, and modules any of which will do."""
+"""Abilities of the server that need another package: the package's name, and modules any of which will do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         help="uploads that may wait while another one is recognised; further ones are told when to come again [16]",
     )
     parser.add_argument(
-        "--idle-seconds", type=float, default=60.0, help="who sends nothing for so long is disconnected [60]"
+        "--idle-seconds", type=float, default=60.0, help="clients that send nothing for this long are disconnected [60]"
     )
     live = parser.add_argument_group("live", "speech that is recognised while it is spoken")
     live.add_argument(

@@ -46,7 +46,7 @@ def table(entries: list[ZooEntry]) -> str:
 
 
 def details(entry: ZooEntry, *, source: str) -> str:
-    """All that the index of a zoo says about a model, a line a fact."""
+    """The facts about a model in the index of a zoo, one a line."""
     rows = {
         "corpus": entry.corpus,
         "language": entry.language,
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     helped = "check a model's files and its test wav"
     commands.add_parser("verify", parents=[where, name], help=helped).set_defaults(run=_verify)
     pages = commands.add_parser("html", parents=[where], help="write a page that shows all models, for any browser")
-    pages.add_argument("--output-dir", type=Path, default=Path("site"), help="the folder to be made [site]")
+    pages.add_argument("--output-dir", type=Path, default=Path("site"), help="the folder to make [site]")
     pages.add_argument("--overwrite", action="store_true", help="replace a page that was written before")
     pages.set_defaults(run=_html)
     commands.add_parser("remove", parents=[where, name], help="delete a model here").set_defaults(run=_remove)

@@ -34,7 +34,7 @@ def collapse(labels: Tensor) -> Tensor:
 
 
 class CtcGreedyState(NamedTuple):
-    """Where the search of N utterances stands."""
+    """State of the search of N utterances."""
 
     label: Tensor
     """The last frame's label, (N,)."""
@@ -122,7 +122,7 @@ class Prefixes(NamedTuple):
 
 
 class CtcPrefixState(NamedTuple):
-    """Where the search of N utterances stands."""
+    """State of the search of N utterances."""
 
     prefixes: Prefixes
     steps: tuple[Steps, ...]

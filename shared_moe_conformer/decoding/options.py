@@ -152,7 +152,7 @@ Given = TypeVar("Given")
 
 @dataclass(frozen=True, eq=False)
 class Resources:
-    """Everything that some method uses; None: not loaded, since no method that is run needs it."""
+    """Graphs, models and texts that methods use; None: not loaded, since no method that is run needs it."""
 
     word_graph: WordGraph | None = None
     """HLG: from frame labels to words."""

@@ -158,7 +158,7 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
 
 
 def _histories(model: NgramModel) -> list[Ngram]:
-    """Everything that the next token's probability can depend on."""
+    """The histories on which the next token's probability can depend."""
     found = {ngram[:-1] for ngram in model.log_probs} | {(), (BOS,)}
     return [(BOS,), *sorted(found - {(BOS,)})]
 

@@ -131,7 +131,7 @@ def encode_split(model: AsrModel, batches: Iterable[AsrBatch], config: DecodingC
 
 
 class Searcher(NamedTuple):
-    """Everything that decodes an encoded split."""
+    """A model and whatever else decodes an encoded split."""
 
     model: AsrModel
     encoded: EncodedSplit
@@ -195,7 +195,7 @@ class Found(NamedTuple):
     default_wer: float
     """Word error rate in percent at the start."""
     table: str
-    """Everything that was tried, for reading."""
+    """The settings that were tried, for reading."""
 
 
 def tune(configs: Sequence[DecodingConfig], searcher: Searcher, *, given: Mapping[str, Any]) -> Iterator[Found]:

@@ -52,7 +52,7 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
 
     Args:
       source: the bundle's folder.
-      target: the folder to be made; it appears whole or not at all.
+      target: the folder to make; it appears whole or not at all.
       overwrite: replace such a folder.
 
     Returns:

@@ -305,7 +305,7 @@ def first_states(config: EncoderConfig, chunking: Chunking, num_streams: int) ->
 
 
 def metadata(config: EncoderConfig, chunking: Chunking) -> dict[str, object]:
-    """What sherpa-onnx reads from the graphs, of one stack of layers.
+    """The metadata that sherpa-onnx reads from the graphs, of one stack of layers.
 
     The sizes of channels, kernels and heads serve to make the first states and nothing else. So `encoder_dims` and
     `value_head_dims` are those of the halves.

@@ -60,7 +60,7 @@ class StreamingForm:
 
     @property
     def chunking(self) -> Chunking:
-        """What a frame may see."""
+        """The frames that a frame may see."""
         return Chunking(self.chunk_size, self.left_context_frames)
 
     def __post_init__(self) -> None:
@@ -78,7 +78,7 @@ def write_onnx_streaming(
 
     Args:
       source: the bundle's folder.
-      target: the folder to be made; it appears whole or not at all.
+      target: the folder to make; it appears whole or not at all.
       streaming: the chunks; they are a part of the graphs.
       overwrite: replace such a folder.
 
@@ -245,7 +245,7 @@ def _card(bundle: Bundle, chunking: Chunking, *, name: str, text: str) -> str:
 
 
 def trained_in_chunks(config: EncoderConfig) -> str:
-    """In what chunks the model was trained."""
+    """A sentence about the chunks in which the model was trained."""
     sizes = ", ".join(str(size) if size else "the whole" for size in config.chunk_sizes)
     if not any(config.chunk_sizes):
         return "It was never trained in chunks (--chunk-sizes), so expect more errors than offline."

@@ -23,7 +23,7 @@ from shared_moe_conformer.release.card import CODE, MODEL_CLASSES, MODEL_TYPE
 class SavesCode:
     """A class of transformers whose `save_pretrained` writes the code that names the classes.
 
-    Without this, transformers would copy the file of each class, and some of the files of which it is made.
+    Without this, transformers would copy the file of each class, and some of the files that it imports.
     """
 
     @classmethod
@@ -97,7 +97,7 @@ class SharedMoeConformerOutput(ModelOutput):
 
 
 class SharedMoeConformerPreTrainedModel(SavesCode, PreTrainedModel):
-    """What both models have in common."""
+    """The common part of both models."""
 
     config_class = SharedMoeConformerConfig
     base_model_prefix = "conformer"

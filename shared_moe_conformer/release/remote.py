@@ -71,8 +71,8 @@ def fetch(
     """Download one file of a zoo, or the rest of it if part of it is there from an earlier call.
 
     Args:
-      path: the file's in the zoo, with `/`.
-      target: the file to be; kept as it is if its sum is right.
+      path: the file's path in the zoo, with `/`.
+      target: the file to write; it is kept as it is if its sum is right.
       max_bytes: a longer file is refused before it fills the disk.
       sha256: the sum that it must have; None: any.
 
@@ -110,14 +110,14 @@ def _fetch_rest(location: str, path: str, target: Path, *, max_bytes: int, progr
             raise ValueError(f"{location}: a zoo is a folder, file://, http(s):// or {HUB}owner/name")
     except FileNotFoundError as error:
         raise (
-            error if parts.scheme == "hf" else FileNotFoundError(f"{source} is not there: look at the zoo's address")
+            error if parts.scheme == "hf" else FileNotFoundError(f"{source} is not there: check the zoo's address")
         ) from error
     except TooLong:
         raise ValueError(f"{source} is longer than its zoo's index says: it was not kept") from None
     except (OSError, HTTPError) as error:
         reason = _reason(error)
         raise ValueError(
-            f"{source} cannot be read ({reason}): look at its address, or try again; what has come is kept"
+            f"{source} cannot be read ({reason}): check its address, or try again; the part that has come is kept"
         ) from error
 
 

@@ -75,7 +75,7 @@ CHARTS = (
 
 
 class Experiment(NamedTuple):
-    """Everything that a report shows of an experiment."""
+    """The records of an experiment that a report shows."""
 
     name: str
     config: Config

@@ -1,9 +1,9 @@
 """Recognition of recordings: they are cut at silences, searched in batches of similar length, and put together again.
 
-So recognising an hour takes no more memory than half a minute. Half a minute stays whole, as the utterances of corpora
-do. Segments are cut off the beginning of a longer recording until the rest may stay whole. Each cut makes that rest
-shorter, from half a minute down to a segment's longest, so the number of segments grows by one at a time as recordings
-get longer.
+Recognising an hour therefore takes no more memory than half a minute. Half a minute stays whole, as the utterances of
+corpora do. Segments are cut off the beginning of a longer recording until the rest may stay whole. Each cut makes that
+rest shorter, from half a minute down to a segment's longest, so the number of segments grows by one at a time as
+recordings get longer.
 """
 
 from __future__ import annotations
