@@ -23,7 +23,6 @@ from shared_moe_conformer.forms.comparison import (
     Row,
     Utterance,
     compare,
-    compare_int8_choices,
     write_test_set,
 )
 from shared_moe_conformer.forms.onnx_folder import write_onnx
@@ -77,18 +76,6 @@ def precision_table(rows: Sequence[Row], *, recordings: int) -> str:
     return _table(heads, cells)
 
 
-def int8_table(choices: Sequence[Sequence[Row]], *, recordings: int) -> str:
-    """The choices as a Markdown table; WER as differences from float32's, which is first."""
-    cells = []
-    for rows in choices:
-        line = [rows[0].form or "nothing", f"{rows[0].megabytes:.2f}"]
-        for row, base in zip(rows, choices[0], strict=True):
-            rate = f"{row.word_error_rate - base.word_error_rate:+.2f}" if row.form else f"{row.word_error_rate:.2f}"
-            line += [rate, f"{row.same} of {recordings}"]
-        cells.append(line)
-    return _table(("in int8", "MB", "transducer, WER %", "same text", "ctc, WER %", "same text"), cells)
-
-
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     first, *others = (f"| {' | '.join(row)} |" for row in (heads, *rows))
     return "\n".join([first, f"|{'---|' * len(heads)}", *others])
@@ -106,11 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--exp-dir", type=Path, help="the experiment that was released, as the reference [the model itself]"
     )
-    parser.add_argument(
-        "--int8-choices",
-        action="store_true",
-        help="compare int8 of every choice of feed-forward products instead; for --split dev, not for a test set",
-    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds that are timed; the median counts [5]")
     add_flags(parser, Selection)
     return parser
@@ -120,7 +102,7 @@ def _compare(args: argparse.Namespace) -> None:
     tune_cpu()
     require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
     source = resolve(args.model, zoo_dir=args.zoo_dir)
-    found = args.int8_choices or importlib.util.find_spec("sherpa_onnx") is not None  # which is called last
+    found = importlib.util.find_spec("sherpa_onnx") is not None  # which is called last
     require(found, "the package sherpa_onnx is not installed: pip install sherpa-onnx soundfile")
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
@@ -135,25 +117,20 @@ def _compare(args: argparse.Namespace) -> None:
         wavs.mkdir()
         utterances = write_test_set(args.recipe_dir, args.split, wavs, bundle=bundle)
         number = len(utterances)
-        if args.int8_choices:
-            choices = compare_int8_choices(bundle, utterances, onnx_dir=onnx_dir, folder=folder)
-            title, tables = "in onnxruntime", int8_table(choices, recordings=number)
-        else:
-            write_torchscript(source, torchscript_dir)
-            trips, precisions = compare(
-                bundle,
-                utterances,
-                onnx_dir=onnx_dir,
-                torchscript_dir=torchscript_dir,
-                experiment=experiment,
-                decoded=decoded_texts(args.exp_dir, checkpoint, args.split, utterances) if experiment else {},
-                rounds=args.rounds,
-            )
-            against = f"the experiment's {checkpoint}" if experiment else "the bundle"
-            title = f"compared with {against} in torch"
-            tables = f"{round_trip_table(trips, recordings=number)}\n\nIn sherpa-onnx:\n\n"
-            tables += precision_table(precisions, recordings=number)
-    print(f"{bundle.manifest.name}, {args.split}, {number} recordings, {title}\n\n{tables}")
+        write_torchscript(source, torchscript_dir)
+        trips, precisions = compare(
+            bundle,
+            utterances,
+            onnx_dir=onnx_dir,
+            torchscript_dir=torchscript_dir,
+            experiment=experiment,
+            decoded=decoded_texts(args.exp_dir, checkpoint, args.split, utterances) if experiment else {},
+            rounds=args.rounds,
+        )
+    against = f"the experiment's {checkpoint}" if experiment else "the bundle"
+    print(f"{bundle.manifest.name}, {args.split}, {number} recordings, compared with {against} in torch\n")
+    print(f"{round_trip_table(trips, recordings=number)}\n\nIn sherpa-onnx:\n")
+    print(precision_table(precisions, recordings=number))
 
 
 if __name__ == "__main__":

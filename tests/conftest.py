@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig
 from shared_moe_conformer.release.manifest import Manifest
+from tests.warm_python import warm_python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny tensors only lose by threads
 
@@ -138,7 +139,14 @@ def saved(tmp_path: Path, tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray
 
 
 @pytest.fixture(scope="session")
-def downloaded_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def python_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a python3 that starts in a moment."""
+    with warm_python(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def downloaded_recipe(tmp_path_factory: pytest.TempPathFactory, python_folder: Path) -> Path:
     """A copy of the asterisk recipe's folder after its prepare.sh's first stage: real speech in `download`.
 
     With PREPARED_RECIPE=<recipe folder> in the environment, what is prepared there is copied instead.
@@ -151,7 +159,7 @@ def downloaded_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(root / "egs/asterisk/ASR", recipe, ignore=made)
     if prepared := os.environ.get("PREPARED_RECIPE"):
         copy_prepared(Path(prepared), recipe)
-    download = run_prepare(recipe, "--stop-stage", "0")
+    download = run_prepare(recipe, "--stop-stage", "0", python=python_folder)
     if "the packages cannot be downloaded" in download.stderr or "is missing: use a Debian" in download.stderr:
         pytest.skip(f"no corpus: {download.stderr.splitlines()[-1]}")
     return recipe
@@ -166,17 +174,17 @@ def copy_prepared(prepared: Path, recipe: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def prepared_recipe(downloaded_recipe: Path) -> Path:
+def prepared_recipe(downloaded_recipe: Path, python_folder: Path) -> Path:
     """The same after all stages, for slow tests."""
-    result = run_prepare(downloaded_recipe)
+    result = run_prepare(downloaded_recipe, python=python_folder)
     assert result.returncode == 0, result.stderr
     return downloaded_recipe
 
 
-def run_prepare(recipe: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a recipe's prepare.sh with this Python and this checkout's package, from another folder."""
+def run_prepare(recipe: Path, *arguments: str, python: Path) -> subprocess.CompletedProcess[str]:
+    """Run a recipe's prepare.sh with the python3 of a folder and this checkout's package, from another folder."""
     root = Path(__file__).resolve().parent.parent
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{python}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
     return subprocess.run([recipe / "prepare.sh", *arguments], env=environment, cwd="/", capture_output=True, text=True)
 

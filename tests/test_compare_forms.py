@@ -17,7 +17,7 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
 
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.compare_forms import int8_table, main, precision_table, round_trip_table  # noqa: E402
+from shared_moe_conformer.compare_forms import main, precision_table, round_trip_table  # noqa: E402
 from shared_moe_conformer.config import save_config  # noqa: E402
 from shared_moe_conformer.forms.comparison import Comparison, Row, Utterance, compare, write_test_set  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
@@ -135,31 +135,6 @@ def test_a_model_that_knows_its_words_says_them_in_int8_too(
     assert rates["float32"] < 15
     for precision in ("float16", "int8"):
         assert abs(rates[precision] - rates["float32"]) <= 1.5, "two of about 145 words"
-
-
-@pytest.mark.slow
-def test_every_choice_of_int8_products_is_compared(
-    saved: Save, recipe: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["--model", str(saved()), "--recipe-dir", str(recipe), "--int8-choices"])
-    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert rows[0][0] == "| nothing"
-    assert rows[0][3] == rows[0][5].removesuffix(" |") == "3 of 3"
-    assert len({row[0] for row in rows}) == len(rows) == 16, "of four products"
-    sizes = [float(row[1]) for row in rows[1:]]
-    assert sizes == sorted(sizes, reverse=True)
-
-
-def test_choices_are_told_as_differences_from_float32() -> None:
-    some = "dense hidden, expert output"
-    choices = [
-        (Row("transducer", "", 50.0, 9, megabytes=4.0), Row("ctc", "", 60.0, 9, megabytes=4.0)),
-        (Row("transducer", some, 49.5, 8, megabytes=2.5), Row("ctc", some, 60.0, 9, megabytes=2.5)),
-    ]
-    assert int8_table(choices, recordings=9).splitlines()[2:] == [
-        "| nothing | 4.00 | 50.00 | 9 of 9 | 60.00 | 9 of 9 |",
-        "| dense hidden, expert output | 2.50 | -0.50 | 8 of 9 | +0.00 | 9 of 9 |",
-    ]
 
 
 def test_tables_tell_what_was_the_same_and_times_as_ratios() -> None:

@@ -440,17 +440,13 @@ def start(recipe: Path, exp_dir: Path, *flags: str) -> subprocess.Popen:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_that_accumulates(recipe: Path, tmp_path: Path) -> None:
-    flags = ["--num-epochs", "3", "--dropout", "0", "--max-duration", "3"]
-    alone = start(recipe, tmp_path / "alone", *flags, "--accumulate-batches", "2")
+def test_two_processes_train_as_one_that_accumulates(recipe: Path, two_dir: Path, tmp_path: Path) -> None:
+    alone = start(recipe, tmp_path / "alone", *OF_TWO, "--accumulate-batches", "2")
     assert alone.wait() == 0
-    train_two(recipe, tmp_path / "two", *flags)
-    assert {path.name for path in (tmp_path / "two").iterdir()} == {
-        path.name for path in (tmp_path / "alone").iterdir()
-    }
-    (log,) = (tmp_path / "two" / "log").iterdir()
+    assert {path.name for path in two_dir.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
+    (log,) = (two_dir / "log").iterdir()
     assert "processes: 2, device: cpu" in log.read_text() and log.read_text().count("done: 3 epochs") == 1
-    curves = [loss_curve(tmp_path / name) for name in ("alone", "two")]
+    curves = [loss_curve(folder) for folder in (tmp_path / "alone", two_dir)]
     assert len(curves[0]) == 3 and curves[1] == pytest.approx(curves[0], rel=5e-4)
 
 
@@ -465,24 +461,24 @@ def test_a_process_that_cannot_read_what_another_has_stored_stores_its_own(monke
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """The weights of two processes that nothing happens to."""
+def two_dir(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training in two processes that nothing happens to."""
     exp_dir = tmp_path_factory.mktemp("two") / "exp"
     train_two(recipe, exp_dir, *OF_TWO)
-    return load_checkpoint(exp_dir / "epoch-4.pt")["model"]
+    return exp_dir
 
 
-OF_TWO = ("--num-epochs", "4", "--resume", "true", "--save-every-n-steps", "1")
+OF_TWO = ("--num-epochs", "3", "--dropout", "0", "--max-duration", "3", "--resume", "true", "--save-every-n-steps", "1")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_nodes", [1, 2])
 def test_torchrun_goes_on_from_the_last_checkpoint_when_a_process_dies(
-    recipe: Path, whole_of_two: dict[str, torch.Tensor], tmp_path: Path, num_nodes: int
+    recipe: Path, two_dir: Path, tmp_path: Path
 ) -> None:
-    shown = train_two(recipe, tmp_path / "exp", *OF_TWO, num_nodes=num_nodes, dies=tmp_path / "dead")
+    """The two processes are started by two agents, as on two machines."""
+    shown = train_two(recipe, tmp_path / "exp", *OF_TWO, num_nodes=2, dies=tmp_path / "dead")
     assert (tmp_path / "dead").exists() and "going on from" in shown
-    assert_same(whole_of_two, load_checkpoint(tmp_path / "exp" / "epoch-4.pt")["model"])
+    assert_same(*(load_checkpoint(folder / "epoch-3.pt")["model"] for folder in (two_dir, tmp_path / "exp")))
 
 
 DIES = """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,13 +16,11 @@ from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import Decoded, word_error_rate
-from shared_moe_conformer.forms.onnx_folder import FEED_FORWARD_PRODUCTS, feed_forward_products, quantise
 from shared_moe_conformer.forms.runtimes import (
     CTC,
     DECODER,
     ENCODER,
     JOINER,
-    SHRUNK,
     Parts,
     ctc_log_probs,
     fp16_name,
@@ -71,7 +67,7 @@ class Row(NamedTuple):
     kind: str
     """transducer or ctc."""
     form: str
-    """A runtime, a precision, or the products that are in int8."""
+    """A runtime or a precision."""
     word_error_rate: float
     """In percent."""
     same: int
@@ -157,30 +153,6 @@ def compare(
     return Comparison(trips, precisions)
 
 
-def compare_int8_choices(
-    bundle: Bundle, utterances: Sequence[Utterance], *, onnx_dir: Path, folder: Path
-) -> list[tuple[Row, ...]]:
-    """Compare all choices of feed-forward products in int8: float32 first, and then the largest file first.
-
-    Args:
-      bundle: the released model.
-      utterances: of a set on which one may choose.
-      onnx_dir: what `write_onnx` made of it.
-      folder: an empty one, for the choices' graphs.
-
-    Returns:
-      For each choice a row of each kind of model, in `SEARCHES`'s order, compared with float32.
-    """
-    folders = dict(_write_choices(onnx_dir, folder))
-    found = in_runtimes(bundle, utterances, {name: onnx_parts(path) for name, path in folders.items()})
-    choices = []
-    for form, path in folders.items():
-        megabytes = (path / ENCODER).stat().st_size / 1e6
-        rows = (_row(kind, form, found[kind, form], found[kind, ""].texts, utterances) for kind in SEARCHES)
-        choices.append(tuple(row._replace(megabytes=megabytes) for row in rows))
-    return sorted(choices, key=lambda rows: (bool(rows[0].form), -rows[0].megabytes))
-
-
 def in_runtimes(
     reference: Bundle, utterances: Sequence[Utterance], runtimes: Mapping[str, Parts]
 ) -> dict[tuple[str, str], Texts]:
@@ -221,21 +193,3 @@ def _sherpa_files() -> dict[str, dict[str, str]]:
         parts = {"encoder": name_of(ENCODER), "decoder": DECODER, "joiner": JOINER}
         files |= {f"transducer {precision}": parts, f"ctc {precision}": {"ctc": name_of(CTC)}}
     return files
-
-
-def _write_choices(onnx_dir: Path, folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every choice, "" for none, and the folder of its graphs, which have the names of float32's."""
-    import onnx
-
-    graph = onnx.load(onnx_dir / ENCODER).graph
-    present = [product for product in FEED_FORWARD_PRODUCTS if feed_forward_products(graph, [product])]
-    sizes = range(len(present) + 1)
-    choices = [choice for size in sizes for choice in itertools.combinations(present, size)]
-    for number, products in enumerate(tqdm(choices, desc="writing", unit="choice", disable=None)):
-        path = folder / str(number)
-        path.mkdir()
-        for name in (ENCODER, CTC, DECODER, JOINER):
-            shutil.copyfile(onnx_dir / name, path / name)
-        for name in SHRUNK if products else ():
-            quantise(onnx_dir / name, path / name, products)
-        yield ", ".join(products), path

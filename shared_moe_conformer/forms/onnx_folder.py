@@ -13,7 +13,6 @@ import importlib.util
 import shutil
 import tempfile
 import warnings
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +38,6 @@ from shared_moe_conformer.forms.runtimes import (
 from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
 from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
-
-FEED_FORWARD_PRODUCTS = ("dense hidden", "dense output", "expert hidden", "expert output")
-"""The matrix products of feed-forwards without experts and of those with them, by what they compute."""
-INT8_PRODUCTS = FEED_FORWARD_PRODUCTS
-"""Products that are computed in int8, chosen on asterisk's dev set (`compare_forms --int8-choices`): the smallest file
-within half a point of float32's WER."""
 
 
 def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
@@ -121,8 +114,8 @@ def write_decoder_and_joiner(bundle: Bundle, folder: Path) -> None:
     describe(folder / JOINER, bundle, {"joiner_dim": config.joiner_dim})
 
 
-def quantise(source: Path, target: Path, products: Collection[str] = INT8_PRODUCTS) -> None:
-    """Write a graph with the weights of these of its feed-forward products in int8."""
+def quantise(source: Path, target: Path) -> None:
+    """Write a graph with the weights of feed-forwards and experts in int8."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -137,7 +130,7 @@ def quantise(source: Path, target: Path, products: Collection[str] = INT8_PRODUC
             op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,
             per_channel=True,
-            nodes_to_quantize=feed_forward_products(onnx.load(source).graph, products),
+            nodes_to_quantize=feed_forward_products(onnx.load(source).graph),
         )
     _save_lean(onnx.load(target), target)
 
@@ -167,19 +160,11 @@ def router_products(graph: Any) -> list[str]:
     return products
 
 
-def feed_forward_products(graph: Any, products: Collection[str] = FEED_FORWARD_PRODUCTS) -> list[str]:
-    """Names of these matrix products of feed-forwards and experts, which the exporter calls after their modules."""
+def feed_forward_products(graph: Any) -> list[str]:
+    """Names of the matrix products of feed-forwards and experts, which the exporter calls after their modules."""
     routers = router_products(graph)
-    found = [node for node in graph.node if node.op_type == "MatMul" and "/feed_forward" in node.name]
-    return [node.name for node in found if node.name not in routers and _product(node) in products]
-
-
-def _product(node: Any) -> str:
-    """A node's name in `FEED_FORWARD_PRODUCTS`: experts are known by their weights, dense products by their modules."""
-    weight = node.input[1]
-    if "_weights." in weight:
-        return "expert hidden" if "hidden_weights." in weight else "expert output"
-    return "dense hidden" if "/hidden" in node.name else "dense output"
+    found = (node.name for node in graph.node if node.op_type == "MatMul" and "/feed_forward" in node.name)
+    return [name for name in found if name not in routers]
 
 
 def _save_lean(model: Any, target: Path) -> None:

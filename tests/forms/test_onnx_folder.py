@@ -20,8 +20,6 @@ from shared_moe_conformer.config import MIN_NUM_FRAMES, frame_centre  # noqa: E4
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
 from shared_moe_conformer.forms import runtimes  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import (  # noqa: E402
-    FEED_FORWARD_PRODUCTS,
-    feed_forward_products,
     router_products,
     write_onnx,
 )
@@ -137,18 +135,6 @@ def test_int8_covers_feed_forwards_and_experts_and_nothing_else(exported: Path, 
         routers = router_products(onnx.load(exported / name).graph)
         assert [node.name for node in after if "feed_forward" in node.name] == routers
         assert len(routers) == encoder.num_layers
-
-
-def test_each_feed_forward_product_is_of_one_kind(exported: Path, tiny_bundle: Bundle) -> None:
-    encoder = tiny_bundle.config.model.encoder
-    graph = onnx.load(exported / ENCODER).graph
-    names = [feed_forward_products(graph, [product]) for product in FEED_FORWARD_PRODUCTS]
-    assert [len(found) / encoder.num_layers for found in names] == [1, 1, encoder.num_experts, encoder.num_experts]
-    assert sorted(sum(names, [])) == sorted(feed_forward_products(graph))
-    stored = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    sizes = [{tuple(stored[n.input[1]]) for n in graph.node if n.name in found} for found in names]
-    hidden, output = (encoder.encoder_dim, encoder.feed_forward_dim), (encoder.feed_forward_dim, encoder.encoder_dim)
-    assert sizes == [{hidden}, {output}, {hidden}, {output}]
 
 
 def test_small_files_hold_nothing_that_nobody_reads(exported: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ import soundfile
 
 from tests.recipes.corpora import MADE, Clip
 from tests.recipes.loading import load
-from tests.warm_python import warm_python
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -45,13 +44,6 @@ def clips(downloaded_recipe: Path) -> list[Clip]:
             result.append(Clip(clip.path, text))
     assert len(result) > 100
     return list({clip.text: clip for clip in result}.values())
-
-
-@pytest.fixture(scope="session")
-def python_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a python3 that starts in a moment."""
-    with warm_python(tmp_path_factory.mktemp("warm")) as folder:
-        yield folder
 
 
 @pytest.fixture

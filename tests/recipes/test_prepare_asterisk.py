@@ -126,29 +126,29 @@ def copied(prepared_recipe: Path, tmp_path: Path) -> Path:
     return tmp_path / "clone/egs/asterisk/ASR"
 
 
-def test_another_vocabulary_leaves_the_features_alone(copied: Path) -> None:
+def test_another_vocabulary_leaves_the_features_alone(copied: Path, python_folder: Path) -> None:
     features = (copied / "data/fbank/cuts_train.jsonl.gz").stat().st_mtime_ns
-    result = run_prepare(copied, "--vocab-size", "200")
+    result = run_prepare(copied, "--vocab-size", "200", python=python_folder)
     assert result.returncode == 0, result.stderr
     assert (copied / "data/fbank/cuts_train.jsonl.gz").stat().st_mtime_ns == features
     assert Tokenizer.load(copied / "data/lang_bpe_200").vocab_size == 200
     assert Tokenizer.load(copied / "data/lang_bpe_64").vocab_size == 64
 
 
-def test_a_damaged_recording_stops_preparation_by_name(copied: Path) -> None:
+def test_a_damaged_recording_stops_preparation_by_name(copied: Path, python_folder: Path) -> None:
     wav = copied / "download/usr/share/asterisk/sounds/en_US_f_Allison/vm-goodbye.wav"
     wav.write_bytes(wav.read_bytes()[:5000])
-    result = run_prepare(copied, "--stage", "1", "--force", "true")
+    result = run_prepare(copied, "--stage", "1", "--force", "true", python=python_folder)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1].startswith("error: ") and "vm-goodbye.wav is cut off" in result.stderr
 
 
-def test_a_corpus_elsewhere_needs_no_download(copied: Path, tmp_path: Path) -> None:
+def test_a_corpus_elsewhere_needs_no_download(copied: Path, python_folder: Path, tmp_path: Path) -> None:
     (copied / "download").rename(tmp_path / "corpus")
     shutil.rmtree(copied / "data")
-    missing = run_prepare(copied, "--corpus-dir", str(tmp_path / "nothing"))
+    missing = run_prepare(copied, "--corpus-dir", str(tmp_path / "nothing"), python=python_folder)
     assert missing.returncode == 1 and "--corpus-dir must hold" in missing.stderr.splitlines()[-1]
-    result = run_prepare(copied, "--corpus-dir", str(tmp_path / "corpus"), "--stop-stage", "2")
+    result = run_prepare(copied, "--corpus-dir", str(tmp_path / "corpus"), "--stop-stage", "2", python=python_folder)
     assert result.returncode == 0, result.stderr
     assert not (copied / "download").exists()
 
@@ -167,7 +167,7 @@ def test_without_apt_get_it_says_what_to_do(copied: Path, tmp_path: Path) -> Non
     assert "apt-get is missing" in result.stderr and "--corpus-dir DIR" in result.stderr
 
 
-def test_killed_while_computing_features_it_starts_them_again(copied: Path) -> None:
+def test_killed_while_computing_features_it_starts_them_again(copied: Path, python_folder: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     environment = {
         **os.environ,
@@ -188,7 +188,7 @@ def test_killed_while_computing_features_it_starts_them_again(copied: Path) -> N
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGKILL)
     assert not manifest.exists()
-    result = run_prepare(copied, "--stop-stage", "3")
+    result = run_prepare(copied, "--stop-stage", "3", python=python_folder)
     assert result.returncode == 0, result.stderr
     assert "stage 2: Check the recordings (done before)" in result.stdout
     assert len(read_cuts(manifest.parent, "train", recipe_dir=copied)) == 3 * 425

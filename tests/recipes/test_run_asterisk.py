@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,9 +37,9 @@ def recipe(prepared_recipe: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def run(recipe: Path, *arguments: str) -> str:
+def run(recipe: Path, *arguments: str, python: Path) -> str:
     """What the recipe's run.sh prints; it must succeed."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{python}{os.pathsep}{os.environ['PATH']}"
     package = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(package)}
     command = [str(recipe / "run.sh"), *arguments]
@@ -50,8 +49,8 @@ def run(recipe: Path, *arguments: str) -> str:
 
 
 @pytest.mark.slow
-def test_one_command_goes_from_speech_to_a_released_model(recipe: Path) -> None:
-    printed = run(recipe, "--num-epochs", "1", *TINY)
+def test_one_command_goes_from_speech_to_a_released_model(recipe: Path, python_folder: Path) -> None:
+    printed = run(recipe, "--num-epochs", "1", *TINY, python=python_folder)
     for search in resolved(DecodingConfig(decoding_method="all"), vocab_size=64):
         method = search.decoding_method
         assert list((recipe / "exp/base" / method).glob("*wer-summary-test-epoch-1-avg-1-*.txt"))
@@ -65,7 +64,7 @@ def test_one_command_goes_from_speech_to_a_released_model(recipe: Path) -> None:
     assert printed.count(expected) >= 2, "the released model transcribes its test recording as it says it does"
 
     trained = (recipe / "exp/base/epoch-1.pt").stat().st_mtime_ns
-    run(recipe, "--num-epochs", "1", *TINY)
+    run(recipe, "--num-epochs", "1", *TINY, python=python_folder)
     assert (recipe / "exp/base/epoch-1.pt").stat().st_mtime_ns == trained, (
         "a second run goes on where the first stopped"
     )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import subprocess
 import sys
@@ -72,15 +71,23 @@ def load(path: str) -> dict[str, Any]:
 
 
 def update_alone(path: str) -> None:
-    """The same three updates by one process that accumulates."""
+    """The same three updates by one process that accumulates, and fifty losses."""
     trainer = make_trainer()
     reports = [trainer.train_step(*batches(step), progress=0.1) for step in range(3)]
     trained = [name for name, parameter in trainer.model.named_parameters() if parameter.grad.any()]
-    torch.save({"model": trainer.model.state_dict(), "reports": reports, "trained": trained}, path)
+    result = {"model": trainer.model.state_dict(), "reports": reports, "trained": trained, "losses": fifty_losses()}
+    torch.save(result, path)
+
+
+def fifty_losses() -> list[float]:
+    """The losses of fifty updates of a new model, of which this process has its part of the batches."""
+    trainer, (rank, size, _) = make_trainer(), world()
+    updates = (trainer.train_step(*batches(step % 5)[rank::size], progress=0.1) for step in range(50))
+    return [report.totals.averages()["loss"] for report in updates]
 
 
 def update_of_two_processes(path: str) -> None:
-    """The work of each of two processes: three updates of a batch each, then a batch that is not finite."""
+    """The work of each of two processes: three updates of a batch each, a batch that is not finite, fifty losses."""
     torch.set_num_threads(1)
     with connected(torch.device("cpu")):
         trainer, rank = make_trainer(), world().rank
@@ -99,6 +106,7 @@ def update_of_two_processes(path: str) -> None:
         result["unchanged"] = all(torch.equal(value, after[name]) for name, value in before.items())
         result["made"] = [made_by_leader(local_rank, lambda: f"by {rank}") for local_rank in (rank, 0)]
         result["refused"] = made_by_leader(rank, lambda: Path(f"none-of-{rank}").read_text())
+        result["losses"] = fifty_losses()
         torch.save(result, f"{path}.{rank}")
 
 
@@ -112,6 +120,14 @@ def made_by_leader(local_rank: int, make: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The results of one process."""
+    path = str(tmp_path_factory.mktemp("process") / "result")
+    assert start(f"update_alone({path!r})").wait(timeout=120) == 0
+    return load(path)
+
+
+@pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The results of two real processes that are connected by gloo."""
     path = tmp_path_factory.mktemp("processes") / "result"
@@ -122,9 +138,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [load(f"{path}.{rank}") for rank in range(2)]
 
 
-def test_two_processes_update_as_one_that_accumulates(results: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert start(f"update_alone({str(tmp_path / 'alone')!r})").wait(timeout=120) == 0
-    alone, shared = load(str(tmp_path / "alone")), results[0]
+def test_two_processes_update_as_one_that_accumulates(alone: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    shared = results[0]
     for mine, theirs in zip(alone["reports"], shared["reports"], strict=True):
         assert theirs.totals.averages() == pytest.approx(mine.totals.averages(), rel=1e-4)
         assert torch.equal(theirs.totals.frames_per_expert, mine.totals.frames_per_expert)
@@ -145,6 +160,11 @@ def test_all_processes_have_the_same_weights_and_statistics(results: list[dict[s
     assert results[0]["ranks"] == results[1]["ranks"] == [0, 1]
 
 
+def test_fifty_losses_of_two_processes_are_those_of_one(alone: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    losses = results[0]["losses"]
+    assert losses == pytest.approx(alone["losses"], rel=1e-4) and losses[-1] < 0.8 * losses[0]
+
+
 def test_a_bad_batch_of_one_process_is_skipped_and_named_by_all(results: list[dict[str, Any]]) -> None:
     for result in results:
         message, suspects, step = result["skipped"]
@@ -155,41 +175,6 @@ def test_a_bad_batch_of_one_process_is_skipped_and_named_by_all(results: list[di
 def test_the_first_process_of_a_machine_makes_things_for_the_others(results: list[dict[str, Any]]) -> None:
     assert [result["made"] for result in results] == [["by 0", "by 0"], ["by 0", "by 1"]], "on one machine, on two"
     assert all("none-of-0" in result["refused"] for result in results)
-
-
-def fifty_losses(path: str) -> None:
-    """The work of each process: fifty updates of its part of the batches; the first writes the losses."""
-    torch.set_num_threads(1)
-    with connected(torch.device("cpu")):
-        trainer, (rank, size, _) = make_trainer(), world()
-        losses = []
-        for step in range(50):
-            report = trainer.train_step(*batches(step % 5)[rank::size], progress=0.1)
-            losses.append(report.totals.averages()["loss"])
-        if rank == 0:
-            Path(path).write_text(json.dumps(losses))
-
-
-@pytest.fixture(scope="module")
-def losses_of_one(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of one process that accumulates."""
-    path = tmp_path_factory.mktemp("one") / "losses"
-    assert start(f"fifty_losses({str(path)!r})").wait(timeout=300) == 0
-    return json.loads(path.read_text())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_nodes", [1, 2])
-def test_fifty_losses_of_two_processes_are_those_of_one(
-    losses_of_one: list[float], tmp_path: Path, num_nodes: int
-) -> None:
-    """One torchrun starts them, or two that meet on this machine as two machines would."""
-    path = tmp_path / "losses"
-    script = tmp_path / "run.py"
-    script.write_text(f"from tests.training.test_distributed import fifty_losses; fifty_losses({str(path)!r})")
-    torchrun(script, num_nodes=num_nodes)
-    losses = json.loads(path.read_text())
-    assert losses == pytest.approx(losses_of_one, rel=1e-4) and losses[-1] < 0.8 * losses[0]
 
 
 DIES = """
