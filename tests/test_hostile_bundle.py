@@ -100,7 +100,7 @@ CHANGES = st.tuples(st.sampled_from([CONFIG_FILE, MANIFEST_FILE]), json_changes(
 
 
 @pytest.mark.slow
-@settings(max_examples=2000, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(target=CHANGES, honest=st.booleans())
 def test_any_change_is_loaded_or_refused_in_one_line(folder: Path, target: tuple[str, Change], honest: bool) -> None:
     name, change = target

@@ -24,7 +24,7 @@ class Result(NamedTuple):
 
 @pytest.fixture
 def run_local(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., Result]:
     """Run `local/<program>.py <arguments>` in the test's folder."""
 
@@ -35,12 +35,12 @@ def run_local(
         spec.loader.exec_module(module)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", [program, *map(str, arguments)])
-        capsys.readouterr()
+        capfd.readouterr()
         try:
             run_main(module.main)
             status = 0
         except SystemExit as stop:
             status = int(stop.code or 0)
-        return Result(status, *capsys.readouterr())
+        return Result(status, *capfd.readouterr())
 
     return run

@@ -52,7 +52,7 @@ def plant(folder: Path, like: MonoCut) -> dict[str, tuple[MonoCut, str]]:
 
 @pytest.mark.slow
 def test_a_corpus_with_every_fault_trains_to_the_end(
-    prepared_recipe: Path, tmp_path: Path, run_local: Callable[..., Result], capsys: pytest.CaptureFixture
+    prepared_recipe: Path, tmp_path: Path, run_local: Callable[..., Result], capfd: pytest.CaptureFixture
 ) -> None:
     splits = {s: list(read_cuts(prepared_recipe / MANIFESTS, s, recipe_dir=prepared_recipe)) for s in ("train", "dev")}
     good = splits["train"][:NUM_GOOD]
@@ -79,5 +79,5 @@ def test_a_corpus_with_every_fault_trains_to_the_end(
     write_manifest(CutSet.from_cuts([*too_dense, *list(cuts)[1:]]), cuts_path(tmp_path / FBANK, "train"))
     config = replace_fields(TINY, {"lang_dir": str(LANG), "num_epochs": 1, "num_workers": 0, "max_duration": 30.0})
     train.main({"base": config}, recipe_dir=tmp_path, arguments=["--exp-dir", str(tmp_path / "exp")])
-    assert f"left out of the training: {too_dense[0].id}: " in capsys.readouterr().err
+    assert f"left out of the training: {too_dense[0].id}: " in capfd.readouterr().err
     assert all(value.isfinite().all() for value in load_checkpoint(tmp_path / "exp" / "epoch-1.pt")["model"].values())
