@@ -32,6 +32,7 @@ ONE_ENVIRONMENT = (
     "recipes/test_an4.py",
     "recipes/test_chains.py",
     "recipes/test_fillets.py",
+    "recipes/test_forms_asterisk.py",
     "recipes/test_pages.py",
     "recipes/test_speechocean762.py",
     "recipes/test_uqm.py",

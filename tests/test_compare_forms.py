@@ -17,9 +17,17 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
 
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
-from shared_moe_conformer.compare_forms import main, precision_table, round_trip_table  # noqa: E402
+from shared_moe_conformer.compare_forms import (  # noqa: E402  # noqa: E402
+    Comparison,
+    Row,
+    Utterance,
+    compare,
+    main,
+    precision_table,
+    round_trip_table,
+    write_test_set,
+)
 from shared_moe_conformer.config import save_config  # noqa: E402
-from shared_moe_conformer.forms.comparison import Comparison, Row, Utterance, compare, write_test_set  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
 from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402

@@ -13,13 +13,13 @@ for package in ("onnx", "onnxruntime", "sherpa_onnx"):
     pytest.importorskip(package)
 
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
+from shared_moe_conformer.compare_forms import SEARCHES, Comparison, compare, write_test_set  # noqa: E402
 from shared_moe_conformer.config import replace_fields  # noqa: E402
 from shared_moe_conformer.data.batch import CutDataset  # noqa: E402
 from shared_moe_conformer.data.loaders import EvalLoader  # noqa: E402
 from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
 from shared_moe_conformer.decoding.batches import decode_batches  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
-from shared_moe_conformer.forms.comparison import SEARCHES, Comparison, compare, write_test_set  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
 from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402

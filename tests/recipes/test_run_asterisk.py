@@ -31,7 +31,7 @@ def recipe(prepared_recipe: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "clone/egs/asterisk/ASR"
     for split in ("dev", "test"):
         path = copy / f"data/fbank/cuts_{split}.jsonl.gz"
-        few = sorted(CutSet.from_file(path), key=lambda cut: cut.duration)[20:22]
+        few = sorted(CutSet.from_file(path), key=lambda cut: cut.duration)[4:6]
         path.unlink()
         CutSet.from_cuts(few).to_file(path)
     return copy
