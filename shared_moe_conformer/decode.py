@@ -18,40 +18,10 @@ from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
+from shared_moe_conformer.decoding import comparison, scoring, searches
 from shared_moe_conformer.decoding.batches import MethodResult, decode_batches, peak_memories
-from shared_moe_conformer.decoding.comparison import (
-    Judged,
-    agreement_note,
-    calibration_text,
-    comparison_text,
-    distortion_table,
-    draw,
-    judged_words,
-    name_of,
-)
 from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.scoring import (
-    Scores,
-    character_error_rate,
-    short_name,
-    word_error_rate,
-    words_of,
-    write_files,
-)
-from shared_moe_conformer.decoding.searches import (
-    NO_VALUES,
-    Loaded,
-    Tuned,
-    Values,
-    load_resources,
-    not_given,
-    read_tuned,
-    resolved,
-    tuned_note,
-    values_of,
-    write_tuned,
-)
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.model.parameters import counts_of
@@ -70,7 +40,7 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
     run_main(lambda: verb(args, exp_dir=exp_dir, recipe_dir=recipe_dir))
 
 
-def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[Scores, Path]:
+def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[scoring.Scores, Path]:
     """Score a result and write its files into the method's folder of the experiment; return the summary's path as well.
 
     Args:
@@ -80,18 +50,18 @@ def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoi
       ValueError: no transcript has a word.
     """
     method = result.config.decoding_method
-    scores = Scores(
+    scores = scoring.Scores(
         test_set,
         label(result.config),
         settings(result.config),
-        word_error_rate(result.decoded),
-        character_error_rate(result.decoded),
+        scoring.word_error_rate(result.decoded),
+        scoring.character_error_rate(result.decoded),
         result.real_time_factor,
         result.peak_memory,
         METHODS[method].is_oracle,
     )
     suffix = f"{checkpoint}-{scores.settings}"
-    *_, summary = write_files(result.decoded, scores, exp_dir / method, suffix=suffix)
+    *_, summary = scoring.write_files(result.decoded, scores, exp_dir / method, suffix=suffix)
     return scores, summary
 
 
@@ -131,8 +101,8 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
-    tuned = read_tuned(exp_dir)
-    values = not_given(values_of(tuned), vars(args))
+    tuned = searches.read_tuned(exp_dir)
+    values = searches.not_given(searches.values_of(tuned), vars(args))
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer, tuned=values)
     data, distortions = AsrDataModule(config, recipe_dir, tokenizer), [parse_distortion(text) for text in args.distort]
     loaders = data.test_loaders() | data.distorted_loaders(distortions)
@@ -141,10 +111,10 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         logger.debug("config: %s", json.dumps(to_dict(config)))
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())
-        if note := tuned_note(methods, tuned, given=vars(args), checkpoint=checkpoint):
+        if note := searches.tuned_note(methods, tuned, given=vars(args), checkpoint=checkpoint):
             logger.info("with %s; an option that is given wins", note)
         memory = peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
-        scores_of: dict[str, list[Scores]] = {}
+        scores_of: dict[str, list[scoring.Scores]] = {}
         for test_set, loader in loaders.items():
             batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
             results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
@@ -172,7 +142,7 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     limit_threads(counts_of(model)["total"].active)
     config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
     config = replace_fields(config, {"test_splits": (args.tune,)})
-    tokenizer, tuned = _load_tokenizer(config, exp_dir, recipe_dir), read_tuned(exp_dir)
+    tokenizer, tuned = _load_tokenizer(config, exp_dir, recipe_dir), searches.read_tuned(exp_dir)
     decoding = apply_flags(DecodingConfig(), args)
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
     methods = worth_tuning(methods, vars(args))
@@ -186,8 +156,8 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
         searcher = Searcher(model, encoded, tokenizer.decode, resources)
         for found in tune(methods, searcher, given=vars(args)):
             rates = round(found.wer, 2), round(found.default_wer, 2)
-            tuned |= {found.method: Tuned(dict(found.best), args.tune, checkpoint, *rates)}
-            logger.info("\n%s\nwrote %s", found.table, write_tuned(exp_dir, tuned))
+            tuned |= {found.method: searches.Tuned(dict(found.best), args.tune, checkpoint, *rates)}
+            logger.info("\n%s\nwrote %s", found.table, searches.write_tuned(exp_dir, tuned))
         for name, why in left_out.items():
             logger.info("left out: %s: %s", name, why)
 
@@ -209,11 +179,11 @@ def _load_methods(
     recipe_dir: Path,
     tokenizer: Tokenizer,
     *,
-    tuned: Mapping[str, Values] = NO_VALUES,
-) -> Loaded:
+    tuned: Mapping[str, searches.Values] = searches.NO_VALUES,
+) -> searches.Loaded:
     """The searches that were asked for and their resources; of "all", those that cannot run here are left out."""
-    methods = resolved(decoding, vocab_size=config.model.vocab_size, tuned=tuned)
-    loaded = load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
+    methods = searches.resolved(decoding, vocab_size=config.model.vocab_size, tuned=tuned)
+    loaded = searches.load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method != "all":
         return loaded
     why = "needs k2" if decoding.lattice_engine == "embedded" else "k2 is not installed"
@@ -239,13 +209,13 @@ def _write_hyps(
     output_format: str,
 ) -> None:
     for result, found in zip(results, transcripts):
-        name = short_name(f"{searched}-{settings(result.config)}")
+        name = scoring.short_name(f"{searched}-{settings(result.config)}")
         write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
 
 
 def _compare(
     results: Sequence[MethodResult],
-    scores: Sequence[Scores],
+    scores: Sequence[scoring.Scores],
     transcripts: Sequence[Sequence[Result]],
     exp_dir: Path,
     *,
@@ -259,34 +229,36 @@ def _compare(
     """
     test_set = scores[0].test_set
     name, title = f"{test_set}-{searched}", f"{test_set}, {searched}"
-    agreement = agreement_note({result.config: result.hyps for result in results})
-    table = comparison_text(scores, title=title, left_out=left_out, agreement=agreement)
-    judged = {name_of(score): _judged(found) for score, found in zip(scores, transcripts)}
-    texts = {"comparison": table, "confidences": calibration_text(judged, title=title)}
+    agreement = comparison.agreement_note({result.config: result.hyps for result in results})
+    table = comparison.comparison_text(scores, title=title, left_out=left_out, agreement=agreement)
+    judged = {comparison.name_of(score): _judged(found) for score, found in zip(scores, transcripts)}
+    texts = {"comparison": table, "confidences": comparison.calibration_text(judged, title=title)}
     for kind, text in texts.items():
         write_whole(exp_dir / f"{kind}-{name}.txt", text)
-    draw(scores, exp_dir / f"comparison-{name}.png", title=title)
+    comparison.draw(scores, exp_dir / f"comparison-{name}.png", title=title)
     written = f"{exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt"
     logger.info("\n%s\nwrote %s", table, written)
 
 
 def _compare_distortions(
-    clean: Sequence[Scores], distorted: Sequence[Sequence[Scores]], exp_dir: Path, *, checkpoint: str
+    clean: Sequence[scoring.Scores], distorted: Sequence[Sequence[scoring.Scores]], exp_dir: Path, *, checkpoint: str
 ) -> None:
     """Write the table of one test set; its name has the method's options if there is one method only."""
     searched = f"-{clean[0].settings}" if len(clean) == 1 else ""
-    path = exp_dir / f"{short_name(f'distortions-{clean[0].test_set}-{checkpoint}{searched}')}.txt"
-    table = distortion_table(clean, distorted)
+    path = exp_dir / f"{scoring.short_name(f'distortions-{clean[0].test_set}-{checkpoint}{searched}')}.txt"
+    table = comparison.distortion_table(clean, distorted)
     write_whole(path, table)
     logger.info("\n%s\nwrote %s", table, path)
 
 
-def _judged(found: Sequence[Result]) -> list[Judged]:
-    words = [(words_of(result.ref), [(w.text, w.confidence) for w in result.transcript.words]) for result in found]
-    return [word for ref, hyp in words for word in judged_words(ref, hyp)]
+def _judged(found: Sequence[Result]) -> list[comparison.Judged]:
+    words = [
+        (scoring.words_of(result.ref), [(w.text, w.confidence) for w in result.transcript.words]) for result in found
+    ]
+    return [word for ref, hyp in words for word in comparison.judged_words(ref, hyp)]
 
 
-def _scored(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> Scores:
+def _scored(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> scoring.Scores:
     scores, summary = write_scores(result, exp_dir, test_set=test_set, checkpoint=checkpoint)
     logger.info("%s\nwrote %s and its recogs- and errs-", scores, summary)
     return scores

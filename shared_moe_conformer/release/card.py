@@ -14,18 +14,8 @@ from shared_moe_conformer.config import Config, EncoderConfig
 from shared_moe_conformer.release.manifest import CARD_FILE, Manifest, ModelFacts
 from shared_moe_conformer.release.zoo_index import ZooEntry
 
-HUB_LICENCES = {
-    "Apache-2.0": "apache-2.0",
-    "CC-BY-3.0": "cc-by-3.0",
-    "CC-BY-4.0": "cc-by-4.0",
-    "CC-BY-SA-3.0": "cc-by-sa-3.0",
-    "CC-BY-SA-4.0": "cc-by-sa-4.0",
-    "GPL-2.0-only": "gpl-2.0",
-    "GPL-2.0-or-later": "gpl-2.0",
-    "MIT": "mit",
-    "unknown": "unknown",
-}
-"""SPDX identifiers to the names that Hugging Face knows; others are `other` with a `license_name`.
+HUB_LICENCES = ("apache-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "gpl-2.0", "mit", "unknown")
+"""Licences that Hugging Face knows; others are `other` with a `license_name`.
 
 Source: https://huggingface.co/docs/hub/repositories-licenses
 """
@@ -132,7 +122,7 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
 
     Source: https://huggingface.co/docs/hub/model-cards and its model-index of evaluation results.
     """
-    licence = HUB_LICENCES.get(manifest.licence, "other")
+    licence = hub_licence(manifest.licence)
     header: dict[str, Any] = {"language": manifest.language.split(","), "license": licence}
     if licence == "other":
         header["license_name"] = manifest.licence
@@ -142,6 +132,12 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
     if manifest.error_rates:
         header |= {"metrics": ["wer"], "model-index": [{"name": manifest.name, "results": results_of(manifest)}]}
     return header
+
+
+def hub_licence(licence: str) -> str:
+    """The name that Hugging Face has for an SPDX identifier."""
+    name = licence.lower().removesuffix("-only").removesuffix("-or-later")
+    return name if name in HUB_LICENCES else "other"
 
 
 def results_of(model: ModelFacts) -> list[dict[str, Any]]:
@@ -171,7 +167,7 @@ def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
 
 def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
     """The header's values; see `card_header`."""
-    licences = {HUB_LICENCES.get(entry.licence, "other") for entry in entries}
+    licences = {hub_licence(entry.licence) for entry in entries}
     (licence,) = licences if len(licences) == 1 else ("other",)
     header: dict[str, Any] = {
         "language": sorted({code for entry in entries for code in entry.language.split(",")}),
