@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 
@@ -90,10 +89,13 @@ def export(
     )
     error_rates = read_error_rates(exp_dir, config, checkpoint=selection.name(exp_dir), first=settings(own))
     segment_seconds = usual_length(training_durations(config, recipe_dir=recipe_dir))
-    manifest = replace(
-        describe(folder.name, config, error_rates=error_rates, segment_seconds=segment_seconds),
+    manifest = describe(
+        folder.name,
+        config,
         decoding_method=decoding_method,
         decoding_options=tuned,
+        error_rates=error_rates,
+        segment_seconds=segment_seconds,
     )
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)
@@ -152,24 +154,12 @@ def training_durations(config: Config, *, recipe_dir: Path) -> list[float]:
     return [cut.duration for cut in iterate_cut_file(path, recipe_dir=recipe_dir)]
 
 
-def describe(
-    name: str, config: Config, *, error_rates: dict[str, dict[str, float]], segment_seconds: float | None = None
-) -> Manifest:
-    """The manifest of a model of this config."""
+def describe(name: str, config: Config, *, decoding_method: str = DEFAULT_SEARCH, **facts: Any) -> Manifest:
+    """The manifest of a model of this config, with further facts."""
     total = count_parameters(config.model, num_mel_bins=config.features.num_mel_bins)["total"]
-    return Manifest(
-        name=name,
-        corpus=config.data.corpus,
-        language=config.data.language,
-        licence=config.data.licence,
-        unique_parameters=total.unique,
-        unrolled_parameters=total.unrolled,
-        active_parameters=total.active,
-        decoding_method=DEFAULT_SEARCH,
-        error_rates=error_rates,
-        segment_seconds=segment_seconds,
-        commit=package_commit(),
-    )
+    parameters = {f"{kind}_parameters": count for kind, count in total._asdict().items()}
+    data = {fact: getattr(config.data, fact) for fact in ("corpus", "language", "licence")}
+    return Manifest(name, **data, **parameters, decoding_method=decoding_method, commit=package_commit(), **facts)
 
 
 def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str, first: str) -> dict[str, dict[str, float]]:
