@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -78,15 +78,21 @@ class Connection:
                 yield event
 
 
-async def speak(host: str, port: int, samples: np.ndarray) -> list[Heard]:
-    """Say samples (num_samples,) at the pace of speech; all answers.
+async def speak(
+    host: str, port: int, samples: np.ndarray, *, pace: float = 1.0, note: Callable[[Heard], None] = lambda _: None
+) -> list[Heard]:
+    """Say samples (num_samples,); all answers.
+
+    Args:
+      pace: 1: that of speech; infinite: as fast as the server takes them.
+      note: called with each answer.
 
     Raises:
       ConnectionError: the server does not accept, or answers with an error.
     """
     connection = await Connection.open(host, port)
     start = time.perf_counter()
-    talking = asyncio.create_task(_talk(connection, samples, start))
+    talking = asyncio.create_task(_talk(connection, samples, start, pace))
     heard = []
     async for text in connection.texts():
         if text == "Done!":
@@ -94,15 +100,16 @@ async def speak(host: str, port: int, samples: np.ndarray) -> list[Heard]:
         heard.append(Heard(time.perf_counter() - start, json.loads(text)))
         if error := heard[-1].message.get("error"):
             raise ConnectionError(error)
+        note(heard[-1])
     await talking
     connection.close()
     return heard
 
 
-async def _talk(connection: Connection, samples: np.ndarray, start: float) -> None:
+async def _talk(connection: Connection, samples: np.ndarray, start: float, pace: float) -> None:
     for first in range(0, len(samples), PACKET):
         part = samples[first : first + PACKET]
-        await asyncio.sleep(max(0.0, start + (first + len(part)) / RATE - time.perf_counter()))
+        await asyncio.sleep(max(0.0, start + (first + len(part)) / RATE / pace - time.perf_counter()))
         await connection.send(BytesMessage(data=part.astype("<f4").tobytes()))
     await connection.send(TextMessage(data="Done"))
 

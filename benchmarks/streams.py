@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import math
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.speakers import RATE, Delays, speak_together
+from benchmarks.speakers import RATE, Delays, Heard, speak, speak_together
 from benchmarks.tables import Report, Table, plain, to_json
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import run_main
@@ -52,9 +54,20 @@ class Sizes(NamedTuple):
     """Seconds of each one's speech where many speak."""
     most: int
     """People at once at most."""
+    memory: float
+    """Seconds of the speech during which the server's memory is looked at."""
 
 
-QUICK = Sizes([8], alone=4.0, together=3.0, most=2)
+class Server(NamedTuple):
+    """A server that listens."""
+
+    address: tuple[str, int]
+    """Host and port."""
+    process: int
+    """Its number."""
+
+
+QUICK = Sizes([8], alone=4.0, together=3.0, most=2, memory=10.0)
 
 
 def main() -> None:
@@ -68,6 +81,7 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=60.0, help="seconds of one person's speech [60]")
     parser.add_argument("--together", type=float, default=15.0, help="seconds where many speak [15]")
     parser.add_argument("--most", type=int, default=512, help="people at once at most [512]")
+    parser.add_argument("--memory", type=float, default=3600.0, help="seconds of the speech whose memory counts [3600]")
     parser.add_argument(
         "--delay", type=float, default=0.5, help="seconds within which half of the words must be shown [0.5]"
     )
@@ -78,7 +92,7 @@ def main() -> None:
 
 
 def _main(args: argparse.Namespace) -> None:
-    sizes = QUICK if args.quick else Sizes(args.chunk_sizes, args.alone, args.together, args.most)
+    sizes = QUICK if args.quick else Sizes(args.chunk_sizes, args.alone, args.together, args.most, args.memory)
     tune_cpu(1)
     report = measure(Path(args.model), args.audio, sizes, delay=args.delay)
     for table in report.tables:
@@ -102,10 +116,11 @@ def measure(model: Path, audio: Sequence[str], sizes: Sizes, *, delay: float) ->
         milliseconds = round(1000 * ENCODER_FRAME_SHIFT * chunk_size)
         speech = said(recordings, seconds=sizes.alone)
         factors.append([milliseconds, *real_time_factors(Bundle.load(model), chunk_size, speech)])
-        with served(model, chunk_size) as address:
-            alone.append([milliseconds, *row_of(delays(address, [speech]))])
-            most, rows = streams_held(address, recordings, sizes, delay=delay)
+        with served(model, chunk_size) as server:
+            alone.append([milliseconds, *row_of(delays(server.address, [speech]))])
+            most, rows = streams_held(server.address, recordings, sizes, delay=delay)
             together += [[milliseconds, most, *row] for row in rows]
+    memory = memory_of_a_stream(model, sizes.chunk_sizes[-1], said(recordings, seconds=sizes.memory))
     columns = ["chunk, ms", "first word after its beginning, ms", "word after its end, ms", "9 of 10 words within, ms"]
     columns += ["final after the last word's end, ms", "shown words that grow", "that change"]
     return Report(
@@ -117,6 +132,7 @@ def measure(model: Path, audio: Sequence[str], sizes: Sizes, *, delay: float) ->
                 ["chunk, ms", "held", "tried", "word after its end, ms", "9 of 10 words within, ms"],
                 together,
             ),
+            Table("Memory of the server, one stream as fast as it goes", ["minutes of speech", "MiB"], memory),
         ],
         [],
     )
@@ -157,8 +173,8 @@ def real_time_factors(bundle: Bundle, chunk_size: int, speech: np.ndarray) -> li
 
 
 @contextlib.contextmanager
-def served(model: Path, chunk_size: int) -> Iterator[tuple[str, int]]:
-    """The host and port at which a server with one thread on one core listens while the block runs."""
+def served(model: Path, chunk_size: int) -> Iterator[Server]:
+    """A server with one thread on one core, which listens while the block runs."""
     core = max(os.sched_getaffinity(0))
     command = [sys.executable, "-m", "shared_moe_conformer.serve", "--model", str(model), "--port", "0"]
     command += ["--chunk-size", str(chunk_size), "--max-streams", "100000"]
@@ -174,9 +190,29 @@ def served(model: Path, chunk_size: int) -> Iterator[tuple[str, int]]:
             assert server.stdout
             said = server.stdout.readline()
             require(said.startswith("http://"), "the server did not start: its message is above")
-            yield "127.0.0.1", int(said.split()[0].rpartition(":")[2])
+            yield Server(("127.0.0.1", int(said.split()[0].rpartition(":")[2])), server.pid)
         finally:
             server.terminate()
+
+
+def memory_of_a_stream(model: Path, chunk_size: int, speech: np.ndarray) -> list[list[Any]]:
+    """Minutes of speech so far and the MiB that the server holds then, in ten steps."""
+    rows: list[list[Any]] = []
+    seconds = len(speech) / RATE
+
+    def note(heard: Heard) -> None:
+        if heard.message["start_time"] >= seconds * len(rows) / 10 or heard.message["is_eof"]:
+            rows.append([heard.message["start_time"] / 60, resident_mib(server.process)])
+
+    with served(model, chunk_size) as server:
+        asyncio.run(speak(*server.address, speech, pace=math.inf, note=note))
+    return rows
+
+
+def resident_mib(process: int) -> float:
+    """Memory of a process that is in RAM, in MiB. Source: Linux, proc_pid_statm(5)."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def delays(address: tuple[str, int], speeches: Sequence[np.ndarray]) -> Delays:

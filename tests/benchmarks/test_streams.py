@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def test_the_number_that_is_held_is_found(monkeypatch: pytest.MonkeyPatch) -> No
         return Delays(word=[0.1 if len(speeches) <= held else 2.0])
 
     monkeypatch.setattr(streams, "delays", delays)
-    sizes = streams.Sizes([8], alone=1, together=1, most=100)
+    sizes = streams.Sizes([8], alone=1, together=1, most=100, memory=1)
     for held, expected in ((0, 0), (1, 1), (5, 5), (44, 44), (1000, 100)):
         low, rows = streams.streams_held(("", 0), [np.zeros(RATE)], sizes, delay=0.5)
         assert expected * 0.9 <= low <= expected and max(tried) <= 2 * max(held, 1)
@@ -79,14 +80,16 @@ def test_the_benchmark_measures_what_its_columns_say(
     folder = saved()
 
     @contextlib.contextmanager
-    def served(model: Path, chunk_size: int) -> Iterator[tuple[str, int]]:
+    def served(model: Path, chunk_size: int) -> Iterator[streams.Server]:
         assert model == folder
         with serve_bundle(tiny_bundle, model, chunk_size=chunk_size) as url:
-            yield "127.0.0.1", int(url.rpartition(":")[2])
+            yield streams.Server(("127.0.0.1", int(url.rpartition(":")[2])), os.getpid())
 
     for name, value in (("served", served), ("PAUSE", 0.1), ("STAGGER", 0.5)):
         monkeypatch.setattr(streams, name, value)
-    report = streams.measure(folder, [], streams.QUICK._replace(alone=1.0, together=1.0), delay=60.0)
+    report = streams.measure(folder, [], streams.QUICK._replace(alone=1.0, together=1.0, memory=10.0), delay=60.0)
     for table in report.tables:
         assert table.rows and {len(row) for row in table.rows} == {len(table.columns)}
     assert [row[:3] for row in report.tables[2].rows] == [[320, 2, 1], [320, 2, 2]]
+    minutes, mib = zip(*report.tables[3].rows)
+    assert minutes[0] < minutes[-1] <= 13 / 60 and min(mib) > 50

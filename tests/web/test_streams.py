@@ -198,6 +198,50 @@ def test_garbage_ends_its_own_stream_alone(
     check(other.speak(tones[9000:]), alone(tiny_bundle, tones))
 
 
+def test_who_is_cut_off_restarts_or_sends_no_speech_disturbs_nobody(
+    saved: Save, tiny_bundle: Bundle, tones: np.ndarray
+) -> None:
+    def cut_off(speaker: Speaker) -> None:
+        """In the middle of a message."""
+        speaker.send(tones)
+        speaker._socket.sendall(speaker._connection.send(events.BytesMessage(data=bytes(64_000)))[:1000])
+        speaker.leave()
+
+    def restart(speaker: Speaker) -> None:
+        for _ in range(3):
+            speaker.send(tones)
+            speaker.next_text()
+            speaker.leave()
+            speaker = Speaker(url)
+        speaker.leave()
+
+    def break_the_protocol(speaker: Speaker) -> None:
+        speaker._socket.sendall(b"\xff" * 1000)
+        speaker.leave()
+
+    def speak_at_another_rate(speaker: Speaker) -> None:
+        assert speaker.speak(np.repeat(tones, 3))[-1]["is_eof"]
+
+    def be_silent_for_a_minute(speaker: Speaker) -> None:
+        assert speaker.speak(np.zeros(60 * RATE))[-1]["is_eof"]
+
+    def send_nothing(speaker: Speaker) -> None:
+        assert speaker.refusal() == ("nothing came for 2 seconds", streams.POLICY)
+
+    others = [cut_off, restart, break_the_protocol, speak_at_another_rate, be_silent_for_a_minute, send_nothing]
+    speech = np.tile(tones, 6)
+    with (
+        serve_bundle(tiny_bundle, saved(), **CHUNKS, idle_seconds=2) as url,
+        ThreadPoolExecutor(len(others) + 2) as pool,
+    ):
+        spoken = [pool.submit(Speaker(url).speak, speech, seed=seed) for seed in range(2)]
+        for done in [pool.submit(disturb, Speaker(url)) for disturb in others]:
+            done.result(60)
+        for future in spoken:
+            check(future.result(60), alone(tiny_bundle, speech))
+        wait_until(lambda: num_streams(url) == 0)
+
+
 def test_beyond_a_bound_the_server_is_busy_until_somebody_leaves(saved: Save, tiny_bundle: Bundle) -> None:
     with serve_bundle(tiny_bundle, saved(), **CHUNKS, max_streams=1) as url:
         first = Speaker(url)
