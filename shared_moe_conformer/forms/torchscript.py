@@ -7,6 +7,9 @@ encoder.pt    features and their valid frames (N,) to encoder frames (N, T', J),
 decoder.pt    the last tokens (N, context_size), -1 before the beginning, to decoder frames (N, J), projected too
 joiner.pt     an encoder frame (N, J) and a decoder frame (N, J) to logits (N, V)
 ctc.pt        features and their valid frames (N,) to log-probabilities (N, T', V) and theirs
+stream.pt     of models that were trained in chunks, of any size: a chunk's features (N, 4 S + 3, F), their valid frames
+              (N,) and the streams' state to what encoder.pt and ctc.pt return of it, (N, S, J), (N, S, V) and (N,), and
+              the state after it; `start(N, left_context)` is the first one
 """
 
 from __future__ import annotations
@@ -14,18 +17,40 @@ from __future__ import annotations
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import FRAME_LENGTH, FeatureConfig
+from shared_moe_conformer.config import (
+    FRAME_LENGTH,
+    MIN_NUM_FRAMES,
+    SUBSAMPLING_FACTOR,
+    Chunking,
+    EncoderConfig,
+    FeatureConfig,
+)
 from shared_moe_conformer.data.features import filter_banks, resample
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph
-from shared_moe_conformer.forms.runtimes import checked_differences, require_close, torch_parts, torchscript_parts
+from shared_moe_conformer.forms.onnx_graphs import (
+    CtcGraph,
+    DecoderGraph,
+    EncoderGraph,
+    exportable_encoder,
+    num_features,
+)
+from shared_moe_conformer.forms.runtimes import (
+    MAX_DIFFERENCE,
+    checked_differences,
+    require_close,
+    torch_parts,
+    torchscript_parts,
+)
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import EncoderState
 from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
 from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
@@ -35,7 +60,7 @@ MAX_FEATURES_DIFFERENCE = 1e-2
 
 
 def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
-    """Write features.pt, encoder.pt, decoder.pt, joiner.pt and ctc.pt.
+    """Write features.pt, encoder.pt, decoder.pt, joiner.pt, ctc.pt and, if the model was trained in chunks, stream.pt.
 
     Returns:
       By file, the largest difference of its output from the model's, on the test wav.
@@ -53,6 +78,8 @@ def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) ->
             torch.jit.save(_traced(graph, example), folder / name)
         own = torch_parts(bundle.model)
         differences = checked_differences(own, torchscript_parts(folder), x, start, suffix=".pt")
+        if chunking := largest_chunks(bundle.config.model.encoder):
+            differences["stream.pt"] = _write_stream(bundle.model, chunking, x, folder)
         for file in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / file, folder / file)
         write_sums(folder)
@@ -72,6 +99,81 @@ class Features(nn.Module):
         if samples.size(1) < self.frame_length:
             return samples.new_zeros(samples.size(0), 0, self.num_mel_bins)
         return self.filter_banks(samples)
+
+
+class StepGraph(nn.Module):
+    """The next chunks of N streams, and what the encoder remembers of them, to both heads' input and output."""
+
+    def __init__(self, model: AsrModel) -> None:
+        super().__init__()
+        self.encoder = exportable_encoder(model.encoder)
+        self.projection, self.head = model.joiner.encoder_projection, model.ctc_head
+
+    def forward(self, x: Tensor, x_lens: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Return (N, S, J), (N, S, V), the valid frames (N,), and the three tensors of the state after the chunk."""
+        (encoder_out, lens, _), after = self.encoder.step(x, x_lens, EncoderState(*state))
+        return self.projection(encoder_out), F.log_softmax(self.head(encoder_out), dim=-1), lens, *after
+
+
+class StreamGraph(nn.Module):
+    """`StepGraph`, traced, with the state as one argument, and the first state."""
+
+    def __init__(self, step: torch.jit.ScriptModule, first: EncoderState) -> None:
+        """`first`: a state of one stream, with any left context."""
+        super().__init__()
+        self.step = step
+        self.num_layers, self.half_kernel, self.channels = first.convolved.shape[1:]
+        self.heads, self.head_dim = first.keys_values.shape[4:]
+
+    def forward(
+        self, x: Tensor, x_lens: Tensor, state: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Return what `StepGraph` does."""
+        frames, log_probs, lens, keys_values, convolved, num_frames = self.step(x, x_lens, *state)
+        return frames, log_probs, lens, (keys_values, convolved, num_frames)
+
+    @torch.jit.export  # type: ignore[untyped-decorator]
+    def start(self, num_streams: int, left_context: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the state of streams before their first chunk."""
+        return (
+            torch.zeros(num_streams, self.num_layers, left_context, 2, self.heads, self.head_dim),
+            torch.zeros(num_streams, self.num_layers, self.half_kernel, self.channels),
+            torch.zeros(num_streams, dtype=torch.int64),
+        )
+
+
+def largest_chunks(config: EncoderConfig) -> Chunking | None:
+    """The largest chunks and left context that the encoder was trained with; None: it never saw a chunk."""
+    size = max(config.chunk_sizes, default=0)
+    return Chunking(size, max(config.left_contexts) or size) if size else None
+
+
+def in_chunks(stream: Any, x: Tensor, chunking: Chunking) -> tuple[Tensor, Tensor]:
+    """The frames (T', J) and log-probabilities (T', V) that `stream.pt` finds in features (T, F), chunk by chunk."""
+    size, step = num_features(chunking), SUBSAMPLING_FACTOR * chunking.chunk_size
+    state, found = stream.start(1, chunking.left_context), []
+    for begin in range(0, len(x) - MIN_NUM_FRAMES + 1, step):
+        chunk = x[begin : begin + size]
+        padded = F.pad(chunk, (0, 0, 0, size - len(chunk)))[None]
+        frames, log_probs, lens, state = stream(padded, torch.tensor([len(chunk)]), state)
+        found.append((frames[0, : lens[0]], log_probs[0, : lens[0]]))
+    frames, log_probs = (torch.cat(parts) for parts in zip(*found))
+    return frames, log_probs
+
+
+def _write_stream(model: AsrModel, chunking: Chunking, x: np.ndarray, folder: Path) -> float:
+    """Write stream.pt; return its largest difference from the model with a mask of chunks, given features (T, F)."""
+    state = model.encoder.start(2, left_context=64)
+    step = _traced(StepGraph(model), (torch.zeros(2, 67, x.shape[1]), torch.tensor([67, 40]), *state))
+    stream = torch.jit.script(StreamGraph(step, state))
+    features = torch.from_numpy(x)
+    encoder_out = model.encode(features[None], torch.tensor([len(x)]), chunking).encoder_out
+    expected = model.joiner.encoder_projection(encoder_out)[0], model.ctc_log_probs(encoder_out)[0]
+    found = in_chunks(stream, features, chunking)
+    difference = max(float((a - b).abs().max()) for a, b in zip(found, expected))
+    require_close(difference, "stream.pt", MAX_DIFFERENCE)
+    torch.jit.save(stream, folder / "stream.pt")
+    return difference
 
 
 def _write_features(config: FeatureConfig, samples: np.ndarray, sampling_rate: int, folder: Path) -> float:

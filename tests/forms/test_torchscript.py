@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,10 +12,14 @@ import pytest
 import torch
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import Chunking, replace_fields
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.forms import torchscript
 from shared_moe_conformer.forms.onnx_graphs import DecoderGraph
 from shared_moe_conformer.forms.torchscript import write_torchscript
+from shared_moe_conformer.release.manifest import ExampleRecording
 from shared_moe_conformer.release.zoo_index import verify_sums
+from shared_moe_conformer.streaming import EndpointRules
 
 Save = Callable[..., Path]
 
@@ -105,3 +110,95 @@ def test_the_program_in_the_docs_finds_nothing_in_recordings_that_are_too_short(
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "\n" * 7
+
+
+def trained_in_chunks(bundle: Bundle, lang_dir: Path, tones: np.ndarray, folder: Path) -> Bundle:
+    """The bundle, saved as one that was trained in chunks of 8 and 16 frames."""
+    options = {"chunk_sizes": (0, 8, 16), "left_contexts": (16, 32)}
+    config = replace_fields(bundle.config, options)
+    bundle = dataclasses.replace(bundle, config=config, folder=None)
+    bundle.save(folder, lang_dir=lang_dir, example=ExampleRecording(tones, 16000, "ONE TWO"))
+    return bundle
+
+
+RUN_STREAMS = """
+import sys, torch
+graph, inputs, outputs = sys.argv[1:]
+stream, found = torch.jit.load(graph), []
+features, chunk_size, left_context = torch.load(inputs)
+states = [stream.start(1, left_context) for _ in features]
+size, step = 4 * chunk_size + 3, 4 * chunk_size
+found = [[] for _ in features]
+with torch.no_grad():
+    for time in range(100):
+        ready = []
+        for number, x in enumerate(features):
+            begin = (time - number) * step  # the second stream begins a chunk later, and so on
+            if begin >= 0 and len(x) - begin >= 7:
+                chunk = x[begin : begin + size]
+                ready.append((number, torch.nn.functional.pad(chunk, (0, 0, 0, size - len(chunk))), len(chunk)))
+        if ready:
+            numbers, chunks, lens = zip(*ready)
+            state = tuple(torch.cat(parts) for parts in zip(*(states[number] for number in numbers)))
+            frames, log_probs, lens, state = stream(torch.stack(chunks), torch.tensor(lens), state)
+            for i, number in enumerate(numbers):
+                found[number].append((frames[i, : lens[i]], log_probs[i, : lens[i]]))
+                states[number] = tuple(part[i : i + 1] for part in state)
+assert "shared_moe_conformer" not in sys.modules
+torch.save([[torch.cat(parts) for parts in zip(*of_one)] for of_one in found], outputs)
+"""
+
+
+@pytest.fixture(scope="module")
+def streamed(
+    tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, Path]:
+    """A bundle that was trained in chunks, and its graphs."""
+    folder = tmp_path_factory.mktemp("zoo")
+    bundle = trained_in_chunks(tiny_bundle, lang_dir, tones, folder / "tiny")
+    differences = write_torchscript(folder / "tiny", folder / "tiny-torchscript")
+    assert differences["stream.pt"] < 5e-4, "of log-probabilities down to -1000"
+    return bundle, folder / "tiny-torchscript"
+
+
+@pytest.mark.parametrize(("chunk_size", "left_context"), [(8, 16), (5, 12), (16, 64), (1, 3)])
+def test_chunks_of_any_size_are_those_of_the_model_wherever_the_streams_are(
+    streamed: tuple[Bundle, Path], tones: np.ndarray, tmp_path: Path, chunk_size: int, left_context: int
+) -> None:
+    bundle, folder = streamed
+    features = [bundle.features(part, 16000) for part in (tones, tones[:16000], tones[::-1][:24000].copy())]
+    torch.save((features, chunk_size, left_context), tmp_path / "inputs")
+    files = [str(path) for path in (folder / "stream.pt", tmp_path / "inputs", tmp_path / "outputs")]
+    result = subprocess.run([sys.executable, "-c", RUN_STREAMS, *files], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    model = bundle.model
+    for x, (frames, log_probs) in zip(features, torch.load(tmp_path / "outputs"), strict=True):
+        with torch.no_grad():
+            encoder_out, *_ = model.encode(x[None], torch.tensor([len(x)]), Chunking(chunk_size, left_context))
+            expected = model.joiner.encoder_projection(encoder_out)[0], model.ctc_log_probs(encoder_out)[0]
+        torch.testing.assert_close((frames, log_probs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_streaming_program_in_the_docs_finds_the_streams_words(
+    streamed: tuple[Bundle, Path], tmp_path: Path, tones: np.ndarray
+) -> None:
+    bundle, folder = streamed
+    page = (Path(__file__).resolve().parents[2] / "docs/streaming.md").read_text()
+    (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
+    result = subprocess.run(
+        [sys.executable, "-c", program.replace("zoo/NAME-torchscript", str(folder))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    decoding = DecodingConfig(decoding_method="ctc_greedy_search")
+    rules = EndpointRules(1e9, 1e9, 1e9)
+    stream = bundle.stream(chunk_size=16, left_context=64, decoding=decoding, rules=rules)
+    stream.accept(tones, 16000)
+    assert result.stdout.splitlines()[-1].split() == stream.finish().text.split() != []
+
+
+def test_a_model_that_was_never_trained_in_chunks_has_no_graph_of_streams(saved: Save, tmp_path: Path) -> None:
+    assert "stream.pt" not in write_torchscript(saved(), tmp_path / "graphs")
+    assert not (tmp_path / "graphs" / "stream.pt").exists()
