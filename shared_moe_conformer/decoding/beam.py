@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out, start_contexts
 from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, has_padding, hypotheses, valid_frames
-from shared_moe_conformer.decoding.scorers import Scorer
+from shared_moe_conformer.decoding.scorers import Scorer, of_parents
 from shared_moe_conformer.model.asr_model import AsrModel
 
 _STATE_FACTOR, _TOKEN_FACTOR = (odd - (1 << 64) for odd in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9))
@@ -132,17 +132,14 @@ class ModifiedBeamSearch:
         is_longer = tokens != self.model.decoder.blank_id
         prefix_hash = beam.prefix_hash.gather(1, parents)
         prefix_hash = extended_hash(prefix_hash, tokens).where(is_longer, prefix_hash)
-        context = _of_parents(beam.context, parents)
+        context = of_parents(beam.context, parents)
         longer = torch.cat([context[:, :, 1:], tokens.unsqueeze(2)], dim=2)
         after = Beam(
             merge_equal_prefixes(scores, prefix_hash),
             prefix_hash,
             beam.num_tokens.gather(1, parents) + is_longer,
             longer.where(is_longer.unsqueeze(2), context),
-            tuple(
-                scorer.advanced([_of_parents(part, parents) for part in state], tokens)
-                for scorer, state in zip(self.scorers, beam.scorer_states)
-            ),
+            tuple(scorer.advanced(state, parents, tokens) for scorer, state in zip(self.scorers, beam.scorer_states)),
         )
         return after, parents, tokens, log_probs.flatten(1).gather(1, parents * log_probs.size(2) + tokens)
 
@@ -191,11 +188,6 @@ class RescoredBeamSearch:
         rescored = [[hyp._replace(score=hyp.score + next(added)) for hyp in hyps] for hyps in lists]
         context_size = self.search.model.decoder.context_size
         return [max(hyps, key=lambda hyp: hyp.score / (len(hyp.tokens) + context_size)) for hyps in rescored]
-
-
-def _of_parents(values: Tensor, parents: Tensor) -> Tensor:
-    """The values (N, K, ..) of the entries (N, K) that are continued."""
-    return values[torch.arange(len(values), device=values.device).unsqueeze(1), parents]
 
 
 def best_extensions(scores: Tensor, beam_size: int) -> tuple[Tensor, Tensor, Tensor]:

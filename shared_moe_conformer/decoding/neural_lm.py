@@ -14,6 +14,7 @@ from torch import Tensor
 
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import LmModelConfig, from_dict, require, to_dict
+from shared_moe_conformer.decoding.scorers import of_parents
 from shared_moe_conformer.model.language_model import SOS, LanguageModel
 
 BLANK_ID = 0
@@ -59,12 +60,12 @@ class NeuralScorer:
         scores[:, :, BLANK_ID] = 0.0
         return scores
 
-    def advanced(self, state: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, ...]:
-        """The state after one more token, or blank, of each hypothesis, (N, K)."""
+    def advanced(self, state: Sequence[Tensor], parents: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        """The state of hypotheses that each continue one of these, (N, K), by one token, or blank, (N, K)."""
         longer = (tokens != BLANK_ID).nonzero(as_tuple=True)
-        after = tuple(part.clone() for part in state)
+        after = tuple(of_parents(part, parents) for part in state)
         if len(longer[0]):
-            log_probs, memory = self.model.step(tokens[longer], tuple(part[longer] for part in state[1:]))
+            log_probs, memory = self.model.step(tokens[longer], tuple(part[longer] for part in after[1:]))
             for part, new in zip(after, (log_probs, *memory)):
                 part[longer] = new
         return after

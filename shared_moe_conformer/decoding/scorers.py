@@ -63,9 +63,9 @@ class PrefixScorer(NamedTuple):
         """See `Scorer`."""
         return self.score[state[0]]
 
-    def advanced(self, state: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, ...]:
+    def advanced(self, state: Sequence[Tensor], parents: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         """See `Scorer`."""
-        return (self.next_state[state[0], tokens],)
+        return (self.next_state[of_parents(state[0], parents), tokens],)
 
     def final_scores(self, state: Sequence[Tensor]) -> Tensor:
         """See `Scorer`."""
@@ -82,6 +82,11 @@ class PrefixScorer(NamedTuple):
             total += float(self.score[state, token])
             state = int(self.next_state[state, token])
         return state, total
+
+
+def of_parents(values: Tensor, parents: Tensor) -> Tensor:
+    """The values (N, K, ..) of the entries (N, K) that are continued."""
+    return values[torch.arange(len(values), device=values.device).unsqueeze(1), parents]
 
 
 class Scorer(Protocol):
@@ -103,8 +108,8 @@ class Scorer(Protocol):
     def token_scores(self, state: Sequence[Tensor]) -> Tensor:
         """Nats that each token adds, (N, K, V)."""
 
-    def advanced(self, state: Sequence[Tensor], tokens: Tensor) -> tuple[Tensor, ...]:
-        """The state after one more token, or blank, of each hypothesis, (N, K)."""
+    def advanced(self, state: Sequence[Tensor], parents: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        """The state of hypotheses that each continue one of these, (N, K), by one token, or blank, (N, K)."""
 
     def final_scores(self, state: Sequence[Tensor]) -> Tensor:
         """Nats that the end of the utterance adds, (N, K)."""

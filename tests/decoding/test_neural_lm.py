@@ -32,7 +32,7 @@ def fused_score(scorer: NeuralScorer, tokens: tuple[int, ...]) -> float:
     state, total = scorer.start(1, 1), 0.0
     for token in tokens:
         total += float(scorer.token_scores(state)[0, 0, token])
-        state = scorer.advanced(state, torch.tensor([[token]]))
+        state = scorer.advanced(state, torch.tensor([[0]]), torch.tensor([[token]]))
     return total
 
 

@@ -18,7 +18,7 @@ from shared_moe_conformer.decoding.scorers import (
     read_hotwords,
 )
 from shared_moe_conformer.lattice.ngram import BOS, NgramModel, train_ngram
-from tests.backoff import log_prob
+from tests.backoff import log_prob, sentence_log_prob
 
 from .conftest import modified_beam_search
 
@@ -132,6 +132,8 @@ def test_scores_are_those_of_the_definition(order: int) -> None:
         said = [BOS, *(TOKENS[token] for token in tokens)]
         expected = sum(log_prob(ngram, word, said[:index]) for index, word in enumerate(said) if index > 0)
         assert scorer.total(tokens) == pytest.approx(expected, abs=1e-4)
+        whole = sentence_log_prob(ngram, said[1:])
+        assert scorer.sentence_scores([tokens, []])[0] == pytest.approx(whole, abs=1e-4)
         assert scorer.total([0, *tokens, 0]) == scorer.total(tokens)
 
 

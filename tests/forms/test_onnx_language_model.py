@@ -177,7 +177,7 @@ def fused_late(model: AsrModel, lm: NeuralScorer, encoder_out: torch.Tensor) -> 
             own += float(log_probs.flatten()[place])
             if token not in (0, 2):
                 tokens, by_lm = (*tokens, token), by_lm + float(lm.token_scores(state)[0, 0, token])
-                state = lm.advanced(state, torch.tensor([[token]]))
+                state = lm.advanced(state, torch.tensor([[0]]), torch.tensor([[token]]))
             before = after[tokens][0] if tokens in after else -math.inf
             after[tokens] = float(np.logaddexp(own, before)), by_lm, state
         hyps = after
