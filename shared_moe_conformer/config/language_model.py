@@ -58,7 +58,7 @@ class LmDataConfig:
     """Split on whose texts the perplexity is measured."""
     text: str = ""
     """File of training texts instead, one a line, written as the transcripts are; empty: the split's."""
-    max_tokens: int = 1000
+    max_tokens: int = 500
     """Tokens of a batch at most, padding included; a longer text is a batch by itself."""
 
     def __post_init__(self) -> None:
@@ -74,6 +74,6 @@ class LmConfig:
     data: LmDataConfig = field(default_factory=LmDataConfig)
     """Texts."""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(num_epochs=40, learning_rate=3e-3, warmup_steps=50, max_grad_norm=1.0)
+        default_factory=lambda: TrainingConfig(num_epochs=25, learning_rate=3e-3, warmup_steps=50, max_grad_norm=1.0)
     )
     """Schedule."""
