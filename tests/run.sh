@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 engine="$(requirements/venv.sh k2 printenv ENGINE)" # torch where no Python fits k2
 requirements/kaldifeat.sh
+requirements/espnet.sh
 requirements/chromium.sh
 requirements/venv.sh torch
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",
-    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/ASR/*.md")]),
+    *sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("egs/*/*/*.md")]),
     ROOT / "benchmarks/README.md",
 ]
 PROGRAMS = (
@@ -28,8 +28,8 @@ PROGRAMS = (
     "local/*",
     "benchmarks/*.py",
     "docs/*.py",
-    "egs/*/ASR/*.sh",
-    "egs/*/ASR/local/*",
+    "egs/*/*/*.sh",
+    "egs/*/*/local/*",
 )
 """Where options are written out that are no field of a dataclass."""
 OPTION = r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]"

@@ -92,6 +92,8 @@ score() {
 pack() {
   python3 -m espnet2.bin.pack asr --outpath "$exp_dir/model.zip" --asr_train_config "$exp_dir/config.yaml" \
     --asr_model_file "$exp_dir/$model" --option "$units/bpe.model" --option "$stats/train/feats_stats.npz"
+  python3 local/check_packed.py --model "$exp_dir/model.zip" --wav data/dev/wav.scp \
+    --hyp "$exp_dir/decode_dev/1best_recog/text"
 }
 
 stage 0 'Recordings and texts' corpus corpus_dir
