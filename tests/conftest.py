@@ -29,7 +29,7 @@ ONE_ENVIRONMENT = (
     "ablation/",
     "benchmarks/",
     "local/",
-    "recipes/test_an4.py",
+    "recipes/test_an4",
     "recipes/test_chains.py",
     "recipes/test_fillets.py",
     "recipes/test_forms_asterisk.py",
