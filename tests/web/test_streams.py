@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +22,7 @@ import torch
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Chunking
 from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.speech.audio import read_audio, write_wav
 from shared_moe_conformer.streaming import EndedSegment
 from tests.web.conftest import ask, serve_bundle, wait_until
 
@@ -174,6 +177,22 @@ def test_sherpas_clients_connect_at_the_root_and_may_say_nothing(
     (answer,) = Speaker(streaming, "/").speak(tones[:0])
     assert (answer["text"], answer["is_final"], answer["is_eof"], answer["segment"]) == ("", True, True, 0)
     assert {"tokens", "timestamps", "ys_probs", "lm_probs", "context_scores", "words", "start_time"} <= answer.keys()
+
+
+def test_sherpas_own_client_finds_the_words(
+    streaming: str, tiny_bundle: Bundle, tones: np.ndarray, tmp_path: Path
+) -> None:
+    client = shutil.which("sherpa-onnx-online-websocket-client")
+    if client is None:
+        pytest.skip("no sherpa-onnx-online-websocket-client (pip install sherpa-onnx-bin)")
+    write_wav(tmp_path / "a.wav", tones, sampling_rate=RATE)
+    command = [client, "--server-ip=127.0.0.1", f"--server-port={streaming.rpartition(':')[2]}"]
+    command += ["--samples-per-message=8000", "--seconds-per-message=0.05", str(tmp_path / "a.wav")]
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, check=True)
+    lines = [line for line in said.stdout.splitlines() if "OnMessage" in line]
+    check(
+        [json.loads(line[line.index("{") :]) for line in lines], alone(tiny_bundle, read_audio(tmp_path / "a.wav")[0])
+    )
 
 
 @pytest.mark.parametrize(
