@@ -17,7 +17,7 @@ from espnet2.tasks.asr import encoder_choices
 from torch import Tensor
 
 from shared_moe_conformer.config import MIN_NUM_FRAMES, EncoderConfig, require, to_dict, with_options
-from shared_moe_conformer.model.standalone import FrontEnd, Layers
+from shared_moe_conformer.standalone import FrontEnd, Layers
 
 NAME = "shared_moe_conformer"
 DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)

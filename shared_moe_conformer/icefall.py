@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import SUBSAMPLING_FACTOR, Chunking, EncoderConfig, require
-from shared_moe_conformer.model.standalone import FrontEnd, Layers
+from shared_moe_conformer.standalone import FrontEnd, Layers
 
 try:
     from encoder_interface import EncoderInterface  # type: ignore[import-not-found]  # of the recipe's folder

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import Config, ModelConfig, load_config, require
-from shared_moe_conformer.model.parameters import ParameterCounts, count_parameters
+from shared_moe_conformer.parameters import ParameterCounts, count_parameters
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

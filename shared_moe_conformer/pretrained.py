@@ -10,10 +10,10 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Config, TrainingConfig, load_config, require
 from shared_moe_conformer.data.tokenizer import Tokenizer, saved_units
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.initialise import initialise
 from shared_moe_conformer.release.manifest import MANIFEST_FILE
 from shared_moe_conformer.release.weights import copy_weights
 from shared_moe_conformer.training.averaging import Selection
+from shared_moe_conformer.training.initialise import initialise
 
 NEWEST = Selection()
 """The weights of the last epoch."""

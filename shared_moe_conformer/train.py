@@ -42,7 +42,7 @@ from shared_moe_conformer.training.experiment import (
 from shared_moe_conformer.training.faults import prescan
 from shared_moe_conformer.training.folder import log_environment, logged, logger
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
-from shared_moe_conformer.training.precision import compile_parts
+from shared_moe_conformer.training.precision import compilable_parts, compile_parts, recompute_activations
 from shared_moe_conformer.training.trainer import Trainer
 
 Cuts = StoredCuts | Survey
@@ -147,9 +147,9 @@ def _make_trainer(
 ) -> Trainer:
     teacher = load_teacher(config, recipe_dir) if config.training.teacher else None
     if options.checkpoint_activations:
-        model.checkpoint_activations()
+        recompute_activations(model)
     if options.compile:
-        compile_parts(model.compilable_parts())
+        compile_parts(compilable_parts(model))
     return Trainer(model, config.training, device=device, teacher=teacher, average_period=options.average_period)
 
 

@@ -35,7 +35,8 @@ MAY_IMPORT = {
     "loss": {"kernels"},
     "data": {"config", "speech"},  # of speech the one reader of audio files
     "lattice": set(),
-    "training": {"config", "data", "model"},  # of data and model the types alone
+    "parameters": {"config", "model"},
+    "training": {"config", "data", "model", "parameters"},  # of data the types alone
     "decoding": {"config", "model", "lattice", "data"},  # of data the types alone
     "speech": {"config", "decoding", "model"},  # of decoding the type of hypotheses
     "release": {"config", "model"},

@@ -30,7 +30,7 @@ from shared_moe_conformer.compare_forms import (  # noqa: E402  # noqa: E402
 from shared_moe_conformer.config import save_config  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402
-from shared_moe_conformer.loss.ctc import ctc_loss  # noqa: E402
+from shared_moe_conformer.loss.per_frame import ctc_loss  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
 from shared_moe_conformer.release.manifest import ExampleRecording  # noqa: E402
 from shared_moe_conformer.speech.audio import write_wav  # noqa: E402

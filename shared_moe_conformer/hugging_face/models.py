@@ -14,7 +14,7 @@ from transformers.modeling_outputs import CausalLMOutput, ModelOutput
 
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, EncoderConfig, to_dict, with_options
 from shared_moe_conformer.kernels.linear import Linear
-from shared_moe_conformer.loss.ctc import ctc_loss
+from shared_moe_conformer.loss.per_frame import ctc_loss
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
 from shared_moe_conformer.model.merging import DepthGates
 from shared_moe_conformer.release.card import CODE, MODEL_CLASSES, MODEL_TYPE

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import Chunking, ModelConfig
 from shared_moe_conformer.kernels.linear import Linear
-from shared_moe_conformer.loss.ctc import consistency, ctc_divergence, ctc_loss, hidden_distance
+from shared_moe_conformer.loss.per_frame import TeacherOutput, consistency, ctc_divergence, ctc_loss, distance_at_ends
 from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss, transducer_functions
-from shared_moe_conformer.model.conformer import FeedForward, SelfAttention
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
-from shared_moe_conformer.model.merging import Merged
 from shared_moe_conformer.model.moe import Routing
 from shared_moe_conformer.model.transducer import Decoder, Joiner
 
@@ -50,19 +48,6 @@ class AsrLosses(NamedTuple):
     """Divergence of the CTC posteriors of each copy from those of the other, summed over frames; None of one copy."""
 
 
-class TeacherOutput(NamedTuple):
-    """A teacher's output for a batch, without gradient."""
-
-    encoder_out: Tensor
-    """(N, T', C)."""
-    ctc_log_probs: Tensor
-    """(N, T', V)."""
-    group_ends: dict[int, Tensor]
-    """(N, T', C) after the last layer of each group, by its depth."""
-    joiner: TeacherJoiner | None = None
-    """None: not to be imitated."""
-
-
 class AsrModel(nn.Module):
     """Conformer encoder with shared experts, stateless decoder, joiner, CTC head."""
 
@@ -76,38 +61,6 @@ class AsrModel(nn.Module):
         self.simple_am = Linear(encoder_dim, config.vocab_size)
         self.simple_lm = Linear(config.decoder_dim, config.vocab_size)
         self.ctc_head = Linear(encoder_dim, config.vocab_size)
-
-    def parameter_layers(self) -> dict[nn.Parameter, int]:
-        """The number of layers that use each parameter of the encoder's groups."""
-        return self.encoder.parameter_layers()
-
-    def compilable_parts(self) -> list[nn.Module]:
-        """Modules of the layers whose shapes follow from those of their inputs, unlike experts and batch statistics."""
-        kinds = SelfAttention, FeedForward
-        merged = {one for module in self.encoder.modules() if isinstance(module, Merged) for one in module.sets}
-        return [module for module in self.encoder.modules() if isinstance(module, kinds) and module not in merged]
-
-    def checkpoint_activations(self) -> None:
-        """Keep only the layers' inputs for the backward pass from now on; it computes the rest again."""
-        for group in self.encoder.block_groups():
-            group.recomputes = True
-
-    def feature_totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
-        """Return a batch's totals for `count_features`, (1 + 2F,); those of several batches are added up.
-
-        Args:
-          x: features, (N, T, F).
-          x_lens: valid frames of each utterance, (N,).
-        """
-        return self.encoder.feature_norm.totals(x, x_lens)
-
-    def count_features(self, totals: Tensor) -> None:
-        """Before an update: take its features into the statistics by which they are normalised."""
-        self.encoder.feature_norm.count(totals)
-
-    def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
-        """After an update: `Encoder.balance_experts`."""
-        return self.encoder.balance_experts(frames_per_expert)
 
     def encode(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> EncoderOutput:
         """Return encoder frames (N, T', C) of features.
@@ -203,15 +156,7 @@ class AsrModel(nn.Module):
             return losses
         same_size = encoder_out.shape == teacher.encoder_out.shape
         return losses._replace(
-            hidden_distillation_loss=_hidden_distance(ends, teacher.group_ends, lens) if same_size else None,
+            hidden_distillation_loss=distance_at_ends(ends, teacher.group_ends, lens) if same_size else None,
             ctc_distillation_loss=ctc_divergence(ctc_log_probs, teacher.ctc_log_probs, lens),
             transducer_distillation_loss=None if teacher.joiner is None else transducer.distillation_loss,
         )
-
-
-def _hidden_distance(ends: dict[int, Tensor], teacher_ends: dict[int, Tensor], lens: Tensor) -> Tensor:
-    """The distance after the layers at which groups of both end, averaged; after the last, if their depths differ."""
-    pairs = [(ends[depth], teacher_ends[depth]) for depth in ends if depth in teacher_ends]
-    if max(ends) != max(teacher_ends):
-        pairs = [(ends[max(ends)], teacher_ends[max(teacher_ends)])]
-    return torch.stack([hidden_distance(ours, theirs, lens) for ours, theirs in pairs]).mean()

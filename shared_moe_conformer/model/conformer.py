@@ -8,29 +8,19 @@ Source: Gulati et al. 2020, Conformer (arXiv 2005.08100).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import BLOCK_PARTS, MIXING_PARTS, EncoderConfig
+from shared_moe_conformer.kernels.attention import attend
 from shared_moe_conformer.kernels.linear import Linear
 from shared_moe_conformer.model.frames import Frames
-from shared_moe_conformer.model.merging import Merged, with_gates
+from shared_moe_conformer.model.merging import Change, Merged
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing
 from shared_moe_conformer.model.norms import FrameLayerNorm, MaskedBatchNorm
-
-QUERIES_AT_ONCE = 512
-"""Frames whose attention is computed at once where torch has no fused one."""
-
-Adapters = Mapping[str, nn.Module]
-"""Modules whose outputs the calling layer adds to those of linear maps, by the maps' names."""
-
-
-def adapted(linear: nn.Linear, x: Tensor, adapter: nn.Module | None) -> Tensor:
-    """`linear(x)`, and what the calling layer adds to it."""
-    return linear(x) if adapter is None else linear(x) + adapter(x)
 
 
 class FeedForward(nn.Module):
@@ -44,16 +34,16 @@ class FeedForward(nn.Module):
         self.hidden = Linear(encoder_dim, feed_forward_dim)
         self.output = Linear(feed_forward_dim, encoder_dim)
 
-    def forward(self, x: Tensor, adapters: Adapters) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Return (..., C) for frames (..., C)."""
-        hidden = F.silu(adapted(self.hidden, x, adapters.get("hidden")))
-        return adapted(self.output, hidden, adapters.get("output"))
+        return self.output(F.silu(self.hidden(x)))
 
 
 class SelfAttention(nn.Module):
     """Every valid frame attends to the frames that `Frames` lets it; positions rotate queries and keys.
 
-    Source: Su et al. 2021, RoFormer, eq. 14-16 and 34 (arXiv 2104.09864).
+    Source: Vaswani et al. 2017, eq. 1, in `kernels.attention`; Su et al. 2021, RoFormer, eq. 14-16 and 34 (arXiv
+    2104.09864).
     """
 
     def __init__(self, encoder_dim: int, num_heads: int) -> None:
@@ -62,17 +52,16 @@ class SelfAttention(nn.Module):
         self.query_key_value = Linear(encoder_dim, 3 * encoder_dim)
         self.output = Linear(encoder_dim, encoder_dim)
 
-    def forward(self, x: Tensor, frames: Frames, adapters: Adapters) -> Tensor:
+    def forward(self, x: Tensor, frames: Frames) -> Tensor:
         """Return (N, T, C) for frames (N, T, C); the values at padded frames are finite and have no meaning."""
         n, t, c = x.shape
-        heads = adapted(self.query_key_value, x, adapters.get("query_key_value"))
-        heads = heads.view(n, t, 3, self.num_heads, c // self.num_heads)
+        heads = self.query_key_value(x).view(n, t, 3, self.num_heads, c // self.num_heads)
         keys_values = frames.after_memory(heads[:, :, 1:])
         cos, sin = frames.rotation
         query = rotate(heads[:, :, 0], cos[-t:], sin[-t:])
         key, value = rotate(keys_values[:, :, 0], cos, sin), keys_values[:, :, 1]
         out = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frames.attended)
-        return adapted(self.output, out.transpose(1, 2).reshape(n, t, c), adapters.get("output"))
+        return self.output(out.transpose(1, 2).reshape(n, t, c))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -80,27 +69,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = (part.to(x.dtype)[:, None] for part in (cos, sin))
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tensor:
-    """Softmax attention of queries (N, H, T, D) over the keys (N, H, S, D) that `Frames.attended` lets them see.
-
-    It is fused where torch has that (2.0). Elsewhere the scores of a few hundred queries are held at once, so memory
-    grows linearly with T, except in a traced graph, whose lengths must stay free.
-    """
-    if hasattr(F, "scaled_dot_product_attention"):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=attended)
-    if torch.jit.is_tracing():
-        return _attend(query, key, value, attended)
-    attended = attended.expand(-1, -1, query.size(2), -1)
-    parts = zip(query.split(QUERIES_AT_ONCE, dim=2), attended.split(QUERIES_AT_ONCE, dim=2))
-    return torch.cat([_attend(part, key, value, seen) for part, seen in parts], dim=2)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tensor:
-    scores = (query @ key.transpose(-2, -1)) * query.size(-1) ** -0.5
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return scores.masked_fill(~attended, float("-inf")).softmax(dim=-1).to(value.dtype) @ value
 
 
 class ConvolutionModule(nn.Module):
@@ -185,12 +153,14 @@ class IndividualParts(NamedTuple):
 
     norms: Norms
     routers: Routers
-    adapters: Mapping[str, Adapters] = {}
-    """Adapters of each part of the block, by its name; a part without any has its linear maps as they are."""
-    gates: Mapping[str, Tensor] = {}
-    """Shares of the E sets of weights, (E,), of each part that stores several, by its name."""
+    weights: Mapping[str, Change] = {}
+    """The ways in which the layer changes parts of the block, by their names."""
     depth: int = 0
     """The layer's number among those that share the norms."""
+
+    def version(self, name: str, part: nn.Module) -> nn.Module:
+        """The block's part of a name as this layer computes it."""
+        return self.weights[name](part) if name in self.weights else part
 
 
 class ConformerBlock(nn.Module):
@@ -217,14 +187,12 @@ class ConformerBlock(nn.Module):
           individual: the calling layer's own parts.
           mixer: the attention and convolution to use; None: the block's own.
         """
-        norms, dropout = individual.norms, self.dropout
-        adapters, gates = individual.adapters.get("attention", {}), individual.gates
-        owner: Any = mixer or self
+        norms, dropout, owner = individual.norms, self.dropout, self if mixer is None else mixer
         y, routing1 = self._feed_forward("feed_forward1", x, frames, individual)
         x = x + 0.5 * dropout(y)
-        attention = with_gates(owner.attention, gates.get("attention"))
-        x = x + dropout(attention(norms.attention(x), frames, adapters))
-        convolution = with_gates(owner.convolution, gates.get("convolution"))
+        attention = individual.version("attention", owner.attention)  # type: ignore[arg-type]
+        x = x + dropout(attention(norms.attention(x), frames))
+        convolution = individual.version("convolution", owner.convolution)  # type: ignore[arg-type]
         x = x + dropout(convolution(norms.convolution(x), frames, norms.depthwise, individual.depth))
         y, routing2 = self._feed_forward("feed_forward2", x, frames, individual)
         return norms.final(x + 0.5 * dropout(y)), routing1 + routing2
@@ -235,8 +203,7 @@ class ConformerBlock(nn.Module):
         """One of the two feed-forwards, dense or of experts, of normalised frames."""
         module, norm, router = (getattr(part, name) for part in (self, individual.norms, individual.routers))
         if router is None:
-            feed_forward = with_gates(module, individual.gates.get(name))
-            return feed_forward(norm(x), individual.adapters.get(name, {})), []
+            return individual.version(name, module)(norm(x)), []
         y, routing = module(norm(x), frames, router)
         return y, [routing]
 

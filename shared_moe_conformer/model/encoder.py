@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import MIXING_PARTS, Chunking, EncoderConfig
+from shared_moe_conformer.config import BLOCK_PARTS, MIXING_PARTS, Chunking, EncoderConfig
 from shared_moe_conformer.model.conformer import IndividualParts, Mixer
 from shared_moe_conformer.model.frames import ChunkFrames, Frames, LayerMemory
 from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
@@ -35,6 +35,11 @@ class Layer(NamedTuple):
         """The block's part of this name as it is stored."""
         owner = self.mixer if self.mixer is not None and name in MIXING_PARTS else self.group.block
         return getattr(owner, name)
+
+    def modules(self) -> list[nn.Module]:
+        """All that it computes with, its own or shared with other layers, but for gates of merged weights."""
+        own = self.individual()[:2] + tuple(self.group.deltas[self.number : self.number + 1])
+        return [*(self.part(name) for name in BLOCK_PARTS), *own]
 
 
 class EncoderOutput(NamedTuple):
@@ -99,13 +104,6 @@ class Encoder(nn.Module):
                 next(numbers[block]),
                 self.mixers[mixer] if len(self.mixers) else None,  # type: ignore[arg-type]
             )
-
-    def parameter_layers(self) -> dict[nn.Parameter, int]:
-        """The number of layers that use each parameter of the groups and mixers."""
-        layers = {parameter: n for group in self.block_groups() for parameter, n in group.parameter_layers()}
-        for number, mixer in enumerate(self.mixers):
-            layers |= dict.fromkeys(mixer.parameters(), self.layer_mixers.count(number))
-        return layers
 
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""

@@ -1,14 +1,16 @@
-"""Weights merged by depth: a part stores several sets, and each layer computes with their weighted mean.
+"""Weights of a layer's own, made of those that its block shares: the mean of several sets, or a low-rank change.
 
-The mean is made once per forward pass, so a layer costs what a dense one costs, whatever the number of sets.
+They are made once per forward pass, so a layer costs nearly what a shared one costs, whatever the number of sets.
 
-Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448).
+Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448), for means; Bae et
+al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for low-rank matrices of each depth.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -23,22 +25,8 @@ SPREAD = 1.5
 HIDDEN_CHANNELS = 16
 """Hidden channels of the network that gives gates."""
 
-
-class Merged(nn.Module):
-    """E sets of weights for one part of a block; the part itself stays as it is written for one set."""
-
-    def __init__(self, sets: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.sets = nn.ModuleList(sets)
-
-    def weights(self, gates: Tensor) -> dict[str, Tensor]:
-        """The mean of the sets' weights by their names, weighted by the gates (E,)."""
-        sets = [dict(one.named_parameters()) for one in self.sets]
-        return {name: _mean(gates, [one[name] for one in sets]) for name in sets[0]}
-
-    def forward(self, gates: Tensor, *args: Any) -> Any:
-        """Return what the part returns for these arguments with weights merged by the gates (E,)."""
-        return with_weights(self.sets[0], self.weights(gates))(*args)
+Change = Callable[[nn.Module], nn.Module]
+"""Function from a part of a block to the same part with other weights."""
 
 
 def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
@@ -53,14 +41,21 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str =
     return cast(nn.Module, twin)
 
 
+class Merged(nn.Module):
+    """E sets of weights for one part of a block; the part itself stays as it is written for one set."""
+
+    def __init__(self, sets: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.sets = nn.ModuleList(sets)
+
+    def merged(self, gates: Tensor) -> nn.Module:
+        """The part with the mean of the sets' weights, weighted by the gates (E,), float32 under autocast, too."""
+        sets = [dict(one.named_parameters()) for one in self.sets]
+        return with_weights(self.sets[0], {name: _mean(gates, [one[name] for one in sets]) for name in sets[0]})
+
+
 def _mean(gates: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """The tensors' mean weighted by gates, float32 under autocast, too."""
     return functools.reduce(Tensor.add, [gate * tensor for gate, tensor in zip(gates.unbind(), tensors)])
-
-
-def with_gates(part: nn.Module, gates: Tensor | None) -> Callable[..., Any]:
-    """The part as the calling layer uses it: with its gates, if the part stores several sets."""
-    return part if gates is None else functools.partial(part, gates)
 
 
 class DepthGates(nn.Module):
@@ -94,3 +89,45 @@ class DepthGates(nn.Module):
         if self.kind == "table":
             return self.table[layer].softmax(dim=-1)
         return self.output(F.silu(self.hidden(self.depth[layer]))).view(self.shape).softmax(dim=-1)
+
+
+class LowRankDelta(nn.Module):
+    """B A, at first 0, beside the matrix W of a linear map: one layer's own share of it.
+
+    Source: Hu et al. 2021, LoRA, section 4.1 (arXiv 2106.09685); one for each depth of shared layers: Bae et al. 2024,
+    Relaxed recursive transformers, section 2.3 (arXiv 2410.20672).
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(linear.in_features)
+        self.down = nn.Parameter(torch.empty(rank, linear.in_features).uniform_(-bound, bound))
+        self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
+
+    def forward(self) -> Tensor:
+        """Return B A, (out channels, in channels)."""
+        return self.up @ self.down
+
+
+class Deltas(nn.Module):
+    """The deltas of one layer: to the linear maps of its block's attention and dense feed-forwards."""
+
+    PARTS = ("feed_forward1", "attention", "feed_forward2")
+
+    def __init__(self, block: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict()
+        for part in self.PARTS:
+            children = getattr(block, part, nn.Module()).named_children()  # a block may lack attention of its own
+            maps = {name: child for name, child in children if isinstance(child, nn.Linear)}
+            self.parts[part] = nn.ModuleDict({name: LowRankDelta(linear, rank) for name, linear in maps.items()})
+
+    def by_part(self) -> dict[str, Change]:
+        """Functions that add the deltas to parts of the block, by the parts' names."""
+        return {name: functools.partial(_changed, deltas) for name, deltas in self.parts.items() if len(deltas)}  # type: ignore[arg-type]
+
+
+def _changed(deltas: nn.ModuleDict, part: nn.Module) -> nn.Module:
+    changes = {f"{name}.weight": delta() for name, delta in deltas.items()}
+    weights = {name: w + changes[name] if name in changes else w for name, w in part.named_parameters()}
+    return with_weights(part, weights)

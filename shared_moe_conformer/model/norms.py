@@ -23,13 +23,10 @@ class MaskedBatchNorm(nn.Module):
     running_mean: Tensor
     """(C,), or (number of layers, C) where several layers share the norm."""
     running_var: Tensor
-    counts: bool
-    """False: a training forward leaves the running statistics as they are."""
 
     def __init__(self, num_channels: int, *, num_layers: int = 1, momentum: float = 0.1) -> None:
         super().__init__()
         self.momentum = momentum
-        self.counts = True
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
         shape = (num_channels,) if num_layers == 1 else (num_layers, num_channels)
@@ -52,8 +49,6 @@ class MaskedBatchNorm(nn.Module):
 
     def _normalise(self, frames: Tensor, depth: int) -> Tensor:
         mean, variance = (stats.view(-1, frames.size(1))[depth] for stats in (self.running_mean, self.running_var))
-        if not self.counts:
-            mean, variance = mean.clone(), variance.clone()
         frames = as_wide_as(self.weight, frames)
         by_batch = self.training and len(frames) > 1
         return F.batch_norm(frames, mean, variance, self.weight, self.bias, by_batch, self.momentum)

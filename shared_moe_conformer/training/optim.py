@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig, require
+from shared_moe_conformer.parameters import layers_of
 from shared_moe_conformer.training.metrics import TrainState
 
 FINAL_LEARNING_RATE_FACTOR = 0.01
@@ -69,10 +70,10 @@ def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str
     Scaling their gradients instead would do nothing, since AdamW's updates do not depend on a gradient's size.
 
     Args:
-      model: its `parameter_layers()`, where it has one, says how many layers use a parameter.
+      model: its encoder says how many layers use a parameter.
       kind: a parameter of n layers gets 1 (none), 1 / sqrt(n) (inverse_sqrt) or 1 / n (inverse).
     """
-    layers: dict[nn.Parameter, int] = getattr(model, "parameter_layers", dict)()
+    layers = layers_of(model)
     power = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[kind]
     return {
         name: layers.get(parameter, 1) ** power * (GATES_LR_FACTOR if ".gates." in name else 1)

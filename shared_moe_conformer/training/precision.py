@@ -1,4 +1,4 @@
-"""Training in half precision, and with compiled parts.
+"""Training in half precision, with compiled parts, or with activations that are computed twice.
 
 In half precision matrix products take 16 bits. Weights, the optimizer, routers, softmaxes and losses stay in float32.
 
@@ -7,15 +7,23 @@ Source: Micikevicius et al. 2018, Mixed precision training (arXiv 1710.03740).
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from shared_moe_conformer.config import require
+from shared_moe_conformer.model.conformer import ConformerBlock, FeedForward, IndividualParts, SelfAttention
+from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.merging import Merged
+from shared_moe_conformer.model.moe import Routing
+from shared_moe_conformer.model.norms import MaskedBatchNorm
+from shared_moe_conformer.model.sharing import BlockGroup
 
 FIRST_LOSS_SCALE = 2.0**10
 """First scale of a loss that is a mean over frames. It is so small that float16 hardly ever loses the first updates,
@@ -91,6 +99,17 @@ def _grad_scaler(device: str, first_scale: float) -> Any:
     return torch.cuda.amp.GradScaler(init_scale=first_scale)
 
 
+def compilable_parts(model: nn.Module) -> list[nn.Module]:
+    """Modules of the layers whose shapes follow from those of their inputs, unlike experts and batch statistics.
+
+    Those whose weights differ between layers are left out: a compiled module would compute with its own.
+    """
+    changed = {part for module in model.modules() if isinstance(module, Merged) for part in module.sets}
+    changed |= {part for group in _groups(model) if len(group.deltas) for part in group.block.children()}
+    kinds = SelfAttention, FeedForward
+    return [module for module in model.modules() if isinstance(module, kinds) and module not in changed]
+
+
 def compile_parts(parts: Iterable[nn.Module], **options: Any) -> None:
     """Have torch compile each part at its first call, for batches of any size; weights and names stay the same.
 
@@ -105,3 +124,47 @@ def compile_parts(parts: Iterable[nn.Module], **options: Any) -> None:
     require(hasattr(nn.Module, "compile"), f"--compile true needs torch 2.2 or newer, this is {version}: leave it out")
     for part in parts:
         part.compile(dynamic=True, **options)  # type: ignore[operator]
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Keep only the layers' inputs for the backward pass from now on, which computes the rest again.
+
+    Dropout and jitter are drawn again as they were; statistics of batches count once.
+
+    Source: Chen et al. 2016, Training deep nets with sublinear memory cost (arXiv 1604.06174).
+    """
+    for group in _groups(model):
+        group.block.forward = functools.partial(_recomputed, group.block)  # type: ignore[method-assign]
+
+
+def _recomputed(
+    block: ConformerBlock, x: Tensor, frames: Frames, individual: IndividualParts, mixer: nn.Module | None = None
+) -> tuple[Tensor, list[Routing]]:
+    calls = 0
+
+    def call(x: Tensor) -> tuple[Tensor, list[Routing]]:
+        nonlocal calls
+        calls += 1
+        with nullcontext() if calls == 1 else _uncounted(individual.norms):
+            return ConformerBlock.forward(block, x, frames, individual, mixer)
+
+    if not (block.training and torch.is_grad_enabled()):
+        return call(x)
+    return checkpoint(call, x, use_reentrant=False)
+
+
+@contextmanager
+def _uncounted(norms: nn.Module) -> Iterator[None]:
+    """Let batch normalisations leave their running statistics as they are."""
+    momenta = {norm: norm.momentum for norm in norms.modules() if isinstance(norm, MaskedBatchNorm)}
+    for norm in momenta:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in momenta.items():
+            norm.momentum = momentum
+
+
+def _groups(model: nn.Module) -> list[BlockGroup]:
+    return [module for module in model.modules() if isinstance(module, BlockGroup)]

@@ -268,14 +268,15 @@ class Trainer(ModelTrainer["AsrModel"]):
 
     def _before_update(self, batches: Sequence[AsrBatch]) -> None:
         """Count the features of all processes' batches in the model's statistics, before it normalises them."""
-        totals = [self.model.feature_totals(batch.x, batch.x_lens) for batch in batches]
+        norm = self.model.encoder.feature_norm
+        totals = [norm.totals(batch.x, batch.x_lens) for batch in batches]
         everyones = add_up(torch.stack(totals).sum(dim=0).tolist(), self.device)
-        self.model.count_features(torch.tensor(everyones, dtype=torch.float64, device=self.device))
+        norm.count(torch.tensor(everyones, dtype=torch.float64, device=self.device))
 
     def _balance_experts(self, totals: LossTotals) -> Tensor | None:
         if totals.frames_per_expert is None:
             return None
-        return self.model.balance_experts(totals.frames_per_expert.to(self.device))
+        return self.model.encoder.balance_experts(totals.frames_per_expert.to(self.device))
 
 
 def suspects(batches: Sequence[AsrBatch]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import to_dict
-from shared_moe_conformer.loss.ctc import ctc_loss
+from shared_moe_conformer.loss.per_frame import ctc_loss
 from shared_moe_conformer.model.encoder import Encoder
 from tests.conftest import TINY
 

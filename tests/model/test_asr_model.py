@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from shared_moe_conformer.loss.ctc import hidden_distance
+from shared_moe_conformer.loss.per_frame import hidden_distance
 from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrLosses, AsrModel
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])

@@ -4,10 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from shared_moe_conformer.model import conformer
 from shared_moe_conformer.model.conformer import (
     ConformerBlock,
     ConvolutionModule,
@@ -16,7 +14,6 @@ from shared_moe_conformer.model.conformer import (
     Norms,
     Routers,
     SelfAttention,
-    attend,
     rotate,
 )
 from shared_moe_conformer.model.frames import Frames, rotation_of
@@ -43,38 +40,17 @@ def test_rotation_keeps_lengths() -> None:
     torch.testing.assert_close(rotated.norm(dim=-1), heads.norm(dim=-1))
 
 
-def test_attention_equals_its_definition() -> None:
-    """The fused kernel against the softmax written out."""
-    query, key, value = torch.randn(3, 2, 4, 6, 8).unbind(0)
-    frames = Frames(torch.tensor([6, 4]), 6, head_dim=8)
-    scores = torch.einsum("nhqd,nhkd->nhqk", query, key) / 8**0.5
-    scores[1, :, :, 4:] = float("-inf")
-    expected = torch.einsum("nhqk,nhkd->nhqd", scores.softmax(-1), value)
-    torch.testing.assert_close(attend(query, key, value, frames.attended), expected)
-
-
-@pytest.mark.parametrize("queries", [4, 100])
-def test_attention_without_the_fused_kernel(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether some queries are computed at once or all."""
-    query, key, value = torch.randn(3, 2, 4, 11, 8).unbind(0)
-    allowed = Frames(torch.tensor([11, 7]), 11, head_dim=8).attended
-    expected = attend(query, key, value, allowed)
-    monkeypatch.delattr(F, "scaled_dot_product_attention", raising=False)
-    monkeypatch.setattr(conformer, "QUERIES_AT_ONCE", queries)
-    torch.testing.assert_close(attend(query, key, value, allowed), expected)
-
-
 def test_padding_is_not_attended_to() -> None:
     module = SelfAttention(16, 2)
     x = torch.randn(1, 10, 16)
     frames = Frames(torch.tensor([6]), 10, head_dim=8)
-    out = module(x, frames, {})
+    out = module(x, frames)
     x[0, 6:] += 1.0
-    torch.testing.assert_close(module(x, frames, {})[0, :6], out[0, :6])
+    torch.testing.assert_close(module(x, frames)[0, :6], out[0, :6])
 
 
 def test_an_empty_utterance_is_finite() -> None:
-    out = SelfAttention(16, 2)(torch.randn(2, 5, 16), Frames(torch.tensor([0, 0]), 5, head_dim=8), {})
+    out = SelfAttention(16, 2)(torch.randn(2, 5, 16), Frames(torch.tensor([0, 0]), 5, head_dim=8))
     assert out.isfinite().all()
 
 
@@ -97,7 +73,7 @@ def test_padding_does_not_leak_into_valid_frames() -> None:
 def test_frames_are_computed_independently() -> None:
     module = FeedForward(4, 8)
     x = torch.randn(2, 5, 4)
-    torch.testing.assert_close(module(x, {})[1, 3], module(x[1, 3], {}))
+    torch.testing.assert_close(module(x)[1, 3], module(x[1, 3]))
 
 
 @pytest.mark.parametrize(("experts_in", "num_routers"), [("none", 0), ("first", 1), ("second", 1), ("both", 2)])

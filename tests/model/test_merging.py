@@ -9,9 +9,10 @@ from torch import nn
 from shared_moe_conformer.config import BLOCK_PARTS
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.model.initialise import part_state
 from shared_moe_conformer.model.merging import DepthGates, Merged
-from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.training.initialise import part_state
+from shared_moe_conformer.training.precision import compilable_parts
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])
 MERGED = {"experts_in": "none", "group_sizes": (4,), "merged_sets": 3}
@@ -24,7 +25,7 @@ def test_merged_weights_compute_what_a_part_with_their_mean_computes() -> None:
     first, second = merged.sets
     plain.weight.data = 0.25 * first.weight.data + 0.75 * second.weight.data  # type: ignore[operator]
     plain.bias.data = 0.25 * first.bias.data + 0.75 * second.bias.data  # type: ignore[operator]
-    torch.testing.assert_close(merged(gates, x), plain(x))
+    torch.testing.assert_close(merged.merged(gates)(x), plain(x))
 
 
 @pytest.mark.parametrize("kind", ["table", "network"])
@@ -102,5 +103,5 @@ def test_active_counts_one_set_and_stored_all(model_config: Any) -> None:
 
 def test_sets_are_not_compiled_by_themselves(model_config: Any) -> None:
     """Each call computes with other weights than the module's own, and a compiled module would not."""
-    parts = AsrModel(model_config(**MERGED, merged_parts=("feed_forward1",))).compilable_parts()
+    parts = compilable_parts(AsrModel(model_config(**MERGED, merged_parts=("feed_forward1",))))
     assert len(parts) == 2  # attention and the second feed-forward

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.config import Config, ModelConfig
-from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.parameters import count_parameters
 from shared_moe_conformer.params import read_configs
 
 ROOT = Path(__file__).resolve().parents[2]

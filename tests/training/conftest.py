@@ -41,6 +41,24 @@ def exp_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class TinyEncoder:
+    """Stand-in for what a trainer tells the encoder: features to count, and the frames of each expert."""
+
+    def __init__(self) -> None:
+        self.feature_norm = self
+        self.balanced: list[Tensor] = []
+
+    def totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        return x_lens.double().sum().view(1)
+
+    def count(self, totals: Tensor) -> None:
+        self.num_features = totals
+
+    def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
+        self.balanced.append(frames_per_expert)
+        return frames_per_expert
+
+
 class TinyModel(nn.Module):
     """Stand-in with dropout, batch statistics, an expert's stacked tensors and a router."""
 
@@ -52,17 +70,7 @@ class TinyModel(nn.Module):
         self.hidden_bias = nn.Parameter(torch.zeros(2, 3))
         self.embedding = nn.Embedding(5, 3)
         self.dropout = nn.Dropout(0.3)
-        self.balanced: list[Tensor] = []
-
-    def feature_totals(self, x: Tensor, x_lens: Tensor) -> Tensor:
-        return x_lens.double().sum().view(1)
-
-    def count_features(self, totals: Tensor) -> None:
-        self.num_features = totals
-
-    def balance_experts(self, frames_per_expert: Tensor) -> Tensor:
-        self.balanced.append(frames_per_expert)
-        return frames_per_expert
+        self.encoder = TinyEncoder()
 
     def forward(self, x: Tensor, x_lens: Tensor, y: Tensor, y_lens: Tensor, **options: float) -> AsrLosses:
         valid = torch.arange(x.size(1)) < x_lens.unsqueeze(1)

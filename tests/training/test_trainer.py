@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import Config
+from shared_moe_conformer.training import optim
 from shared_moe_conformer.training.folder import load_checkpoint, save_checkpoint
 from shared_moe_conformer.training.trainer import Trainer, suspects
 
@@ -46,7 +47,7 @@ def test_gradients_are_clipped_to_the_norm(tiny_model: Callable[[], Any], config
 
 def test_experts_are_balanced_by_the_frames_of_a_whole_update(trainer: Trainer, batch: Callable[..., Any]) -> None:
     report = trainer.train_step(batch(1), batch(2), progress=0.1)
-    (frames,) = trainer.model.balanced  # type: ignore[operator, misc]
+    (frames,) = trainer.model.encoder.balanced  # type: ignore[operator, misc]
     assert torch.equal(frames, report.totals.frames_per_expert)
     assert report.frames_to_balance is not None and torch.equal(report.frames_to_balance, frames)
     assert frames.sum() == batch(1).x_lens.sum() + batch(2).x_lens.sum()
@@ -57,7 +58,7 @@ def test_features_of_a_whole_update_are_counted_before_any_are_normalised(
 ) -> None:
     done: list[Any] = []
     losses = trainer.losses
-    monkeypatch.setattr(trainer.model, "count_features", lambda totals: done.append(int(totals)))
+    monkeypatch.setattr(trainer.model.encoder, "count", lambda totals: done.append(int(totals)))
     monkeypatch.setattr(trainer, "losses", lambda *args: done.append("losses") or losses(*args))
     trainer.train_step(batch(1), batch(2), progress=0.1)
     assert done == [int(batch(1).x_lens.sum() + batch(2).x_lens.sum()), "losses", "losses"]
@@ -146,15 +147,19 @@ def test_a_restored_trainer_goes_on_as_the_first(
 
 @pytest.mark.parametrize(("kind", "scale"), [("none", 1.0), ("inverse", 0.25)])
 def test_weights_of_several_layers_take_smaller_steps_also_after_resuming(
-    tiny_model: Callable[[], Any], config: Config, batch: Callable[..., Any], kind: Any, scale: float
+    tiny_model: Callable[[], Any],
+    config: Config,
+    batch: Callable[..., Any],
+    kind: Any,
+    scale: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """AdamW's first step is as long as the learning rate with any gradient."""
+    monkeypatch.setattr(optim, "layers_of", lambda model: {model.hidden_weight: 4})
     training = dataclasses.replace(config.training, shared_block_lr_scale=kind, warmup_steps=0, weight_decay=0.0)
 
     def make() -> Trainer:
-        model = tiny_model()
-        model.parameter_layers = lambda: {model.hidden_weight: 4}
-        return Trainer(model, training)
+        return Trainer(tiny_model(), training)
 
     first, second = make(), make()
     before = first.model.hidden_weight.detach().clone()  # type: ignore[operator, union-attr]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shared_moe_conformer.config import Chunking, EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.model.standalone import FrontEnd, Layers
+from shared_moe_conformer.standalone import FrontEnd, Layers
 from tests.conftest import TINY
 
 BALANCED = dataclasses.replace(TINY.model.encoder, balancing_bias_rate=0.01, dropout=0.0)

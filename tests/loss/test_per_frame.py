@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shared_moe_conformer.loss.ctc import consistency, ctc_divergence, ctc_loss, hidden_distance
+from shared_moe_conformer.loss.per_frame import consistency, ctc_divergence, ctc_loss, hidden_distance
 
 LENS = torch.tensor([5, 3])
 

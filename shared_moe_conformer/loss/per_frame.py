@@ -8,9 +8,26 @@ could not be looked up, and those here need not be theirs.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner
+
+
+class TeacherOutput(NamedTuple):
+    """A teacher's output for a batch, without gradient."""
+
+    encoder_out: Tensor
+    """(N, T', C)."""
+    ctc_log_probs: Tensor
+    """(N, T', V)."""
+    group_ends: dict[int, Tensor]
+    """(N, T', C) after the last layer of each group, by its depth."""
+    joiner: TeacherJoiner | None = None
+    """None: not to be imitated."""
 
 
 def ctc_loss(log_probs: Tensor, lens: Tensor, y: Tensor, y_lens: Tensor) -> Tensor:
@@ -40,6 +57,20 @@ def hidden_distance(encoder_out: Tensor, teacher_out: Tensor, lens: Tensor) -> T
     """
     squares = (encoder_out.float() - teacher_out.float()).square().mean(dim=-1)
     return squares[_valid(squares, lens)].sum()
+
+
+def distance_at_ends(ends: dict[int, Tensor], teacher_ends: dict[int, Tensor], lens: Tensor) -> Tensor:
+    """The hidden distance after the layers at which groups of both end, averaged; after the last, if depths differ.
+
+    Args:
+      ends: frames (N, T, C) after the last layer of each group, by its depth.
+      teacher_ends: the teacher's, without gradient.
+      lens: valid frames, (N,).
+    """
+    pairs = [(ends[depth], teacher_ends[depth]) for depth in ends if depth in teacher_ends]
+    if max(ends) != max(teacher_ends):
+        pairs = [(ends[max(ends)], teacher_ends[max(teacher_ends)])]
+    return torch.stack([hidden_distance(ours, theirs, lens) for ours, theirs in pairs]).mean()
 
 
 def ctc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, lens: Tensor) -> Tensor:

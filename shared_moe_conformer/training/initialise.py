@@ -18,9 +18,9 @@ from shared_moe_conformer.config import BLOCK_PARTS, EncoderConfig, ModelConfig,
 from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrModel
 from shared_moe_conformer.model.conformer import ConformerBlock, Routers
 from shared_moe_conformer.model.encoder import Encoder, Layer
-from shared_moe_conformer.model.merging import Merged
+from shared_moe_conformer.model.merging import Deltas, LowRankDelta, Merged
 from shared_moe_conformer.model.moe import MoeFeedForward
-from shared_moe_conformer.model.sharing import BlockGroup, Deltas
+from shared_moe_conformer.model.sharing import BlockGroup
 
 MAY_DIFFER = (
     "group_sizes",
@@ -118,8 +118,7 @@ def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
 
 def part_state(layer: Layer, name: str) -> dict[str, Tensor]:
     """The weights with which a layer computes a part of its block; of several sets their mean."""
-    part = layer.part(name)
-    return part.weights(layer.individual().gates[name]) if isinstance(part, Merged) else part.state_dict()
+    return layer.individual().version(name, layer.part(name)).state_dict()
 
 
 def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
@@ -130,7 +129,7 @@ def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
         if isinstance(part, Merged):
             sets = list(part.sets)
             users |= {one: users.get(one, []) for one in sets}
-            part = sets[int(layer.individual().gates[name].argmax())]
+            part = sets[int(layer.group.gates_of(layer.number)[name].argmax())]
         users.setdefault(part, []).append(depth)
     everyone = list(range(depth + 1))
     return {part: depths or everyone for part, depths in users.items()}
@@ -191,10 +190,25 @@ def _fill_routers(routers: Routers, sources: Sequence[Routers]) -> None:
 
 
 def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: Layer) -> None:
-    for part, maps in deltas.by_part().items():
-        for name, delta in maps.items():
+    for part, maps in deltas.parts.items():
+        for name, delta in maps.items():  # type: ignore[operator]
             ours, theirs = getattr(getattr(block, part), name).weight, part_state(source, part)[f"{name}.weight"]
-            delta.approximate(theirs - ours)  # type: ignore[operator]
+            approximate(delta, theirs - ours)  # type: ignore[arg-type]
+
+
+def approximate(delta: LowRankDelta, matrix: Tensor) -> None:
+    """Make B A the matrix of its rank that is nearest to one of W's shape; for 0 it stays as it began.
+
+    Source: Eckart and Young 1936, The approximation of one matrix by another of lower rank.
+    """
+    if not matrix.any():
+        return  # A and B both 0 would never learn
+    left, singular, right = torch.linalg.svd(matrix, full_matrices=False)
+    rank = min(delta.up.size(1), singular.numel())
+    root = singular[:rank].sqrt()
+    with torch.no_grad():
+        delta.up[:, :rank] = left[:, :rank] * root
+        delta.down[:rank] = root.unsqueeze(1) * right[:rank]
 
 
 def _divided(layers: Sequence[Layer], parts: int) -> list[Sequence[Layer]]:

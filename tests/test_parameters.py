@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.model.parameters import count_parameters
+from shared_moe_conformer.parameters import count_parameters
 
 
 def test_unique_counts_are_what_the_model_stores(model_config: Any) -> None:

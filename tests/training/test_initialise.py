@@ -10,11 +10,17 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.frames import Frames
-from shared_moe_conformer.model.initialise import initialise
+from shared_moe_conformer.model.merging import LowRankDelta
+from shared_moe_conformer.training.initialise import approximate, initialise
 
 UNITS = [(unit, unit) for unit in range(11)]
 X, X_LENS = torch.randn(2, 60, 20, generator=torch.Generator().manual_seed(2)), torch.tensor([60, 33])
 DENSE = {"group_sizes": (1, 1, 1, 1), "experts_in": "none"}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 def trained(config: ModelConfig) -> AsrModel:
@@ -192,3 +198,22 @@ def test_a_pattern_unrolled_computes_the_same(model_config: Any, options: dict[s
     torch.testing.assert_close(posteriors(new), posteriors(old), rtol=1e-4, atol=1e-4)
     again = begun(model_config(**options), new)
     torch.testing.assert_close(posteriors(again), posteriors(old), rtol=1e-4, atol=1e-4)
+
+
+def test_a_delta_can_be_any_matrix_of_its_rank() -> None:
+    delta, matrix = LowRankDelta(nn.Linear(6, 4), 2), torch.randn(4, 2) @ torch.randn(2, 6)
+    approximate(delta, matrix)
+    torch.testing.assert_close(delta(), matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_the_nearest_matrix_of_low_rank_is_nearer_than_others() -> None:
+    delta, matrix = LowRankDelta(nn.Linear(6, 4), 1), torch.randn(4, 6)
+    approximate(delta, matrix)
+    distance = (delta() - matrix).norm()
+    torch.testing.assert_close(distance, torch.linalg.svdvals(matrix)[1:].norm())
+
+
+def test_a_rank_beyond_the_matrix_leaves_the_rest_at_nothing() -> None:
+    delta, matrix = LowRankDelta(nn.Linear(3, 9), 5), torch.randn(9, 3)
+    approximate(delta, matrix)
+    torch.testing.assert_close(delta(), matrix, rtol=1e-4, atol=1e-5)

@@ -1,12 +1,13 @@
-"""Counts of the parameters that a model stores, unrolls and touches."""
+"""Counts of the parameters that a model stores, unrolls and touches, and of the layers that use each."""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 from torch import nn
 
-from shared_moe_conformer.config import BLOCK_PARTS, ModelConfig
+from shared_moe_conformer.config import ModelConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.merging import Merged
@@ -36,16 +37,20 @@ def counts_of(model: AsrModel) -> dict[str, ParameterCounts]:
     return counts | {"total": _add(*counts.values())}
 
 
+def layers_of(model: nn.Module) -> dict[nn.Parameter, int]:
+    """The number of layers that use each parameter of the model's encoders; other parameters are left out.
+
+    The gradient of a parameter is the sum of the layers' gradients.
+    """
+    encoders = [module for module in model.modules() if isinstance(module, Encoder)]
+    layers = (layer for encoder in encoders for layer in encoder.layers())
+    return Counter(parameter for layer in layers for module in layer.modules() for parameter in module.parameters())
+
+
 def _encoder_counts(encoder: Encoder) -> ParameterCounts:
-    unrolled = active = 0
-    for layer in encoder.layers():
-        norms, routers, adapters = layer.individual()[:3]
-        gates = layer.group.gates
-        deltas = sum(_size(delta) for part in adapters.values() for delta in part.values())
-        own = _size(norms) + _size(routers) + deltas + (_size(gates) // layer.group.size if gates is not None else 0)
-        parts = [layer.part(name) for name in BLOCK_PARTS]
-        unrolled += own + sum(map(_size, parts))
-        active += own + sum(_active(part) for part in parts)
+    gates = sum(_size(group.gates) for group in encoder.block_groups() if group.gates is not None)
+    modules = [module for layer in encoder.layers() for module in layer.modules()]
+    unrolled, active = gates + sum(map(_size, modules)), gates + sum(map(_active, modules))
     front_end = sum(_size(part) for name, part in encoder.named_children() if name not in ("groups", "mixers"))
     return ParameterCounts(_size(encoder), front_end + unrolled, front_end + active)
 
