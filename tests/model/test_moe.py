@@ -53,7 +53,7 @@ def test_output_is_the_gated_sum_of_the_chosen_experts(top_k: int) -> None:
     moe = MoeFeedForward(6, 10, num_experts=4, top_k=top_k)
     x = torch.randn(30, 6)
     routing = choose_experts(torch.randn(30, 4), top_k)
-    all_outputs = torch.stack([dense_copy(moe.experts, e)(x, {}) for e in range(4)], dim=1)
+    all_outputs = torch.stack([dense_copy(moe.experts, e)(x) for e in range(4)], dim=1)
     chosen = all_outputs.gather(1, routing.expert_ids.unsqueeze(-1).expand(-1, -1, 6))
     torch.testing.assert_close(routed(moe, x, routing), (chosen * routing.gates.unsqueeze(-1)).sum(dim=1))
 
@@ -62,7 +62,7 @@ def test_one_expert_is_the_feed_forward() -> None:
     moe = MoeFeedForward(6, 10, num_experts=1, top_k=1)
     x = torch.randn(2, 7, 6)
     y, _ = moe(x, NO_PADDING, Router(6, 1))
-    torch.testing.assert_close(y, dense_copy(moe.experts, 0)(x, {}))
+    torch.testing.assert_close(y, dense_copy(moe.experts, 0)(x))
 
 
 def test_the_order_of_experts_changes_nothing() -> None:
@@ -120,7 +120,7 @@ def test_multiply_adds_are_those_of_the_dense_feed_forward(num_experts: int) -> 
     with flop_counter.FlopCounterMode(display=False) as of_moe:
         moe(x, NO_PADDING, router)
     with flop_counter.FlopCounterMode(display=False) as of_dense:
-        dense(x, {})
+        dense(x)
     routing = 2 * 14 * 16 * num_experts
     assert of_moe.get_total_flops() - routing == of_dense.get_total_flops() == 2 * 14 * 2 * 16 * 64
 
