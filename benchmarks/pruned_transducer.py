@@ -22,11 +22,12 @@ from benchmarks.timing import Timing, peak_memory, take_turns
 from benchmarks.transducer_batch import SMOOTHING, Batch, make_batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss, transducer_functions
-from shared_moe_conformer.loss.transducer import full_transducer_loss
 
 N, T, U, V, J, PRUNE_RANGE = 8, 250, 40, 500, 512, 5
 QUICK = (2, 12, 3, 7, 4, 2)
 FITTING_STEPS = 30
+EVERYTHING = 10**6
+"""A pruning range that keeps every position."""
 TIME_FLOOR, MEMORY_FLOOR, GRADIENT_FLOOR = 0.5, 0.4, 1e-5
 OURS, FULL = "ours, torch", "all positions, no pruning"
 FUNCTIONS = ("rnnt_loss_smoothed", "do_rnnt_pruning", "rnnt_loss_pruned", "mutual_information_recursion")
@@ -84,26 +85,20 @@ def ours(functions: Any, prune_range: int) -> Loss:
     return lambda batch: sum(pruned_transducer_loss(*batch, **options), torch.zeros(()))
 
 
-def without_pruning(batch: Batch) -> Tensor:
-    """The joiner at every pair of frames."""
-    logits = batch.joiner(batch.encoder_frames.unsqueeze(2), batch.decoder_frames.unsqueeze(1))
-    return full_transducer_loss(logits, batch.y, batch.boundary())
-
-
 def contenders(prune_range: int, ranges: Tensor | None = None) -> dict[str, Loss]:
-    """By name; the first is what the others are compared to.
+    """By name; the first is what the others are compared to. `FULL` keeps every position.
 
     Args:
       prune_range: positions kept at each frame.
       ranges: those positions, in place of the ones that each finds.
     """
     peers = [name for name in ("k2", "fast_rnnt") if importlib.util.find_spec(name)]
-    modules = {name: importlib.import_module(name) for name in peers} | {"torch, step by step": transducer}
+    modules = {name: importlib.import_module(name) for name in peers}
     table = {name: as_in_icefall(with_ranges(module, ranges), prune_range) for name, module in modules.items()}
     for name, backend in ((OURS, "torch"), ("ours, k2", "k2")):
         if backend in ("torch", *peers):
             table[name] = ours(with_ranges(transducer_functions(backend, "cpu"), ranges), prune_range)
-    return table if ranges is not None else {**table, FULL: without_pruning}
+    return table if ranges is not None else {**table, FULL: ours(transducer_functions("torch", "cpu"), EVERYTHING)}
 
 
 def with_ranges(functions: Any, ranges: Tensor | None) -> Any:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from itertools import combinations_with_replacement
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from shared_moe_conformer.kernels.recursion import mutual_information_recursion
 
 
 def sum_over_alignments(px: Tensor, py: Tensor) -> Tensor:
@@ -29,3 +32,15 @@ def sum_over_alignments_of_logits(logits: Tensor, y: Tensor) -> Tensor:
     log_probs = logits.log_softmax(-1).transpose(0, 1)  # (U + 1, T, V)
     px = log_probs[:-1].gather(2, y.reshape(-1, 1, 1).expand(-1, logits.shape[0], 1)).squeeze(2)
     return sum_over_alignments(px, log_probs[..., 0])
+
+
+def full_transducer_loss(logits: Tensor, y: Tensor, boundary: Tensor | None = None) -> Tensor:
+    """Loss (N,) over all alignments from a joiner evaluated everywhere, (N, T, U + 1, V); blank is 0."""
+    return full_loss(logits.log_softmax(-1), y, boundary)
+
+
+def full_loss(log_probs: Tensor, y: Tensor, boundary: Tensor | None) -> Tensor:
+    """The same of log-probabilities."""
+    log_probs = log_probs.transpose(1, 2)  # (N, U + 1, T, V)
+    px = log_probs[:, :-1].gather(3, y[..., None, None].expand(-1, -1, log_probs.shape[2], 1)).squeeze(3)
+    return -mutual_information_recursion(F.pad(px, (0, 1)), log_probs[..., 0], boundary)

@@ -1,4 +1,4 @@
-"""Transducer losses in plain torch, by the names, signatures and meaning of k2's functions.
+"""The simple transducer loss and the pruning ranges in plain torch, by the names and signatures of k2's functions.
 
 `rnnt_type` "regular" only: a token leaves the frame where it is, blank goes to the next; several tokens may share a
 frame. k2's `delay_penalty` is left out. Where k2 says S and C this package says U (tokens) and V (vocabulary); here
@@ -95,61 +95,6 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
 def _suffix_min(x: Tensor) -> Tensor:
     """The smallest value from each frame on, (N, T)."""
     return x.flip(1).cummin(1).values.flip(1)
-
-
-def do_rnnt_pruning(am: Tensor, lm: Tensor, ranges: Tensor) -> tuple[Tensor, Tensor]:
-    """Encoder frames (N, T, C) and decoder frames (N, U + 1, C') at the kept positions: (N, T, S, C), (N, T, S, C')."""
-    batch, frames, s_range = ranges.shape
-    index = ranges.reshape(batch, frames * s_range, 1).expand(-1, -1, lm.shape[-1])
-    return am.unsqueeze(2).expand(-1, -1, s_range, -1), lm.gather(1, index).reshape(batch, frames, s_range, -1)
-
-
-def rnnt_loss_pruned(
-    logits: Tensor,
-    symbols: Tensor,
-    ranges: Tensor,
-    termination_symbol: int,
-    boundary: Tensor | None = None,
-    rnnt_type: str = "regular",
-    reduction: str | None = "mean",
-) -> Tensor:
-    """Loss over the alignments that stay within the ranges.
-
-    Args:
-      logits: the joiner's output at the kept positions, (N, T, S, V).
-      symbols: tokens, (N, U).
-      ranges: the kept positions, (N, T, S).
-      termination_symbol: the blank.
-      boundary: [begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, ends exclusive, (N, 4).
-      rnnt_type: "regular".
-      reduction: "none" (or None), "mean" or "sum" over the utterances.
-    """
-    _require_regular(rnnt_type)
-    num_symbols = symbols.shape[1]
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    # The last position has no token to emit; blank stands in, and the recursion never takes that arc.
-    token = F.pad(symbols, (0, 1), value=termination_symbol)
-    token = token.unsqueeze(1).expand(-1, ranges.shape[1], -1).gather(2, ranges)
-    normalizer = logits.logsumexp(-1)
-    px = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1) - normalizer
-    py = logits[..., termination_symbol] - normalizer
-    px, py = (_to_lattice(x, ranges, num_symbols + 1) for x in (px, py))
-    px = F.pad(px[:, :num_symbols], (0, 1), value=-torch.inf)
-    return _reduce(-mutual_information_recursion(px, py, boundary), reduction)
-
-
-def full_transducer_loss(
-    logits: Tensor, symbols: Tensor, boundary: Tensor | None = None, *, reduction: str | None = "sum"
-) -> Tensor:
-    """Loss over all alignments from a joiner evaluated everywhere, (N, T, U + 1, V); blank is 0."""
-    ranges = torch.arange(logits.shape[2], device=logits.device).expand(*logits.shape[:3])
-    return rnnt_loss_pruned(logits, symbols, ranges, 0, boundary, reduction=reduction)
-
-
-def _to_lattice(x: Tensor, ranges: Tensor, num_positions: int) -> Tensor:
-    """Log-probabilities at the kept positions (N, T, S) on the whole lattice (N, U + 1, T), -inf elsewhere."""
-    lattice = x.new_full((*x.shape[:2], num_positions), -torch.inf)
-    return lattice.scatter(2, ranges, x).transpose(1, 2)
 
 
 def _smoothed_log_probs(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 import benchmarks.transducer_batch
 from benchmarks.transducer_batch import Batch, step_by_step
-from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.pruned_transducer import (
     TeacherJoiner,
     TransducerFunctions,
@@ -19,7 +18,8 @@ from shared_moe_conformer.loss.pruned_transducer import (
     pruned_transducer_loss,
     transducer_functions,
 )
-from shared_moe_conformer.loss.transducer import full_transducer_loss
+from shared_moe_conformer.loss.transducer import get_rnnt_prune_ranges, rnnt_loss_smoothed
+from tests.alignments import full_loss, full_transducer_loss
 
 
 def one_utterance(batch: Batch, n: int) -> Batch:
@@ -39,6 +39,19 @@ def one_utterance(batch: Batch, n: int) -> Batch:
         x_lens=batch.x_lens[n : n + 1],
         y_lens=batch.y_lens[n : n + 1],
     )
+
+
+def by_definition(batch: Batch, prune_range: int) -> TransducerLosses:
+    """The joiner at every position, where those that pruning leaves out are impossible."""
+    boundary = batch.boundary()
+    simple_loss, posteriors = rnnt_loss_smoothed(
+        batch.lm_simple, batch.am_simple, batch.y, 0, 0.25, 0.0, boundary, reduction="sum", return_grad=True
+    )
+    ranges = get_rnnt_prune_ranges(*posteriors, boundary, prune_range)
+    logits = batch.joiner(batch.encoder_frames.unsqueeze(2), batch.decoder_frames.unsqueeze(1))
+    kept = torch.zeros(logits.shape[:3], dtype=torch.bool).scatter(2, ranges, True)
+    log_probs = logits.log_softmax(-1).masked_fill(~kept.unsqueeze(3), -torch.inf)
+    return TransducerLosses(simple_loss, full_loss(log_probs, batch.y, boundary).sum(), torch.zeros(()))
 
 
 make_batch = functools.partial(benchmarks.transducer_batch.make_batch, vocab_size=11, joiner_dim=5)
@@ -62,7 +75,7 @@ def assert_equal_with_gradients(batch: Batch, found: TransducerLosses, expected:
 def test_equals_the_four_functions_one_after_the_other() -> None:
     batch = make_batch([40, 31, 12], [12, 5, 9])
     found = losses_of(batch, transducer_functions("torch", "cpu"))
-    assert_equal_with_gradients(batch, found, step_by_step(batch, 4, transducer))
+    assert_equal_with_gradients(batch, found, by_definition(batch, 4))
 
 
 def test_equals_k2s_four_functions_one_after_the_other() -> None:
@@ -86,7 +99,7 @@ def test_backends_agree(num_frames: list[int], num_tokens: list[int]) -> None:
 def test_without_pruning_it_is_the_full_loss(functions: TransducerFunctions) -> None:
     batch = make_batch([9, 7, 4], [5, 2, 4])
     logits = batch.joiner(batch.encoder_frames.unsqueeze(2), batch.decoder_frames.unsqueeze(1))
-    full = full_transducer_loss(logits, batch.y, batch.boundary())
+    full = full_transducer_loss(logits, batch.y, batch.boundary()).sum()
     expected_gradients = batch.gradients(full)[2:]
     for prune_range in (6, 20):
         found = losses_of(batch, functions, prune_range).pruned_loss

@@ -10,14 +10,8 @@ from torch import Tensor
 
 from shared_moe_conformer.kernels.recursion import mutual_information_recursion
 from shared_moe_conformer.loss import transducer
-from shared_moe_conformer.loss.transducer import (
-    do_rnnt_pruning,
-    full_transducer_loss,
-    get_rnnt_prune_ranges,
-    rnnt_loss_pruned,
-    rnnt_loss_smoothed,
-)
-from tests.alignments import sum_over_alignments_of_logits
+from shared_moe_conformer.loss.transducer import get_rnnt_prune_ranges, rnnt_loss_smoothed
+from tests.alignments import full_transducer_loss, sum_over_alignments_of_logits
 
 SCALES = [(0.0, 0.0), (0.25, 0.0), (0.1, 0.1), (0.0, 0.3)]
 BOUNDARIES = [None, [[0, 0, 6, 17], [0, 0, 3, 9], [0, 0, 0, 5]], [[1, 2, 6, 17], [0, 3, 3, 9], [2, 0, 4, 12]]]
@@ -43,7 +37,7 @@ class TestSmoothed:
         lm, am, y = simple_batch()
         boundary = torch.tensor(BOUNDARIES[1])
         loss = rnnt_loss_smoothed(lm, am, y, 0, 0.0, 0.0, boundary, reduction="none")
-        full = full_transducer_loss(am.unsqueeze(2) + lm.unsqueeze(1), y, boundary, reduction="none")
+        full = full_transducer_loss(am.unsqueeze(2) + lm.unsqueeze(1), y, boundary)
         torch.testing.assert_close(loss, full)
 
     def test_smoothing_adds_the_log_probabilities_of_each_part_alone(self) -> None:
@@ -177,74 +171,16 @@ class TestPruneRanges:
         assert compared >= 10
 
 
-class TestPruned:
-    @settings(max_examples=25, deadline=None)
-    @given(num_tokens=st.integers(0, 3), num_frames=st.integers(1, 4), vocab_size=st.integers(2, 4))
-    def test_the_full_loss_is_the_sum_over_all_alignments(self, num_tokens, num_frames, vocab_size) -> None:
-        logits = torch.randn(1, num_frames, num_tokens + 1, vocab_size, dtype=torch.float64, requires_grad=True)
-        y = torch.randint(1, vocab_size, (1, num_tokens))
-        loss = full_transducer_loss(logits, y)
-        expected = -sum_over_alignments_of_logits(logits[0], y[0])
-        torch.testing.assert_close(loss, expected)
-        gradients = (torch.autograd.grad(x, logits)[0] for x in (loss, expected))
-        torch.testing.assert_close(*gradients)
-
-    def test_is_the_full_loss_of_a_joiner_that_is_impossible_elsewhere(self) -> None:
-        """What the windows leave out counts as probability 0."""
-        logits, y = torch.randn(3, 17, 7, 11, dtype=torch.float64), torch.randint(1, 11, (3, 6))
-        boundary = torch.tensor(BOUNDARIES[1])
-        ranges = get_rnnt_prune_ranges(*posteriors_of(6, 17, boundary, 1.0), boundary, 3)
-        kept = logits.gather(2, ranges.unsqueeze(3).expand(-1, -1, -1, 11))
-        found = rnnt_loss_pruned(kept, y, ranges, 0, boundary, reduction="none")
-
-        log_probs = logits.log_softmax(-1)
-        outside = torch.ones(3, 17, 7, dtype=torch.bool).scatter(2, ranges, False)
-        log_probs = log_probs.masked_fill(outside.unsqueeze(3), -torch.inf).transpose(1, 2)
-        px = log_probs[:, :6].gather(3, y.reshape(3, 6, 1, 1).expand(3, 6, 17, 1)).squeeze(3)
-        px = torch.nn.functional.pad(px, (0, 1))
-        torch.testing.assert_close(found, -mutual_information_recursion(px, log_probs[..., 0], boundary))
-
-    def test_gradients_are_those_of_finite_differences(self) -> None:
-        logits = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
-        y, boundary = torch.tensor([[1, 2, 1], [2, 1, 0]]), torch.tensor([[0, 0, 3, 4], [0, 0, 2, 3]])
-        ranges = get_rnnt_prune_ranges(*posteriors_of(3, 4, boundary, 1.0), boundary, 2)
-        assert torch.autograd.gradcheck(lambda x: rnnt_loss_pruned(x, y, ranges, 0, boundary), logits)
-
-    def test_pruning_picks_the_frames_of_the_windows(self) -> None:
-        am, lm = torch.randn(2, 5, 3), torch.randn(2, 4, 7)
-        ranges = torch.randint(0, 4, (2, 5, 2))
-        am_kept, lm_kept = do_rnnt_pruning(am, lm, ranges)
-        for n, t, s in ranges.new_ones(2, 5, 2).nonzero().tolist():
-            assert torch.equal(am_kept[n, t, s], am[n, t])
-            assert torch.equal(lm_kept[n, t, s], lm[n, ranges[n, t, s]])
-
-    @pytest.mark.parametrize("boundary", [None, BOUNDARIES[1]])
-    @pytest.mark.parametrize("s_range", [2, 4, 7])
-    def test_equals_k2(self, boundary: list | None, s_range: int) -> None:
-        k2 = pytest.importorskip("k2")
-        y = torch.randint(1, 11, (3, 6))
-        logits = torch.randn(3, 17, s_range, 11, requires_grad=True)
-        lengths = torch.tensor(boundary or [[0, 0, 6, 17]] * 3)
-        ranges = get_rnnt_prune_ranges(*posteriors_of(6, 17, lengths, 1.0), lengths, s_range)
-        results = []
-        for function in (k2.rnnt_loss_pruned, rnnt_loss_pruned):
-            loss = function(
-                logits=logits,
-                symbols=y,
-                ranges=ranges,
-                termination_symbol=0,
-                boundary=None if boundary is None else lengths,
-                reduction="none",
-            )
-            results.append((loss, *torch.autograd.grad(loss.sum(), logits)))
-        for expected, found in zip(*results):
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-
-    def test_pruned_frames_equal_k2(self) -> None:
-        k2 = pytest.importorskip("k2")
-        am, lm, ranges = torch.randn(2, 5, 3), torch.randn(2, 4, 3), torch.randint(0, 4, (2, 5, 2))
-        for found, expected in zip(do_rnnt_pruning(am, lm, ranges), k2.do_rnnt_pruning(am, lm, ranges)):
-            assert torch.equal(found, expected)
+@settings(max_examples=25, deadline=None)
+@given(num_tokens=st.integers(0, 3), num_frames=st.integers(1, 4), vocab_size=st.integers(2, 4))
+def test_the_full_loss_is_the_sum_over_all_alignments(num_tokens, num_frames, vocab_size) -> None:
+    logits = torch.randn(1, num_frames, num_tokens + 1, vocab_size, dtype=torch.float64, requires_grad=True)
+    y = torch.randint(1, vocab_size, (1, num_tokens))
+    loss = full_transducer_loss(logits, y).sum()
+    expected = -sum_over_alignments_of_logits(logits[0], y[0])
+    torch.testing.assert_close(loss, expected)
+    gradients = (torch.autograd.grad(x, logits)[0] for x in (loss, expected))
+    torch.testing.assert_close(*gradients)
 
 
 def test_other_types_and_reductions_are_refused() -> None:
