@@ -72,7 +72,7 @@ def ours(shape: Shape, **options: object) -> Contender:
     def call(x: Tensor, lens: Tensor) -> Tensor:
         frames = Frames(lens, x.size(1), head_dim=shape.dim // shape.num_heads)
         for layer in encoder.layers():
-            x, _ = layer.group(x, frames, layer.number)
+            x, _ = layer.forward(x, frames)
         return x
 
     return Contender(encoder.groups, call)

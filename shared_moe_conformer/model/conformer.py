@@ -7,8 +7,10 @@ Source: Gulati et al. 2020, Conformer (arXiv 2005.08100).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +20,18 @@ from shared_moe_conformer.config import BLOCK_PARTS, MIXING_PARTS, EncoderConfig
 from shared_moe_conformer.kernels.attention import attend
 from shared_moe_conformer.kernels.linear import Linear
 from shared_moe_conformer.model.frames import Frames
-from shared_moe_conformer.model.merging import Change, Merged
+from shared_moe_conformer.model.merging import Merged
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing
 from shared_moe_conformer.model.norms import FrameLayerNorm, MaskedBatchNorm
+
+Adapters = Mapping[str, nn.Module]
+"""Modules whose outputs the calling layer adds to those of linear maps, by the maps' names."""
+NO_ADAPTERS: Adapters = MappingProxyType({})
+
+
+def adapted(linear: nn.Linear, x: Tensor, adapter: nn.Module | None) -> Tensor:
+    """`linear(x)`, and what the calling layer adds to it."""
+    return linear(x) if adapter is None else linear(x) + adapter(x)
 
 
 class FeedForward(nn.Module):
@@ -34,9 +45,10 @@ class FeedForward(nn.Module):
         self.hidden = Linear(encoder_dim, feed_forward_dim)
         self.output = Linear(feed_forward_dim, encoder_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, adapters: Adapters = NO_ADAPTERS) -> Tensor:
         """Return (..., C) for frames (..., C)."""
-        return self.output(F.silu(self.hidden(x)))
+        hidden = F.silu(adapted(self.hidden, x, adapters.get("hidden")))
+        return adapted(self.output, hidden, adapters.get("output"))
 
 
 class SelfAttention(nn.Module):
@@ -52,16 +64,17 @@ class SelfAttention(nn.Module):
         self.query_key_value = Linear(encoder_dim, 3 * encoder_dim)
         self.output = Linear(encoder_dim, encoder_dim)
 
-    def forward(self, x: Tensor, frames: Frames) -> Tensor:
+    def forward(self, x: Tensor, frames: Frames, adapters: Adapters = NO_ADAPTERS) -> Tensor:
         """Return (N, T, C) for frames (N, T, C); the values at padded frames are finite and have no meaning."""
         n, t, c = x.shape
-        heads = self.query_key_value(x).view(n, t, 3, self.num_heads, c // self.num_heads)
+        heads = adapted(self.query_key_value, x, adapters.get("query_key_value"))
+        heads = heads.view(n, t, 3, self.num_heads, c // self.num_heads)
         keys_values = frames.after_memory(heads[:, :, 1:])
         cos, sin = frames.rotation
         query = rotate(heads[:, :, 0], cos[-t:], sin[-t:])
         key, value = rotate(keys_values[:, :, 0], cos, sin), keys_values[:, :, 1]
         out = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frames.attended)
-        return self.output(out.transpose(1, 2).reshape(n, t, c))
+        return adapted(self.output, out.transpose(1, 2).reshape(n, t, c), adapters.get("output"))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -153,14 +166,18 @@ class IndividualParts(NamedTuple):
 
     norms: Norms
     routers: Routers
-    weights: Mapping[str, Change] = {}
-    """The ways in which the layer changes parts of the block, by their names."""
+    adapters: Mapping[str, Adapters] = {}
+    """Adapters of each part of the block, by its name; a part without any has its linear maps as they are."""
+    gates: Mapping[str, Tensor] = {}
+    """Shares of the E sets of weights, (E,), of each part that stores several, by its name."""
     depth: int = 0
     """The layer's number among those that share the norms."""
 
-    def version(self, name: str, part: nn.Module) -> nn.Module:
+    def version(self, name: str, part: Any) -> Callable[..., Tensor]:
         """The block's part of a name as this layer computes it."""
-        return self.weights[name](part) if name in self.weights else part
+        if name in self.gates:
+            return functools.partial(part, self.gates[name])
+        return functools.partial(part, adapters=self.adapters[name]) if self.adapters.get(name) else part
 
 
 class ConformerBlock(nn.Module):
@@ -190,9 +207,9 @@ class ConformerBlock(nn.Module):
         norms, dropout, owner = individual.norms, self.dropout, self if mixer is None else mixer
         y, routing1 = self._feed_forward("feed_forward1", x, frames, individual)
         x = x + 0.5 * dropout(y)
-        attention = individual.version("attention", owner.attention)  # type: ignore[arg-type]
+        attention = individual.version("attention", owner.attention)
         x = x + dropout(attention(norms.attention(x), frames))
-        convolution = individual.version("convolution", owner.convolution)  # type: ignore[arg-type]
+        convolution = individual.version("convolution", owner.convolution)
         x = x + dropout(convolution(norms.convolution(x), frames, norms.depthwise, individual.depth))
         y, routing2 = self._feed_forward("feed_forward2", x, frames, individual)
         return norms.final(x + 0.5 * dropout(y)), routing1 + routing2

@@ -27,6 +27,10 @@ class Layer(NamedTuple):
     mixer: Mixer | None
     """Its attention and convolution; None: its block's."""
 
+    def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, list[Routing]]:
+        """Return frames (N, T, C) after the layer, and the decisions of its routers, of frames (N, T, C)."""
+        return self.group.block(x, frames, self.individual(), self.mixer)
+
     def individual(self) -> IndividualParts:
         """The parts that it keeps for itself."""
         return self.group.individual(self.number)
@@ -140,7 +144,7 @@ class Encoder(nn.Module):
         ends: dict[int, Tensor] = {}
         layers = list(self.layers())
         for depth, layer in enumerate(layers, start=1):
-            x, routing = layer.group(x, frames, layer.number, layer.mixer)
+            x, routing = layer.forward(x, frames)
             decided += routing
             if depth == len(layers) or layers[depth].group is not layer.group:
                 ends[depth] = x
@@ -193,7 +197,7 @@ class Encoder(nn.Module):
         memories: list[LayerMemory] = []
         for layer, *memory in zip(self.layers(), state.keys_values.unbind(1), state.convolved.unbind(1)):
             of_layer = frames.of_layer(LayerMemory(*memory))
-            x, routing = layer.group(x, of_layer, layer.number, layer.mixer)
+            x, routing = layer.forward(x, of_layer)
             decided += routing
             memories.append(of_layer.memory)
         keys_values, convolved = (torch.stack(parts, dim=1) for parts in zip(*memories))

@@ -1,6 +1,6 @@
 """Weights of a layer's own, made of those that its block shares: the mean of several sets, or a low-rank change.
 
-They are made once per forward pass, so a layer costs nearly what a shared one costs, whatever the number of sets.
+The mean is made once per forward pass, so a layer costs what a dense one costs, whatever the number of sets.
 
 Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448), for means; Bae et
 al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for low-rank matrices of each depth.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -24,9 +24,6 @@ SPREAD = 1.5
 """First logits of a table of gates: minus this, times the distance of the layer from the set's place in depth."""
 HIDDEN_CHANNELS = 16
 """Hidden channels of the network that gives gates."""
-
-Change = Callable[[nn.Module], nn.Module]
-"""Function from a part of a block to the same part with other weights."""
 
 
 def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
@@ -48,14 +45,18 @@ class Merged(nn.Module):
         super().__init__()
         self.sets = nn.ModuleList(sets)
 
-    def merged(self, gates: Tensor) -> nn.Module:
-        """The part with the mean of the sets' weights, weighted by the gates (E,), float32 under autocast, too."""
+    def weights(self, gates: Tensor) -> dict[str, Tensor]:
+        """The mean of the sets' weights by their names, weighted by the gates (E,), float32 under autocast, too."""
         sets = [dict(one.named_parameters()) for one in self.sets]
-        return with_weights(self.sets[0], {name: _mean(gates, [one[name] for one in sets]) for name in sets[0]})
+        shares = gates.unbind()
+        return {
+            name: functools.reduce(Tensor.add, [share * one[name] for share, one in zip(shares, sets)])
+            for name in sets[0]
+        }
 
-
-def _mean(gates: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    return functools.reduce(Tensor.add, [gate * tensor for gate, tensor in zip(gates.unbind(), tensors)])
+    def forward(self, gates: Tensor, *args: Any) -> Any:
+        """Return what the part returns for these arguments with weights merged by the gates (E,)."""
+        return with_weights(self.sets[0], self.weights(gates))(*args)
 
 
 class DepthGates(nn.Module):
@@ -92,7 +93,7 @@ class DepthGates(nn.Module):
 
 
 class LowRankDelta(nn.Module):
-    """B A, at first 0, beside the matrix W of a linear map: one layer's own share of it.
+    """B A x, at first 0, beside a linear map W x: one layer's own share of W.
 
     Source: Hu et al. 2021, LoRA, section 4.1 (arXiv 2106.09685); one for each depth of shared layers: Bae et al. 2024,
     Relaxed recursive transformers, section 2.3 (arXiv 2410.20672).
@@ -104,9 +105,9 @@ class LowRankDelta(nn.Module):
         self.down = nn.Parameter(torch.empty(rank, linear.in_features).uniform_(-bound, bound))
         self.up = nn.Parameter(torch.zeros(linear.out_features, rank))
 
-    def forward(self) -> Tensor:
-        """Return B A, (out channels, in channels)."""
-        return self.up @ self.down
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out channels) for frames (..., in channels)."""
+        return F.linear(F.linear(x, self.down), self.up)
 
 
 class Deltas(nn.Module):
@@ -122,12 +123,6 @@ class Deltas(nn.Module):
             maps = {name: child for name, child in children if isinstance(child, nn.Linear)}
             self.parts[part] = nn.ModuleDict({name: LowRankDelta(linear, rank) for name, linear in maps.items()})
 
-    def by_part(self) -> dict[str, Change]:
-        """Functions that add the deltas to parts of the block, by the parts' names."""
-        return {name: functools.partial(_changed, deltas) for name, deltas in self.parts.items() if len(deltas)}  # type: ignore[arg-type]
-
-
-def _changed(deltas: nn.ModuleDict, part: nn.Module) -> nn.Module:
-    changes = {f"{name}.weight": delta() for name, delta in deltas.items()}
-    weights = {name: w + changes[name] if name in changes else w for name, w in part.named_parameters()}
-    return with_weights(part, weights)
+    def by_part(self) -> dict[str, dict[str, nn.Module]]:
+        """The deltas by the names of the block's part and of its linear map."""
+        return {name: dict(part.items()) for name, part in self.parts.items()}  # type: ignore[operator]

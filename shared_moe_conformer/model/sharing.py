@@ -5,15 +5,13 @@ Source: Bai et al. 2022, abstract (arXiv 2209.08326).
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import BLOCK_PARTS, EncoderConfig
 from shared_moe_conformer.model.conformer import ConformerBlock, IndividualParts, Norms, Routers, has_experts
-from shared_moe_conformer.model.frames import Frames
-from shared_moe_conformer.model.merging import Change, Deltas, DepthGates
+from shared_moe_conformer.model.merging import Deltas, DepthGates
 from shared_moe_conformer.model.moe import (
     ExpertUsage,
     Router,
@@ -57,19 +55,10 @@ class BlockGroup(nn.Module):
         return IndividualParts(
             norms=self.norms[depth % len(self.norms)],  # type: ignore[arg-type]
             routers=self.routers_of(depth),
-            weights=self.own_weights(depth),
+            adapters=self.deltas[depth].by_part() if len(self.deltas) else {},  # type: ignore[operator]
+            gates={} if self.gates is None else dict(zip(self.merged_parts, self.gates(depth).unbind())),
             depth=depth // len(self.norms),
         )
-
-    def own_weights(self, depth: int) -> dict[str, Change]:
-        """The ways in which the layer at this depth changes parts of the block, by their names."""
-        if len(self.deltas):
-            return self.deltas[depth].by_part()  # type: ignore[operator]
-        return {name: operator.methodcaller("merged", gates) for name, gates in self.gates_of(depth).items()}
-
-    def gates_of(self, depth: int) -> dict[str, Tensor]:
-        """Shares of the E sets of weights, (E,), of each part that stores several, by its name."""
-        return {} if self.gates is None else dict(zip(self.merged_parts, self.gates(depth).unbind()))
 
     def routers_in_order(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
@@ -78,19 +67,6 @@ class BlockGroup(nn.Module):
     def routers_of(self, depth: int) -> Routers:
         """The routers of the group's layer at this depth."""
         return self.routers[depth % len(self.routers)]  # type: ignore[return-value]
-
-    def forward(
-        self, x: Tensor, frames: Frames, depth: int, mixer: nn.Module | None = None
-    ) -> tuple[Tensor, list[Routing]]:
-        """Return (N, T, C) after one of the group's layers, and the decisions of its routers.
-
-        Args:
-          x: frames, (N, T, C).
-          frames: their validity, their positions and the frames that each may see.
-          depth: the layer's number in the group; 0 is its first.
-          mixer: attention and convolution to use; None: the block's own.
-        """
-        return self.block(x, frames, self.individual(depth), mixer)
 
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of the group's L routers, whose decisions are stacked in the order of depth."""

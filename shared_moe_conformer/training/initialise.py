@@ -118,7 +118,8 @@ def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
 
 def part_state(layer: Layer, name: str) -> dict[str, Tensor]:
     """The weights with which a layer computes a part of its block; of several sets their mean."""
-    return layer.individual().version(name, layer.part(name)).state_dict()
+    part = layer.part(name)
+    return part.weights(layer.individual().gates[name]) if isinstance(part, Merged) else part.state_dict()
 
 
 def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
@@ -129,7 +130,7 @@ def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
         if isinstance(part, Merged):
             sets = list(part.sets)
             users |= {one: users.get(one, []) for one in sets}
-            part = sets[int(layer.group.gates_of(layer.number)[name].argmax())]
+            part = sets[int(layer.individual().gates[name].argmax())]
         users.setdefault(part, []).append(depth)
     everyone = list(range(depth + 1))
     return {part: depths or everyone for part, depths in users.items()}
@@ -190,8 +191,8 @@ def _fill_routers(routers: Routers, sources: Sequence[Routers]) -> None:
 
 
 def _fill_deltas(deltas: Deltas, block: ConformerBlock, source: Layer) -> None:
-    for part, maps in deltas.parts.items():
-        for name, delta in maps.items():  # type: ignore[operator]
+    for part, maps in deltas.by_part().items():
+        for name, delta in maps.items():
             ours, theirs = getattr(getattr(block, part), name).weight, part_state(source, part)[f"{name}.weight"]
             approximate(delta, theirs - ours)  # type: ignore[arg-type]
 

@@ -23,7 +23,6 @@ from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.merging import Merged
 from shared_moe_conformer.model.moe import Routing
 from shared_moe_conformer.model.norms import MaskedBatchNorm
-from shared_moe_conformer.model.sharing import BlockGroup
 
 FIRST_LOSS_SCALE = 2.0**10
 """First scale of a loss that is a mean over frames. It is so small that float16 hardly ever loses the first updates,
@@ -102,12 +101,11 @@ def _grad_scaler(device: str, first_scale: float) -> Any:
 def compilable_parts(model: nn.Module) -> list[nn.Module]:
     """Modules of the layers whose shapes follow from those of their inputs, unlike experts and batch statistics.
 
-    Those whose weights differ between layers are left out: a compiled module would compute with its own.
+    Sets of merged weights are left out: a compiled module would compute with its own weights.
     """
-    changed = {part for module in model.modules() if isinstance(module, Merged) for part in module.sets}
-    changed |= {part for group in _groups(model) if len(group.deltas) for part in group.block.children()}
+    merged = {one for module in model.modules() if isinstance(module, Merged) for one in module.sets}
     kinds = SelfAttention, FeedForward
-    return [module for module in model.modules() if isinstance(module, kinds) and module not in changed]
+    return [module for module in model.modules() if isinstance(module, kinds) and module not in merged]
 
 
 def compile_parts(parts: Iterable[nn.Module], **options: Any) -> None:
@@ -133,8 +131,8 @@ def recompute_activations(model: nn.Module) -> None:
 
     Source: Chen et al. 2016, Training deep nets with sublinear memory cost (arXiv 1604.06174).
     """
-    for group in _groups(model):
-        group.block.forward = functools.partial(_recomputed, group.block)  # type: ignore[method-assign]
+    for block in [module for module in model.modules() if isinstance(module, ConformerBlock)]:
+        block.forward = functools.partial(_recomputed, block)  # type: ignore[method-assign]
 
 
 def _recomputed(
@@ -164,7 +162,3 @@ def _uncounted(norms: nn.Module) -> Iterator[None]:
     finally:
         for norm, momentum in momenta.items():
             norm.momentum = momentum
-
-
-def _groups(model: nn.Module) -> list[BlockGroup]:
-    return [module for module in model.modules() if isinstance(module, BlockGroup)]

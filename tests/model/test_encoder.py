@@ -79,8 +79,8 @@ def test_a_group_is_its_layers_one_after_the_other_and_its_gradient_their_sum(
     x, no_padding = torch.randn(2, 9, 16), Frames(torch.tensor([9, 9]), 9, head_dim=8)
     y = unrolled = x
     for depth, layer in enumerate(layers):
-        y, _ = group(y, no_padding, depth)
-        unrolled, _ = layer(unrolled, no_padding, 0)
+        y, _ = group.block(y, no_padding, group.individual(depth))
+        unrolled, _ = layer.block(unrolled, no_padding, layer.individual(0))
     torch.testing.assert_close(unrolled, y)
     y.square().sum().backward()
     unrolled.square().sum().backward()

@@ -25,7 +25,7 @@ def test_merged_weights_compute_what_a_part_with_their_mean_computes() -> None:
     first, second = merged.sets
     plain.weight.data = 0.25 * first.weight.data + 0.75 * second.weight.data  # type: ignore[operator]
     plain.bias.data = 0.25 * first.bias.data + 0.75 * second.bias.data  # type: ignore[operator]
-    torch.testing.assert_close(merged.merged(gates)(x), plain(x))
+    torch.testing.assert_close(merged(gates, x), plain(x))
 
 
 @pytest.mark.parametrize("kind", ["table", "network"])

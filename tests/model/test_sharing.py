@@ -20,7 +20,7 @@ FRAMES, NO_PADDING = (
 
 
 def test_a_delta_begins_as_nothing() -> None:
-    assert not LowRankDelta(nn.Linear(6, 4), 2)().any()
+    assert not LowRankDelta(nn.Linear(6, 4), 2)(torch.randn(3, 6)).any()
 
 
 @pytest.mark.parametrize("experts_in", ["none", "second"])
@@ -34,17 +34,16 @@ def test_layers_with_deltas_are_layers_whose_matrices_differ(encoder_config: Any
     for depth in range(3):
         layer = BlockGroup(encoder_config(experts_in=experts_in, conv_norm="layer_norm"), 1).eval()
         layer.block.load_state_dict(group.block.state_dict())
-        norms, routers = group.individual(depth)[:2]
-        deltas = group.deltas[depth].parts
+        norms, routers, deltas = group.individual(depth)[:3]
         layer.norms[0].load_state_dict(norms.state_dict())
         layer.routers[0].load_state_dict(routers.state_dict())
         assert len(deltas["attention"]) == 2 and len(deltas["feed_forward2"]) == (2 if experts_in == "none" else 0)
         for part in Deltas.PARTS:
             for name, delta in deltas[part].items():
                 linear = getattr(getattr(layer.block, part), name)
-                linear.weight.data += delta().detach()
-        y, _ = group(y, NO_PADDING, depth)
-        expected, _ = layer(expected, NO_PADDING, 0)
+                linear.weight.data += (delta.up @ delta.down).detach()
+        y, _ = group.block(y, NO_PADDING, group.individual(depth))
+        expected, _ = layer.block(expected, NO_PADDING, layer.individual(0))
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
 
 
