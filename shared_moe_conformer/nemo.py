@@ -12,7 +12,7 @@ from nemo.core.classes import NeuralModule, common
 from torch import Tensor
 
 from shared_moe_conformer.config import SUBSAMPLING_FACTOR, EncoderConfig, require, with_options
-from shared_moe_conformer.model.standalone import FrontEnd, Layers
+from shared_moe_conformer.standalone import FrontEnd, Layers
 
 DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
 """Options that a config leaves out: those of the package, and experts that need no loss."""
