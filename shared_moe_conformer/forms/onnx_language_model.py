@@ -45,7 +45,7 @@ class StepGraph(nn.Module):
         if self.is_rnn:
             log_probs, (h, c) = self.model.step(x.squeeze(1), (h, c))
             return log_probs, h.transpose(0, 1), c.transpose(0, 1)
-        memory = h.unflatten(2, (-1, self.model.config.embedding_dim))
+        memory = h.reshape(*h.shape[:2], -1, self.model.config.embedding_dim)
         log_probs, (memory, num_valid) = self.model.step(x.squeeze(1), (memory, c[:, 0, 0].round().long()))
         count = num_valid.to(c).view(-1, 1, 1) + torch.zeros_like(c)
         return log_probs, memory.flatten(2).transpose(0, 1), count.transpose(0, 1)

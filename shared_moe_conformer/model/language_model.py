@@ -180,4 +180,4 @@ class TransformerLayer(nn.Module):
 
     def _in_heads(self, x: Tensor) -> Tensor:
         """(N, T, C) as (N, heads, T, C / heads)."""
-        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
