@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the suite in both environments, side by side; the last line is pytest's closing line. The torch environment leaves
-# out the tests that the other one does as well (one_environment in tests/conftest.py).
+# Run the suite in both environments, side by side; the last line is pytest's closing line. Tests of code that is alike in
+# both run in one of them (ONE_ENVIRONMENT in tests/conftest.py).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,10 +14,9 @@ logs="$(mktemp -d)"
 trap 'rm -rf "$logs"' EXIT
 echo '== the whole suite, in each environment at the same time'
 runs=()
+[ "$engine" = torch ] || export SIDE_BY_SIDE=true
 for engine in $(printf '%s\n' "$engine" torch | uniq); do
-  chosen=()
-  [[ "$engine" != torch || ${#runs[@]} = 0 ]] || chosen=(-m 'not one_environment')
-  requirements/venv.sh "$engine" pytest --color=no "${chosen[@]}" 2>&1 | tee "$logs/$engine" | sed -u "s/^/[$engine] /" &
+  requirements/venv.sh "$engine" pytest --color=no 2>&1 | tee "$logs/$engine" | sed -u "s/^/[$engine] /" &
   runs+=($!)
 done
 failed=0

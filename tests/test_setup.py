@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer import __version__
+from tests.conftest import ONE_ENVIRONMENT
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
@@ -316,3 +317,8 @@ def test_environment_is_made_once_and_again_when_its_pins_change(clone: Path) ->
     with (clone / "requirements" / "dev.txt").open("a") as file:
         file.write("another<2\n")
     assert "ready" in set_up(clone, "torch").stderr
+
+
+@pytest.mark.parametrize("beginning", [place for places in ONE_ENVIRONMENT.values() for place in places])
+def test_the_tests_of_one_environment_are_there(beginning: str) -> None:
+    assert list((ROOT / "tests").glob(f"{beginning}*"))
