@@ -44,16 +44,30 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
             continue
         paths = Path(name).rglob("*") if Path(name).is_dir() else map(Path, glob.iglob(name, recursive=True))
         folder = folder_of(name)
-        files = sorted((path for path in paths if path.is_file() and not _is_hidden(path, folder)), key=str)
+        seen = sorted((path for path in paths if _may_be_audio(path) and not _is_hidden(path, folder)), key=str)
+        files = [path for path in seen if not path.is_dir()]
         found = [path for path in files if path.suffix.lower() in SUFFIXES]
         if not found:
             raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
-        left_out = [str(path.relative_to(folder)) for path in files if path.suffix.lower() not in SUFFIXES]
-        if left_out:
-            shown = ", ".join(left_out[:MAX_SHOWN]) + ", .." * (len(left_out) > MAX_SHOWN)
-            counts = f"{counted(len(left_out), 'file')} of {name}"
-            print(f"left out {counts}, by their names no audio: {shown}", file=sys.stderr, flush=True)
+        others = [path for path in files if path.suffix.lower() not in SUFFIXES]
+        links = [path for path in seen if path.is_dir() and Path(name).is_dir()]  # a pattern's are followed
+        _tell_of(others, "file", "by their names no audio", name, folder)
+        _tell_of(links, "link", "to folders, which are not followed", name, folder)
         yield from map(str, found)
+
+
+def _may_be_audio(path: Path) -> bool:
+    """Whether this is a file or a link; a link may lead nowhere, which is said when it is opened, or to a folder."""
+    return path.is_file() or path.is_symlink()
+
+
+def _tell_of(left_out: Sequence[Path], noun: str, reason: str, name: str, folder: Path) -> None:
+    if left_out:
+        shown = ", ".join(str(path.relative_to(folder)) for path in left_out[:MAX_SHOWN])
+        more = ", .." * (len(left_out) > MAX_SHOWN)
+        print(
+            f"left out {counted(len(left_out), noun)} of {name}, {reason}: {shown}{more}", file=sys.stderr, flush=True
+        )
 
 
 def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]:

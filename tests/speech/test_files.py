@@ -28,6 +28,16 @@ def test_folders_and_patterns_are_searched(tmp_path: Path, capsys: pytest.Captur
     assert list(find_audio(["-", "missing.wav"])) == ["-", "missing.wav"]
 
 
+def test_links_that_lead_nowhere_or_to_folders_are_not_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    touch(tmp_path, "calls/a.wav", "more/b.wav")
+    (tmp_path / "calls/gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "calls/more").symlink_to(tmp_path / "more")
+    calls = str(tmp_path / "calls")
+    assert list(find_audio([calls])) == [f"{calls}/a.wav", f"{calls}/gone.wav"]
+    assert f"left out 1 link of {calls}, to folders, which are not followed: more" in capsys.readouterr().err
+    assert f"{calls}/more/b.wav" in list(find_audio([f"{calls}/**/*.wav"]))
+
+
 def test_a_file_has_an_input_for_each_channel_that_is_asked_for(tmp_path: Path) -> None:
     path = str(tmp_path / "call.wav")
     write_wav(Path(path), np.zeros(100), sampling_rate=16000)
