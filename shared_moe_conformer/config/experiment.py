@@ -172,7 +172,7 @@ def load_config_of(kind: type[C], path: Path) -> C:
     if not path.is_file():
         raise FileNotFoundError(f"no config in {path}: train first (./train.py), or name another --exp-dir")
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
         return from_dict(kind, values)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
