@@ -231,7 +231,9 @@ def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Tr
     suffix = {"times": "txt", "text": "txt"}.get(args.format or "times", args.format)
     places = {name: place_of(name, args.audio).with_suffix("") for name in names}
     for stem, count in Counter(places[name] for name in names).items():
-        require(count == 1, f"{count} recordings are called {stem}: --output-dir can hold one of them")
+        those = " and ".join([name for name in names if places[name] == stem][:2])
+        require(count == 1, f"{count} recordings are called {stem}, {those}: write each to an --output-dir of its own")
+    require(not args.output_dir.is_file(), f"--output-dir {args.output_dir} is a file: name a folder")
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
     def write(name: str, transcript: Transcript) -> None:

@@ -210,7 +210,9 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         ),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
-        (["--output-dir", "new", "other/test.wav"], "2 recordings are called test"),
+        (["--output-dir", "new", "other/test.wav"], "2 recordings are called test, other/test.wav and "),
+        (["--output-dir", __file__], "test_transcribe.py is a file: name a folder"),
+        ([""], "an argument is empty: name a file or a folder"),
         (["nothing*.wav"], "no audio files in nothing*.wav"),
     ],
 )

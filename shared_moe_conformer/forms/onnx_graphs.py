@@ -49,7 +49,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, T', J) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
-        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), x_lens)
+        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), long_enough(x_lens))
         return self.projection(encoder_out), lens
 
 
@@ -63,7 +63,7 @@ class CtcGraph(nn.Module):
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, T', V) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
-        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), x_lens)
+        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), long_enough(x_lens))
         return F.log_softmax(self.head(encoder_out), dim=-1), lens
 
 
@@ -146,6 +146,11 @@ def as_long_as_a_frame(x: Tensor) -> Tensor:
     """
     num_frames = torch._shape_as_tensor(x)[1].clamp(min=MIN_NUM_FRAMES)
     return F.pad(x, (0, 0, 0, MIN_NUM_FRAMES))[:, :num_frames]
+
+
+def long_enough(x_lens: Tensor) -> Tensor:
+    """Lengths (N,) in frames, 0 for recordings of less than 70 ms: extractors round those from 65 ms to 7 frames."""
+    return x_lens * (x_lens > MIN_NUM_FRAMES)
 
 
 def exportable_encoder(encoder: Encoder) -> Encoder:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from shared_moe_conformer.config import require
 from shared_moe_conformer.speech.audio import SUFFIXES
 from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.speech.recognition import Channel
@@ -36,9 +37,11 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
       names: files; folders, which are searched with all below them; patterns with `*`, `**` or `?`; `-`.
 
     Raises:
+      ValueError: an empty name.
       FileNotFoundError: a folder without audio files, or a pattern without match. Missing files are kept in the list.
     """
     for name in names:
+        require(name != "", "an argument is empty: name a file or a folder; the folder where you are is .")
         if name == STDIN or Path(name).is_file() or not (Path(name).is_dir() or glob.has_magic(name)):
             yield name
             continue

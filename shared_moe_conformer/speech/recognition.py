@@ -97,7 +97,7 @@ class End(NamedTuple):
 def read_segments(
     recordings: Iterable[Recording], features: Callable[[np.ndarray, int], Tensor], *, longest: float
 ) -> Iterator[Segment | End]:
-    """The segments of each recording, then its `End`, in order; segments too short for an encoder frame are left out.
+    """The segments of each recording, then its `End`, in order; segments of less than 70 ms are left out.
 
     Args:
       recordings: files or samples.
@@ -108,7 +108,7 @@ def read_segments(
         try:
             for start, samples, sampling_rate in _cut(recording, longest=longest):
                 segment = Segment(number, start, features(samples, sampling_rate))
-                if len(segment.features) >= MIN_NUM_FRAMES:
+                if len(segment.features) > MIN_NUM_FRAMES:  # so many are 65 ms, rounded: no word
                     yield segment
         except (ValueError, OSError) as error:
             yield End(number, error)

@@ -174,7 +174,7 @@ def test_sherpa_onnx_finds_the_same_tokens_at_the_same_times(
 @pytest.mark.parametrize("name_of", [str, int8_name, fp16_name])
 def test_recordings_that_are_too_short_for_a_frame_have_no_text(exported: Path, name_of: Callable[[str], str]) -> None:
     parts = onnx_parts(exported, name_of)
-    for num_frames in range(MIN_NUM_FRAMES):
+    for num_frames in range(MIN_NUM_FRAMES + 1):  # 7 may be of 65 ms
         x = np.random.default_rng(0).standard_normal((num_frames, 80)).astype(np.float32)
         assert greedy_transducer(parts, x, [-1, 0])[0] == greedy_ctc(parts, x) == []
     x = np.zeros((2, 3, 80), dtype=np.float32)  # a batch of nothing else
