@@ -44,6 +44,8 @@ WITHOUT_HEADER = frozenset({*HEADERLESS, *TELEPHONY, *AMBIGUOUS})
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf,aac,caf,flv,mpegts,wv,ape,ogg"
 """Formats that are decoded by ffmpeg or PyAV; playlists, which may name other files, are not among them."""
 WHITELIST = ["-format_whitelist", CONTAINERS]
+MP3_HEAD = 64
+"""Bytes of an MP3 file's first frame in which it says that it tells the length."""
 MAX_REASON = 200
 """Most characters of another program's message."""
 
@@ -96,6 +98,8 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
         file.announced = file.frames * payload.announced / max(1, payload.available)
     elif file.format == "OGG" and not _has_whole_pages(path):
         file.announced = math.inf
+    elif file.format == "MP3" and not _tells_length(path):
+        file.announced = None  # libsndfile guesses it from the first frame's bit rate
     return file
 
 
@@ -236,6 +240,16 @@ def _has_whole_pages(path: Path) -> bool:
         while len(head := file.read(27)) == 27 and head[:4] == b"OggS":
             file.seek(sum(file.read(head[26])), io.SEEK_CUR)
         return not head and file.tell() == size
+
+
+def _tells_length(path: Path) -> bool:
+    """Whether an MP3 file has the frame that tells its length, behind its tags."""
+    with path.open("rb") as file:
+        head = file.read(10)
+        tag = head[:3] == b"ID3" and len(head) == 10
+        file.seek(10 + sum(byte << 7 * (9 - i) for i, byte in enumerate(head) if i >= 6) if tag else 0)
+        first = file.read(MP3_HEAD)
+    return any(mark in first for mark in (b"Xing", b"Info", b"VBRI"))
 
 
 def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioFile:

@@ -196,6 +196,23 @@ def test_a_rate_of_no_recording_is_refused_with_the_file(tmp_path: Path, samples
             reader(tmp_path / "a.wav")
 
 
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)])
+def test_mp3_of_changing_bit_rate_that_tells_no_length_is_whole(
+    tmp_path: Path, tag: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, 160_000) * (np.arange(160_000) > 80_000)
+    with soundfile.SoundFile(tmp_path / "a.mp3", "w", 16000, 1, bitrate_mode="VARIABLE", compression_level=0.5) as file:
+        file.write(noise)
+    content = (tmp_path / "a.mp3").read_bytes()
+    assert examine(tmp_path / "a.mp3")[1:3] == (160_000, None)
+    second = content.index(content[:2], content.index(b"Xing"))
+    (tmp_path / "b.mp3").write_bytes(tag + content[second:])
+    _, length, announced, _ = examine(tmp_path / "b.mp3")
+    assert 160_000 <= length < 163_000 and announced is None and not caplog.records
+    (tmp_path / "c.mp3").write_bytes(tag + content[: len(content) // 2])
+    assert examine(tmp_path / "c.mp3").announced == 160_000
+
+
 CUT_OFF = [
     *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")),
     *((kind, "PCM_16") for kind in ("AIFF", "AU", "CAF", "RF64", "W64")),
