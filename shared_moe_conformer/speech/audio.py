@@ -22,8 +22,11 @@ PIECE = 4096
 SAMPLING_RATES = (1000, 768_000)
 """Lowest and highest rate in Hz; resampling takes memory in proportion, and a file's header may say anything."""
 SUFFIXES = frozenset(
-    [".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".g722", ".gsm", ".m4a", ".mp3", ".mp4", ".oga", ".ogg"]
-    + [".opus", ".rf64", ".w64", ".wav", ".webm"]
+    {
+        *(".3gp", ".aac", ".aif", ".aifc", ".aiff", ".alaw", ".amr", ".au", ".awb", ".caf"),
+        *(".flac", ".g722", ".gsm", ".m4a", ".mka", ".mp3", ".mp4", ".oga", ".ogg"),
+        *(".opus", ".rf64", ".snd", ".sph", ".ulaw", ".w64", ".wav", ".webm", ".wma"),
+    }
 )
 """Suffixes of the audio files that are looked for in folders."""
 PLAIN = ("WAV", "WAVEX", "FLAC")

@@ -43,6 +43,8 @@ WITHOUT_HEADER = frozenset({*HEADERLESS, *TELEPHONY, *AMBIGUOUS})
 """Suffixes of files of which only the suffix tells what they are, if anything does."""
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf,aac,caf,flv,mpegts,wv,ape,ogg"
 """Formats that are decoded by ffmpeg or PyAV; playlists, which may name other files, are not among them."""
+TRUSTED = {"mov", "matroska"}
+"""Those that tell a length in their header; of others it is guessed."""
 WHITELIST = ["-format_whitelist", CONTAINERS]
 MP3_HEAD = 64
 """Bytes of an MP3 file's first frame in which it says that it tells the length."""
@@ -261,7 +263,7 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
         of_libsndfile = "Format not recognised"
     with tempfile.NamedTemporaryFile(suffix=".wav") as copy:
         try:
-            _decode(path, copy.name, max_seconds)
+            announced = _decode(path, copy.name, max_seconds)
             file = AudioFile(copy.name)
         except ModuleNotFoundError:
             raise ValueError(
@@ -274,18 +276,19 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
             raise ValueError(
                 f"{path} cannot be read as audio: {of_libsndfile}; FFmpeg says: {of_ffmpeg}; convert it to wav or flac"
             ) from error
-    file.announced = file.frames
+    file.announced = file.frames if announced is None else announced
     return file
 
 
-def _decode(path: Path, target: str, max_seconds: float | None) -> None:
+def _decode(path: Path, target: str, max_seconds: float | None) -> float | None:
+    """Write a wav file, and return the samples that there should be, infinity for more than can be read, or None."""
     form = TELEPHONY.get(path.suffix.lower())
     if program := shutil.which("ffmpeg"):
         command = [program, "-nostdin", "-v", "error", "-y", *(["-f", form] if form else WHITELIST)]
         until = [] if max_seconds is None else ["-t", str(max_seconds)]
         source = ["-i", f"file:{path}", *until, "-vn", "-f", "wav", "-c:a", "pcm_s16le", f"file:{target}"]
         subprocess.run([*command, *source], check=True, capture_output=True, text=True, errors="replace")
-        return
+        return None
     import av
 
     with av.open(str(path), format=form, options={} if form else {"format_whitelist": CONTAINERS}) as container:
@@ -295,8 +298,19 @@ def _decode(path: Path, target: str, max_seconds: float | None) -> None:
         with wave.open(target, "wb") as wav:
             rate = stream.codec_context.sample_rate
             wav.setparams((stream.codec_context.channels, 2, rate, 0, "NONE", ""))
-            for frame in itertools.chain(container.decode(stream), [None]):
-                for part in resampler.resample(frame):
-                    wav.writeframesraw(np.ascontiguousarray(part.to_ndarray()).tobytes())
-                if max_seconds is not None and wav.tell() >= max_seconds * rate:
-                    break
+            announced = None
+            if set(container.format.name.split(",")) & TRUSTED and container.duration and not container.streams.video:
+                announced = container.duration / av.time_base * rate
+            try:
+                for frame in itertools.chain(container.decode(stream), [None]):
+                    for part in resampler.resample(frame):
+                        wav.writeframesraw(np.ascontiguousarray(part.to_ndarray()).tobytes())
+                    if max_seconds is not None and wav.tell() >= max_seconds * rate:
+                        break
+            except av.error.FFmpegError:
+                if not wav.tell():
+                    raise
+                announced = math.inf
+            if not wav.tell():
+                raise ValueError("no sound in it can be decoded")
+            return announced

@@ -366,6 +366,13 @@ def test_pyav_decodes_what_libsndfile_cannot(
         assert 12_000 <= decoded.frames < 16_000, "no more than the limit is decoded"
     with pytest.raises(ValueError, match="lasts more than"):
         require_short(path, seconds=0.5)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    if suffix == "m4a":  # whose index is at its end
+        with pytest.raises(ValueError, match=r"a\.m4a cannot be read as audio: .*; convert it to wav or flac"):
+            examine(path)
+    else:
+        _, length, announced, _ = examine(path)
+        assert 24_000 < length < 36_000 and announced is not None and 48_000 <= announced < 52_000
 
 
 def test_a_telephones_wideband_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
