@@ -42,7 +42,15 @@ ONE_ENVIRONMENT = {
         "test_survival.py",
         "web/",
     ),
-    "torch": ("ablation/", "benchmarks/", "release/", "reporting/", "test_atomic.py", "test_zoo.py"),
+    "torch": (
+        "ablation/",
+        "benchmarks/",
+        "release/",
+        "reporting/",
+        "test_atomic.py",
+        "test_first_training.py",
+        "test_zoo.py",
+    ),
 }
 """Beginnings of the paths of tests that fail or pass alike with any torch, and without k2, by the environment that runs
 them where both run side by side; see docs/environments.md."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -23,7 +22,6 @@ def test_the_notebook_has_no_outputs_and_is_small() -> None:
 
 
 @pytest.mark.slow  # a minute: it trains on real speech
-@pytest.mark.skipif(os.environ.get("ENGINE") == "k2", reason="it takes a minute, and ENGINE=torch runs it")
 def test_the_notebook_trains_and_reads_strings_that_it_has_not_heard(downloaded_recipe: Path) -> None:
     docs = downloaded_recipe.parents[2] / "docs"
     docs.mkdir(exist_ok=True)

@@ -97,6 +97,7 @@ def test_the_commands_of_the_card_run(folder: Path) -> None:
     assert block in page and page.count("\n") <= 40
 
 
+@pytest.mark.slow  # 8 s: graphs of chunks of a real model are exported
 def test_the_commands_of_the_streaming_card_run(tmp_path: Path) -> None:
     """sherpa-onnx's program adds silence before and after; the model, which knows only whole utterances, hears on."""
     write_onnx_streaming(RELEASED, tmp_path / "streaming")
@@ -108,8 +109,9 @@ def test_the_commands_of_the_streaming_card_run(tmp_path: Path) -> None:
         assert found == ["L K K N THIRTY EIGHT"], result.stderr
 
 
+@pytest.mark.slow  # 6 s: sherpa-onnx is installed and compiled by node
 def test_the_pages_program_for_node_finds_the_packages_texts(folder: Path, speech: list[Path], tmp_path: Path) -> None:
-    """Its WebAssembly package takes 3 s to install (15 MB; npm keeps it) and 3 s to run."""
+    """Its WebAssembly package has 15 MB, and npm keeps it."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if not (node and npm):
         pytest.skip("needs node and npm")
