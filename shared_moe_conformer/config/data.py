@@ -95,6 +95,9 @@ class DataConfig:
     buffer_cuts: int = field(default=2000, metadata=ADDED_LATER)
     """Cuts of train_cuts among which each worker draws a batch; more mix better and take more memory, of Shar
     with their audio."""
+    max_unreadable: int = field(default=0, metadata=ADDED_LATER)
+    """Shards and cuts of train_cuts that each process may leave out of an epoch because they cannot be read; each is
+    named, and one more ends the training."""
     dev_split: str = "dev"
     """Split to validate on."""
     test_splits: tuple[str, ...] = ("test",)
@@ -161,7 +164,9 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
         require_least(self, 1, "num_buckets", "buffer_cuts")
-        require_least(self, 0, "num_workers", "num_time_masks", "num_freq_masks", "max_freq_mask_bins")
+        require_least(
+            self, 0, "num_workers", "max_unreadable", "num_time_masks", "num_freq_masks", "max_freq_mask_bins"
+        )
         for name in (f.name for f in fields(self) if f.name.endswith(("_fraction", "_probability"))):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")
         for name, unit, lowest in RANGES:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from lhotse import MonoCut
+from lhotse.cut import Cut
 from lhotse.utils import LOG_EPSILON
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -19,6 +20,7 @@ from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, requi
 from shared_moe_conformer.data.augment import Conditions, CutTransforms, Example, spec_augment, with_silence
 from shared_moe_conformer.data.distortions import Distortion, Setting
 from shared_moe_conformer.data.features import compute_features, features_of
+from shared_moe_conformer.data.sources import Unreadable
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.text import first_line
 
@@ -44,6 +46,10 @@ class AsrBatch(NamedTuple):
     """Copies of the utterances, one after the other, with SpecAugment's masks of their own; N counts them all."""
 
 
+class NothingReadable(ValueError):
+    """No cut of a batch could be read."""
+
+
 class PlannedBatch(NamedTuple):
     """The cuts of a batch, and the seed of its silence, noise and SpecAugment (None: nothing of these)."""
 
@@ -67,6 +73,8 @@ class CutDataset(Dataset):
     """What happens to the features of training utterances."""
     num_copies: int = 1
     """Copies of each training utterance in its batch, each with masks of its own."""
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable(allowed=False))
+    """Cuts that batches do without."""
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
         if planned.seed is None:
@@ -81,11 +89,27 @@ class CutDataset(Dataset):
         return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
 
     def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
-        """The cuts without augmentation."""
-        cuts = list(cuts)
-        texts = [cut.supervisions[0].text for cut in cuts]
-        features = map(self.features_of, cuts)
-        return list(map(Example, features, self.tokenizer.encode(texts), (cut.id for cut in cuts), texts))
+        """The cuts without augmentation.
+
+        Raises:
+          NothingReadable: none of them can be read.
+        """
+        read = [(cut, features) for cut in cuts if (features := self._readable(cut)) is not None]
+        if not read:
+            raise NothingReadable("no cut of a batch can be read")
+        texts = [cut.supervisions[0].text for cut, _ in read]
+        tokens = self.tokenizer.encode(texts)
+        return [
+            Example(features, *rest) for (cut, features), *rest in zip(read, tokens, (c.id for c, _ in read), texts)
+        ]
+
+    def _readable(self, cut: Cut) -> Tensor | None:
+        """The features (T, F) of a cut; None if they cannot be read and may be left out."""
+        try:
+            return self.features_of(cut)
+        except ValueError as error:
+            self.unreadable.note(error)
+            return None
 
     def features_of(self, cut: MonoCut) -> Tensor:
         """The features (T, F) of a cut.

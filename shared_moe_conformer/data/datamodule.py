@@ -18,7 +18,7 @@ from shared_moe_conformer.data.checks import Problem, UtteranceCheck, check_cut,
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
-from shared_moe_conformer.data.sources import Shards, Source, Survey, open_sources, survey
+from shared_moe_conformer.data.sources import Shards, Source, Survey, Unreadable, open_sources, survey
 from shared_moe_conformer.data.streamed import SAMPLE, EndlessStream, EpochStream, Mixture
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
@@ -67,9 +67,11 @@ class AsrDataModule:
         training, sources = self.config.training, self._sources
         length = training.steps_per_epoch * training.accumulate_batches
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
-        mixture = Mixture(sources, weights, self._check, endless=length > 0)
-        dataset = CutDataset(self.tokenizer, **self._augmentation(mixture))
+        unreadable = Unreadable(allowed=self.config.data.max_unreadable > 0)
+        mixture = Mixture(sources, weights, self._check, endless=length > 0, unreadable=unreadable)
+        dataset = CutDataset(self.tokenizer, **self._augmentation(mixture), unreadable=unreadable)
         dataset[PlannedBatch(mixture.first_cuts(), 0)]
+        unreadable.take()  # an epoch will meet and count them
         self.left_out = survey.left_out
         loader = EndlessStream if length else EpochStream
         options, num_processes = self.config.data, self.part.num_processes

@@ -24,6 +24,7 @@ from lhotse import (
     validate_recordings_and_supervisions,
 )
 from lhotse.cut import Cut, MixedCut
+from lhotse.serialization import decode_json_line, deserialize_item, open_best
 from lhotse.shar import SharWriter
 from lhotse.utils import fastcopy
 
@@ -89,8 +90,14 @@ def read_cuts(manifest_dir: Path, split: str, *, recipe_dir: Path) -> CutSet:
     return CutSet.from_cuts(iterate_cut_file(cuts_path(manifest_dir, split), recipe_dir=recipe_dir))
 
 
-def iterate_cut_file(path: Path, *, recipe_dir: Path) -> Iterator[MonoCut]:
+def iterate_cut_file(path: Path, *, recipe_dir: Path, index: int = 0, count: int = 1) -> Iterator[MonoCut]:
     """The cuts of one file, one after the other; their relative paths begin at the recipe's folder.
+
+    Args:
+      path: of the file.
+      recipe_dir: the folder.
+      index: number of the first cut to give.
+      count: every `count`-th is given; the lines of others are not parsed.
 
     Raises:
       FileNotFoundError: there is no such file: the split has not been prepared.
@@ -98,13 +105,15 @@ def iterate_cut_file(path: Path, *, recipe_dir: Path) -> Iterator[MonoCut]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no cuts in {path}: run ./prepare.sh first")
-    cut = None
+    line = ""
     try:
-        for cut in CutSet.from_jsonl_lazy(path):
-            yield _seen_from(recipe_dir, cut)
+        with open_best(path, "r") as file:
+            for number, line in enumerate(file):
+                if number % count == index:
+                    yield _seen_from(recipe_dir, deserialize_item(decode_json_line(line)))
     except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable manifest of cuts ({error}): run ./prepare.sh again") from error
-    if cut is None:
+    if not line:
         raise ValueError(f"no cuts in {path}: run ./prepare.sh again")
 
 

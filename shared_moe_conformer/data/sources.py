@@ -9,11 +9,18 @@ import json
 import math
 import random
 import re
+import shutil
+import tempfile
+import time
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from http.client import HTTPException
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from lhotse.cut import Cut
 from lhotse.dataset.sampling.base import TimeConstraint
@@ -24,10 +31,34 @@ from lhotse.shar import LazySharIterator
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.checks import Problem, UtteranceCheck, refuse_many
 from shared_moe_conformer.data.manifests import CUTS, READ_FIELDS, iterate_cut_file, without_others
-from shared_moe_conformer.text import first_line
+from shared_moe_conformer.text import counted, first_line
 
+ATTEMPTS, PAUSE = 4, 1.0
+"""Times that URLs and commands are tried, and seconds of the first pause between; each next pause is twice as long."""
+STALL = 60.0
+"""Seconds without a byte after which a web server is given up."""
 CUTS_FOR_BUCKETS = 10_000
 """Cuts whose durations tell where a bucket ends (Lhotse's number)."""
+
+
+class Unreadable:
+    """Shards and cuts that could not be read, in a line each."""
+
+    def __init__(self, *, allowed: bool) -> None:
+        """Args: `allowed`: whether one goes on without them."""
+        self._allowed = allowed
+        self._lines: list[str] = []
+
+    def note(self, error: ValueError) -> None:
+        """Go on without what the error names, or raise it."""
+        if not self._allowed:
+            raise error
+        self._lines.append(str(error))
+
+    def take(self) -> list[str]:
+        """The lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
 
 
 @dataclass
@@ -45,10 +76,12 @@ class Shards:
     """Of the order of the shards; None: as they are."""
     num_passes: int = 0
     """Passes begun."""
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable(allowed=False))
+    """What passes go on without."""
 
     def part(self, index: int, count: int) -> Shards:
         """Every `count`-th shard, from `index` on."""
-        return replace(self, files={field: paths[index::count] for field, paths in self.files.items()})
+        return replace(self, files={name: paths[index::count] for name, paths in self.files.items()})
 
     def __iter__(self) -> Iterator[Cut]:
         order = list(range(len(self)))
@@ -56,7 +89,10 @@ class Shards:
             random.Random(self.seed + self.num_passes).shuffle(order)
         self.num_passes += 1
         for shard in order:
-            yield from _read_shard({field: paths[shard] for field, paths in self.files.items()})
+            try:
+                yield from _retried({name: paths[shard] for name, paths in self.files.items()}, _cuts_of_shard)
+            except ValueError as error:
+                self.unreadable.note(error)
 
     def __len__(self) -> int:
         """Shards."""
@@ -65,11 +101,8 @@ class Shards:
     def manifests(self) -> Iterator[Cut]:
         """The cuts without their audio or features."""
         for path in self.files[CUTS]:
-            try:
-                for cut in LazyManifestIterator(path):
-                    yield without_others(cut, self.files)
-            except Exception as error:  # backends of files have their own
-                raise ValueError(f"{path} is not a readable manifest of cuts: {first_line(error)}") from error
+            for cut in _retried({CUTS: path}, _cuts_of_manifest):
+                yield without_others(cut, self.files)
 
 
 def find_shards(folder: Path) -> Shards:
@@ -119,22 +152,76 @@ def _of_files(name: str, files: Mapping[str, Sequence[str]]) -> Shards:
     return Shards(name, {field: files[field] for field in (CUTS, read)})
 
 
-def _read_shard(paths: Mapping[str, str]) -> Iterator[Cut]:
+Files = Mapping[str, str]
+"""The file of each field of a shard."""
+
+
+def _retried(names: Files, read: Callable[[Files, Files], Iterator[Cut]]) -> Iterator[Cut]:
+    """The cuts that `read` finds in files, which are fetched again if URLs or commands break off or stall.
+
+    Raises:
+      ValueError: what is wrong with a file, as `read` says it, or that it could not be fetched.
+    """
+    are_remote = any("://" in name or name.startswith("pipe:") for name in names.values())
+    count = 0
+    for attempt in range(ATTEMPTS if are_remote else 1):
+        try:
+            with _fetched(names) as files:
+                for cut in itertools.islice(read(files, names), count, None):
+                    yield cut
+                    count += 1
+            return
+        except ValueError as error:
+            if attempt + 1 == ATTEMPTS or not are_remote:
+                raise ValueError(f"{error} ({counted(count, 'cut')} of it were read)") from error
+            time.sleep(PAUSE * 2**attempt)
+
+
+@contextmanager
+def _fetched(names: Files) -> Iterator[Files]:
+    """The files, of which those on web servers are copied into a temporary folder; Lhotse opens any others."""
+    if not any(name.startswith(("http://", "https://")) for name in names.values()):
+        yield names
+        return
+    with tempfile.TemporaryDirectory(prefix="shard-") as folder:
+        yield {field: _copied(name, Path(folder)) if name.startswith("http") else name for field, name in names.items()}
+
+
+def _copied(url: str, folder: Path) -> str:
+    target = folder / PurePosixPath(urlsplit(url).path).name
+    try:
+        with urlopen(url, timeout=STALL) as response, target.open("wb") as file:
+            shutil.copyfileobj(response, file)
+            announced = int(response.headers.get("Content-Length", file.tell()))
+            require(file.tell() == announced, f"it broke off, {file.tell()} of {announced} bytes")
+    except (OSError, HTTPException, ValueError) as error:
+        raise ValueError(f"{url} cannot be fetched: {first_line(error)}") from error
+    return str(target)
+
+
+def _cuts_of_manifest(files: Files, names: Files) -> Iterator[Cut]:
+    try:
+        yield from LazyManifestIterator(files[CUTS])
+    except Exception as error:  # backends of files have their own
+        raise ValueError(f"{names[CUTS]} is not a readable manifest of cuts: {first_line(error)}") from error
+
+
+def _cuts_of_shard(files: Files, names: Files) -> Iterator[Cut]:
     """A shard's cuts with their audio or features in memory.
 
     Raises:
       ValueError: a file that is missing, damaged or cut off, or is another shard's.
     """
-    others = ", ".join(path for field, path in paths.items() if field != CUTS)
+    others = ", ".join(name for field, name in names.items() if field != CUTS)
     count = 0
     try:
-        for cut in LazySharIterator(fields={field: [path] for field, path in paths.items()}):
-            yield without_others(cut, paths)
+        for cut in LazySharIterator(fields={field: [path] for field, path in files.items()}):
+            yield without_others(cut, files)
             count += 1
-        announced = count_newlines_fast(paths[CUTS])
-    except Exception as error:  # tar files, compression and URLs have their own
-        raise ValueError(f"{paths[CUTS]} and {others} cannot be read: {first_line(error)}: write them again") from error
-    require(count == announced, f"{others} is cut off, {count} of the {announced} in {paths[CUTS]}: write it again")
+        announced = count_newlines_fast(files[CUTS])
+    except Exception as error:  # tar files and compression have their own
+        raise ValueError(f"{names[CUTS]} and {others} cannot be read: {first_line(error)}: write them again") from error
+    require(count == announced, f"{others} is cut off, {count} of the {announced} in {names[CUTS]}: write it again")
 
 
 @dataclass
@@ -153,7 +240,7 @@ class Manifest:
         return Manifest(self.name, self.path, self.recipe_dir, index, count)
 
     def __iter__(self) -> Iterator[Cut]:
-        return itertools.islice(self.manifests(), self.index, None, self.count)
+        return iterate_cut_file(self.path, recipe_dir=self.recipe_dir, index=self.index, count=self.count)
 
     def manifests(self) -> Iterator[Cut]:
         """All cuts; they hold no audio and no features anyway."""

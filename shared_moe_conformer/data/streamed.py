@@ -9,7 +9,7 @@ import logging
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lhotse import CutSet
@@ -18,16 +18,27 @@ from lhotse.dataset import DynamicBucketingSampler
 from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.batch import AsrBatch, CutDataset, PlannedBatch
+from shared_moe_conformer.data.batch import AsrBatch, CutDataset, NothingReadable, PlannedBatch
 from shared_moe_conformer.data.checks import UtteranceCheck
 from shared_moe_conformer.data.loaders import WHOLE, Part, TrainLoader, read_ahead
 from shared_moe_conformer.data.manifests import StoredCuts
-from shared_moe_conformer.data.sources import Shards, Source, Survey, utterances
+from shared_moe_conformer.data.sources import Shards, Source, Survey, Unreadable, utterances
 from shared_moe_conformer.text import first_line
 
 logger = logging.getLogger("shared_moe_conformer")
+_END = object()
 SAMPLE = 1000
 """Cuts of each source that are looked at before a training without end begins."""
+
+
+class _Item(NamedTuple):
+    """What a worker gives."""
+
+    batch: AsrBatch | None
+    """None: it is skipped, or none of its cuts can be read."""
+    unreadable: list[str]
+    """Shards and cuts that could not be read since the last item."""
+    is_batch: bool = True
 
 
 class _Fault(NamedTuple):
@@ -52,16 +63,24 @@ class _Batches(IterableDataset):
     num_to_skip: int = 0
     """Batches of this process that are given as None: at least one that follows is given by each worker."""
 
-    def __iter__(self) -> Iterator[AsrBatch | _Fault | None]:
+    def __iter__(self) -> Iterator[_Item | _Fault]:
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         sampler = self._sampler(self.part.rank * count + index, self.part.num_processes * count)
         try:
             for number, cuts in enumerate(_without_warnings(sampler)):
-                planned = PlannedBatch(cuts, self._seed_of(cuts))
-                yield None if number < self.num_to_skip // count else self.dataset[planned]
+                batch = None if number < self.num_to_skip // count else self._load(cuts)
+                yield _Item(batch, self.mixture.unreadable.take())
+            if rest := self.mixture.unreadable.take():
+                yield _Item(None, rest, is_batch=False)
         except (ValueError, OSError) as error:
             yield _Fault(first_line(error))
+
+    def _load(self, cuts: CutSet) -> AsrBatch | None:
+        try:
+            return self.dataset[PlannedBatch(cuts, self._seed_of(cuts))]
+        except NothingReadable:
+            return None
 
     def _sampler(self, index: int, count: int) -> DynamicBucketingSampler:
         return DynamicBucketingSampler(
@@ -115,12 +134,12 @@ class _StreamLoader:
         self.mixture, self.dataset, self.part, self.seed = mixture, dataset, part, seed
         self._survey, self._length = survey, length
         self._bins = survey.duration_bins(dataset.config.num_buckets)
-        self.epoch = self.num_taken = 0
+        self.epoch = self.num_taken = self.num_unreadable = 0
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
-        self.epoch, self.num_taken = epoch, 0
+        self.epoch, self.num_taken, self.num_unreadable = epoch, 0, 0
 
     def __len__(self) -> int:
         return self._length
@@ -131,16 +150,34 @@ class _StreamLoader:
         return self.mixture.sample
 
     def _read(self, seed: int, *, num_to_skip: int = 0) -> Iterator[AsrBatch | None]:
-        """This process's batches, None for those that are skipped.
+        """This process's batches, None for those that are skipped or hold nothing that can be read.
 
         Raises:
-          ValueError: cuts that cannot be read, named.
+          ValueError: cuts or shards that cannot be read, named, and more of them than may be left out.
         """
         batches = _Batches(self.mixture, self.dataset, self._bins, self.part, seed, num_to_skip)
-        for batch in read_ahead(batches, num_workers=self.dataset.config.num_workers):
-            if isinstance(batch, _Fault):
-                raise ValueError(batch.message)
-            yield batch
+        for item in read_ahead(batches, num_workers=self.dataset.config.num_workers):
+            if isinstance(item, _Fault):
+                raise ValueError(item.message)
+            self._leave_out(item.unreadable)
+            if item.is_batch:
+                yield item.batch
+
+    def _leave_out(self, lines: Sequence[str]) -> None:
+        limit = self.dataset.config.max_unreadable
+        for line in lines:
+            self.num_unreadable += 1
+            logger.warning("left out: %s", line)
+            require(
+                self.num_unreadable <= limit,
+                f"more than --max-unreadable {limit} shards and cuts cannot be read in epoch {self.epoch}: {line}",
+            )
+
+    def _tell_unreadable(self) -> None:
+        """Say at the end of an epoch how much was left out of it."""
+        if self.num_unreadable:
+            message = "epoch %d: %d shards and cuts could not be read by process %d and were left out; see above"
+            logger.warning(message, self.epoch, self.num_unreadable, self.part.rank)
 
 
 class EpochStream(_StreamLoader):
@@ -164,9 +201,9 @@ class EpochStream(_StreamLoader):
         """
         num_to_skip = self.num_taken
         for batch in itertools.islice(self._passes(num_to_skip), num_to_skip, None):
-            assert batch is not None
             self.num_taken += 1
-            yield batch
+            if batch is not None:
+                yield batch
 
     def _passes(self, num_to_skip: int) -> Iterator[AsrBatch | None]:
         """The part's batches; of several processes' again and again."""
@@ -175,6 +212,7 @@ class EpochStream(_StreamLoader):
             is_empty = False
             yield batch
         require(not is_empty, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+        self._tell_unreadable()
         while self.part.num_processes > 1:
             self.has_ended = True
             yield from self._read(seed)
@@ -227,10 +265,13 @@ class EndlessStream(_StreamLoader):
         if self._stream is None:
             self._stream = self._read(self._seed_from_here())
         while self.num_taken < len(self):
-            batch = next(self._stream, None)
-            require(batch is not None, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+            batch = next(self._stream, _END)
+            require(batch is not _END, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+            if batch is None:
+                continue
             self.num_taken += 1
             yield batch  # type: ignore[misc]
+        self._tell_unreadable()
 
     def _seed_from_here(self) -> int:
         """The seed of a stream that begins at this place of the training."""
@@ -276,6 +317,13 @@ class Mixture:
     """Tells which utterances are usable."""
     endless: bool
     """Whether each source begins again at its end."""
+    unreadable: Unreadable = field(default_factory=lambda: Unreadable(allowed=False))
+    """Shards that are left out."""
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if isinstance(source.cuts, Shards):
+                source.cuts.unreadable = self.unreadable
 
     def part(self, index: int, count: int, *, seed: int) -> CutSet:
         """The utterances of one of `count` parts, which have shards of Shar and lines of manifests of their own.

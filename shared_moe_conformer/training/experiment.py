@@ -36,7 +36,7 @@ from shared_moe_conformer.training.folder import (
     step_path,
 )
 
-FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers")
+FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers", "max_unreadable")
 """Options that may change when a training is resumed."""
 HALF_WRITTEN = (
     *(".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*"),

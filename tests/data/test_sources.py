@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import functools
 import gzip
+import http.server
 import json
 import shutil
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data import sources
 from shared_moe_conformer.data.checks import UtteranceCheck, unfit_features
 from shared_moe_conformer.data.manifests import write_shard
 from shared_moe_conformer.data.sources import Shards, find_shards, listed_shards, open_sources, utterances
@@ -216,3 +221,63 @@ def test_features_of_another_rate_are_told_also_in_mixed_cuts(corpus: Corpus) ->
     assert unfit_features(same.append(same), FeatureConfig()) == ""
     for told in (other, other.append(other)):
         assert unfit_features(told, FeatureConfig()).startswith("computed at 8000 Hz, the config says 16000")
+
+
+class Server(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder; the first requests for recordings go wrong in the ways that are listed."""
+
+    troubles: list[str] = []
+
+    def do_GET(self) -> None:
+        trouble = self.troubles.pop(0) if self.troubles and "recording" in self.path else ""
+        if trouble == "refuses":
+            self.send_error(503)
+            return
+        content = (Path(self.directory) / self.path.lstrip("/")).read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if trouble else content)
+        self.wfile.flush()
+        if trouble == "stalls":
+            time.sleep(1.5)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address(folder: Path) -> Iterator[str]:
+    handler = functools.partial(Server, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_web_server_that_breaks_off_or_stalls_is_asked_again(
+    folder: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "PAUSE", 0.01)
+    monkeypatch.setattr(sources, "STALL", 0.4)
+    names = {"cuts": "cuts.%06d.jsonl.gz", "recording": "recording.%06d.tar"}
+    urls = {field: [f"{address}/{name % number}" for number in range(6)] for field, name in names.items()}
+    (tmp_path / "list.json").write_text(json.dumps(urls))
+    shards = listed_shards(tmp_path / "list.json")
+    Server.troubles = ["breaks off", "", "stalls", "refuses", "breaks off"]
+    assert ids(shards) == ids(find_shards(folder))
+    assert not Server.troubles
+    assert next(iter(shards)).load_audio().shape[0] == 1
+    Server.troubles = ["refuses", "breaks off", "stalls", "breaks off"]
+    with pytest.raises(ValueError, match=r"recording.000000.tar cannot be fetched: it broke off, \d+ of \d+ bytes"):
+        ids(shards)
+
+
+def test_a_command_that_breaks_off_is_run_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PAUSE", 0.01)
+    shards, mark = find_shards(folder), tmp_path / "mark"
+    first, *rest = shards.files["features"]
+    command = f"if [ -e {mark} ]; then cat {first}; else touch {mark}; head -c 9000 {first}; fi"
+    files = {"cuts": shards.files["cuts"], "features": [f"pipe:{command}", *rest]}
+    assert ids(Shards("commands", files)) == ids(shards)
+    assert mark.exists()

@@ -3,6 +3,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import shutil
+import tarfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,44 @@ def test_a_shard_that_breaks_off_is_one_line(
     with pytest.raises(ValueError, match="cuts.000007.jsonl.gz and .*recording.000007.tar cannot be read") as error:
         list(loader(corpus, tmp_path, num_workers=num_workers, **options))
     assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+def spoiled(shar: Path, folder: Path) -> Path:
+    """The shards, of which one breaks off after a cut, and one has a cut whose audio is none."""
+    for path in shar.iterdir():
+        shutil.copy(path, folder)
+    broken, strange = (folder / f"recording.{number:06d}.tar" for number in (7, 3))
+    with tarfile.open(broken) as tar:
+        second = tar.getmembers()[2]  # each cut has its audio and its manifest
+        broken.write_bytes(broken.read_bytes()[: second.offset + 700])
+    with tarfile.open(strange) as tar:
+        audio = tar.getmembers()[0]
+        content = bytearray(strange.read_bytes())
+        content[audio.offset_data : audio.offset_data + audio.size] = bytes(audio.size)
+        strange.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_cannot_be_read_is_named_left_out_and_counted(
+    corpus: Corpus, shar: Path, tmp_path: Path, num_workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"max_unreadable": 2, "num_workers": num_workers, "max_duration": 3.0}
+    own, resumed = (loader(corpus, spoiled(shar, tmp_path), **options) for _ in range(2))
+    with caplog.at_level(logging.WARNING, "shared_moe_conformer"):
+        batches = list(own)
+    expected = {cut.id for cut in corpus.cuts("train")} - {"train-15", "train-6"}
+    assert sorted(ids(batches)) == sorted(expected)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == 3 and messages[-1].startswith("epoch 1: 2 shards and cuts could not be read by process 0")
+    assert any("recording.000007.tar" in m and "1 cut of it were read" in m for m in messages[:2]), messages
+    assert any(m.startswith("left out: cut train-6 cannot be read") for m in messages[:2])
+    resumed.load_state_dict({**own.state_dict(), "num_taken": 3})
+    rest = list(resumed)
+    assert 0 < len(rest) < len(batches)
+    assert_equal(rest, batches[-len(rest) :])
+    with pytest.raises(ValueError, match="more than --max-unreadable 1 shards and cuts cannot be read in epoch 1: "):
+        list(loader(corpus, tmp_path, **{**options, "max_unreadable": 1}))
 
 
 def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path: Path) -> None:
