@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Compute the features of prepared cuts: data/manifests/cuts_*.jsonl.gz -> data/fbank/cuts_*.jsonl.gz.
 
-Run it in the recipe's folder; the manifests then hold paths relative to it.
+Run it in the recipe's folder; the manifests then hold paths relative to it. Several machines that share the folder can
+each compute a piece; a run without --num-pieces then writes the manifests. Files that are finished are not made again.
 """
 
 from __future__ import annotations
@@ -11,27 +12,30 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
-from shared_moe_conformer.data.features import perturb_speed, store_features
-from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.features import Piece, perturb_speed, store_features
+from shared_moe_conformer.data.manifests import cuts_path
+from shared_moe_conformer.data.sources import Manifest
 
 
 def main() -> None:
     args = parser().parse_args()
     require(args.num_jobs >= 1, f"num_jobs is {args.num_jobs}: give 1 or more")
+    require(1 <= args.piece <= args.num_pieces, f"piece is {args.piece}: give 1 to {args.num_pieces}")
     config = apply_flags(FeatureConfig(), args)
     for split in args.splits:
-        cuts = read_cuts(args.manifest_dir, split, recipe_dir=Path())
-        if split in args.perturbed_splits:
-            cuts = perturb_speed(cuts, args.speeds)
+        cuts = Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path())
+        speeds = args.speeds if split in args.perturbed_splits else []
         done = store_features(
-            cuts,
+            perturb_speed(cuts, speeds),
             split,
             directory=args.output_dir,
             config=config,
             num_jobs=args.num_jobs,
             exact=split in args.exact_splits,
+            piece=Piece(args.piece - 1, args.num_pieces),
         )
-        print(f"{split}: {len(done)} cuts, {sum(cut.duration for cut in done) / 60:.1f} minutes")
+        piece = f" of piece {args.piece} of {args.num_pieces}" if args.num_pieces > 1 else ""
+        print(f"{split}: {len(done)} cuts{piece}, {sum(cut.duration for cut in done) / 60:.1f} minutes")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
         help="Splits stored to 1e-5, so that decode.py hears what a released model hears; others: to 1/64.",
     )
     result.add_argument("--num-jobs", type=int, default=1, help="Processes.")
+    result.add_argument("--num-pieces", type=int, default=1, help="Pieces, each of which a machine computes.")
+    result.add_argument("--piece", type=int, default=1, help="Number of this machine's piece, from 1.")
     add_flags(result, FeatureConfig)
     return result
 

@@ -25,7 +25,11 @@
 #:                      on (@ctc_topology)
 #:   --thorough true|false    read all recordings and all features when they are checked (@thorough)
 #:   --drop-faulty true|false   leave faulty cuts out of the training split and name them, instead of stopping (false)
+#:   --check-sample N   recordings, and features, of each split that are read when they are checked; 0: all (0)
 #:   --num-jobs J       processes that compute features (1)
+#:   --num-pieces N     machines that share this folder, each of which computes a piece of the features once the first
+#:                      three stages are done: ./prepare.sh --num-pieces 64 --piece 7; then run the rest on one (1)
+#:   --piece K          number of the piece, from 1 (1)
 #:   --feature-extractor lhotse|kaldifeat   who computes features (@feature_extractor)
 #:
 #: Stages: 0 download, 1 manifests, 2 check of the recordings, 3 features, 4 tokenizer, 5 check of the cuts, 6 lexicon,
@@ -41,7 +45,10 @@ ngram_order="${ngram_order:-3}"
 ctc_topology="${ctc_topology:-auto}"
 thorough="${thorough:-true}"
 drop_faulty=false
+check_sample=0
 num_jobs=1
+num_pieces=1
+piece=1
 feature_extractor=lhotse
 
 LOCAL="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -89,7 +96,7 @@ make_manifests() {
 check() {
   local drop=()
   if [ "$drop_faulty" = true ]; then drop=(--drop-faulty); fi
-  run_local validate_cuts --splits "${splits[@]}" "${allowed[@]}" "${drop[@]}" "$@"
+  run_local validate_cuts --sample "$check_sample" --splits "${splits[@]}" "${allowed[@]}" "${drop[@]}" "$@"
 }
 
 check_recordings() {
@@ -105,7 +112,16 @@ features() {
   if [ -n "$musan" ]; then noises=(musan); fi
   run_local compute_fbank --manifest-dir "$data/manifests" --output-dir "$data/fbank" --num-jobs "$num_jobs" \
     --feature-extractor "$feature_extractor" --sampling-rate "$sampling_rate" --splits "${splits[@]}" "${noises[@]}" \
-    --exact-splits "${exact[@]}" --perturbed-splits "${splits[0]}" --speeds "${speeds[@]}"
+    --exact-splits "${exact[@]}" --perturbed-splits "${splits[0]}" --speeds "${speeds[@]}" "$@"
+}
+
+# Computes one piece of the features; stage 3 is not done with it.
+one_piece() {
+  local made
+  for made in $(cuts_in manifests); do
+    [ -e "$made" ] || fail "no $made: run ./prepare.sh --stop-stage 2 on one machine first"
+  done
+  features --num-pieces "$num_pieces" --piece "$piece"
 }
 
 tokenizer() {
@@ -149,6 +165,11 @@ prepare_corpus() {
   MARKERS="$data/.done"
   made=("$lang_dir/LG.safetensors")
   if [ "$ctc_topology" != auto ]; then made+=("$lang_dir/HLG_$ctc_topology.safetensors"); fi
+  if [ "$num_pieces" -gt 1 ]; then
+    echo "stage 3: Features, piece $piece of $num_pieces"
+    one_piece
+    exit 0
+  fi
   stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
   stage 1 "Manifests and splits" make_manifests corpus_dir musan $(cuts_in manifests)
   stage 2 "Check the recordings" check_recordings

@@ -9,6 +9,7 @@ was found is in checks.txt and checks.png beside the cuts, and so are notices: c
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,25 @@ def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argpar
     kinds = [kind for kind in checks.OVERLAP_KINDS if kind != "text" or args.shared_texts == "refused"]
     compared = {split: part for split, part in splits.items() if split not in args.whole_splits}
     problems = checks.check_duplicates(cut for _, cut in cuts) + checks.check_overlap(compared, kinds=kinds)
-    facts, known = [], dict[Any, recordings.Examined]()
+    facts, known, read = [], dict[Any, recordings.Examined](), sample(splits, args.sample)
     for split, cut in tqdm(cuts, desc=f"checking {args.manifest_dir}", unit="cut"):
         longest = float("inf") if split in args.whole_splits else args.max_duration
         problems += checks.check_cut(cut, tokenizer, min_duration=args.min_duration, max_duration=longest)
-        if args.read_features:
+        if args.read_features and (split, cut.id) in read:
             problems += checks.check_features(cut)
-        audio = examine_audio(cut.recording, known) if args.read_audio else recordings.Examined([], None)
+        is_heard = args.read_audio and (split, cut.id) in read
+        audio = examine_audio(cut.recording, known) if is_heard else recordings.Examined([], None)
         problems += [Problem(cut.id, *fault) for fault in audio.faults]
         facts.append(facts_of(cut, split, tokenizer, audio.level))
     return CheckReport(facts, problems)
+
+
+def sample(splits: dict[str, CutSet], size: int) -> set[tuple[str, str]]:
+    """Split and id of the cuts of which all is read: so many of each split, always the same; 0: all."""
+    ids = {split: [cut.id for cut in cuts] for split, cuts in splits.items()}
+    rng = random.Random(0)
+    chosen = {split: rng.sample(part, min(size, len(part))) if size else part for split, part in ids.items()}
+    return {(split, cut_id) for split, part in chosen.items() for cut_id in part}
 
 
 def examine_audio(recording: Recording, known: dict[Any, recordings.Examined]) -> recordings.Examined:
@@ -109,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--lang-dir", type=Path, default=None, help="Folder of the tokenizer.")
     result.add_argument("--read-features", action="store_true", help="Read all features and look for NaN.")
     result.add_argument("--read-audio", action="store_true", help="Read all audio and look for damaged files.")
+    result.add_argument(
+        "--sample", type=int, default=0, help="Cuts of each split whose audio and features are read; 0: all."
+    )
     result.add_argument("--min-duration", type=float, default=checks.MIN_DURATION, help="Shortest cut, in seconds.")
     result.add_argument("--whole-splits", nargs="*", default=[],
                         help="Splits of any length, whose segments are in other splits, too.")  # fmt: skip

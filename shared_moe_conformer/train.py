@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -39,13 +41,16 @@ from shared_moe_conformer.training.experiment import (
     open_experiment,
     refuse_other_experiment,
 )
-from shared_moe_conformer.training.faults import prescan
+from shared_moe_conformer.training.faults import prescan, seconds_a_batch
 from shared_moe_conformer.training.folder import log_environment, logged, logger
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
 from shared_moe_conformer.training.precision import compilable_parts, compile_parts, recompute_activations
+from shared_moe_conformer.training.tracking import memory_in_use
 from shared_moe_conformer.training.trainer import Trainer
 
 Cuts = StoredCuts | Survey
+DRY_BATCHES = 4
+"""Batches that a dry run times."""
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
@@ -94,6 +99,9 @@ def train(
         cuts, train_loader = _training_data(data)
         dev_loader = data.dev_loader()
         _refuse_other_batches(train_loader, origin)
+        if options.dry_run:
+            _dry_run(trainer, data, cuts, train_loader)
+            return
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             _log_beginning(config, options, trainer, origin, len(train_loader))
@@ -245,6 +253,27 @@ def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
     if origin.path and (change := change_of_cuts(origin.path.parent, cuts)):
         logger.warning("%s", change)
     record_cuts(exp_dir, cuts)
+
+
+def _dry_run(trainer: Trainer, data: AsrDataModule, cuts: Cuts, loader: Loader) -> None:
+    """Print what a training will read, need and take."""
+    config, num_parameters = data.config, sum(p.numel() for p in trainer.model.parameters())
+    _prescan(trainer, loader, config.data.max_duration)
+    start = time.perf_counter()
+    seconds = seconds_a_batch(trainer, itertools.islice(loader, DRY_BATCHES))
+    read = (time.perf_counter() - start) / DRY_BATCHES - seconds
+    batches = len(loader) * config.training.num_epochs
+    lines = [
+        *data.described(cuts),
+        f"needs {16 * num_parameters / 1e6:,.0f} MB for {num_parameters / 1e6:.2f} million parameters in training and "
+        f"{12 * num_parameters / 1e6:,.0f} MB of disk a checkpoint; with the largest batches, "
+        + ", ".join(f"{name} {value:,.0f}" for name, value in memory_in_use().items()),
+        f"takes {config.training.num_epochs} epochs of {len(loader):,} batches of each of {world().size} processes, "
+        f"{seconds:.2g} s a batch, about {batches * seconds / 3600:.2g} hours without validations",
+        f"a batch is read in {max(read, 0.0):.2g} s beside that; nothing was written",
+    ]
+    if world().rank == 0:
+        print("\n".join(lines))
 
 
 def _prescan(trainer: Trainer, loader: Loader, max_duration: float) -> None:

@@ -563,6 +563,18 @@ def test_endless_shar_trains_by_steps_and_resumes_in_a_new_order(
     assert [(state["step"], state["progress"]) for state in states] == [(3, 0.5), (6, 1.0)]
 
 
+@pytest.mark.parametrize("sources", [[], ["--train-cuts", "data/shar", "--steps-per-epoch", "3"]])
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
+    recipe: Path, shar: Path, tmp_path: Path, capsys: pytest.CaptureFixture, sources: list[str]
+) -> None:
+    arguments = ["--exp-dir", str(tmp_path / "exp"), "--dry-run", "true", *sources]
+    train.main({"base": TINY}, recipe_dir=recipe, arguments=arguments)
+    said = capsys.readouterr().out
+    assert re.search(r"reads data/(fbank, train|shar, 4 shards, weight 1)", said), said
+    assert re.search(r"needs [\d,]+ MB for .* takes 2 epochs of \d+ batches of each of 1 processes", said, re.DOTALL)
+    assert not (tmp_path / "exp").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -80,6 +80,20 @@ class AsrDataModule:
         length = length or math.ceil(estimate / num_processes)
         return loader(mixture, dataset, survey, seed=training.seed, part=self.part, length=length)
 
+    def described(self, cuts: StoredCuts | Survey) -> list[str]:
+        """What a training reads, in lines."""
+        data, steps = self.config.data, self.config.training.steps_per_epoch
+        if not isinstance(cuts, Survey):
+            amount = f"{len(cuts):,} cuts, {float(cuts.durations.sum()) / 3600:,.2f} hours"
+            return [f"reads {data.manifest_dir}, {data.train_split}: {amount}; {len(self.left_out)} are left out"]
+        lines = []
+        for source, durations in zip(self._sources, cuts.durations):
+            kind = f"{len(source.cuts):,} shards" if isinstance(source.cuts, Shards) else "a manifest"
+            amount = f"{len(durations):,} cuts, {sum(durations) / 3600:,.2f} hours"
+            weight = f", weight {source.weight or 1:g}; of the first" if steps else ";"
+            lines.append(f"reads {source.name}, {kind}{weight} {amount} are good")
+        return [*lines, f"{len(self.left_out)} cuts are left out"]
+
     @functools.cached_property
     def _sources(self) -> list[Source]:
         sources = open_sources(self.config.data.train_cuts, self.recipe_dir)

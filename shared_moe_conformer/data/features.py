@@ -6,13 +6,16 @@ Preparation and recognition share this one definition.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
+import itertools
 import math
 import multiprocessing
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -104,17 +107,37 @@ def _kaldifeat_fbank(config: FeatureConfig) -> FeatureExtractor:
     return kaldifeat.KaldifeatFbank(kaldifeat.KaldifeatFbankConfig(frame_opts=frames, mel_opts=mels))
 
 
-def perturb_speed(cuts: CutSet, factors: Iterable[float]) -> CutSet:
+def perturb_speed(cuts: Iterable[MonoCut], factors: Iterable[float]) -> Iterator[MonoCut]:
     """The cuts followed by copies at each factor of their speed (Ko et al. 2015, Audio Augmentation)."""
-    return CutSet.from_cuts([*cuts, *(cut.perturb_speed(factor) for factor in factors for cut in cuts)])
+    yield from cuts
+    for factor in factors:
+        yield from (cut.perturb_speed(factor) for cut in cuts)
+
+
+class Piece(NamedTuple):
+    """Every `every`-th file of features, from `first` on."""
+
+    first: int
+    every: int
+
+
+ALL = Piece(0, 1)
 
 
 def store_features(
-    cuts: CutSet, split: str, *, directory: Path, config: FeatureConfig, num_jobs: int = 1, exact: bool = False
+    cuts: Iterable[MonoCut],
+    split: str,
+    *,
+    directory: Path,
+    config: FeatureConfig,
+    num_jobs: int = 1,
+    exact: bool = False,
+    piece: Piece = ALL,
 ) -> CutSet:
     """Compute the features of a split's cuts and write them, and then its cuts, into a folder.
 
-    The cuts' manifest is removed first and written last, so it never names features that are not there.
+    The cuts' manifest is removed first and written last, so it never names features that are not there. A file of
+    features that a run has finished is taken over by the next one, until the manifest is written.
 
     Args:
       cuts: one-channel cuts at any sampling rate; their audio can be opened from the working folder.
@@ -123,31 +146,50 @@ def store_features(
       config: the features.
       num_jobs: processes.
       exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
+      piece: what is computed; of one piece of several, no manifest is written.
 
     Returns:
-      the cuts that were written, resampled to the config's rate.
+      the cuts with features, resampled to the config's rate.
 
     Raises:
       ValueError: audio that cannot be read, named.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    cuts_path(directory, split).unlink(missing_ok=True)
-    for path in list(directory.iterdir()):
-        if re.fullmatch(rf"feats_{re.escape(split)}-\d+\.lca", path.name):  # not of dev-other, if this is dev
-            path.unlink()
-    resampled = [cut.resample(config.sampling_rate) for cut in cuts]
-    parts = [resampled[i : i + CUTS_PER_FILE] for i in range(0, len(resampled), CUTS_PER_FILE)]
-    paths = [directory / f"feats_{split}-{index}.lca" for index in range(len(parts))]
+    if piece == ALL:
+        cuts_path(directory, split).unlink(missing_ok=True)
+    groups = list(_own_groups(cuts, piece, config.sampling_rate))
+    paths = [directory / f"feats_{split}-{number}.lca" for number, _ in groups]
+    parts = [part for _, part in groups]
     store = functools.partial(_store_part, config=config, tick_power=FINE_TICK if exact else COARSE_TICK)
     done: list[MonoCut] = []
-    with tqdm(total=len(resampled), desc=f"features of {split}", unit="cut") as progress:
+    with tqdm(total=sum(map(len, parts)), desc=f"features of {split}", unit="cut") as progress:
         for cut in _map(store, parts, paths, num_jobs=num_jobs):
             done.append(cut)
             progress.update()
     result = CutSet.from_cuts(done)
-    validate(result)
-    write_manifest(result, cuts_path(directory, split))
+    if piece == ALL:
+        validate(result)
+        write_manifest(result, cuts_path(directory, split))
+        _remove_others(directory, split, {path.name for path in paths})
     return result
+
+
+def _own_groups(cuts: Iterable[MonoCut], piece: Piece, sampling_rate: int) -> Iterator[tuple[int, list[MonoCut]]]:
+    """The cuts of each of the piece's files, by the file's number; few others are in memory."""
+    cuts = iter(cuts)
+    for number in itertools.count():
+        if not (group := list(itertools.islice(cuts, CUTS_PER_FILE))):
+            return
+        if number % piece.every == piece.first:
+            yield number, [cut.resample(sampling_rate) for cut in group]
+
+
+def _remove_others(directory: Path, split: str, names: set[str]) -> None:
+    """Remove a split's files of earlier runs, and what says that its present ones are finished."""
+    for path in list(directory.iterdir()):
+        features = re.fullmatch(rf"feats_{re.escape(split)}-\d+\.lca", path.name)  # not of dev-other, if this is dev
+        if (features and path.name not in names) or re.fullmatch(rf"\.feats_{re.escape(split)}-\d+\..*", path.name):
+            path.unlink()
 
 
 def _map(
@@ -179,15 +221,32 @@ def _listed(store: Callable[..., Iterator[MonoCut]], part: list[MonoCut], path: 
 
 
 def _store_part(cuts: list[MonoCut], path: Path, *, config: FeatureConfig, tick_power: int) -> Iterator[MonoCut]:
-    """Write the features of some cuts into one file; the cuts with them."""
-    extractor = feature_extractor(config)
+    """Write the features of some cuts into one file, unless it is there; the cuts with them."""
+    finished = path.with_name(f".{path.stem}.{_digest(cuts, config, tick_power)}.jsonl.gz")
+    if finished.is_file() and path.is_file():
+        yield from CutSet.from_file(finished)
+        return
+    path.unlink(missing_ok=True)
+    extractor, done = feature_extractor(config), []
     with LilcomChunkyWriter(path, tick_power=tick_power) as writer:
         for cut in cuts:
             try:
-                yield cut.compute_and_store_features(extractor, storage=writer)
+                done.append(cut.compute_and_store_features(extractor, storage=writer))
             except Exception as error:  # every audio backend has its own; the user needs the file's name
                 sources = ", ".join(str(source.source) for source in cut.recording.sources)
                 raise ValueError(f"no features of cut {cut.id} from {sources}: {first_line(error)}") from error
+            yield done[-1]
+    write_manifest(CutSet.from_cuts(done), finished)
+
+
+def _digest(cuts: Iterable[MonoCut], config: FeatureConfig, tick_power: int) -> str:
+    """Of what features are computed from: cuts, the size and time of their files, and options."""
+    digest = hashlib.sha256(repr((config, tick_power)).encode())
+    for cut in cuts:
+        files = [Path(source.source) for source in cut.recording.sources if source.type == "file"]
+        stats = [(stat.st_size, stat.st_mtime_ns) for file in files if file.exists() for stat in [file.stat()]]
+        digest.update(repr((cut.to_dict(), stats)).encode())
+    return digest.hexdigest()[:16]
 
 
 class LiveResampler:

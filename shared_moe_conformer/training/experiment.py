@@ -75,6 +75,8 @@ class RunOptions:
     """Device to compute on, e.g. cpu or cuda:0; auto: a GPU if there is one."""
     prescan: bool = False
     """Compute the largest batches first, to know at once whether they fit into memory; changes no result."""
+    dry_run: bool = False
+    """Say what the training will read, need and take, from its largest batches and a few others, and write nothing."""
     compile: bool = False
     """Compile attention and dense feed-forwards (torch.compile): a minute at the start, then perhaps faster."""
     checkpoint_activations: bool = False

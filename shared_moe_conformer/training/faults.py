@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -54,6 +56,21 @@ def prescan(trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBat
                 "with a larger --accumulate-batches to keep updates as large, or --checkpoint-activations true"
             )
     raise ValueError(f"{message}, nor does an eighth of it: leave out the longest cuts, or train a smaller model")
+
+
+def seconds_a_batch(trainer: Trainer, batches: Iterable[AsrBatch]) -> float:
+    """The time of the gradients of a batch, without the first of them; nothing changes, bit by bit."""
+    times = []
+    with _unchanged(trainer):
+        for batch in batches:
+            start = time.perf_counter()
+            with trainer.precision.autocast():
+                loss, _ = trainer.losses(trainer.model, batch, loss_scales(trainer.config, 0))
+            loss.backward()
+            if trainer.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return statistics.mean(times[1:] or times)
 
 
 def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:

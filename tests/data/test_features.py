@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,14 @@ import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import FeatureConfig
 from shared_moe_conformer.data import features as features_module
 from shared_moe_conformer.data.features import (
     LiveFeatures,
     LiveResampler,
+    Piece,
     compute_features,
     feature_extractor,
     perturb_speed,
@@ -172,6 +174,31 @@ def test_a_corrupt_wav_is_named_and_leaves_no_manifest(cuts: CutSet, content: by
     assert "\n" not in str(error.value)
     with pytest.raises(FileNotFoundError, match="prepare.sh"):
         read_cuts(FBANK, "train", recipe_dir=Path())
+
+
+def test_pieces_make_the_whole_and_what_is_finished_is_not_made_again(
+    cuts: CutSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_module, "CUTS_PER_FILE", 2)
+    options = {"directory": FBANK, "config": FeatureConfig()}
+    whole = [cut.load_features() for cut in store_features(cuts, "train", **options)]
+    computed, compute = [], MonoCut.compute_and_store_features
+    monkeypatch.setattr(
+        MonoCut, "compute_and_store_features", lambda cut, *a, **b: (computed.append(cut.id), compute(cut, *a, **b))[1]
+    )
+    pieces = [store_features(cuts, "dev", **options, piece=Piece(index, 2)) for index in (1, 0)]
+    assert [[cut.id for cut in piece] for piece in pieces] == [["c2", "c3"], ["c0", "c1", "c4"]]
+    assert not (FBANK / "cuts_dev.jsonl.gz").exists() and len(computed) == 5
+    store_features(cuts, "dev", **options, piece=Piece(1, 2))
+    assert len(computed) == 5, "the piece is finished"
+    os.utime("audio/c3.wav", (1, 1))
+    joined = store_features(cuts, "dev", **options)
+    assert computed[5:] == ["c2", "c3"], "the file of a recording that has changed is made again"
+    assert all(np.array_equal(a, cut.load_features()) for a, cut in zip(whole, joined, strict=True))
+    assert sorted(path.name for path in FBANK.iterdir() if "dev" in path.name) == [
+        "cuts_dev.jsonl.gz",
+        *(f"feats_dev-{number}.lca" for number in range(3)),
+    ]
 
 
 def test_old_features_are_removed(cuts: CutSet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,10 @@ def test_speeds_and_splits_can_be_chosen(manifests: Path, run_local: Callable[..
     assert not cuts_path(manifests / "data/fbank", "train").exists()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [(["--num-jobs", 0], "num_jobs"), (["--splits", "x"], "cuts_x")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--num-jobs", 0], "num_jobs"), (["--splits", "x"], "cuts_x"), (["--piece", 3], "piece is 3: give 1 to 1")],
+)
 def test_mistakes_are_one_line(
     manifests: Path, run_local: Callable[..., Result], arguments: list[object], message: str
 ) -> None:

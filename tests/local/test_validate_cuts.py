@@ -112,6 +112,19 @@ def test_a_recording_of_many_cuts_is_read_once_and_all_of_them_are_named(
     assert all(f"part-{number}: audio/dev-0.wav cannot be read" in result.out for number in range(3))
 
 
+def test_of_a_large_corpus_a_sample_is_read(
+    plant: Plant, run_local: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    examine = recordings.examine_recording
+    monkeypatch.setattr(
+        recordings, "examine_recording", lambda recording: read.append(recording.id) or examine(recording)
+    )
+    result = run_local("validate_cuts", "--lang-dir", LANG, "--read-features", "--read-audio", "--sample", 2)
+    assert result.status == 0 and len(read) == 6
+    assert {name.split("-")[0] for name in read} == {"train", "dev", "test"}
+
+
 def drop_faulty(run_local: Callable[..., Result], *flags: str) -> Result:
     return run_local("validate_cuts", "--lang-dir", LANG, "--read-audio", "--drop-faulty", *flags)
 
