@@ -90,7 +90,9 @@ def read_cuts(manifest_dir: Path, split: str, *, recipe_dir: Path) -> CutSet:
     return CutSet.from_cuts(iterate_cut_file(cuts_path(manifest_dir, split), recipe_dir=recipe_dir))
 
 
-def iterate_cut_file(path: Path, *, recipe_dir: Path, index: int = 0, count: int = 1) -> Iterator[MonoCut]:
+def iterate_cut_file(
+    path: Path, *, recipe_dir: Path, index: int = 0, count: int = 1, begin: float = 0.0
+) -> Iterator[MonoCut]:
     """The cuts of one file, one after the other; their relative paths begin at the recipe's folder.
 
     Args:
@@ -98,6 +100,8 @@ def iterate_cut_file(path: Path, *, recipe_dir: Path, index: int = 0, count: int
       recipe_dir: the folder.
       index: number of the first cut to give.
       count: every `count`-th is given; the lines of others are not parsed.
+      begin: share of the file after which to begin; what is before comes last. A compressed file is read from its
+        beginning on.
 
     Raises:
       FileNotFoundError: there is no such file: the split has not been prepared.
@@ -105,16 +109,30 @@ def iterate_cut_file(path: Path, *, recipe_dir: Path, index: int = 0, count: int
     """
     if not path.is_file():
         raise FileNotFoundError(f"no cuts in {path}: run ./prepare.sh first")
-    line = ""
+    line: str | bytes = ""
     try:
-        with open_best(path, "r") as file:
-            for number, line in enumerate(file):
-                if number % count == index:
-                    yield _seen_from(recipe_dir, deserialize_item(decode_json_line(line)))
+        for number, line in enumerate(_lines(path, begin)):
+            if number % count == index:
+                yield _seen_from(recipe_dir, deserialize_item(decode_json_line(line)))
     except (AttributeError, EOFError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a readable manifest of cuts ({error}): run ./prepare.sh again") from error
     if not line:
         raise ValueError(f"no cuts in {path}: run ./prepare.sh again")
+
+
+def _lines(path: Path, begin: float) -> Iterator[str | bytes]:
+    if begin == 0 or path.suffix != ".jsonl":
+        with open_best(path, "r") as file:
+            yield from file
+        return
+    with path.open("rb") as file:
+        file.seek(int(begin * path.stat().st_size))
+        file.readline()  # the rest of a line
+        first = file.tell()
+        yield from file
+        file.seek(0)
+        while file.tell() < first:
+            yield file.readline()
 
 
 def _seen_from(recipe_dir: Path, cut: MonoCut) -> MonoCut:

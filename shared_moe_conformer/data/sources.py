@@ -234,13 +234,16 @@ class Manifest:
     index: int = 0
     count: int = 1
     """The part: every `count`-th cut, from `index` on."""
+    seed: int | None = None
+    """Of where in a file that is not compressed one begins; None: at its beginning."""
 
     def part(self, index: int, count: int) -> Manifest:
         """Every `count`-th cut, from `index` on."""
         return Manifest(self.name, self.path, self.recipe_dir, index, count)
 
     def __iter__(self) -> Iterator[Cut]:
-        return iterate_cut_file(self.path, recipe_dir=self.recipe_dir, index=self.index, count=self.count)
+        begin = 0.0 if self.seed is None else random.Random(self.seed).random()
+        return iterate_cut_file(self.path, recipe_dir=self.recipe_dir, index=self.index, count=self.count, begin=begin)
 
     def manifests(self) -> Iterator[Cut]:
         """All cuts; they hold no audio and no features anyway."""

@@ -331,13 +331,12 @@ class Mixture:
         Args:
           index: of the part.
           count: of parts.
-          seed: of the draws, and of the order of shards.
+          seed: of the draws, of the order of shards, and of where a manifest begins.
         """
         cut_sets = []
         for source in self.sources:
             cuts = source.cuts.part(index, count)
-            if isinstance(cuts, Shards):
-                cuts.seed = seed
+            cuts.seed = seed
             cut_set = CutSet(Usable(cuts, self.check))  # type: ignore[arg-type]
             cut_sets.append(cut_set.repeat(preserve_id=True) if self.endless else cut_set)
         return cut_sets[0] if len(cut_sets) == 1 else CutSet.mux(*cut_sets, weights=list(self.weights), seed=seed)

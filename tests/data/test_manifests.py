@@ -14,6 +14,7 @@ from shared_moe_conformer.data.manifests import (
     StoredCuts,
     change_of_cuts,
     cuts_path,
+    iterate_cut_file,
     read_cuts,
     record_cuts,
     write_manifest,
@@ -148,3 +149,19 @@ def test_another_file_at_the_same_place_is_refused(corpus: Corpus, tmp_path: Pat
         (tmp_path / "other").write_bytes(content)
         with pytest.raises(ValueError, match="does not hold these cuts"):
             StoredCuts.opened(file._replace(path=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
+@pytest.mark.parametrize("begin", [0.0, 0.001, 0.4, 0.9999])
+def test_a_manifest_is_read_in_parts_from_anywhere(corpus: Corpus, tmp_path: Path, name: str, begin: float) -> None:
+    cuts = corpus.cuts("train")
+    CutSet.from_cuts(cuts).to_file(tmp_path / name)
+    parts = [
+        [cut.id for cut in iterate_cut_file(tmp_path / name, recipe_dir=Path(), index=i, count=3, begin=begin)]
+        for i in range(3)
+    ]
+    together = [part[i] for i in range(8) for part in parts]
+    ids = [cut.id for cut in cuts]
+    start = together.index("train-0")
+    assert together[-start:] + together[:-start] == ids if start else together == ids
+    assert (start > 0) == (begin in (0.001, 0.4) and name == "cuts.jsonl")
