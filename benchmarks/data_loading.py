@@ -29,7 +29,8 @@ from benchmarks.timing import peak_resident_memory, resident_memory, take_turns
 from shared_moe_conformer.config import EncoderConfig, FeatureConfig, replace_fields
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.loaders import plan_epoch
-from shared_moe_conformer.data.manifests import cuts_path, write_shard
+from shared_moe_conformer.data.manifests import cuts_path
+from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.trainer import Trainer
 
@@ -95,7 +96,7 @@ def batches(number: int) -> Table:
     """What `plan_epoch` gives, and what Lhotse's sampler does, for as many made-up durations."""
     durations = np.clip(np.random.default_rng(0).lognormal(2.3, 0.5, number), 1, 30)
     recording = Recording("all", [], 16000, 30 * 16000, 30.0)
-    cuts = CutSet(MonoCut(f"cut-{i}", 0.0, float(d), 0, recording=recording) for i, d in enumerate(durations))
+    cuts = CutSet.from_cuts(MonoCut(f"cut-{i}", 0.0, float(d), 0, recording=recording) for i, d in enumerate(durations))
     rows = []
     for count in (1, 8):
         start = time.process_time()

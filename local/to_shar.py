@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file, write_shard
-from shared_moe_conformer.data.sources import numbered_shards
+from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
+from shared_moe_conformer.data.shar import numbered_shards, write_shard
 
 FORMATS = {"recording": ("none", "flac", "opus", "wav", "mp3"), "features": ("none", "lilcom", "numpy")}
 Task = tuple[int, Sequence[Cut]]

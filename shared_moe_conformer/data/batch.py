@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import random
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from lhotse import MonoCut
+from lhotse import CutSet, MonoCut, Recording, RecordingSet
 from lhotse.cut import Cut
+from lhotse.dataset.cut_transforms import Compress, CutMix, PerturbSpeed, ReverbWithImpulseResponse
 from lhotse.utils import LOG_EPSILON
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, require
-from shared_moe_conformer.data.augment import Conditions, CutTransforms, Example, spec_augment, with_silence
+from shared_moe_conformer.data.augment import Conditions, Example, spec_augment, with_silence
+from shared_moe_conformer.data.checks import unfit_features
 from shared_moe_conformer.data.distortions import Distortion, Setting
 from shared_moe_conformer.data.features import compute_features, features_of
-from shared_moe_conformer.data.sources import Unreadable
+from shared_moe_conformer.data.manifests import iterate_cut_file
+from shared_moe_conformer.data.shar import Unreadable
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.text import first_line
 
 logger = logging.getLogger("shared_moe_conformer")
+MOST_NOISES = 100
+"""Pieces of noise among which a batch's are drawn."""
+CODEC_LEVELS = (0.75, 0.98)
+"""Lowest and highest compression, as Lhotse means it: of Opus 69 to 11 kbit/s. Source: libsndfile, ogg_opus.c."""
+Transform = Callable[[CutSet], CutSet]
 
 
 class AsrBatch(NamedTuple):
@@ -73,7 +84,7 @@ class CutDataset(Dataset):
     """What happens to the features of training utterances."""
     num_copies: int = 1
     """Copies of each training utterance in its batch, each with masks of its own."""
-    unreadable: Unreadable = field(default_factory=lambda: Unreadable(allowed=False))
+    unreadable: Unreadable = field(default_factory=Unreadable)
     """Cuts that batches do without."""
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
@@ -183,3 +194,115 @@ class DistortedDataset(CutDataset):
 
 def _samples(cut: MonoCut) -> np.ndarray:
     return np.asarray(cut.load_audio()[0])
+
+
+@dataclass
+class CutTransforms:
+    """What Lhotse's transforms do to the cuts of a training batch before they are read; a seed decides all of it.
+
+    Cuts with stored features get noises' features, each piece at the ratio to the whole utterance, as in icefall.
+    Others get another speed, a room, noises' samples and a codec.
+    Levels need no transform here: a gain is exact on features (`Conditions`). Nor do Lhotse's made rooms, which follow
+    no seed and need torchaudio.
+    """
+
+    config: DataConfig
+    sampling_rate: int
+    """Of audio, in Hz."""
+    noises: Sequence[Cut] = ()
+    rooms: Sequence[Recording] = ()
+    """Impulse responses at that rate."""
+
+    @classmethod
+    def of(cls, config: DataConfig, features: FeatureConfig, recipe_dir: Path) -> CutTransforms | None:
+        """The transforms that a config asks for; None where it asks for none.
+
+        Raises:
+          FileNotFoundError, ValueError: noises or rooms are missing or cannot be used.
+        """
+        if not (config.noise_manifest or config.on_the_fly):
+            return None
+        rooms = _rooms(recipe_dir / config.room_manifest, features, recipe_dir) if config.room_manifest else []
+        noises = _noises(recipe_dir / config.noise_manifest, features, recipe_dir) if config.noise_manifest else []
+        return cls(config, features.sampling_rate, noises, rooms)
+
+    def __call__(self, cuts: Iterable[Cut], *, seed: int) -> list[Cut]:
+        """As many cuts, with the same ids and texts, in the same order.
+
+        Raises:
+          ValueError: the noises have no features for these cuts, or no recordings.
+        """
+        rng, cuts = random.Random(seed), list(cuts)
+        stored = [cut for cut in cuts if cut.has_features]
+        recorded = [cut.resample(self.sampling_rate) for cut in cuts if not cut.has_features]
+        changed = {
+            True: iter(_applied(self._noise(stored, rng), stored)),
+            False: iter(_applied([*self._room(rng), *self._noise(recorded, rng), *self._codec(rng)], recorded)),
+        }
+        return [next(changed[cut.has_features]) for cut in cuts]
+
+    def _room(self, rng: random.Random) -> Iterator[Transform]:
+        if speeds := list(self.config.speed_factors):
+            yield PerturbSpeed(speeds, p=len(speeds) / (len(speeds) + 1), randgen=rng, preserve_id=True)
+        if rooms := self.rooms:
+            yield ReverbWithImpulseResponse(rooms, p=self.config.room_probability, randgen=rng, preserve_id=True)
+
+    def _noise(self, cuts: Sequence[Cut], rng: random.Random) -> Iterator[Transform]:
+        """The noises of this batch; Lhotse would shuffle all that there are."""
+        if not self.noises or not cuts or not self.config.noise_probability:
+            return
+        kind = "features" if cuts[0].has_features else "recording"
+        drawn = rng.sample(self.noises, min(len(self.noises), MOST_NOISES))
+        for noise in drawn:
+            require(
+                getattr(noise, f"has_{kind}"),
+                f"noise {noise.id} has no {kind}, which cut {cuts[0].id} needs: give the other --noise-manifest, of "
+                "data/fbank for cuts with stored features and of data/manifests for others",
+            )
+        if kind == "recording":
+            drawn = [noise.drop_features().resample(self.sampling_rate) for noise in drawn]
+        yield CutMix(
+            CutSet(drawn),
+            snr=self.config.noise_snr,
+            p=self.config.noise_probability,
+            pad_to_longest=False,
+            preserve_id=True,
+            seed=rng,
+            random_mix_offset=True,
+        )
+
+    def _codec(self, rng: random.Random) -> Iterator[Transform]:
+        if self.config.codec_probability:
+            codecs, p = list(self.config.codecs), self.config.codec_probability
+            yield Compress(codecs, CODEC_LEVELS, p=p, seed=None, rng=rng, preserve_id=True)  # type: ignore[arg-type]
+
+
+def _applied(transforms: Iterable[Transform], cuts: Sequence[Cut]) -> Iterable[Cut]:
+    return functools.reduce(lambda changed, transform: transform(changed), transforms, CutSet(cuts)) if cuts else ()
+
+
+def _noises(path: Path, features: FeatureConfig, recipe_dir: Path) -> list[Cut]:
+    """Cuts of noise, whose texts nobody says."""
+    cuts = [cut.drop_supervisions() for cut in iterate_cut_file(path, recipe_dir=recipe_dir)]
+    reasons = [(cut.id, _reason_against(cut, features)) for cut in cuts]
+    wrong = [f"{cut_id}: {reason}" for cut_id, reason in reasons if reason]
+    require(not wrong, f"{len(wrong)} noises in {path} cannot be used, first {wrong[:1]}")
+    return cuts
+
+
+def _reason_against(cut: Cut, features: FeatureConfig) -> str:
+    if cut.has_features:
+        return unfit_features(cut, features)
+    return "" if cut.has_recording else "neither features nor a recording"
+
+
+def _rooms(path: Path, features: FeatureConfig, recipe_dir: Path) -> list[Recording]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no recordings of rooms in {path}: write a manifest, as `lhotse prepare rir-noise` does"
+        )
+    try:
+        rooms = RecordingSet.from_file(path).with_path_prefix(recipe_dir)
+        return [room.resample(features.sampling_rate) for room in rooms]
+    except Exception as error:  # manifests of other things have their own
+        raise ValueError(f"{path} is not a manifest of recordings: {first_line(error)}") from error

@@ -12,14 +12,15 @@ from typing import Any
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
-from shared_moe_conformer.data.augment import Conditions, CutTransforms, with_more_time_masks
-from shared_moe_conformer.data.batch import CutDataset, DistortedDataset, PlannedBatch
+from shared_moe_conformer.data.augment import Conditions, with_more_time_masks
+from shared_moe_conformer.data.batch import CutDataset, CutTransforms, DistortedDataset, PlannedBatch
 from shared_moe_conformer.data.checks import Problem, UtteranceCheck, check_cut, refuse, refuse_many, unfit_features
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
-from shared_moe_conformer.data.sources import Shards, Source, Survey, Unreadable, open_sources, survey
-from shared_moe_conformer.data.streamed import SAMPLE, EndlessStream, EpochStream, Mixture
+from shared_moe_conformer.data.shar import Shards, Unreadable
+from shared_moe_conformer.data.sources import SAMPLE, Mixture, Source, Survey, open_sources, survey
+from shared_moe_conformer.data.streamed import EndlessStream, EpochStream
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 
@@ -67,7 +68,7 @@ class AsrDataModule:
         training, sources = self.config.training, self._sources
         length = training.steps_per_epoch * training.accumulate_batches
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
-        unreadable = Unreadable(allowed=self.config.data.max_unreadable > 0)
+        unreadable = Unreadable(self.config.data.max_unreadable)
         mixture = Mixture(sources, weights, self._check, endless=length > 0, unreadable=unreadable)
         dataset = CutDataset(self.tokenizer, **self._augmentation(mixture), unreadable=unreadable)
         dataset[PlannedBatch(mixture.first_cuts(), 0)]

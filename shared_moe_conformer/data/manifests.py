@@ -6,10 +6,9 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
@@ -23,18 +22,13 @@ from lhotse import (
     SupervisionSet,
     validate_recordings_and_supervisions,
 )
-from lhotse.cut import Cut, MixedCut
 from lhotse.serialization import decode_json_line, deserialize_item, open_best
-from lhotse.shar import SharWriter
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.config import require
-from shared_moe_conformer.text import counted, first_line, words_of
+from shared_moe_conformer.text import counted, words_of
 
-CUTS = "cuts"
-READ_FIELDS = ("features", "recording")
-"""Fields that training can read; the first that a folder has is read, and no other."""
 RECORD_FILE = "training-cuts.json"
 
 
@@ -149,64 +143,6 @@ def _seen_from(recipe_dir: Path, cut: MonoCut) -> MonoCut:
     if cut.has_features:
         cut.features.storage_path = os.path.join(folder, cut.features.storage_path)
     return cut
-
-
-def without_others(cut: Cut, fields: Iterable[str]) -> Cut:
-    """The cut, itself changed, without features or recording that its shard does not hold."""
-    for field in {*READ_FIELDS} - {*fields}:
-        if getattr(cut, field, None) is not None:
-            setattr(cut, field, None)
-    return cut
-
-
-def write_shard(cuts: Sequence[Cut], directory: Path, number: int, fields: Mapping[str, str]) -> bool:
-    """Write one shard, whole or not at all; return False if it is there already.
-
-    Args:
-      cuts: their audio or features can be read.
-      directory: the folder of all shards.
-      number: of this shard, from 0.
-      fields: formats by field, as Lhotse's `to_shar` has them.
-
-    Raises:
-      ValueError: a cut that cannot be read, named, or a shard of this number that holds other cuts.
-    """
-    if _is_written([cut.id for cut in cuts], directory, number, fields):
-        return False
-    suffix = f".{number:06d}"
-    temporary = directory / suffix
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        with SharWriter(temporary, fields, shard_size=None, shard_suffix=suffix, warn_unused_fields=False) as writer:
-            for cut in cuts:
-                _write_cut(writer, cut, fields)
-        written = sorted(temporary.iterdir(), key=lambda path: path.name.startswith(f"{CUTS}."))
-        for path in written:  # the cuts come last: a shard without them is not there
-            os.replace(path, directory / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return True
-
-
-def _write_cut(writer: SharWriter, cut: Cut, fields: Mapping[str, str]) -> None:
-    missing = [f for f in fields if not (cut.has_recording if f == "recording" else cut.has_features)]
-    require(not missing, f"cut {cut.id} has no {' and no '.join(missing)} to write")
-    try:
-        whole = cut.to_mono() if isinstance(cut, MixedCut) else cut
-        writer.write(without_others(fastcopy(whole), fields))
-    except Exception as error:  # audio backends and storages have their own
-        raise ValueError(f"cut {cut.id} cannot be written: {first_line(error)}") from error
-
-
-def _is_written(ids: Sequence[str], directory: Path, number: int, fields: Mapping[str, str]) -> bool:
-    path = directory / f"{CUTS}.{number:06d}.jsonl.gz"
-    if not path.is_file():
-        return False
-    others = [directory / f"{field}.{number:06d}.tar" for field in fields]
-    same = [cut.id for cut in CutSet.from_jsonl_lazy(path)] == list(ids) and all(map(Path.is_file, others))
-    require(same, f"{path} is of other cuts or fields: remove it, or give another --output-dir")
-    return True
 
 
 class OpenFile(NamedTuple):

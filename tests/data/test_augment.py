@@ -23,7 +23,6 @@ from shared_moe_conformer.data.augment import (
     LONGEST_JOINED,
     MARGIN,
     Conditions,
-    CutTransforms,
     Example,
     mix,
     spec_augment,
@@ -31,7 +30,7 @@ from shared_moe_conformer.data.augment import (
     with_most_silence,
     with_silence,
 )
-from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.batch import AsrBatch, CutTransforms
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import (
     Setting,

@@ -109,6 +109,7 @@ def test_no_cuts_are_cuts_too() -> None:
 
 
 def test_the_file_is_closed_with_the_object(corpus: Corpus) -> None:
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     stored = StoredCuts(corpus.cuts("train"))
     again = StoredCuts.opened(stored.file)
@@ -163,5 +164,5 @@ def test_a_manifest_is_read_in_parts_from_anywhere(corpus: Corpus, tmp_path: Pat
     together = [part[i] for i in range(8) for part in parts]
     ids = [cut.id for cut in cuts]
     start = together.index("train-0")
-    assert together[-start:] + together[:-start] == ids if start else together == ids
+    assert together[start:] + together[:start] == ids
     assert (start > 0) == (begin in (0.001, 0.4) and name == "cuts.jsonl")

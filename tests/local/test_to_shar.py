@@ -8,7 +8,7 @@ import pytest
 from lhotse import CutSet
 
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
-from shared_moe_conformer.data.sources import find_shards
+from shared_moe_conformer.data.shar import find_shards
 from tests.data.conftest import noise_cut
 
 
