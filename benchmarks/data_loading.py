@@ -115,8 +115,10 @@ def batches(number: int) -> Table:
     return Table(f"Batches of {number:,} cuts", columns, rows)
 
 
-def lhotses_sampler(cuts: CutSet, **part: int) -> DynamicBucketingSampler:
-    return DynamicBucketingSampler(cuts, max_duration=MAX_DURATION, num_buckets=10, shuffle=True, seed=0, **part)
+def lhotses_sampler(cuts: CutSet, *, num_buckets: int = 10, **part: int) -> DynamicBucketingSampler:
+    """Its batches, of one process's part."""
+    options = {"max_duration": MAX_DURATION, "num_buckets": num_buckets, "shuffle": True, "seed": 0, **part}
+    return DynamicBucketingSampler(cuts, **options)
 
 
 def shares(planned: list[np.ndarray], count: int) -> list[float]:
@@ -147,7 +149,7 @@ def reading(cuts: CutSet, *, rounds: int) -> Table:
 
 def ours_of(source: Path) -> Callable[[], object]:
     """A function that reads an epoch of train_cuts."""
-    options = {"train_cuts": (str(source),), "num_time_masks": 0, "num_freq_masks": 0, "max_duration": MAX_DURATION}
+    options = {"train_cuts": (str(source),), "num_time_masks": 0, "num_freq_masks": 0, "num_buckets": 2}
     data = data_module(replace_fields(make_config(), options))
     loader = data.stream_loader(data.survey())
 
@@ -163,7 +165,7 @@ def read_by_lhotse(source: Path) -> None:
     cuts = CutSet.from_shar(in_dir=source) if source.is_dir() else CutSet.from_jsonl_lazy(source)
     strategy = OnTheFlyFeatures(Fbank(FbankConfig(num_mel_bins=80))) if source.is_dir() else PrecomputedFeatures()
     dataset = K2SpeechRecognitionDataset(input_strategy=strategy)
-    assert sum(len(dataset[batch]["inputs"]) for batch in lhotses_sampler(cuts, rank=0, world_size=1))
+    assert sum(len(dataset[batch]["inputs"]) for batch in lhotses_sampler(cuts, num_buckets=2, rank=0, world_size=1))
 
 
 def beginnings(sizes: list[int], *, more: int) -> Table:
