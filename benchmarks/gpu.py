@@ -32,6 +32,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.model.moe import Experts
 from shared_moe_conformer.training.metrics import loss_scales
+from shared_moe_conformer.training.precision import recompute_activations
 from shared_moe_conformer.training.trainer import Trainer
 
 TOLERANCE = {"float32": 2e-3, "bfloat16": 5e-2, "float16": 2e-2}
@@ -164,7 +165,7 @@ def steps(device: torch.device, size: Size) -> Iterator[Row]:
     for precision, checkpointed in ways if device.type == "cuda" else ways[:1]:
         model = make_model(size)
         if checkpointed:
-            model.checkpoint_activations()
+            recompute_activations(model)
         config = TrainingConfig(precision=precision)  # type: ignore[arg-type]
         trainer = Trainer(model, config, device=device)
         trainer.train_mode()

@@ -128,7 +128,7 @@ def listed_shards(path: Path) -> Shards:
       ValueError: something else is in the file.
     """
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))
+        files = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error})") from error
     are_lists = isinstance(files, dict) and all(
