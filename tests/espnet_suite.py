@@ -70,12 +70,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def recogniser(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture(scope="module")
+def recogniser(trained: Path) -> Any:
     from espnet2.bin.asr_inference import Speech2Text
 
-    monkeypatch.chdir(trained)
-    return Speech2Text("exp/config.yaml", "exp/valid.loss.best.pth", **SEARCH)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(trained)
+        return Speech2Text("exp/config.yaml", "exp/valid.loss.best.pth", **SEARCH)
 
 
 def test_espnets_trainer_moves_the_weights_statistics_and_biases(recogniser: Any) -> None:
@@ -101,11 +102,14 @@ def test_the_encoders_frames_are_the_packages(recogniser: Any) -> None:
     assert model.encoder.output_size() == frames.size(-1) and frames.size(-2) <= frame_lens.max()
 
 
-def test_what_espnet_packs_its_model_zoo_loads_and_it_says_the_same(trained: Path, recogniser: Any) -> None:
+def test_what_espnet_packs_its_model_zoo_loads_and_it_says_the_same(
+    trained: Path, recogniser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from espnet2.bin import pack
     from espnet2.bin.asr_inference import Speech2Text
     from espnet_model_zoo.downloader import ModelDownloader
 
+    monkeypatch.chdir(trained)
     pack.main(
         ["asr", "--outpath", "packed/model.zip", "--asr_train_config", "exp/config.yaml"]
         + ["--asr_model_file", "exp/valid.loss.best.pth", "--option", "stats/train/feats_stats.npz"]

@@ -292,6 +292,17 @@ def test_an_error_of_compiling_kaldifeat_is_one(bare: Path) -> None:
     assert list((bare / ".venv-torch").iterdir()) == [], "nothing is left of it"
 
 
+@pytest.mark.parametrize(("command", "status"), [([], 0), (["true"], 1)])
+def test_where_espnet_cannot_be_had_one_line_says_so(clone: Path, command: list[str], status: int) -> None:
+    for tool in ("cmp", "true"):
+        (clone / "tools" / tool).symlink_to(str(shutil.which(tool)))
+    stub(clone / "tools" / "python", 'echo "ERROR: no such host" >&2; exit 1')
+    environment = {"PATH": str(clone / "tools"), "VIRTUAL_ENV": str(clone / ".venv-torch")}
+    result = run(clone / "requirements/espnet.sh", *command, **environment)
+    *_, line = result.stderr.splitlines()
+    assert result.returncode == status and line.endswith("ESPnet cannot be had here: going on without, its test skips")
+
+
 def test_kaldifeat_needs_no_home(tmp_path: Path) -> None:
     line = next(line for line in (REQUIREMENTS / "kaldifeat.sh").read_text().splitlines() if line.startswith("kept="))
     script = f"set -u; unset HOME XDG_CACHE_HOME; root={tmp_path}; wheel_key() {{ echo key; }}; {line}; echo $kept"
