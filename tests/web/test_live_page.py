@@ -84,7 +84,7 @@ def test_a_server_that_has_gone_is_said(opened: Chrome, wait: Wait) -> None:
     opened.execute_script(
         "window.WebSocket = class extends EventTarget {"
         " constructor() { super(); this.readyState = 3;"
-        " setTimeout(() => this.dispatchEvent(new CloseEvent('close', { code: 1006 }))); } close() {} }"
+        " setTimeout(() => this.dispatchEvent(new CloseEvent('close', { code: 1012 }))); } close() {} }"
     )
     opened.find_element("id", "live").click()
     said = wait(NO_ERROR)

@@ -379,6 +379,18 @@ def test_a_chunk_size_that_cannot_be_is_refused_at_the_start(saved: Save, tiny_b
         pass
 
 
+def test_who_speaks_is_told_when_the_server_ends(saved: Save, tiny_bundle: Bundle, tones: np.ndarray) -> None:
+    with serve_bundle(tiny_bundle, saved(), **CHUNKS) as url:
+        speaker = Speaker(url)
+        speaker.send(tones)
+        speaker.next_text()
+    with pytest.raises(ConnectionError) as closed:
+        while True:
+            speaker.next_text()
+    assert closed.value.args[0] == 1012, "service restart"
+    speaker.leave()
+
+
 def test_pages_from_elsewhere_may_not_connect(streaming: str) -> None:
     for origin in ("https://evil.example", "null"):
         assert Speaker(streaming, origin=origin).answer.status_code == 403
