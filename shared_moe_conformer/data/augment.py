@@ -142,7 +142,7 @@ def mix(speech: Tensor, noise: Tensor, *, snr: float, log_weights: Tensor | floa
 
 
 def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) -> Tensor:
-    """A copy of one utterance's features (T, F) whose masks hold the utterance's mean of each mel bin.
+    """One utterance's features (T, F), a copy whose masks hold the utterance's mean of each mel bin if there are masks.
 
     Each time mask has a uniformly random width, up to an equal share of what all may cover together.
 
@@ -150,6 +150,8 @@ def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) 
 
     Source: Park et al. 2019, SpecAugment (arXiv 1904.08779), section 2; no time warping.
     """
+    if config.num_time_masks == config.num_freq_masks == 0:
+        return features
     num_frames, num_bins = features.shape
     masked = torch.zeros(num_frames, num_bins, dtype=torch.bool)
     for _ in range(config.num_time_masks):

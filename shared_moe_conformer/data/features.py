@@ -82,7 +82,8 @@ def features_of(cut: Cut, config: FeatureConfig) -> Tensor:
     """Features (T, F) of a cut, stored or else computed from its recording as `store_features` does."""
     if cut.has_features:
         return torch.from_numpy(cut.load_features())
-    return torch.as_tensor(cut.resample(config.sampling_rate).compute_features(feature_extractor(config)))
+    at_rate = cut if cut.sampling_rate == config.sampling_rate else cut.resample(config.sampling_rate)
+    return torch.as_tensor(at_rate.compute_features(feature_extractor(config)))
 
 
 def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
