@@ -48,7 +48,7 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
         }
         for (muon, scale, decays), parameters in sorted(kinds.items(), key=lambda kind: kind[0], reverse=True)
     ]
-    return MuonAdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), **_fused_option())
+    return MuonAdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))
 
 
 def matrices_of_encoder(model: nn.Module, decayed: set[str]) -> set[str]:
@@ -114,12 +114,6 @@ def decayed_names(model: nn.Module) -> set[str]:
         and ".gates." not in name
         and id(p) not in embeddings
     }
-
-
-def _fused_option() -> dict[str, bool]:
-    """One kernel for all parameters, where this torch has it for a CPU too (2.4)."""
-    major, minor = torch.__version__.split(".")[:2]
-    return {"fused": True} if (int(major), int(minor)) >= (2, 4) else {}
 
 
 class MuonAdamW(torch.optim.AdamW):

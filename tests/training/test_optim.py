@@ -11,7 +11,6 @@ from torch import nn
 
 from shared_moe_conformer.config import EncoderConfig, ModelConfig, TrainingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.training import optim
 from shared_moe_conformer.training.metrics import TrainState
 from shared_moe_conformer.training.optim import (
     SIZE_OF_ADAMW_UPDATES,
@@ -131,18 +130,6 @@ def test_decay_shrinks_weights_without_a_gradient_and_leaves_biases() -> None:
     build_optimizer(model, TrainingConfig(learning_rate=0.1, weight_decay=0.5)).step()
     torch.testing.assert_close(model.weight, torch.full((2, 2), 1 - 0.1 * 0.5))
     torch.testing.assert_close(model.bias, torch.ones(2))
-
-
-@pytest.mark.parametrize(("version", "fused"), [("1.13.1+cu117", False), ("2.3.1", False), ("2.4.0+cpu", True)])
-def test_one_kernel_for_all_parameters_where_torch_has_it_for_cpus(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch, version: str, fused: bool
-) -> None:
-    """torch 2.0 to 2.3, for which there are wheels of k2, raises on a CPU."""
-    made: dict[str, Any] = {}
-    monkeypatch.setattr(torch, "__version__", version)
-    monkeypatch.setattr(optim, "MuonAdamW", lambda groups, **options: made.update(options))
-    build_optimizer(model, TrainingConfig())
-    assert made.get("fused", False) == fused
 
 
 MUON = TrainingConfig(optimizer="muon", muon_lr_factor=3.0, learning_rate=0.01, weight_decay=0.0)
