@@ -34,6 +34,7 @@ PROGRAMS = (
 """Where options are written out that are no field of a dataclass."""
 OPTION = r"(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]"
 OF_OTHERS = {
+    *("--nodes", "--ntasks-per-node", "--gpus-per-node", "--cpus-per-task", "--time", "--requeue", "--signal"),  # Slurm
     "--data-binary",
     "--server-ip",
     "--server-port",
