@@ -21,8 +21,8 @@ from shared_moe_conformer.decoding.neural_lm import neural_lm_path, save_neural_
 from shared_moe_conformer.decoding.options import token_ngram_path
 from shared_moe_conformer.decoding.scorers import ngram_scorer
 from shared_moe_conformer.device import choose_device, tune_cpu
+from shared_moe_conformer.language_model import LanguageModel
 from shared_moe_conformer.lattice.ngram import NgramModel
-from shared_moe_conformer.model.language_model import LanguageModel
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.distributed import world
 from shared_moe_conformer.training.experiment import (

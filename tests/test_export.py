@@ -19,8 +19,8 @@ from shared_moe_conformer.decoding.options import DecodingConfig, token_ngram_pa
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
 from shared_moe_conformer.decoding.searches import Tuned, write_tuned
 from shared_moe_conformer.export import choose_example, main, read_error_rates
+from shared_moe_conformer.language_model import LanguageModel
 from shared_moe_conformer.lattice.ngram import train_ngram
-from shared_moe_conformer.model.language_model import LanguageModel
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
 from shared_moe_conformer.release.zoo_index import find
 from shared_moe_conformer.speech.audio import read_audio, write_wav

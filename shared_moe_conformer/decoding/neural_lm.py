@@ -15,7 +15,7 @@ from torch import Tensor
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import LmModelConfig, from_dict, require, to_dict
 from shared_moe_conformer.decoding.scorers import of_parents
-from shared_moe_conformer.model.language_model import SOS, LanguageModel
+from shared_moe_conformer.language_model import SOS, LanguageModel
 
 BLANK_ID = 0
 MAX_TOKENS = 1 << 15

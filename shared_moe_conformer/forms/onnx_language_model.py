@@ -14,7 +14,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.decoding.neural_lm import load_neural_lm
 from shared_moe_conformer.forms.onnx_graphs import describe, write_graph
 from shared_moe_conformer.forms.runtimes import MAX_DIFFERENCE, load_graph, require_close
-from shared_moe_conformer.model.language_model import EOS, SOS, LanguageModel
+from shared_moe_conformer.language_model import EOS, SOS, LanguageModel
 from shared_moe_conformer.release.manifest import NEURAL_LM_FILES
 
 SENTENCES = torch.tensor([[3, 4, 5, 3], [5, 0, 0, 0]])

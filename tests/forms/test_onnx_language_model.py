@@ -25,8 +25,8 @@ from shared_moe_conformer.forms.onnx_folder import write_decoder_and_joiner, wri
 from shared_moe_conformer.forms.onnx_graphs import describe, metadata, write_chunk_graphs  # noqa: E402
 from shared_moe_conformer.forms.onnx_language_model import write_language_models  # noqa: E402
 from shared_moe_conformer.forms.onnx_streaming import StreamingForm, tail_seconds, whole_chunks  # noqa: E402
+from shared_moe_conformer.language_model import LanguageModel  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
-from shared_moe_conformer.model.language_model import LanguageModel  # noqa: E402
 from shared_moe_conformer.release.zoo_index import write_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
