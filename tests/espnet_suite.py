@@ -21,7 +21,7 @@ MODEL = Path(__file__).resolve().parent.parent / "zoo/an4-base"
 OPTIONS: dict[str, Any] = {"encoder_dim": 16, "num_attention_heads": 2, "feed_forward_dim": 24, "conv_kernel_size": 5}
 OPTIONS |= {"subsampling_channels": 4, "group_sizes": [2, 1], "num_experts": 3}
 SEARCH: dict[str, Any] = {"ctc_weight": 1.0, "beam_size": 2, "minlenratio": 0.1}
-"""At least so many units a frame: two steps of training are too few to say something by itself."""
+"""Fewest units a frame that the search must find: after two steps of training it would find none by itself."""
 
 
 def run_espnet(monkeypatch: pytest.MonkeyPatch, module: str, *arguments: str) -> None:

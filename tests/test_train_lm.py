@@ -75,7 +75,7 @@ def test_the_best_epoch_goes_beside_the_n_grams(
 
 
 def killed_after(num_updates: int, train: Callable[[Callable[[], None]], object]) -> int:
-    """The signal that ended a fork of this process, which kills itself when it has made so many updates."""
+    """The signal that ended a fork of this process, which kills itself after this many updates."""
     process = os.fork()
     if process:
         return os.WTERMSIG(os.waitpid(process, 0)[1])

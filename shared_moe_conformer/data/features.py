@@ -241,7 +241,7 @@ def _store_part(cuts: list[MonoCut], path: Path, *, config: FeatureConfig, tick_
 
 
 def _digest(cuts: Iterable[MonoCut], config: FeatureConfig, tick_power: int) -> str:
-    """Of what features are computed from: cuts, the size and time of their files, and options."""
+    """A digest of all that features are computed from: cuts, the size and time of their files, and options."""
     digest = hashlib.sha256(repr((config, tick_power)).encode())
     for cut in cuts:
         files = [Path(source.source) for source in cut.recording.sources if source.type == "file"]

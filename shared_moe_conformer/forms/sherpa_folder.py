@@ -15,9 +15,8 @@ import yaml
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import FeatureConfig
-from shared_moe_conformer.forms.onnx_folder import checked, quantise, require_onnx, write_graphs
-from shared_moe_conformer.forms.onnx_language_model import write_language_models
-from shared_moe_conformer.forms.runtimes import CTC, ENCODER, SHRUNK, int8_name
+from shared_moe_conformer.forms.onnx_folder import require_onnx, write_offline_graphs
+from shared_moe_conformer.forms.runtimes import CTC, ENCODER, int8_name
 from shared_moe_conformer.release.card import card_header
 from shared_moe_conformer.release.manifest import CARD_FILE, TEST_WAV, TOKENIZER_FILES, reference_text
 
@@ -62,11 +61,7 @@ def write_sherpa(source: Path, target: Path, *, overwrite: bool = False) -> dict
     require_onnx()
     bundle = Bundle.load(source)
     with atomic_folder(target, marker=ENCODER, overwrite=overwrite) as folder:
-        write_graphs(bundle, folder)
-        for name in SHRUNK:
-            quantise(folder / name, folder / int8_name(name))
-        of_lms = write_language_models(bundle, folder, for_streams=False)
-        differences = of_lms | checked(bundle, source / TEST_WAV, folder)
+        differences = write_offline_graphs(bundle, source / TEST_WAV, folder)
         (folder / CARD_FILE).write_text(_card(bundle, target.name), encoding="utf-8")
         return lay_out(folder, source, differences)
 

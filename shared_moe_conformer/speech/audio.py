@@ -63,7 +63,7 @@ def stream_audio(
 
     Args:
       channel: the channel to take, from 0; None: the mean of all.
-      max_seconds: no more of the file is read and decoded than is needed for so many seconds; None: all.
+      max_seconds: reading and decoding stop after this many seconds of audio; None: at the file's end.
 
     Raises:
       FileNotFoundError: no such file.

@@ -69,7 +69,7 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
     """Open an audio file.
 
     Args:
-      max_seconds: other programs decode no more than so many seconds of it; None: all.
+      max_seconds: other programs decode at most this many seconds of it; None: all.
 
     Raises:
       FileNotFoundError: no such file.

@@ -108,7 +108,7 @@ def read_segments(
         try:
             for start, samples, sampling_rate in _cut(recording, longest=longest):
                 segment = Segment(number, start, features(samples, sampling_rate))
-                if len(segment.features) > MIN_NUM_FRAMES:  # so many are 65 ms, rounded: no word
+                if len(segment.features) > MIN_NUM_FRAMES:  # a segment of this length is 65 ms, rounded: no word
                     yield segment
         except (ValueError, OSError) as error:
             yield End(number, error)

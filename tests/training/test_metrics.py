@@ -22,7 +22,7 @@ SCALES = LossScales(simple_loss=0.5, pruned_loss=1.0, ctc_loss=0.3, load_balanci
 
 @pytest.fixture
 def losses(tiny_model: Callable[[], Any], batch: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's losses on a batch of so many frames, the summed ones in proportion to them."""
+    """A model's losses on a batch of this many frames, the summed ones in proportion to them."""
     template = tiny_model()(*batch(0)[:4])
 
     def make(num_frames: int, *, per_frame: float, balancing: float) -> Any:
