@@ -65,7 +65,7 @@ def examine(splits: dict[str, CutSet], tokenizer: Tokenizer | None, args: argpar
 
 
 def sample(splits: dict[str, CutSet], size: int) -> set[tuple[str, str]]:
-    """Split and id of the cuts that are read whole: the same number of each split, always the same cuts; 0: all cuts."""
+    """Split and id of the cuts that are read whole: the same number of each split, always the same; 0: all cuts."""
     ids = {split: [cut.id for cut in cuts] for split, cuts in splits.items()}
     rng = random.Random(0)
     chosen = {split: rng.sample(part, min(size, len(part))) if size else part for split, part in ids.items()}
