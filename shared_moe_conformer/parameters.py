@@ -60,7 +60,7 @@ def _active(part: nn.Module) -> int:
     if isinstance(part, Merged):
         return _size(part) // len(part.sets)
     if isinstance(part, MoeFeedForward):
-        return _size(part) // part.num_experts * part.top_k
+        return _size(part) - _size(part.experts) // part.num_experts * (part.num_experts - part.top_k)
     return _size(part)
 
 

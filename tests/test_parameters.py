@@ -7,6 +7,7 @@ import pytest
 
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.parameters import count_parameters
+from tests.experts import WITH_ALL
 
 
 def test_unique_counts_are_what_the_model_stores(model_config: Any) -> None:
@@ -29,6 +30,16 @@ def test_active_leaves_out_the_experts_that_are_not_chosen(model_config: Any, to
     counts = count_parameters(model_config(top_k=top_k), num_mel_bins=20)["encoder"]
     expert = 16 * 24 + 24 + 24 * 16 + 16
     assert counts.unrolled - counts.active == 4 * (4 - top_k) * expert
+
+
+def test_active_holds_the_common_expert_and_the_norm_of_every_layer(model_config: Any) -> None:
+    """Four layers, whose second feed-forward has 4 experts of 5 channels, two of them active, and a common one of 7."""
+    dense = count_parameters(model_config(experts_in="none"), num_mel_bins=20)["encoder"]
+    counts = count_parameters(model_config(**WITH_ALL), num_mel_bins=20)["encoder"]
+    sizes = {hidden: 2 * 16 * hidden + hidden + 16 for hidden in (5, 7, 24)}
+    own = 2 * sizes[5] + sizes[7] + 2 * 16 + 4 * 16  # experts, norm, router
+    assert counts.active - dense.active == 4 * (own - sizes[24])
+    assert counts.unrolled - counts.active == 4 * 2 * sizes[5]
 
 
 def test_unique_counts_follow_the_formula_of_the_readme(encoder_config: Any, model_config: Any) -> None:

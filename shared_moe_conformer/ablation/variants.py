@@ -43,7 +43,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
         encoder.experts_in != "none" and len(encoder.block_sizes) < encoder.num_layers,
         "an ablation is about a config that shares blocks and has experts: give one of these",
     )
-    layers = encoder.num_layers
+    layers, experts, channels = encoder.num_layers, encoder.num_experts, encoder.feed_forward_dim
     two_sets = {**DENSE, "feed_forward_dim": narrower(encoder.feed_forward_dim)}
     alone = {"group_sizes": (1,) * layers, **({"pattern": ""} if encoder.pattern else {})}
     table = [
@@ -87,6 +87,24 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("unbalanced", "experts not balanced at all", {"load_balancing_loss_scale": 0.0}),
         Variant("no-z-loss", "without the router z loss", {"router_z_loss_scale": 0.0}),
         Variant("jittered", "router inputs with 10 % noise", {"router_jitter": 0.1}),
+        Variant(
+            "fine-experts",
+            "8 times as many experts an eighth as wide, 8 for each frame, sigmoid gates",
+            {
+                "num_experts": 8 * experts,
+                "expert_dim": channels // 8,
+                "top_k": 8,
+                "router_gates": "sigmoid",
+                "gate_scale": 0.5,
+            },
+        ),
+        Variant(
+            "common-expert",
+            "experts half as wide, and one of them for all frames",
+            {"num_experts": 2 * experts - 1, "expert_dim": channels // 2, "common_expert_dim": channels // 2},
+        ),
+        Variant("dense-gates", "gates begin at the scale of a dense layer", {"gate_scale": float(experts)}),
+        Variant("expert-norm", "outputs of experts normalised", {"expert_norm": True}),
         Variant("merged-2", "2 stored sets of narrower blocks, merged by depth", {**two_sets, "merged_sets": 2}),
         *[Variant(f"merged-{n}", f"{n} stored sets, merged by depth", {**DENSE, "merged_sets": n}) for n in (3, 4)],
         Variant(

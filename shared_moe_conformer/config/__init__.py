@@ -33,6 +33,7 @@ from shared_moe_conformer.config.model import (
     EncoderConfig,
     MergeGates,
     ModelConfig,
+    RouterGates,
 )
 from shared_moe_conformer.config.tree import (
     ADDED_LATER,
@@ -74,6 +75,7 @@ __all__ = [
     "MergeGates",
     "ModelConfig",
     "NeuralLmType",
+    "RouterGates",
     "SharedBlockLrScale",
     "TrainingConfig",
     "frame_centre",

@@ -8,12 +8,13 @@ import string
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choices, require_least
+from shared_moe_conformer.config.tree import ADDED_LATER, require, require_choices, require_least, require_positive
 
 ExpertsIn = Literal["none", "first", "second", "both"]
 BalanceOver = Literal["layer", "group"]
 ConvNorm = Literal["batch_norm", "layer_norm"]
 MergeGates = Literal["table", "network"]
+RouterGates = Literal["softmax", "sigmoid"]
 TransducerBackend = Literal["auto", "k2", "torch"]
 
 LETTERS = string.ascii_uppercase
@@ -75,6 +76,17 @@ class EncoderConfig:
     """Experts of an expert feed-forward (E)."""
     top_k: int = 1
     """Experts that compute each frame (K)."""
+    expert_dim: int = field(default=0, metadata=ADDED_LATER)
+    """Hidden channels of each expert, e.g. 64 for many narrow ones; 0: feed_forward_dim."""
+    common_expert_dim: int = field(default=0, metadata=ADDED_LATER)
+    """Hidden channels of an expert that computes every frame, beside those that are routed; 0: none."""
+    router_gates: RouterGates = field(default="softmax", metadata=ADDED_LATER)
+    """Weights of experts' outputs: probabilities among all experts, or of each expert alone."""
+    gate_scale: float = field(default=1.0, metadata=ADDED_LATER)
+    """Gates are multiplied by this; num_experts makes one expert of a softmax begin about as loud as a dense
+    feed-forward."""
+    expert_norm: bool = field(default=False, metadata=ADDED_LATER)
+    """Outputs of routed experts are normalised, before the gates."""
     individual_routers: bool = True
     """Each layer routes with a router of its own; otherwise its group's layers share one."""
     individual_norms: bool = True
@@ -207,7 +219,8 @@ class EncoderConfig:
             f"encoder_dim {self.encoder_dim} cannot be divided into {self.num_attention_heads} heads of even size",
         )
         require_least(self, 1, "feed_forward_dim", "subsampling_channels", "merged_sets")
-        require_least(self, 0, "balancing_bias_rate")
+        require_least(self, 0, "balancing_bias_rate", "expert_dim", "common_expert_dim")
+        require_positive(self, "gate_scale")
         require_choices(self)
         require(
             self.conv_kernel_size % 2 == 1 and self.conv_kernel_size > 0,

@@ -32,7 +32,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder, EncoderState
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.frontend import FeatureNorm
-from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing, choose_experts
+from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing
 from shared_moe_conformer.model.transducer import Decoder, Joiner
 
 OPSET = 17
@@ -96,7 +96,7 @@ class ExportableFeatureNorm(nn.Module):
         return (x - self.mean) * self.scale
 
 
-class ExportableMoe(nn.Module):
+class ExportableMoe(MoeFeedForward):
     """`MoeFeedForward` without Python's lengths of lists, which a traced graph would freeze.
 
     Each expert takes its frames by their indexes and computes them alone; the results, in the order of experts, are
@@ -105,9 +105,9 @@ class ExportableMoe(nn.Module):
     """
 
     def __init__(self, moe: MoeFeedForward) -> None:
-        super().__init__()
-        self.top_k = moe.top_k
-        experts = moe.experts
+        nn.Module.__init__(self)
+        self.top_k, self.gates, self.gate_scale = moe.top_k, moe.gates, moe.gate_scale
+        self.norm, self.common_expert, experts = moe.norm, moe.common_expert, moe.experts
         self.hidden_weights = nn.ParameterList(map(_frozen, experts.hidden_weight))
         self.hidden_biases = nn.ParameterList(map(_frozen, experts.hidden_bias))
         self.output_weights = nn.ParameterList(map(_frozen, experts.output_weight))
@@ -116,12 +116,12 @@ class ExportableMoe(nn.Module):
     def forward(self, x: Tensor, frames: Frames, router: Router) -> tuple[Tensor, Routing]:
         """Return what `MoeFeedForward` returns, but the decisions of all frames, padding too."""
         rows = x.flatten(0, 1)
-        routing = choose_experts(router(rows), self.top_k, balancing_bias=router.balancing_bias)
+        routing = self.choose(rows, router)
         nobody = len(self.hidden_weights)
         expert_ids = routing.expert_ids.masked_fill(frames.padding_mask.flatten().unsqueeze(1), nobody).flatten()
-        by_frame = self._outputs(rows, expert_ids).view(-1, self.top_k, x.size(2))
-        out = (by_frame * routing.gates.unsqueeze(-1)).sum(dim=1)
-        return out.view_as(x), routing
+        by_frame = self.norm(self._outputs(rows, expert_ids)).view(-1, self.top_k, x.size(2))
+        out = (by_frame * routing.gates.unsqueeze(-1)).sum(dim=1).view_as(x)
+        return out if self.common_expert is None else out + self.common_expert(x), routing
 
     def _outputs(self, frames: Tensor, expert_ids: Tensor) -> Tensor:
         """Outputs (M * K, C) of frames (M, C) and their experts (M * K,); 0 where there is no such expert."""

@@ -242,9 +242,8 @@ def has_experts(name: str, config: EncoderConfig) -> bool:
 def _part(name: str, config: EncoderConfig) -> nn.Module:
     """A block's part: with experts, or one set of weights, or several."""
     if has_experts(name, config):
-        return MoeFeedForward(
-            config.encoder_dim, config.feed_forward_dim, num_experts=config.num_experts, top_k=config.top_k
-        )
+        common_dim = config.common_expert_dim
+        return MoeFeedForward(config, FeedForward(config.encoder_dim, common_dim) if common_dim else None)
     if config.merged_sets == 1 or name not in config.merged_parts:
         return _plain_part(name, config)
     return Merged(_plain_part(name, config) for _ in range(config.merged_sets))

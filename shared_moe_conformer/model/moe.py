@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from shared_moe_conformer.config import EncoderConfig, RouterGates
 from shared_moe_conformer.kernels.linear import linear
 from shared_moe_conformer.model.frames import Frames
 
@@ -62,25 +63,36 @@ class Router(nn.Module):
             self.balancing_bias += self.balancing_bias_rate * error.sign().to(self.balancing_bias)
 
 
-def choose_experts(router_logits: Tensor, top_k: int, *, balancing_bias: Tensor | None = None) -> Routing:
+def choose_experts(
+    router_logits: Tensor,
+    top_k: int,
+    *,
+    balancing_bias: Tensor | None = None,
+    kind: RouterGates = "softmax",
+    scale: float = 1.0,
+) -> Routing:
     """The `top_k` most probable experts of each frame.
 
-    With one expert its probability is the gate, which is how the router learns; several gates sum to 1.
+    With one expert its probability is the gate, which is how the router learns; several gates sum to 1, unless they are
+    sigmoids, which do not compete.
 
     Source: Fedus et al. 2022, Switch Transformers, eq. 1-2 (arXiv 2101.03961) for k = 1;
-    Lepikhin et al. 2020, GShard, algorithm 1 (arXiv 2006.16668) for the renormalised k = 2.
+    Lepikhin et al. 2020, GShard, algorithm 1 (arXiv 2006.16668) for the renormalised k = 2;
+    Csordás et al. 2023, Approximating two-layer feedforward networks, section 5 (arXiv 2310.10837) for sigmoids.
 
     Args:
       router_logits: (M, E).
       top_k: K.
       balancing_bias: added to the logits for the choice, (E,); the gates are those without it.
+      kind, scale: of the gates.
     """
     biased = router_logits if balancing_bias is None else router_logits + balancing_bias
     expert_ids = biased.topk(top_k, dim=-1).indices
-    gates = router_logits.softmax(dim=-1).gather(-1, expert_ids)
-    if top_k > 1:
+    probs = router_logits.sigmoid() if kind == "sigmoid" else router_logits.softmax(dim=-1)
+    gates = probs.gather(-1, expert_ids)
+    if kind == "softmax" and top_k > 1:
         gates = gates / gates.sum(dim=-1, keepdim=True)
-    return Routing(router_logits, expert_ids, gates)
+    return Routing(router_logits, expert_ids, scale * gates)
 
 
 class Experts(nn.Module):
@@ -111,19 +123,28 @@ class Experts(nn.Module):
 class MoeFeedForward(nn.Module):
     """Feed-forward whose frames are each computed by `top_k` of `num_experts` experts.
 
-    The experts belong to the group; each layer passes its own router.
+    The experts belong to the group; each layer passes its own router. Outputs of experts may be normalised, before the
+    gates: the router learns by these. A common expert may compute every frame besides.
 
-    Source: Bai et al. 2022, abstract (arXiv 2209.08326); Fedus et al. 2022, Switch Transformers (arXiv 2101.03961).
+    Source: Bai et al. 2022, abstract (arXiv 2209.08326); Fedus et al. 2022, Switch Transformers (arXiv 2101.03961);
+    Dai et al. 2024, DeepSeekMoE, eq. 9 (arXiv 2401.06066) for the common expert.
     """
 
-    def __init__(self, encoder_dim: int, feed_forward_dim: int, *, num_experts: int, top_k: int) -> None:
+    def __init__(self, config: EncoderConfig, common_expert: nn.Module | None = None) -> None:
         super().__init__()
-        self.num_experts = num_experts
-        self.top_k = top_k
-        self.experts = Experts(encoder_dim, feed_forward_dim, num_experts)
+        self.num_experts, self.top_k = config.num_experts, config.top_k
+        self.gates, self.gate_scale = config.router_gates, config.gate_scale
+        self.experts = Experts(config.encoder_dim, config.expert_dim or config.feed_forward_dim, config.num_experts)
+        self.norm = nn.LayerNorm(config.encoder_dim) if config.expert_norm else nn.Identity()
+        self.common_expert = common_expert
+
+    def choose(self, rows: Tensor, router: Router) -> Routing:
+        """A router's decisions on frames (M, C)."""
+        bias = router.balancing_bias
+        return choose_experts(router(rows), self.top_k, balancing_bias=bias, kind=self.gates, scale=self.gate_scale)
 
     def forward(self, x: Tensor, frames: Frames, router: Router) -> tuple[Tensor, Routing]:
-        """Return the gated sum of each frame's experts (N, T, C), 0 at padding, and the router's decisions.
+        """Return frames (N, T, C), whose values at padding have no meaning, and the router's decisions.
 
         Args:
           x: frames, (N, T, C).
@@ -131,14 +152,15 @@ class MoeFeedForward(nn.Module):
           router: the calling layer's router.
         """
         rows = frames.pack(x)
-        routing = choose_experts(router(rows), self.top_k, balancing_bias=router.balancing_bias)
+        routing = self.choose(rows, router)
         expert_ids = routing.expert_ids.flatten()
         by_expert = expert_ids.argsort(stable=True)  # places in (M * K,), expert by expert
         counts = torch.bincount(expert_ids, minlength=self.num_experts).tolist()
         index = by_expert // self.top_k  # the frame of each row
-        out = self.experts(rows.index_select(0, index), counts)
+        out = self.norm(self.experts(rows.index_select(0, index), counts))
         gated = out * routing.gates.flatten()[by_expert].unsqueeze(1)  # float32 under autocast, too
-        return frames.unpack(gated.new_zeros(rows.shape).index_add(0, index, gated)), routing
+        routed = frames.unpack(gated.new_zeros(rows.shape).index_add(0, index, gated))
+        return routed if self.common_expert is None else routed + self.common_expert(x), routing
 
 
 class ExpertUsage(NamedTuple):

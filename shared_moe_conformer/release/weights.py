@@ -57,7 +57,8 @@ def require_possible(config: Config, *, num_values: int, path: Path) -> None:
             model.joiner_dim * max(model.decoder_dim, encoder.encoder_dim),
         ]
         if encoder.experts_in != "none":
-            sizes.append(encoder.num_experts * encoder.encoder_dim * encoder.feed_forward_dim)
+            expert_dim = encoder.expert_dim or encoder.feed_forward_dim
+            sizes.append(encoder.encoder_dim * max(encoder.num_experts * expert_dim, encoder.common_expert_dim))
         if encoder.low_rank_delta:
             sizes.append(encoder.num_layers * encoder.low_rank_delta * encoder.encoder_dim)
         possible = min(sizes) > 0 and max(sizes) <= num_values and encoder.num_layers <= MAX_LAYERS

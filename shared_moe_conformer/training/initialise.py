@@ -19,7 +19,7 @@ from shared_moe_conformer.model.asr_model import VOCAB_LAYERS, AsrModel
 from shared_moe_conformer.model.conformer import ConformerBlock, Routers
 from shared_moe_conformer.model.encoder import Encoder, Layer
 from shared_moe_conformer.model.merging import Deltas, LowRankDelta, Merged
-from shared_moe_conformer.model.moe import MoeFeedForward
+from shared_moe_conformer.model.moe import MoeFeedForward, choose_experts
 from shared_moe_conformer.model.sharing import BlockGroup
 
 MAY_DIFFER = (
@@ -33,6 +33,8 @@ MAY_DIFFER = (
     "experts_in",
     "num_experts",
     "top_k",
+    "router_gates",
+    "gate_scale",
     "individual_routers",
     "individual_norms",
     "router_jitter",
@@ -44,6 +46,8 @@ MAY_DIFFER = (
     "dropout",
 )
 """Options of an encoder that it need not share with the one it begins as; all others must be equal."""
+LIKE_DENSE = ("expert_dim", "common_expert_dim", "expert_norm")
+"""Options with which experts are no copies of a dense feed-forward."""
 NEW_ROUTER_SCALE = 0.01
 """Routers of new experts begin near 0, so that the gates begin near 1/E."""
 
@@ -98,12 +102,19 @@ def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
             not (here and there) or config.encoder.num_experts == trained.encoder.num_experts,
             f"it has {trained.encoder.num_experts} experts, not {config.encoder.num_experts}: give the same",
         )
+        changed = [name for name in LIKE_DENSE if getattr(config.encoder, name)]
+        require(
+            there or not here or not changed,
+            f"dense feed-forwards cannot become experts with {', '.join(changed)}: leave this out",
+        )
 
 
 def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
     """Both store tensors of the same names and shapes."""
     free: dict[str, Any] = {
         "top_k": 1,
+        "router_gates": "softmax",
+        "gate_scale": 1.0,
         "router_jitter": 0.0,
         "dropout": 0.0,
         "balance_over": "layer",
@@ -168,11 +179,12 @@ def _fill_individual(group: BlockGroup, layers: Sequence[Layer]) -> None:
 def _fill_experts(part: MoeFeedForward, dense: dict[str, Tensor], noise: float) -> None:
     """Make every expert a noisy copy of a dense feed-forward.
 
-    One expert's gate is at first 1/E: its last map is multiplied by E, so that the whole computes what it did.
+    The gates' sum at first is known (1/E of one expert and a softmax): the last map is divided by it, so that the whole
+    computes what it did.
     """
     experts = part.experts
-    gate = experts.hidden_weight.size(0) if part.top_k == 1 else 1
-    for layer, scale in (("hidden", 1), ("output", gate)):
+    first_gates = choose_experts(torch.zeros(1, part.num_experts), part.top_k, kind=part.gates, scale=part.gate_scale)
+    for layer, scale in (("hidden", 1.0), ("output", 1 / float(first_gates.gates.sum()))):
         weight = getattr(experts, f"{layer}_weight")
         copy = dense[f"{layer}.weight"].T
         weight.copy_((copy + noise * copy.std() * torch.randn_like(weight)) * scale)

@@ -27,8 +27,9 @@ from shared_moe_conformer.forms.onnx_graphs import (  # noqa: E402
 from shared_moe_conformer.forms.runtimes import CTC, ENCODER, load_graph  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.frames import Frames
-from shared_moe_conformer.model.moe import MoeFeedForward, Router
+from shared_moe_conformer.model.moe import Router
 from tests.conftest import TINY
+from tests.experts import WITH_ALL, make_moe
 
 BATCHES = [[7], [8], [33], [50, 31, 7], [60, 3], [301]]
 """Feature frames of each utterance; 3 are too few for an encoder frame."""
@@ -49,10 +50,10 @@ def make_batch(lens: list[int]) -> tuple[Tensor, Tensor]:
     return torch.randn(len(lens), max(lens), 80, generator=generator) * 3, torch.tensor(lens)
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_exportable_experts_compute_what_the_experts_do(top_k: int) -> None:
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_k": 2}, {"top_k": 3}, WITH_ALL], ids=str)
+def test_exportable_experts_compute_what_the_experts_do(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=top_k), Router(6, 3)
+    moe, router = make_moe(6, 10, num_experts=3, **options), Router(6, 3)
     x, frames = torch.randn(3, 9, 6), Frames(torch.tensor([9, 4, 0]), 9, head_dim=2)
     expected, _ = moe(x, frames, router)
     found, _ = ExportableMoe(moe)(x, frames, router)
@@ -61,7 +62,7 @@ def test_exportable_experts_compute_what_the_experts_do(top_k: int) -> None:
 
 def test_exportable_experts_are_chosen_with_the_balancing_bias() -> None:
     torch.manual_seed(0)
-    moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3, balancing_bias_rate=1.0)
+    moe, router = make_moe(6, 10, num_experts=3, top_k=1), Router(6, 3, balancing_bias_rate=1.0)
     x, frames = torch.randn(3, 9, 6), Frames(torch.tensor([9, 4, 0]), 9, head_dim=2)
     unbiased, _ = moe(x, frames, router)
     router.balance(torch.tensor([9.0, 1.0, 1.0]))
@@ -72,7 +73,7 @@ def test_exportable_experts_are_chosen_with_the_balancing_bias() -> None:
 
 def test_experts_without_frames_are_no_trouble() -> None:
     torch.manual_seed(0)
-    moe, router = MoeFeedForward(6, 10, num_experts=3, top_k=1), Router(6, 3)
+    moe, router = make_moe(6, 10, num_experts=3, top_k=1), Router(6, 3)
     nn.init.zeros_(router.linear.weight)
     x, frames = torch.randn(1, 5, 6), Frames(torch.tensor([5]), 5, head_dim=2)
     torch.testing.assert_close(ExportableMoe(moe)(x, frames, router)[0], moe(x, frames, router)[0])
@@ -81,7 +82,7 @@ def test_experts_without_frames_are_no_trouble() -> None:
 def test_each_frame_meets_only_its_own_experts() -> None:
     """The first matrix product of every expert, counted: M frames times K experts, not M times E."""
     torch.manual_seed(0)
-    moe, router = ExportableMoe(MoeFeedForward(6, 10, num_experts=4, top_k=2)), Router(6, 4)
+    moe, router = ExportableMoe(make_moe(6, 10, num_experts=4, top_k=2)), Router(6, 4)
     rows: list[int] = []
     silu = torch.nn.functional.silu
 
@@ -127,7 +128,7 @@ def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Pat
         {"experts_in": "none", "merged_sets": 3, "merge_gates": "network"},
         pytest.param({"group_sizes": (4,), "pattern": "ABBA", "mixing_pattern": "ABCC"}, marks=pytest.mark.slow),
         pytest.param({"experts_in": "none"}, marks=pytest.mark.slow),
-        pytest.param({"experts_in": "both", "top_k": 2}, marks=pytest.mark.slow),
+        {"experts_in": "both", **WITH_ALL},
         pytest.param({"experts_in": "first", "individual_routers": False}, marks=pytest.mark.slow),
         pytest.param({"conv_norm": "layer_norm", "individual_norms": False}, marks=pytest.mark.slow),
     ],
@@ -228,7 +229,7 @@ def test_experts_cost_about_as_much_as_one_feed_forward_in_onnxruntime(tmp_path:
     class Sparse(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.moe = ExportableMoe(MoeFeedForward(256, 1024, num_experts=8, top_k=1))
+            self.moe = ExportableMoe(make_moe(256, 1024, num_experts=8, top_k=1))
             self.router = Router(256, 8)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -261,7 +262,7 @@ pytest.importorskip("onnxruntime")
 
 
 CONFIGS = [
-    {"experts_in": "both", "top_k": 2, "balancing_bias_rate": 0.1},
+    {"experts_in": "both", **WITH_ALL, "balancing_bias_rate": 0.1},
     {"experts_in": "none", "merged_sets": 2, "conv_norm": "layer_norm", "individual_norms": False},
     {"group_sizes": (3,), "pattern": "ABA", "mixing_pattern": "ABC", "low_rank_delta": 2, "encoder_dim": 12},
 ]

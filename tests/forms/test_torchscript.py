@@ -15,11 +15,14 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Chunking, replace_fields
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.forms import torchscript
-from shared_moe_conformer.forms.onnx_graphs import DecoderGraph
+from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph
 from shared_moe_conformer.forms.torchscript import write_torchscript
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import ExampleRecording
 from shared_moe_conformer.release.zoo_index import verify_sums
 from shared_moe_conformer.streaming import EndpointRules
+from tests.conftest import TINY
+from tests.experts import WITH_ALL
 
 Save = Callable[..., Path]
 
@@ -69,6 +72,18 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
         torch.testing.assert_close(found["encoder"][0][i, :length], frames[i, :length], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(found["ctc"][0][i, :length], log_probs[i, :length], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found["joiner"], logits, atol=1e-4, rtol=1e-4)
+
+
+def test_experts_with_every_option_are_traced_for_batches_of_any_size() -> None:
+    torch.manual_seed(0)
+    model = AsrModel(replace_fields(TINY.model, {"experts_in": "both", **WITH_ALL})).eval().requires_grad_(False)
+    traced = torchscript._traced(CtcGraph(model), (torch.randn(2, 60, 80), torch.tensor([60, 31])))
+    for lens in ([40], [90, 12, 33]):
+        x, x_lens = torch.randn(len(lens), max(lens), 80), torch.tensor(lens)
+        encoder_out, out_lens, _ = model.encode(x, x_lens)
+        found, _ = traced(x, x_lens)
+        for row, expected, length in zip(found, model.ctc_log_probs(encoder_out), out_lens.tolist()):
+            torch.testing.assert_close(row[:length], expected[:length], atol=1e-4, rtol=1e-4)
 
 
 def test_a_graph_that_differs_from_the_model_is_not_written(

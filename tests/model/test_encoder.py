@@ -8,12 +8,14 @@ import torch
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.sharing import BlockGroup
+from tests.experts import WITH_ALL
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 31, 9])
 
 CONFIGS = [
     {"experts_in": "none"},
     {"experts_in": "both", "top_k": 2},
+    {"experts_in": "both", **WITH_ALL},
     {"individual_norms": False, "individual_routers": False},
     {"conv_norm": "layer_norm", "group_sizes": (1, 3)},
 ]

@@ -18,6 +18,7 @@ from shared_moe_conformer.model.moe import (
     load_balancing_loss,
     router_z_loss,
 )
+from tests.experts import make_moe
 
 NO_PADDING = Frames(torch.tensor([7, 7]), 7, head_dim=2)
 
@@ -50,7 +51,7 @@ def dense_copy(experts: Experts, e: int) -> FeedForward:
 @pytest.mark.parametrize("top_k", [1, 2, 4])
 def test_output_is_the_gated_sum_of_the_chosen_experts(top_k: int) -> None:
     """Against every expert computed densely for every frame."""
-    moe = MoeFeedForward(6, 10, num_experts=4, top_k=top_k)
+    moe = make_moe(6, 10, num_experts=4, top_k=top_k)
     x = torch.randn(30, 6)
     routing = choose_experts(torch.randn(30, 4), top_k)
     all_outputs = torch.stack([dense_copy(moe.experts, e)(x) for e in range(4)], dim=1)
@@ -59,14 +60,14 @@ def test_output_is_the_gated_sum_of_the_chosen_experts(top_k: int) -> None:
 
 
 def test_one_expert_is_the_feed_forward() -> None:
-    moe = MoeFeedForward(6, 10, num_experts=1, top_k=1)
+    moe = make_moe(6, 10, num_experts=1, top_k=1)
     x = torch.randn(2, 7, 6)
     y, _ = moe(x, NO_PADDING, Router(6, 1))
     torch.testing.assert_close(y, dense_copy(moe.experts, 0)(x))
 
 
 def test_the_order_of_experts_changes_nothing() -> None:
-    moe, router = MoeFeedForward(6, 10, num_experts=4, top_k=2), Router(6, 4)
+    moe, router = make_moe(6, 10, num_experts=4, top_k=2), Router(6, 4)
     x = torch.randn(2, 7, 6)
     y, routing = moe(x, NO_PADDING, router)
     order = torch.tensor([2, 0, 3, 1])
@@ -79,7 +80,7 @@ def test_the_order_of_experts_changes_nothing() -> None:
 
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_padding_is_never_routed(top_k: int) -> None:
-    moe, router = MoeFeedForward(6, 10, num_experts=4, top_k=top_k), Router(6, 4)
+    moe, router = make_moe(6, 10, num_experts=4, top_k=top_k), Router(6, 4)
     x = torch.randn(2, 7, 6)
     y, routing = moe(x, Frames(torch.tensor([7, 3]), 7, head_dim=2), router)
     assert y[1, 3:].abs().max() == 0
@@ -90,7 +91,7 @@ def test_padding_is_never_routed(top_k: int) -> None:
 
 
 def test_a_batch_of_padding_alone_is_zero() -> None:
-    moe = MoeFeedForward(6, 10, num_experts=4, top_k=2)
+    moe = make_moe(6, 10, num_experts=4, top_k=2)
     y, routing = moe(torch.randn(2, 7, 6), Frames(torch.tensor([0, 0]), 7, head_dim=2), Router(6, 4))
     assert y.abs().max() == 0
     assert routing.expert_ids.shape == (0, 2)
@@ -106,16 +107,56 @@ def test_an_expert_without_frames_has_a_zero_gradient() -> None:
 
 
 def test_the_router_learns_through_the_gate() -> None:
-    moe, router = MoeFeedForward(6, 10, num_experts=4, top_k=1), Router(6, 4)
+    moe, router = make_moe(6, 10, num_experts=4, top_k=1), Router(6, 4)
     moe(torch.randn(2, 7, 6), NO_PADDING, router)[0].square().sum().backward()
     assert router.linear.weight.grad is not None and router.linear.weight.grad.abs().max() > 0
+
+
+def test_sigmoid_gates_are_each_experts_own_and_gates_are_scaled() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 3.0]])
+    routing = choose_experts(logits, 2, kind="sigmoid", scale=0.5)
+    assert routing.expert_ids.tolist() == [[0, 1], [2, 1]]
+    torch.testing.assert_close(routing.gates, 0.5 * torch.tensor([[2.0, 1.0], [3.0, 1.0]]).sigmoid())
+    assert choose_experts(torch.zeros(1, 4), 1, scale=4).gates.item() == 1, "E * gate begins as a dense layer"
+
+
+def test_narrow_experts_that_are_all_active_are_one_wide_feed_forward() -> None:
+    """With gates of 1: the channels of all experts side by side."""
+    narrow = make_moe(6, 24, expert_dim=3, num_experts=4, top_k=4, router_gates="sigmoid", gate_scale=2.0)
+    wide, router, x = FeedForward(6, 12), Router(6, 4), torch.randn(2, 7, 6)
+    nn.init.zeros_(router.linear.weight)
+    experts = narrow.experts
+    state = {
+        "hidden.weight": experts.hidden_weight.transpose(1, 2).flatten(0, 1),
+        "hidden.bias": experts.hidden_bias.flatten(),
+        "output.weight": experts.output_weight.flatten(0, 1).T,
+        "output.bias": experts.output_bias.sum(dim=0),
+    }
+    wide.load_state_dict(state)
+    torch.testing.assert_close(narrow(x, NO_PADDING, router)[0], wide(x))
+
+
+def test_experts_are_normalised_before_their_gates_and_the_common_expert_comes_on_top() -> None:
+    """Normalised after its gate, one expert's output would no longer depend on it, and no router would learn."""
+    plain, more, x = make_moe(6, 10), make_moe(6, 10, expert_norm=True, common_expert_dim=7), torch.randn(2, 7, 6)
+    more.load_state_dict(plain.state_dict(), strict=False)
+    router = Router(6, 8)
+    (routed, routing), (found, found_routing) = (moe(x, NO_PADDING, router) for moe in (plain, more))
+    gates = routing.gates.view(2, 7, 1)
+    assert more.common_expert is not None
+    expected = gates * nn.functional.layer_norm(routed / gates, (6,)) + more.common_expert(x)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert all(map(torch.equal, found_routing, routing))
+    found.square().sum().backward()
+    assert router.linear.weight.grad is not None and router.linear.weight.grad.abs().max() > 0
+    assert [name.split(".")[0] for name in plain.state_dict()] == ["experts"] * 4, "nothing else by default"
 
 
 @pytest.mark.parametrize("num_experts", [1, 4, 8])
 def test_multiply_adds_are_those_of_the_dense_feed_forward(num_experts: int) -> None:
     """However many experts there are; the router's come on top."""
     flop_counter = pytest.importorskip("torch.utils.flop_counter", reason="torch 2.1 counts operations")
-    moe, router = MoeFeedForward(16, 64, num_experts=num_experts, top_k=1), Router(16, num_experts)
+    moe, router = make_moe(16, 64, num_experts=num_experts, top_k=1), Router(16, num_experts)
     dense, x = FeedForward(16, 64), torch.randn(2, 7, 16)
     with flop_counter.FlopCounterMode(display=False) as of_moe:
         moe(x, NO_PADDING, router)
@@ -208,7 +249,7 @@ def test_without_frames_there_is_no_loss() -> None:
 
 def test_gates_and_the_sum_of_experts_are_float32_under_autocast() -> None:
     """Against the same in float32: only the products of experts are rounded, not their weighted sum."""
-    moe, router = MoeFeedForward(8, 16, num_experts=3, top_k=2), Router(8, 3)
+    moe, router = make_moe(8, 16, num_experts=3, top_k=2), Router(8, 3)
     x = torch.randn(2, 7, 8)
     expected, _ = moe(x, NO_PADDING, router)
     with torch.autocast("cpu", dtype=torch.bfloat16):

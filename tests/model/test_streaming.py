@@ -11,9 +11,10 @@ from torch import Tensor
 from shared_moe_conformer.config import Chunking, EncoderConfig
 from shared_moe_conformer.model.encoder import Encoder, EncoderState
 from shared_moe_conformer.model.frames import Frames, visible_frames
+from tests.experts import WITH_ALL
 
 CONFIGS = [
-    {"experts_in": "both"},
+    {"experts_in": "both", **WITH_ALL},
     {"experts_in": "none", "merged_sets": 2, "conv_norm": "layer_norm"},
     {"group_sizes": (3,), "pattern": "ABA", "low_rank_delta": 2},
 ]

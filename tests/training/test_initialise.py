@@ -80,13 +80,15 @@ def test_norms_of_a_whole_group_are_the_mean_too(model_config: Any) -> None:
     torch.testing.assert_close(new.encoder.groups[0].norms[0].final.weight, mean)
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
+@pytest.mark.parametrize(
+    "gates", [{"top_k": 1}, {"top_k": 2}, {"top_k": 2, "router_gates": "sigmoid", "gate_scale": 0.3}], ids=str
+)
 @pytest.mark.parametrize("experts_in", ["first", "both"])
 def test_experts_without_noise_compute_what_the_dense_feed_forward_did(
-    model_config: Any, top_k: int, experts_in: str
+    model_config: Any, gates: dict[str, Any], experts_in: str
 ) -> None:
     old = trained(model_config(**DENSE))
-    config = model_config(group_sizes=(1, 1, 1, 1), experts_in=experts_in, top_k=top_k)
+    config = model_config(group_sizes=(1, 1, 1, 1), experts_in=experts_in, **gates)
     torch.testing.assert_close(posteriors(begun(config, old)), posteriors(old), rtol=0.05, atol=0.05)
     noisy = begun(config, old, noise=0.2).encoder.groups[0].block.feed_forward1.experts.hidden_weight.detach()
     dense = old.encoder.groups[0].block.feed_forward1.hidden.weight.T
@@ -100,6 +102,13 @@ def test_experts_that_there_are_stay_with_their_routers(model_config: Any) -> No
     assert all(torch.equal(a, b.linear.weight) for a, b in zip(routers, old.encoder.routers()))
     mean = torch.stack([group.block.feed_forward2.experts.hidden_weight for group in old.encoder.groups]).mean(0)
     torch.testing.assert_close(new.encoder.groups[0].block.feed_forward2.experts.hidden_weight, mean)
+
+
+def test_experts_that_are_no_copies_of_a_dense_feed_forward_are_refused(model_config: Any) -> None:
+    with pytest.raises(ValueError, match="dense feed-forwards cannot become experts with expert_norm"):
+        begun(model_config(expert_norm=True), trained(model_config(**DENSE, expert_norm=True)))
+    with pytest.raises(ValueError, match="expert_dim 0 there, 5 here"):
+        begun(model_config(expert_dim=5), trained(model_config(**DENSE)))
 
 
 def test_deltas_of_full_rank_hold_all_that_the_mean_lacks(model_config: Any) -> None:
