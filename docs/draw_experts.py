@@ -1,0 +1,170 @@
+"""Draw the pictures of docs/what_experts_do.md, and print their numbers: what a model's experts depend on.
+
+python docs/draw_experts.py --model zoo/an4-base --recipe-dir egs/an4/ASR --split test
+python docs/draw_experts.py --merged EXP_DIR --epoch 10 --avg 2
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.loaders import EvalLoader
+from shared_moe_conformer.pretrained import load_experiment
+from shared_moe_conformer.reporting.experts import explained, mutual_information
+from shared_moe_conformer.routing import LabelledFrames, label_frames
+from shared_moe_conformer.training.averaging import Selection
+
+HERE = Path(__file__).parent
+COLOURS = ("#2f5f9e", "#d08a2e", "#4f8f5b", "#8a5fa8")
+SHOWN_UNITS = 24
+LOUDNESS_STEPS = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="a released model with experts, all of one group")
+    parser.add_argument("--recipe-dir", type=Path, default=Path("egs/an4/ASR"), help="its recipe [egs/an4/ASR]")
+    parser.add_argument("--split", default="test", help="split of the prepared cuts [test]")
+    parser.add_argument("--merged", type=Path, help="an experiment whose model has merged weights")
+    parser.add_argument("--epoch", default="", help="its last epoch to average [the newest]")
+    parser.add_argument("--avg", type=int, default=1, help="epochs to average [1]")
+    args = parser.parse_args()
+    run_main(lambda: _draw(args))
+
+
+def _draw(args: argparse.Namespace) -> None:
+    require(args.model is not None or args.merged is not None, "nothing to draw: give --model or --merged")
+    if args.model is not None:
+        _draw_experts(args)
+    if args.merged is not None:
+        _draw_gates(args.merged, Selection(epoch=args.epoch, avg=args.avg))
+
+
+def _draw_experts(args: argparse.Namespace) -> None:
+    """The three pictures of a model with experts."""
+    bundle = Bundle.load(args.model)
+    data = AsrDataModule(bundle.config, args.recipe_dir, bundle.tokenizer)
+    cuts = data.cuts(args.split)
+    frames = label_frames(bundle.model, EvalLoader(cuts, data.dataset))
+    experts = frames.expert_ids.numpy()
+    num_experts = bundle.config.model.encoder.num_experts
+    speaker_of = {cut.id: cut.supervisions[0].speaker for cut in cuts}
+    labels = labels_of(frames, [speaker_of[cut_id] for cut_id in frames.cut_ids])
+    shares = {name: [explained(layer, values) for layer in experts] for name, values in labels.items()}
+    depth = np.repeat(np.arange(len(experts)), experts.shape[1])
+    by_depth = mutual_information(experts.ravel(), depth) / mutual_information(experts.ravel(), experts.ravel())
+    print(f"{experts.shape[1]} frames of {len(frames.cut_ids)} utterances, {len(set(speaker_of.values()))} speakers")
+    for name, values in shares.items():
+        print(f"{name:<28}", *(f"{value:7.1%}" for value in values))
+    print(f"{'depth, all layers together':<28} {by_depth:7.1%}")
+    draw_explained(shares)
+    draw_units(experts, frames.units.numpy(), bundle.tokenizer.pieces, num_experts)
+    draw_depth(experts, num_experts, by_depth)
+
+
+def labels_of(frames: LabelledFrames, speakers: Sequence[Any]) -> dict[str, np.ndarray]:
+    """What may decide a frame's expert, by its name: numbers, (M,).
+
+    Args:
+      speakers: of each utterance.
+    """
+    loudness = frames.loudness.numpy()
+    steps = np.quantile(loudness, np.linspace(0, 1, LOUDNESS_STEPS + 1)[1:-1])
+    numbers = np.unique(speakers, return_inverse=True)[1]
+    return {
+        "unit that is said, or pause": frames.units.numpy(),
+        f"loudness, in {LOUDNESS_STEPS} steps": np.digitize(loudness, steps),
+        "speaker": numbers[frames.utterances.numpy()],
+    }
+
+
+def draw_explained(shares: dict[str, list[float]]) -> None:
+    """A curve for each label: what it explains of the choice in each layer."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour in zip(shares.items(), COLOURS):
+        axes.plot(range(1, len(values) + 1), [100 * value for value in values], "o-", color=colour, label=name)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("% of the choice explained")
+    axes.set_xticks(range(1, len(values) + 1))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _save(figure, "experts_explained.png")
+
+
+def draw_units(experts: np.ndarray, units: np.ndarray, pieces: Sequence[str], num_experts: int) -> None:
+    """A panel for each layer: the share of each frequent unit's frames that each expert computes."""
+    counts = np.bincount(units, minlength=len(pieces))
+    shown = [0, *(unit for unit in np.argsort(-counts) if unit)][: SHOWN_UNITS + 1]
+    names = ["pause", *(pieces[unit].replace("\u2581", "_") for unit in shown[1:])]
+    figure = Figure(figsize=(8, 6.4), layout="constrained")
+    panels = figure.subplots(1, len(experts), sharey=True)
+    for number, (axes, layer) in enumerate(zip(panels, experts), start=1):
+        table = np.array([np.bincount(layer[units == unit], minlength=num_experts) for unit in shown], dtype=float)
+        image = axes.imshow(table / table.sum(axis=1, keepdims=True), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        axes.set_title(f"layer {number}", fontsize=10)
+        axes.set_xticks(range(num_experts), [str(e) for e in range(1, num_experts + 1)])
+        axes.set_yticks(range(len(names)), names, fontsize=9)
+    figure.supxlabel("expert", fontsize=10)
+    figure.colorbar(image, ax=panels, label="share of the unit's frames", shrink=0.6)
+    _save(figure, "experts_units.png")
+
+
+def draw_depth(experts: np.ndarray, num_experts: int, by_depth: float) -> None:
+    """A bar for each layer, divided among the experts."""
+    shares = np.array([np.bincount(layer, minlength=num_experts) / len(layer) for layer in experts])
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    axes = figure.subplots()
+    layers, left = np.arange(1, len(experts) + 1), np.zeros(len(experts))
+    for expert, colour in zip(range(num_experts), COLOURS):
+        axes.barh(layers, 100 * shares[:, expert], left=100 * left, color=colour, label=f"expert {expert + 1}")
+        for layer, share, begin in zip(layers, shares[:, expert], left):
+            axes.text(100 * (begin + share / 2), layer, f"{share:.0%}", ha="center", va="center", color="white")
+        left += shares[:, expert]
+    axes.invert_yaxis()
+    axes.set(xlabel="% of the layer's frames", ylabel="layer", yticks=layers, xlim=(0, 100))
+    axes.set_title(f"Depth explains {by_depth:.1%} of the choice", fontsize=10)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save(figure, "experts_depth.png")
+
+
+@torch.no_grad()
+def _draw_gates(exp_dir: Path, selection: Selection) -> None:
+    """The share of each stored set in each layer, a panel for each part of the block."""
+    _, model = load_experiment(exp_dir, selection)
+    (group,) = model.encoder.block_groups()
+    require(group.gates is not None, f"the model of {exp_dir} has no merged weights (--merged-sets 1)")
+    gates = torch.stack([group.gates(layer) for layer in range(group.size)]).numpy()  # (L, P, E)
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    layers = range(1, group.size + 1)
+    for part, (axes, name) in enumerate(zip(figure.subplots(1, gates.shape[1], sharey=True), group.merged_parts)):
+        for one in range(gates.shape[2]):
+            axes.plot(layers, gates[:, part, one], "o-", color=COLOURS[one], label=f"set {one + 1}")
+        axes.set(title=name, xlabel="layer", xticks=layers, ylim=(-0.03, 1.03))
+        axes.title.set_fontsize(10)
+        axes.grid(alpha=0.3)
+        print(f"{name:<16} set 1:", *(f"{share:6.3f}" for share in gates[:, part, 0]))
+    figure.axes[0].set_ylabel("share of the weights")
+    figure.axes[0].legend(frameon=False)
+    _save(figure, "merged_gates.png")
+
+
+def _save(figure: Figure, name: str) -> None:
+    figure.savefig(HERE / name, dpi=110)
+    print(f"wrote {HERE / name}")
+
+
+if __name__ == "__main__":
+    main()
