@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.tables import Floor, Ratio, Report, Table, command_line
 from benchmarks.timing import forward, take_turns
+from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.moe import Experts, MoeFeedForward, Router, choose_experts
 
@@ -93,7 +94,7 @@ def rounds(size: Size, quick: bool) -> int:
 def against_dense(size: Size, *, rounds: int) -> Ratios:
     """Forward, and forward and backward, over those of the dense layer."""
     dense, shares = torchs_dense(size), nn.ModuleList(torchs_dense(size) for _ in range(size.num_experts))
-    moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1)
+    moe = experts_of(size)
     router = Router(size.encoder_dim, size.num_experts)
     x = torch.randn(1, size.num_frames, size.encoder_dim)
     calls = {
@@ -124,6 +125,14 @@ def each_its_share(layers: nn.ModuleList, x: Tensor) -> list[Tensor]:
     return [layer(frames) for layer, frames in zip(layers, x.tensor_split(len(layers), dim=1), strict=True)]
 
 
+def experts_of(size: Size) -> MoeFeedForward:
+    """An expert feed-forward, one expert for each frame."""
+    dim, hidden, num_experts = size.encoder_dim, size.hidden, size.num_experts
+    return MoeFeedForward(
+        EncoderConfig(encoder_dim=dim, num_attention_heads=1, feed_forward_dim=hidden, num_experts=num_experts, top_k=1)
+    )
+
+
 def gradients(function: Callable[[], list[Tensor]], inputs: list[Tensor]) -> Callable[[], object]:
     """Forward and backward."""
     return lambda: torch.autograd.grad([y.square().mean() for y in function()], inputs)
@@ -140,7 +149,7 @@ def skewed(size: Size, quick: bool) -> tuple[Table, Floor]:
 
 def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
     """Forward and backward of experts that get these shares of the frames, in random order."""
-    experts = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1).experts
+    experts = Experts(size.encoder_dim, size.hidden, size.num_experts)
     first = 1 / size.num_experts if share_of_first is None else share_of_first
     rest = (1 - first) / max(size.num_experts - 1, 1)
     counts = (torch.tensor([first, *[rest] * (size.num_experts - 1)]) * size.num_frames).long()
@@ -153,7 +162,7 @@ def routed(size: Size, share_of_first: float | None) -> Callable[[], object]:
 def precisions(size: Size, quick: bool) -> Table:
     """Inference in lower precision: bf16 by autocast; int8 weights by torch's dynamic quantisation."""
     torchs = torchs_dense(size)
-    moe = MoeFeedForward(size.encoder_dim, size.hidden, num_experts=size.num_experts, top_k=1).eval()
+    moe = experts_of(size).eval()
     router = Router(size.encoder_dim, size.num_experts).eval()
     x = torch.randn(1, size.num_frames, size.encoder_dim)
     contenders = {

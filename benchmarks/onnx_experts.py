@@ -48,7 +48,8 @@ class ExpertsAlone(nn.Module):
 
     def __init__(self, size: Size, num_experts: int) -> None:
         super().__init__()
-        self.moe = ExportableMoe(MoeFeedForward(size.dim, size.hidden, num_experts=num_experts, top_k=1))
+        config = EncoderConfig(encoder_dim=size.dim, feed_forward_dim=size.hidden, num_experts=num_experts, top_k=1)
+        self.moe = ExportableMoe(MoeFeedForward(config))
         self.router = Router(size.dim, num_experts)
 
     def forward(self, x: Tensor) -> Tensor:

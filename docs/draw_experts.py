@@ -131,7 +131,8 @@ def draw_depth(experts: np.ndarray, num_experts: int, by_depth: float) -> None:
     for expert, colour in zip(range(num_experts), COLOURS):
         axes.barh(layers, 100 * shares[:, expert], left=100 * left, color=colour, label=f"expert {expert + 1}")
         for layer, share, begin in zip(layers, shares[:, expert], left):
-            axes.text(100 * (begin + share / 2), layer, f"{share:.0%}", ha="center", va="center", color="white")
+            middle = float(100 * (begin + share / 2))
+            axes.text(middle, float(layer), f"{share:.0%}", ha="center", va="center", color="white")
         left += shares[:, expert]
     axes.invert_yaxis()
     axes.set(xlabel="% of the layer's frames", ylabel="layer", yticks=layers, xlim=(0, 100))
@@ -145,19 +146,21 @@ def _draw_gates(exp_dir: Path, selection: Selection) -> None:
     """The share of each stored set in each layer, a panel for each part of the block."""
     _, model = load_experiment(exp_dir, selection)
     (group,) = model.encoder.block_groups()
-    require(group.gates is not None, f"the model of {exp_dir} has no merged weights (--merged-sets 1)")
-    gates = torch.stack([group.gates(layer) for layer in range(group.size)]).numpy()  # (L, P, E)
+    require(len(group.merged_parts) > 0, f"the model of {exp_dir} has no merged weights (--merged-sets 1)")
+    by_layer = [list(group.individual(layer).gates.values()) for layer in range(group.size)]
+    gates = np.array([[part.numpy() for part in parts] for parts in by_layer])  # (L, P, E)
     figure = Figure(figsize=(8, 2.6), layout="constrained")
     layers = range(1, group.size + 1)
-    for part, (axes, name) in enumerate(zip(figure.subplots(1, gates.shape[1], sharey=True), group.merged_parts)):
+    panels = figure.subplots(1, gates.shape[1], sharey=True, squeeze=False)[0]
+    for part, (axes, name) in enumerate(zip(panels, group.merged_parts)):
         for one in range(gates.shape[2]):
             axes.plot(layers, gates[:, part, one], "o-", color=COLOURS[one], label=f"set {one + 1}")
         axes.set(title=name, xlabel="layer", xticks=layers, ylim=(-0.03, 1.03))
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.3)
         print(f"{name:<16} set 1:", *(f"{share:6.3f}" for share in gates[:, part, 0]))
-    figure.axes[0].set_ylabel("share of the weights")
-    figure.axes[0].legend(frameon=False)
+    panels[0].set_ylabel("share of the weights")
+    panels[0].legend(frameon=False)
     _save(figure, "merged_gates.png")
 
 

@@ -139,7 +139,7 @@ def label_frames(model: AsrModel, batches: Iterable[AsrBatch]) -> LabelledFrames
     Raises:
       ValueError: the model has no experts, or the set no batch.
     """
-    parts: list[tuple[Tensor, ...]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     cut_ids: list[str] = []
     for batch in batches:
         encoder_out, lens, routing = model.encode(batch.x, batch.x_lens)
@@ -154,7 +154,8 @@ def label_frames(model: AsrModel, batches: Iterable[AsrBatch]) -> LabelledFrames
             cut_ids.append(batch.cut_ids[n])
     if not parts:
         raise ValueError("the set has no batch")
-    return LabelledFrames(*(torch.cat(rows, dim=-1) for rows in zip(*parts)), cut_ids)
+    ids, units, loudnesses, utterances = (torch.cat(rows, dim=-1) for rows in zip(*parts))
+    return LabelledFrames(ids, units, loudnesses, utterances, cut_ids)
 
 
 def ctc_alignment(log_probs: Tensor, tokens: Sequence[int]) -> list[int]:
