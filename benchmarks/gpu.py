@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import kaldialign
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -219,7 +220,10 @@ def forward_backward(layer: nn.Module, *inputs: Any) -> None:
 
 
 def decoding(device: torch.device, size: Size) -> Iterator[Row]:
-    """The searches: the same tokens, and their time. Untrained models emit much, so that there is much to compare."""
+    """The searches: the same tokens, and their time. Untrained models emit much, so that there is much to compare.
+
+    Two experts, or two tokens, that are as good as equal may change places by rounding, so a few may differ.
+    """
     model, batch = make_model(size).eval(), make_batch(size, utterances=min(size.utterances, 16))
     hours = len(batch.x) * size.seconds / 3600
     with torch.inference_mode():
@@ -227,13 +231,14 @@ def decoding(device: torch.device, size: Size) -> Iterator[Row]:
         expected = {m: tokens_of(model, on_cpu, m) for m in METHODS}
         model = model.to(device)
         seconds, encoded = timed(lambda: model.encode(batch.x.to(device), batch.x_lens.to(device)), device)
-        difference = differ(encoded.encoder_out, on_cpu.encoder_out)
-        yield ["encoder", hours / seconds * 3600, "hours an hour", difference, TOLERANCE["float32"]]
+        others = other_frames(encoded.encoder_out, on_cpu.encoder_out)
+        yield ["encoder, share of other frames", hours / seconds * 3600, "hours an hour", others, 0.01]
         same = type(encoded)(*(part.to(device) if isinstance(part, Tensor) else part for part in on_cpu))
         for method in METHODS:
             seconds, found = timed(functools.partial(tokens_of, model, same, method), device, rounds=1)
-            wrong = sum(a != b for a, b in zip(found, expected[method], strict=True)) / len(found)
-            yield [method, hours / seconds * 3600, "hours an hour", wrong, 0.05]
+            errors = sum(kaldialign.edit_distance(a, b)["total"] for a, b in zip(expected[method], found, strict=True))
+            errors /= max(sum(map(len, expected[method])), 1)
+            yield [f"{method}, share of other tokens", hours / seconds * 3600, "hours an hour", errors, 0.02]
 
 
 def tokens_of(model: AsrModel, encoded: EncoderOutput, method: str) -> list[list[int]]:
@@ -287,6 +292,12 @@ def differ(found: Tensor, expected: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     found, expected = found.detach().float().cpu(), expected.detach().float().cpu()
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+
+
+def other_frames(found: Tensor, expected: Tensor) -> float:
+    """Share of the frames (N, T, C) that differ by more than rounding."""
+    difference = (found.detach().cpu() - expected).abs().amax(dim=-1)
+    return float((difference > TOLERANCE["float32"] * expected.abs().max()).float().mean())
 
 
 def timed(call: Callable[[], Any], device: torch.device, *, rounds: int = 3) -> tuple[float, Any]:

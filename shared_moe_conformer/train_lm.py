@@ -69,7 +69,8 @@ class LmTrainer(ModelTrainer[LanguageModel]):
 
     def losses(self, model: nn.Module, batch: AsrBatch, scales: LossScales) -> tuple[Tensor, LossTotals]:
         """The loss of a batch's texts."""
-        nll = model(batch.y.to(self.device), batch.y_lens.to(self.device)).sum()
+        batch = batch.to(self.device)
+        nll = model(batch.y, batch.y_lens).sum()
         num_tokens = int((batch.y_lens + 1).sum())
         return nll / num_tokens, LossTotals(num_tokens, {"nll": nll.item()})
 

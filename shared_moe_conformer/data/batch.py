@@ -56,6 +56,11 @@ class AsrBatch(NamedTuple):
     num_copies: int = 1
     """Copies of the utterances, one after the other, with SpecAugment's masks of their own; N counts them all."""
 
+    def to(self, device: torch.device) -> AsrBatch:
+        """The batch with its tensors on a device."""
+        x, x_lens, y, y_lens = (tensor.to(device, non_blocking=True) for tensor in self[:4])
+        return self._replace(x=x, x_lens=x_lens, y=y, y_lens=y_lens)
+
 
 class NothingReadable(ValueError):
     """No cut of a batch could be read."""

@@ -87,6 +87,7 @@ class ModelTrainer(Generic[M]):
         Args:
           progress: share of the whole training done, these batches included; the learning rate follows it.
         """
+        batches = tuple(batch.to(self.device) for batch in batches)
         step, state, buffers = self.state.step + 1, self.state, [buffer.clone() for buffer in self.model.buffers()]
         progress_at_peak = state.progress_at_peak
         learning_rate = self._set_learning_rate(step, progress)
@@ -245,9 +246,7 @@ class Trainer(ModelTrainer["AsrModel"]):
 
     def losses(self, model: nn.Module, batch: AsrBatch, scales: LossScales) -> tuple[Tensor, LossTotals]:
         """The weighted loss of a batch, per frame, and its parts."""
-        x, x_lens, y, y_lens = (
-            tensor.to(self.device, non_blocking=True) for tensor in (batch.x, batch.x_lens, batch.y, batch.y_lens)
-        )
+        x, x_lens, y, y_lens, *_ = batch.to(self.device)
         taught = {}
         if self.teacher is not None:
             tokens = y if self.config.transducer_distillation_loss_scale else None
