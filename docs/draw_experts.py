@@ -7,25 +7,31 @@ python docs/draw_experts.py --merged EXP_DIR --epoch 10 --avg 2
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.loaders import EvalLoader
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.moe import Router
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.reporting.experts import explained, mutual_information
 from shared_moe_conformer.routing import LabelledFrames, label_frames
 from shared_moe_conformer.training.averaging import Selection
 
 HERE = Path(__file__).parent
+UNIT, RANDOM = "unit that is said, or pause", "routers drawn at random"
+NUM_DRAWS = 5
 COLOURS = ("#2f5f9e", "#d08a2e", "#4f8f5b", "#8a5fa8")
 SHOWN_UNITS = 24
 LOUDNESS_STEPS = 8
@@ -56,18 +62,22 @@ def _draw_experts(args: argparse.Namespace) -> None:
     bundle = Bundle.load(args.model)
     data = AsrDataModule(bundle.config, args.recipe_dir, bundle.tokenizer)
     cuts = data.cuts(args.split)
-    frames = label_frames(bundle.model, EvalLoader(cuts, data.dataset))
+    with router_inputs(bundle.model) as inputs:
+        frames = label_frames(bundle.model, EvalLoader(cuts, data.dataset))
     experts = frames.expert_ids.numpy()
     num_experts = bundle.config.model.encoder.num_experts
     speaker_of = {cut.id: cut.supervisions[0].speaker for cut in cuts}
     labels = labels_of(frames, [speaker_of[cut_id] for cut_id in frames.cut_ids])
     shares = {name: [explained(layer, values) for layer in experts] for name, values in labels.items()}
+    drawn = [random_choices(torch.cat(rows), num_experts) for rows in inputs.values()]
+    units = labels[UNIT]
+    shares[f"{UNIT}, {RANDOM}"] = [float(np.mean([explained(choice, units) for choice in layer])) for layer in drawn]
     depth = np.repeat(np.arange(len(experts)), experts.shape[1])
     by_depth = mutual_information(experts.ravel(), depth) / mutual_information(experts.ravel(), experts.ravel())
     print(f"{experts.shape[1]} frames of {len(frames.cut_ids)} utterances, {len(set(speaker_of.values()))} speakers")
     for name, values in shares.items():
-        print(f"{name:<28}", *(f"{value:7.1%}" for value in values))
-    print(f"{'depth, all layers together':<28} {by_depth:7.1%}")
+        print(f"{name:<53}", *(f"{max(value, 0):6.1%}" for value in values))
+    print(f"{'depth, all layers together':<53} {by_depth:6.1%}")
     draw_explained(shares)
     draw_units(experts, frames.units.numpy(), bundle.tokenizer.pieces, num_experts)
     draw_depth(experts, num_experts, by_depth)
@@ -83,31 +93,54 @@ def labels_of(frames: LabelledFrames, speakers: Sequence[Any]) -> dict[str, np.n
     steps = np.quantile(loudness, np.linspace(0, 1, LOUDNESS_STEPS + 1)[1:-1])
     numbers = np.unique(speakers, return_inverse=True)[1]
     return {
-        "unit that is said, or pause": frames.units.numpy(),
+        UNIT: frames.units.numpy(),
         f"loudness, in {LOUDNESS_STEPS} steps": np.digitize(loudness, steps),
         "speaker": numbers[frames.utterances.numpy()],
     }
 
 
+@contextmanager
+def router_inputs(model: AsrModel) -> Iterator[dict[Router, list[Tensor]]]:
+    """The frames that each router sees meanwhile, batch by batch."""
+    inputs: dict[Router, list[Tensor]] = {router: [] for router in model.encoder.routers()}
+    hooks = [router.register_forward_hook(lambda router, args, _: inputs[router].append(args[0])) for router in inputs]
+    yield inputs
+    for hook in hooks:
+        hook.remove()
+
+
+def random_choices(x: Tensor, num_experts: int) -> list[np.ndarray]:
+    """What routers would choose for these frames, (M, C), whose weights are drawn at random and never trained."""
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(NUM_DRAWS, x.size(1), num_experts, generator=generator)
+    return list(((x - x.mean(dim=0)) @ weights).argmax(dim=-1).numpy())
+
+
 def draw_explained(shares: dict[str, list[float]]) -> None:
     """A curve for each label: what it explains of the choice in each layer."""
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for (name, values), colour in zip(shares.items(), COLOURS):
-        axes.plot(range(1, len(values) + 1), [100 * value for value in values], "o-", color=colour, label=name)
+        style, colour = ("--", COLOURS[0]) if RANDOM in name else ("-", colour)
+        percent = [100 * value for value in values]
+        axes.plot(range(1, len(values) + 1), percent, style, marker="o", color=colour, label=name)
     axes.set_xlabel("layer")
     axes.set_ylabel("% of the choice explained")
     axes.set_xticks(range(1, len(values) + 1))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     _save(figure, "experts_explained.png")
 
 
 def draw_units(experts: np.ndarray, units: np.ndarray, pieces: Sequence[str], num_experts: int) -> None:
-    """A panel for each layer: the share of each frequent unit's frames that each expert computes."""
+    """A panel for each layer: the share of each frequent unit's frames that each expert computes.
+
+    Units stand in the order of the expert that they have most in the last layer but one.
+    """
     counts = np.bincount(units, minlength=len(pieces))
-    shown = [0, *(unit for unit in np.argsort(-counts) if unit)][: SHOWN_UNITS + 1]
+    shown = [unit for unit in np.argsort(-counts) if unit][:SHOWN_UNITS]
+    shown = [0, *sorted(shown, key=lambda unit: _preference(experts[-2][units == unit], num_experts))]
     names = ["pause", *(pieces[unit].replace("\u2581", "_") for unit in shown[1:])]
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     panels = figure.subplots(1, len(experts), sharey=True)
@@ -120,6 +153,12 @@ def draw_units(experts: np.ndarray, units: np.ndarray, pieces: Sequence[str], nu
     figure.supxlabel("expert", fontsize=10)
     figure.colorbar(image, ax=panels, label="share of the unit's frames", shrink=0.6)
     _save(figure, "experts_units.png")
+
+
+def _preference(experts: np.ndarray, num_experts: int) -> tuple[int, int]:
+    """The expert that computes most of these frames, and minus their number."""
+    counts = np.bincount(experts, minlength=num_experts)
+    return int(counts.argmax()), -int(1000 * counts.max() / counts.sum())
 
 
 def draw_depth(experts: np.ndarray, num_experts: int, by_depth: float) -> None:
@@ -160,7 +199,7 @@ def _draw_gates(exp_dir: Path, selection: Selection) -> None:
         axes.grid(alpha=0.3)
         print(f"{name:<16} set 1:", *(f"{share:6.3f}" for share in gates[:, part, 0]))
     panels[0].set_ylabel("share of the weights")
-    panels[0].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
     _save(figure, "merged_gates.png")
 
 
