@@ -8,20 +8,21 @@ training begins, and ones to which the loss was fitted for some steps, as later,
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, peak_memory, take_turns
-from benchmarks.transducer_batch import SMOOTHING, Batch, make_batch, step_by_step
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss, transducer_functions
+from shared_moe_conformer.model.transducer import Joiner
 
 N, T, U, V, J, PRUNE_RANGE = 8, 250, 40, 500, 512, 5
 QUICK = (2, 12, 3, 7, 4, 2)
@@ -32,6 +33,50 @@ TIME_FLOOR, MEMORY_FLOOR, GRADIENT_FLOOR = 0.5, 0.4, 1e-5
 OURS, FULL = "ours, torch", "all positions, no pruning"
 FUNCTIONS = ("rnnt_loss_smoothed", "do_rnnt_pruning", "rnnt_loss_pruned", "mutual_information_recursion")
 
+SMOOTHING: dict[str, Any] = {"lm_only_scale": 0.25, "am_only_scale": 0.0}
+"""Smoothing of the simple loss, as icefall's recipes have it."""
+
+
+class Batch(NamedTuple):
+    """The first arguments of `pruned_transducer_loss`."""
+
+    am_simple: Tensor
+    lm_simple: Tensor
+    encoder_frames: Tensor
+    decoder_frames: Tensor
+    joiner: Joiner
+    y: Tensor
+    x_lens: Tensor
+    y_lens: Tensor
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors that have gradients."""
+        return [*self[:4], *self.joiner.output.parameters()]
+
+    def gradients(self, loss: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of `parameters()`; None where the loss does not depend on one."""
+        return torch.autograd.grad(loss, self.parameters(), allow_unused=True)
+
+    def double(self) -> Batch:
+        """The same in float64, with parameters of its own."""
+        names = ("am_simple", "lm_simple", "encoder_frames", "decoder_frames")
+        frames: dict[str, Any] = {name: getattr(self, name).detach().double().requires_grad_() for name in names}
+        return self._replace(joiner=copy.deepcopy(self.joiner).double(), **frames)
+
+    def boundary(self) -> Tensor:
+        """[begin_symbol, begin_frame, end_symbol, end_frame] of each utterance, (N, 4)."""
+        zeros = torch.zeros_like(self.x_lens)
+        return torch.stack([zeros, zeros, self.y_lens, self.x_lens], dim=1)
+
+
+def make_batch(n: int, t: int, u: int, v: int, j: int) -> Batch:
+    """Random frames (N, T, ...) and tokens (N, U) of V units, for a joiner of J channels; nothing is padding."""
+    shapes = {"am_simple": (t, v), "lm_simple": (u + 1, v), "encoder_frames": (t, j), "decoder_frames": (u + 1, j)}
+    frames: dict[str, Any] = {name: torch.randn(n, *shape, requires_grad=True) for name, shape in shapes.items()}
+    y, x_lens, y_lens = torch.randint(1, v, (n, u)), torch.full((n,), t), torch.full((n,), u)
+    return Batch(**frames, joiner=Joiner(3, 3, j, v), y=y, x_lens=x_lens, y_lens=y_lens)
+
+
 Loss = Callable[[Batch], Tensor]
 
 
@@ -39,7 +84,7 @@ def measure(quick: bool) -> Report:
     """Times and gradients' errors on both inputs, and peaks."""
     n, t, u, v, j, prune_range = QUICK if quick else (N, T, U, V, J, PRUNE_RANGE)
     torch.manual_seed(0)
-    batch = make_batch([t] * n, [u] * n, vocab_size=v, joiner_dim=j)
+    batch = make_batch(n, t, u, v, j)
     losses = contenders(prune_range)
     pruned = {name: loss for name, loss in losses.items() if name != FULL}
     peaks = {name: peak_memory(call_of, name, quick) for name in losses}
@@ -75,8 +120,19 @@ def measure(quick: bool) -> Report:
 
 
 def as_in_icefall(functions: Any, prune_range: int) -> Loss:
-    """The loss by a module's four functions."""
-    return lambda batch: sum(step_by_step(batch, prune_range, functions), torch.zeros(()))
+    """Both losses by four functions, of k2 or of another module that has them by the same names."""
+
+    def loss(batch: Batch) -> Tensor:
+        boundary = batch.boundary()
+        common = {"symbols": batch.y, "termination_symbol": 0, "boundary": boundary, "reduction": "sum"}
+        simple_loss, (px_grad, py_grad) = functions.rnnt_loss_smoothed(
+            lm=batch.lm_simple, am=batch.am_simple, return_grad=True, **SMOOTHING, **common
+        )
+        ranges = functions.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
+        frames = functions.do_rnnt_pruning(batch.encoder_frames, batch.decoder_frames, ranges)
+        return simple_loss + functions.rnnt_loss_pruned(logits=batch.joiner(*frames), ranges=ranges, **common)
+
+    return loss
 
 
 def ours(functions: Any, prune_range: int) -> Loss:
@@ -112,7 +168,7 @@ def with_ranges(functions: Any, ranges: Tensor | None) -> Any:
 def call_of(name: str, quick: bool) -> Callable[[], object]:
     """Forward and backward of a contender, for a process of its own."""
     n, t, u, v, j, prune_range = QUICK if quick else (N, T, U, V, J, PRUNE_RANGE)
-    return backward(contenders(prune_range)[name], make_batch([t] * n, [u] * n, vocab_size=v, joiner_dim=j))
+    return backward(contenders(prune_range)[name], make_batch(n, t, u, v, j))
 
 
 def backward(loss: Loss, batch: Batch) -> Callable[[], object]:

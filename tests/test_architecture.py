@@ -125,3 +125,8 @@ def test_nothing_but_tests_imports_tests(folder: str) -> None:
     files = [*(ROOT / folder).rglob("*.py")]
     assert files
     assert [file for file in files if any(name.split(".")[0] == "tests" for name in imported_modules(file))] == []
+
+
+def test_only_the_benchmarks_own_tests_import_benchmarks() -> None:
+    files = [file for file in (ROOT / "tests").rglob("*.py") if file.parent.name != "benchmarks"]
+    assert [file for file in files if any(name.split(".")[0] == "benchmarks" for name in imported_modules(file))] == []
