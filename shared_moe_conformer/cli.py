@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -79,6 +79,24 @@ def apply_flags(config: C, args: argparse.Namespace) -> C:
     """The config tree with the values of the flags that were given (`add_flags`)."""
     names = options_by_name(to_dict(config)).keys()
     return replace_fields(config, {name: value for name, value in vars(args).items() if name in names})
+
+
+def add_config_flag(
+    parser: argparse.ArgumentParser, configs: Mapping[str, Any], what: str, arguments: Sequence[str] | None = None
+) -> str:
+    """Add `--config`; return the name that the arguments give it, so that help can show the values of that config.
+
+    Args:
+      configs: the named configs; the default is `base` if there is one, otherwise the first.
+      what: the flag's help.
+      arguments: those of the program; None: the command line's.
+    """
+    default = "base" if "base" in configs else next(iter(configs))
+    parser.add_argument("--config", choices=configs, default=default, help=f"{what} [{default}]")
+    naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    naming.add_argument("--config", default=default)
+    name: str = naming.parse_known_args(arguments)[0].config
+    return name if name in configs else default
 
 
 def program(verb: str) -> str:

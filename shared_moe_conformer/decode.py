@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import write_whole
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
@@ -67,8 +67,7 @@ def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoi
 
 def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Decode the test sets with a trained model and score the result.")
-    parser.add_argument("--config", choices=configs, default="base" if "base" in configs else next(iter(configs)),
-                        help="named config, whose experiment is exp/<config> [%(default)s]")  # fmt: skip
+    add_config_flag(parser, configs, "named config, whose experiment is exp/<config>")
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
     parser.add_argument("--max-duration", type=float, default=argparse.SUPPRESS,
                         help="audio in a batch, in seconds; changes no result [as in training]")  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, NeuralLmType, replace_fields, require
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
@@ -22,7 +22,7 @@ from shared_moe_conformer.decoding.options import LOW_ORDER, DecodingConfig, Dec
 from shared_moe_conformer.decoding.searches import read_tuned, resolved, search_named, tuned_note, values_of
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
-from shared_moe_conformer.forms.onnx_streaming import StreamingForm
+from shared_moe_conformer.forms.sherpa_folder import StreamingForm
 from shared_moe_conformer.lattice.decoding_graph import chosen_topology, graph_path, load_word_graph
 from shared_moe_conformer.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
@@ -213,10 +213,7 @@ def _read_summary(path: Path) -> dict[str, float]:
 
 def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Release a trained model: write its bundle into a zoo.")
-    default = "base" if "base" in configs else next(iter(configs))
-    parser.add_argument(
-        "--config", choices=configs, default=default, help=f"named config, whose experiment is exp/<config> [{default}]"
-    )
+    add_config_flag(parser, configs, "named config, whose experiment is exp/<config>")
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
     parser.add_argument("--name", required=True, help="the model's name in the zoo, e.g. asterisk-base")

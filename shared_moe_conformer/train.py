@@ -14,7 +14,7 @@ from pathlib import Path
 import kaldialign
 import torch
 
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, require, to_dict
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -283,16 +283,10 @@ def _prescan(trainer: Trainer, loader: Loader, max_duration: float) -> None:
 
 def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     """The parser; its help shows the values of the config that the arguments name."""
-    default = "base" if "base" in configs else next(iter(configs))
-    naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    naming.add_argument("--config", default=default)
-    name = naming.parse_known_args(arguments)[0].config
-    config = configs.get(name, configs[default])
-    parser = argparse.ArgumentParser(
-        description=f"Train a named config. Every option of it is a flag; in brackets stand the values of {name}."
-    )
-    parser.add_argument("--config", choices=configs, default=default, help=f"named config [{default}]")
+    parser = argparse.ArgumentParser()
+    name = add_config_flag(parser, configs, "named config", arguments)
+    parser.description = f"Train a named config. Every option of it is a flag; in brackets stand the values of {name}."
     parser.add_argument("--exp-dir", type=Path, help="folder of the experiment [exp/<config> beside train.py]")
     add_flags(parser, RunOptions)
-    add_flags(parser, config)
+    add_flags(parser, configs[name])
     return parser

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from shared_moe_conformer.cli import add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, LmConfig, LmDataConfig, TrainingConfig, replace_fields, require, to_dict
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.manifests import cuts_path
@@ -190,18 +190,12 @@ def ngram_perplexities(dev: TextLoader, lang_dir: Path, tokenizer: Tokenizer) ->
 
 def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     """The parser; its help shows the values for the config that the arguments name."""
-    default = "base" if "base" in configs else next(iter(configs))
-    naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    naming.add_argument("--config", default=default)
-    name = naming.parse_known_args(arguments)[0].config
     parser = argparse.ArgumentParser(
         description="Train a neural language model over tokens on the texts of the training split, or on others; "
         "./decode.py --lm-type uses it."
     )
-    parser.add_argument(
-        "--config", choices=configs, default=default, help=f"named config whose units and splits are used [{default}]"
-    )
+    name = add_config_flag(parser, configs, "named config whose units and splits are used", arguments)
     parser.add_argument("--exp-dir", type=Path, help="folder of the training [exp/<lm-type>_lm beside train_lm.py]")
     add_flags(parser, RunOptions, instead=HIDDEN)
-    add_flags(parser, _config_for(configs.get(name, configs[default])), instead=HIDDEN)
+    add_flags(parser, _config_for(configs[name]), instead=HIDDEN)
     return parser

@@ -16,13 +16,13 @@ from shared_moe_conformer.atomic import atomic_file, atomic_folder, check_free
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.forms.onnx_folder import write_onnx
-from shared_moe_conformer.forms.onnx_streaming import (
+from shared_moe_conformer.forms.sherpa_folder import (
     DEFAULT,
     StreamingForm,
     trained_in_chunks,
     write_onnx_streaming,
+    write_sherpa,
 )
-from shared_moe_conformer.forms.sherpa_folder import write_sherpa
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.forms.transformers_folder import write_transformers
 from shared_moe_conformer.release.manifest import (
@@ -42,11 +42,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 def write_icefall(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write exp/pretrained.pt (`{"model": state_dict}`), exp/config.json and data/lang_bpe_V, as icefall releases.
 
-    Source: icefall's export.py and its released models' repositories.
-
-    Raises:
-      FileExistsError: the target exists and may not be replaced.
-      ValueError: the bundle is damaged.
+    Arguments, result and errors: see `Form`. Source: icefall's export.py and its released models' repositories.
     """
     bundle = Bundle.load(source)
     files: dict[str, Sequence[str]] = {
@@ -67,11 +63,7 @@ def write_icefall(source: Path, target: Path, *, overwrite: bool = False) -> dic
 def write_espnet(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write a zip archive with meta.yaml, as espnet_model_zoo unpacks it.
 
-    Source: espnet2/main_funcs/pack_funcs.py, `pack` and `unpack`.
-
-    Raises:
-      FileExistsError: the target exists and may not be replaced.
-      ValueError: the bundle is damaged.
+    Arguments, result and errors: see `Form`. Source: espnet2/main_funcs/pack_funcs.py, `pack` and `unpack`.
     """
     if not overwrite:
         check_free(target, marker="")
@@ -108,7 +100,20 @@ class Form(NamedTuple):
     """One form."""
 
     write: Callable[..., dict[str, float]]
-    """Writes a bundle's folder into a target; returns, by file that computes, the largest difference from the model."""
+    """Writes a model in this form.
+
+    Args:
+      source: the bundle's folder.
+      target: the folder or file to make; it appears whole or not at all.
+      overwrite: replace a target of this form.
+
+    Returns:
+      By file that computes, the largest difference of its output from the model's, on the test wav.
+
+    Raises:
+      FileExistsError: the target exists and may not be replaced.
+      ValueError: the bundle is damaged, a package is missing, or a graph differs from the model.
+    """
     name: str = "{model}-{form}"
     """The target's, of the model's and the form's."""
 

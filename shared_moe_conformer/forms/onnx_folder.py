@@ -43,17 +43,7 @@ from shared_moe_conformer.speech.audio import read_audio
 def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write a bundle's model as ONNX files, float32, float16 and int8, with its tokens and test wav.
 
-    Args:
-      source: the bundle's folder.
-      target: the folder to make; it appears whole or not at all.
-      overwrite: replace such a folder.
-
-    Returns:
-      By float32 file, the largest difference of its output from the model's, on the test wav.
-
-    Raises:
-      FileExistsError: the target exists and may not be replaced.
-      ValueError: the bundle is damaged, onnx or onnxruntime is not installed, or the graphs differ from the model.
+    Arguments, result and errors: see `forms.catalogue.Form`.
     """
     require_onnx()
     bundle = Bundle.load(source)
@@ -79,17 +69,10 @@ def write_offline_graphs(bundle: Bundle, recording: Path, folder: Path) -> dict[
     write_graphs(bundle, folder)
     for name in SHRUNK:
         quantise(folder / name, folder / int8_name(name))
-    return write_language_models(bundle, folder, for_streams=False) | checked(bundle, recording, folder)
-
-
-def checked(bundle: Bundle, recording: Path, folder: Path) -> dict[str, float]:
-    """By float32 file, the largest difference of its output from the model's on a recording.
-
-    Raises:
-      ValueError: one is too large.
-    """
+    differences = write_language_models(bundle, folder, for_streams=False)
     x, start = bundle.features(*read_audio(recording)).numpy(), bundle.model.decoder.start_context
-    return checked_differences(torch_parts(bundle.model), onnx_parts(folder), x, start, suffix=".onnx")
+    own, parts = torch_parts(bundle.model), onnx_parts(folder)
+    return differences | checked_differences(own, parts, x, start, suffix=".onnx")
 
 
 def require_onnx() -> None:

@@ -1,4 +1,4 @@
-"""sherpa-onnx in a process of its own, which it ends where it dislikes a model; job and result are JSON."""
+"""sherpa-onnx in a process of its own, since it ends its process if it refuses a model; job and result are JSON."""
 
 from __future__ import annotations
 

@@ -35,13 +35,8 @@ from shared_moe_conformer.config import (
     FeatureConfig,
 )
 from shared_moe_conformer.data.features import filter_banks, resample
-from shared_moe_conformer.forms.onnx_graphs import (
-    CtcGraph,
-    DecoderGraph,
-    EncoderGraph,
-    exportable_encoder,
-    num_features,
-)
+from shared_moe_conformer.forms.onnx_chunks import num_features
+from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, exportable_encoder
 from shared_moe_conformer.forms.runtimes import (
     MAX_DIFFERENCE,
     checked_differences,
@@ -62,12 +57,7 @@ MAX_FEATURES_DIFFERENCE = 1e-2
 def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write features.pt, encoder.pt, decoder.pt, joiner.pt, ctc.pt and, if the model was trained in chunks, stream.pt.
 
-    Returns:
-      By file, the largest difference of its output from the model's, on the test wav.
-
-    Raises:
-      FileExistsError: the target exists and may not be replaced.
-      ValueError: the bundle is damaged, or a graph differs from the model.
+    Arguments, result and errors: see `forms.catalogue.Form`.
     """
     bundle = Bundle.load(source)
     bundle.model.requires_grad_(False)  # graphs that could be trained fail in torch 1.13 once their sizes change

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import yaml
 
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
@@ -28,6 +27,7 @@ from shared_moe_conformer.release.card import (
     TOKENIZER_CLASSES,
     card_header,
     class_name,
+    with_header,
 )
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
@@ -80,9 +80,7 @@ Licence: {licence}, that of the corpus.
 def write_transformers(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write config.json, model.safetensors, the code, and what feature extractor, tokenizer and processor read.
 
-    Raises:
-      FileExistsError: the target exists and may not be replaced.
-      ValueError: the bundle is damaged, or its CTC head was never trained.
+    Arguments, result and errors: see `forms.catalogue.Form`. A model whose CTC head was never trained is refused, too.
     """
     bundle = Bundle.load(source)
     manifest, config = bundle.manifest, bundle.config
@@ -168,4 +166,4 @@ def _card(manifest: Manifest, config: Config) -> str:
         error_rates=", ".join(rates) or "None were measured by CTC.",
         licence=manifest.licence,
     )
-    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n{body}"
+    return with_header(header, body)

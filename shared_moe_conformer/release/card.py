@@ -98,7 +98,6 @@ def model_card(
     names, lms = (", ".join(f"`{name}`" for name in files) for files in (graph_files, lm_files))
     graph = f"{names} a decoding graph over words (`--decoding-method 1best --graph HLG`); " if graph_files else ""
     graph += f"{lms} language models over tokens (`--lm-type`); " if lm_files else ""
-    header = yaml.safe_dump(card_header(manifest, config), sort_keys=False, allow_unicode=True)
     body = BODY.format(
         name=manifest.name,
         language=manifest.language,
@@ -114,7 +113,12 @@ def model_card(
         licence=manifest.licence,
         graph=graph,
     )
-    return f"---\n{header}---\n{body}"
+    return with_header(card_header(manifest, config), body)
+
+
+def with_header(header: dict[str, Any], body: str) -> str:
+    """The text of a card, its header in YAML between two lines."""
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
 def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
@@ -159,10 +163,10 @@ def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
       entries: the models, one at least.
       location: the zoo's address, hf://owner/name.
     """
-    header = yaml.safe_dump(zoo_header(entries), sort_keys=False, allow_unicode=True)
     rows = "\n".join(map(_zoo_row, entries))
-    body = ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows)
-    return f"---\n{header}---\n{body}"
+    return with_header(
+        zoo_header(entries), ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows)
+    )
 
 
 def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:

@@ -19,8 +19,7 @@ pytest.importorskip("onnxruntime")
 from shared_moe_conformer.bundle import Bundle  # noqa: E402
 from shared_moe_conformer.config import FeatureConfig  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod  # noqa: E402
-from shared_moe_conformer.forms.onnx_streaming import write_onnx_streaming  # noqa: E402
-from shared_moe_conformer.forms.sherpa_folder import feature_options, write_sherpa  # noqa: E402
+from shared_moe_conformer.forms.sherpa_folder import feature_options, write_onnx_streaming, write_sherpa  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
