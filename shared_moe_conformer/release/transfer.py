@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from shared_moe_conformer.atomic import check_free, put_folder
 from shared_moe_conformer.config import require
+from shared_moe_conformer.release.hub import HUB, hub_upload
 from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, read_manifest, require_name
-from shared_moe_conformer.release.remote import HUB, fetch, hub_upload
+from shared_moe_conformer.release.remote import fetch
 from shared_moe_conformer.release.zoo_index import (
     INDEX_FILE,
     MAX_INDEX,
@@ -36,7 +37,7 @@ from shared_moe_conformer.release.zoo_index import (
 ZOO = "zoo"
 """Folder of released models, where no other is given."""
 MAX_SUMS = 1 << 16
-"""Bytes of a SHA256SUMS at most."""
+"""Size of the largest SHA256SUMS that is read, in bytes."""
 VERSION_LETTERS = 16
 """Letters of a version's SHA-256 in the name of the hidden folder that it is downloaded into."""
 
@@ -87,7 +88,7 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
 
     Args:
       source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
-      zoo_dir: this zoo; made if need be. A model whose files were damaged here is got again.
+      zoo_dir: this zoo, made if it does not exist. A model whose files were damaged here is pulled again.
       update: look whether the other zoo has another version, and take it.
 
     Returns:
@@ -115,7 +116,7 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
 
 
 def push(name: str, *, zoo_dir: Path, target: str) -> str:
-    """Put a model of this zoo into another one, which is made if need be.
+    """Put a model of this zoo into another one, which is made if it does not exist.
 
     Args:
       target: the other zoo: a folder, `file://` or `hf://owner/name`.

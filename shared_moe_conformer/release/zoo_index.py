@@ -18,7 +18,7 @@ from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, ModelFacts, is
 
 INDEX_FILE = "index.json"
 MAX_INDEX = 1 << 24
-"""Bytes of an index at most."""
+"""Size of the largest index that is read, in bytes."""
 SUM = re.compile("[0-9a-f]{64}")
 SUMS_FILE = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})")

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,42 +13,11 @@ from types import SimpleNamespace
 import pytest
 
 from shared_moe_conformer.release import transfer
-from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, WEIGHTS_FILE, Manifest, write_manifest
+from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, WEIGHTS_FILE
 from shared_moe_conformer.release.transfer import pull, push, remove, resolve
-from shared_moe_conformer.release.zoo_index import INDEX_FILE, SUMS_FILE, add, file_sha256, find, read_index, write_sums
-from tests.zoo_server import serve, serve_hub
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def zoo(tmp_path: Path) -> Path:
-    """A zoo of two models that look like bundles from outside."""
-    for name in ("base", "full"):
-        make_model(tmp_path / "zoo", name, seed=len(name))
-    return tmp_path / "zoo"
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    return tmp_path / "here"
-
-
-def make_model(zoo_dir: Path, name: str, *, seed: int = 0) -> Path:
-    folder = zoo_dir / name
-    folder.mkdir(parents=True)
-    for file in FILES:
-        (folder / file).write_bytes(random.Random(f"{file}{seed}").randbytes(20_000 if file == WEIGHTS_FILE else 300))
-    facts = {"corpus": "telephone", "language": "en", "licence": "MIT", "decoding_method": "greedy_search"}
-    counts = {"unique_parameters": 15, "unrolled_parameters": 40, "active_parameters": 20}
-    write_manifest(Manifest(name=name, **facts, **counts), folder)  # type: ignore[arg-type]
-    write_sums(folder)
-    add(folder)
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+from shared_moe_conformer.release.zoo_index import INDEX_FILE, SUMS_FILE, file_sha256, find, read_index
+from tests.release.conftest import contents, make_model
+from tests.zoo_server import serve
 
 
 def visible(folder: Path) -> set[str]:
@@ -334,49 +300,3 @@ def test_only_models_are_removed(zoo: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is no model's folder: remove it yourself"):
         remove("full", zoo_dir=zoo)
     assert (tmp_path / "elsewhere" / MANIFEST_FILE).is_file()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is None, reason="huggingface_hub is not installed")
-def test_a_hugging_face_repository_is_a_zoo(zoo: Path, here: Path, tmp_path: Path) -> None:
-    others: list[str] = []
-    with serve_hub(tmp_path / "hub", busy=lambda: others.pop() if others else "") as url:
-        environment = {
-            **os.environ,
-            "HF_ENDPOINT": url,
-            "HF_HOME": str(tmp_path / "cache"),
-            "HF_TOKEN": "hf_test",
-            "HF_HUB_DISABLE_XET": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-
-        def run_zoo(*arguments: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "shared_moe_conformer.zoo", *arguments]
-            return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-        for name in ("base", "full"):
-            pushed = run_zoo("push", name, "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
-            assert pushed.returncode == 0, pushed.stderr
-        assert contents(tmp_path / "hub" / "base") == contents(zoo / "base")
-        assert len(json.loads((tmp_path / "hub" / INDEX_FILE).read_text())) == 2
-        assert "--model hf://o/zoo/base speech.wav" in (tmp_path / "hub" / "README.md").read_text()
-        (tmp_path / "hub" / "README.md").write_text("a page of somebody's own")
-        pushed = run_zoo("push", "base", "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
-        assert pushed.returncode == 0, pushed.stderr
-        assert (tmp_path / "hub" / "README.md").read_text() == "a page of somebody's own"
-        others.append("f" * 40)
-        conflict = run_zoo("push", "base", "--to", "hf://o/zoo", "--zoo-dir", str(zoo))
-        assert conflict.stderr == "error: hf://o/zoo was changed by somebody else at this moment: push again\n"
-        pulled = run_zoo("pull", "base", "--from", "hf://o/zoo", "--zoo-dir", str(here))
-        assert pulled.returncode == 0, pulled.stderr
-        assert contents(here / "base") == contents(zoo / "base")
-        (tmp_path / "hub" / "full" / WEIGHTS_FILE).write_bytes(b"0" * 20_000)
-        refused = run_zoo("pull", "full", "--from", "hf://o/zoo", "--zoo-dir", str(here))
-        environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
-        unreachable = run_zoo("list", "--from", "hf://o/zoo")
-        assert unreachable.stderr.startswith("error: hf://o/zoo/index.json cannot be reached now")
-        assert unreachable.stderr.count("\n") == 1
-        offline = run_zoo("pull", "base", "--from", "hf://o/zoo", "--zoo-dir", str(here))
-        assert offline.returncode == 0, offline.stderr
-    assert refused.returncode == 1
-    assert "is not the file that was released" in refused.stderr
-    assert read_index(here) == [find("base", zoo_dir=here)]
