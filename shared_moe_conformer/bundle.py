@@ -221,8 +221,8 @@ class Bundle:
         encoder = self.config.model.encoder
         require(
             chunk_size is not None or any(encoder.chunk_sizes),
-            f"{self.manifest.name} was not trained to stream (--chunk-sizes 0,8,16,32): give it chunk_size if you want"
-            " to try it all the same",
+            f"{self.manifest.name} was not trained to stream (--chunk-sizes 0,8,16,32): give it chunk_size to"
+            " try it nevertheless",
         )
         decoding = decoding or self.default_search
         resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))

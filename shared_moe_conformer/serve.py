@@ -21,7 +21,7 @@ OPTIONAL = (
     ("live recognition, which needs", "wsproto", ("websockets", "wsproto")),
     ("forms (curl -F), which need", "python-multipart", ("python_multipart",)),
 )
-"""Abilities of the server that need another package: the package's name, and modules any of which will do."""
+"""What another package is needed for, its name, and modules of which one is enough."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-waiting",
         type=int,
         default=16,
-        help="uploads that may wait while another one is recognised; further ones are told when to come again [16]",
+        help="uploads that may wait while another one is recognised; further ones are told when to try again [16]",
     )
     parser.add_argument(
         "--idle-seconds", type=float, default=60.0, help="clients that send nothing for this long are disconnected [60]"

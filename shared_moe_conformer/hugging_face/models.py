@@ -159,7 +159,7 @@ class SharedMoeConformerForCTC(SharedMoeConformerPreTrainedModel):
     def forward(
         self, input_features: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> CausalLMOutput:
-        """Return logits (N, T', V), and with labels the loss; padding is blank for sure.
+        """Return logits (N, T', V), and with labels the loss; at padding blank is certain.
 
         Args:
           input_features: features, (N, T, F).

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 COLLAPSED = 0.01
 """An expert with a smaller share of its layer's frames is as good as unused."""
 MAX_MOMENTS = 60
-"""Columns of a picture over time at most."""
+"""Most columns of a picture over time."""
 
 
 class ExpertUsage(NamedTuple):

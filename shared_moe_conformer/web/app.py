@@ -24,13 +24,11 @@ from shared_moe_conformer.routing import experts_table
 from shared_moe_conformer.speech.audio import seconds_of
 from shared_moe_conformer.streaming import StreamingRecognizer
 from shared_moe_conformer.web.pages import read_page, security_policy
-from shared_moe_conformer.web.streams import StreamHub, serve_stream
+from shared_moe_conformer.web.queue import Ending, Full, RecognitionQueue
+from shared_moe_conformer.web.streams import StreamHub
 from shared_moe_conformer.web.uploads import (
     MAX_SECONDS,
     UNNAMED,
-    Ending,
-    Full,
-    RecognitionQueue,
     TooLong,
     TooSlow,
     Upload,
@@ -38,6 +36,7 @@ from shared_moe_conformer.web.uploads import (
     receive,
     recognise,
 )
+from shared_moe_conformer.web.websocket import serve_stream
 
 STATUS = {TooLong: 413, TooSlow: 408, Full: 503, Ending: 503}
 """HTTP status by what is wrong with a request; any other mistake is 400."""
@@ -199,7 +198,7 @@ def _answer(bundle: Bundle, upload: Upload) -> dict[str, Any]:
 
 
 def _seconds(uploads: Sequence[Upload]) -> float:
-    """Seconds of audio, by headers, of which a single recording has at most `MAX_SECONDS`."""
+    """Seconds of audio by the headers, of each recording no more than `MAX_SECONDS`."""
     return sum(min(seconds_of(upload.path), MAX_SECONDS) for upload in uploads)
 
 

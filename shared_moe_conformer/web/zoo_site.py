@@ -35,11 +35,11 @@ MARKER = "zoo-site.json"
 """The index again, for programs; and the sign that a folder was written by `write_site`."""
 INDEX_PAGE = "index.html"
 MAX_TEXT = 1 << 18
-"""Bytes of a card or a transcript at most."""
+"""Size of the largest card or transcript, in bytes."""
 MAX_WAV = 1 << 26
-"""Bytes of a test recording at most."""
+"""Size of the largest test recording, in bytes."""
 MAX_ROWS = 100
-"""Rates of a test set at most; a recipe has about thirty."""
+"""Most rates that are shown of a test set; a recipe has about thirty."""
 LONGEST_LABEL = 250
 """Characters of a name that are shown; a search with all its options has about two hundred."""
 COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER")
@@ -50,7 +50,7 @@ def write_site(zoo_dir: Path, target: Path, *, overwrite: bool = False) -> int:
 
     Args:
       zoo_dir: the zoo.
-      target: the folder to be made; it appears whole or not at all.
+      target: the folder to make; it appears whole or not at all.
       overwrite: replace what an earlier call wrote.
 
     Returns:

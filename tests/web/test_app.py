@@ -131,7 +131,7 @@ def test_beyond_a_bound_an_upload_is_told_when_to_come_again(saved: Save, tiny_b
         assert ask(f"{url}/health").json["status"] == "busy"
         for refused in (ask(f"{url}/transcribe", bytes(900_000)), post_form(url, ("d.wav", b"speech"))):
             assert refused.status == 503 and int(refused.headers["Retry-After"]) >= 1
-            said = f"busy: 2 recordings wait, the most that may; come again in {refused.headers['Retry-After']} s"
+            said = f"busy: 2 recordings waiting, and no other may wait; try again in {refused.headers['Retry-After']} s"
             assert refused.json == {"error": said}
         gate.open()
         assert [future.result().json["name"] for future in taken] == gate.begun == ["a", "b", "c"]
