@@ -50,10 +50,13 @@ def build_word_graph(lang_dir: Path, kind: str) -> bool:
     path, inputs = lang_dir / FILES[kind], inputs_hash(lang_dir, kind)
     if Graph.inputs_of(path) == inputs:
         return False
-    from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram  # kaldifst and kaldilm are needed only here
+    # kaldifst and kaldilm are needed only here
+    from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram, compose_topology
 
-    lg = compose_lexicon_and_ngram(Lexicon.load(lang_dir), lang_dir / NGRAM_FILE)
-    graph = lg if kind == "LG" else over_tokens(lg, modified=kind == "modified")
+    lexicon = Lexicon.load(lang_dir)
+    graph = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    if kind != "LG":
+        graph = compose_topology(ctc_topology(len(lexicon.tokens), modified=kind == "modified"), graph)
     graph.save(path, inputs=inputs)
     return True
 
@@ -136,64 +139,5 @@ def _modified_topology(vocab_size: int) -> Graph:
 def _unweighted(
     src: np.ndarray, dst: np.ndarray, *, ilabel: np.ndarray, olabel: np.ndarray, final_state: np.ndarray
 ) -> Graph:
-    arcs, final = _rows(src, dst, ilabel, olabel), final_state.tolist()
+    arcs, final = np.stack([src, dst, ilabel, olabel], axis=1), final_state.tolist()
     return graph_of_arcs(arcs, np.zeros(len(arcs)), final_state=final, final_weight=[0.0] * len(final))
-
-
-def over_tokens(tokens: Graph, *, modified: bool) -> Graph:
-    """The CTC topology composed with a graph over tokens: a graph over frame labels.
-
-    A state of the result is either a state q of the graph over tokens, after a blank, or q together with the token
-    that led there, while its run of frames lasts.
-
-    Args:
-      tokens: a graph whose arcs each consume a token, never blank.
-      modified: see `ctc_topology`.
-    """
-    entered, entry = np.unique(np.stack([tokens.dst, tokens.ilabel], axis=1), axis=0, return_inverse=True)
-    running = tokens.num_states + np.arange(len(entered))
-    compose = _modified_over_tokens if modified else _standard_over_tokens
-    rows, taken = compose(tokens, entered, running, entry.ravel())
-    blank = np.arange(tokens.num_states)
-    loops = _rows(blank, blank), _rows(running, running, ilabel=entered[:, 1])
-    weight = np.concatenate([tokens.weight[taken], np.zeros(sum(map(len, rows + loops)) - len(taken))])
-    final_state, final_weight = tokens.final_state, tokens.final_weight
-    if not modified:
-        ending = dict(zip(final_state.tolist(), final_weight.tolist()))
-        also = [(int(run), ending[q]) for run, (q, _) in zip(running, entered.tolist()) if q in ending]
-        final_state = np.concatenate([final_state, np.array([run for run, _ in also], dtype=np.int32)])
-        final_weight = np.concatenate([final_weight, np.array([weight for _, weight in also], dtype=np.float32)])
-    return graph_of_arcs(
-        np.concatenate([*rows, *loops]), weight, final_state=final_state.tolist(), final_weight=final_weight.tolist()
-    )
-
-
-def _standard_over_tokens(
-    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """The arcs that begin a token and those that end one by a blank; then the graph's arc of each of the former."""
-    arcs_of = np.searchsorted(tokens.src, entered[:, 0]), np.searchsorted(tokens.src, entered[:, 0], side="right")
-    following = [np.arange(*span) for span in zip(*arcs_of)]
-    run = np.repeat(np.arange(len(entered)), [len(arcs) for arcs in following])
-    arc = np.concatenate(following).astype(np.int64)
-    other = tokens.ilabel[arc] != entered[run, 1]
-    run, arc = run[other], arc[other]
-    taken = np.concatenate([np.arange(len(tokens.src)), arc])
-    begin = _rows(
-        np.concatenate([tokens.src, running[run]]), running[entry[taken]], tokens.ilabel[taken], tokens.olabel[taken]
-    )
-    return (begin, _rows(running, entered[:, 0])), taken
-
-
-def _modified_over_tokens(
-    tokens: Graph, entered: np.ndarray, running: np.ndarray, entry: np.ndarray
-) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-    """The arcs of a token's only or first frame and those of its last; then the graph's arc of each of the former."""
-    taken = np.tile(np.arange(len(tokens.src)), 2)
-    dst = np.concatenate([tokens.dst, running[entry]])
-    begin = _rows(tokens.src[taken], dst, tokens.ilabel[taken], tokens.olabel[taken])
-    return (begin, _rows(running, entered[:, 0], ilabel=entered[:, 1])), taken
-
-
-def _rows(src: np.ndarray, dst: np.ndarray, ilabel: np.ndarray | int = 0, olabel: np.ndarray | int = 0) -> np.ndarray:
-    return np.stack(np.broadcast_arrays(src, dst, ilabel, olabel), axis=1)

@@ -1,4 +1,4 @@
-"""LG: a lexicon composed with an n-gram, from tokens to words. Only this module needs kaldifst and kaldilm."""
+"""LG, a lexicon composed with an n-gram, and HLG, a CTC topology composed with that, by kaldifst and kaldilm."""
 
 from __future__ import annotations
 
@@ -35,6 +35,16 @@ def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
     kaldifst.determinize_star(fst, delta=DELTA)
     kaldifst.minimize_encoded(fst, delta=DELTA)
     return _without_epsilons(fst, first_epsilon=lexicon.backoff_token)
+
+
+def compose_topology(topology: Graph, tokens: Graph) -> Graph:
+    """The CTC topology composed with a graph over tokens, such as LG: a graph over frame labels.
+
+    Args:
+      tokens: a graph whose arcs each consume a token, never blank.
+    """
+    fst = kaldifst.compose(_sorted(_fst_of_graph(topology), "olabel"), _sorted(_fst_of_graph(tokens)))
+    return _connected(_arcs_of(fst), _final_costs(fst), start=fst.start)
 
 
 def _ngram_fst(lexicon: Lexicon, arpa: Path) -> kaldifst.StdVectorFst:
@@ -78,6 +88,11 @@ def _arcs_of(fst: kaldifst.StdVectorFst) -> np.ndarray:
     return np.fromiter(rows, dtype=ARC)
 
 
+def _final_costs(fst: kaldifst.StdVectorFst) -> np.ndarray:
+    """Cost of ending in each state; infinite where nothing may end."""
+    return np.array([fst.final(state).value for state in kaldifst.StateIterator(fst)])
+
+
 def _without_epsilons(fst: kaldifst.StdVectorFst, *, first_epsilon: int) -> Graph:
     """The same transducer without epsilon inputs: each arc is joined with the epsilon paths that follow it.
 
@@ -91,7 +106,7 @@ def _without_epsilons(fst: kaldifst.StdVectorFst, *, first_epsilon: int) -> Grap
     is_silent = (arcs["ilabel"] == 0) | (arcs["ilabel"] >= first_epsilon)
     silent, consuming = arcs[is_silent], arcs[~is_silent]
     silent["ilabel"] = 0
-    costs = np.array([fst.final(state).value for state in kaldifst.StateIterator(fst)])
+    costs = _final_costs(fst)
     ways = _silent_paths(silent, len(costs))
     at_start = ways[ways["src"] == fst.start]
     at_start["src"] = len(costs)  # a new start that no arc enters

@@ -20,8 +20,9 @@ from shared_moe_conformer.decoding.methods import (
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.decoding.scorers import ngram_scorer
 from shared_moe_conformer.decoding.searches import resolved
-from shared_moe_conformer.lattice.decoding_graph import over_tokens
+from shared_moe_conformer.lattice.decoding_graph import ctc_topology
 from shared_moe_conformer.lattice.graphs import WordGraph, graph_of_arcs
+from shared_moe_conformer.lattice.lg import compose_topology
 from shared_moe_conformer.lattice.ngram import NgramAutomaton, train_ngram
 from shared_moe_conformer.model.encoder import EncoderOutput
 
@@ -58,7 +59,7 @@ LG = WordGraph(replace(any_tokens(7), olabel=np.tile([1, 2], 3).astype(np.int32)
 WORDS = ["AB", "BE", "C", "D", "E", "F"]
 ARCS = [(0, 1, 1, 1), (1, 0, 2, 0), (0, 2, 2, 2), (2, 0, 5, 0), *((0, 0, token, token) for token in (3, 4, 5, 6))]
 L = graph_of_arcs(np.array(ARCS), np.zeros(len(ARCS)), final_state=[0], final_weight=[0.0])
-HLG = WordGraph(over_tokens(L, modified=False), ["<eps>", *WORDS])
+HLG = WordGraph(compose_topology(ctc_topology(7, modified=False), L), ["<eps>", *WORDS])
 STRONGER = NgramAutomaton(train_ngram([WORDS, ["AB", "C", "D"]], 2), HLG.words)
 RESOURCES = Resources(
     token_lm=LM,

@@ -20,12 +20,11 @@ from shared_moe_conformer.lattice.decoding_graph import (
     ctc_topology,
     graph_path,
     load_word_graph,
-    over_tokens,
 )
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Beams
 from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram
+from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram, compose_topology
 from shared_moe_conformer.lattice.ngram import NgramModel, train_ngram
 
 from .conftest import best_paths, make_lang_dir
@@ -149,21 +148,22 @@ def test_topologies_are_those_of_k2(modified: bool) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_over_tokens_is_the_topology_composed(make_graph, seed: int) -> None:
+def test_a_graph_over_tokens_reads_what_the_topology_gives(make_graph, seed: int) -> None:
     tokens = make_graph(num_states=3, vocab_size=2, num_arcs=8, seed=seed)
     tokens = dataclasses.replace(tokens, ilabel=tokens.ilabel + 1)
     for modified in (False, True):
-        topology, composed = ctc_topology(3, modified=modified), over_tokens(tokens, modified=modified)
+        topology = ctc_topology(3, modified=modified)
+        composed = compose_topology(topology, tokens)
         for labels in itertools.product(range(3), repeat=4):
             expected = set().union(*(readings(tokens, read) for read in readings(topology, labels)))
             assert readings(composed, labels) == expected
 
 
-def test_over_tokens_keeps_weights(make_graph) -> None:
+def test_composition_keeps_weights(make_graph) -> None:
     tokens = make_graph(num_states=3, vocab_size=3, num_arcs=8, seed=0)
     tokens = dataclasses.replace(tokens, ilabel=tokens.ilabel + 1, olabel=np.arange(1, 9, dtype=np.int32))
     for modified in (False, True):
-        composed = over_tokens(tokens, modified=modified)
+        composed = compose_topology(ctc_topology(4, modified=modified), tokens)
         giving = composed.olabel > 0
         assert np.array_equal(composed.weight[giving], tokens.weight[composed.olabel[giving] - 1])
         assert np.array_equal(composed.ilabel[giving], tokens.ilabel[composed.olabel[giving] - 1])
