@@ -32,7 +32,7 @@ from shared_moe_conformer.lattice.lattice import (
     spans,
     warn_once,
 )
-from shared_moe_conformer.lattice.paths import best_of, group_starts, pruned
+from shared_moe_conformer.lattice.paths import group_starts, pruned
 
 EngineName = Literal["auto", "k2", "embedded"]
 
@@ -216,7 +216,7 @@ def _step(graph: Graph, active: np.ndarray, scores: np.ndarray, frame: np.ndarra
     arcs, src, reached = arcs[order], src[order], reached[order]
     starts = group_starts(graph.dst[arcs])
     dst = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(arcs))))
-    best = best_of(reached, starts) if len(starts) else reached
+    best = np.maximum.reduceat(reached, starts) if len(starts) else reached
     return _at_most(beams.max_active, _Step(src, dst, arcs, reached, best))
 
 
@@ -255,6 +255,6 @@ def _backward(steps: list[_Step], after: np.ndarray, output_beam: float) -> list
         starts = group_starts(src)
         after = np.full(len(before), -np.inf)
         if len(starts):
-            after[src[starts]] = best_of(rest, starts)
+            after[src[starts]] = np.maximum.reduceat(rest, starts)
         kept.append(step)
     return kept[::-1]

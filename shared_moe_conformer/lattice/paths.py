@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from shared_moe_conformer.lattice.lattice import Lattice, LatticePath, spans, trimmed
 
-Sum = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Function from values, and the position at which each group of them begins, to one value a group."""
 
+def forward(lattice: Lattice, total: np.ufunc) -> np.ndarray:
+    """Log-probability of the paths from the start to each state.
 
-def best_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The maximum of each group: the best path."""
-    return np.maximum.reduceat(values, starts)
-
-
-def log_sum_of(values: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The logarithm of the sum of each group's exponentials: all paths together."""
-    best = np.maximum.reduceat(values, starts)
-    finite = np.where(np.isfinite(best), best, 0.0)
-    counts = np.diff(np.append(starts, len(values)))
-    with np.errstate(divide="ignore"):
-        return finite + np.log(np.add.reduceat(np.exp(values - np.repeat(finite, counts)), starts))
-
-
-def forward(lattice: Lattice, total: Sum) -> np.ndarray:
-    """Log-probability of all paths from the start to each state, combined by `total`."""
+    Args:
+      total: `np.maximum` takes the best of them, `np.logaddexp` all together.
+    """
     result = np.full(lattice.num_states, -np.inf)
     result[0] = 0.0
     order = np.argsort(lattice.dst, kind="stable")
@@ -36,19 +23,19 @@ def forward(lattice: Lattice, total: Sum) -> np.ndarray:
     bounds = lattice.first_arcs
     for begin, end in zip(bounds, bounds[1:]):
         starts = group_starts(dst[begin:end])
-        result[dst[begin:end][starts]] = total(result[src[begin:end]] + score[begin:end], starts)
+        result[dst[begin:end][starts]] = total.reduceat(result[src[begin:end]] + score[begin:end], starts)
     return result
 
 
-def backward(lattice: Lattice, total: Sum) -> np.ndarray:
-    """Log-probability of all paths from each state to the end, combined by `total`."""
+def backward(lattice: Lattice, total: np.ufunc) -> np.ndarray:
+    """Log-probability of the paths from each state to the end; see `forward`."""
     result = np.full(lattice.num_states, -np.inf)
     result[lattice.final_state] = lattice.final_lm
     src, dst, score = lattice.src, lattice.dst, lattice.score
     bounds = lattice.first_arcs
     for begin, end in zip(bounds[-2::-1], bounds[:0:-1]):
         starts = group_starts(src[begin:end])
-        result[src[begin:end][starts]] = total(score[begin:end] + result[dst[begin:end]], starts)
+        result[src[begin:end][starts]] = total.reduceat(score[begin:end] + result[dst[begin:end]], starts)
     return result
 
 
@@ -64,7 +51,7 @@ def arc_log_posteriors(lattice: Lattice) -> np.ndarray:
     """
     if not lattice.num_arcs:
         return np.zeros(0)
-    before, after = forward(lattice, log_sum_of), backward(lattice, log_sum_of)
+    before, after = forward(lattice, np.logaddexp), backward(lattice, np.logaddexp)
     return before[lattice.src] + lattice.score + after[lattice.dst] - after[0]
 
 
@@ -72,7 +59,7 @@ def best_arcs(lattice: Lattice) -> np.ndarray:
     """The arcs of the best path, one for each frame."""
     if not lattice.num_arcs:
         return np.zeros(0, dtype=np.int64)
-    after = backward(lattice, best_of)
+    after = backward(lattice, np.maximum)
     bounds = np.searchsorted(lattice.src, np.arange(lattice.num_states + 1))
     arcs, state = [], 0
     for _ in range(lattice.num_frames):
@@ -86,7 +73,7 @@ def within_beam(lattice: Lattice, beam: float) -> Lattice:
     """The lattice of the arcs that lie on a path at most `beam` nats worse than the best one."""
     if not lattice.num_arcs:
         return lattice
-    before, after = forward(lattice, best_of), backward(lattice, best_of)
+    before, after = forward(lattice, np.maximum), backward(lattice, np.maximum)
     through = before[lattice.src] + lattice.score + after[lattice.dst]
     return trimmed(lattice, through >= after[0] - beam)
 
@@ -181,7 +168,7 @@ def n_best(lattice: Lattice, num_paths: int, *, beam: float = np.inf) -> list[La
     """
     if not lattice.num_arcs:
         return []
-    after = backward(lattice, best_of)
+    after = backward(lattice, np.maximum)
     worst = after[0] - beam
     start = np.zeros(1, dtype=np.int64)
     ways = [_Partials(start, start.astype(np.uint64), np.zeros(1), start, start)]
