@@ -59,7 +59,7 @@ from shared_moe_conformer.streaming import EndpointRules, Stream, StreamingRecog
 DEFAULT_LEFT_CONTEXT = 128
 """Encoder frames that a stream of a model remembers whose training knew no bound."""
 MAX_READ = 1 << 24
-"""Bytes at most of a file that is read whole."""
+"""Size of the largest file that is read whole, in bytes."""
 
 
 @dataclass(frozen=True, eq=False)

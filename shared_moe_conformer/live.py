@@ -20,7 +20,7 @@ from shared_moe_conformer.speech.transcript import Transcript, display_width
 from shared_moe_conformer.streaming import Stream
 
 BLOCK = 1 << 14
-"""Bytes at most that are read at once."""
+"""Most bytes that are read at once."""
 FULL_SCALE = 32768
 CLEAR, DIM, PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
 """Codes that make a terminal clear the line, and show partial words paler than final ones (ECMA-48, EL and SGR)."""

@@ -45,7 +45,7 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
     """The model of an experiment or a bundle.
 
     Args:
-      folder: either's; relative to the recipe's folder.
+      folder: of the experiment or the bundle, relative to the recipe's.
 
     Raises:
       FileNotFoundError: no experiment or bundle there, or no such checkpoint.

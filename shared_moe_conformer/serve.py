@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens there; port 0: at any that is free.
 
     Raises:
-      ValueError: nobody can listen there, or somebody does.
+      ValueError: there is no such address, or another program listens there.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]

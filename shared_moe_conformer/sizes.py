@@ -18,7 +18,7 @@ class CorpusSize(NamedTuple):
     """Options that suit corpora up to a size."""
 
     hours: float
-    """Hours of speech that the corpus has less of."""
+    """The corpus has fewer hours of speech than this."""
     options: dict[str, Any]
     """What differs from the defaults in `base`."""
     small: dict[str, Any]

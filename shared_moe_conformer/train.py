@@ -162,7 +162,7 @@ def _make_trainer(
 
 
 def _training_data(data: AsrDataModule) -> tuple[Cuts, Loader]:
-    """What is trained on, for the record, and its batches.
+    """The cuts to train on, as they are recorded, and their batches.
 
     Raises:
       FileNotFoundError, ValueError: it is missing or cannot be trained on.

@@ -1,4 +1,4 @@
-"""The forms that there are, and those that other toolkits' zoos hold; these toolkits' own code cannot run the model."""
+"""All forms of a model; and the writers of icefall's and ESPnet's, which these toolkits' own code cannot run."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "
 SHRUNK = (ENCODER, CTC)
 """Files that have float16 and int8 versions; decoder and joiner are small, and their errors go into logits."""
 Graph = Callable[..., list[np.ndarray]]
-"""Outputs of inputs, both by order."""
+"""A function from inputs to outputs, both in their order."""
 BLANK = 0
 MAX_DIFFERENCE = 1e-3
 """Largest difference from the model, on its own test wav, with which a float32 graph is released."""

@@ -38,7 +38,7 @@ def recognise(
       rounds: times that all is recognised.
 
     Raises:
-      ValueError: sherpa-onnx is not installed, or ended; what it said last is told.
+      ValueError: sherpa-onnx is not installed, or ended; the message has its last words.
     """
     job = {
         "files": {name: {part: str(folder / file) for part, file in parts.items()} for name, parts in files.items()},

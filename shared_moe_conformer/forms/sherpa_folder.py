@@ -152,7 +152,7 @@ def refuse_other_features(features: FeatureConfig) -> None:
 
 
 def feature_options(features: FeatureConfig) -> str:
-    """What the command line has to say about the features, with a space behind; nothing where it need not."""
+    """Options of the command line that tell the features, each with a space behind it; empty where the defaults fit."""
     options = {
         "sample-rate": (features.sampling_rate, SAMPLING_RATE),
         "feat-dim": (features.num_mel_bins, NUM_MEL_BINS),
@@ -248,7 +248,7 @@ computes a chunk of T = {num_features} frames when there are more than T, and ne
 ## Files
 
 `encoder.onnx` and `model.onnx` (CTC) compute one chunk, `*.int8.onnx` the same with the weights of feed-forwards and
-experts in int8; `decoder.onnx`, `joiner.onnx` and `tokens.txt` belong to the transducer and the last to both;
+experts in int8; `decoder.onnx` and `joiner.onnx` belong to the transducer, `tokens.txt` to both models;
 `test_wavs/0.wav` is a recording, and `test_wavs/trans.txt` what is spoken in it. The transducer in float32 finds:
 *{text}*. The states of the graphs are those of a streaming zipformer2 (sherpa-onnx's `model_type`), the model itself is
 a conformer.

@@ -45,7 +45,7 @@ from shared_moe_conformer.release.zoo_index import write_sums
 CODE_FILE = Path(__file__).parents[1] / "hugging_face" / f"{CODE}.py"
 SEARCH: DecodingMethod = "ctc_greedy_search"
 CHUNK_SECONDS = 20.0
-"""Of a long recording, in the example, where the training's lengths are not known."""
+"""Length of a chunk of a long recording in the example, if the training's lengths are not known."""
 
 BODY = """
 # {name}

@@ -68,7 +68,7 @@ class SharedMoeConformerTokenizer(SavesCode, PreTrainedTokenizer):
 
         Args:
           token_ids: label of each frame, or a batch of such lists.
-          skip_special_tokens: no difference: blank and padding are never shown.
+          skip_special_tokens: has no effect: blank and padding are never shown.
           group_tokens: equal labels in a row are one unit; False for the ids of a text.
         """
         ids = _nested(token_ids)
@@ -88,7 +88,7 @@ class SharedMoeConformerTokenizer(SavesCode, PreTrainedTokenizer):
         return {"text": text, "char_offsets": offsets, **words}
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, **others: Any) -> Any:
-        """Return what `decode` does of each sequence."""
+        """Return what `decode` returns for each sequence."""
         return [self.decode(row, skip_special_tokens, **others) for row in _nested(sequences)]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:

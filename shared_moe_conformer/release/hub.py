@@ -25,7 +25,7 @@ def hub_download(location: str, path: str, target: Path, *, max_bytes: int) -> N
 
     Raises:
       FileNotFoundError: no such repository or file.
-      ValueError: longer than allowed, or it cannot be had now.
+      ValueError: it is longer than allowed, or cannot be downloaded now.
     """
     with _hub_errors(f"{location}/{path}"):
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -129,7 +129,7 @@ def _repository(location: str) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
-    """The library's many errors as those that a person can act on."""
+    """Turn the library's many errors into some that a person can act on."""
     found = importlib.util.find_spec("huggingface_hub") is not None
     require(found, f"{what}: the package huggingface_hub is not installed: pip install huggingface_hub")
     from huggingface_hub.errors import (
@@ -144,7 +144,7 @@ def _hub_errors(what: str) -> Iterator[None]:
     except LocalEntryNotFoundError as error:
         raise ValueError(f"{what} cannot be reached now: {first_line(error)}") from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
-        raise FileNotFoundError(f"{what} is not there, or not for you: look at its name, or log in") from error
+        raise FileNotFoundError(f"{what} does not exist, or is private: check its name, or log in") from error
     except HfHubHTTPError as error:
         if error.response.status_code == http.client.PRECONDITION_FAILED:
             raise ValueError(f"{what} was changed by somebody else at this moment: push again") from error

@@ -24,17 +24,17 @@ CARD_FILE = "README.md"
 TEST_WAV = "test.wav"
 TEST_TEXT = "test.txt"
 FILES = (MANIFEST_FILE, CONFIG_FILE, WEIGHTS_FILE, *TOKENIZER_FILES, CARD_FILE, TEST_WAV, TEST_TEXT)
-"""Files of every bundle, besides SHA256SUMS."""
+"""Files of every bundle, SHA256SUMS aside."""
 WORD_FILES = ("words.txt", "lexicon.txt", "G.arpa")
 GRAPH_FILES = (
     *WORD_FILES,
     *("HLG_standard.safetensors", "HLG_modified.safetensors"),
     *("HLG_standard.npz", "HLG_modified.npz"),  # as version 0.1 wrote them
 )
-"""Files that a bundle may hold besides: a lexicon, an n-gram over words, and the decoding graph made of them."""
+"""Further files that a bundle may hold: a lexicon, an n-gram over words, and the decoding graph made of them."""
 NEURAL_LM_FILES = ("rnn_lm.safetensors", "transformer_lm.safetensors")
 LM_FILES = (*NEURAL_LM_FILES, "token_2gram.arpa")
-"""Files that a bundle may hold besides: neural language models over tokens, and the 2-gram that LODR subtracts."""
+"""Further files that a bundle may hold: neural language models over tokens, and the 2-gram that LODR subtracts."""
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 """Beginnings of the lines of test.txt."""
 DEFAULT_SEARCH = "greedy_search"
@@ -93,7 +93,7 @@ class Manifest(ModelFacts):
 
 
 def is_by(settings: str, method: str) -> bool:
-    """Whether a key of `error_rates`, a method with or without options, is of this method."""
+    """Whether a key of `error_rates`, a method with or without options, names this method."""
     return settings.split("-")[0] == method
 
 

@@ -19,7 +19,7 @@ from shared_moe_conformer.release.hub import HUB, hub_download
 from shared_moe_conformer.release.zoo_index import file_sha256
 
 ATTEMPTS = 4
-"""Times in a row that a download may end before a byte has come; otherwise it is resumed as often as it breaks."""
+"""Attempts in a row that may bring no byte; a download that brings some is resumed as often as it breaks."""
 RETRIES = urllib3.Retry(
     total=None,
     connect=0,
@@ -37,7 +37,7 @@ BLOCK = 1 << 16
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 Progress = Callable[[int], Any]
-"""Called with the bytes that have come since the last call; negative if they are of no use."""
+"""Called with the number of bytes since the last call; negative: that many of the earlier ones are of no use."""
 
 
 class TooLong(Exception):
@@ -63,7 +63,7 @@ def fetch(
 
     Raises:
       FileNotFoundError: the zoo has no such file.
-      ValueError: too long, another sum, or no way to read it; a part that may be right is kept.
+      ValueError: it is too long, has another sum, or cannot be read; a part that may be right is kept.
     """
     source = f"{location.rstrip('/')}/{path}"
     for _ in range(2):  # a second time, from the start, if the file has changed since its first part came

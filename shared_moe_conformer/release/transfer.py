@@ -1,4 +1,4 @@
-"""Models from zoo to zoo: resumed, verified before they are used, and whole or not there at all."""
+"""Transfer of models from zoo to zoo: resumed, verified before use, and whole or not there at all."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def read_remote_index(location: str) -> list[ZooEntry]:
 
 
 def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path:
-    """Have a model of another zoo in this one; without the network if it is here already.
+    """Get a model from another zoo into this one; a model that is here already needs no network.
 
     Args:
       source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
       zoo_dir: this zoo, made if it does not exist. A model whose files were damaged here is pulled again.
-      update: look whether the other zoo has another version, and take it.
+      update: take the other zoo's version if it is another one.
 
     Returns:
       The model's folder.

@@ -12,7 +12,7 @@ from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.model.asr_model import AsrModel
 
 MAX_LAYERS = 1000
-"""Layers of an encoder at most; with shared norms and routers a layer stores nothing, so no file bounds them."""
+"""Most layers of an encoder; one with shared norms and routers stores nothing, so no file bounds their number."""
 
 
 def load_model(config: Config, path: Path, *, config_path: Path) -> AsrModel:
@@ -38,7 +38,7 @@ def require_possible(config: Config, *, num_values: int, path: Path) -> None:
     """Refuse a config that needs a tensor larger than all weights together, before memory is taken for it.
 
     Args:
-      config: perhaps anybody's.
+      config: from a file that anybody may have written.
       num_values: numbers in all weights together.
 
     Raises:

@@ -36,7 +36,7 @@ class Job:
     """Parts of work that one client waits for."""
 
     def __init__(self, parts: Sequence[Callable[[], Any]], seconds: float) -> None:
-        """`seconds` of audio are in it; 0: nobody knows."""
+        """`seconds`: of audio in the job; 0: unknown."""
         self.seconds = seconds
         self.is_wanted = True
         self.started: float | None = None
@@ -44,7 +44,7 @@ class Job:
         self._parts = parts
 
     def run(self) -> list[Any]:
-        """What the parts return; those are left out that nobody waits for any more."""
+        """What the parts return; once nobody waits any more, no further part begins."""
         self.started = time.monotonic()
         return [part() for part in self._parts if self.is_wanted]
 
@@ -89,7 +89,7 @@ class RecognitionQueue:
 
         Args:
           parts: all of them are one job.
-          seconds: of audio that they recognise; 0: nobody knows.
+          seconds: of audio that they recognise; 0: unknown.
 
         Raises:
           Full: there is no room.
@@ -130,7 +130,7 @@ class RecognitionQueue:
         return found
 
     def _length(self, job: Job) -> float:
-        """Seconds of a job's audio; where nobody knows, as many as the mean job has."""
+        """Seconds of a job's audio; of an unknown length, as many as the mean job has."""
         return job.seconds or (self._audio / self._num_done if self._num_done else 0.0)
 
     def _seconds_until_room(self) -> int:

@@ -96,7 +96,7 @@ class Client:
             self.stream.end()
 
     def publish(self, updates: Sequence[Update | Exception]) -> None:
-        """Have the client get these updates."""
+        """Queue these updates for the client."""
         for update in updates:
             self.updates.put_nowait(update)
             self.is_done |= isinstance(update, Exception) or update.is_eof

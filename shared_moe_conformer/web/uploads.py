@@ -40,7 +40,7 @@ class Upload(NamedTuple):
 
     path: Path
     name: str
-    """Its owner's name of it."""
+    """Its owner's name for it."""
 
 
 class TooLong(ValueError):
@@ -69,12 +69,12 @@ async def receive(
     Args:
       request: its body is one recording, or a form with one or more.
       folder: there and empty.
-      name: of the recording, unless a form says its own.
-      max_bytes: of all recordings together.
-      idle_seconds: a client may send nothing for so long.
+      name: the recording's, unless a form gives one.
+      max_bytes: most bytes of all recordings together.
+      idle_seconds: longest time in which a client may send nothing.
 
     Raises:
-      TooLong, TooSlow: the client does not keep to that.
+      TooLong, TooSlow: the client exceeds one of these.
       ValueError: no form that can be read, or one without a file.
       ClientDisconnect: the client has left.
     """
@@ -101,7 +101,7 @@ def shown(name: str | None) -> str:
 
 
 def _suffix(name: str) -> str:
-    """The end of a name, where nothing else tells what the file is."""
+    """The ending of a name, for files whose content does not tell what they are."""
     suffix = Path(name).suffix.lower()
     return suffix if suffix in WITHOUT_HEADER else ""
 
@@ -184,7 +184,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
       name: what its owner calls it.
 
     Raises:
-      ValueError: no audio, or too long; said with the owner's name of it.
+      ValueError: it is no audio, or too long; the message has the owner's name for it.
     """
     require(path.stat().st_size > 0, f"{name} is empty")
     try:

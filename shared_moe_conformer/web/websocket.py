@@ -77,7 +77,7 @@ async def serve_stream(
 
 
 def may_connect(origin: str | None, hosts: Sequence[str]) -> bool:
-    """Whether a page from this origin may connect; None: it is no page. Browsers ask nobody before they connect."""
+    """Whether a page from this origin may connect; None: it is no page. Browsers connect without asking."""
     return origin is None or "*" in hosts or re.sub(r":\d+$", "", urlsplit(origin).netloc) in hosts
 
 
@@ -85,7 +85,7 @@ def to_samples(data: bytes) -> np.ndarray:
     """The samples, (num_samples,), of a binary message.
 
     Raises:
-      Refused: it holds no such thing.
+      Refused: it does not hold samples.
     """
     if len(data) > 4 * SAMPLING_RATE * LONGEST_MESSAGE:
         raise Refused(TOO_LONG, f"a message of {len(data)} bytes: send at most {LONGEST_MESSAGE} seconds at once")
