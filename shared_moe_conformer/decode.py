@@ -24,6 +24,7 @@ from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.parameters import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
@@ -75,6 +76,8 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
                         help="processes that load batches [as in training]")  # fmt: skip
     parser.add_argument("--test-splits", type=lambda text: tuple(text.split(",")), default=argparse.SUPPRESS,
                         metavar="A,B,..", help="cut sets to decode, such as dev,test [as in training]")  # fmt: skip
+    parser.add_argument("--num-layers", type=int, default=0,
+                        help="layers of a model trained with --depths that compute; few are fast [all]")  # fmt: skip
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
                         help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
                         "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
@@ -97,7 +100,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     trained_as, model = load_experiment(exp_dir, selection)
     limit_threads(counts_of(model)["total"].active)
-    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
+    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir) + _use_layers(model, args.num_layers)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     tuned = searches.read_tuned(exp_dir)
@@ -129,6 +132,19 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         for test_set in config.data.test_splits if distortions else ():
             distorted = [scores_of[f"{test_set}-{distortion.name}"] for distortion in distortions]
             _compare_distortions(scores_of[test_set], distorted, exp_dir, checkpoint=checkpoint)
+
+
+def _use_layers(model: AsrModel, num_layers: int) -> str:
+    """Have a model compute this many layers; return the number as names of results carry it. 0: all, unnamed."""
+    if num_layers == 0:
+        return ""
+    encoder = model.config.encoder
+    require(encoder.depths != (), "--num-layers: the model was trained at its whole depth alone (--depths)")
+    require(
+        1 <= num_layers <= encoder.num_layers, f"--num-layers {num_layers}: give 1 to {encoder.num_layers}, all layers"
+    )
+    model.encoder.num_layers = num_layers
+    return f"-{num_layers}-layers"
 
 
 def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:

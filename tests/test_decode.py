@@ -14,7 +14,7 @@ import torch
 from lhotse import CutSet
 
 from shared_moe_conformer import decode
-from shared_moe_conformer.config import Config, FeatureConfig, replace_fields, save_config
+from shared_moe_conformer.config import Config, FeatureConfig, load_config, replace_fields, save_config
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import Distortion
@@ -27,6 +27,7 @@ from shared_moe_conformer.decoding.searches import TUNED_FILE, Tuned, read_tuned
 from shared_moe_conformer.decoding.tuning import Searcher
 from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import train_ngram
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.folder import epoch_path, save_checkpoint
 from tests.data.conftest import noise_cut
 
@@ -186,6 +187,20 @@ def test_newest_epoch_is_the_default_and_options_stand_in_the_names(recipe: Path
     assert not list((recipe / "exp" / "base").glob("comparison-*")), "there is nothing to compare"
 
 
+def test_a_model_of_several_depths_decodes_with_fewer_layers_into_files_of_their_own(recipe: Path) -> None:
+    exp_dir = recipe / "exp/base"
+    elastic = {"experts_in": "none", "group_sizes": (4,), "depths": (2, 4)}
+    config = replace_fields(load_config(exp_dir / "config.json"), elastic)
+    save_config(config, exp_dir / "config.json")
+    save_checkpoint(epoch_path(exp_dir, 3), {"model": AsrModel(config.model).state_dict()})
+    run(recipe, "--decoding-method", "ctc_greedy_search", "--num-layers", "2")
+    run(recipe, "--decoding-method", "ctc_greedy_search")
+    names = sorted(path.name for path in (exp_dir / "ctc_greedy_search").glob("recogs-*"))
+    assert names == [f"recogs-clean-epoch-3-avg-1{n}-ctc_greedy_search.txt" for n in ("-2-layers", "")]
+    with pytest.raises(SystemExit):
+        run(recipe, "--num-layers", "5")
+
+
 def test_a_log_keeps_what_was_shown_and_with_what_it_was_computed(recipe: Path, capsys) -> None:
     run(recipe, "--decoding-method", "ctc_greedy_search", "--device", "cpu")
     shown = capsys.readouterr().out
@@ -211,6 +226,7 @@ def test_a_log_says_why_a_decoding_ended(recipe: Path, monkeypatch: pytest.Monke
         (["--beam-size", "0"], "beam_size is 0: give 1 or more"),
         (["--distort", "white=10", "loud=3"], "--distort loud=3: no distortion is called 'loud': give one of gain, "),
         (["--distort", "opus=fast"], "--distort opus=fast: opus is 'fast': give 6000 to 256000 bit/s"),
+        (["--num-layers", "2"], "the model was trained at its whole depth alone (--depths)"),
         (["--device", "cuda:63"], "--device cuda:63 cannot be used here"),
     ],
 )

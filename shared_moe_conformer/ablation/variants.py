@@ -117,6 +117,11 @@ def variants_of(base: Config) -> dict[str, Variant]:
             "the same, gates by a network",
             {**two_sets, "merged_sets": 2, "merge_gates": "network"},
         ),
+        Variant(
+            "merged-2-elastic",
+            "`merged-2`, of whose layers each batch passes the half to all",
+            {**two_sets, "merged_sets": 2, "depths": (*range(max(layers // 2, 1), layers), layers, layers)},
+        ),
         Variant("turns-2", "2 narrower blocks, used in turn", {**two_sets, **in_turn(layers, 2)}),
         Variant("turns-3", "3 blocks, used in turn", {**DENSE, **in_turn(layers, 3)}),
         *(

@@ -108,6 +108,9 @@ class EncoderConfig:
     utterance, e.g. 0,4,8,16,32. Empty: always the whole."""
     left_contexts: tuple[int, ...] = field(default=(64,), metadata=ADDED_LATER)
     """For streaming: frames before its chunk that a frame attends to; training draws one for each batch, 0: all."""
+    depths: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
+    """For one model of several sizes: layers that compute a batch; training draws one of these for each, e.g.
+    3,4,5,6,6. Empty: always all."""
     dropout: float = 0.1
     """Probability that a channel is dropped at the end of each module of a block, in training."""
 
@@ -152,6 +155,7 @@ class EncoderConfig:
             expert_blocks="",
             experts_in=self.experts_in if self._carries_experts(block) else "none",
             block_feed_forward_dims=(),
+            depths=(),
             feed_forward_dim=(*self.block_feed_forward_dims, *(self.feed_forward_dim,) * (block + 1))[block],
         )
 
@@ -245,6 +249,14 @@ class EncoderConfig:
             require(all(n >= 0 for n in getattr(self, name)), f"{name} is {getattr(self, name)}: give 0 or more each")
         require(
             not self.chunk_sizes or self.left_contexts != (), "chunk_sizes without left_contexts: give some, 0: all"
+        )
+        require(
+            not self.depths or (min(self.depths) >= 1 and max(self.depths) == self.num_layers),
+            f"depths is {self.depths}: give numbers of layers from 1 to {self.num_layers}, the whole depth among them",
+        )
+        require(
+            not self.depths or self.experts_in == "none",
+            "depths with experts: their balance needs every layer, give --experts-in none",
         )
         require(0 <= self.dropout < 1, f"dropout is {self.dropout}: give 0 <= dropout < 1")
 

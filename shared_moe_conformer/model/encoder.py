@@ -90,6 +90,7 @@ class Encoder(nn.Module):
         self.mixers = nn.ModuleList(Mixer(config) for _ in range(num_mixers))
         self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
         self.chunk_sizes, self.left_contexts = config.chunk_sizes, config.left_contexts
+        self.num_layers, self.depths = config.num_layers, config.depths  # num_layers: those that compute, may be set
         self.half_kernel = config.conv_kernel_size // 2
         owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number).in_order()]
         self.rows_of_groups = [[row for row, owner in enumerate(owners) if owner is group] for group in self.groups]
@@ -108,6 +109,17 @@ class Encoder(nn.Module):
                 next(numbers[block]),
                 self.mixers[mixer] if len(self.mixers) else None,  # type: ignore[arg-type]
             )
+
+    def chosen_layers(self) -> dict[int, Layer]:
+        """The layers that compute, by depth, at even distances from first to last: in training as many as are drawn.
+
+        Source: Bulat et al. 2026, One block, multiple depths (arXiv 2610.12448), who drop depths and renumber the rest.
+        """
+        layers, number, last = list(self.layers()), self.num_layers, len(self.layer_blocks) - 1
+        if self.training and self.depths:
+            number = self.depths[int(torch.randint(len(self.depths), ()))]
+        places = [round(n * last / max(number - 1, 1)) for n in range(number)]
+        return {place + 1: layers[place] for place in places}
 
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
@@ -142,11 +154,12 @@ class Encoder(nn.Module):
         frames = Frames(lens, x.size(1), head_dim=self.head_dim, chunking=chunking)
         decided: list[Routing] = []
         ends: dict[int, Tensor] = {}
-        layers = list(self.layers())
-        for depth, layer in enumerate(layers, start=1):
+        layers = self.chosen_layers()
+        following = [layer.group for layer in layers.values()][1:]
+        for (depth, layer), next_group in itertools.zip_longest(layers.items(), following):
             x, routing = layer.forward(x, frames)
             decided += routing
-            if depth == len(layers) or layers[depth].group is not layer.group:
+            if next_group is not layer.group:
                 ends[depth] = x
         return EncoderOutput(x, lens, _stacked(decided)), ends
 
@@ -168,7 +181,7 @@ class Encoder(nn.Module):
     def start(self, num_streams: int, *, left_context: int) -> EncoderState:
         """The state of N streams before their first chunk; frames will attend to `left_context` frames before it."""
         like = self.subsampling.output.weight
-        num_layers, channels, half = len(self.layer_blocks), like.size(0), self.half_kernel
+        num_layers, channels, half = self.num_layers, like.size(0), self.half_kernel
         heads = channels // self.head_dim, self.head_dim
         return EncoderState(
             like.new_zeros(num_streams, num_layers, left_context, 2, *heads),
@@ -195,7 +208,9 @@ class Encoder(nn.Module):
         )
         decided: list[Routing] = []
         memories: list[LayerMemory] = []
-        for layer, *memory in zip(self.layers(), state.keys_values.unbind(1), state.convolved.unbind(1)):
+        for layer, *memory in zip(
+            self.chosen_layers().values(), state.keys_values.unbind(1), state.convolved.unbind(1)
+        ):
             of_layer = frames.of_layer(LayerMemory(*memory))
             x, routing = layer.forward(x, of_layer)
             decided += routing

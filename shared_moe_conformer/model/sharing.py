@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import BLOCK_PARTS, EncoderConfig
 from shared_moe_conformer.model.conformer import ConformerBlock, IndividualParts, Norms, Routers, has_experts
 from shared_moe_conformer.model.merging import Deltas, DepthGates
-from shared_moe_conformer.model.moe import (
-    ExpertUsage,
-    Router,
-    Routing,
-    expert_usage,
-    load_balancing_loss,
-    router_z_loss,
-)
+from shared_moe_conformer.model.moe import Router, Routing, expert_usage, load_balancing_loss, router_z_loss
 
 
 class RouterLosses(NamedTuple):
@@ -71,7 +64,7 @@ class BlockGroup(nn.Module):
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of the group's L routers, whose decisions are stacked in the order of depth."""
         usage = expert_usage(routing)
-        balanced = ExpertUsage(*map(self.balanced, usage))
+        balanced = type(usage)(*map(self.balanced, usage))
         return RouterLosses(load_balancing_loss(balanced), router_z_loss(routing.router_logits), usage.frames)
 
     def balanced(self, rows: Tensor) -> Tensor:

@@ -183,5 +183,6 @@ def data_parallel(model: nn.Module) -> nn.Module:
         return model
     parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its old name
-    options: dict[str, Any] = {option: False}
+    changes = any(getattr(module, "depths", ()) for module in model.modules())  # layers that a batch does without
+    options: dict[str, Any] = {option: False, "find_unused_parameters": changes}
     return nn.parallel.DistributedDataParallel(model, **options)

@@ -43,6 +43,7 @@ MAY_DIFFER = (
     "balancing_bias_rate",
     "chunk_sizes",
     "left_contexts",
+    "depths",
     "dropout",
 )
 """Options of an encoder that it need not share with the one it begins as; all others must be equal."""
@@ -121,6 +122,7 @@ def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
         "balancing_bias_rate": 0.0,
         "chunk_sizes": (),
         "left_contexts": (),
+        "depths": (),
     }
     if config.experts_in == trained.experts_in == "none":
         free |= {"num_experts": 1, "individual_routers": True}

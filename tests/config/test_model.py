@@ -32,6 +32,8 @@ from shared_moe_conformer.config import EncoderConfig, ModelConfig
         ({"merged_sets": 0}, "merged_sets is 0"),
         ({"merged_sets": 2, "merged_parts": ("norms",)}, "merged_parts is norms: give parts of feed_forward1"),
         ({"merged_sets": 2, "low_rank_delta": 4}, "give one of them"),
+        ({"depths": (3, 5), "group_sizes": (6,)}, "from 1 to 6, the whole depth among them"),
+        ({"depths": (3, 6), "group_sizes": (6,)}, "depths with experts"),
         ({"chunk_sizes": (8, -1)}, "chunk_sizes is"),
         ({"chunk_sizes": (8,), "left_contexts": ()}, "chunk_sizes without left_contexts"),
     ],
