@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from shared_moe_conformer.data.hebrew import GERESH, GERSHAYIM, with_marks
+from shared_moe_conformer.data.hebrew import LETTERS as HEBREW
 from shared_moe_conformer.text import is_spaceless, join_words, words_of
 
 DOTLESS_I = ("tr", "tur", "az", "aze", "azj", "crh", "gag")
@@ -25,13 +27,10 @@ _SPELLINGS = str.maketrans({
     "\u055e": "",
     "\u200b": " ",  # invisible, and yet the end of a word in Khmer and Thai
 })  # fmt: skip
-_HEBREW = "\u05b0-\u05bd\u05bf\u05c1\u05c2\u05d0-\u05ea"
-_GERESH = re.compile(rf"(?<=[{_HEBREW}])'(?=[{_HEBREW}])")
-_GERSHAYIM = re.compile(rf"(?<=[{_HEBREW}])[\"\u201c\u201d](?=[{_HEBREW}])")
 _LETTER = r"[^\W\d_]"
 _NEIGHBOURS = {
-    "\u05f3": (rf"[{_HEBREW}]", ".?"),
-    "\u05f4": (rf"[{_HEBREW}]", rf"[{_HEBREW}]"),
+    GERESH: (rf"[{HEBREW}]", ".?"),
+    GERSHAYIM: (rf"[{HEBREW}]", rf"[{HEBREW}]"),
     "\u00b7": (rf"{_LETTER}|[\u0300-\u036f]", _LETTER),
 }
 """Marks that are part of words, and what must stand before and behind them."""
@@ -69,8 +68,7 @@ def normalise(text: str, case: str, *, language: str = "und") -> str:
 
 def _spelled(text: str) -> str:
     """The text with one spelling of each apostrophe, dot and Hebrew mark."""
-    text = unicodedata.normalize("NFC", text.translate(_SPELLINGS).translate(_APOSTROPHES))
-    return _GERSHAYIM.sub("\u05f4", _GERESH.sub("\u05f3", text))
+    return with_marks(unicodedata.normalize("NFC", text.translate(_SPELLINGS).translate(_APOSTROPHES)))
 
 
 def _without_formats(text: str) -> str:
