@@ -23,6 +23,7 @@ from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import experts_table
 from shared_moe_conformer.speech.audio import seconds_of
 from shared_moe_conformer.streaming import StreamingRecognizer
+from shared_moe_conformer.web.connections import connection_options
 from shared_moe_conformer.web.pages import read_page, security_policy
 from shared_moe_conformer.web.queue import Ending, Full, RecognitionQueue
 from shared_moe_conformer.web.streams import StreamHub
@@ -104,7 +105,7 @@ def create_app(
             worker.cancel()
 
     app = FastAPI(title=bundle.manifest.name, docs_url=None, redoc_url=None, openapi_url=None, lifespan=work)
-    app.state.queue = queue
+    app.state.queue, app.state.idle_seconds = queue, live.idle_seconds
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     page = read_page("recognise.html")
     headers = {
@@ -163,7 +164,11 @@ class Server(uvicorn.Server):
     """The application's server: when it ends, recordings that wait for their turn are refused first."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE))
+        options = connection_options(app.state.idle_seconds)
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, timeout_graceful_shutdown=GRACE, **options
+        )
+        super().__init__(config)
         self._queue: RecognitionQueue = app.state.queue
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

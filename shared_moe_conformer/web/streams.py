@@ -89,11 +89,20 @@ class Client:
     def feed(self) -> None:
         """Give the stream as many samples as make a chunk; called in the worker's thread."""
         while self._waiting and not self.stream.is_ready:
-            samples = self._waiting.popleft()
+            samples = self._next_part()
             self.stream.add(samples, SAMPLING_RATE)
             self._num_fed += len(samples)
         if self._is_ended and not self._waiting:
             self.stream.end()
+
+    def _next_part(self) -> np.ndarray:
+        """A second of the samples that wait, or less: thousands of short messages cost no more than one."""
+        parts = [self._waiting.popleft()]
+        length = len(parts[0])
+        while self._waiting and length + len(self._waiting[0]) <= SAMPLING_RATE:
+            parts.append(self._waiting.popleft())
+            length += len(parts[-1])
+        return np.concatenate(parts)
 
     def publish(self, updates: Sequence[Update | Exception]) -> None:
         """Queue these updates for the client."""

@@ -32,7 +32,8 @@ def test_capitals_are_composed_again() -> None:
 
 LETTERS = st.text(
     st.sampled_from(
-        "aiI\u0130\u0131\u0307l\u00b7'\u05d0\u05d5\u05f3\u05f4\" \u00ad\u200b\u200c\u200d\u0645\u06cc\u0915\u094d\u0e01\u0e34"
+        "aiI\u0130\u0131\u0307l\u00b7'\u05d0\u05d5\u05f3\u05f4\" "
+        "\u00ad\u200b\u200c\u200d\u0645\u06cc\u0915\u094d\u0e01\u0e34"
     )
 )
 
