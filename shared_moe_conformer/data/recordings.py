@@ -174,7 +174,7 @@ def examine_recording(recording: Recording) -> Examined:
     try:
         samples = source.load_audio()
     except Exception as error:  # audio backends have their own
-        return Examined([Fault("unreadable", f"{source.source} cannot be read ({first_line(error)})")], None)
+        return Examined([Fault("unreadable", _why_unreadable(recording, error))], None)
     if not np.isfinite(samples).all():
         return Examined([Fault("not finite", "recording holds NaN or infinity")], None)
     faults = []
@@ -189,6 +189,20 @@ def examine_recording(recording: Recording) -> Examined:
     if not np.any(samples):
         faults.append(Fault("silence", "recording is digital silence"))
     return Examined(faults, measure_level(samples, recording.sampling_rate))
+
+
+def _why_unreadable(recording: Recording, error: Exception) -> str:
+    """Where a file is damaged, as our own reader finds, or else what Lhotse says."""
+    source = recording.sources[0]
+    if source.type == "file" and not recording.transforms:
+        try:
+            rate, blocks = stream_audio(Path(source.source))
+            if (length := sum(map(len, blocks))) < recording.num_samples:
+                place = f"damaged {length / rate:.2f} s after its beginning"
+                return f"{source.source} cannot be read to its end: it is {place}; get it again, or leave it out"
+        except (ValueError, OSError) as reason:
+            return first_line(reason)
+    return f"{source.source} cannot be read ({first_line(error)})"
 
 
 def measure_level(samples: np.ndarray, sampling_rate: int) -> Level:

@@ -159,6 +159,21 @@ def test_audio_that_is_damaged_or_silent(tmp_path: Path) -> None:
     assert examine_recording(recording).faults == [("length", f"{path} has 1000 samples, not 4000")]
 
 
+def test_flac_that_is_damaged_in_the_middle_is_named_and_where(tmp_path: Path) -> None:
+    """Its header and its end are whole, so it has its length until it is read."""
+    path = tmp_path / "a.flac"
+    noise = np.random.default_rng(0).normal(scale=0.1, size=40_000)
+    soundfile.write(path, noise, 8000, "PCM_16")
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    assert examine_recording(make_recording(path, recording_id="x", converted_dir=tmp_path)).faults == []
+    for damage in (bytes(300), noise.tobytes()[:3000], bytes([whole[middle] ^ 1])):
+        path.write_bytes(whole[:middle] + damage + whole[middle + len(damage) :])
+        (fault,) = examine_recording(make_recording(path, recording_id="x", converted_dir=tmp_path)).faults
+        assert fault.kind == "unreadable"
+        assert fault.message.startswith(f"{path} cannot be read to its end: it is damaged 2.")
+
+
 def test_the_rate_in_the_file_must_be_the_manifests(tmp_path: Path) -> None:
     recording = noise_cut(tmp_path, "a", "TEXT", duration=0.5).recording
     samples, _ = soundfile.read(tmp_path / "a.wav")
