@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Word error rates of groups of speakers, from what decode.py wrote: exp/.../recogs-test-*.txt -> a Markdown table.
+"""Error rates of groups of utterances, from what decode.py wrote: exp/.../recogs-test-*.txt -> a Markdown table.
 
     local/rates_by_group.py --split test --by age --age-groups 0 13 20 exp/base/greedy_search/recogs-test-*.txt
 
@@ -9,18 +9,16 @@ Run it in the recipe's folder.
 from __future__ import annotations
 
 import argparse
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from lhotse import SupervisionSegment
-
 from shared_moe_conformer.ablation.results import read_transcripts
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
+from shared_moe_conformer.data.groups import AGE_GROUPS, GROUPINGS, group_of
 from shared_moe_conformer.data.manifests import read_cuts
-from shared_moe_conformer.decoding.scoring import Decoded, word_error_rate
+from shared_moe_conformer.decoding.scoring import Decoded, character_error_rate, word_error_rate
 
 
 def main() -> None:
@@ -37,28 +35,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("recogs", type=Path, nargs="+", help="Files recogs-*.txt of the split.")
     result.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="Folder of the cuts.")
     result.add_argument("--split", default="test", help="Split that was decoded.")
-    result.add_argument("--by", choices=("speaker", "gender", "age"), default="speaker", help="What makes a group.")
-    result.add_argument("--age-groups", type=int, nargs="+", default=[0, 13, 20], help="Youngest age of each group.")
+    result.add_argument("--by", choices=GROUPINGS, default="speaker", help="What makes a group.")
+    result.add_argument(
+        "--age-groups", type=int, nargs="+", default=list(AGE_GROUPS), help="Youngest age of each group."
+    )
     return result
-
-
-def group_of(supervision: SupervisionSegment, by: str, age_groups: Sequence[int]) -> str:
-    """The group of an utterance.
-
-    Raises:
-      ValueError: the manifest does not say it.
-    """
-    value = (supervision.custom or {}).get("age") if by == "age" else getattr(supervision, by)
-    if value is None:
-        raise ValueError(f"{supervision.id} has no {by}: the corpus does not say it")
-    return _age_group(int(value), age_groups, supervision.id) if by == "age" else str(value)
-
-
-def _age_group(age: int, age_groups: Sequence[int], name: str) -> str:
-    index = bisect_right(age_groups, age)
-    require(index > 0, f"{name}: age {age} is below the first of --age-groups")
-    youngest = age_groups[index - 1]
-    return f"{youngest} to {age_groups[index] - 1}" if index < len(age_groups) else f"{youngest} on"
 
 
 def table(results: Sequence[Decoded], groups: dict[str, str], by: str) -> str:
@@ -73,10 +54,10 @@ def table(results: Sequence[Decoded], groups: dict[str, str], by: str) -> str:
     for result in results:
         members[groups[result.cut_id]].append(result)
     rows = [(group, members[group]) for group in sorted(members, key=_numerically)]
-    lines = [f"| {by} | utterances | words | WER |", "|---|---|---|---|"]
+    lines = [f"| {by} | utterances | words | WER | CER |", "|---|---|---|---|---|"]
     for name, its in [*rows, ("all", list(results))]:
         rate = word_error_rate(its)
-        lines.append(f"| {name} | {len(its)} | {rate.ref_len} | {rate} |")
+        lines.append(f"| {name} | {len(its)} | {rate.ref_len} | {rate} | {character_error_rate(its)} |")
     return "\n".join(lines)
 
 

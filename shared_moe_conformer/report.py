@@ -12,13 +12,21 @@ from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.data.datamodule import AsrDataModule
+from shared_moe_conformer.data.groups import GROUPINGS, Grouping, group_of
 from shared_moe_conformer.data.loaders import EvalLoader
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.parameters import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.reporting.experiment import experiment_page, read_experiment
-from shared_moe_conformer.reporting.experts import ExpertUsage, expert_layer_names, usage_map, usage_table
+from shared_moe_conformer.reporting.experts import (
+    ExpertUsage,
+    expert_layer_names,
+    groups_map,
+    groups_table,
+    usage_map,
+    usage_table,
+)
 from shared_moe_conformer.reporting.page import standalone
 from shared_moe_conformer.routing import frames_per_expert
 from shared_moe_conformer.training.averaging import Selection
@@ -32,19 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_main(lambda: _show(args))
 
 
-def count_usage(exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selection) -> ExpertUsage:
-    """The number of frames of a split that each expert computes.
+def count_usage(
+    exp_dir: Path, *, recipe_dir: Path, split: str, selection: Selection, by: Grouping | None = None
+) -> dict[str, ExpertUsage]:
+    """The number of frames that each expert computes, of each group of a split, or of all of it under its name.
 
     Raises:
       FileNotFoundError: no such experiment, checkpoint or split.
-      ValueError: a model without experts.
+      ValueError: a model without experts, or cuts that do not say their group.
     """
     config = load_config(exp_dir / "config.json")
     require(config.model.encoder.experts_in != "none", f"the model of {exp_dir} has no experts (--experts-in none)")
     _, model = load_experiment(exp_dir, selection)
     data = AsrDataModule(config, recipe_dir, Tokenizer.load(recipe_dir / config.data.lang_dir))
-    batches = tqdm(EvalLoader(data.cuts(split), data.dataset), desc=f"expert usage on {split}", unit="batch")
-    return ExpertUsage(expert_layer_names(config.model.encoder), frames_per_expert(model, batches).tolist())
+    cuts, names, usages = data.cuts(split), expert_layer_names(config.model.encoder), {}
+    groups = {cut.id: group_of(cut.supervisions[0], by) if by else split for cut in cuts}
+    for group in sorted(set(groups.values())):
+        loader = EvalLoader(cuts.filter(lambda cut, group=group: groups[cut.id] == group), data.dataset)
+        batches = tqdm(loader, desc=f"expert usage on {group}", unit="batch")
+        usages[group] = ExpertUsage(names, frames_per_expert(model, batches).tolist())
+    return usages
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -75,11 +90,18 @@ def _draw_usage(args: argparse.Namespace) -> None:
     tune_cpu()
     recipe_dir = args.recipe_dir or args.exp_dir.resolve().parent.parent
     split = args.split or load_config(args.exp_dir / "config.json").data.test_splits[0]
-    usage = count_usage(args.exp_dir, recipe_dir=recipe_dir, split=split, selection=apply_flags(Selection(), args))
-    picture = usage_map(usage, title=f"Frames by expert: {args.exp_dir.resolve().name}, {split}")
+    selection = apply_flags(Selection(), args)
+    usages = count_usage(args.exp_dir, recipe_dir=recipe_dir, split=split, selection=selection, by=args.by)
+    what = f"{args.exp_dir.resolve().name}, {split}"
+    if args.by:
+        picture = groups_map(usages, title=f"Frames by expert, in percent, and by {args.by}: {what}")
+        table = groups_table(usages, by=args.by)
+    else:
+        picture = usage_map(usages[split], title=f"Frames by expert: {what}")
+        table = usage_table(usages[split])
     args.expert_usage.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.expert_usage, standalone(picture))
-    print(f"{usage_table(usage)}wrote {args.expert_usage}")
+    print(f"{table}wrote {args.expert_usage}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--expert-usage", type=Path, metavar="FILE.svg", help="draw how many frames each expert computes"
     )
     usage.add_argument("--split", help="split of the prepared cuts [the first test split]")
+    usage.add_argument("--by", choices=GROUPINGS, help="what makes groups, each of which gets a row [one group]")
     usage.add_argument("--recipe-dir", type=Path, help="the recipe's folder [two above the experiment's]")
     add_flags(parser, Selection)
     return parser

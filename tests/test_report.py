@@ -8,9 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from lhotse import CutSet
+from lhotse.utils import fastcopy
 
 from shared_moe_conformer import report
 from shared_moe_conformer.config import Config, replace_fields, save_config
+from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.folder import epoch_path, save_checkpoint
 from tests.conftest import TINY
@@ -46,6 +49,25 @@ def test_expert_usage_is_a_picture_and_a_table(exp_dir: Path, tmp_path: Path, ca
     assert [line.split()[:2] for line in lines[1:4]] == [["layer", str(n)] for n in (1, 2, 3)]
     shares = [float(share.rstrip("%")) for share in lines[1].split()[2:5]]
     assert sum(shares) == pytest.approx(100, abs=0.2)
+
+
+def test_expert_usage_by_group_has_a_row_for_each(
+    corpus: Corpus,  # noqa: F811
+    exp_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    manifest_dir = corpus.recipe_dir / CONFIG.data.manifest_dir
+    cuts = CutSet.from_file(cuts_path(manifest_dir, "dev"))
+    spoken = cuts.map_supervisions(lambda says: fastcopy(says, speaker=says.id[-1]))
+    write_manifest(spoken, cuts_path(manifest_dir, "spoken"))
+    usage = str(exp_dir), "--expert-usage", str(tmp_path / "usage.svg"), "--split", "spoken"
+    report.main([*usage, "--by", "speaker"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("layer 1: the speaker explains ")
+    assert [line.split()[0] for line in lines[1:5]] == sorted(cut.id[-1] for cut in cuts)
+    assert "by speaker" in (tmp_path / "usage.svg").read_text()
+    assert "has no corpus: the corpus does not say it" in refused(capsys, *usage, "--by", "corpus")
 
 
 def test_a_training_that_was_not_decoded_has_a_page(exp_dir: Path, tmp_path: Path, capsys: Any) -> None:

@@ -74,12 +74,18 @@ def mutual_information(a: ArrayLike, b: ArrayLike) -> float:
     """The bits that two labels of the same things, numbers from 0, tell about each other; 0 if they are independent.
 
     In a finite set labels without any relation have more than 0; `explained` takes that off.
-
-    Source: Shannon 1948, A mathematical theory of communication, section 12.
     """
     a, b = np.asarray(a), np.asarray(b)
     counts = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(counts, (a, b), 1)
+    return information(counts)
+
+
+def information(counts: np.ndarray) -> float:
+    """The bits that two labels tell about each other, from how often their pairs (A, B) are there.
+
+    Source: Shannon 1948, A mathematical theory of communication, section 12.
+    """
     joint = counts / counts.sum()
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     there = joint > 0
@@ -130,6 +136,49 @@ def usage_map(usage: ExpertUsage, *, title: str) -> Markup:
         axes.set_ylabel("expert", rotation=0, y=1.01, va="bottom", labelpad=0)
 
     return drawing(draw, title=title, width=190 + 62 * num_experts, height=50 + 26 * len(shares))
+
+
+def groups_table(usages: Mapping[str, ExpertUsage], *, by: str) -> str:
+    """The shares of each group in percent, layer by layer, and the share of the choice of experts that it explains.
+
+    That is mutual information over entropy, as `explained` has it, without what is due to chance.
+    """
+    layers = next(iter(usages.values())).layers
+    width = max(map(len, [by, *usages]))
+    lines = []
+    for layer, name in enumerate(layers):
+        counts = np.array([usage.frames[layer] for usage in usages.values()])
+        entropy = information(np.diag(counts.sum(axis=0)))
+        share = information(counts) / entropy if entropy else 0.0
+        lines.append(f"{name}: the {by} explains {share:.1%} of the choice of experts")
+        for group, usage in usages.items():
+            lines.append(f"  {group:{width}}" + "".join(f"{share:7.1%}" for share in usage.shares()[layer]))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def groups_map(usages: Mapping[str, ExpertUsage], *, title: str) -> Markup:
+    """A row for each group, and for each layer as many cells as it has experts, the darker the more frames."""
+    names, layers = [*usages], next(iter(usages.values())).layers
+    num_experts = len(next(iter(usages.values())).frames[0])
+    band = num_experts + 1  # columns, one of them empty
+    cells, hints = {}, []
+    for row, (group, usage) in enumerate(usages.items()):
+        for layer, shares in enumerate(usage.shares()):
+            for expert, share in enumerate(shares):
+                cells[layer * band + expert, row] = share
+                hints.append(f"{group}, {layers[layer]}, expert {expert + 1}: {share:.1%} of the frames")
+
+    def draw(axes: Axes) -> None:
+        _draw_cells(axes, cells, hints)
+        for (column, row), share in cells.items():
+            colour = CARD if share > 0.6 * max(cells.values()) else INK
+            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour)
+        middles = [layer * band + (num_experts - 1) / 2 for layer in range(len(layers))]
+        axes.set_xticks(middles, layers)
+        axes.xaxis.tick_top()
+        axes.set_yticks(range(len(names)), names, color=INK)
+
+    return drawing(draw, title=title, width=110 + 28 * band * len(layers), height=70 + 22 * len(names))
 
 
 def usage_over_time(

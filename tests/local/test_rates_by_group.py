@@ -21,7 +21,9 @@ def recogs(tmp_path: Path) -> Path:
     cuts = []
     for name, age in AGES.items():
         cut = noise_cut(tmp_path / "audio", name, "ONE TWO", duration=1.0)
-        says = fastcopy(cut.supervisions[0], speaker=f"speaker-{name}", gender="female", custom={"age": age})
+        says = fastcopy(
+            cut.supervisions[0], speaker=f"speaker-{name}", gender="female", custom={"age": age, "corpus": name * 2}
+        )
         cuts.append(fastcopy(cut, supervisions=[says]))
     write_manifest(CutSet.from_cuts(cuts), cuts_path(tmp_path / "data/fbank", "test"))
     results = [Decoded(name, "ONE TWO", "ONE TWO" if name != "a" else "TWO TWO") for name in AGES]
@@ -50,6 +52,7 @@ def test_speakers_and_genders_make_groups(recogs: Path, run_local: Callable[...,
     assert [row[0] for row in by_speaker] == ["speaker-a", "speaker-b", "speaker-c", "speaker-d", "all"]
     assert by_speaker[0][3] == "50.00"
     assert [row[0] for row in rows(run_local("rates_by_group", recogs, "--by", "gender"))] == ["female", "all"]
+    assert [row[0] for row in rows(run_local("rates_by_group", recogs, "--by", "corpus"))][:2] == ["aa", "bb"]
 
 
 def test_what_cannot_be_grouped_is_named(recogs: Path, run_local: Callable[..., Result]) -> None:

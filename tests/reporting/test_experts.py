@@ -14,6 +14,8 @@ from shared_moe_conformer.reporting.experts import (
     expert_charts,
     expert_layer_names,
     explained,
+    groups_map,
+    groups_table,
     mutual_information,
     usage_history,
     usage_map,
@@ -74,6 +76,18 @@ def test_the_map_has_a_cell_for_each_expert_and_outlines_the_unused() -> None:
     assert [text for text in texts(picture) if text.endswith("%")] == ["12 %", "38 %", "50 %", "100 %", "0 %", "0 %"]
     assert picture.count("stroke: var(--bad)") == 2
     assert "layer 2, expert 2: 0.50% of the frames" in texts(picture, "title")
+
+
+def test_groups_have_a_row_each_in_every_layer() -> None:
+    other = ExpertUsage(USAGE.layers, [[100.0, 75.0, 25.0], [199.0, 1.0, 0.0]])
+    lines = groups_table({"cs": USAGE, "nl": other}, by="language").splitlines()
+    assert lines[0] == "layer 1: the language explains 11.0% of the choice of experts", "0.174 of 1.579 bits"
+    assert lines[1].split() == ["cs", "12.5%", "37.5%", "50.0%"] and lines[2].split()[1] == "50.0%"
+    assert lines[3] == "layer 2: the language explains 0.0% of the choice of experts"
+    picture = groups_map({"cs": USAGE, "nl": other}, title="t")
+    assert [text for text in texts(picture) if text.isdigit()][:6] == ["12", "38", "50", "100", "0", "0"]
+    assert {"layer 1", "layer 2", "cs", "nl"} < set(texts(picture))
+    assert "nl, layer 1, expert 3: 12.5% of the frames" in texts(picture, "title")
 
 
 def test_over_time_there_is_a_column_for_each_moment_up_to_a_limit() -> None:
