@@ -25,6 +25,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "egs/asterisk/ASR"
 
 
 manifests = load(RECIPE / "local/build_manifests.py")
+SOUNDS = manifests.SOUNDS_DIR / "en_US_f_Allison"
 CONFIGS: dict[str, Config] = load(RECIPE / "config.py").CONFIGS
 
 
@@ -48,6 +49,19 @@ def test_texts_become_upper_case_words(text: str, expected: str) -> None:
     assert manifests.normalise(text) == expected
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("es", "presione 1", "PRESIONE UNO"),
+        ("fr", "l\u2019appel no. 0", "L'APPEL NO ZÉRO"),
+        ("it", "c'è 1 messaggio", "C'È UNO MESSAGGIO"),
+        ("ru", "нажмите 7.", "НАЖМИТЕ СЕМЬ"),
+    ],
+)
+def test_digits_are_spelled_in_the_language_of_the_prompts(language: str, text: str, expected: str) -> None:
+    assert manifests.normalise(text, language) == expected
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.text(st.characters(max_codepoint=0x17F), max_size=60) | st.just("press \U00016a60"))
 def test_a_normalised_text_stays_as_it_is(text: str) -> None:
@@ -68,13 +82,14 @@ def test_a_normalised_text_stays_as_it_is(text: str) -> None:
         ("dial 500 to attempt", "number"),
         ("press * to toggle pause, press # to enter", "symbol"),
         ("visit www.asterisk.org.", "address"),
+        ("non pu? essere completata", "lost"),
     ],
 )
 def test_texts_that_do_not_tell_what_is_said(text: str, reason: str) -> None:
     assert reason in manifests.reason_to_drop(text)
 
 
-@pytest.mark.parametrize("text", ["dot [.]", "press 1, 2 or 3.", "A.M.", "I'm sorry..."])
+@pytest.mark.parametrize("text", ["dot [.]", "press 1, 2 or 3.", "A.M.", "I'm sorry...", "Who? Me?"])
 def test_texts_that_do(text: str) -> None:
     assert manifests.reason_to_drop(text) is None
 
@@ -93,11 +108,12 @@ def test_splits_depend_on_the_text_alone() -> None:
 @pytest.fixture
 def corpus_dir(tmp_path: Path) -> Path:
     """Unpacked packages of three prompts, the names of one differing in case."""
-    sounds = tmp_path / manifests.AUDIO_DIR
+    sounds = tmp_path / SOUNDS
     texts = "; a comment\n\nvm-INBOX: new\nletters/at: at [@]\nbeep: [a beep]\nno-sound: Nobody.\nvm-inbox: old\n"
     (sounds / "letters").mkdir(parents=True)
-    (tmp_path / manifests.TEXT_FILE).parent.mkdir(parents=True)
-    (tmp_path / manifests.TEXT_FILE).write_bytes(gzip.compress(texts.encode("utf-8-sig")))
+    path = tmp_path / manifests.TEXT_FILE.format("en")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(gzip.compress(texts.encode("utf-8-sig")))
     for name, seconds in (("vm-inbox", 0.5), ("letters/at", 0.6), ("beep", 0.5), ("no-text", 0.5)):
         with wave.open(str(sounds / f"{name}.wav"), "wb") as file:
             file.setnchannels(1)
@@ -114,13 +130,17 @@ def test_clips_are_matched_without_case(corpus_dir: Path) -> None:
     assert {recording.id for recording in recordings} == {"vm-inbox", "letters-at"}
     assert list(dropped) == ["beep"]
     assert {recording.sampling_rate for recording in recordings} == {8000}
+    assert manifests.speaker_of(corpus_dir, "en") == "en_US_f_Allison"
     _, dropped = manifests.usable_recordings(clips, min_duration=0.3, max_duration=0.55)
     assert dropped["letters-at"] == "0.6 s long"
+    wordy = [clip._replace(text="more than is said in this time") for clip in clips if not clip.reason_to_drop]
+    _, dropped = manifests.usable_recordings(wordy, min_duration=0.3, max_duration=26.0)
+    assert "30 characters in 0.6 s" in dropped.values()
 
 
 @pytest.mark.parametrize(("keep", "message"), [(0, "no readable wav"), (30, "no readable wav"), (3000, "cut off")])
 def test_a_corrupt_file_is_named(corpus_dir: Path, keep: int, message: str) -> None:
-    path = corpus_dir / manifests.AUDIO_DIR / "vm-inbox.wav"
+    path = corpus_dir / SOUNDS / "vm-inbox.wav"
     path.write_bytes(path.read_bytes()[:keep])
     clips = manifests.find_clips(corpus_dir)
     with pytest.raises(ValueError, match=f"vm-inbox.wav .*{message}") as error:
@@ -129,8 +149,8 @@ def test_a_corrupt_file_is_named(corpus_dir: Path, keep: int, message: str) -> N
 
 
 def test_a_missing_corpus_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--corpus-dir must hold the usr/ folder"):
-        manifests.find_clips(tmp_path)
+    with pytest.raises(FileNotFoundError, match="--corpus-dir must hold the usr/ folder .* asterisk-core-sounds-it"):
+        manifests.find_clips(tmp_path, "it")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -38,7 +38,8 @@ def main() -> None:
         path = args.audio_dir / f"{cut.id}.flac"
         soundfile.write(path, samples, sampling_rate)
         recordings.append(Recording.from_file(path, recording_id=cut.id))
-        supervisions.append(supervise(recordings[-1], cut.supervisions[0].text))
+        says = cut.supervisions[0]
+        supervisions.append(supervise(recordings[-1], says.text, speaker=says.speaker, language=says.language))
     write_split(
         RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), SPLIT, args.output_dir
     )
