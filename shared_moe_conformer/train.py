@@ -15,7 +15,7 @@ import kaldialign
 import torch
 
 from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, require, to_dict
+from shared_moe_conformer.config import Config, TrainingConfig, require, to_dict
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.loaders import Part, largest_batches
@@ -105,7 +105,7 @@ def train(
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             _log_beginning(config, options, trainer, origin, len(train_loader))
-            if world().rank == 0 and not config.training.steps_per_epoch:
+            if world().rank == 0 and not config.training.epoch_steps:
                 _note_cuts(exp_dir, cuts, origin)
             for problem in data.left_out:
                 logger.warning("left out of the training: %s", problem)
@@ -122,7 +122,7 @@ def train(
                 checkpoint=origin.checkpoint,
                 between_steps=between_steps,
             )
-            logger.info("done: %s in %s", counted(config.training.num_epochs, "epoch"), exp_dir)
+            logger.info("done: %s in %s", _amount(config.training), exp_dir)
 
 
 def _own_device(name: str) -> torch.device:
@@ -170,7 +170,7 @@ def _training_data(data: AsrDataModule) -> tuple[Cuts, Loader]:
     if data.config.data.train_cuts:
         survey = from_local_leader(data.survey) if world().size > 1 else data.survey()
         return survey, data.stream_loader(survey)
-    require(data.config.training.steps_per_epoch == 0, "steps_per_epoch is for cuts without end: give --train-cuts too")
+    require(data.config.training.epoch_steps == 0, "num_steps is for cuts without end: give --train-cuts too")
     cuts = training_cuts(data)
     return cuts, data.train_loader(cuts)
 
@@ -255,6 +255,11 @@ def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
     record_cuts(exp_dir, cuts)
 
 
+def _amount(training: TrainingConfig) -> str:
+    """How much is trained, for reading."""
+    return counted(training.num_steps, "step") if training.num_steps else counted(training.num_epochs, "epoch")
+
+
 def _dry_run(trainer: Trainer, data: AsrDataModule, cuts: Cuts, loader: Loader) -> None:
     """Print what a training will read, need and take."""
     config, num_parameters = data.config, sum(p.numel() for p in trainer.model.parameters())
@@ -262,13 +267,13 @@ def _dry_run(trainer: Trainer, data: AsrDataModule, cuts: Cuts, loader: Loader) 
     start = time.perf_counter()
     seconds = seconds_a_batch(trainer, itertools.islice(loader, DRY_BATCHES))
     read = (time.perf_counter() - start) / DRY_BATCHES - seconds
-    batches = len(loader) * config.training.num_epochs
+    batches = len(loader) * config.training.length
     lines = [
         *data.described(cuts),
         f"needs {16 * num_parameters / 1e6:,.0f} MB for {num_parameters / 1e6:.2f} million parameters in training and "
         f"{12 * num_parameters / 1e6:,.0f} MB of disk a checkpoint; with the largest batches, "
         + ", ".join(f"{name} {value:,.0f}" for name, value in memory_in_use().items()),
-        f"takes {config.training.num_epochs} epochs of {len(loader):,} batches of each of {world().size} processes, "
+        f"takes {_amount(config.training)}, {len(loader):,} batches an epoch of each of {world().size} processes, "
         f"{seconds:.2g} s a batch, about {batches * seconds / 3600:.2g} hours without validations",
         f"a batch is read in {max(read, 0.0):.2g} s beside that; nothing was written",
     ]

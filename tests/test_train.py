@@ -553,18 +553,44 @@ def test_endless_shar_trains_by_steps_and_resumes_in_a_new_order(
     recipe: Path, shar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     sources = ["--train-cuts", "data/shar@3,data/fbank/cuts_train.jsonl.gz@1"]
-    flags = [*sources, "--steps-per-epoch", "3", "--save-every-n-steps", "1", "--resume", "true", "--num-workers", "1"]
+    flags = [*sources, *BY_STEPS, "--num-workers", "1"]
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(Trainer, "train_step", interrupted_at(4))
         run(recipe, tmp_path, *flags)
     assert "new order" not in capsys.readouterr().err
     run(recipe, tmp_path, *flags)
-    assert "shards and cuts come in a new order from here on" in capsys.readouterr().err
-    states = [json.loads(load_checkpoint(tmp_path / f"epoch-{epoch}.pt")["train_state"]) for epoch in (1, 2)]
-    assert [(state["step"], state["progress"]) for state in states] == [(3, 0.5), (6, 1.0)]
+    shown = capsys.readouterr().err
+    assert "shards and cuts come in a new order from here on" in shown and "done: 8 steps in" in shown
+    assert progress(tmp_path) == [(3, 3 / 8), (6, 6 / 8), (8, 1.0)]
+    run(recipe, tmp_path, *flags, "--num-steps", "10")
+    assert "epoch 4/4" in capsys.readouterr().err and progress(tmp_path)[2:] == [(8, 1.0), (10, 1.0)]
+    assert "num_steps 10 there, 0 now" in refused(recipe, tmp_path, capsys, *flags, "--num-steps", "0")
 
 
-@pytest.mark.parametrize("sources", [[], ["--train-cuts", "data/shar", "--steps-per-epoch", "3"]])
+BY_STEPS = ("--num-steps", "8", "--steps-per-epoch", "3", "--save-every-n-steps", "1", "--resume", "true")
+
+
+def progress(exp_dir: Path) -> list[tuple[int, float]]:
+    """Updates and share of the training at the end of each epoch."""
+    paths = [exp_dir / f"epoch-{epoch}.pt" for epoch in saved_epochs(exp_dir)]
+    states = [json.loads(load_checkpoint(path)["train_state"]) for path in paths]
+    return [(state["step"], state["progress"]) for state in states]
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_endless_shar_to_the_last_step(recipe: Path, shar: Path, tmp_path: Path) -> None:
+    """The second has one shard where the first has three, and dies once."""
+    sources = {name: sorted(map(str, shar.glob(f"{name}.*"))) for name in ("cuts", "recording")}
+    order = [0, 1, 2, 1, 3, 1]
+    listed = {name: [paths[number] for number in order] for name, paths in sources.items()}
+    (tmp_path / "shards.json").write_text(json.dumps(listed))
+    flags = ["--train-cuts", str(tmp_path / "shards.json"), *BY_STEPS]
+    shown = train_two(recipe, tmp_path / "exp", *flags, dies=tmp_path / "dead")
+    assert (tmp_path / "dead").exists() and "come in a new order from here on" in shown
+    assert progress(tmp_path / "exp") == [(3, 3 / 8), (6, 6 / 8), (8, 1.0)]
+
+
+@pytest.mark.parametrize("sources", [[], ["--train-cuts", "data/shar", "--num-steps", "6"]])
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     recipe: Path, shar: Path, tmp_path: Path, capsys: pytest.CaptureFixture, sources: list[str]
 ) -> None:
@@ -572,7 +598,11 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     train.main({"base": TINY}, recipe_dir=recipe, arguments=arguments)
     said = capsys.readouterr().out
     assert re.search(r"reads .*data/(fbank, train|shar, 4 shards, weight 1)", said), said
-    assert re.search(r"needs [\d,]+ MB for .*takes 2 epochs of \d+ batches of each of 1 processes", said, re.DOTALL)
+    assert re.search(
+        r"needs [\d,]+ MB for .*takes (2 epochs|6 steps), [\d,]+ batches an epoch of each of 1 processes",
+        said,
+        re.DOTALL,
+    )
     assert not (tmp_path / "exp").exists()
 
 
@@ -580,8 +610,8 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     ("flags", "message"),
     [
         (["--train-cuts", "data/none"], "train_cuts data/none: no file or folder"),
-        (["--train-cuts", "data/shar@2"], "has a weight: give --steps-per-epoch too"),
-        (["--steps-per-epoch", "5"], "steps_per_epoch is for cuts without end: give --train-cuts too"),
+        (["--train-cuts", "data/shar@2"], "has a weight: give --num-steps too"),
+        (["--steps-per-epoch", "5"], "num_steps is for cuts without end: give --train-cuts too"),
         (["--train-cuts", "data/shar", "--num-mel-bins", "40"], "40"),
         (["--buffer-cuts", "0"], "buffer_cuts is 0: give 1 or more"),
     ],

@@ -91,7 +91,7 @@ class DataConfig:
     """Split to train on."""
     train_cuts: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     """Other cuts to train on instead of the split: manifests (.jsonl.gz), folders of Shar, JSON lists of shards' URLs;
-    with stored features or recordings alone; with steps_per_epoch each may end in @WEIGHT; empty: the split."""
+    with stored features or recordings alone; with num_steps each may end in @WEIGHT; empty: the split."""
     buffer_cuts: int = field(default=2000, metadata=ADDED_LATER)
     """Cuts of train_cuts among which each worker draws a batch; more mix better and take more memory, of Shar
     with their audio."""

@@ -24,6 +24,8 @@ PrecisionName = Literal["float32", "bfloat16", "float16"]
 LrSchedule = Literal["cosine", "noam", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
+STEPS_PER_EPOCH = 1000
+"""Updates of an epoch where num_steps alone is given."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,11 @@ class TrainingConfig:
     num_epochs: int = 30
     """Epochs to train, counted from 1."""
     steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
-    """Updates of an epoch, with train_cuts that are then read without end; 0: an epoch has each cut once."""
+    """Updates of an epoch, with train_cuts that are then read without end; 0: an epoch has each cut once, or 1000 with
+    num_steps."""
+    num_steps: int = field(default=0, metadata=ADDED_LATER)
+    """Updates to train instead of num_epochs, with train_cuts that are then read without end; a validation and a
+    checkpoint follow each steps_per_epoch of them; 0: go by epochs."""
     optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
     """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
     learning_rate: float = 1e-3
@@ -121,11 +127,11 @@ class TrainingConfig:
         require_least(self, 1, "num_epochs", "decay_epochs", "accumulate_batches", "init_avg", "teacher_avg")
         scales = (f.name for f in fields(self) if f.name.endswith(("_loss_scale", "_only_scale", "_epoch", "_iter")))
         require_least(self, 0, "warmup_steps", "loss_warmup_steps", "weight_decay", "init_expert_noise", *scales)
-        require_least(self, 0, "cr_time_mask_ratio")
+        require_least(self, 0, "cr_time_mask_ratio", "num_steps", "steps_per_epoch")
         require_least(self, 2, "prune_range")
         require(
-            self.lr_schedule != "wsd" or self.decay_epochs <= self.num_epochs,
-            f"decay_epochs is {self.decay_epochs}, num_epochs {self.num_epochs}: give fewer --decay-epochs",
+            self.lr_schedule != "wsd" or self.decay_epochs <= self.length,
+            f"decay_epochs is {self.decay_epochs}, the training has {self.length:g} epochs: give fewer --decay-epochs",
         )
         require(
             self.cr_loss_scale == 0 or self.ctc_loss_scale > 0,
@@ -136,6 +142,16 @@ class TrainingConfig:
             require(
                 not (epoch and iteration), f"{whose}_epoch is {epoch} and {whose}_iter {iteration}: give one of them"
             )
+
+    @property
+    def epoch_steps(self) -> int:
+        """Updates of an epoch of cuts without end; 0: an epoch has each cut once."""
+        return self.steps_per_epoch or (STEPS_PER_EPOCH if self.num_steps else 0)
+
+    @property
+    def length(self) -> float:
+        """The training in epochs; of num_steps the last may be shorter than the others."""
+        return self.num_steps / self.epoch_steps if self.num_steps else self.num_epochs
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class AsrDataModule:
         Raises:
           FileNotFoundError, ValueError: a source is missing or faulty, or its weight would mean nothing.
         """
-        return survey(self._sources, self._check, limit=SAMPLE if self.config.training.steps_per_epoch else None)
+        return survey(self._sources, self._check, limit=SAMPLE if self.config.training.epoch_steps else None)
 
     def stream_loader(self, survey: Survey) -> EpochStream | EndlessStream:
         """The batches of `train_cuts`.
@@ -66,7 +66,7 @@ class AsrDataModule:
           ValueError: the first cut of a source cannot be read.
         """
         training, sources = self.config.training, self._sources
-        length = training.steps_per_epoch * training.accumulate_batches
+        length = training.epoch_steps * training.accumulate_batches
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
         unreadable = Unreadable(self.config.data.max_unreadable)
         mixture = Mixture(sources, weights, self._check, endless=length > 0, unreadable=unreadable)
@@ -83,7 +83,7 @@ class AsrDataModule:
 
     def described(self, cuts: StoredCuts | Survey) -> list[str]:
         """What a training reads, in lines."""
-        data, steps = self.config.data, self.config.training.steps_per_epoch
+        data, steps = self.config.data, self.config.training.epoch_steps
         if not isinstance(cuts, Survey):
             amount = f"{len(cuts):,} cuts, {float(cuts.durations.sum()) / 3600:,.2f} hours"
             return [f"reads {data.manifest_dir}, {data.train_split}: {amount}; {len(self.left_out)} are left out"]
@@ -100,8 +100,8 @@ class AsrDataModule:
         sources = open_sources(self.config.data.train_cuts, self.recipe_dir)
         for source in sources:
             require(
-                source.weight is None or self.config.training.steps_per_epoch > 0,
-                f"train_cuts {source.name} has a weight: give --steps-per-epoch too, since an epoch has each cut once",
+                source.weight is None or self.config.training.epoch_steps > 0,
+                f"train_cuts {source.name} has a weight: give --num-steps too, since an epoch has each cut once",
             )
             if isinstance(source.cuts, Shards):
                 count = len(source.cuts)

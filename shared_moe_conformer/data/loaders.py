@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -149,19 +150,66 @@ class Part(NamedTuple):
 WHOLE = Part(0, 1)
 
 
-class TrainLoader:
-    """Shuffled batches of similar durations, of one epoch at a time.
+class ResumableLoader(ABC):
+    """Batches of one epoch at a time; the position in it can be stored, and found again by another loader.
+
+    loader.set_epoch(3)
+    for batch in loader: ...            # len(loader) batches
+    state = loader.state_dict()         # after any batch
+    other_loader.load_state_dict(state) # its next iteration goes on with the batch that follows
+    """
+
+    epoch = num_taken = 0
+    """The epoch, and its batches that have been given out."""
+    has_ended: bool | None = None
+    """Whether this process has been given all its batches of the epoch; None where the number is the same in all."""
+    needs = ""
+    """What must be as it was, for a training to go on inside an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch."""
+        self.epoch, self.num_taken = epoch, 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """This process's batches in the whole epoch."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[AsrBatch]:
+        """The batches that are left of the epoch."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What tells an epoch of these batches from others."""
+
+    def state_dict(self) -> dict[str, int | str]:
+        """The position after the last batch that was given out."""
+        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self.fingerprint()}
+
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
+        """Go to the position of another loader.
+
+        Raises:
+          ValueError: the epoch would have other batches.
+        """
+        self.set_epoch(int(state["epoch"]))
+        require(
+            state.get("fingerprint", "") == self.fingerprint(),
+            f"epoch {self.epoch} has other batches than when the checkpoint was written: resume with {self.needs}",
+        )
+        self.num_taken = int(state["num_taken"])
+
+
+class TrainLoader(ResumableLoader):
+    """Shuffled batches of similar durations.
 
     Several processes divide the batches of an epoch among them. Every update takes the same number from each: the
     largest batches are split until the last update has enough. The batches of an update have similar sizes, so that no
     process waits long for the others.
-    The batches of an epoch follow from the seed and the epoch's number alone, whatever was drawn before:
-
-        loader.set_epoch(3)
-        for batch in loader: ...            # len(loader) batches
-        state = loader.state_dict()         # after any batch
-        other_loader.load_state_dict(state) # its next iteration goes on with the batch that follows
+    The batches of an epoch follow from the seed and the epoch's number alone, whatever was drawn before.
     """
+
+    needs = "its data, number of processes, --seed, --max-duration and --num-buckets"
 
     def __init__(
         self, cuts: StoredCuts, dataset: CutDataset, *, seed: int, part: Part = WHOLE, accumulate_batches: int = 1
@@ -180,12 +228,11 @@ class TrainLoader:
         self.part = part
         self.batches_per_update = part.num_processes * accumulate_batches
         self.seed = seed
-        self.has_ended: bool | None = None  # all processes have the same number of batches
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch; it is planned whole, so that to resume is to begin further on."""
-        self.epoch, self.num_taken = epoch, 0
+        super().set_epoch(epoch)
         self._batches: list[TrainingBatch] = plan_epoch(
             self.cuts.durations,
             max_duration=self.dataset.config.max_duration,
@@ -206,25 +253,7 @@ class TrainLoader:
             self.num_taken += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int | str]:
-        """The position after the last batch that was given out."""
-        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self._fingerprint()}
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go to the position of another loader of the same cuts.
-
-        Raises:
-          ValueError: the epoch would have other batches.
-        """
-        self.set_epoch(int(state["epoch"]))
-        require(
-            state["fingerprint"] == self._fingerprint(),
-            f"epoch {self.epoch} has other batches than when the checkpoint was written: "
-            "resume with its data, number of processes, --seed, --max-duration and --num-buckets",
-        )
-        self.num_taken = int(state["num_taken"])
-
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         """A digest of which cuts are in which batch of this epoch, and how they are masked."""
         digest = hashlib.sha256(f"{self.cuts.digest} {self.part.num_processes}".encode())
         for batch in self._batches:

@@ -7,7 +7,7 @@ import itertools
 import logging
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, NothingReadable, PlannedBatch
-from shared_moe_conformer.data.loaders import WHOLE, Part, TrainLoader, read_ahead
+from shared_moe_conformer.data.loaders import WHOLE, Part, ResumableLoader, TrainLoader, read_ahead
 from shared_moe_conformer.data.manifests import StoredCuts
 from shared_moe_conformer.data.sources import Mixture, Survey
 from shared_moe_conformer.text import first_line
@@ -63,8 +63,10 @@ class _Batches(IterableDataset):
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         sampler = self._sampler(self.part.rank * count + index, self.part.num_processes * count)
+        # a cut longer than a batch is a batch by itself, and a small corpus fills no bucket
+        warnings.filterwarnings("ignore", "(?s).*(The first cut drawn|Your 'buffer_size' setting)")
         try:
-            for number, cuts in enumerate(_without_warnings(sampler)):
+            for number, cuts in enumerate(sampler):
                 batch = None if number < self.num_to_skip // count else self._load(cuts)
                 yield _Item(batch, self.mixture.unreadable.take())
             if rest := self.mixture.unreadable.take():
@@ -95,24 +97,8 @@ class _Batches(IterableDataset):
         return int.from_bytes(hashlib.sha256(f"{self.seed} {ids}".encode()).digest()[:7], "big")
 
 
-def _without_warnings(sampler: DynamicBucketingSampler) -> Iterator[CutSet]:
-    """The sampler's batches; a cut longer than a batch is a batch by itself, and a small corpus fills no bucket."""
-    batches = None
-    while True:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "(?s).*(The first cut drawn|Your 'buffer_size' setting)")
-            batches = batches or iter(sampler)
-            cuts = next(batches, None)
-        if cuts is None:
-            return
-        yield cuts
-
-
-class _StreamLoader:
+class _StreamLoader(ResumableLoader):
     """What loaders of streamed batches have in common."""
-
-    has_ended: bool | None = None
-    """Whether this process has been given all its batches of the epoch; None where the number is the same in all."""
 
     def __init__(
         self, mixture: Mixture, dataset: CutDataset, survey: Survey, *, seed: int, part: Part = WHOLE, length: int
@@ -130,12 +116,12 @@ class _StreamLoader:
         self.mixture, self.dataset, self.part, self.seed = mixture, dataset, part, seed
         self._survey, self._length = survey, length
         self._bins = survey.duration_bins(dataset.config.num_buckets)
-        self.epoch = self.num_taken = self.num_unreadable = 0
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
-        self.epoch, self.num_taken, self.num_unreadable = epoch, 0, 0
+        super().set_epoch(epoch)
+        self.num_unreadable = 0
 
     def __len__(self) -> int:
         return self._length
@@ -184,6 +170,8 @@ class EpochStream(_StreamLoader):
     with the same bits.
     """
 
+    needs = "its data, number of processes, --seed, --max-duration, --num-buckets, --buffer-cuts and --num-workers"
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
         super().set_epoch(epoch)
@@ -213,25 +201,7 @@ class EpochStream(_StreamLoader):
             self.has_ended, self.num_unreadable = True, 0
             yield from self._read(seed)
 
-    def state_dict(self) -> dict[str, int | str]:
-        """The position after the last batch that was given out."""
-        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self._fingerprint()}
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go to the position of another loader of the same cuts.
-
-        Raises:
-          ValueError: the epoch would have other batches.
-        """
-        require(
-            state["fingerprint"] == self._fingerprint(),
-            f"epoch {state['epoch']} has other batches than when the checkpoint was written: resume with its data, "
-            "number of processes, --seed, --max-duration, --num-buckets, --buffer-cuts and --num-workers",
-        )
-        self.set_epoch(int(state["epoch"]))
-        self.num_taken = int(state["num_taken"])
-
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         config = self.dataset.config
         options = (config.max_duration, config.num_buckets, config.buffer_cuts, max(config.num_workers, 1))
         return f"{self._survey.content_digest} {self.seed} {self.part.num_processes} {options}"
@@ -277,14 +247,14 @@ class EndlessStream(_StreamLoader):
             logger.info("train_cuts: shards and cuts come in a new order from here on (seed %d)", seed)
         return seed
 
-    def state_dict(self) -> dict[str, int | str]:
-        """The place in the training; not that in the stream."""
-        return {"epoch": self.epoch, "num_taken": self.num_taken}
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
+    def load_state_dict(self, state: Mapping[str, int | str]) -> None:
         """Begin a new stream at a place of the training."""
+        super().load_state_dict(state)
         self._stream = None
-        self.epoch, self.num_taken = int(state["epoch"]), int(state["num_taken"])
+
+    def fingerprint(self) -> str:
+        """Nothing: the place is one in the training, and not in the stream."""
+        return ""
 
 
 Loader = TrainLoader | EpochStream | EndlessStream

@@ -10,6 +10,7 @@ import torch
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.loaders import ResumableLoader
 from shared_moe_conformer.data.manifests import iterate_cut_file
 from shared_moe_conformer.text import words_of
 
@@ -48,13 +49,10 @@ def _with_words(texts: Sequence[str], path: Path) -> list[str]:
     return texts
 
 
-class TextLoader:
-    """Batches of texts, each an `AsrBatch` without frames; the batches of an epoch follow from its number and the seed.
+class TextLoader(ResumableLoader):
+    """Batches of texts, each an `AsrBatch` without frames; an epoch's batches follow from its number and the seed."""
 
-    The position in an epoch can be stored and found again, as with `TrainLoader`.
-    """
-
-    has_ended: bool | None = None
+    needs = "its texts, tokenizer, --seed and --max-tokens"
 
     def __init__(
         self, sentences: Sequence[Sequence[int]], *, name: str, max_tokens: int, seed: int | None = None
@@ -79,7 +77,7 @@ class TextLoader:
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
-        self.epoch, self.num_taken = epoch, 0
+        super().set_epoch(epoch)
         generator = torch.Generator().manual_seed(0 if self._seed is None else self._seed * 1_000_003 + epoch)
         shuffled = torch.randperm(len(self._sentences), generator=generator).tolist()
         by_length = sorted(shuffled, key=lambda i: len(self._sentences[i]), reverse=True)
@@ -100,24 +98,6 @@ class TextLoader:
             names = [f"{self._name} {i + 1}" for i in chosen]
             yield AsrBatch(torch.zeros(len(y), 0, 1), torch.zeros_like(lens), y, lens, names, [])
 
-    def state_dict(self) -> dict[str, int | str]:
-        """The position after the last batch that was given out."""
-        return {"epoch": self.epoch, "num_taken": self.num_taken, "fingerprint": self._fingerprint()}
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None:
-        """Go to the position of another loader of the same texts.
-
-        Raises:
-          ValueError: the epoch would have other batches.
-        """
-        self.set_epoch(int(state["epoch"]))
-        require(
-            state["fingerprint"] == self._fingerprint(),
-            f"epoch {self.epoch} has other batches than when the checkpoint was written: resume with its texts, "
-            "tokenizer, --seed and --max-tokens",
-        )
-        self.num_taken = int(state["num_taken"])
-
     def _full_batches(self, longest_first: Sequence[int]) -> Iterator[list[int]]:
         batch: list[int] = []
         for i in longest_first:
@@ -128,7 +108,7 @@ class TextLoader:
             batch.append(i)
         yield batch
 
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
         digest = self._digest.copy()
         digest.update(repr(self._batches).encode())
         return digest.hexdigest()

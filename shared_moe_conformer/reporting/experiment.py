@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -139,7 +140,7 @@ def training_charts(history: Mapping[str, Series]) -> list[Markup]:
 
 def _key_numbers(experiment: Experiment, parameters: Sequence[tuple[str, int]]) -> list[tuple[str, str]]:
     epochs, rates = wer_by_epoch(experiment.history)
-    planned = experiment.config.training.num_epochs
+    planned = math.ceil(experiment.config.training.length)
     numbers = [(f"{epochs[-1] if epochs else 0} of {planned}", "epochs")]
     if rates:
         best = min(range(len(rates)), key=rates.__getitem__)

@@ -36,7 +36,7 @@ from shared_moe_conformer.training.folder import (
     step_path,
 )
 
-FREE_OPTIONS = ("num_epochs", "decay_epochs", "num_workers", "max_unreadable")
+FREE_OPTIONS = ("num_epochs", "num_steps", "decay_epochs", "num_workers", "max_unreadable")
 """Options that may change when a training is resumed."""
 HALF_WRITTEN = (
     *(".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*"),
@@ -253,6 +253,8 @@ def refuse_other_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool)
 def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = ()) -> str:
     """The options whose values differ, for reading: `num_experts 8 there, 4 now`."""
     old, new = options_by_name(old), options_by_name(new)
+    if bool(old.get("num_steps")) != bool(new.get("num_steps")):
+        free = tuple(name for name in free if name != "num_steps")  # epochs remain epochs, and steps remain steps
     names = [name for name in {**old, **new} if name not in free and old.get(name) != new.get(name)]
     return ", ".join(f"{name} {old.get(name)} there, {new.get(name)} now" for name in names)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,29 +35,13 @@ from shared_moe_conformer.training.trainer import ModelTrainer
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
-
-
-class Loader(Protocol):
-    """The batches of one epoch at a time, whose position can be stored; see `TrainLoader`."""
-
-    has_ended: bool | None
-    """Whether the epoch has given all its batches, where other processes may have others; None: all have as many."""
-
-    def set_epoch(self, epoch: int) -> None: ...
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[AsrBatch]: ...
-
-    def state_dict(self) -> dict[str, int | str]: ...
-
-    def load_state_dict(self, state: dict[str, int | str]) -> None: ...
+    from shared_moe_conformer.data.loaders import ResumableLoader
 
 
 class Batches(NamedTuple):
     """The batches of a training, and how errors on them are counted."""
 
-    train: Loader
+    train: ResumableLoader
     """Batches to train on."""
     dev: Iterable[AsrBatch]
     """Batches to validate on."""
@@ -75,7 +59,7 @@ def fit(
     checkpoint: dict[str, Any] | None = None,
     between_steps: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train to the last epoch.
+    """Train to the last epoch or step.
 
     Stopping and resuming gives the same weights, bit by bit, as not stopping: each epoch begins with seeds of its own,
     and a checkpoint inside an epoch holds the generators' states and the loader's position.
@@ -92,7 +76,7 @@ def fit(
             logger.warning("%s", jump)
     tracker = Tracker(
         exp_dir,
-        num_epochs=config.training.num_epochs,
+        length=config.training.length,
         log_every_n_steps=options.log_every_n_steps,
         first_step=trainer.state.step,
         shown=world().rank == 0,
@@ -112,7 +96,8 @@ def fit(
         if checkpoint is not None and trainer.state.num_batches == 0:  # it may have been stopped while it validated
             tracker.epoch = trainer.state.epoch - 1
             validate()
-        for epoch in range(trainer.state.epoch, config.training.num_epochs + 1):
+        while trainer.state.num_batches or not _has_ended(trainer):
+            epoch = trainer.state.epoch
             _begin_epoch(epoch, config.training.seed, batches.train, checkpoint)
             _train_epoch(trainer, batches.train, tracker, skipped, after_step)
             saver.trained(epoch)
@@ -126,7 +111,7 @@ class _Saver(NamedTuple):
     """Writes the checkpoints of a training; of several processes the first writes, with the states of all."""
 
     trainer: ModelTrainer[Any]
-    loader: Loader
+    loader: ResumableLoader
     exp_dir: Path
     config: AnyConfig
     options: RunOptions
@@ -177,7 +162,7 @@ def seed_generators(seed: int, epoch: int) -> None:
     random.seed(seed)
 
 
-def _begin_epoch(epoch: int, seed: int, loader: Loader, checkpoint: dict[str, Any] | None) -> None:
+def _begin_epoch(epoch: int, seed: int, loader: ResumableLoader, checkpoint: dict[str, Any] | None) -> None:
     """Put loader and generators to the epoch's beginning, or to the checkpoint's place in it."""
     seed_generators(seed, epoch)
     if checkpoint is None or "train_loader" not in checkpoint:
@@ -188,25 +173,32 @@ def _begin_epoch(epoch: int, seed: int, loader: Loader, checkpoint: dict[str, An
     set_rng_state(states[world().rank])
 
 
+def _has_ended(trainer: ModelTrainer[Any]) -> bool:
+    """Whether the training has all its epochs or steps."""
+    config, state = trainer.config, trainer.state
+    return state.num_tried >= config.num_steps if config.num_steps else state.epoch > config.num_epochs
+
+
 def _train_epoch(
     trainer: ModelTrainer[Any],
-    loader: Loader,
+    loader: ResumableLoader,
     tracker: Tracker,
     skipped: SkippedSteps,
     after_step: Callable[[], None],
 ) -> None:
-    """Train what is left of the current epoch."""
-    state, num_batches = trainer.state, len(loader)
+    """Train what is left of the current epoch; its last batches are left out if the training ends before them."""
+    state, config, num_batches = trainer.state, trainer.config, len(loader)
     if num_batches == 0:
         raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
     trainer.train_mode()
     watched = tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches)
     report = None  # stays None if the checkpoint was made after the epoch's last update
-    while not _all_have_ended(loader) and (
-        update := tuple(itertools.islice(watched, trainer.config.accumulate_batches))
+    while not (_has_ended(trainer) or _all_have_ended(loader)) and (
+        update := tuple(itertools.islice(watched, config.accumulate_batches))
     ):
         share_of_epoch = min((state.num_batches + len(update)) / num_batches, 1.0)
-        progress = (state.epoch - 1 + share_of_epoch) / trainer.config.num_epochs
+        by_steps = config.num_steps and (state.num_tried + 1) / config.num_steps
+        progress = by_steps or (state.epoch - 1 + share_of_epoch) / config.num_epochs
         report = trainer.train_step(*update, progress=progress)
         tracker.stepped(report, state.step)
         if report.skipped:
@@ -217,7 +209,7 @@ def _train_epoch(
         tracker.trained(report, state.step)
 
 
-def _all_have_ended(loader: Loader) -> bool:
+def _all_have_ended(loader: ResumableLoader) -> bool:
     """Whether all processes have been given all their batches, where their numbers may differ."""
     return loader.has_ended is not None and all(gather(loader.has_ended))
 

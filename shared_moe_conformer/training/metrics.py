@@ -145,6 +145,11 @@ class TrainState:
     skipped_in_a_row: int = 0
     """Updates skipped since the last update that was made."""
 
+    @property
+    def num_tried(self) -> int:
+        """Updates done and skipped."""
+        return self.step + self.num_skipped
+
     def next_epoch(self) -> None:
         """Go on to the beginning of the next epoch."""
         self.epoch, self.num_batches = self.epoch + 1, 0

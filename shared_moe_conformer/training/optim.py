@@ -184,7 +184,7 @@ def learning_rate_factor(config: TrainingConfig, step: int, *, progress: float, 
     if config.lr_schedule == "noam":
         return math.sqrt(max(config.warmup_steps, 1) / step)
     if config.lr_schedule == "wsd":
-        epochs_left = round(config.num_epochs * (1 - progress), 6)  # exact at the ends of epochs
+        epochs_left = round(config.length * (1 - progress), 6)  # exact at the ends of epochs
         height = 1 - math.sqrt(_from_0_to_1(1 - epochs_left / config.decay_epochs))
     else:
         fallen = (progress - progress_at_peak) / max(1 - progress_at_peak, 1e-9)
@@ -193,32 +193,32 @@ def learning_rate_factor(config: TrainingConfig, step: int, *, progress: float, 
 
 
 def reschedule(state: TrainState, old: TrainingConfig, new: TrainingConfig) -> str:
-    """Adapt a resumed training to another number of epochs.
+    """Adapt a resumed training to another number of epochs or steps.
 
     Args:
       state: that of the checkpoint; its shares of the whole training become shares of the new whole.
       old: the config of the checkpoint.
-      new: the config to go on with, which differs in `num_epochs` and `decay_epochs` at most.
+      new: the config to go on with, which differs in `num_epochs`, `num_steps` and `decay_epochs` at most.
 
     Returns:
       a jump of the learning rate, its cause and its remedy, for reading; empty if there is none.
     """
-    state.progress = state.progress or (state.epoch - 1) / old.num_epochs  # checkpoints of version 0.1 lack it
+    state.progress = state.progress or (state.epoch - 1) / old.length  # checkpoints of version 0.1 lack it
     before = _factor_after(old, state)
-    state.progress *= old.num_epochs / new.num_epochs
-    state.progress_at_peak *= old.num_epochs / new.num_epochs
+    state.progress *= old.length / new.length
+    state.progress_at_peak *= old.length / new.length
     after = _factor_after(new, state)
     if abs(after - before) < SMALLEST_JUMP:
         return ""
     changes = [
         f"{name} was {getattr(old, name)} and is {getattr(new, name)}"
-        for name in ("num_epochs", "decay_epochs")
+        for name in ("num_epochs", "num_steps", "decay_epochs")
         if getattr(old, name) != getattr(new, name)
     ]
     if new.lr_schedule == "cosine":
         remedy = "a training with --lr-schedule wsd goes on without a jump from any epoch before its decay"
     else:
-        epoch = old.num_epochs - old.decay_epochs
+        epoch = math.floor(old.length - old.decay_epochs)
         remedy = f"to go on without a jump, give this folder's epoch-{epoch}.pt as --resume-from, and another --exp-dir"
     return f"the learning rate goes from {before:.2g} to {after:.2g} of its peak ({', '.join(changes)}); {remedy}"
 

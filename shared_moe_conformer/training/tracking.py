@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Generator, Iterable
@@ -83,16 +84,17 @@ class Tracker:
     """Shows the steps of a training and writes them to TensorBoard."""
 
     def __init__(
-        self, exp_dir: Path, *, num_epochs: int, log_every_n_steps: int = 50, first_step: int = 0, shown: bool = True
+        self, exp_dir: Path, *, length: float, log_every_n_steps: int = 50, first_step: int = 0, shown: bool = True
     ) -> None:
         """Open TensorBoard's file.
 
         Args:
+          length: of the training, in epochs.
           log_every_n_steps: updates between two lines or points of averages.
           first_step: updates already done; TensorBoard hides points that an earlier run wrote after them.
           shown: whether to show and write anything; of several processes one does.
         """
-        self.num_epochs, self.log_every_n_steps = num_epochs, log_every_n_steps
+        self.length, self.log_every_n_steps = length, log_every_n_steps
         self._shown = shown
         self._writer = SummaryWriter(str(exp_dir / "tensorboard"), purge_step=first_step + 1) if shown else None
         self._interval, self._epoch = Span(), Span()
@@ -118,7 +120,7 @@ class Tracker:
         self.epoch = epoch
         self._interval, self._epoch = Span(), Span()
         self._has_written = False
-        self._left = (self.num_epochs - epoch + 1) * num_batches - num_done
+        self._left = round((self.length - epoch + 1) * num_batches) - num_done
         with self._new_bar(num_batches, num_done) as self._bar:
             asked = time.perf_counter()
             for batch in batches:
@@ -189,7 +191,7 @@ class Tracker:
 
     @property
     def _label(self) -> str:
-        return f"epoch {self.epoch}/{self.num_epochs}"
+        return f"epoch {self.epoch}/{math.ceil(self.length)}"
 
     def _new_bar(self, num_batches: int, num_done: int) -> Any:
         return tqdm(

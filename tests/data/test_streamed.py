@@ -147,7 +147,7 @@ def test_mixed_sources_and_weights(corpus: Corpus, shar: Path) -> None:
     drawn = ids(list(loader(corpus, f"{shar}@1", f"{dev}@4", steps_per_epoch=60, buffer_cuts=30)))
     assert 0.7 < sum(cut_id.startswith("dev") for cut_id in drawn) / len(drawn) < 0.9
     assert len(ids(list(loader(corpus, shar, dev)))) == 28
-    with pytest.raises(ValueError, match=f"{dev} has a weight: give --steps-per-epoch too"):
+    with pytest.raises(ValueError, match=f"{dev} has a weight: give --num-steps too"):
         loader(corpus, f"{dev}@4")
 
 

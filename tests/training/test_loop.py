@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,13 @@ from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.training import loop
 from shared_moe_conformer.training.distributed import World
 from shared_moe_conformer.training.experiment import RunOptions, checkpoint_to_resume
-from shared_moe_conformer.training.folder import BEST_NAME, MID_EPOCH_NAME, load_checkpoint, saved_epochs
+from shared_moe_conformer.training.folder import (
+    BEST_NAME,
+    MID_EPOCH_NAME,
+    epoch_path,
+    load_checkpoint,
+    saved_epochs,
+)
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
 from shared_moe_conformer.training.metrics import StepReport
 from shared_moe_conformer.training.trainer import Trainer
@@ -165,6 +173,18 @@ def test_wsd_goes_on_from_before_its_decay_as_if_more_epochs_had_been_planned(
     assert caplog.text == "" and saved_epochs(tmp_path / "more") == [3, 4, 5]
     fit_tiny(tmp_path / "short", changes={**WSD, "num_epochs": 5})
     assert "the learning rate goes from 0.01 to 1 of its peak" in caplog.text and "epoch-2.pt" in caplog.text
+
+
+@pytest.mark.parametrize("kill_at", [None, 5, 11])
+def test_steps_end_inside_an_epoch(fit_tiny: Fit, tmp_path: Path, kill_at: int | None) -> None:
+    by_steps = {"num_steps": 12, "steps_per_epoch": 5}
+    whole = fit_tiny(tmp_path / "whole", changes=by_steps)
+    with pytest.raises(Killed) if kill_at else contextlib.nullcontext():
+        fit_tiny(tmp_path / "stopped", changes=by_steps, kill_at=kill_at, save_every_n_steps=1)
+    assert_same(whole, fit_tiny(tmp_path / "stopped", changes=by_steps, save_every_n_steps=1))
+    assert saved_epochs(tmp_path / "stopped") == [1, 2, 3]
+    state = json.loads(load_checkpoint(epoch_path(tmp_path / "stopped", 3))["train_state"])
+    assert (state["step"], state["progress"]) == (12, 1.0)
 
 
 def test_a_mid_epoch_checkpoint_saves_the_work_done(fit_tiny: Fit, tmp_path: Path) -> None:

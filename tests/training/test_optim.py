@@ -282,7 +282,7 @@ def test_wsd_stays_at_its_peak_and_falls_in_the_last_epochs() -> None:
 
 
 def test_a_decay_longer_than_the_training_is_refused() -> None:
-    with pytest.raises(ValueError, match="decay_epochs is 5, num_epochs 3: give fewer --decay-epochs"):
+    with pytest.raises(ValueError, match="decay_epochs is 5, the training has 3 epochs: give fewer --decay-epochs"):
         schedule_of("wsd", num_epochs=3)
 
 

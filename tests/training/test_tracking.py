@@ -25,7 +25,7 @@ def _log(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 def tracker(tmp_path: Path) -> Iterator[Tracker]:
-    made = Tracker(tmp_path, num_epochs=2, log_every_n_steps=2)
+    made = Tracker(tmp_path, length=2, log_every_n_steps=2)
     yield made
     made.close()
 
@@ -63,7 +63,7 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(
 
 def test_every_point_is_the_mean_of_many_updates(tmp_path: Path) -> None:
     """Epochs of 24 updates, a point for every ten; the four updates left at an end make no point of their own."""
-    tracker = Tracker(tmp_path, num_epochs=3, log_every_n_steps=10)
+    tracker = Tracker(tmp_path, length=3, log_every_n_steps=10)
     for epoch in (1, 2, 3):
         for n, _ in enumerate(tracker.watch(range(24), epoch=epoch, num_batches=24), start=1):
             report = StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, 1.0)
@@ -91,7 +91,7 @@ def test_a_training_says_how_long_it_will_take(
     """Two epochs of 50 batches, of which the second begins after its first batch and is resumed: the rest is timed."""
     now = [100.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    tracker = Tracker(tmp_path, num_epochs=2, log_every_n_steps=50)
+    tracker = Tracker(tmp_path, length=2, log_every_n_steps=50)
     report = StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, 1.0)
     for n, _ in enumerate(tracker.watch(range(49), epoch=1, num_batches=50, num_done=1), start=2):
         now[0] += seconds_per_batch if n > 2 else 3000.0  # the first update is slow
@@ -106,7 +106,7 @@ def test_epochs_that_end_in_a_smaller_update_are_told_their_time_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Epochs of seven batches, four an update: the second update of each epoch has three."""
-    tracker = Tracker(tmp_path, num_epochs=9)
+    tracker = Tracker(tmp_path, length=9)
     for epoch in range(1, 10):
         for num_batches in tracker.watch([4, 3], epoch=epoch, num_batches=7):
             report = StepReport(LossTotals(5, {"loss": 5.0}), 50, 0.1, 1.0, num_batches=num_batches)
@@ -156,7 +156,7 @@ def test_memory_is_that_of_this_process() -> None:
 
 
 def test_a_collapsed_expert_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(tmp_path, num_epochs=1)
+    tracker = Tracker(tmp_path, length=1)
     frames = torch.tensor([[4.0, 4.0], [999.0, 1.0]])
     totals = LossTotals(5, {"loss": 5.0}, frames)
     for step, _ in enumerate(tracker.watch(range(500), epoch=1, num_batches=500), start=1):
