@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import gzip
-import itertools
-import json
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +18,8 @@ from lhotse.dataset import DynamicBucketingSampler, K2SpeechRecognitionDataset
 from lhotse.dataset.input_strategies import OnTheFlyFeatures, PrecomputedFeatures
 
 from benchmarks.corpus import FEATURES, cpu_seconds, data_module, make_config, temporary_corpus
-from benchmarks.growth import write_manifest_of
 from benchmarks.tables import Floor, Report, Table, command_line
-from benchmarks.timing import peak_resident_memory, resident_memory, take_turns
+from benchmarks.timing import take_turns
 from shared_moe_conformer.config import EncoderConfig, FeatureConfig, replace_fields
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.loaders import plan_epoch
@@ -48,9 +42,8 @@ def measure(quick: bool) -> Report:
     with temporary_corpus(4 if quick else 60, seconds=1.0 if quick else 10.0) as cuts:
         tables = [features(cuts, jobs=[1] if quick else [1, 2]), waiting(quick), batches(500 if quick else 30_000)]
         read = reading(cuts, rounds=1 if quick else 5)
-        beginning = beginnings([20, 40] if quick else [3_000, 1_000_000], more=2 if quick else 50)
     floors = [Floor(f"CPU of reading {row[0]} over Lhotse's", SLOWEST, row[3]) for row in read.rows]
-    return Report([*tables, read, beginning], [] if quick else floors)
+    return Report([*tables, read], [] if quick else floors)
 
 
 def features(cuts: CutSet, *, jobs: list[int]) -> Table:
@@ -166,33 +159,6 @@ def read_by_lhotse(source: Path) -> None:
     strategy = OnTheFlyFeatures(Fbank(FbankConfig(num_mel_bins=80))) if source.is_dir() else PrecomputedFeatures()
     dataset = K2SpeechRecognitionDataset(input_strategy=strategy)
     assert sum(len(dataset[batch]["inputs"]) for batch in lhotses_sampler(cuts, num_buckets=2, rank=0, world_size=1))
-
-
-def beginnings(sizes: list[int], *, more: int) -> Table:
-    """Time from a config to the first batch, and memory, in a process for each row."""
-    with gzip.open(cuts_path(FEATURES, "train")) as file:
-        line = json.loads(file.readline())
-    rows = []
-    for number in sizes:
-        write_manifest_of(number, line)
-        for way, steps in (("the training split", 0), ("train_cuts by steps", 1000)):
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-                rows.append([f"{number:,} cuts, {way}", *pool.submit(begin, steps, more).result()])
-    return Table("The beginning of a training", ["", "s to the first batch", "MiB", f"MiB {more} batches later"], rows)
-
-
-def begin(steps: int, more: int) -> tuple[float, float, float]:
-    """Seconds to the first batch; MiB at the most until then, and after some more."""
-    manifest = str(cuts_path(FEATURES, "train"))
-    options = {"train_cuts": (manifest,), "steps_per_epoch": steps} if steps else {}
-    before, start = resident_memory(), time.perf_counter()
-    data = data_module(replace_fields(make_config(), options))
-    given = iter(data.stream_loader(data.survey()) if steps else data.train_loader())
-    next(given)
-    seconds, first = time.perf_counter() - start, peak_resident_memory() - before
-    for _ in itertools.islice(given, more):
-        pass
-    return seconds, max(first, 0.0), max(peak_resident_memory() - before, 0.0)
 
 
 if __name__ == "__main__":
