@@ -3,11 +3,15 @@
 
 Run it in the recipe's folder; the manifests then hold paths relative to it. Several machines that share the folder can
 each compute a piece; a run without --num-pieces then writes the manifests. Files that are finished are not made again.
+With --dask a cluster of Dask computes them, each machine of which has this folder at the same path.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
@@ -22,20 +26,47 @@ def main() -> None:
     require(args.num_jobs >= 1, f"num_jobs is {args.num_jobs}: give 1 or more")
     require(1 <= args.piece <= args.num_pieces, f"piece is {args.piece}: give 1 to {args.num_pieces}")
     config = apply_flags(FeatureConfig(), args)
-    for split in args.splits:
-        cuts = Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path())
-        speeds = args.speeds if split in args.perturbed_splits else []
-        done = store_features(
-            perturb_speed(cuts, speeds),
-            split,
-            directory=args.output_dir,
-            config=config,
-            num_jobs=args.num_jobs,
-            exact=split in args.exact_splits,
-            piece=Piece(args.piece - 1, args.num_pieces),
-        )
-        piece = f" of piece {args.piece} of {args.num_pieces}" if args.num_pieces > 1 else ""
-        print(f"{split}: {len(done)} cuts{piece}, {sum(cut.duration for cut in done) / 60:.1f} minutes")
+    with dask_cluster(args.dask, args.num_jobs) as executor:
+        for split in args.splits:
+            cuts = Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path())
+            speeds = args.speeds if split in args.perturbed_splits else []
+            done = store_features(
+                perturb_speed(cuts, speeds),
+                split,
+                directory=args.output_dir,
+                config=config,
+                num_jobs=args.num_jobs,
+                exact=split in args.exact_splits,
+                piece=Piece(args.piece - 1, args.num_pieces),
+                executor=executor,
+            )
+            piece = f" of piece {args.piece} of {args.num_pieces}" if args.num_pieces > 1 else ""
+            print(f"{split}: {len(done)} cuts{piece}, {sum(cut.duration for cut in done) / 60:.1f} minutes")
+
+
+@contextmanager
+def dask_cluster(address: str, num_jobs: int) -> Iterator[Executor | None]:
+    """The executor of a Dask cluster; None where no address is given.
+
+    Raises:
+      ValueError: dask.distributed is not installed, or no scheduler answers there.
+    """
+    if not address:
+        yield None
+        return
+    try:
+        from dask.distributed import Client, LocalCluster
+    except ImportError as error:
+        raise ValueError("--dask needs dask.distributed: pip install 'dask[distributed]'") from error
+    with ExitStack() as stack:
+        if address == "local":
+            options = {"n_workers": num_jobs, "threads_per_worker": 1, "dashboard_address": None}
+            address = stack.enter_context(LocalCluster(**options))
+        try:
+            client = stack.enter_context(Client(address))
+        except OSError as error:
+            raise ValueError(f"--dask {address}: no scheduler answers there: start one, or give local") from error
+        yield client.get_executor(pure=False)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,6 +83,11 @@ def parser() -> argparse.ArgumentParser:
         help="Splits stored to 1e-5, so that decode.py hears what a released model hears; others: to 1/64.",
     )
     result.add_argument("--num-jobs", type=int, default=1, help="Processes.")
+    result.add_argument(
+        "--dask",
+        default="",
+        help="Dask scheduler whose workers compute, as tcp://host:8786; local: --num-jobs new ones.",
+    )
     result.add_argument("--num-pieces", type=int, default=1, help="Pieces, each of which a machine computes.")
     result.add_argument("--piece", type=int, default=1, help="Number of this machine's piece, from 1.")
     add_flags(result, FeatureConfig)

@@ -27,6 +27,8 @@
 #:   --drop-faulty true|false   leave faulty cuts out of the training split and name them, instead of stopping (false)
 #:   --check-sample N   recordings, and features, of each split that are read when they are checked; 0: all (0)
 #:   --num-jobs J       processes that compute features (1)
+#:   --dask ADDRESS     Dask scheduler whose workers compute them instead, as tcp://host:8786; each machine has this
+#:                      folder at the same path (none)
 #:   --num-pieces N     machines that share this folder, each of which computes a piece of the features once the first
 #:                      three stages are done: ./prepare.sh --num-pieces 64 --piece 7; then run the rest on one (1)
 #:   --piece K          number of the piece, from 1 (1)
@@ -47,6 +49,7 @@ thorough="${thorough:-true}"
 drop_faulty=false
 check_sample=0
 num_jobs=1
+dask=
 num_pieces=1
 piece=1
 feature_extractor=lhotse
@@ -111,8 +114,9 @@ features() {
   if [ "$exact_evaluation" = true ]; then exact=("${splits[@]:1}"); fi
   if [ -n "$musan" ]; then noises=(musan); fi
   run_local compute_fbank --manifest-dir "$data/manifests" --output-dir "$data/fbank" --num-jobs "$num_jobs" \
-    --feature-extractor "$feature_extractor" --sampling-rate "$sampling_rate" --splits "${splits[@]}" "${noises[@]}" \
-    --exact-splits "${exact[@]}" --perturbed-splits "${splits[0]}" --speeds "${speeds[@]}" "$@"
+    --dask "$dask" --feature-extractor "$feature_extractor" --sampling-rate "$sampling_rate" \
+    --splits "${splits[@]}" "${noises[@]}" --exact-splits "${exact[@]}" --perturbed-splits "${splits[0]}" \
+    --speeds "${speeds[@]}" "$@"
 }
 
 # Computes one piece of the features; stage 3 is not done with it.

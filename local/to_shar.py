@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
+from shared_moe_conformer.data.features import in_order, processes
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
 from shared_moe_conformer.data.shar import numbered_shards, write_shard
 
@@ -50,7 +49,9 @@ def convert(split: str, fields: Mapping[str, str], args: argparse.Namespace) -> 
     directory.mkdir(parents=True, exist_ok=True)
     tasks = ((number, [cuts[index] for index in shards[number]]) for number in numbers)
     write = functools.partial(write_task, directory=directory, fields=fields)
-    written = list(tqdm(run(write, tasks, args.num_jobs), desc=f"shards of {split}", total=len(numbers), unit="shard"))
+    with processes(args.num_jobs) as workers:
+        shards_written = in_order(write, tasks, workers, ahead=2 * args.num_jobs)
+        written = list(tqdm(shards_written, desc=f"shards of {split}", total=len(numbers), unit="shard"))
     expected, found, seconds = sum(len(shards[number]) for number in numbers), 0, 0.0
     for cut in numbered_shards(directory, numbers, fields):
         found, seconds = found + 1, seconds + cut.duration
@@ -63,19 +64,8 @@ def convert(split: str, fields: Mapping[str, str], args: argparse.Namespace) -> 
 
 def write_task(task: Task, *, directory: Path, fields: Mapping[str, str]) -> bool:
     number, cuts = task
+    torch.set_num_threads(1)
     return write_shard(cuts, directory, number, fields)
-
-
-def run(write: functools.partial[bool], tasks: Iterable[Task], num_jobs: int) -> Iterator[bool]:
-    """Write the shards in processes of one thread each, a few at a time, so that few cuts are in memory."""
-    if num_jobs == 1:
-        yield from map(write, tasks)
-        return
-    spawn = multiprocessing.get_context("spawn")
-    tasks = iter(tasks)
-    with ProcessPoolExecutor(num_jobs, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        while some := [task for _, task in zip(range(2 * num_jobs), tasks)]:
-            yield from pool.map(write, some)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -32,7 +33,7 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
     temporary = _beside(target)
     temporary.mkdir()
     try:
-        with _named(target):
+        with named(target):
             yield temporary
             put_folder(temporary, target)
     finally:
@@ -42,9 +43,9 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
 def put_folder(new: Path, target: Path) -> None:
     """Put a complete folder in the place of another beside it, in one step, and delete the other."""
     for path in (*new.rglob("*"), new):
-        _sync(path)
+        sync(path)
     _put_in_place(new, target)
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(new, ignore_errors=True)
 
 
@@ -67,12 +68,12 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write; it appears at `path`, whole and on the disk, when the block ends, or not at all if it fails."""
     temporary = _beside(path)
     try:
-        with _named(path), temporary.open("wb") as file:
+        with named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -84,7 +85,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Add the path to errors of the system that name no file, such as that of a full disk."""
     try:
         yield
@@ -92,6 +93,11 @@ def _named(path: Path) -> Iterator[None]:
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full, or a file as large as it may be."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _beside(path: Path) -> Path:
@@ -124,7 +130,7 @@ def _replace_in_two_steps(temporary: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Write a file, or the names in a folder, through to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

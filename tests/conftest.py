@@ -17,7 +17,7 @@ import pytest
 
 from shared_moe_conformer.config import Config, DataConfig, EncoderConfig, ModelConfig
 from shared_moe_conformer.release.manifest import Manifest
-from tests.warm_python import warm_python
+from tests.warm_python import user_environment, warm_python
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported; tiny tensors only lose by threads
 
@@ -175,6 +175,23 @@ def python_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 600 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"no file system of its own can be mounted here: {mount.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def make_room(disk: Path) -> None:
+    """Make the file system of `small_disk` larger."""
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+
+
 @pytest.fixture(scope="session")
 def downloaded_recipe(tmp_path_factory: pytest.TempPathFactory, python_folder: Path) -> Path:
     """A copy of the asterisk recipe's folder after its prepare.sh's first stage: real speech in `download`.
@@ -215,7 +232,7 @@ def run_prepare(recipe: Path, *arguments: str, python: Path) -> subprocess.Compl
     """Run a recipe's prepare.sh with the python3 of a folder and this checkout's package, from another folder."""
     root = Path(__file__).resolve().parent.parent
     path = f"{python}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
+    environment = {**user_environment(), "PATH": path, "PYTHONPATH": str(root)}
     return subprocess.run([recipe / "prepare.sh", *arguments], env=environment, cwd="/", capture_output=True, text=True)
 
 

@@ -11,11 +11,14 @@ import importlib.util
 import itertools
 import math
 import multiprocessing
+import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -25,11 +28,16 @@ from lhotse.cut import Cut
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from shared_moe_conformer.atomic import is_full, named
 from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FeatureConfig, require
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 from shared_moe_conformer.text import first_line
 
+T, R = TypeVar("T"), TypeVar("R")
+
 CUTS_PER_FILE = 200
+AHEAD = 200
+"""Tasks that wait in other processes at most."""
 COARSE_TICK, FINE_TICK = -5, -20
 """Powers of two to whose multiples lilcom rounds: Lhotse's, and the finest that it can."""
 DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
@@ -134,6 +142,7 @@ def store_features(
     num_jobs: int = 1,
     exact: bool = False,
     piece: Piece = ALL,
+    executor: Executor | None = None,
 ) -> CutSet:
     """Compute the features of a split's cuts and write them, and then its cuts, into a folder.
 
@@ -148,30 +157,36 @@ def store_features(
       num_jobs: processes.
       exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
       piece: what is computed; of one piece of several, no manifest is written.
+      executor: computes instead of `num_jobs` processes, for example a cluster whose machines share the working folder.
 
     Returns:
       the cuts with features, resampled to the config's rate.
 
     Raises:
       ValueError: audio that cannot be read, named.
+      OSError: the disk is full or fails; what was written whole is taken over by the next run.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if piece == ALL:
         cuts_path(directory, split).unlink(missing_ok=True)
-    groups = list(_own_groups(cuts, piece, config.sampling_rate))
-    paths = [directory / f"feats_{split}-{number}.lca" for number, _ in groups]
-    parts = [part for _, part in groups]
-    store = functools.partial(_store_part, config=config, tick_power=FINE_TICK if exact else COARSE_TICK)
+    groups = [
+        (directory / f"feats_{split}-{number}.lca", part)
+        for number, part in _own_groups(cuts, piece, config.sampling_rate)
+    ]
+    folder = Path() if executor is None else Path.cwd()
+    tick_power = FINE_TICK if exact else COARSE_TICK
+    store = functools.partial(_store_group, config=config, tick_power=tick_power, folder=folder)
     done: list[MonoCut] = []
-    with tqdm(total=sum(map(len, parts)), desc=f"features of {split}", unit="cut") as progress:
-        for cut in _map(store, parts, paths, num_jobs=num_jobs):
-            done.append(cut)
-            progress.update()
+    total = sum(len(part) for _, part in groups)
+    with processes(num_jobs, executor) as workers, tqdm(total=total, desc=f"features of {split}", unit="cut") as bar:
+        for part in in_order(store, groups, workers):
+            done += part
+            bar.update(len(part))
     result = CutSet.from_cuts(done)
     if piece == ALL:
         validate(result)
         write_manifest(result, cuts_path(directory, split))
-        _remove_others(directory, split, {path.name for path in paths})
+        _remove_others(directory, split, {path.name for path, _ in groups})
     return result
 
 
@@ -193,51 +208,75 @@ def _remove_others(directory: Path, split: str, names: set[str]) -> None:
             path.unlink()
 
 
-def _map(
-    store: Callable[..., Iterator[MonoCut]], parts: list[list[MonoCut]], paths: list[Path], *, num_jobs: int
-) -> Iterator[MonoCut]:
-    """The cuts with features, in order.
-
-    Every process computes with one thread. Several threads would round differently, and features, and then the model
-    that is trained on them, would depend on the number of cores.
-    """
-    if num_jobs > 1:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(num_jobs, spawn, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for done in pool.map(functools.partial(_listed, store), parts, paths):
-                yield from done
+@contextmanager
+def processes(num_jobs: int, executor: Executor | None = None) -> Iterator[Executor | None]:
+    """Processes for `in_order`: the executor that is given, or so many new ones; None: this one works alone."""
+    if executor is not None or num_jobs == 1:
+        yield executor
         return
+    with ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def in_order(
+    function: Callable[[T], R], tasks: Iterable[T], executor: Executor | None, *, ahead: int = AHEAD
+) -> Iterator[R]:
+    """What a function gives for each task, in their order; only so many tasks wait in other processes."""
+    if executor is None:
+        yield from map(function, tasks)
+        return
+    waiting: deque[Future[R]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(executor.submit(function, task))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _store_group(
+    group: tuple[Path, list[MonoCut]], *, config: FeatureConfig, tick_power: int, folder: Path
+) -> list[MonoCut]:
+    """Write the features of some cuts into one file, unless it is there; the cuts with them.
+
+    This takes one thread. Several threads would round differently, and features, and then the model that is trained on
+    them, would depend on the number of cores.
+    """
+    os.chdir(folder)
+    path, cuts = group
+    finished = path.with_name(f".{path.stem}.{_digest(cuts, config, tick_power)}.jsonl.gz")
+    if finished.is_file() and path.is_file():
+        return list(CutSet.from_file(finished))
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for part, path in zip(parts, paths):
-            yield from store(part, path)
+        done = _written(cuts, path, config, tick_power)
+        write_manifest(CutSet.from_cuts(done), finished)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     finally:
         torch.set_num_threads(num_threads)
+    return done
 
 
-def _listed(store: Callable[..., Iterator[MonoCut]], part: list[MonoCut], path: Path) -> list[MonoCut]:
-    """What `store` gives, as a list, which one process can send to another."""
-    return list(store(part, path))
-
-
-def _store_part(cuts: list[MonoCut], path: Path, *, config: FeatureConfig, tick_power: int) -> Iterator[MonoCut]:
-    """Write the features of some cuts into one file, unless it is there; the cuts with them."""
-    finished = path.with_name(f".{path.stem}.{_digest(cuts, config, tick_power)}.jsonl.gz")
-    if finished.is_file() and path.is_file():
-        yield from CutSet.from_file(finished)
-        return
+def _written(cuts: list[MonoCut], path: Path, config: FeatureConfig, tick_power: int) -> list[MonoCut]:
     path.unlink(missing_ok=True)
     extractor, done = feature_extractor(config), []
-    with LilcomChunkyWriter(path, tick_power=tick_power) as writer:
+    with named(path), LilcomChunkyWriter(path, tick_power=tick_power) as writer:
         for cut in cuts:
             try:
                 done.append(cut.compute_and_store_features(extractor, storage=writer))
             except Exception as error:  # every audio backend has its own; the user needs the file's name
+                if is_full(error):
+                    raise
                 sources = ", ".join(str(source.source) for source in cut.recording.sources)
                 raise ValueError(f"no features of cut {cut.id} from {sources}: {first_line(error)}") from error
-            yield done[-1]
-    write_manifest(CutSet.from_cuts(done), finished)
+    return done
 
 
 def _digest(cuts: Iterable[MonoCut], config: FeatureConfig, tick_power: int) -> str:

@@ -25,7 +25,7 @@ from lhotse import (
 from lhotse.serialization import decode_json_line, deserialize_item, open_best
 from lhotse.utils import fastcopy
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import atomic_file, named, sync
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted, words_of
 
@@ -38,11 +38,13 @@ def cuts_path(manifest_dir: Path, split: str) -> Path:
 
 
 def write_manifest(manifest: Any, path: Path) -> None:
-    """Write a Lhotse manifest so that a killed program leaves no half of it."""
+    """Write a Lhotse manifest so that a killed program or a full disk leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        manifest.to_file(temporary)
+        with named(path):
+            manifest.to_file(temporary)
+            sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -171,16 +173,17 @@ class StoredCuts:
         """
         file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - it lives as long as this object
         ends, durations, digest, content = array("q", [0]), array("d"), hashlib.sha256(), hashlib.sha256()
-        for cut in cuts:
-            data = pickle.dumps(cut, pickle.HIGHEST_PROTOCOL)
-            file.write(data)
-            ends.append(ends[-1] + len(data))
-            durations.append(cut.duration)
-            digest.update(f"{cut.id} {cut.duration}\n".encode())
-            content.update(repr((cut.id, cut.start, cut.duration, [s.text for s in cut.supervisions])).encode())
-        file.write(bytes(-ends[-1] % ends.itemsize))  # numbers stand at multiples of their size
-        file.write(ends.tobytes() + durations.tobytes() + digest.digest())
-        file.flush()
+        with named(directory or Path(tempfile.gettempdir())):
+            for cut in cuts:
+                data = pickle.dumps(cut, pickle.HIGHEST_PROTOCOL)
+                file.write(data)
+                ends.append(ends[-1] + len(data))
+                durations.append(cut.duration)
+                digest.update(f"{cut.id} {cut.duration}\n".encode())
+                content.update(repr((cut.id, cut.start, cut.duration, [s.text for s in cut.supervisions])).encode())
+            file.write(bytes(-ends[-1] % ends.itemsize))  # numbers stand at multiples of their size
+            file.write(ends.tobytes() + durations.tobytes() + digest.digest())
+            file.flush()
         self._read(file, len(durations), digest.hexdigest())
         self.content_digest = content.hexdigest()
 

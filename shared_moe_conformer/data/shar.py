@@ -17,14 +17,13 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from lhotse import (
-    CutSet,
-)
+from lhotse import CutSet
 from lhotse.cut import Cut, MixedCut
 from lhotse.lazy import LazyManifestIterator, count_newlines_fast
 from lhotse.shar import LazySharIterator, SharWriter
 from lhotse.utils import fastcopy
 
+from shared_moe_conformer.atomic import is_full, named, sync
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted, first_line
 
@@ -245,11 +244,15 @@ def write_shard(cuts: Sequence[Cut], directory: Path, number: int, fields: Mappi
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        with SharWriter(temporary, fields, shard_size=None, shard_suffix=suffix, warn_unused_fields=False) as writer:
+        with (
+            named(directory / f"{CUTS}{suffix}.jsonl.gz"),
+            SharWriter(temporary, fields, shard_size=None, shard_suffix=suffix, warn_unused_fields=False) as writer,
+        ):
             for cut in cuts:
                 _write_cut(writer, cut, fields)
         written = sorted(temporary.iterdir(), key=lambda path: path.name.startswith(f"{CUTS}."))
         for path in written:  # the cuts come last: a shard without them is not there
+            sync(path)
             os.replace(path, directory / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -263,6 +266,8 @@ def _write_cut(writer: SharWriter, cut: Cut, fields: Mapping[str, str]) -> None:
         whole = cut.to_mono() if isinstance(cut, MixedCut) else cut
         writer.write(without_others(fastcopy(whole), fields))
     except Exception as error:  # audio backends and storages have their own
+        if is_full(error):
+            raise
         raise ValueError(f"cut {cut.id} cannot be written: {first_line(error)}") from error
 
 

@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import atomic_file, named
 from shared_moe_conformer.device import environment
 
 logger = logging.getLogger("shared_moe_conformer")
@@ -44,6 +44,18 @@ class ConsoleHandler(logging.Handler):
         tqdm.write(self.format(record), file=stream or sys.stderr)
 
 
+class LogFile(logging.FileHandler):
+    """A file of records; a full disk is an error, not a traceback on the terminal and a record less."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # it is called where the error is handled
+
+    def close(self) -> None:
+        """Close the file, which may be cut off by then."""
+        with suppress(OSError):
+            super().close()
+
+
 @contextmanager
 def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Iterator[None]:
     """Log to log/<program>-log-<date>.txt in an experiment's folder while the block runs, and how it ends.
@@ -54,16 +66,18 @@ def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Ite
     """
     folder = exp_dir / "log"
     folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(folder / f"{program}-log-{datetime.now():%Y-%m-%d-%H-%M-%S}.txt")
+    file = LogFile(folder / f"{program}-log-{datetime.now():%Y-%m-%d-%H-%M-%S}.txt")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers = file, ConsoleHandler(console)
     for handler in handlers:
         logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        yield
+        with named(exp_dir):
+            yield
     except BaseException as error:
-        logger.debug("stopped: %s: %s", type(error).__name__, error)
+        with suppress(OSError):
+            logger.debug("stopped: %s: %s", type(error).__name__, error)
         raise
     finally:
         for handler in handlers:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data import features as features_module
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
+from tests.conftest import make_room
 from tests.data.conftest import noise_cut
 from tests.local.conftest import Result
 
@@ -48,6 +51,54 @@ def test_speeds_and_splits_can_be_chosen(manifests: Path, run_local: Callable[..
     assert [cut.id for cut in dev] == ["dev-0", "dev-1", "dev-0_sp1.2", "dev-1_sp1.2"]
     assert error_of(next(iter(dev)), 80) > 1e-3
     assert not cuts_path(manifests / "data/fbank", "train").exists()
+
+
+def test_on_a_full_disk_nothing_is_left_half_written(
+    manifests: Path, small_disk: Path, run_local: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk of 600 KiB gets features of 2 MiB in files of two cuts, then the same as shards, and then more room."""
+    monkeypatch.setattr(features_module, "CUTS_PER_FILE", 2)
+    cuts = [noise_cut(Path("audio"), f"long-{i}", "TEXT", duration=6.0) for i in range(12)]
+    write_manifest(CutSet.from_cuts(cuts), cuts_path(Path("data/manifests"), "long"))
+    features = ("compute_fbank", "--splits", "long", "--exact-splits", "long", "--perturbed-splits", "--output-dir")
+    shards = ("to_shar", "--splits", "long", "--recording", "wav", "--cuts-per-shard", 2, "--output-dir")
+    for program in (features, shards):
+        full = run_local(*program, "disk")
+        assert full.status == 1 and "No space left on device" in full.err.splitlines()[-1]
+        assert "disk/" in full.err.splitlines()[-1] and "Traceback" not in full.err
+        written = {path: path.read_bytes() for path in small_disk.rglob("*") if path.is_file()}
+        assert written and run_local(*program, "more").status == 0
+        for path, content in written.items():
+            whole = Path("more") / path.relative_to(small_disk)
+            assert path.name.endswith(".jsonl.gz") or content == whole.read_bytes(), "no file is half-written"
+    make_room(small_disk)
+    for program in (features, shards):
+        assert run_local(*program, "disk").status == 0
+    folders = (small_disk, Path("more"))
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in folders]
+    assert names[0] == names[1]
+    for one, other in zip(*(read_cuts(folder, "long", recipe_dir=Path()) for folder in folders)):
+        assert np.array_equal(one.load_features(), other.load_features())
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_of_two_processes_computes_the_same(
+    manifests: Path, run_local: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = run_local("compute_fbank", "--output-dir", "alone")
+    if importlib.util.find_spec("distributed") is None:
+        refused = run_local("compute_fbank", "--dask", "local")
+        assert refused.status == 1 and "pip install 'dask[distributed]'" in refused.err
+        pytest.skip("dask.distributed is not installed: pip install 'dask[distributed]'")
+    monkeypatch.setattr(features_module, "CUTS_PER_FILE", 2)
+    together = run_local("compute_fbank", "--output-dir", "together", "--dask", "local", "--num-jobs", 2)
+    assert together.status == 0 and together.out == alone.out
+    for split in ("train", "dev", "test"):
+        for one, other in zip(*(read_cuts(manifests / f, split, recipe_dir=manifests) for f in ("alone", "together"))):
+            assert one.id == other.id and np.array_equal(one.load_features(), other.load_features())
+    (manifests / "audio/dev-1.wav").write_bytes(b"nothing")
+    broken = run_local("compute_fbank", "--splits", "dev", "--output-dir", "broken", "--dask", "local", "--num-jobs", 2)
+    assert broken.status == 1 and "no features of cut dev-1 from audio/dev-1.wav" in broken.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
