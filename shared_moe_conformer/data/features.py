@@ -33,7 +33,8 @@ from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FeatureConfig
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 from shared_moe_conformer.text import first_line
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 CUTS_PER_FILE = 200
 AHEAD = 200
