@@ -16,12 +16,10 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.tasks.asr import encoder_choices
 from torch import Tensor
 
-from shared_moe_conformer.config import MIN_NUM_FRAMES, EncoderConfig, require, to_dict, with_options
-from shared_moe_conformer.standalone import FrontEnd, Layers
+from shared_moe_conformer.config import MIN_NUM_FRAMES, to_dict
+from shared_moe_conformer.standalone import DEFAULTS, whole_utterance_parts
 
 NAME = "shared_moe_conformer"
-DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
-"""Options that a config leaves out: those of the package, and experts that need no loss."""
 USAGE = "usage: python -m shared_moe_conformer.espnet -m espnet2.bin.asr_train [argument ...]"
 
 
@@ -29,32 +27,14 @@ class Encoder(AbsEncoder):
     """Features to encoder frames; `encoder_conf` holds the fields of `EncoderConfig`."""
 
     def __init__(self, input_size: int, **options: Any) -> None:
-        """Take the options.
-
-        Args:
-          input_size: mel bins of the frontend.
-          options: fields of `EncoderConfig`; those that are left out have the values of `DEFAULTS`.
-
-        Raises:
-          ValueError: an encoder that cannot be, or whose experts need a loss, or that is trained in chunks.
-        """
+        """Take the mel bins of the frontend, and the options of `standalone.whole_utterance_parts`."""
         super().__init__()
-        config = with_options(DEFAULTS, options)
-        require(
-            not any(config.chunk_sizes),
-            f"encoder_conf has chunk_sizes {config.chunk_sizes}, but ESPnet's asr task recognises whole utterances:"
-            " leave it out",
-        )
-        require(
-            input_size >= 16, f"the frontend gives {input_size} values a frame: the encoder needs 16 mel bins or more"
-        )
-        self.front_end = FrontEnd(config, num_mel_bins=input_size)
-        self.layers = Layers(config)
-        self.encoder_dim = config.encoder_dim
+        because = "ESPnet's asr task recognises whole utterances"
+        self.front_end, self.layers = whole_utterance_parts(options, num_mel_bins=input_size, because=because)
 
     def output_size(self) -> int:
         """Channels of an encoder frame."""
-        return self.encoder_dim
+        return self.layers.encoder_dim
 
     def forward(
         self, xs_pad: Tensor, ilens: Tensor, prev_states: Tensor | None = None

@@ -11,11 +11,9 @@ from typing import Any
 from nemo.core.classes import NeuralModule, common
 from torch import Tensor
 
-from shared_moe_conformer.config import SUBSAMPLING_FACTOR, EncoderConfig, require, with_options
-from shared_moe_conformer.standalone import FrontEnd, Layers
+from shared_moe_conformer.config import SUBSAMPLING_FACTOR
+from shared_moe_conformer.standalone import whole_utterance_parts
 
-DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
-"""Options that a config leaves out: those of the package, and experts that need no loss."""
 PREFIX = "shared_moe_conformer."
 
 if PREFIX not in common.ALLOWED_TARGET_PREFIXES:
@@ -29,24 +27,13 @@ class Encoder(NeuralModule):  # type: ignore[misc]
     """Feature frames of an encoder frame, by which NeMo tells times."""
 
     def __init__(self, feat_in: int, **options: Any) -> None:
-        """Take the options.
-
-        Args:
-          feat_in: mel bins of the preprocessor.
-          options: fields of `EncoderConfig`; those that are left out have the values of `DEFAULTS`.
-
-        Raises:
-          ValueError: an encoder that cannot be, or whose experts need a loss, or that is trained in chunks.
-        """
+        """Take the mel bins of the preprocessor, and the options of `standalone.whole_utterance_parts`."""
         super().__init__()
-        config = with_options(DEFAULTS, {name: _plain(value) for name, value in options.items()})
-        require(
-            not any(config.chunk_sizes),
-            f"the encoder has chunk_sizes {config.chunk_sizes}, but NeMo's streaming does not know it: leave them out",
+        plain = {name: _plain(value) for name, value in options.items()}
+        self.front_end, self.layers = whole_utterance_parts(
+            plain, num_mel_bins=feat_in, because="NeMo's streaming does not know it"
         )
-        self.front_end = FrontEnd(config, num_mel_bins=feat_in)
-        self.layers = Layers(config)
-        self._feat_out = config.encoder_dim
+        self._feat_out = self.layers.encoder_dim
 
     def forward(self, audio_signal: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Return encoder frames (N, C, T') and the valid ones of each utterance, (N,).

@@ -5,13 +5,36 @@ Both parts together have the parameters of `Encoder`, by the same names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import Chunking, EncoderConfig, require
+from shared_moe_conformer.config import Chunking, EncoderConfig, require, with_options
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
 from shared_moe_conformer.model.norms import as_wide_as
+
+DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
+"""Options that another toolkit's config leaves out: those of the package, and experts that need no loss."""
+
+
+def whole_utterance_parts(options: Mapping[str, Any], *, num_mel_bins: int, because: str) -> tuple[FrontEnd, Layers]:
+    """Both parts, for a toolkit that knows no chunks.
+
+    Args:
+      options: fields of `EncoderConfig`; those that are left out have the values of `DEFAULTS`.
+      because: the reason why there are no chunks, for the message.
+
+    Raises:
+      ValueError: an encoder that cannot be, or whose experts need a loss, or that is trained in chunks.
+    """
+    config = with_options(DEFAULTS, options)
+    sizes = config.chunk_sizes
+    require(not any(sizes), f"the encoder has chunk_sizes {sizes}, but {because}: leave them out")
+    require(num_mel_bins >= 16, f"features have {num_mel_bins} values a frame: the encoder needs 16 mel bins or more")
+    return FrontEnd(config, num_mel_bins=num_mel_bins), Layers(config)
 
 
 class FrontEnd(nn.Module):
@@ -59,6 +82,7 @@ class Layers(Encoder):
         )
         super().__init__(config, num_mel_bins=16)
         del self.feature_norm, self.subsampling, self.dropout
+        self.encoder_dim = config.encoder_dim
 
     def forward(  # type: ignore[override]
         self, x: Tensor, lens: Tensor, chunking: Chunking | None = None

@@ -136,7 +136,7 @@ def test_espnets_parser_knows_the_name_and_completes_the_options() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"chunk_sizes": [0, 8]}, r"encoder_conf has chunk_sizes \(0, 8\), but ESPnet's asr task recognises whole"),
+        ({"chunk_sizes": [0, 8]}, r"the encoder has chunk_sizes \(0, 8\), but ESPnet's asr task recognises whole"),
         ({"balancing_bias_rate": 0.0}, "this trainer adds no load-balancing loss"),
         ({"load_balancing_loss_scale": 0.01}, "EncoderConfig has no option load_balancing_loss_scale"),
         ({"interctc_use_conditioning": True}, "EncoderConfig has no option interctc_use_conditioning"),
