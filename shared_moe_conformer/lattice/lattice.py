@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import breadth_first_order, dijkstra
 from torch import Tensor
 
 from shared_moe_conformer.lattice.graphs import Graph
@@ -157,15 +159,22 @@ def lattice_of_arcs(
 
 def _frames(src: np.ndarray, dst: np.ndarray) -> np.ndarray:
     """The frame that arcs from each state consume; -1 for states that the start does not reach."""
-    order = np.argsort(src, kind="stable")
-    first = np.searchsorted(src[order], np.arange(2 + max(src.max(initial=0), dst.max(initial=0))))
-    result = np.full(len(first) - 1, -1, dtype=np.int32)
-    states, frame = np.zeros(1, dtype=np.int64), 0
-    while len(states):
-        result[states] = frame
-        states = np.unique(dst[order[spans(first[states], first[states + 1])]])
-        frame += 1
-    return result
+    distance = dijkstra(_links(src, dst, 1 + max(src.max(initial=0), dst.max(initial=0))), indices=0, unweighted=True)
+    return np.where(np.isfinite(distance), distance, -1).astype(np.int32)
+
+
+def reached(src: np.ndarray, dst: np.ndarray, states: np.ndarray, num_states: int) -> np.ndarray:
+    """The states that arcs lead to from some states, with themselves, as a mask (num_states,)."""
+    before = np.full(len(states), num_states)  # a state that leads to all of them
+    links = _links(np.append(src, before), np.append(dst, states), num_states + 1)
+    mask = np.zeros(num_states + 1, dtype=bool)
+    mask[breadth_first_order(links, num_states, return_predecessors=False)] = True
+    return mask[:-1]
+
+
+def _links(src: np.ndarray, dst: np.ndarray, num_states: int) -> csr_matrix:
+    """Arcs as SciPy's algorithms on graphs take them."""
+    return csr_matrix((np.ones(len(src), dtype=np.int8), (src, dst)), shape=(num_states, num_states))
 
 
 def spans(first: np.ndarray, end: np.ndarray) -> np.ndarray:
@@ -199,20 +208,13 @@ def _in_order(lattice: Lattice) -> Lattice:
 
 def trimmed(lattice: Lattice, keep: np.ndarray | None = None) -> Lattice:
     """The lattice of those of the arcs to keep (all of them) that lie on a path from the start to a final state."""
-    keep = np.ones(lattice.num_arcs, dtype=bool) if keep is None else keep.copy()
-    bounds = lattice.first_arcs
-    forth, back = np.zeros((2, lattice.num_states), dtype=bool)
-    forth[0], back[lattice.final_state] = True, True
-    slices = [slice(*pair) for pair in zip(bounds, bounds[1:])]
-    for arcs in slices:
-        keep[arcs] &= forth[lattice.src[arcs]]
-        forth[lattice.dst[arcs][keep[arcs]]] = True
-    for arcs in reversed(slices):
-        keep[arcs] &= back[lattice.dst[arcs]]
-        back[lattice.src[arcs][keep[arcs]]] = True
+    keep = np.ones(lattice.num_arcs, dtype=bool) if keep is None else keep
+    src, dst, num_states = lattice.src[keep], lattice.dst[keep], lattice.num_states
+    states = reached(src, dst, np.zeros(1, dtype=np.int32), num_states)
+    states &= reached(dst, src, lattice.final_state, num_states)
+    keep = keep & states[lattice.src] & states[lattice.dst]
     if not keep.any():
         return EMPTY
-    states = forth & back
     numbers = np.cumsum(states, dtype=np.int32) - 1
     ends = states[lattice.final_state]
     return Lattice(

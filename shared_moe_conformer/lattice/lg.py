@@ -9,7 +9,7 @@ import kaldilm
 import numpy as np
 
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
-from shared_moe_conformer.lattice.lattice import spans
+from shared_moe_conformer.lattice.lattice import reached, spans
 from shared_moe_conformer.lattice.lexicon import WORDS_FILE, Lexicon
 from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, NgramModel
 from shared_moe_conformer.text import counted
@@ -156,7 +156,8 @@ def _connected(arcs: np.ndarray, final_costs: np.ndarray, *, start: int) -> Grap
       final_costs: cost of ending in each state; infinite where nothing may end.
     """
     final = np.flatnonzero(np.isfinite(final_costs))
-    used = _reached(arcs["src"], arcs["dst"], np.array([start])) & _reached(arcs["dst"], arcs["src"], final)
+    used = reached(arcs["src"], arcs["dst"], np.array([start]), len(final_costs))
+    used &= reached(arcs["dst"], arcs["src"], final, len(final_costs))
     number = np.cumsum(used)  # from 1 on; the start becomes 0
     number[start] = 0
     arcs, final = arcs[used[arcs["src"]] & used[arcs["dst"]]], final[used[final]]
@@ -166,16 +167,3 @@ def _connected(arcs: np.ndarray, final_costs: np.ndarray, *, start: int) -> Grap
         final_state=number[final].tolist(),
         final_weight=(-final_costs[final]).tolist(),
     )
-
-
-def _reached(src: np.ndarray, dst: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """The states that can be reached from these, with themselves, as a mask."""
-    order = np.argsort(src, kind="stable")
-    src, dst = src[order], dst[order]
-    result = np.zeros(1 + max(src.max(initial=0), dst.max(initial=0), states.max(initial=0)), dtype=bool)
-    while len(states):
-        result[states] = True
-        following = spans(np.searchsorted(src, states), np.searchsorted(src, states, side="right"))
-        states = np.unique(dst[following])
-        states = states[~result[states]]
-    return result
