@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizer, ProcessorMixin, SequenceFeatureExtractor
+from transformers.utils import to_py_obj
 
 from shared_moe_conformer.config import FRAME_LENGTH, FeatureConfig, require
 from shared_moe_conformer.data.features import compute_features
@@ -120,10 +121,8 @@ class SharedMoeConformerTokenizer(SavesCode, PreTrainedTokenizer):
 
 def _nested(token_ids: Any) -> Any:
     """Ids of an array, a tensor or a number as lists of int."""
-    ids = token_ids.tolist() if hasattr(token_ids, "tolist") else token_ids
-    if isinstance(ids, int):
-        return [ids]
-    return [row.tolist() if isinstance(row, np.ndarray) or hasattr(row, "tolist") else row for row in ids]
+    ids = to_py_obj(token_ids)
+    return [ids] if isinstance(ids, int) else ids
 
 
 def _runs(labels: list[int], *, group: bool) -> list[tuple[int, int, int]]:
