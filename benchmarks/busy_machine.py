@@ -26,7 +26,7 @@ from shared_moe_conformer.decoding.methods import decode_batch
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.device import limit_threads, tune_cpu
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.parameters import counts_of
+from shared_moe_conformer.params import counts_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = {

@@ -25,7 +25,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.parameters import counts_of
+from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.transcript import FORMATS, Result, transcript_of, write_results

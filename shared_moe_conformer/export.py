@@ -24,7 +24,7 @@ from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.sherpa_folder import StreamingForm
 from shared_moe_conformer.lattice.decoding_graph import chosen_topology, graph_path, load_word_graph
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import (
     DEFAULT_SEARCH,

@@ -16,7 +16,7 @@ from shared_moe_conformer.data.groups import GROUPINGS, Grouping, group_of
 from shared_moe_conformer.data.loaders import EvalLoader
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.device import tune_cpu
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.reporting.experiment import experiment_page, read_experiment
 from shared_moe_conformer.reporting.experts import (

@@ -13,7 +13,7 @@ from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.searches import differences
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
-from shared_moe_conformer.parameters import counts_of
+from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")

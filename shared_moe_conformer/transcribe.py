@@ -23,7 +23,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import differences, not_given, resolved
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
-from shared_moe_conformer.parameters import counts_of
+from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
 from shared_moe_conformer.speech.recognition import Channel

@@ -16,7 +16,6 @@ VERBS = {
     "decode",
     "export",
     "transcribe",
-    "params",
     "compare_forms",
     "convert",
     "zoo",
@@ -36,8 +35,8 @@ MAY_IMPORT = {
     "data": {"config", "speech"},  # of speech the one reader of audio files
     "lattice": set(),
     "language_model": {"config"},
-    "parameters": {"config", "model"},
-    "training": {"config", "data", "model", "parameters"},  # of data the types alone
+    "params": {"cli", "config", "model"},
+    "training": {"config", "data", "model", "params"},  # of data the types alone
     "decoding": {"config", "model", "language_model", "lattice", "data"},  # of data the types alone
     "speech": {"config", "decoding", "model"},  # of decoding the type of hypotheses
     "release": {"config", "model"},

@@ -30,7 +30,7 @@ from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, var
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import Config, replace_fields, require
 from shared_moe_conformer.device import processor_name
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.folder import epoch_path, load_checkpoint
 

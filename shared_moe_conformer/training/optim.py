@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import SharedBlockLrScale, TrainingConfig, require
-from shared_moe_conformer.parameters import layers_of
+from shared_moe_conformer.params import layers_of
 from shared_moe_conformer.training.metrics import TrainState
 
 FINAL_LEARNING_RATE_FACTOR = 0.01

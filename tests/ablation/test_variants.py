@@ -8,7 +8,7 @@ import torch
 from shared_moe_conformer.ablation.variants import MAIN, chosen, config_of, split, variants_of
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 from tests.conftest import TINY
 
 VARIANTS = variants_of(TINY)

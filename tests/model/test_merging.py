@@ -10,7 +10,7 @@ from shared_moe_conformer.config import BLOCK_PARTS
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.merging import DepthGates, Merged
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.training.initialise import part_state
 from shared_moe_conformer.training.precision import compilable_parts
 

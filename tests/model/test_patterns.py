@@ -7,7 +7,7 @@ import torch
 
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import Encoder
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 
 X, X_LENS = torch.randn(3, 60, 20, generator=torch.Generator().manual_seed(1)), torch.tensor([60, 48, 31])
 

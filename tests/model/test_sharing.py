@@ -11,7 +11,7 @@ from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.merging import Deltas, LowRankDelta
 from shared_moe_conformer.model.sharing import BlockGroup
-from shared_moe_conformer.parameters import count_parameters
+from shared_moe_conformer.params import count_parameters
 
 FRAMES, NO_PADDING = (
     torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(3)),

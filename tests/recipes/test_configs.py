@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.config import Config, ModelConfig
-from shared_moe_conformer.parameters import count_parameters
-from shared_moe_conformer.params import read_configs
+from shared_moe_conformer.params import count_parameters, read_configs
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = {path.parent.parent.name: path.parent for path in sorted(ROOT.glob("egs/*/ASR/config.py"))}
