@@ -5,7 +5,6 @@ Both parts together have the parameters of `Encoder`, by the same names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
 """Options that another toolkit's config leaves out: those of the package, and experts that need no loss."""
 
 
-def whole_utterance_parts(options: Mapping[str, Any], *, num_mel_bins: int, because: str) -> tuple[FrontEnd, Layers]:
+def whole_utterance_parts(options: dict[str, Any], *, num_mel_bins: int, because: str) -> tuple[FrontEnd, Layers]:
     """Both parts, for a toolkit that knows no chunks.
 
     Args:
