@@ -1,7 +1,7 @@
 """Connections to clients that are hostile or cut off: what they hold, and for how long, is bounded.
 
-uvicorn waits for a request as long as a connection stands, answers pings that nobody takes the answers of, and keeps a
-connection until all of its last words are read.
+uvicorn waits for a request as long as a connection stands, takes connections until there are no files left, answers
+pings that nobody takes the answers of, and keeps a connection until all of its last words are read.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import importlib.util
+import resource
 from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -19,10 +20,16 @@ _LAST_WORDS = 10.0
 """Seconds for which a connection is kept whose client does not read the last words."""
 _READ_AT_ONCE = 4096
 """Bytes that are read from a client before others have their turn: hundreds of frames at most, not thousands."""
+_WAITING = 64
+"""Connections that may wait to be taken, and are then taken at once."""
 
 
 class PatientHttp(_Http):
-    """An HTTP connection that is closed unless the head of a request comes within `idle_seconds`."""
+    """An HTTP connection that is closed unless the head of a request comes within `idle_seconds`.
+
+    It is closed at once if connections already take three quarters of the files that the process may open: the rest is
+    for those that are being taken and for recordings.
+    """
 
     def __init__(self, *args: Any, idle_seconds: float, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -32,6 +39,8 @@ class PatientHttp(_Http):
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin to wait."""
         super().connection_made(transport)
+        if len(self.connections) > resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 / 4:
+            transport.abort()
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -70,7 +79,7 @@ def connection_options(idle_seconds: float) -> dict[str, Any]:
     options: dict[str, Any] = {"http": functools.partial(PatientHttp, idle_seconds=idle_seconds)}
     if importlib.util.find_spec("wsproto"):
         options["ws"] = _web_socket()
-    return {**options, "ws_per_message_deflate": False}
+    return {**options, "ws_per_message_deflate": False, "backlog": _WAITING}
 
 
 @functools.cache

@@ -143,6 +143,18 @@ def test_a_flood_of_pings_whose_answers_nobody_reads_takes_neither_memory_nor_th
     client.leave()
 
 
+def test_connections_do_not_take_all_files(
+    streaming: str, tiny_bundle: Bundle, tones: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (40, 40))
+    speaker = Speaker(streaming)
+    clients = [Raw(streaming) for _ in range(60)]
+    assert {client.rest() for client in clients[30:]} == {b""}
+    check(speaker.speak(tones), alone(tiny_bundle, tones))
+    for client in clients:
+        client.leave()
+
+
 def test_messages_are_not_compressed(streaming: str) -> None:
     """A small one might become gigabytes."""
     client = Raw(streaming, REQUEST + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
