@@ -64,7 +64,8 @@ class _Batches(IterableDataset):
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         sampler = self._sampler(self.part.rank * count + index, self.part.num_processes * count)
         # a cut longer than a batch is a batch by itself, and a small corpus fills no bucket
-        warnings.filterwarnings("ignore", "(?s).*(The first cut drawn|Your 'buffer_size' setting)")
+        for known in ("The first cut drawn", "We have exceeded the max_duration", "Your 'buffer_size' setting"):
+            warnings.filterwarnings("ignore", f"(?s).*{known}")
         try:
             for number, cuts in enumerate(sampler):
                 batch = None if number < self.num_to_skip // count else self._load(cuts)

@@ -83,6 +83,7 @@ def test_a_normalised_text_stays_as_it_is(text: str) -> None:
         ("press * to toggle pause, press # to enter", "symbol"),
         ("visit www.asterisk.org.", "address"),
         ("non pu? essere completata", "lost"),
+        ("...", "no words"),
     ],
 )
 def test_texts_that_do_not_tell_what_is_said(text: str, reason: str) -> None:

@@ -128,7 +128,8 @@ def reason_to_drop(text: str) -> str | None:
         "an address that can be read in several ways": r"\bwww\.",
         "a letter that the package has lost": r"\w\?(?=\w|\s+[^\W\d_A-Z])|\ufffd",  # pu? essere, in Italian
     }
-    return next((reason for reason, pattern in rules.items() if re.search(pattern, text)), None)
+    reason = next((reason for reason, pattern in rules.items() if re.search(pattern, text)), None)
+    return reason or (None if normalise(text) else "no words")
 
 
 def normalise(text: str, language: str = "en") -> str:
