@@ -122,7 +122,7 @@ class Interruptible:
 
 
 class LiveLines:
-    """Prints final segments as lines and, on a terminal, the words of the segment that goes on in the last line."""
+    """Prints final segments as lines and, on a terminal, the words of the current segment in the last line."""
 
     def __init__(self, out: TextIO, show: Callable[[Transcript], str]) -> None:
         """Print to `out` what `show` makes of a final segment."""
@@ -136,7 +136,7 @@ class LiveLines:
         print(self._show(transcript), file=self._out, flush=True)
 
     def partial(self, text: str) -> None:
-        """Show the words of the segment that goes on, the last ones if the line is too short."""
+        """Show the words of the current segment, the last ones if the line is too short."""
         if not self._is_terminal or text == self._partial:
             return
         self._partial = text

@@ -60,9 +60,9 @@ class StreamResult(NamedTuple):
     """The words of a stream so far; times count from its beginning."""
 
     final: Transcript
-    """Words of the segments that have ended, without those that `pop_segments` has taken: they stay."""
+    """Words of the segments that have ended and that `pop_segments` has not taken; they no longer change."""
     partial: Transcript
-    """Words of the segment that goes on: they may still change."""
+    """Words of the current segment; they may still change."""
     segment: int
     """Number of segments with words that have ended."""
     is_final: bool
@@ -142,7 +142,7 @@ class Stream:
 
     @property
     def segment_start(self) -> float:
-        """Seconds at which the segment began that goes on."""
+        """Start of the current segment, in seconds."""
         return self._segment_start * ENCODER_FRAME_SHIFT
 
     @property

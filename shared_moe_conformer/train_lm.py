@@ -89,15 +89,10 @@ def train_lm(
 ) -> None:
     """Train a language model; that of the epoch with the lowest perplexity on dev goes into the lang folder.
 
+    The arguments and errors are those of `train.train`.
+
     Args:
       config: its number of units is replaced by the tokenizer's.
-      recipe_dir: the folder that the config's paths are relative to.
-      between_steps: called after each update; it may raise, to stop the training.
-
-    Raises:
-      FileNotFoundError: texts, tokenizer or checkpoint are missing.
-      FileExistsError: the folder holds a training and `options` do not resume it, or another process trains there.
-      ValueError: folder, tokenizer or checkpoint belong to another config, or the training diverged.
     """
     require(world().size == 1, f"a language model is trained by one process, not {world().size}: leave torchrun out")
     tune_cpu(options.num_threads)
