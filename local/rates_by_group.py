@@ -3,7 +3,7 @@
 
     local/rates_by_group.py --split test --by age --age-groups 0 13 20 exp/base/greedy_search/recogs-test-*.txt
 
-Run it in the recipe's folder.
+With --baseline the errors are divided by those of another model, too. Run it in the recipe's folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_moe_conformer.ablation.results import read_transcripts
+from shared_moe_conformer.ablation.results import error_ratio, read_transcripts
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.groups import AGE_GROUPS, GROUPINGS, group_of
@@ -27,7 +27,8 @@ def main() -> None:
     cuts = read_cuts(args.manifest_dir, args.split, recipe_dir=Path())
     groups = {cut.id: group_of(cut.supervisions[0], args.by, args.age_groups) for cut in cuts}
     for path in args.recogs:
-        print(f"{path}\n\n{table(read_transcripts(path), groups, args.by)}\n")
+        baseline = read_transcripts(args.baseline) if args.baseline else None
+        print(f"{path}\n\n{table(read_transcripts(path), groups, args.by, baseline=baseline)}\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("recogs", type=Path, nargs="+", help="Files recogs-*.txt of the split.")
     result.add_argument("--manifest-dir", type=Path, default=Path("data/fbank"), help="Folder of the cuts.")
     result.add_argument("--split", default="test", help="Split that was decoded.")
+    result.add_argument("--baseline", type=Path, help="File recogs-*.txt of another model on the same split.")
     result.add_argument("--by", choices=GROUPINGS, default="speaker", help="What makes a group.")
     result.add_argument(
         "--age-groups", type=int, nargs="+", default=list(AGE_GROUPS), help="Youngest age of each group."
@@ -42,11 +44,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def table(results: Sequence[Decoded], groups: dict[str, str], by: str) -> str:
+def table(
+    results: Sequence[Decoded], groups: dict[str, str], by: str, *, baseline: Sequence[Decoded] | None = None
+) -> str:
     """A row for each group, and one for all.
 
     Raises:
-      ValueError: the results are of another split.
+      ValueError: the results are of another split, or the baseline's.
     """
     unknown = [result.cut_id for result in results if result.cut_id not in groups]
     require(not unknown, f"{unknown[:1]} is not in the split: give the --split that was decoded")
@@ -54,11 +58,28 @@ def table(results: Sequence[Decoded], groups: dict[str, str], by: str) -> str:
     for result in results:
         members[groups[result.cut_id]].append(result)
     rows = [(group, members[group]) for group in sorted(members, key=_numerically)]
-    lines = [f"| {by} | utterances | words | WER | CER |", "|---|---|---|---|---|"]
+    head = [by, "utterances", "words", "WER", "CER"]
+    if baseline:
+        head += ["word errors over the baseline's", "character errors over the baseline's"]
+    lines = [_line(head), "|---" * len(head) + "|"]
     for name, its in [*rows, ("all", list(results))]:
         rate = word_error_rate(its)
-        lines.append(f"| {name} | {len(its)} | {rate.ref_len} | {rate} | {character_error_rate(its)} |")
+        line = [name, str(len(its)), str(rate.ref_len), str(rate), str(character_error_rate(its))]
+        if baseline:
+            ids = {result.cut_id for result in its}
+            line += ratios(its, [result for result in baseline if result.cut_id in ids])
+        lines.append(_line(line))
     return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def ratios(results: Sequence[Decoded], baseline: Sequence[Decoded]) -> list[str]:
+    """Word and character errors over the baseline's, with intervals over the utterances."""
+    found = (error_ratio(results, baseline, level=level) for level in ("word", "character"))
+    return [f"{ratio.mean:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]" for ratio in found]
 
 
 def _numerically(group: str) -> tuple[int, str]:

@@ -237,6 +237,27 @@ def error_rates(
         }
 
 
+def error_ratio(
+    results: Sequence[Decoded], reference: Sequence[Decoded], *, level: Literal["word", "character"]
+) -> Estimate:
+    """The errors of one model over those of another on the same utterances, which are drawn with replacement.
+
+    Args:
+      results: of the model, in any order.
+      reference: of the other.
+
+    Raises:
+      ValueError: the two are not of the same utterances.
+    """
+    pairs = [sorted(its, key=lambda decoded: decoded.cut_id) for its in (results, reference)]
+    texts = [[(decoded.cut_id, decoded.ref) for decoded in its] for its in pairs]
+    require(texts[0] == texts[1], "the two results are not of the same utterances: decode the same split with both")
+    errors, base = (np.array(getattr(method_errors("", its), f"{level}_errors")) for its in pairs)
+    weights = np.random.default_rng(1).multinomial(len(base), np.full(len(base), 1 / len(base)), size=REPLICATIONS)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which the reference makes no error
+        return _estimate(np.divide(errors.sum(), base.sum()), (weights @ errors) / (weights @ base))
+
+
 def _estimate(value: float, drawn: np.ndarray) -> Estimate:
     low, high = np.nanpercentile(drawn, (2.5, 97.5)) if not np.isnan(drawn).all() else (value, value)
     return Estimate(float(value), float(low), float(high))

@@ -55,6 +55,19 @@ def test_speakers_and_genders_make_groups(recogs: Path, run_local: Callable[...,
     assert [row[0] for row in rows(run_local("rates_by_group", recogs, "--by", "corpus"))][:2] == ["aa", "bb"]
 
 
+def test_errors_are_divided_by_those_of_a_baseline(
+    recogs: Path, tmp_path: Path, run_local: Callable[..., Result]
+) -> None:
+    twice = [Decoded(name, "ONE TWO", "ONE TWO" if name != "a" else "") for name in AGES]
+    (tmp_path / "baseline.txt").write_text(transcripts_text(twice))
+    result = run_local("rates_by_group", recogs, "--baseline", tmp_path / "baseline.txt")
+    first, *_, last = [line for line in result.out.splitlines() if line.startswith(("| speaker-", "| all"))]
+    assert "| 0.500 [0.500, 0.500] |" in first and "| 0.500 [0.500, 0.500] |" in last, "one error of two in each draw"
+    (tmp_path / "baseline.txt").write_text(transcripts_text(twice[1:]))
+    failed = run_local("rates_by_group", recogs, "--baseline", tmp_path / "baseline.txt")
+    assert failed.status == 1 and "decode the same split with both" in failed.err
+
+
 def test_what_cannot_be_grouped_is_named(recogs: Path, run_local: Callable[..., Result]) -> None:
     result = run_local("rates_by_group", recogs, "--by", "age", "--age-groups", 10, 20)
     assert result.status == 1 and "a: age 6 is below the first of --age-groups" in result.err
