@@ -128,7 +128,7 @@ def train_for(exp_dir: Path, options: dict[str, Any], updates: int) -> list[floa
 def memory_of_pass(source: str, number: int) -> list[float]:
     """MiB at the most after each of the shares of so many cuts."""
     before = resident_memory()
-    data = data_module(replace_fields(make_config(), {"train_cuts": (source,), **ENDLESS}))
+    data = data_module(replace_fields(make_config(), {"train_cuts": (source,), "steps_per_epoch": number, **ENDLESS}))
     given, found = 0, list[float]()
     for batch in data.stream_loader(data.survey()):
         given += len(batch.x)

@@ -25,6 +25,7 @@ from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.loaders import plan_epoch
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.shar import write_shard
+from shared_moe_conformer.data.tokenizer import tokens_of
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.trainer import Trainer
 
@@ -148,6 +149,7 @@ def ours_of(source: Path) -> Callable[[], object]:
 
     def read() -> None:
         loader.set_epoch(1)
+        tokens_of.cache_clear()  # each text is new in an epoch of more cuts
         assert sum(len(batch.x) for batch in loader)
 
     return read

@@ -98,6 +98,8 @@ def _most_joined(examples: Sequence[Example]) -> int:
 
 def _joined(examples: Sequence[Example], together: int, silence: Silence) -> list[Example]:
     """One utterance for every `together` examples, with a gap between two of them."""
+    if together == 1:
+        return list(examples)  # uncopied
     joined = []
     for start in range(0, len(examples), together):
         features, tokens, cut_ids, texts = zip(*examples[start : start + together])

@@ -154,7 +154,9 @@ class CutDataset(Dataset):
 def collate(examples: Sequence[Example], *, num_copies: int = 1) -> AsrBatch:
     """A batch of utterances; the examples hold all of the first copy, then all of the second."""
     features, tokens, cut_ids, texts = map(list, zip(*examples))
-    x = torch.nn.utils.rnn.pad_sequence(features, batch_first=True, padding_value=LOG_EPSILON)
+    x = features[0].new_empty(len(features), max(map(len, features)), features[0].size(1))
+    for row, own in zip(x, features):  # pad_sequence would write every frame twice
+        row[: len(own)], row[len(own) :] = own, LOG_EPSILON
     y = torch.nn.utils.rnn.pad_sequence([torch.tensor(t, dtype=torch.int64) for t in tokens], batch_first=True)
     x_lens, y_lens = (torch.tensor([len(part) for part in parts]) for parts in (features, tokens))
     return AsrBatch(x, x_lens, y, y_lens, cut_ids, texts, num_copies)

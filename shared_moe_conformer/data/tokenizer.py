@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,8 @@ NUM_SPECIAL = 3
 """Those three, which come first."""
 MANY = 200_000
 """More than there are characters."""
+RECENT = 8000
+"""Texts whose tokens are remembered: those of cuts that have been checked and wait for their batch."""
 MODEL_FILE, TOKENS_FILE = "bpe.model", "tokens.txt"
 SIZES = {0: 64, 10_000: 128, 50_000: 256, 250_000: 500}
 """Byte-pair units by the fewest words that get them: asterisk's 2,000 words have 64, LibriSpeech's 100 hours 500."""
@@ -76,7 +79,7 @@ class Tokenizer:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text."""
-        return [self.processor.encode(text, out_type=int) for text in texts]  # for a list it would start threads
+        return [list(tokens_of(self.processor, text)) for text in texts]
 
     def decode(self, ids: list[int]) -> str:
         """The text of token ids."""
@@ -85,6 +88,12 @@ class Tokenizer:
     def unknown_characters(self, text: str) -> list[str]:
         """The characters of a text that no unit holds, in alphabetical order."""
         return sorted(set(text) - self.characters - {" "})
+
+
+@functools.lru_cache(maxsize=RECENT)
+def tokens_of(processor: sentencepiece.SentencePieceProcessor, text: str) -> tuple[int, ...]:
+    """Token ids of a text; for a list of texts, SentencePiece would start threads."""
+    return tuple(processor.encode(text, out_type=int))
 
 
 def train_tokenizer(texts: Iterable[str], lang_dir: Path, vocab_size: int | None, *, covered: str = "") -> Tokenizer:
