@@ -41,6 +41,8 @@ OF_OTHERS = {
     "--no-deps",
     "--standalone",
     "--nnodes",
+    "--nthreads",
+    "--nworkers",
     "--redirects",
     "--tee",
     "--dynamic-chunk-training",
@@ -51,7 +53,7 @@ OF_OTHERS = {
     "--sample-rate",
     "--logdir",
 }
-"""Options of curl, pip, torchrun, icefall, ESPnet, sherpa-onnx and TensorBoard; torchrun's others have underscores."""
+"""Options of curl, pip, torchrun, Dask, icefall, ESPnet, sherpa-onnx and TensorBoard; torchrun's others have _."""
 
 
 @pytest.mark.parametrize("readme", PAGES, ids=str)
