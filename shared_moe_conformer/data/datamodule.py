@@ -19,8 +19,8 @@ from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
 from shared_moe_conformer.data.shar import Shards, Unreadable
-from shared_moe_conformer.data.sources import SAMPLE, Mixture, Source, Survey, open_sources, survey
-from shared_moe_conformer.data.streamed import EndlessStream, EpochStream
+from shared_moe_conformer.data.sources import SAMPLE, Source, Survey, open_sources, survey
+from shared_moe_conformer.data.streamed import EndlessStream, EpochStream, Mixture
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
 

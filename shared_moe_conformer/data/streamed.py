@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import logging
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lhotse import CutSet
@@ -18,13 +19,78 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, NothingReadable, PlannedBatch
+from shared_moe_conformer.data.checks import UtteranceCheck
 from shared_moe_conformer.data.loaders import WHOLE, Part, ResumableLoader, TrainLoader, read_ahead
 from shared_moe_conformer.data.manifests import StoredCuts
-from shared_moe_conformer.data.sources import Mixture, Survey
+from shared_moe_conformer.data.shar import Shards, Unreadable
+from shared_moe_conformer.data.sources import SAMPLE, Source, Survey, utterances
 from shared_moe_conformer.text import first_line
 
 logger = logging.getLogger("shared_moe_conformer")
 _END = object()
+
+
+@dataclass
+class Usable:
+    """The utterances of a source that have no problem, as often as they are asked for."""
+
+    cuts: Iterable[Cut]
+    check: UtteranceCheck
+
+    def __iter__(self) -> Iterator[Cut]:
+        return (cut for cut in utterances(self.cuts) if not self.check(cut))
+
+
+@dataclass
+class Mixture:
+    """Utterances that are drawn at random from one source or another."""
+
+    sources: Sequence[Source]
+    weights: Sequence[float]
+    """The share of draws from each source while none is at its end."""
+    check: UtteranceCheck
+    """Tells which utterances are usable."""
+    endless: bool
+    """Whether each source begins again at its end."""
+    unreadable: Unreadable = field(default_factory=Unreadable)
+    """Shards that are left out."""
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            if isinstance(source.cuts, Shards):
+                source.cuts.unreadable = self.unreadable
+
+    def part(self, index: int, count: int, *, seed: int) -> CutSet:
+        """The utterances of one of `count` parts, which have shards of Shar and lines of manifests of their own.
+
+        Args:
+          index: of the part.
+          count: of parts.
+          seed: of the draws, of the order of shards, and of where a manifest begins.
+        """
+        cut_sets = []
+        for source in self.sources:
+            cuts = source.cuts.part(index, count)
+            cuts.seed = seed
+            cut_set = CutSet(Usable(cuts, self.check))  # type: ignore[arg-type]
+            cut_sets.append(cut_set.repeat(preserve_id=True) if self.endless else cut_set)
+        return cut_sets[0] if len(cut_sets) == 1 else CutSet.mux(*cut_sets, weights=list(self.weights), seed=seed)
+
+    def first_cuts(self) -> list[Cut]:
+        """The first usable utterance of each source, with what is in memory of it."""
+        return [next(iter(Usable(source.cuts, self.check))) for source in self.sources]
+
+    @functools.cached_property
+    def sample(self) -> StoredCuts:
+        """Some utterances, stored with what is in memory of them; the largest batches and babble are made of these."""
+        return StoredCuts(itertools.islice(self.part(0, 1, seed=0), SAMPLE))
+
+    def __len__(self) -> int:
+        """Utterances of the sample."""
+        return len(self.sample)
+
+    def __getitem__(self, index: int) -> Cut:
+        return self.sample[index]
 
 
 class _Item(NamedTuple):

@@ -12,6 +12,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.loaders import ResumableLoader
 from shared_moe_conformer.data.manifests import iterate_cut_file
+from shared_moe_conformer.data.utterances import lines_of
 from shared_moe_conformer.text import words_of
 
 
@@ -36,11 +37,7 @@ def file_texts(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no texts in {path}: give a file with one sentence a line")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error}): give one sentence a line") from error
-    return _with_words(lines, path)
+    return _with_words([line for _, line in lines_of(path)], path)
 
 
 def _with_words(texts: Sequence[str], path: Path) -> list[str]:

@@ -22,8 +22,8 @@ from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.loaders import WHOLE, Part
 from shared_moe_conformer.data.shar import write_shard
-from shared_moe_conformer.data.sources import Mixture, open_sources, survey
-from shared_moe_conformer.data.streamed import EndlessStream, EpochStream
+from shared_moe_conformer.data.sources import open_sources, survey
+from shared_moe_conformer.data.streamed import EndlessStream, EpochStream, Mixture
 from tests.data.conftest import Corpus
 
 TRAIN = "data/fbank/cuts_train.jsonl.gz"

@@ -63,7 +63,9 @@ def test_lines_without_words_are_left_out(tmp_path: Path) -> None:
     assert file_texts(tmp_path / "texts") == ["ONE TWO", "THREE"]
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"\n \n", "holds no words"), (b"\xff\xfe\xff", "no text in UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"\n \n", "holds no words"), (b"\xff\xfe\xff", "texts line 1 is not UTF-8")]
+)
 def test_files_without_texts_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "texts").write_bytes(content)
     with pytest.raises(ValueError, match=message):
