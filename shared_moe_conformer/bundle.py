@@ -293,12 +293,7 @@ def _require_usable(manifest: Manifest, *, path: Path) -> None:
 
 @functools.lru_cache(maxsize=4)
 def _resources(folder: Path | None, tokenizer: Tokenizer, decoding: DecodingConfig) -> Resources:
-    """The files that a search needs besides the model, read from the bundle's folder.
-
-    Raises:
-      FileNotFoundError: the bundle has no such thing.
-      ValueError: it is damaged.
-    """
+    """The files that a search needs besides the model, read from the bundle's folder."""
     needed = used(decoding) if decoding.decoding_method in METHODS else []
     if not needed:
         return NOTHING

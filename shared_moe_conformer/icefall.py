@@ -89,21 +89,13 @@ def get_encoder_embed(params: Any, config: EncoderConfig) -> FrontEnd:
 
 
 def get_encoder_model(params: Any, config: EncoderConfig) -> EncoderModel:
-    """The zipformer recipe's `encoder`.
-
-    Raises:
-      ValueError: the recipe's --encoder-dim is another, or it is --causal and the encoder was not made for chunks.
-    """
+    """The zipformer recipe's `encoder`; options of the recipe that do not fit are refused."""
     _require_fitting(params, config)
     return EncoderModel(config, _chunking(params) if params.causal else None)
 
 
 def get_conformer(params: Any, config: EncoderConfig) -> Conformer:
-    """The older recipes' `encoder`.
-
-    Raises:
-      ValueError: the recipe's --encoder-dim is another, or it trains dynamic chunks and the encoder does not.
-    """
+    """The older recipes' `encoder`; options of the recipe that do not fit are refused."""
     _require_fitting(params, config)
     return Conformer(config, num_features=params.feature_dim)
 

@@ -68,9 +68,7 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
 def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
     """The trained model that the config's model must imitate.
 
-    Raises:
-      FileNotFoundError: no such experiment, or no such epoch.
-      ValueError: its frames or units are others.
+    Errors: those of `load_pretrained`, and `ValueError` if its frames or units are others.
     """
     exp_dir, training = recipe_dir / config.training.teacher, config.training
     selection = selection_of(training, "teacher")
@@ -95,9 +93,7 @@ def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
 def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir: Path) -> str:
     """Give the model the weights of the trained one that the config names; return what was done, for reading.
 
-    Raises:
-      FileNotFoundError: no such experiment or bundle, or no such epoch.
-      ValueError: it does not fit.
+    Errors: those of `load_pretrained`, and `ValueError` if it does not fit.
     """
     training = config.training
     selection = selection_of(training, "init")

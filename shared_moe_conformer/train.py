@@ -162,11 +162,7 @@ def _make_trainer(
 
 
 def _training_data(data: AsrDataModule) -> tuple[Cuts, Loader]:
-    """The cuts to train on, as they are recorded, and their batches.
-
-    Raises:
-      FileNotFoundError, ValueError: it is missing or cannot be trained on.
-    """
+    """The cuts to train on, as they are recorded, and their batches."""
     if data.config.data.train_cuts:
         survey = from_local_leader(data.survey) if world().size > 1 else data.survey()
         return survey, data.stream_loader(survey)

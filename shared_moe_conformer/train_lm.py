@@ -142,11 +142,7 @@ def _config_for(config: Config) -> LmConfig:
 
 
 def _loaders(config: LmConfig, recipe_dir: Path, tokenizer: Tokenizer) -> tuple[TextLoader, TextLoader]:
-    """The batches to train on, and those of dev.
-
-    Raises:
-      FileNotFoundError, ValueError: texts are missing or empty.
-    """
+    """The batches to train on, and those of dev."""
     data, manifest_dir = config.data, recipe_dir / config.data.manifest_dir
     own = file_texts(recipe_dir / data.text) if data.text else split_texts(cuts_path(manifest_dir, data.train_split))
     dev = split_texts(cuts_path(manifest_dir, data.dev_split))

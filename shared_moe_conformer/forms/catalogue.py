@@ -151,14 +151,10 @@ def refuse_unused_chunks(streaming: StreamingForm, forms: Collection[str]) -> No
 def write_form(
     form: str, source: Path, target: Path, *, streaming: StreamingForm = DEFAULT, overwrite: bool = False
 ) -> Iterator[str]:
-    """Write a bundle's folder in a form; lines that say what was written.
+    """Write a bundle's folder in a form; lines that say what was written. Errors: see `Form`.
 
     Args:
       streaming: chunks of the form that has some.
-
-    Raises:
-      FileExistsError: the target exists and may not be replaced.
-      ValueError: the bundle is damaged, or a package is missing that this form needs.
     """
     own = {"streaming": streaming} if form == STREAMING else {}
     differences = FORMS[form].write(source, target, overwrite=overwrite, **own)

@@ -62,9 +62,6 @@ def write_offline_graphs(bundle: Bundle, recording: Path, folder: Path) -> dict[
 
     Returns:
       By float32 file, the largest difference of its output from the model's, on the recording.
-
-    Raises:
-      ValueError: one is too large.
     """
     write_graphs(bundle, folder)
     for name in SHRUNK:

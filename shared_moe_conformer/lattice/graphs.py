@@ -77,11 +77,7 @@ class Graph:
         return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)
 
     def require_sound(self) -> None:
-        """Refuse arrays that are no graph.
-
-        Raises:
-          ValueError: the fault, named.
-        """
+        """Refuse arrays that are no graph; the fault is named."""
         for f in fields(self):
             array, dtype = getattr(self, f.name), np.float32 if "weight" in f.name else np.int32
             if array.dtype != dtype or array.ndim != 1:

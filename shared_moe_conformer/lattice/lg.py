@@ -158,7 +158,8 @@ def _connected(arcs: np.ndarray, final_costs: np.ndarray, *, start: int) -> Grap
     final = np.flatnonzero(np.isfinite(final_costs))
     used = reached(arcs["src"], arcs["dst"], np.array([start]), len(final_costs))
     used &= reached(arcs["dst"], arcs["src"], final, len(final_costs))
-    number = np.cumsum(used)  # from 1 on; the start becomes 0
+    number = np.cumsum(used)  # from 1 on, without the start, which becomes 0
+    number[start:] -= 1
     number[start] = 0
     arcs, final = arcs[used[arcs["src"]] & used[arcs["dst"]]], final[used[final]]
     return graph_of_arcs(

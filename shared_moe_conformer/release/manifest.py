@@ -98,11 +98,7 @@ def is_by(settings: str, method: str) -> bool:
 
 
 def require_name(name: str) -> None:
-    """Refuse a name that could not be a plain folder's.
-
-    Raises:
-      ValueError: not 1 to 100 letters, digits, `.`, `_`, `-` beginning with a letter or a digit.
-    """
+    """Refuse a name that is not 1 to 100 letters, digits, `.`, `_`, `-`, beginning with a letter or a digit."""
     fits = isinstance(name, str) and NAME.fullmatch(name) is not None
     require(fits, f"{name!r} cannot be a model's name: use letters, digits, '.', '_', '-', a letter or digit first")
 
@@ -170,11 +166,7 @@ def expected_text(folder: Path) -> str:
 
 
 def reference_text(folder: Path) -> str:
-    """The words that are said in test.wav.
-
-    Raises:
-      ValueError: test.txt does not say.
-    """
+    """The words that are said in test.wav; see `expected_text`."""
     return _told(folder, REFERENCE)
 
 

@@ -162,11 +162,7 @@ def remove(name: str, *, zoo_dir: Path) -> None:
 
 
 def verify_files(entry: ZooEntry, folder: Path) -> None:
-    """Compare a model's files with its zoo's index.
-
-    Raises:
-      ValueError: one differs; named.
-    """
+    """Refuse a model whose files are not those of its zoo's index; one that differs is named."""
     require(
         (folder / SUMS_FILE).is_file() and file_sha256(folder / SUMS_FILE) == entry.sha256,
         f"{folder / SUMS_FILE} is not the one in the zoo's index: export or get the model again",

@@ -40,9 +40,6 @@ def require_possible(config: Config, *, num_values: int, path: Path) -> None:
     Args:
       config: from a file that anybody may have written.
       num_values: numbers in all weights together.
-
-    Raises:
-      ValueError: it is.
     """
     try:
         model, encoder = config.model, config.model.encoder

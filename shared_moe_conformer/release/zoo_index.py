@@ -64,11 +64,7 @@ class ZooEntry(ModelFacts):
 
 
 def read_index(zoo_dir: Path) -> list[ZooEntry]:
-    """The zoo's models by name; none where there is no index yet.
-
-    Raises:
-      ValueError: the index is damaged, or a newer version's.
-    """
+    """The zoo's models by name; none where there is no index yet; see `parse_index`."""
     path = zoo_dir / INDEX_FILE
     return parse_index(path.read_bytes(), source=str(path)) if path.is_file() else []
 
@@ -118,11 +114,7 @@ def with_entry(entries: list[ZooEntry], entry: ZooEntry) -> list[ZooEntry]:
 
 
 def find(name: str, *, zoo_dir: Path) -> ZooEntry:
-    """The index's entry of a name.
-
-    Raises:
-      FileNotFoundError: the zoo has no such model.
-    """
+    """The index's entry of a name; see `entry_of`."""
     return entry_of(name, read_index(zoo_dir), source=str(zoo_dir))
 
 
@@ -199,11 +191,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def require_small(folder: Path, names: Iterable[str], *, max_bytes: int) -> None:
-    """Refuse files that are too long to be read whole.
-
-    Raises:
-      ValueError: one is; named.
-    """
+    """Refuse files that are too long to be read whole."""
     for path in (folder / name for name in names):
         if path.is_file() and path.stat().st_size > max_bytes:
             raise ValueError(f"{path} has {path.stat().st_size} bytes, no more than {max_bytes} are read")

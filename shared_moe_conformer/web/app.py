@@ -216,11 +216,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """What comes of the work, which is cancelled when the client leaves.
-
-    Raises:
-      ClientDisconnect: it has left.
-    """
+    """What comes of the work, which is cancelled when the client leaves (`ClientDisconnect`)."""
 
     async def leave() -> None:
         while (await request.receive())["type"] != "http.disconnect":
