@@ -45,6 +45,7 @@ OF_OTHERS = {
     "--nworkers",
     "--redirects",
     "--tee",
+    "--causal",
     "--dynamic-chunk-training",
     "--num-encoder-layers",
     "--tokens-ngram",
