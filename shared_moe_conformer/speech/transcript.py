@@ -76,7 +76,8 @@ def transcript_of(
             least = None if sure is None else min(sure[i] for i in group)
             words.append(_word(text, frames[group[0]], frames[group[-1]], least))
     if not any(hyp.words for _, hyp in found):
-        return Transcript(decode(token_ids).strip(), tokens, times, words, sure)
+        text = " ".join(decode(token_ids).split())  # a word of no characters leaves a space
+        return Transcript(text, tokens, times, words, sure)
     of_graph = [word for start, hyp in found for word in _words_of_graph(hyp, start / ENCODER_FRAME_SHIFT)]
     if len(of_graph) == len(words):  # a graph may read a run of a token as one token or two; then they differ
         of_graph = [_at(word, by_tokens) for word, by_tokens in zip(of_graph, words)]
