@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.speech.audio import read_audio
 from shared_moe_conformer.speech.transcript import Transcript
 from shared_moe_conformer.streaming import EndedSegment, EndpointRules, Stream, StreamResult
 
@@ -175,3 +178,13 @@ def test_ended_segments_can_be_taken_from_a_stream(tiny_bundle: Bundle, tones: n
     assert [time for segment in segments for time in segment.transcript.times] == result.final.times
     assert len(segments) == result.segment == taken.result.segment >= 2
     assert all(segment.start <= segment.transcript.times[0] for segment in segments)
+
+
+@pytest.mark.parametrize("chunk_size", [4, 16])
+def test_the_streaming_model_of_the_clone_hears_its_recording(chunk_size: int) -> None:
+    folder = Path(__file__).resolve().parents[1] / "zoo/an4-streaming"
+    samples, rate = read_audio(folder / TEST_WAV)
+    stream = Bundle.load(folder).stream(chunk_size=chunk_size)
+    shown = [stream.accept(part, rate).text for part in np.split(samples, range(1600, len(samples), 1600))]
+    assert stream.finish().text == "L K K N THIRTY EIGHT"
+    assert shown[0] == "" and "L" in shown[-10] and len(set(shown)) >= 16 / chunk_size

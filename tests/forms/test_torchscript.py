@@ -205,7 +205,7 @@ def test_the_streaming_program_in_the_docs_finds_the_streams_words(
     page = (Path(__file__).resolve().parents[2] / "docs/streaming.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
     result = subprocess.run(
-        [sys.executable, "-c", program.replace("zoo/NAME-torchscript", str(folder))],
+        [sys.executable, "-c", program.replace("zoo/an4-streaming-torchscript", str(folder))],
         cwd=tmp_path,
         capture_output=True,
         text=True,
