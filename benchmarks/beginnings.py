@@ -49,8 +49,9 @@ class Stop(Exception):
 
 def measure(quick: bool) -> Report:
     """All sizes in turn, and then a pass over many cuts."""
-    sizes, more = ([20, 40, 80], 2) if quick else ([3_000, REAL, 30 * REAL], 50)
-    real, per_shard = (40, 10) if quick else (REAL, CUTS_PER_SHARD)
+    sizes, more = ([20, 40], 2) if quick else ([3_000, REAL, 30 * REAL], 50)
+    real, per_shard = (20, 10) if quick else (REAL, CUTS_PER_SHARD)
+    call = here if quick else alone
     with temporary_corpus(2, seconds=1.0) as cuts:
         for split in ("train", "dev"):
             stored = list(store_features(cuts, split, directory=FEATURES, config=FeatureConfig()))
@@ -65,8 +66,8 @@ def measure(quick: bool) -> Report:
                 "Shar, by steps": {"train_cuts": (shards,), **ENDLESS},
                 **({"the training split": {}} if number <= real else {}),
             }
-            rows += [[f"{number:,} cuts, {way}", *begun_and_resumed(way, ways[way], more)] for way in ways]
-        flat = [[kind, *alone(memory_of_pass, f"{real}.{end}", real)] for kind, end in KINDS.items()]
+            rows += [[f"{number:,} cuts, {way}", *begun_and_resumed(call, way, ways[way], more)] for way in ways]
+        flat = [[kind, *call(memory_of_pass, f"{real}.{end}", real)] for kind, end in KINDS.items()]
     columns = ["", "s to the first update", "the same, resumed", "MiB", f"MiB {more} updates later"]
     return Report(
         [
@@ -93,18 +94,27 @@ def write_sources(number: int, real: int, per_shard: int, line: dict[str, Any]) 
     return manifest, str(shards)
 
 
-def begun_and_resumed(name: str, options: dict[str, Any], more: int) -> list[float]:
+Call = Callable[..., list[float]]
+"""Calls a function with arguments."""
+
+
+def begun_and_resumed(call: Call, name: str, options: dict[str, Any], more: int) -> list[float]:
     """Seconds to the first update of a training that begins and of one that resumes, and memory of the latter."""
     exp_dir = Path("exp") / name.replace(" ", "-")
     shutil.rmtree(exp_dir, ignore_errors=True)
-    first, *_ = alone(train_for, exp_dir, options, 1)
-    return [first, *alone(train_for, exp_dir, options, more)]
+    first, *_ = call(train_for, exp_dir, options, 1)
+    return [first, *call(train_for, exp_dir, options, more)]
 
 
 def alone(function: Callable[..., list[float]], *arguments: Any) -> list[float]:
     """What a function returns in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def here(function: Callable[..., list[float]], *arguments: Any) -> list[float]:
+    """What a function returns in this process, at once."""
+    return function(*arguments)
 
 
 def train_for(exp_dir: Path, options: dict[str, Any], updates: int) -> list[float]:
