@@ -26,7 +26,7 @@ from benchmarks.growth import write_manifest_of
 from benchmarks.tables import Report, Table, command_line
 from benchmarks.timing import peak_resident_memory, resident_memory
 from shared_moe_conformer.config import EncoderConfig, FeatureConfig, ModelConfig, replace_fields
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.train import train
@@ -82,7 +82,7 @@ KINDS = {"manifest": "jsonl.gz", "Shar": "json"}
 
 
 def write_sources(number: int, real: int, per_shard: int, line: dict[str, Any]) -> tuple[str, str]:
-    """A manifest and a list of shards of so many cuts; up to `real` of them are the training split, too."""
+    """Write a manifest and a list of shards of `number` cuts; up to `real` of them become the training split, too."""
     manifest, shards = f"{number}.jsonl.gz", Path(f"{number}.json")
     if number <= real:
         write_manifest_of(number, line)
@@ -136,7 +136,7 @@ def train_for(exp_dir: Path, options: dict[str, Any], updates: int) -> list[floa
 
 
 def memory_of_pass(source: str, number: int) -> list[float]:
-    """MiB at the most after each of the shares of so many cuts."""
+    """The peak memory in MiB after each of the shares of the cuts."""
     before = resident_memory()
     data = data_module(replace_fields(make_config(), {"train_cuts": (source,), "steps_per_epoch": number, **ENDLESS}))
     given, found = 0, list[float]()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
-from shared_moe_conformer.data.features import Piece, perturb_speed, store_features
+from shared_moe_conformer.data.feature_files import Piece, perturb_speed, store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.sources import Manifest
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import Config
+from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.training import optim
 from shared_moe_conformer.training.folder import load_checkpoint, save_checkpoint
 from shared_moe_conformer.training.trainer import Trainer, suspects
@@ -51,6 +52,17 @@ def test_experts_are_balanced_by_the_frames_of_a_whole_update(trainer: Trainer, 
     assert torch.equal(frames, report.totals.frames_per_expert)
     assert report.frames_to_balance is not None and torch.equal(report.frames_to_balance, frames)
     assert frames.sum() == batch(1).x_lens.sum() + batch(2).x_lens.sum()
+
+
+def test_batches_are_on_the_device_before_their_features_are_counted(
+    trainer: Trainer, batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[Any] = []
+    monkeypatch.setattr(AsrBatch, "to", lambda self, device: moved.append(device) or self._replace(texts=["moved"]))
+    monkeypatch.setattr(trainer, "_before_update", lambda batches: counted.extend(batches))
+    counted: list[Any] = []
+    trainer.train_step(batch(1), batch(2), progress=0.1)
+    assert [each.texts for each in counted] == [["moved"]] * 2 and set(moved) == {trainer.device}
 
 
 def test_features_of_a_whole_update_are_counted_before_any_are_normalised(
