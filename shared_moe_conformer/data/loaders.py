@@ -293,7 +293,7 @@ def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedB
 
     On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing.
     """
-    return DataLoader(
+    return _ReadAhead(
         dataset,
         sampler=sampler,
         batch_size=None,
@@ -302,6 +302,17 @@ def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedB
         worker_init_fn=functools.partial(_begin_worker, os.getpid()),
         multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
     )
+
+
+class _ReadAhead(DataLoader):
+    """Workers begin with SIGTERM blocked: if their parent ends at once, its signal waits until they can obey it."""
+
+    def __iter__(self) -> Iterator[AsrBatch]:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _begin_worker(parent: int, worker: int) -> None:

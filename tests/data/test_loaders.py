@@ -343,8 +343,7 @@ begun = [next(batches), next(batches)]
 os.system("kill -TERM 0")
 time.sleep(0.2)
 print(*begun, *batches, sep="")
-unfinished = iter(load_batches(range(9), Batches("abcdefghi")))
-next(unfinished)
+unfinished = [iter(load_batches(range(9), Batches("abcdefghi"))) for _ in range(4)]
 """
 
 
