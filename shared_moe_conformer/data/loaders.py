@@ -19,6 +19,7 @@ from lhotse import CutSet
 from lhotse.dataset import SimpleCutSampler
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.augment import with_most_silence
@@ -307,7 +308,7 @@ def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedB
 class _ReadAhead(DataLoader):
     """Workers begin with SIGTERM blocked: if their parent ends at once, its signal waits until they can obey it."""
 
-    def __iter__(self) -> Iterator[AsrBatch]:
+    def __iter__(self) -> _BaseDataLoaderIter:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             return super().__iter__()
