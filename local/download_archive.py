@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 from lhotse.utils import resumable_download, safe_extract
 
+from shared_moe_conformer.atomic import is_full, named
 from shared_moe_conformer.cli import ShowDefaults, run_main
 
 
@@ -21,16 +24,30 @@ def main() -> None:
         return
     args.target_dir.mkdir(parents=True, exist_ok=True)
     try:
-        resumable_download(args.url, filename=archive)
-        with tarfile.open(archive) as tar:
-            safe_extract(tar, path=args.target_dir)
+        with named(archive):
+            resumable_download(args.url, filename=archive)
+        with named(args.target_dir):
+            unpack(archive, args.target_dir)
     except (OSError, EOFError, tarfile.TarError) as error:
+        if is_full(error):
+            raise
         raise ValueError(
             f"{args.url} cannot be downloaded or unpacked ({error}): run this again to go on, or get it elsewhere and "
             f"give --corpus-dir; remove {archive} if it stays damaged"
         ) from error
     unpacked.touch()
     print(f"{archive.name} is unpacked in {args.target_dir}")
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Put what an archive holds into a folder, in the place of what has these names, once all is unpacked."""
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary, tarfile.open(archive) as tar:
+        safe_extract(tar, path=temporary)
+        for new in Path(temporary).iterdir():
+            old = folder / new.name
+            if old.is_dir() and not old.is_symlink():
+                shutil.rmtree(old)
+            new.replace(old)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,7 +18,11 @@ fi
 hint="or unpack these packages elsewhere and pass --corpus-dir DIR, the folder that then holds usr/: $*"
 
 fail() {
-  echo "error: $1; $hint" >&2
+  if [ -d "${work:-}" ] && ! head -c 65536 /dev/zero >"$work/.probe" 2>/dev/null; then
+    echo "error: no space left in $target: make room there, then run this again" >&2
+  else
+    echo "error: $1; $hint" >&2
+  fi
   exit 1
 }
 
@@ -59,7 +63,7 @@ apt-get "${options[@]}" download "$@" ||
   { echo "no such packages in apt's lists, or no connection: trying with fresh lists"; private_lists && apt-get "${options[@]}" download "$@"; } ||
   fail "the packages cannot be downloaded"
 for package in ./*.deb; do
-  dpkg-deb -x "$package" "$work/root"
+  dpkg-deb -x "$package" "$work/root" || fail "${package#./} cannot be unpacked"
 done
 rm -rf "$target/usr"
 mv "$work/root/usr" "$target/usr"

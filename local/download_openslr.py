@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lhotse import recipes
 
+from shared_moe_conformer.atomic import is_full, named
 from shared_moe_conformer.cli import ShowDefaults, run_main
 
 CORPORA = {
@@ -25,8 +26,11 @@ CORPORA = {
 def main() -> None:
     args = parser().parse_args()
     try:
-        folder = CORPORA[args.corpus](args.target_dir, args.mirror, args.parts)
+        with named(args.target_dir):
+            folder = CORPORA[args.corpus](args.target_dir, args.mirror, args.parts)
     except (OSError, EOFError, tarfile.TarError) as error:
+        if is_full(error):
+            raise
         raise ValueError(
             f"{args.corpus} cannot be downloaded from {args.mirror} ({error}): run this again to go on, give another "
             f"--mirror, or get it elsewhere and give --corpus-dir; remove an archive in {args.target_dir} that stays "

@@ -109,8 +109,8 @@ stage() {
   forget_stages_from "$number"
   "$body"
   have_outputs "$@" || fail "stage $number ended without one of its outputs: $*"
-  echo "$settings" >"$MARKERS/.new"
-  mv "$MARKERS/.new" "$marker"
+  { echo "$settings" >"$MARKERS/.new"; } 2>/dev/null && mv "$MARKERS/.new" "$marker" ||
+    fail "$marker cannot be written: make room there, then run this again"
   echo "stage $number: finished in $((SECONDS - start)) s"
 }
 

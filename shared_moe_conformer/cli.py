@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from shared_moe_conformer.atomic import is_full
 from shared_moe_conformer.config import options_by_name, replace_fields, to_dict
 
 C = TypeVar("C")
@@ -123,7 +124,8 @@ def run_main(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except USER_ERRORS as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        advice = ": make room there, then run this again" if is_full(error) else ""
+        print(f"error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

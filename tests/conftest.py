@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -185,6 +186,22 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"no file system of its own can be mounted here: {mount.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def fill(small_disk: Path) -> Iterator[Callable[[int], None]]:
+    """Fill the small disk up to so many pages."""
+    filler, page = small_disk / ".filler", 4096
+
+    def fill(pages: int) -> None:
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while file.write(bytes(page)):
+                pass
+        with filler.open("r+b") as file:
+            file.truncate(max(filler.stat().st_size // page - pages, 0) * page)
+
+    yield fill
+    filler.unlink(missing_ok=True)
 
 
 def make_room(disk: Path) -> None:

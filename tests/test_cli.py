@@ -75,7 +75,8 @@ def test_a_full_disk_is_one_line_with_the_path(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as caught:
         run_main(main)
     assert caught.value.code == 1
-    assert capsys.readouterr().err == f"error: [Errno 28] No space left on device: '{tmp_path}/recogs.txt'\n"
+    told = f"error: [Errno 28] No space left on device: '{tmp_path}/recogs.txt': make room there, then run this again\n"
+    assert capsys.readouterr().err == told
 
 
 def test_a_programmers_mistake_keeps_its_traceback() -> None:

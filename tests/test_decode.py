@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -109,6 +109,32 @@ def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None
     assert ("k2 and embedded, " in table) == bool(importlib.util.find_spec("k2"))
     confidences = (exp_dir / "confidences-clean-epoch-3-avg-2.txt").read_text()
     assert "\ngreedy_search " in confidences and " % of " in confidences
+
+
+def test_on_a_full_disk_no_result_is_half_written(
+    recipe: Path, small_disk: Path, fill: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, exp_dir = recipe / "exp/base", small_disk / "exp"
+    shutil.copytree(whole, exp_dir)
+    options = ("--decoding-method", "greedy_search", "--output-format", "ctm")
+    run(recipe, *options)
+    pages = 0
+    while True:
+        fill(pages)
+        try:
+            run(recipe, *options, "--exp-dir", str(exp_dir))
+            break
+        except SystemExit as stop:
+            assert stop.code == 1
+        shown = capsys.readouterr().err
+        told = shown.splitlines()[-1]
+        assert "Traceback" not in shown
+        assert "No space left on device: " in told and told.endswith(": make room there, then run this again")
+        for path in (path for path in exp_dir.rglob("*-clean-*") if not path.name.startswith("wer-summary")):
+            assert path.read_bytes() == (whole / path.relative_to(exp_dir)).read_bytes()
+        pages += 2
+    assert pages >= 4
+    assert {p.name for p in exp_dir.rglob("*-clean-*")} == {p.name for p in whole.rglob("*-clean-*")}
 
 
 def test_what_needs_an_engine_that_was_not_chosen_is_left_out_for_that(recipe: Path) -> None:

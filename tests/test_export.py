@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +321,20 @@ def test_weights_of_another_config_are_named(recipe: Path, tiny_bundle: Bundle, 
     err = capsys.readouterr().err
     assert "feed_forward" in err
     assert err.count("\n") == 1
+
+
+def test_on_a_full_disk_no_half_of_a_model_is_released(
+    recipe: Path, small_disk: Path, fill: Callable[[int], None], capsys: Output
+) -> None:
+    config = load_config(recipe / "exp" / "base" / "config.json")
+    arguments = ("--zoo-dir", str(small_disk / "zoo"))
+    for pages in (1, 12):
+        fill(pages)
+        with pytest.raises(SystemExit) as caught:
+            run(recipe, config, *arguments)
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert caught.value.code == 1 and told.endswith("/zoo/tiny': make room there, then run this again")
+        assert not [path for path in (small_disk / "zoo").rglob("*") if path.name != "index.json"]
+    fill(150)
+    run(recipe, config, *arguments)
+    assert isinstance(verify("tiny", zoo_dir=small_disk / "zoo"), str)

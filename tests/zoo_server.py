@@ -56,7 +56,9 @@ def serve(
             content = path.read_bytes()
             first = int(self.headers["Range"][6:-1]) if resumes and self.headers["Range"] else 0
             if first and first >= len(content):
-                return self.send_error(416)
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                return self.end_headers()
             self.send_response(206 if first else 200)
             if first:
                 self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")

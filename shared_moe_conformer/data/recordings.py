@@ -15,9 +15,8 @@ from lhotse import Recording
 from lhotse.audio import AudioSource
 from tqdm import tqdm
 
-from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.data.utterances import Utterance, refuse
-from shared_moe_conformer.speech.audio import CUT_OFF, cut_off, examine, stream_audio
+from shared_moe_conformer.speech.audio import CUT_OFF, cut_off, examine, stream_audio, write_flac
 from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.text import first_line
 
@@ -161,10 +160,7 @@ def _convert(path: Path, target: Path, channel: int | None) -> Path:
     if target.is_file() and target.stat().st_mtime >= path.stat().st_mtime:
         return target
     rate, blocks = stream_audio(path, channel=channel)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target) as whole, soundfile.SoundFile(whole, "w", rate, 1, "PCM_16", format="FLAC") as file:
-        for block in blocks:
-            file.write(np.clip(block, -1, 1))
+    write_flac(target, (np.clip(block, -1, 1) for block in blocks), sampling_rate=rate)
     return target
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from shared_moe_conformer.atomic import named
 from shared_moe_conformer.config import require
 from shared_moe_conformer.speech.containers import ERRORS, UNKNOWN_LENGTH, AudioFile, open_audio
 
@@ -164,7 +167,41 @@ def require_short(path: Path, *, seconds: float) -> float:
 def write_wav(path: Path, samples: np.ndarray, *, sampling_rate: int) -> None:
     """Write a mono wav file of 16 bits a sample; samples beyond -1..1 are scaled down together."""
     peak = max(1.0, float(np.abs(samples).max(initial=0.0)))
-    soundfile.write(path, samples / peak, sampling_rate, subtype="PCM_16", format="WAV")
+    wav = io.BytesIO()  # libsndfile itself would say no more than "System error" of a full disk
+    soundfile.write(wav, samples / peak, sampling_rate, subtype="PCM_16", format="WAV")
+    path.write_bytes(wav.getvalue())
+
+
+def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int) -> None:
+    """Write a FLAC file of one channel and 16 bits a sample, whole or not at all.
+
+    Args:
+      path: of the file; its folder is made.
+      blocks: samples, (num_samples,) each, from -1 to 1 or int16.
+      sampling_rate: in Hz.
+
+    Raises:
+      OSError: the disk is full or fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        with named(path):
+            _write_flac(temporary, blocks, sampling_rate)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_flac(path: Path, blocks: Iterable[np.ndarray], sampling_rate: int) -> None:
+    try:
+        with soundfile.SoundFile(path, "w", sampling_rate, 1, "PCM_16", format="FLAC") as file:
+            for block in blocks:
+                file.write(block)
+    except soundfile.LibsndfileError:  # "System error", whatever the system said; it says it again
+        with path.open("ab", buffering=0) as file:
+            file.write(bytes(PIECE))
+        raise
 
 
 def _open(path: Path, *, max_seconds: float | None = None) -> AudioFile:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from shared_moe_conformer.speech.audio import write_flac
 from tests.recipes.conftest import Run
 from tests.recipes.corpora import Clip
 from tests.recipes.loading import load
@@ -151,7 +152,7 @@ def test_flac_is_the_mean_of_the_channels_at_16_khz_without_its_last_silence(loc
     time = np.arange(44100) / 44100
     tone = (0.8 * np.sin(2 * np.pi * 500 * time) * (time < 0.5)).astype(np.float32)
     soundfile.write(str(tmp_path / "a.ogg"), np.stack([tone, 0 * tone], axis=1), 44100)
-    local["audio"].write_flac(tmp_path / "a.ogg", tmp_path / "out/a.flac")
+    write_flac(tmp_path / "out/a.flac", [local["audio"].mono_at_16_khz(tmp_path / "a.ogg")], sampling_rate=16000)
     samples, rate = soundfile.read(str(tmp_path / "out/a.flac"))
     assert rate == 16000 and samples.ndim == 1
     assert len(samples) / rate == pytest.approx(0.5 + local["audio"].KEPT_SILENCE, abs=0.05)

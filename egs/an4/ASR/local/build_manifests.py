@@ -10,7 +10,6 @@ Source: Acero 1993, "Acoustical and environmental robustness in automatic speech
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -25,6 +24,7 @@ from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
 from shared_moe_conformer.data.utterances import held_out
+from shared_moe_conformer.speech.audio import write_flac
 
 SAMPLING_RATE = 16000
 DEV_SHARE = 0.08
@@ -113,10 +113,7 @@ def splits_of(train: list[Utterance], test: list[Utterance]) -> dict[str, list[U
 def convert(utterance: Utterance, audio_dir: Path) -> Recording:
     """The recording of an utterance as a FLAC file, which is written."""
     path = audio_dir / utterance.speaker / f"{utterance.id}.flac"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    soundfile.write(str(temporary), read_samples(utterance.path), SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, path)
+    write_flac(path, [read_samples(utterance.path)], sampling_rate=SAMPLING_RATE)
     return Recording.from_file(path, recording_id=utterance.id)
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import soundfile
 from build_manifests import find_clips, supervise
 from lhotse import Recording, RecordingSet, SupervisionSet
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import read_cuts, write_split
-from shared_moe_conformer.speech.audio import read_audio
+from shared_moe_conformer.speech.audio import read_audio, write_flac
 
 SPLIT = "test-wideband"
 
@@ -26,7 +25,6 @@ def main() -> None:
     clips = find_clips(args.corpus_dir)
     paths = {c.name: args.wideband_dir / c.path.relative_to(args.corpus_dir).with_suffix(".g722") for c in clips}
     cuts = read_cuts(args.output_dir, "test", recipe_dir=Path())
-    args.audio_dir.mkdir(parents=True, exist_ok=True)
     recordings, supervisions = [], []
     for cut in tqdm(list(cuts), desc="recordings", unit="file"):
         if not paths[cut.id].is_file():
@@ -36,7 +34,7 @@ def main() -> None:
             )
         samples, sampling_rate = read_audio(paths[cut.id])
         path = args.audio_dir / f"{cut.id}.flac"
-        soundfile.write(path, samples, sampling_rate)
+        write_flac(path, [samples], sampling_rate=sampling_rate)
         recordings.append(Recording.from_file(path, recording_id=cut.id))
         says = cut.supervisions[0]
         supervisions.append(supervise(recordings[-1], says.text, speaker=says.speaker, language=says.language))

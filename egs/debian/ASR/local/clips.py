@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,6 +19,7 @@ from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.data.manifests import write_split
 from shared_moe_conformer.data.normalisation import normalise
 from shared_moe_conformer.data.utterances import SPLITS, split_of
+from shared_moe_conformer.speech.audio import write_flac
 
 MIN_DURATION, MAX_DURATION = 0.3, 26.0
 """Seconds."""
@@ -68,7 +68,7 @@ def write_splits(clips: Sequence[Clip], args: argparse.Namespace) -> None:
             dropped[reason] += 1
             continue
         path = args.audio_dir / f"{clip.id}.flac"
-        write_flac(clip.path, path, args.sampling_rate)
+        write_flac(path, [mono_at(args.sampling_rate, clip.path)], sampling_rate=args.sampling_rate)
         recording = Recording.from_file(path, recording_id=clip.id)
         kept.append((recording, supervise(clip, recording)))
     print(f"{len(clips)} clips, {len(kept)} usable; left out:")
@@ -93,15 +93,11 @@ def doubt_of_length(text: str, duration: float) -> str | None:
     return "more text than can be said in its time" if len(text) > MAX_CHARACTERS_PER_SECOND * duration else None
 
 
-def write_flac(source: Path, path: Path, rate: int) -> None:
-    """Write the mean of a recording's channels at another rate."""
+def mono_at(rate: int, source: Path) -> np.ndarray:
+    """The mean of a recording's channels at another rate."""
     samples, source_rate = soundfile.read(str(source), dtype="float32", always_2d=True)
     mono = resample(samples.mean(axis=1), source_rate, rate)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    scaled = mono / max(1.0, float(np.abs(mono).max(initial=0.0)))  # resampling can overshoot
-    soundfile.write(str(temporary), scaled, rate, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, path)
+    return mono / max(1.0, float(np.abs(mono).max(initial=0.0)))  # resampling can overshoot
 
 
 def supervise(clip: Clip, recording: Recording) -> SupervisionSegment:

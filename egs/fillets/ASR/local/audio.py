@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +27,10 @@ def duration_of(path: Path) -> float:
         raise ValueError(f"{path} is no readable recording: unpack the packages again") from error
 
 
-def write_flac(source: Path, path: Path) -> None:
-    """Write the mean of the channels at 16 kHz, without the last silence."""
+def mono_at_16_khz(source: Path) -> np.ndarray:
+    """The mean of the channels, without the last silence."""
     samples, rate = soundfile.read(str(source), dtype="float32", always_2d=True)
-    mono = without_last_silence(resample(samples.mean(axis=1), rate))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    soundfile.write(str(temporary), mono, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, path)
+    return without_last_silence(resample(samples.mean(axis=1), rate))
 
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:

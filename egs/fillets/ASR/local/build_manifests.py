@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from audio import duration_of, write_flac
+from audio import SAMPLING_RATE, duration_of, mono_at_16_khz
 from dialogues import Clip, find_clips
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from splits import SPLITS, splits_of
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.speech.audio import write_flac
 
 SAYS_LESS = {"nl-gems-zav-v-restart"}
 """Clips in which less is said than their text tells: 64 characters in 1.8 s."""
@@ -79,7 +80,7 @@ def usable_clips(
 def record(clip: Clip, audio_dir: Path) -> Recording:
     """The recording of a clip as FLAC, which is written."""
     path = audio_dir / f"{clip.id}.flac"
-    write_flac(clip.path, path)
+    write_flac(path, [mono_at_16_khz(clip.path)], sampling_rate=SAMPLING_RATE)
     return Recording.from_file(path, recording_id=clip.id)
 
 

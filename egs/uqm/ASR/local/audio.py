@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -31,13 +29,6 @@ def read_ogg(data: bytes, name: str, rate: int) -> np.ndarray:
         raise ValueError(f"{name} is no readable recording ({error}): unpack the packages again") from error
     require(samples.ndim == 1, f"{name} has {samples.shape[-1]} channels: one is expected")
     return np.clip(resample(samples, source_rate, rate), -1, 1)
-
-
-def write_flac(samples: np.ndarray, path: Path, rate: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    soundfile.write(str(temporary), samples, rate, format="FLAC", subtype="PCM_16")
-    os.replace(temporary, path)
 
 
 def in_pauses(times: Sequence[float], samples: np.ndarray, rate: int) -> list[float]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from audio import in_pauses, read_ogg, write_flac
+from audio import in_pauses, read_ogg
 from dialogues import Dialogue, open_archives, read_dialogues
 from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
 from lhotse.supervision import AlignmentItem
@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.speech.audio import write_flac
 
 WHOLE = "test-dialogues"
 MIN_DURATION, MAX_DURATION = 0.4, 26.0
@@ -42,7 +43,7 @@ def main() -> None:
     for dialogue in tqdm(dialogues, desc="recordings", unit="file"):
         samples = read_ogg(archives.voice.read(dialogue.member), dialogue.member, args.sampling_rate)
         path = args.audio_dir / dialogue.character / f"{dialogue.id}.flac"
-        write_flac(samples, path, args.sampling_rate)
+        write_flac(path, [samples], sampling_rate=args.sampling_rate)
         recordings[dialogue.id] = Recording.from_file(path, recording_id=dialogue.id)
         starts[dialogue.id] = [0.0, *in_pauses(list(accumulate(dialogue.lengths)), samples, args.sampling_rate)]
     segments, dropped = usable_segments(dialogues, recordings, starts)
