@@ -11,7 +11,7 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -250,7 +250,7 @@ class TrainLoader(ResumableLoader):
         """The batches that are left of the epoch; none after its end, until `set_epoch`."""
         own = self._batches[self.part.rank :: self.part.num_processes][self.num_taken :]
         planned = (PlannedBatch([self.cuts[i] for i in batch.indexes.tolist()], batch.seed) for batch in own)
-        for batch in load_batches(planned, self.dataset):
+        for batch in read_ahead(self.dataset, sampler=planned, num_workers=self.dataset.config.num_workers):
             self.num_taken += 1
             yield batch
 
@@ -281,31 +281,25 @@ class EvalLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        return iter(load_batches(self._batches, self.dataset))
-
-
-def load_batches(batches: Iterable[PlannedBatch], dataset: CutDataset) -> DataLoader:
-    """The batches in order, read ahead by the config's workers."""
-    return read_ahead(dataset, num_workers=dataset.config.num_workers, sampler=batches)
+        return iter(read_ahead(self.dataset, sampler=self._batches, num_workers=self.dataset.config.num_workers))
 
 
 def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedBatch] | None = None) -> DataLoader:
     """What a dataset gives for each plan of a sampler, or by itself, in order; torch's global random state stays.
 
-    On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing.
+    On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing. Where a process
+    cannot see who sent a signal (macOS, Windows), workers end as torch has them end.
     """
-    return _ReadAhead(
-        dataset,
-        sampler=sampler,
-        batch_size=None,
-        num_workers=num_workers,
-        generator=torch.Generator(),
-        worker_init_fn=functools.partial(_begin_worker, os.getpid()),
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
-    )
+    options: dict[str, Any] = {"batch_size": None, "num_workers": num_workers, "generator": torch.Generator()}
+    if num_workers and sys.platform == "linux":
+        options["multiprocessing_context"] = "fork"
+    if not hasattr(signal, "sigwaitinfo"):
+        return DataLoader(dataset, sampler=sampler, **options)
+    begin = functools.partial(_begin_worker, os.getpid())
+    return _LoaderOfObedientWorkers(dataset, sampler=sampler, worker_init_fn=begin, **options)
 
 
-class _ReadAhead(DataLoader):
+class _LoaderOfObedientWorkers(DataLoader):
     """Workers begin with SIGTERM blocked: if their parent ends at once, its signal waits until they can obey it."""
 
     def __iter__(self) -> _BaseDataLoaderIter:
@@ -323,7 +317,6 @@ def _begin_worker(parent: int, worker: int) -> None:
     step then, so its workers wait for the parent's own signal. torch does not tell a worker that its parent was killed
     while the worker began.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_when_told, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         os._exit(1)

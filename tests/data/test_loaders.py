@@ -18,7 +18,15 @@ from lhotse.utils import fastcopy
 
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader, largest_batches, plan_batches
+from shared_moe_conformer.data.loaders import (
+    WHOLE,
+    EvalLoader,
+    Part,
+    TrainLoader,
+    largest_batches,
+    plan_batches,
+    read_ahead,
+)
 from shared_moe_conformer.data.manifests import StoredCuts
 from tests.data.conftest import Corpus
 
@@ -304,11 +312,7 @@ def padded(batch: AsrBatch) -> int:
 ROOT = Path(__file__).resolve().parents[2]
 KILLED_WHILE_A_WORKER_BEGINS = """
 import os, signal, time
-from shared_moe_conformer.config import DataConfig
-from shared_moe_conformer.data.loaders import load_batches
-
-class Batches(list):
-    config = DataConfig(num_workers=1)
+from shared_moe_conformer.data.loaders import read_ahead
 
 def kill_parent():
     parent = os.getppid()
@@ -317,7 +321,7 @@ def kill_parent():
         time.sleep(0.01)
 
 os.register_at_fork(after_in_child=kill_parent)
-list(load_batches(range(3), Batches("abc")))
+list(read_ahead("abc", sampler=range(3), num_workers=1))
 """
 
 
@@ -330,20 +334,16 @@ def test_no_worker_outlives_a_process_that_is_killed_while_it_begins() -> None:
 
 LOADS = """
 import multiprocessing, os, signal, sys, time
-from shared_moe_conformer.config import DataConfig
-from shared_moe_conformer.data.loaders import load_batches
-
-class Batches(list):
-    config = DataConfig(num_workers=2)
+from shared_moe_conformer.data.loaders import read_ahead
 
 multiprocessing.set_start_method("forkserver")
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-batches = iter(load_batches(range(9), Batches("abcdefghi")))
+batches = iter(read_ahead("abcdefghi", sampler=range(9), num_workers=2))
 begun = [next(batches), next(batches)]
 os.system("kill -TERM 0")
 time.sleep(0.2)
 print(*begun, *batches, sep="")
-unfinished = [iter(load_batches(range(9), Batches("abcdefghi"))) for _ in range(4)]
+unfinished = [iter(read_ahead("abcdefghi", sampler=range(9), num_workers=2)) for _ in range(4)]
 """
 
 
@@ -352,6 +352,16 @@ def test_workers_leave_it_to_their_parent_to_end_them_whatever_python_begins_pro
     command = [sys.executable, "-c", LOADS]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True)
     assert (result.returncode, result.stdout) == (0, "abcdefghi\n"), result.stderr
+
+
+@pytest.mark.parametrize("lacking", [("sigwaitinfo",), ("sigwaitinfo", "pthread_sigmask")])
+def test_workers_load_where_signals_cannot_be_waited_for(
+    lacking: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS, and on Windows."""
+    for name in lacking:
+        monkeypatch.delattr(signal, name)
+    assert "".join(read_ahead("abcdefghi", sampler=range(9), num_workers=2)) == "abcdefghi"
 
 
 def test_a_cut_above_max_duration_is_a_batch_by_itself_without_a_warning(corpus: Corpus) -> None:
