@@ -18,14 +18,17 @@ from shared_moe_conformer.config.data import (
 )
 from shared_moe_conformer.config.experiment import (
     Config,
+    LmConfig,
+    LmDataConfig,
+    LmModelConfig,
     LrSchedule,
+    NeuralLmType,
     SharedBlockLrScale,
     TrainingConfig,
     load_config,
     load_config_of,
     save_config,
 )
-from shared_moe_conformer.config.language_model import LmConfig, LmDataConfig, LmModelConfig, NeuralLmType
 from shared_moe_conformer.config.model import (
     BLOCK_PARTS,
     MIXING_PARTS,
