@@ -14,22 +14,23 @@ from typing import Any, NamedTuple
 import uvicorn
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import experts_table
-from shared_moe_conformer.speech.audio import seconds_of
 from shared_moe_conformer.streaming import StreamingRecognizer
-from shared_moe_conformer.web.connections import connection_options
+from shared_moe_conformer.web.connections import connection_options, serve_stream
 from shared_moe_conformer.web.pages import read_page, security_policy
-from shared_moe_conformer.web.queue import Ending, Full, RecognitionQueue
 from shared_moe_conformer.web.streams import StreamHub
 from shared_moe_conformer.web.uploads import (
     MAX_SECONDS,
+    RETRY_AFTER,
     UNNAMED,
+    Ending,
+    Full,
+    RecognitionQueue,
     TooLong,
     TooSlow,
     Upload,
@@ -37,7 +38,6 @@ from shared_moe_conformer.web.uploads import (
     receive,
     recognise,
 )
-from shared_moe_conformer.web.websocket import serve_stream
 
 STATUS = {TooLong: 413, TooSlow: 408, Full: 503, Ending: 503}
 """HTTP status by what is wrong with a request; any other mistake is 400."""
@@ -143,8 +143,7 @@ def create_app(
                     request, Path(temporary), name=name, max_bytes=limits.max_bytes, idle_seconds=live.idle_seconds
                 )
                 parts = [functools.partial(_answer, bundle, upload) for upload in uploads]
-                seconds = await run_in_threadpool(_seconds, uploads)
-                found = await _unless_client_leaves(request, queue.run(parts, seconds=seconds))
+                found = await _unless_client_leaves(request, queue.run(*parts))
             except (Ending, Full, ValueError) as error:
                 return await _refuse(request, error)
             except ClientDisconnect:
@@ -202,16 +201,11 @@ def _answer(bundle: Bundle, upload: Upload) -> dict[str, Any]:
         return {"name": upload.name, "error": " ".join(str(error).split())}
 
 
-def _seconds(uploads: Sequence[Upload]) -> float:
-    """Seconds of audio by the headers, of each recording no more than `MAX_SECONDS`."""
-    return sum(min(seconds_of(upload.path), MAX_SECONDS) for upload in uploads)
-
-
 async def _refuse(request: Request, error: Exception) -> Response:
     """The answer that says what is wrong."""
     if not isinstance(error, TooSlow):
         await discard(request)
-    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Full) else {}
+    headers = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, Full) else {}
     return JSONResponse({"error": str(error)}, status_code=STATUS.get(type(error), 400), headers=headers)
 
 

@@ -26,7 +26,7 @@ from shared_moe_conformer.streaming import EndedSegment
 from shared_moe_conformer.web.streams import StreamHub
 from tests.web.conftest import ask, serve_bundle, wait_until
 
-websocket: Any = pytest.importorskip("shared_moe_conformer.web.websocket", reason="fastapi is not installed")
+websocket: Any = pytest.importorskip("shared_moe_conformer.web.connections", reason="fastapi is not installed")
 wsproto: Any = pytest.importorskip("wsproto", reason="wsproto is not installed")
 events: Any = pytest.importorskip("wsproto.events", reason="wsproto is not installed")
 
