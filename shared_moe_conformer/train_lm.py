@@ -17,11 +17,10 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.texts import TextLoader, file_texts, split_texts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
-from shared_moe_conformer.decoding.neural_lm import neural_lm_path, save_neural_lm
+from shared_moe_conformer.decoding.neural_lm import LanguageModel, neural_lm_path, save_neural_lm
 from shared_moe_conformer.decoding.options import token_ngram_path
 from shared_moe_conformer.decoding.scorers import ngram_scorer
 from shared_moe_conformer.device import choose_device, tune_cpu
-from shared_moe_conformer.language_model import LanguageModel
 from shared_moe_conformer.lattice.ngram import NgramModel
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.distributed import world

@@ -34,13 +34,12 @@ MAY_IMPORT = {
     "loss": {"kernels"},
     "data": {"config", "speech"},  # of speech the one reader of audio files
     "lattice": set(),
-    "language_model": {"config"},
     "params": {"cli", "config", "model"},
     "training": {"config", "data", "model", "params"},  # of data the types alone
-    "decoding": {"config", "model", "language_model", "lattice", "data"},  # of data the types alone
+    "decoding": {"config", "model", "lattice", "data"},  # of data the types alone
     "speech": {"config", "decoding", "model"},  # of decoding the type of hypotheses
     "release": {"config", "model"},
-    "forms": {"bundle", "config", "data", "decoding", "language_model", "model", "release", "speech"},
+    "forms": {"bundle", "config", "data", "decoding", "model", "release", "speech"},
     "hugging_face": {"config", "data", "kernels", "loss", "model", "release", "speech"},
     "routing": {"bundle", "config", "data", "model", "speech"},
     "web": {"bundle", "config", "release", "routing", "speech", "streaming"},

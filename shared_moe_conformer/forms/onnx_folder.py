@@ -21,8 +21,14 @@ import torch
 from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, describe, write_graph
-from shared_moe_conformer.forms.onnx_language_model import write_language_models
+from shared_moe_conformer.forms.onnx_graphs import (
+    CtcGraph,
+    DecoderGraph,
+    EncoderGraph,
+    describe,
+    write_graph,
+    write_language_models,
+)
 from shared_moe_conformer.forms.runtimes import (
     CTC,
     DECODER,

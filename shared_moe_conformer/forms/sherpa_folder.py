@@ -41,8 +41,7 @@ from shared_moe_conformer.forms.onnx_folder import (
     write_decoder_and_joiner,
     write_offline_graphs,
 )
-from shared_moe_conformer.forms.onnx_graphs import describe
-from shared_moe_conformer.forms.onnx_language_model import write_language_models
+from shared_moe_conformer.forms.onnx_graphs import describe, write_language_models
 from shared_moe_conformer.forms.runtimes import (
     CTC,
     ENCODER,

@@ -11,8 +11,13 @@ import torch
 from shared_moe_conformer.config import LmModelConfig
 from shared_moe_conformer.decoding.beam import ModifiedBeamSearch, RescoredBeamSearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
-from shared_moe_conformer.decoding.neural_lm import NeuralScorer, load_neural_lm, neural_lm_path, save_neural_lm
-from shared_moe_conformer.language_model import LanguageModel
+from shared_moe_conformer.decoding.neural_lm import (
+    LanguageModel,
+    NeuralScorer,
+    load_neural_lm,
+    neural_lm_path,
+    save_neural_lm,
+)
 from tests.decoding.test_beam import SCORERS, probabilities
 
 KINDS = ("rnn", "transformer")

@@ -19,14 +19,20 @@ from shared_moe_conformer.config import LmModelConfig  # noqa: E402
 from shared_moe_conformer.decoding.beam import ModifiedBeamSearch  # noqa: E402
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out  # noqa: E402
 from shared_moe_conformer.decoding.hypothesis import search_utterances  # noqa: E402
-from shared_moe_conformer.decoding.neural_lm import NeuralScorer, load_neural_lm, save_neural_lm  # noqa: E402
+from shared_moe_conformer.decoding.neural_lm import (  # noqa: E402
+    LanguageModel,  # noqa: E402
+    NeuralScorer,
+    load_neural_lm,
+    save_neural_lm,
+)
 from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
 from shared_moe_conformer.forms.onnx_chunks import metadata, tail_seconds, whole_chunks, write_chunk_graphs  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_decoder_and_joiner, write_graphs  # noqa: E402
-from shared_moe_conformer.forms.onnx_graphs import describe  # noqa: E402
-from shared_moe_conformer.forms.onnx_language_model import write_language_models  # noqa: E402
+from shared_moe_conformer.forms.onnx_graphs import (
+    describe,  # noqa: E402
+    write_language_models,  # noqa: E402
+)
 from shared_moe_conformer.forms.sherpa_folder import StreamingForm  # noqa: E402
-from shared_moe_conformer.language_model import LanguageModel  # noqa: E402
 from shared_moe_conformer.model.asr_model import AsrModel  # noqa: E402
 from shared_moe_conformer.release.zoo_index import write_sums  # noqa: E402
 from shared_moe_conformer.speech.audio import read_audio, write_wav  # noqa: E402

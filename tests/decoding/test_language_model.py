@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import LmModelConfig
-from shared_moe_conformer.language_model import EOS, SOS, LanguageModel
+from shared_moe_conformer.decoding.neural_lm import EOS, SOS, LanguageModel
 
 KINDS = ("rnn", "transformer")
 SENTENCES = [[5, 3, 4, 4, 2], [7, 6], []]
