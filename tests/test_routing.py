@@ -1,14 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import EncoderConfig, replace_fields, subsampled_length
@@ -18,11 +15,8 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import Router
 from shared_moe_conformer.routing import (
     Layer,
-    ctc_alignment,
     expert_layers,
     frames_per_expert,
-    label_frames,
-    spread,
     transcribe_with_experts,
 )
 from shared_moe_conformer.speech.recognition import Samples
@@ -109,45 +103,3 @@ def test_a_model_without_experts_or_a_set_without_batches_is_refused() -> None:
         frames_per_expert(model(experts_in="none"), batches())
     with pytest.raises(ValueError, match="no batch"):
         frames_per_expert(model(), [])
-
-
-def test_labelled_frames_are_those_of_every_utterance_by_itself() -> None:
-    """Units stand in the order of the references, and experts are those that the frames have without batch-mates."""
-    found = label_frames(model(), batches())
-    lens = [subsampled_length(n) for n in sum(LENS, [])]
-    assert found.utterances.bincount().tolist() == lens and len(found.cut_ids) == 3
-    assert found.expert_ids.shape == (3, sum(lens)) and found.units.shape == found.loudness.shape == (sum(lens),)
-    for n, length in enumerate(lens):
-        assert set(found.units[found.utterances == n].tolist()) == {0, 3} or length <= 7
-    batch = batches()[1]
-    routing = model().encode(batch.x, batch.x_lens).routing
-    assert routing is not None and torch.equal(found.expert_ids[:, found.utterances == 2], routing.expert_ids[..., 0])
-    with pytest.raises(ValueError, match="no experts"):
-        label_frames(model(experts_in="none"), batches())
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 2), max_size=3), st.integers(0, 2), st.integers(0, 2**20))
-def test_an_alignment_is_the_best_of_all_paths(tokens: list[int], more: int, seed: int) -> None:
-    repeats = sum(a == b for a, b in zip(tokens, tokens[1:]))
-    num_frames = len(tokens) + repeats + more
-    assume(num_frames > 0)
-    log_probs = torch.randn(num_frames, 3, generator=torch.Generator().manual_seed(seed)).log_softmax(dim=-1)
-
-    def said(path: tuple[int, ...]) -> list[int]:
-        return [unit for unit, before in zip(path, (0, *path)) if unit and unit != before]
-
-    def score(path: tuple[int, ...]) -> float:
-        return sum(float(log_probs[frame, unit]) for frame, unit in enumerate(path))
-
-    paths = [path for path in itertools.product(range(3), repeat=num_frames) if said(path) == tokens]
-    found = ctc_alignment(log_probs, tokens)
-    assert said(tuple(found)) == tokens
-    assert score(tuple(found)) == pytest.approx(max(map(score, paths)), abs=1e-5)
-
-
-def test_units_spread_to_their_neighbours_as_far_as_they_reach() -> None:
-    units = torch.tensor([0, 0, 5, 0, 0, 0, 0, 7, 0])
-    assert spread(units, 1).tolist() == [0, 5, 5, 5, 0, 0, 7, 7, 7]
-    assert spread(units, 9).tolist() == [5, 5, 5, 5, 5, 7, 7, 7, 7]
-    assert spread(torch.zeros(3, dtype=torch.int64), 2).tolist() == [0, 0, 0]

@@ -1,27 +1,115 @@
-"""Comparisons of decoding methods, of engines, of confidences with errors, and of clean with distorted recordings."""
+"""Every search on every batch of a test set, timed; comparisons of what they find.
+
+Methods are compared with each other, engines, confidences with errors, and clean with distorted recordings.
+"""
 
 from __future__ import annotations
-
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import kaldialign
-
-from shared_moe_conformer.atomic import atomic_file
+from dataclasses import dataclass, field, replace
+from shared_moe_conformer.config import FRAME_SHIFT
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
+from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch, grouped
 from shared_moe_conformer.decoding.methods import label
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.scoring import GAP, ErrorRate, Scores
+from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, Resources
+from shared_moe_conformer.decoding.scoring import Decoded
+from shared_moe_conformer.decoding.scoring import GAP, Scores
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.encoder import EncoderOutput
+from shared_moe_conformer.text import aligned_columns, markdown_table
+from typing import TYPE_CHECKING
+import kaldialign
+import time
+import torch
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from shared_moe_conformer.data.batch import AsrBatch
+
+@dataclass
+class MethodResult:
+    """The hypotheses of one method for one test set, and the time that they took."""
+
+    config: DecodingConfig
+    decoded: list[Decoded] = field(default_factory=list)
+    hyps: list[Hypothesis] = field(default_factory=list)
+    """The hypotheses of the same utterances."""
+    seconds: float = 0.0
+    """Encoder and search; the whole search where it serves several results."""
+    audio_seconds: float = 0.0
+
+    @property
+    def real_time_factor(self) -> float:
+        """Seconds of computing per second of audio."""
+        return self.seconds / self.audio_seconds
+
+
+@torch.inference_mode()
+def decode_batches(
+    model: AsrModel,
+    batches: Iterable[AsrBatch],
+    configs: Sequence[DecodingConfig],
+    *,
+    to_text: Callable[[list[int]], str],
+    resources: Resources = NOTHING,
+) -> list[MethodResult]:
+    """Decode every batch by every method; the encoder runs once for all of them.
+
+    Args:
+      configs: one for each method, as `resolved` gives them; all with the same chunks.
+
+    Returns:
+      one result per config, in their order.
+    """
+    device = next(model.parameters()).device
+    results = [MethodResult(config) for config in configs]
+    for config in configs:
+        _warm_up(model, config, device, resources)
+    for batch in batches:
+        begin = _now(device)
+        encoder_output = model.encode(batch.x.to(device), batch.x_lens.to(device), configs[0].chunking)
+        encoder_seconds = _now(device) - begin
+        resources = replace(resources, transcripts=batch.texts)
+        audio_seconds = float(batch.x_lens.sum()) * FRAME_SHIFT
+        rest = iter(results)
+        for group in grouped(configs):
+            begin = _now(device)
+            hyps_of_each = decode_at_scales(model, encoder_output, group, resources=resources)
+            seconds = encoder_seconds + _now(device) - begin
+            for hyps, result in zip(hyps_of_each, rest):
+                result.seconds += seconds
+                result.audio_seconds += audio_seconds
+                result.hyps += hyps
+                result.decoded += [
+                    Decoded(cut_id, text, text_of(hyp, to_text))
+                    for cut_id, text, hyp in zip(batch.cut_ids, batch.texts, hyps, strict=True)
+                ]
+    return results
+
+
+def text_of(hyp: Hypothesis, to_text: Callable[[list[int]], str]) -> str:
+    """The text of a hypothesis: its words, or if the search knows none, those of its tokens."""
+    return to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words)
+
+
+def _warm_up(model: AsrModel, config: DecodingConfig, device: torch.device, resources: Resources) -> None:
+    """Search one frame, so that graphs and libraries are loaded before time is taken."""
+    frame = torch.zeros(1, 1, model.config.encoder.encoder_dim, device=device)
+    one = torch.ones(1, dtype=torch.int64, device=device)
+    nothing_said = replace(resources, transcripts=[""])
+    decode_batch(model, EncoderOutput(frame, one, None), config, resources=nothing_said)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
 
 ORACLE = " (oracle)"
-UNKNOWN = "-"
 SECONDS_OF_RTF = "RTF: seconds of encoder and search per second of audio"
-HEADER = ("method", "WER % [95 %]", "ins", "del", "sub", "CER % [95 %]", "RTF", "MiB")
+HEADER = ("method", "WER % [95 %]", "ins", "del", "sub", "CER % [95 %]", "RTF")
 
 EDGES = (0.5, 0.8, 0.95)
 """Confidences at which the next bin begins."""
@@ -40,8 +128,6 @@ def comparison_text(
       left_out: methods that could not run, and why.
     """
     notes = [f"{SECONDS_OF_RTF}, all methods in turn on each batch"]
-    if any(s.peak_memory is not None for s in scores):
-        notes.append("MiB: memory that the search of the largest batch takes at most, graphs as it loads them included")
     if any(s.is_oracle for s in scores):
         notes.append("oracle: chosen by the transcripts, a bound and no result")
     notes += [agreement] if agreement else []
@@ -54,12 +140,6 @@ def table_text(scores: Sequence[Scores]) -> str:
     return aligned_columns([HEADER, *map(_row, scores)])
 
 
-def aligned_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines whose columns stand below each other."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
-
-
 def _row(scores: Scores) -> tuple[str, ...]:
     return (
         name_of(scores),
@@ -67,78 +147,12 @@ def _row(scores: Scores) -> tuple[str, ...]:
         *map(str, (scores.wer.insertions, scores.wer.deletions, scores.wer.substitutions)),
         str(scores.cer).replace(" %", ""),
         f"{scores.real_time_factor:.4f}",
-        UNKNOWN if scores.peak_memory is None else f"{scores.peak_memory:.1f}",
     )
 
 
 def name_of(scores: Scores) -> str:
     """The method, marked if it is an oracle."""
     return scores.method + ORACLE * scores.is_oracle
-
-
-def draw(scores: Sequence[Scores], path: Path, *, title: str) -> None:
-    """Write the picture as PNG: error rates with their intervals, real-time factors, and memory where it is known."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with plt.rc_context({"font.size": 9}):
-        figure, axes = plt.subplots(
-            1, 3, sharey=True, figsize=(11, 1.4 + 0.27 * len(scores)), width_ratios=(2, 1, 1), layout="constrained"
-        )
-        _error_rates(axes[0], scores)
-        _bars(axes[1], scores, [s.real_time_factor for s in scores], "real-time factor")
-        _bars(axes[2], scores, [s.peak_memory or 0.0 for s in scores], "memory of the search, MiB")
-        for axis in axes:
-            _rows(axis, len(scores))
-        axes[0].set_yticks(range(len(scores)), [name_of(s) for s in scores])
-        figure.suptitle(title)
-        with atomic_file(path) as file:
-            figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-        plt.close(figure)
-
-
-def _rows(axis: Axes, num_rows: int) -> None:
-    """Every other row shaded, the first one at the top."""
-    for row in range(0, num_rows, 2):
-        axis.axhspan(row - 0.5, row + 0.5, color="0.95", zorder=0)
-    axis.set_ylim(num_rows - 0.5, -0.5)
-    axis.tick_params(axis="y", length=0)
-    axis.set_axisbelow(True)
-
-
-def _error_rates(axis: Axes, scores: Sequence[Scores]) -> None:
-    rates: dict[str, list[ErrorRate]] = {"WER": [s.wer for s in scores], "CER": [s.cer for s in scores]}
-    for shift, (name, of_methods), colour in zip((-0.2, 0.2), rates.items(), ("C0", "C1")):
-        for place, (rate, of_method) in enumerate(zip(of_methods, scores)):
-            axis.errorbar(
-                rate.percent,
-                place + shift,
-                xerr=[[rate.percent - rate.low], [rate.high - rate.percent]],
-                fmt="o",
-                color=colour,
-                markerfacecolor="white" if of_method.is_oracle else colour,
-                capsize=2,
-                markersize=4,
-                label=name if place == 0 else None,
-            )
-            axis.annotate(
-                f"{rate.percent:.1f}", (rate.high, place + shift), (4, 0), textcoords="offset points",
-                fontsize=6.5, color=colour, va="center",
-            )  # fmt: skip
-    axis.set_xlabel("errors in %, with 95 % intervals; hollow, light: oracle; green: embedded")
-    axis.grid(axis="x", alpha=0.3)
-    axis.margins(x=0.12)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-
-
-def _bars(axis: Axes, scores: Sequence[Scores], values: Sequence[float], label: str) -> None:
-    colours = ["0.75" if s.is_oracle else "C2" if "(embedded)" in s.method else "0.5" for s in scores]
-    bars = axis.barh(range(len(scores)), values, color=colours, height=0.6)
-    axis.bar_label(bars, fmt="%.2g" if max(values, default=0) < 10 else "%.1f", padding=2, fontsize=7)
-    axis.set_xlabel(label)
-    axis.margins(x=0.3)
 
 
 def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str | None:
@@ -209,13 +223,13 @@ def distortion_table(clean: Sequence[Scores], distorted: Sequence[Sequence[Score
       distorted: the same for each distortion; its test sets are named `<test set>-<distortion>`.
     """
     test_set = clean[0].test_set
-    lines = [f"| {test_set} | WER % [95 %] | ins | del | sub | times clean |", "|---|---|---|---|---|---|"]
+    rows = []
     for own in [clean, *distorted]:
         name = own[0].test_set.removeprefix(f"{test_set}-") if own is not clean else "clean"
         for before, score in zip(clean, own, strict=True):
             wer, method = score.wer, f", {score.method}" if len(clean) > 1 else ""
             rate = f"{wer.percent:.2f} [{wer.low:.2f}, {wer.high:.2f}]"
             times = f"{wer.percent / before.wer.percent:.2f}" if before.wer.errors else "-"
-            counts = f"{wer.insertions} | {wer.deletions} | {wer.substitutions}"
-            lines.append(f"| {name}{method} | {rate} | {counts} | {times} |")
-    return "\n".join(lines) + "\n"
+            counts = map(str, (wer.insertions, wer.deletions, wer.substitutions))
+            rows.append([name + method, rate, *counts, times])
+    return markdown_table([test_set, "WER % [95 %]", "ins", "del", "sub", "times clean"], rows) + "\n"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from shared_moe_conformer.config import EncoderConfig
 from shared_moe_conformer.reporting.page import (
@@ -70,17 +69,6 @@ def evenness(shares: Sequence[float]) -> float:
     return entropy / math.log(len(shares)) if len(shares) > 1 else 1.0
 
 
-def mutual_information(a: ArrayLike, b: ArrayLike) -> float:
-    """The bits that two labels of the same things, numbers from 0, tell about each other; 0 if they are independent.
-
-    In a finite set labels without any relation have more than 0; `explained` takes that off.
-    """
-    a, b = np.asarray(a), np.asarray(b)
-    counts = np.zeros((a.max() + 1, b.max() + 1))
-    np.add.at(counts, (a, b), 1)
-    return information(counts)
-
-
 def information(counts: np.ndarray) -> float:
     """The bits that two labels tell about each other, from how often their pairs (A, B) are there.
 
@@ -90,20 +78,6 @@ def information(counts: np.ndarray) -> float:
     independent = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
     there = joint > 0
     return float((joint[there] * np.log2(joint[there] / independent[there])).sum())
-
-
-def explained(experts: ArrayLike, labels: ArrayLike, *, shifts: int = 20) -> float:
-    """The share of the choice of experts that labels of the frames explain: mutual information over entropy, 0 to 1.
-
-    The mutual information with labels that are shifted in time, in a circle, is taken off: it is due to chance, and to
-    neighbours being alike.
-    """
-    entropy = mutual_information(experts, experts)
-    if entropy == 0:
-        return 0.0
-    offsets = np.linspace(0, np.size(labels), shifts + 2)[1:-1]
-    by_chance = np.mean([mutual_information(experts, np.roll(labels, int(offset))) for offset in offsets])
-    return (mutual_information(experts, labels) - float(by_chance)) / entropy
 
 
 def usage_table(usage: ExpertUsage) -> str:

@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 
 from shared_moe_conformer.config import EncoderConfig
@@ -13,10 +12,8 @@ from shared_moe_conformer.reporting.experts import (
     evenness,
     expert_charts,
     expert_layer_names,
-    explained,
     groups_map,
     groups_table,
-    mutual_information,
     usage_history,
     usage_map,
     usage_over_time,
@@ -46,23 +43,6 @@ def test_evenness_is_one_for_equal_shares_and_zero_for_one_expert() -> None:
     assert evenness([0.25] * 4) == pytest.approx(1)
     assert f"{evenness([1.0, 0.0, 0.0]):.2f}" == "0.00" and evenness([1.0]) == 1
     assert evenness([0.5, 0.5, 0.0, 0.0]) == pytest.approx(0.5)
-
-
-def test_mutual_information_of_what_is_the_same_and_of_what_is_independent() -> None:
-    assert mutual_information([0, 1, 2, 3], [3, 0, 1, 2]) == pytest.approx(2)
-    assert mutual_information([0, 0, 1, 1], [0, 1, 0, 1]) == pytest.approx(0)
-    assert mutual_information([0, 0, 1, 1], [0, 1, 2, 2]) == pytest.approx(1), "one label tells the other whole"
-
-
-def test_chance_explains_nothing_and_the_cause_all_but_chance() -> None:
-    generator = np.random.default_rng(1)
-    cause = generator.integers(0, 6, 3000)
-    choice = cause // 2
-    assert explained(choice, cause) == pytest.approx(1, abs=0.01)
-    assert explained(choice, generator.integers(0, 60, 3000)) == pytest.approx(0, abs=0.01)
-    half = np.where(generator.random(3000) < 0.5, choice, generator.integers(0, 3, 3000))
-    assert 0.2 < explained(half, cause) < 0.5
-    assert explained([0, 0, 0], [1, 2, 3]) == 0, "there is no choice"
 
 
 def test_the_table_shows_shares() -> None:
