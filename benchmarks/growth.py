@@ -30,7 +30,7 @@ from shared_moe_conformer.config import Config, EncoderConfig, FeatureConfig, Mo
 from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.decode import write_scores
-from shared_moe_conformer.decoding.batches import decode_batches
+from shared_moe_conformer.decoding.comparison import decode_batches
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.trainer import Trainer

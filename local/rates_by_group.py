@@ -13,12 +13,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_moe_conformer.ablation.results import error_ratio, read_transcripts
+from shared_moe_conformer.ablation.results import error_ratio
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.groups import AGE_GROUPS, GROUPINGS, group_of
 from shared_moe_conformer.data.manifests import read_cuts
-from shared_moe_conformer.decoding.scoring import Decoded, character_error_rate, word_error_rate
+from shared_moe_conformer.decoding.scoring import Decoded, character_error_rate, read_transcripts, word_error_rate
+from shared_moe_conformer.text import markdown_table
 
 
 def main() -> None:
@@ -61,19 +62,15 @@ def table(
     head = [by, "utterances", "words", "WER", "CER"]
     if baseline:
         head += ["word errors over the baseline's", "character errors over the baseline's"]
-    lines = [_line(head), "|---" * len(head) + "|"]
+    lines = []
     for name, its in [*rows, ("all", list(results))]:
         rate = word_error_rate(its)
         line = [name, str(len(its)), str(rate.ref_len), str(rate), str(character_error_rate(its))]
         if baseline:
             ids = {result.cut_id for result in its}
             line += ratios(its, [result for result in baseline if result.cut_id in ids])
-        lines.append(_line(line))
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        lines.append(line)
+    return markdown_table(head, lines)
 
 
 def ratios(results: Sequence[Decoded], baseline: Sequence[Decoded]) -> list[str]:

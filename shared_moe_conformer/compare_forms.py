@@ -19,14 +19,13 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from shared_moe_conformer.ablation.results import read_transcripts
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.scoring import Decoded, word_error_rate
+from shared_moe_conformer.decoding.scoring import Decoded, read_transcripts, word_error_rate
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.onnx_folder import write_onnx
 from shared_moe_conformer.forms.runtimes import (
@@ -50,7 +49,7 @@ from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.audio import read_audio
-from shared_moe_conformer.text import words_of
+from shared_moe_conformer.text import markdown_table, words_of
 from shared_moe_conformer.training.averaging import Selection
 
 PRECISIONS: dict[str, Callable[[str], str]] = {"float32": str, "float16": fp16_name, "int8": int8_name}
@@ -239,7 +238,7 @@ def round_trip_table(rows: Sequence[Row], *, recordings: int) -> str:
         (r.kind, r.form, f"{r.same} of {recordings}", "not told" if isnan(r.difference) else f"{r.difference:.2g}")
         for r in rows
     ]
-    return _table(("model", "form", "recordings with the same text", "largest difference"), cells)
+    return markdown_table(("model", "form", "recordings with the same text", "largest difference"), cells)
 
 
 def precision_table(rows: Sequence[Row], *, recordings: int) -> str:
@@ -253,12 +252,7 @@ def precision_table(rows: Sequence[Row], *, recordings: int) -> str:
         for row in rows
     ]
     heads = ("model", "precision", "MB", "WER %", "recordings with the same text", "largest difference", "CPU time")
-    return _table(heads, cells)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    first, *others = (f"| {' | '.join(row)} |" for row in (heads, *rows))
-    return "\n".join([first, f"|{'---|' * len(heads)}", *others])
+    return markdown_table(heads, cells)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ import functools
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +18,7 @@ from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding import comparison, scoring, searches
-from shared_moe_conformer.decoding.batches import MethodResult, decode_batches, peak_memories
+from shared_moe_conformer.decoding.comparison import MethodResult, decode_batches
 from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
@@ -58,7 +57,6 @@ def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoi
         scoring.word_error_rate(result.decoded),
         scoring.character_error_rate(result.decoded),
         result.real_time_factor,
-        result.peak_memory,
         METHODS[method].is_oracle,
     )
     suffix = f"{checkpoint}-{scores.settings}"
@@ -115,12 +113,10 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         log_environment(device, commit=package_commit())
         if note := searches.tuned_note(methods, tuned, given=vars(args), checkpoint=checkpoint):
             logger.info("with %s; an option that is given wins", note)
-        memory = peak_memories(model, next(iter(loaders.values())), methods, resources) if len(methods) > 1 else [None]
         scores_of: dict[str, list[scoring.Scores]] = {}
         for test_set, loader in loaders.items():
             batches = tqdm(loader, desc=f"decoding {test_set}", unit="batch")
             results = decode_batches(model, batches, methods, to_text=tokenizer.decode, resources=resources)
-            results = [replace(result, peak_memory=peak) for result, peak in zip(results, memory)]
             scores = [_scored(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
             scores_of[test_set] = scores
             transcripts = [_with_times(result, tokenizer) for result in results]
@@ -237,7 +233,7 @@ def _compare(
     left_out: Mapping[str, str],
     searched: str,
 ) -> None:
-    """Write the table and the picture of several methods on one test set, and a table of their confidences.
+    """Write the table of several methods on one test set, and that of their confidences.
 
     Args:
       searched: the checkpoint, and the method if only one was asked for, as file names give them.
@@ -250,9 +246,7 @@ def _compare(
     texts = {"comparison": table, "confidences": comparison.calibration_text(judged, title=title)}
     for kind, text in texts.items():
         write_whole(exp_dir / f"{kind}-{name}.txt", text)
-    comparison.draw(scores, exp_dir / f"comparison-{name}.png", title=title)
-    written = f"{exp_dir}/comparison-{name}.txt and .png, and confidences-{name}.txt"
-    logger.info("\n%s\nwrote %s", table, written)
+    logger.info("\n%s\nwrote %s", table, f"{exp_dir}/comparison-{name}.txt and confidences-{name}.txt")
 
 
 def _compare_distortions(

@@ -1,10 +1,10 @@
-"""Words of texts, in scripts with and without spaces; characters, counts and errors in messages."""
+"""Words of texts, in scripts with and without spaces; characters, counts, errors and tables for reading."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # Chinese characters, their extensions, compatibility forms and iteration mark; hiragana and katakana, wide and narrow;
 # letters of Thai, Lao, Burmese and Khmer. Their digits make numbers, as others do.
@@ -75,3 +75,15 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
+
+
+def aligned_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as lines whose columns stand below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "".join("  ".join(map(str.ljust, row, widths)).rstrip() + "\n" for row in rows)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a line end after its last row."""
+    first, *others = (f"| {' | '.join(row)} |" for row in (heads, *rows))
+    return "\n".join([first, f"|{'---|' * len(heads)}", *others])

@@ -11,6 +11,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
+from shared_moe_conformer.text import aligned_columns
 
 AS_RELEASED = "every file is as released"
 ADDRESS = "a folder, file://, http(s):// or hf://owner/name (Hugging Face)"
@@ -40,9 +41,7 @@ def verify(name: str, *, zoo_dir: Path) -> str:
 def table(entries: list[ZooEntry]) -> str:
     """The models in lines of aligned columns."""
     heads = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER (test set, search)")
-    rows = [heads, *(_row(entry) for entry in entries)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return aligned_columns([heads, *map(_row, entries)]).rstrip("\n")
 
 
 def details(entry: ZooEntry, *, source: str) -> str:

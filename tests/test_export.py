@@ -14,7 +14,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Config, LmModelConfig, load_config, replace_fields, save_config
 from shared_moe_conformer.data.tokenizer import save_units
 from shared_moe_conformer.decode import write_scores
-from shared_moe_conformer.decoding.batches import MethodResult
+from shared_moe_conformer.decoding.comparison import MethodResult
 from shared_moe_conformer.decoding.neural_lm import LanguageModel, neural_lm_path, save_neural_lm
 from shared_moe_conformer.decoding.options import DecodingConfig, token_ngram_path
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files

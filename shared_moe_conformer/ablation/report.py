@@ -11,7 +11,7 @@ from shared_moe_conformer.ablation.results import Rates, Result, RunKey, error_r
 from shared_moe_conformer.ablation.variants import Variant
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
-from shared_moe_conformer.text import counted
+from shared_moe_conformer.text import counted, markdown_table
 
 BEGIN = "<!-- written by local/ablation.py --report; do not edit -->"
 END = "<!-- end of what local/ablation.py wrote -->"
@@ -75,7 +75,7 @@ def _section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> 
         "",
         f"![Error rates against the encoder's parameters]({picture.name})",
         "",
-        *_table(rows),
+        _table(rows),
     ]
     return "\n".join(lines)
 
@@ -114,7 +114,7 @@ def _description(runs: Sequence[Result]) -> str:
     )
 
 
-def _table(rows: Sequence[Row]) -> list[str]:
+def _table(rows: Sequence[Row]) -> str:
     """The rows in Markdown."""
     full = next((row.unique for row in rows if row.variant.name == REFERENCE), None)
     head = ["variant", "", "seeds", "stored", "of `full`", "active", "WER %, greedy", "seed by seed", "times `full`",
@@ -136,7 +136,7 @@ def _table(rows: Sequence[Row]) -> list[str]:
         _times(row.characters),
         *(f"{rates.percent.mean:.1f}" for rates in row.others),
     ] for row in rows]  # fmt: skip
-    return ["| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *cells)]
+    return markdown_table(head, cells)
 
 
 def _times(rates: Rates) -> str:

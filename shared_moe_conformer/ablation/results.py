@@ -5,7 +5,6 @@ Each run is a JSON line of a file that many machines can add to.
 
 from __future__ import annotations
 
-import ast
 import fcntl
 import hashlib
 import json
@@ -162,22 +161,6 @@ def method_errors(method: str, decoded: Sequence[Decoded]) -> MethodErrors:
         word_errors=tuple(row["total"] for row in rows),
         character_errors=tuple(row["total"] for row in characters),
     )
-
-
-def read_transcripts(path: Path) -> list[Decoded]:
-    """The transcripts of a recogs-*.txt that `decoding.scoring.write_files` wrote, in the order of the ids.
-
-    Raises:
-      ValueError: a line is not of that form.
-    """
-    texts: dict[str, dict[str, str]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line:
-            name, _, rest = line.rpartition(":\t")
-            kind, equals, words = rest.partition("=")
-            require(bool(name and equals) and kind in ("ref", "hyp"), f"{path}: {line[:60]!r} is no transcript")
-            texts.setdefault(name, {})[kind] = " ".join(ast.literal_eval(words))
-    return [Decoded(name, both["ref"], both["hyp"]) for name, both in sorted(texts.items())]
 
 
 class Estimate(NamedTuple):

@@ -24,11 +24,11 @@ from shared_moe_conformer.ablation.results import (
     config_digest,
     method_errors,
     read_results,
-    read_transcripts,
 )
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import Config, replace_fields, require
+from shared_moe_conformer.decoding.scoring import read_transcripts
 from shared_moe_conformer.device import processor_name
 from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.release.manifest import package_commit

@@ -4,28 +4,27 @@ Methods are compared with each other, engines, confidences with errors, and clea
 """
 
 from __future__ import annotations
-from collections.abc import Callable, Iterable, Sequence
-from collections.abc import Mapping, Sequence
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from shared_moe_conformer.config import FRAME_SHIFT
-from shared_moe_conformer.config import replace_fields
+from typing import TYPE_CHECKING
+
+import kaldialign
+import torch
+
+from shared_moe_conformer.config import FRAME_SHIFT, replace_fields
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch, grouped
-from shared_moe_conformer.decoding.methods import label
-from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.methods import decode_at_scales, decode_batch, grouped, label
 from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, Resources
-from shared_moe_conformer.decoding.scoring import Decoded
-from shared_moe_conformer.decoding.scoring import GAP, Scores
+from shared_moe_conformer.decoding.scoring import GAP, Decoded, Scores
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.text import aligned_columns, markdown_table
-from typing import TYPE_CHECKING
-import kaldialign
-import time
-import torch
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
+
 
 @dataclass
 class MethodResult:

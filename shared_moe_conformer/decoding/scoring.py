@@ -5,6 +5,7 @@ Source of the files' form: icefall (store_transcripts, write_error_stats and the
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import kaldialign
 
 from shared_moe_conformer.atomic import write_whole
+from shared_moe_conformer.config import require
 from shared_moe_conformer.text import words_of as text_words
 
 # Stands in alignments for "no word here"; no transcript holds it, since words hold no space.
@@ -131,8 +133,6 @@ class Scores(NamedTuple):
     cer: ErrorRate
     real_time_factor: float
     """Seconds of encoder and search per second of audio."""
-    peak_memory: float | None = None
-    """Memory (MiB) that the search takes at most; None: not measured."""
     is_oracle: bool = False
     """Whether the transcripts were used, so that the rates are bounds and no results."""
 
@@ -175,6 +175,22 @@ def short_name(name: str) -> str:
 def transcripts_text(results: Sequence[Decoded]) -> str:
     """Reference and hypothesis of every utterance as Python lists of words."""
     return "".join(f"{r.cut_id}:\tref={words_of(r.ref)}\n{r.cut_id}:\thyp={words_of(r.hyp)}\n\n" for r in results)
+
+
+def read_transcripts(path: Path) -> list[Decoded]:
+    """The transcripts of a recogs-*.txt that `write_files` wrote, in the order of the ids.
+
+    Raises:
+      ValueError: a line is not of that form.
+    """
+    texts: dict[str, dict[str, str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line:
+            name, _, rest = line.rpartition(":\t")
+            kind, equals, words = rest.partition("=")
+            require(bool(name and equals) and kind in ("ref", "hyp"), f"{path}: {line[:60]!r} is no transcript")
+            texts.setdefault(name, {})[kind] = " ".join(ast.literal_eval(words))
+    return [Decoded(name, both["ref"], both["hyp"]) for name, both in sorted(texts.items())]
 
 
 def summary_text(scores: Sequence[Scores]) -> str:

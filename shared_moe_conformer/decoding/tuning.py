@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.decoding.batches import text_of
+from shared_moe_conformer.decoding.comparison import text_of
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, grouped, label
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.decoding.scoring import num_errors, words_of

@@ -13,6 +13,7 @@ import yaml
 from shared_moe_conformer.config import Config, EncoderConfig
 from shared_moe_conformer.release.manifest import CARD_FILE, Manifest, ModelFacts
 from shared_moe_conformer.release.zoo_index import ZooEntry
+from shared_moe_conformer.text import markdown_table
 
 HUB_LICENCES = ("apache-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "gpl-2.0", "mit", "unknown")
 """Licences that Hugging Face knows; others are `other` with a `license_name`.
@@ -80,10 +81,14 @@ sums, and from then on needs no network:
 python -m shared_moe_conformer.transcribe --model {location}/{first} speech.wav
 ```
 
-| model | trained on | language | licence | parameters stored, active | MB | WER (test set, search) |
-|---|---|---|---|---|---|---|
-{rows}
+{table}
 """
+
+
+ZOO_COLUMNS = (
+    *("model", "trained on", "language", "licence"),
+    *("parameters stored, active", "MB", "WER (test set, search)"),
+)
 
 
 def model_card(
@@ -163,10 +168,9 @@ def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
       entries: the models, one at least.
       location: the zoo's address, hf://owner/name.
     """
-    rows = "\n".join(map(_zoo_row, entries))
-    return with_header(
-        zoo_header(entries), ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, rows=rows)
-    )
+    table = markdown_table(ZOO_COLUMNS, map(_zoo_row, entries))
+    body = ZOO_BODY.format(mark=MARK, location=location, first=entries[0].name, table=table)
+    return with_header(zoo_header(entries), body)
 
 
 def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
@@ -200,19 +204,18 @@ def _error_rate_table(manifest: Manifest) -> str:
     if not manifest.error_rates:
         return "None were measured."
     rows = [
-        f"| {test_set} | {method} | {rate:.2f} % |"
+        (test_set, method, f"{rate:.2f} %")
         for test_set, rates in manifest.error_rates.items()
         for method, rate in rates.items()
     ]
-    return "\n".join(["| test set | search | WER |", "|---|---|---|", *rows])
+    return markdown_table(("test set", "search", "WER"), rows)
 
 
-def _zoo_row(entry: ZooEntry) -> str:
+def _zoo_row(entry: ZooEntry) -> tuple[str, ...]:
     rate = entry.shown_rate or "not measured"
     counts = f"{entry.unique_parameters / 1e6:.2f} M, {entry.active_parameters / 1e6:.2f} M"
     name = f"[{entry.name}]({entry.path}/{CARD_FILE})"
-    facts = (name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", rate)
-    return f"| {' | '.join(facts)} |"
+    return name, entry.corpus, entry.language, entry.licence, counts, f"{entry.size / 1e6:.1f}", rate
 
 
 MODEL_TYPE = "shared_moe_conformer"

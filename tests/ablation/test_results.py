@@ -14,10 +14,9 @@ from shared_moe_conformer.ablation.results import (
     error_rates,
     method_errors,
     read_results,
-    read_transcripts,
 )
 from shared_moe_conformer.config import Config, from_dict, replace_fields, told_options
-from shared_moe_conformer.decoding.scoring import Decoded, transcripts_text
+from shared_moe_conformer.decoding.scoring import Decoded
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path, make_result: Callable[..., Result]) -> None:
@@ -77,16 +76,6 @@ def test_errors_are_counted_by_utterance() -> None:
     result = method_errors("greedy_search", [Decoded("a", "ab cd", "ab xd e"), Decoded("b", "ab", "")])
     assert (result.insertions, result.deletions, result.substitutions) == (1, 1, 1)
     assert result.word_errors == (2, 1) and result.character_errors == (2, 2)
-
-
-def test_transcripts_are_read_as_decoding_writes_them(tmp_path: Path) -> None:
-    decoded = [Decoded("b:\t1", "it's so", "it is so"), Decoded("a", "ž", "")]
-    path = tmp_path / "recogs.txt"
-    path.write_text(transcripts_text(decoded), encoding="utf-8")
-    assert read_transcripts(path) == sorted(decoded)
-    path.write_text("a: ref\n")
-    with pytest.raises(ValueError, match="is no transcript"):
-        read_transcripts(path)
 
 
 def test_a_search_that_was_not_run_is_named(make_result: Callable[..., Result]) -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+import itertools
 import math
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
+from torch import Tensor
 
+from shared_moe_conformer.decoding import comparison
 from shared_moe_conformer.decoding.comparison import (
     agreement_note,
     calibration_text,
     comparison_text,
+    decode_batches,
     distortion_table,
-    draw,
     judged_words,
     table_text,
 )
@@ -21,7 +25,7 @@ from shared_moe_conformer.decoding.scoring import Scores
 from .test_scoring import scores
 
 SCORES = [
-    scores()._replace(peak_memory=12.34),
+    scores(),
     scores("nbest_oracle")._replace(is_oracle=True),
     scores("modified_beam_search"),
 ]
@@ -31,23 +35,17 @@ def test_columns_are_aligned_and_oracles_marked() -> None:
     header, *rows = table_text(SCORES).splitlines()
     assert [row.split("  ")[0] for row in rows] == ["greedy_search", "nbest_oracle (oracle)", "modified_beam_search"]
     assert len({row.index("]") for row in rows}) == 1, "columns are aligned"
-    assert rows[0].endswith("12.3") and rows[1].endswith("-") and header.endswith("MiB")
+    assert header.endswith("RTF")
 
 
 def test_notes_say_what_there_is_to_know() -> None:
     text = comparison_text(SCORES, title="test, epoch-1", left_out={"1best": "no engine"})
     title, *_, last = text.splitlines()
     assert title == "test, epoch-1" and last == "left out: 1best: no engine"
-    assert "a bound and no result" in text and "MiB: memory" in text and "" not in text.splitlines()
+    assert "a bound and no result" in text and "" not in text.splitlines()
     assert "the engines agree\n" in comparison_text(SCORES, title="test", left_out={}, agreement="the engines agree")
     plain = comparison_text([scores()], title="test", left_out={})
-    assert "oracle" not in plain and "MiB: memory" not in plain
-
-
-@pytest.mark.parametrize("shown", [SCORES, SCORES[2:]])
-def test_the_picture_is_a_png(tmp_path: Path, shown: list[Scores]) -> None:
-    draw(shown, tmp_path / "comparison.png", title="test, epoch-1")
-    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "oracle" not in plain
 
 
 ONE = DecodingConfig(decoding_method="1best", lattice_engine="k2")
@@ -130,3 +128,22 @@ def test_nothing_is_a_multiple_of_no_errors() -> None:
     perfect = at("test", "a", 0)
     perfect = perfect._replace(wer=perfect.wer._replace(substitutions=0))
     assert distortion_table([perfect], [[at("test-gain=3", "a", 1)]]).endswith("| - |\n")
+
+
+class Batch(NamedTuple):
+    x: Tensor
+    x_lens: Tensor
+    cut_ids: list[str]
+    texts: list[str]
+
+
+def test_each_method_is_charged_with_the_encoder_and_its_own_search(make_model, monkeypatch) -> None:
+    model = make_model(7)
+    lens = torch.tensor([50, 30])
+    batch = Batch(torch.randn(2, 50, 80), lens, ["a", "b"], ["A", "B"])
+    clock = itertools.count()
+    monkeypatch.setattr(comparison, "_now", lambda device: float(next(clock)))  # each step takes a second
+    methods = [DecodingConfig(decoding_method=name) for name in ("greedy_search", "ctc_greedy_search")]
+    results = decode_batches(model, [batch, batch], methods, to_text=str)
+    assert [result.real_time_factor for result in results] == [pytest.approx(2 * 2 / (2 * 0.8))] * 2
+    assert [[decoded.cut_id for decoded in result.decoded] for result in results] == [["a", "b"] * 2] * 2

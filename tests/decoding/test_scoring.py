@@ -10,7 +10,9 @@ from shared_moe_conformer.decoding.scoring import (
     Decoded,
     Scores,
     character_error_rate,
+    read_transcripts,
     summary_text,
+    transcripts_text,
     word_error_rate,
     write_files,
 )
@@ -132,3 +134,13 @@ def test_mandarins_word_error_rate_is_its_character_error_rate() -> None:
     results = [Decoded("a", "甚至出现", "甚至 出观"), Decoded("b", "用GPT", "用GPT")]
     assert word_error_rate(results)[:4] == (0, 0, 1, 6)
     assert character_error_rate([results[0]])[:4] == word_error_rate([results[0]])[:4] == (0, 0, 1, 4)
+
+
+def test_transcripts_are_read_as_decoding_writes_them(tmp_path: Path) -> None:
+    decoded = [Decoded("b:\t1", "it's so", "it is so"), Decoded("a", "ž", "")]
+    path = tmp_path / "recogs.txt"
+    path.write_text(transcripts_text(decoded), encoding="utf-8")
+    assert read_transcripts(path) == sorted(decoded)
+    path.write_text("a: ref\n")
+    with pytest.raises(ValueError, match="is no transcript"):
+        read_transcripts(path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.data.batch import AsrBatch
-from shared_moe_conformer.decoding.batches import decode_batches
+from shared_moe_conformer.decoding.comparison import decode_batches
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import word_error_rate
 from shared_moe_conformer.decoding.searches import resolved, tuned_as, with_values

@@ -18,7 +18,7 @@ from shared_moe_conformer.config import replace_fields  # noqa: E402
 from shared_moe_conformer.data.batch import CutDataset  # noqa: E402
 from shared_moe_conformer.data.loaders import EvalLoader  # noqa: E402
 from shared_moe_conformer.data.manifests import read_cuts  # noqa: E402
-from shared_moe_conformer.decoding.batches import decode_batches  # noqa: E402
+from shared_moe_conformer.decoding.comparison import decode_batches  # noqa: E402
 from shared_moe_conformer.decoding.options import DecodingConfig  # noqa: E402
 from shared_moe_conformer.forms.onnx_folder import write_onnx  # noqa: E402
 from shared_moe_conformer.forms.torchscript import write_torchscript  # noqa: E402

@@ -57,7 +57,7 @@ def test_one_command_goes_from_speech_to_a_released_model(recipe: Path, python_f
         assert list((recipe / "exp/base" / method).glob("*wer-summary-test-epoch-1-avg-1-*.txt"))
         assert f"\n{label(search)} " in printed
     assert "left out" not in printed or "k2 is not installed" in printed, "prepare.sh makes all that searches need"
-    assert (recipe / "exp/base/comparison-test-epoch-1-avg-1.png").is_file()
+    assert (recipe / "exp/base/comparison-test-epoch-1-avg-1.txt").is_file()
     zoo = recipe.parents[2] / "zoo"
     entry = json.loads((zoo / "index.json").read_text())
     assert "asterisk-en-base" in json.dumps(entry)
