@@ -10,7 +10,7 @@ from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
-from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index, select
+from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index
 from shared_moe_conformer.text import aligned_columns
 
 AS_RELEASED = "every file is as released"
@@ -77,11 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     name.add_argument("name", help="the model's name")
     source.add_argument("--from", dest="source", help=f"another zoo: {ADDRESS} [this one]")
     commands = parser.add_subparsers(dest="command", required=True)
-    lister = commands.add_parser("list", parents=[where, source], help="print the index")
-    lister.add_argument("--corpus", help="only models of corpora whose names contain this")
-    lister.add_argument("--language", help="only models of this language, a BCP-47 code; en finds en-GB as well")
-    lister.add_argument("--max-size", type=float, help="only models of at most this many MB")
-    lister.set_defaults(run=_list)
+    commands.add_parser("list", parents=[where, source], help="print the index").set_defaults(run=_list)
     commands.add_parser("show", parents=[where, source, name], help="print all about a model").set_defaults(run=_show)
     puller = commands.add_parser("pull", parents=[where, name], help="get a model from another zoo")
     puller.add_argument("--from", dest="source", required=True, help=ADDRESS)
@@ -103,13 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 def _list(args: argparse.Namespace) -> None:
     where = args.source or args.zoo_dir
     entries = _entries(args)
-    chosen = select(entries, corpus=args.corpus, language=args.language, max_size=args.max_size)
-    if chosen:
-        print(table(chosen))
-    elif entries:
-        print(f"none of the {len(entries)} models in the zoo {where} fits")
-    else:
-        print(f"no models in the zoo {where} yet: ./export.py --zoo-dir {where} adds one")
+    print(table(entries) if entries else f"no models in the zoo {where} yet: ./export.py --zoo-dir {where} adds one")
 
 
 def _show(args: argparse.Namespace) -> None:

@@ -20,7 +20,6 @@ from shared_moe_conformer.release.zoo_index import (
     file_sha256,
     find,
     read_index,
-    select,
     write_sums,
 )
 from shared_moe_conformer.zoo import main, table, verify
@@ -177,17 +176,6 @@ def test_a_wrong_call_is_one_line(tmp_path: Path, capsys: Output, arguments: lis
     assert err.count("\n") == 1
 
 
-def test_queries_choose(tmp_path: Path, capsys: Output) -> None:
-    add(fake_bundle(tmp_path, "base"))
-    fits = [["--corpus", "PHONE"], ["--language", "en"], ["--max-size", "0.01"], []]
-    for query in fits:
-        main(["list", "--zoo-dir", str(tmp_path), *query])
-        assert "base  telephone" in capsys.readouterr().out
-    for query in (["--corpus", "radio"], ["--language", "e"], ["--language", "en-GB"], ["--max-size", "0.0001"]):
-        main(["list", "--zoo-dir", str(tmp_path), *fits[0], *query])
-        assert capsys.readouterr().out == f"none of the 1 models in the zoo {tmp_path} fits\n"
-
-
 def test_a_models_rate_is_that_of_its_own_search_and_not_of_the_best_on_the_test_set(tmp_path: Path) -> None:
     greedy = "greedy_search-max-sym-per-frame-1"
     rates = {"a": {"1best-graph-H": 7.0, "ctc_greedy_search": 6.0}, "b": {greedy: 8.5}, "c": {greedy: 5.0}}
@@ -196,11 +184,6 @@ def test_a_models_rate_is_that_of_its_own_search_and_not_of_the_best_on_the_test
     assert dataclasses.replace(entry, decoding_method="ctc_greedy_search").shown_rate == "6.00 % (a, ctc_greedy_search)"
     assert dataclasses.replace(entry, decoding_method="modified_beam_search").shown_rate == ""
     assert dataclasses.replace(entry, error_rates={"a": {greedy: math.inf, "odd": 1.0}}).word_error_rate is None
-
-
-def test_a_language_finds_its_regions(tmp_path: Path) -> None:
-    entry = dataclasses.replace(add(fake_bundle(tmp_path, "base")), language="de,en-GB")
-    assert [len(select([entry], language=code)) for code in ("en", "EN-gb", "de", "en-US", "fr")] == [1, 1, 1, 0, 0]
 
 
 def test_a_model_is_shown_pulled_pushed_and_removed_by_command(saved: Save, tmp_path: Path, capsys: Output) -> None:

@@ -131,28 +131,6 @@ def entry_of(name: str, entries: list[ZooEntry], *, source: str) -> ZooEntry:
     return named[name]
 
 
-def select(
-    entries: list[ZooEntry], *, corpus: str | None = None, language: str | None = None, max_size: float | None = None
-) -> list[ZooEntry]:
-    """The models that fit a query; None: anything does.
-
-    Args:
-      corpus: part of the corpus's name, in any case of letters.
-      language: a BCP-47 code; `en` finds `en-GB` as well.
-      max_size: limit of all files together, in MB (10**6 bytes).
-    """
-
-    def fits(entry: ZooEntry) -> bool:
-        codes = entry.language.lower().split(",")
-        return (
-            (corpus is None or corpus.lower() in entry.corpus.lower())
-            and (language is None or any(f"{code}-".startswith(f"{language.lower()}-") for code in codes))
-            and (max_size is None or entry.size <= max_size * 1e6)
-        )
-
-    return [entry for entry in entries if fits(entry)]
-
-
 def locked(zoo_dir: Path, name: str) -> FileLock:
     """A lock on a name in a zoo, among all processes."""
     return FileLock(zoo_dir / f".{name}.lock")
