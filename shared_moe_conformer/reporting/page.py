@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shared_moe_conformer.web.pages import STYLE, read_page
+from shared_moe_conformer.web import STYLE, read_page
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

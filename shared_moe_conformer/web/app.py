@@ -21,8 +21,8 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import experts_table
 from shared_moe_conformer.streaming import StreamingRecognizer
+from shared_moe_conformer.web import read_page, security_policy
 from shared_moe_conformer.web.connections import connection_options, serve_stream
-from shared_moe_conformer.web.pages import read_page, security_policy
 from shared_moe_conformer.web.streams import StreamHub
 from shared_moe_conformer.web.uploads import (
     MAX_SECONDS,

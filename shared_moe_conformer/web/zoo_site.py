@@ -29,7 +29,7 @@ from shared_moe_conformer.release.manifest import (
 )
 from shared_moe_conformer.release.transfer import verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, read_index, require_small
-from shared_moe_conformer.web.pages import read_page, security_policy
+from shared_moe_conformer.web import read_page, security_policy
 
 MARKER = "zoo-site.json"
 """The index again, for programs; and the sign that a folder was written by `write_site`."""

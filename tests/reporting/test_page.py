@@ -28,7 +28,7 @@ from shared_moe_conformer.reporting.page import (
     warning,
     wide_card,
 )
-from shared_moe_conformer.web.pages import STYLE
+from shared_moe_conformer.web import STYLE
 
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}"

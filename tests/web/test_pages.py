@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from shared_moe_conformer.web.pages import read_page, security_policy
+from shared_moe_conformer.web import read_page, security_policy
 
 PAGES = ["recognise.html", "report.html", "zoo.html"]
 
