@@ -14,12 +14,12 @@ from typing import get_args
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.lattice.decoding_graph import (
     CtcTopology,
+    Lexicon,
     build_word_graph,
     chosen_topology,
     graph_path,
     load_word_graph,
 )
-from shared_moe_conformer.lattice.lexicon import Lexicon
 
 
 def main() -> None:

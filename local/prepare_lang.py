@@ -10,7 +10,7 @@ from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.decoding_graph import Lexicon
 from shared_moe_conformer.text import shown, words_of
 
 

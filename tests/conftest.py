@@ -92,8 +92,7 @@ def graph_lang_dir(tmp_path_factory: pytest.TempPathFactory, lang_dir: Path) -> 
     """That folder with a lexicon, an n-gram and a decoding graph, too."""
     pytest.importorskip("kaldifst")
     from shared_moe_conformer.data.tokenizer import Tokenizer
-    from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph
-    from shared_moe_conformer.lattice.lexicon import Lexicon
+    from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, Lexicon, build_word_graph
     from shared_moe_conformer.lattice.ngram import train_ngram
 
     folder = tmp_path_factory.mktemp("graph") / lang_dir.name

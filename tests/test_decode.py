@@ -24,7 +24,7 @@ from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.searches import TUNED_FILE, Tuned, read_tuned, resolved, write_tuned
 from shared_moe_conformer.decoding.tuning import Searcher
-from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.decoding_graph import Lexicon
 from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.training.folder import epoch_path, save_checkpoint

@@ -1,7 +1,8 @@
 """Neural language models over tokens: an LSTM and a small transformer, their scores in searches, and their file.
 
 Both networks embed tokens, change them layer by layer, and compare the result with the embeddings of all tokens (tied
-weights: Press and Wolf 2017, Using the output embedding to improve language models, arXiv 1608.05859)."""
+weights: Press and Wolf 2017, Using the output embedding to improve language models, arXiv 1608.05859).
+"""
 
 from __future__ import annotations
 

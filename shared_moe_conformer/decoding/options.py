@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from shared_moe_conformer.config import Chunking, require, require_choices, require_least, require_positive
 from shared_moe_conformer.decoding.neural_lm import NeuralScorer, load_neural_lm, neural_lm_path
 from shared_moe_conformer.decoding.scorers import PrefixScorer, Scorer, hotwords_scorer, ngram_scorer, read_hotwords
-from shared_moe_conformer.lattice.decoding_graph import CtcTopology, load_word_graph
+from shared_moe_conformer.lattice.decoding_graph import CtcTopology, Lexicon, load_word_graph
 from shared_moe_conformer.lattice.graphs import WordGraph
-from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import Backoff, NgramAutomaton, NgramModel
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ import numpy as np
 
 from shared_moe_conformer.lattice.graphs import Graph, graph_of_arcs
 from shared_moe_conformer.lattice.lattice import reached, spans
-from shared_moe_conformer.lattice.lexicon import WORDS_FILE, Lexicon
-from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS, NgramModel
-from shared_moe_conformer.text import counted
+from shared_moe_conformer.lattice.ngram import BACKOFF, BOS, EOS
 
 # Costs closer than this count as equal. Kaldi's default, 1/1024, would change scores.
 DELTA = 1e-5
@@ -20,21 +18,21 @@ DELTA = 1e-5
 ARC = np.dtype([("src", "i4"), ("dst", "i4"), ("ilabel", "i4"), ("olabel", "i4"), ("cost", "f8")])
 
 
-def compose_lexicon_and_ngram(lexicon: Lexicon, arpa: Path) -> Graph:
+def compose_lexicon_and_ngram(lexicon: Graph, arpa: Path, *, words: Path, backoff_token: int) -> Graph:
     """LG: from tokens to words, weighted by the n-gram, determinised and minimised; every arc consumes a token.
+
+    Args:
+      lexicon: L, whose output labels are those of the file `words`.
+      arpa: the n-gram, G.
+      words: words.txt.
+      backoff_token: L's input label of the back-off symbol; labels after it disambiguate spellings.
 
     Source: Mohri, Pereira and Riley 2008, Speech recognition with weighted finite-state transducers, section 3.
     """
-    unknown = sorted(set(NgramModel.load(arpa).words) - lexicon.spellings.keys())
-    if unknown:
-        raise ValueError(
-            f"the n-gram {arpa} has {counted(len(unknown), 'word')} that the lexicon lacks, {unknown[0]!r} first: "
-            "make both from the same texts (./prepare.sh)"
-        )
-    fst = kaldifst.compose(_sorted(_fst_of_graph(lexicon.transducer()), "olabel"), _sorted(_ngram_fst(lexicon, arpa)))
+    fst = kaldifst.compose(_sorted(_fst_of_graph(lexicon), "olabel"), _sorted(_ngram_fst(arpa, words)))
     kaldifst.determinize_star(fst, delta=DELTA)
     kaldifst.minimize_encoded(fst, delta=DELTA)
-    return _without_epsilons(fst, first_epsilon=lexicon.backoff_token)
+    return _without_epsilons(fst, first_epsilon=backoff_token)
 
 
 def compose_topology(topology: Graph, tokens: Graph) -> Graph:
@@ -47,7 +45,7 @@ def compose_topology(topology: Graph, tokens: Graph) -> Graph:
     return _connected(_arcs_of(fst), _final_costs(fst), start=fst.start)
 
 
-def _ngram_fst(lexicon: Lexicon, arpa: Path) -> kaldifst.StdVectorFst:
+def _ngram_fst(arpa: Path, words: Path) -> kaldifst.StdVectorFst:
     """G, with the back-off symbol on its back-off arcs."""
     text = kaldilm.arpa2fst(
         input_arpa=str(arpa),
@@ -55,7 +53,7 @@ def _ngram_fst(lexicon: Lexicon, arpa: Path) -> kaldifst.StdVectorFst:
         bos_symbol=BOS,
         eos_symbol=EOS,
         disambig_symbol=BACKOFF,
-        read_symbol_table=str(arpa.parent / WORDS_FILE),
+        read_symbol_table=str(words),
     )
     return kaldifst.compile(text, acceptor=False)
 

@@ -14,10 +14,9 @@ pytest.importorskip("kaldifst")
 from shared_moe_conformer.decoding import lattice as searches
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources
-from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, build_word_graph, load_word_graph
+from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, Lexicon, build_word_graph, load_word_graph
 from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import WordGraph
-from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel, train_ngram
 from shared_moe_conformer.lattice.paths import n_best
 from tests.lattice.conftest import make_lang_dir

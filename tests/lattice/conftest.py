@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from shared_moe_conformer.lattice.decoding_graph import Lexicon
 from shared_moe_conformer.lattice.engine import find_lattice, find_lattices, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Beams, Lattice, LatticeEngine, LatticePath
-from shared_moe_conformer.lattice.lexicon import Lexicon
 from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.lattice.paths import best_arcs
 

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared_moe_conformer.lattice.decoding_graph import ctc_topology
+from shared_moe_conformer.lattice.decoding_graph import Lexicon, ctc_topology
 from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Beams
-from shared_moe_conformer.lattice.lexicon import Lexicon
 
 from .conftest import best_paths, make_lang_dir, peaked_log_probs, random_log_probs
 

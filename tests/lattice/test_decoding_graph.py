@@ -15,16 +15,17 @@ pytest.importorskip("kaldifst")
 
 from shared_moe_conformer.lattice.decoding_graph import (
     NGRAM_FILE,
+    Lexicon,
     build_word_graph,
     chosen_topology,
     ctc_topology,
     graph_path,
+    lexicon_and_ngram,
     load_word_graph,
 )
 from shared_moe_conformer.lattice.graphs import Graph
 from shared_moe_conformer.lattice.lattice import Beams
-from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram, compose_topology
+from shared_moe_conformer.lattice.lg import compose_topology
 from shared_moe_conformer.lattice.ngram import NgramModel, train_ngram
 
 from .conftest import best_paths, make_lang_dir
@@ -68,7 +69,7 @@ def test_lg_is_built_beside_it(lang_dir: Path) -> None:
     assert build_word_graph(lang_dir, "LG") and not build_word_graph(lang_dir, "LG")
     loaded, words = load_word_graph(lang_dir, "LG")
     lexicon = Lexicon.load(lang_dir)
-    composed = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    composed = lexicon_and_ngram(lang_dir)
     assert words == lexicon.words and (loaded.weight == composed.weight).all() and loaded.ilabel.min() > 0
 
 
@@ -100,7 +101,7 @@ def test_engines_find_the_words_of_sure_posteriors(engine, lang_dir: Path, topol
     log_probs = torch.full((1, len(labels), 8), -50.0)
     log_probs[0, torch.arange(len(labels)), labels] = 0.0
     (path,) = best_paths(engine, log_probs, torch.tensor([len(labels)]), graph, Beams(100.0, 10.0, 5000))
-    readings = best_scores(compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE), tokens)
+    readings = best_scores(lexicon_and_ngram(lang_dir), tokens)
     assert path.score == pytest.approx(max(readings.values()), abs=1e-3)
     assert readings[tuple(path.output_labels)] == pytest.approx(max(readings.values()), abs=1e-3)
     spelled = [token for label in path.output_labels for token in lexicon.spellings[words[label]]]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.decoding_graph import Lexicon
 
 from .test_decoding_graph import readings
 

@@ -10,10 +10,8 @@ import pytest
 
 pytest.importorskip("kaldifst")
 
-from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE
+from shared_moe_conformer.lattice.decoding_graph import NGRAM_FILE, Lexicon, lexicon_and_ngram
 from shared_moe_conformer.lattice.graphs import Graph
-from shared_moe_conformer.lattice.lexicon import Lexicon
-from shared_moe_conformer.lattice.lg import compose_lexicon_and_ngram
 from shared_moe_conformer.lattice.ngram import NgramModel
 from tests.backoff import sentence_log_prob
 
@@ -48,7 +46,7 @@ def best_scores(graph: Graph, labels: list[int]) -> dict[tuple[int, ...], float]
 def test_scores_are_the_ngrams(lang_dir: Path) -> None:
     """The best way through back-off arcs is the exact score, or better where backing off is cheaper than staying."""
     lexicon, model = Lexicon.load(lang_dir), NgramModel.load(lang_dir / NGRAM_FILE)
-    graph = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    graph = lexicon_and_ngram(lang_dir)
     rng, exact = random.Random(1), 0
     for _ in range(40):
         words = rng.choices(model.words, k=rng.randint(1, 4))
@@ -61,7 +59,7 @@ def test_scores_are_the_ngrams(lang_dir: Path) -> None:
 
 def test_every_reading_is_a_spelling(lang_dir: Path) -> None:
     lexicon = Lexicon.load(lang_dir)
-    graph = compose_lexicon_and_ngram(lexicon, lang_dir / NGRAM_FILE)
+    graph = lexicon_and_ngram(lang_dir)
     for tokens in itertools.product(range(3, 8), repeat=3):
         for words in best_scores(graph, list(tokens)):
             assert [t for w in words for t in lexicon.spellings[lexicon.words[w]]] == list(tokens)

@@ -7,7 +7,7 @@ from lhotse import CutSet
 
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 from shared_moe_conformer.data.tokenizer import Tokenizer
-from shared_moe_conformer.lattice.lexicon import Lexicon
+from shared_moe_conformer.lattice.decoding_graph import Lexicon
 from tests.data.conftest import noise_cut
 from tests.local.conftest import Result
 
