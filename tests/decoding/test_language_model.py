@@ -68,6 +68,7 @@ def test_a_long_whole_is_what_its_steps_are_even_where_the_memory_is_full() -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode(False)
 def test_every_parameter_learns(kind: str) -> None:
     model = make_model(kind).train()
     model(*padded(SENTENCES)).sum().backward()
