@@ -21,7 +21,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Call the command that the first argument names with all others."""
+    """Call the command that the first argument names, with the remaining arguments."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     command = _parser().parse_args(given[:1]).command
     module = importlib.import_module(f"shared_moe_conformer.{command.replace('-', '_')}")
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"smc {__version__}")
-    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of those below")
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help="one of the commands below")
     return parser
 
 

@@ -41,7 +41,7 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
 
 
 def put_folder(new: Path, target: Path) -> None:
-    """Put a complete folder in the place of another beside it, in one step, and delete the other."""
+    """Replace a folder by a complete one beside it, in one step, and delete the old one."""
     for path in (*new.rglob("*"), new):
         sync(path)
     _put_in_place(new, target)
@@ -86,7 +86,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Add the path to errors of the system that name no file, such as that of a full disk."""
+    """Add the path to system errors that name no file, such as the error of a full disk."""
     try:
         yield
     except OSError as error:
@@ -96,7 +96,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk or a quota is full, or a file as large as it may be."""
+    """Whether an error says that a disk or quota is full, or that a file has reached its largest size."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -1,4 +1,4 @@
-"""A released model: one folder that holds all one needs to turn audio into text, and nothing that can run code."""
+"""A released model: one folder with everything that turns audio into text, and nothing that can run code."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ from shared_moe_conformer.speech.transcript import Transcript, transcript_of
 from shared_moe_conformer.streaming import EndpointRules, Stream, StreamingRecognizer
 
 DEFAULT_LEFT_CONTEXT = 128
-"""Encoder frames that a stream of a model remembers whose training knew no bound."""
+"""Encoder frames that a stream remembers if the model was trained without a bound."""
 MAX_READ = 1 << 24
-"""Size of the largest file that is read whole, in bytes."""
+"""Largest size of a file that is read whole, in bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +144,7 @@ class Bundle:
         sampling_rate: int | None = None,
         decoding: DecodingConfig | None = None,
     ) -> Transcript:
-        """The transcript of a recording of any length; one above half a minute is cut at silences.
+        """The transcript of a recording of any length; one longer than half a minute is cut at silences.
 
         Args:
           audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
@@ -184,7 +184,7 @@ class Bundle:
           on_error: called with the number (from 0) of a recording that cannot be read, whose transcript is then
             empty, and the error; None: the error is raised.
           on_experts: called with each segment, in any order, and the experts of its encoder frames, (L, T', K), as
-            `routing.expert_layers` lists the L; a frame's most probable expert first. Never without experts.
+            `routing.expert_layers` lists the L; a frame's most probable expert first. Not called without experts.
         """
         decoding = decoding or self.default_search
         recognizer = OfflineRecognizer(
@@ -221,8 +221,8 @@ class Bundle:
         encoder = self.config.model.encoder
         require(
             chunk_size is not None or any(encoder.chunk_sizes),
-            f"{self.manifest.name} was not trained to stream (--chunk-sizes 0,8,16,32): give it chunk_size to"
-            " try it nevertheless",
+            f"{self.manifest.name} was not trained to stream (--chunk-sizes 0,8,16,32): give chunk_size to try"
+            " it nevertheless",
         )
         decoding = decoding or self.default_search
         resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))
@@ -238,7 +238,7 @@ class Bundle:
         )
 
     def stream(self, **options: Any) -> Stream:
-        """A stream of its own: `stream.accept(samples, sampling_rate)`, `stream.result`, `stream.finish()`.
+        """A single stream: `stream.accept(samples, sampling_rate)`, `stream.result`, `stream.finish()`.
 
         Args:
           options: those of `recognizer`.

@@ -27,7 +27,7 @@ USER_ERRORS = (ValueError, OSError)
 
 
 class ShowDefaults(argparse.HelpFormatter):
-    """Help that ends with an option's default in brackets, if it has one, as that of `add_flags` does."""
+    """Help that ends with an option's default in brackets, if it has one, like the help of `add_flags`."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.default is False or action.default in (None, [], argparse.SUPPRESS):
@@ -85,7 +85,7 @@ def apply_flags(config: C, args: argparse.Namespace) -> C:
 def add_config_flag(
     parser: argparse.ArgumentParser, configs: Mapping[str, Any], what: str, arguments: Sequence[str] | None = None
 ) -> str:
-    """Add `--config`; return the name that the arguments give it, so that help can show the values of that config.
+    """Add `--config`; return the name that the arguments give, so that help can show the values of that config.
 
     Args:
       configs: the named configs; the default is `base` if there is one, otherwise the first.
@@ -113,14 +113,14 @@ def program(verb: str) -> str:
 def run_main(main: Callable[[], None]) -> None:
     """Call `main`; one of `USER_ERRORS` ends the program with one line on the standard error and exit status 1.
 
-    A character that the terminal cannot show becomes `?`.
+    Characters that the terminal cannot show become `?`.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
     try:
         main()
-    except BrokenPipeError:  # as in `... | head`: nobody reads on, and Python would say so again when it ends
+    except BrokenPipeError:  # as in `... | head`: nobody reads on, and Python would complain again at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(128 + signal.SIGPIPE) from None
     except USER_ERRORS as error:

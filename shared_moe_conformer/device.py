@@ -42,7 +42,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Options of glibc's `mallopt`."""
 PARAMETERS_PER_THREAD = 5_000_000
-"""Parameters that compute each frame, for which another thread is worth waking."""
+"""Parameters computing each frame that make another thread worthwhile."""
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 
 
@@ -51,10 +51,10 @@ def tune_cpu(num_threads: int = 0) -> None:
 
     Subnormal numbers count as zero: they are of no use here, and a CPU takes many times longer for them.
     Freed memory stays with the process and is used again; otherwise the system would clear new pages each time.
-    On AMD's processors torch 1.13 and its MKL compute with old, slow code, unless they are told otherwise.
+    On AMD's processors torch 1.13 and its MKL use old, slow code unless they are told otherwise.
 
     Args:
-      num_threads: of torch; 0: as torch finds, from OMP_NUM_THREADS or the number of cores.
+      num_threads: threads of torch; 0: torch's default, from OMP_NUM_THREADS or the number of cores.
     """
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # numpy 1 warns if it looks at its types only after subnormals are gone
@@ -68,12 +68,12 @@ def tune_cpu(num_threads: int = 0) -> None:
 
 
 def limit_threads(num_parameters: int) -> None:
-    """Have torch recognise speech with as many threads as a model has work for; OMP_NUM_THREADS keeps its number.
+    """Limit torch's threads to those that a model can keep busy; OMP_NUM_THREADS, if set, has its way.
 
-    Two at least: beside busy processes a single thread takes twice as long (benchmarks/README.md).
+    There are at least two: beside busy processes a single thread takes twice as long (benchmarks/README.md).
 
     Args:
-      num_parameters: of the model, those that compute a frame, counted once for each layer.
+      num_parameters: the model's parameters that compute a frame, counted once for each layer.
     """
     if "OMP_NUM_THREADS" not in os.environ:
         enough = max(2, num_parameters // PARAMETERS_PER_THREAD)
@@ -86,7 +86,7 @@ def processor_name() -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: small expert layers train 1.4 times as fast, at no higher peak (measured).
+    """Let glibc keep freed memory: small expert layers train 1.4 times as fast, with no higher peak (measured).
 
     Source: mallopt(3), M_MMAP_THRESHOLD and M_TRIM_THRESHOLD.
     """
@@ -112,7 +112,7 @@ def _cpu_info() -> dict[str, str]:
 
 
 def _choose_code(flags: frozenset[str]) -> None:
-    """Have torch 1.13 use AVX-512, and its MKL 2020.0 AVX-512 or AVX2: products are 5 or 2.6 times as fast.
+    """Let torch 1.13 use AVX-512 and its MKL 2020.0 AVX-512 or AVX2: products are 5 or 2.6 times as fast.
 
     A training step is 2.8 times as fast (measured on an EPYC). Both read their variable when they first compute.
     torch 2 uses AVX-512 by itself; its MKL chooses AVX2 and ignores the variable, so `kernels.linear` has oneDNN

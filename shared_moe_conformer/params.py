@@ -31,16 +31,16 @@ class ParameterCounts(NamedTuple):
     unrolled: int
     """Counted once for each layer that uses them."""
     active: int
-    """Unrolled, and of the experts only the `top_k` that compute a frame."""
+    """Unrolled, but only the `top_k` experts that compute a frame."""
 
 
 def count_parameters(config: ModelConfig, *, num_mel_bins: int = 80) -> dict[str, ParameterCounts]:
-    """The counts of each part of the model, and under `total` those of the whole."""
+    """The counts of each part of the model; `total` has those of the whole."""
     return counts_of(AsrModel(config, num_mel_bins=num_mel_bins))
 
 
 def counts_of(model: AsrModel) -> dict[str, ParameterCounts]:
-    """The same of a model that is there."""
+    """The counts of a model, as `count_parameters` gives them."""
     counts = {"encoder": _encoder_counts(model.encoder)}
     others = {name: _size(part) for name, part in model.named_children() if name != "encoder"}
     counts |= {name: ParameterCounts(size, size, size) for name, size in others.items()}
@@ -66,7 +66,7 @@ def _encoder_counts(encoder: Encoder) -> ParameterCounts:
 
 
 def _active(part: nn.Module) -> int:
-    """Parameters of a block's part that a frame meets: of E experts `top_k`, of E merged sets their mean."""
+    """Parameters of a block's part that compute a frame: `top_k` of E experts, or the mean of E merged sets."""
     if isinstance(part, Merged):
         return _size(part) // len(part.sets)
     if isinstance(part, MoeFeedForward):
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=program("params"),
         description="Count parameters: unique (stored), unrolled (counted once for each layer that uses them) and "
-        "active (those that compute a frame: of the experts only the chosen ones).",
+        "active (those that compute a frame, so only the chosen experts).",
     )
     parser.add_argument("path", type=Path, help="a recipe's config.py, or an experiment's or a bundle's folder")
     parser.add_argument("--config", help="only this named config of a recipe [all]")
@@ -118,7 +118,7 @@ def read_configs(path: Path) -> dict[str, Config]:
 
 
 def table(name: str, config: Config) -> str:
-    """The counts of every part, and how the encoder compares with encoders that share nothing."""
+    """The counts of every part, and the encoder's size against encoders that share nothing."""
     counts = _counts(config, config.model)
     lines = [f"{name:<12}" + "".join(f"{column:>14}" for column in ParameterCounts._fields)]
     lines += [f"  {part:<10}" + "".join(f"{count:>14,}" for count in row) for part, row in counts.items()]
@@ -128,7 +128,7 @@ def table(name: str, config: Config) -> str:
 
 
 def peers(config: ModelConfig) -> dict[str, ModelConfig]:
-    """Models to compare with: the same unshared, and unshared without experts, as far as they differ from it."""
+    """Models to compare with: the same one unshared, and unshared without experts, unless they are the model itself."""
     alone = dataclasses.replace(config, encoder=config.encoder.unshared())
     dense = dataclasses.replace(alone, encoder=dataclasses.replace(alone.encoder, experts_in="none", expert_blocks=""))
     titles = {dense: "an unshared conformer without experts", alone: "the same model unshared"}

@@ -55,7 +55,7 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
     if (folder / MANIFEST_FILE).is_file():
         require(
             selection == NEWEST,
-            f"{folder} is a released model, which has one set of weights: name no epoch, update or average of it",
+            f"{folder} is a released model with one set of weights: leave out epoch, update and average",
         )
         bundle = Bundle.load(folder)
         return Pretrained(bundle.config, bundle.model, bundle.tokenizer.pieces)
@@ -91,7 +91,7 @@ def load_teacher(config: Config, recipe_dir: Path) -> AsrModel:
 
 
 def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir: Path) -> str:
-    """Give the model the weights of the trained one that the config names; return what was done, for reading.
+    """Copy the weights of the trained model that the config names; return a line about what was copied.
 
     Errors: those of `load_pretrained`, and `ValueError` if it does not fit.
     """
@@ -104,11 +104,11 @@ def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir
         initialise(model, trained.model, rows=rows, noise=training.init_expert_noise)
     except ValueError as error:
         raise ValueError(f"--init-from {training.init_from}: {error}") from error
-    return f"weights of {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
+    return f"begins with {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
 
 
 def selection_of(training: TrainingConfig, whose: Literal["teacher", "init"]) -> Selection:
-    """The weights that a config names, of its teacher (`--teacher-epoch` ...) or to begin with (`--init-epoch` ...)."""
+    """The weights that a config names: its teacher's (`--teacher-epoch` ...) or the first ones (`--init-epoch` ...)."""
     values = {f.name: getattr(training, f"{whose}_{f.name}") for f in dataclasses.fields(Selection)}
     return Selection(**{**values, "epoch": str(values["epoch"] or "")})
 

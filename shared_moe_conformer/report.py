@@ -63,7 +63,7 @@ def count_usage(
 
 
 def _show(args: argparse.Namespace) -> None:
-    """Do what is asked for, and refuse options that would change nothing."""
+    """Write the page or draw the usage, and refuse options that would change nothing."""
     if args.expert_usage:
         require(args.output is None, "--output is for the page: leave it or --expert-usage out")
         return _draw_usage(args)
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("report"), description="Show an experiment in one page, or a part of it."
     )
-    parser.add_argument("exp_dir", type=Path, help="folder that ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
+    parser.add_argument("exp_dir", type=Path, help="experiment that ./train.py wrote, e.g. egs/asterisk/ASR/exp/base")
     parser.add_argument(
         "--output", type=Path, metavar="FILE.html", help=f"the page [{PAGE} in the experiment's folder]"
     )
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         "--expert-usage", type=Path, metavar="FILE.svg", help="draw how many frames each expert computes"
     )
     usage.add_argument("--split", help="split of the prepared cuts [the first test split]")
-    usage.add_argument("--by", choices=GROUPINGS, help="what makes groups, each of which gets a row [one group]")
+    usage.add_argument("--by", choices=GROUPINGS, help="what to group by; each group gets a row [one group]")
     usage.add_argument("--recipe-dir", type=Path, help="the recipe's folder [two above the experiment's]")
     add_flags(parser, Selection)
     return parser

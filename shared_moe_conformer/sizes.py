@@ -20,9 +20,9 @@ class CorpusSize(NamedTuple):
     hours: float
     """The corpus has fewer hours of speech than this."""
     options: dict[str, Any]
-    """What differs from the defaults in `base`."""
+    """Options of `base` that differ from the defaults."""
     small: dict[str, Any]
-    """What differs from `base` in `small`."""
+    """Options of `small` that differ from `base`."""
 
 
 _MASKS = {"num_time_masks": 2, "max_time_mask_fraction": 0.1, "max_freq_mask_bins": 10}
@@ -135,7 +135,7 @@ CONDITIONS = {
     "made_noise_snr": (10.0, 30.0),
     "noise_alone_probability": 0.02,
 }
-"""Levels and noises for recordings of a user's own, below `FEW_HOURS`: a small corpus has few of them.
+"""Gains and noises for a user's own corpus of less than `FEW_HOURS`, which has few of its own.
 
 More noise, rooms and bands cost more on clean speech than they gain (egs/asterisk/ASR/README.md).
 """
@@ -211,5 +211,5 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
 
 
 def narrower(feed_forward_dim: int) -> int:
-    """Channels of a feed-forward in a block that is stored twice: the two need about a third of six unshared layers."""
+    """Channels of a feed-forward in a block stored twice, so that both need about a third of six unshared layers."""
     return feed_forward_dim * 7 // 8

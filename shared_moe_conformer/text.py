@@ -52,7 +52,7 @@ def is_boundary(before: str, after: str) -> bool:
 
 
 def shown(character: str) -> str:
-    """A character in quotes; one that has no picture of its own by its code point and name, `U+00AD SOFT HYPHEN`."""
+    """A character in quotes, or the code point and name of an invisible one: `U+00AD SOFT HYPHEN`."""
     if unicodedata.category(character)[0] not in "CMZ":
         return repr(character)
     return " ".join(filter(None, (f"U+{ord(character):04X}", unicodedata.name(character, ""))))
@@ -70,7 +70,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time as people say it: `40 seconds`, `25 minutes`, `3.5 hours`, `2.1 days`."""
+    """A duration in words: `40 seconds`, `25 minutes`, `3.5 hours`, `2.1 days`."""
     for unit, length in (("days", 86400), ("hours", 3600)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

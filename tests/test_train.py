@@ -348,7 +348,7 @@ def test_a_shared_model_begins_with_a_dense_one_and_other_units(recipe: Path, tm
     names = [name for name in dense if name.startswith("encoder.subsampling")]
     assert names and all(torch.equal(dense[name], begun[name]) for name in names)
     (log,) = (tmp_path / "begun" / "log").iterdir()
-    found = re.search(r"weights of .*dense; (\d+) of 38 units are among its own", log.read_text())
+    found = re.search(r"begins with .*dense; (\d+) of 38 units are among its own", log.read_text())
     assert found and 10 < int(found[1]) < 38
     before = saved_epochs(tmp_path / "begun")
     run(recipe, tmp_path / "begun", *flags, "--resume", "true")

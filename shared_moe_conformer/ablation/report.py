@@ -1,4 +1,4 @@
-"""The report of an ablation: tables and a picture of each, written into a page of a recipe between two marks."""
+"""The report of an ablation: tables, each with a picture, written between two marks in a page of a recipe."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ class Row(NamedTuple):
     unique: int
     """Parameters that the encoder stores."""
     words: Rates
-    """Word error rates of greedy search; `characters` are of greedy search, too."""
+    """Word error rates of greedy search."""
     characters: Rates
+    """Character error rates of greedy search."""
     others: list[Rates]
     """Word error rates of the other searches."""
 
 
 def write_report(page: Path, results: Iterable[Result], variants: dict[str, dict[str, Variant]]) -> None:
-    """Replace what stands between the marks of a page, and draw the pictures beside it.
+    """Replace the text between the marks of a page, and draw the pictures beside the page.
 
     Args:
       page: a Markdown file of the recipe; one that is missing is made.
@@ -55,7 +56,7 @@ def write_report(page: Path, results: Iterable[Result], variants: dict[str, dict
 
 
 def _budgets(results: Iterable[Result]) -> list[list[Result]]:
-    """Results that can be compared: of one config with the same options, as many epochs and as many averaged."""
+    """Groups of comparable results: the same config and options, numbers of epochs and of averaged epochs."""
     groups: dict[RunKey, list[Result]] = {}
     for result in results:
         groups.setdefault(result.key._replace(variant="", seed=0), []).append(result)
@@ -96,7 +97,7 @@ def _rows(results: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
 
 
 def _description(runs: Sequence[Result]) -> str:
-    """The facts that hold for all runs of a table."""
+    """What all runs of a table have in common."""
     first = runs[0]
     numbers = [run.updates for run in runs]
     updates = " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
@@ -146,7 +147,7 @@ def _times(rates: Rates) -> str:
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points to which no other is both smaller and better, from the smallest on.
+    """The points that no other point beats in both size and error rate, from the smallest on.
 
     Args:
       points: size and error rate; less is better in both.

@@ -1,6 +1,6 @@
-"""The results of runs of ablations, and their error rates over seeds with the intervals in which they lie.
+"""Results of ablation runs, and their error rates over seeds with intervals.
 
-Each run is a JSON line of a file that many machines can add to.
+Each run is a JSON line in a file that many machines can append to.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class Result:
     methods: tuple[MethodErrors, ...] = ()
     """Errors of each search."""
     base_options: dict = field(default_factory=dict, metadata=ADDED_LATER)
-    """Options of all runs in which the whole ablation differs from the named config."""
+    """Options in which all runs of the ablation differ from the named config."""
     config_digest: str = field(default="", metadata=ADDED_LATER)
-    """Digest of the named config (`config_digest`); empty in results from before there was one."""
+    """Digest of the named config (`config_digest`); empty in older results."""
 
     def method(self, name: str) -> MethodErrors:
         """The errors of a search.
@@ -96,7 +96,7 @@ class Result:
 
     @property
     def key(self) -> RunKey:
-        """The properties that tell it from other runs."""
+        """The properties that identify the run."""
         return RunKey(self.config, self.variant, self.seed, self.num_epochs, self.avg, self.config_digest)
 
 
@@ -112,9 +112,9 @@ class RunKey(NamedTuple):
 
 
 def config_digest(config: Config) -> str:
-    """Eight hexadecimal digits that change with every option of a config but the seed and the number of epochs.
+    """Eight hexadecimal digits that change with every option of a config except the seed and the number of epochs.
 
-    An option that was added later and says what was done before does not count: old results stay comparable.
+    Options that were added later do not count at their defaults, so old results stay comparable.
     """
     values = told_options(config)
     values["training"].update(seed=0, num_epochs=1)  # in the dictionary: a config of one epoch may be refused
@@ -122,7 +122,7 @@ def config_digest(config: Config) -> str:
 
 
 def read_results(path: Path) -> list[Result]:
-    """The results of a file, none where there is none; a last line that a killed program left unfinished is none.
+    """The results of a file, empty if there is none; a last line that a killed program left unfinished is skipped.
 
     Raises:
       ValueError: a line is no result.
@@ -150,7 +150,7 @@ def add_result(path: Path, result: Result) -> None:
 
 
 def method_errors(method: str, decoded: Sequence[Decoded]) -> MethodErrors:
-    """Errors of what was recognised, utterance by utterance."""
+    """The errors in each recognised utterance."""
     rows = [kaldialign.edit_distance(words_of(d.ref), words_of(d.hyp)) for d in decoded]
     characters = [kaldialign.edit_distance(characters_of(d.ref), characters_of(d.hyp)) for d in decoded]
     return MethodErrors(
@@ -180,7 +180,7 @@ class Rates(NamedTuple):
     percent: Estimate
     """Errors per 100 words or characters, the mean of the seeds."""
     ratio: Estimate
-    """That rate divided by the reference variant's."""
+    """The rate divided by the reference variant's."""
 
 
 def error_rates(
@@ -188,8 +188,8 @@ def error_rates(
 ) -> dict[str, Rates]:
     """Each variant's error rate.
 
-    Utterances and seeds are drawn with replacement, utterances alike for all variants, so that a ratio's interval does
-    not hold what makes some utterances hard for every model.
+    Utterances and seeds are drawn with replacement, the same utterances for all variants, so that a ratio's interval
+    leaves out that some utterances are hard for every model.
 
     Source: Bisani and Ney 2004, Bootstrap estimates for confidence intervals in ASR performance evaluation.
 

@@ -1,4 +1,4 @@
-"""Run the variants of an ablation one after the other, each by the recipe's own train.py and decode.py."""
+"""Runs of an ablation's variants, one after the other, by the recipe's own train.py and decode.py."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.training.folder import epoch_path, load_checkpoint
 
 SECONDS_FILE = "seconds.txt"
-"""Seconds that a run has taken on the clock; those before this process was killed are lost."""
+"""File with the wall-clock seconds of a run; those of a killed process are lost."""
 METHODS = ("greedy_search", "modified_beam_search", "ctc_greedy_search")
 
 
@@ -76,7 +76,7 @@ class Ablation:
         """The config that the variants change.
 
         Raises:
-          ValueError: an option that there is not, or with a value that cannot be.
+          ValueError: an unknown option, or an impossible value.
         """
         return replace_fields(self.base, self.options)
 
@@ -86,7 +86,7 @@ class Ablation:
         return self.recipe_dir / "results.jsonl"
 
     def exp_dir(self, variant: str, seed: int) -> Path:
-        """A run's folder, relative to the recipe's; a budget that is not the usual one is in its name."""
+        """A run's folder, relative to the recipe's; its name tells an unusual budget."""
         epochs, avg = self.budget.num_epochs, self.budget.avg
         name = f"{variant}-seed-{seed}"
         if epochs != self.base.training.num_epochs:
@@ -101,7 +101,7 @@ class Ablation:
 
 
 def in_order(variants: Iterable[Variant], seeds: Sequence[int]) -> list[tuple[Variant, int]]:
-    """The main rows with the first seed, then with the others, then the rest likewise; teachers before their pupils."""
+    """The main rows seed by seed, then the others in the same way; teachers come before their pupils."""
     variants = list(variants)
     main = sorted((v for v in variants if v.name in MAIN), key=lambda v: MAIN.index(v.name))
     rest = [v for v in variants if v.name not in MAIN]
@@ -109,7 +109,7 @@ def in_order(variants: Iterable[Variant], seeds: Sequence[int]) -> list[tuple[Va
 
 
 def run_all(ablation: Ablation, variants: Sequence[Variant], seeds: Sequence[int]) -> None:
-    """Run what has no result yet; killed at any point, the next call goes on where this one was.
+    """Run what has no result yet; after a kill at any point, the next call continues there.
 
     Raises:
       ValueError: a program failed.
@@ -153,7 +153,7 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
 
 
 def train_command(ablation: Ablation, variant: Variant, seed: int) -> list[str]:
-    """The command that trains a run, or goes on with it."""
+    """The command that begins or continues a training."""
     flags = flags_of(ablation, variant, seed)
     return [
         sys.executable,
@@ -193,7 +193,7 @@ def _decode_command(ablation: Ablation, exp_dir: Path, method: str) -> list[str]
 
 
 def _train(ablation: Ablation, variant: Variant, seed: int) -> None:
-    """Train a run to its end, and those that it needs before, where they have not been trained on this machine."""
+    """Train a run to its end, after the runs that it needs and that were not trained on this machine."""
     for name in filter(None, (variant.teacher, variant.begins_as)):
         before = ablation.recipe_dir / ablation.exp_dir(name, seed)
         if not epoch_path(before, ablation.budget.num_epochs).is_file():
@@ -234,7 +234,7 @@ def _engine() -> str:
 
 @contextmanager
 def _timed(exp_dir: Path) -> Iterator[None]:
-    """Add the seconds of a block, also of one that fails, to those in a run's folder."""
+    """Add the seconds of a block to those in a run's folder, even if the block fails."""
     begin = time.monotonic()
     try:
         yield

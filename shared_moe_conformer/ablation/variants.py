@@ -1,4 +1,4 @@
-"""The variants of a config that an ablation compares: each a few options that differ from it."""
+"""The variants of a config that an ablation compares; each differs from it in a few options."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Variant(NamedTuple):
     options: dict[str, Any] = {}
     """Options that differ from the config which the ablation is about."""
     teacher: str = ""
-    """Variant that it imitates, by the run with the same seed; empty: none."""
+    """Variant that teaches it, in the run with the same seed; empty: none."""
     begins_as: str = ""
-    """Variant that gives its first weights, by the run with the same seed; empty: none."""
+    """Variant whose weights it begins with, from the run with the same seed; empty: none."""
 
 
 MAIN = ("full", "shared", "base", "base-distilled")
@@ -89,7 +89,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("jittered", "router inputs with 10 % noise", {"router_jitter": 0.1}),
         Variant(
             "fine-experts",
-            "8 times as many experts an eighth as wide, 8 for each frame, sigmoid gates",
+            "8 times the experts, an eighth as wide, 8 for each frame, sigmoid gates",
             {
                 "num_experts": 8 * experts,
                 "expert_dim": channels // 8,
@@ -119,7 +119,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
         ),
         Variant(
             "merged-2-elastic",
-            "`merged-2`, of whose layers each batch passes the half to all",
+            "`merged-2`; each batch passes between half and all of its layers",
             {**two_sets, "merged_sets": 2, "depths": (*range(max(layers // 2, 1), layers), layers, layers)},
         ),
         Variant("turns-2", "2 narrower blocks, used in turn", {**two_sets, **in_turn(layers, 2)}),
@@ -147,7 +147,7 @@ def own_attention(num_layers: int) -> dict[str, Any]:
 
 
 def split(num_layers: int, size: int) -> tuple[int, ...]:
-    """Layers in groups of a size; the last group has what is left."""
+    """Layers in groups of a size; the last group has the remainder."""
     whole, left = divmod(num_layers, size)
     return (size,) * whole + ((left,) if left else ())
 
@@ -164,5 +164,5 @@ def chosen(variants: dict[str, Variant], names: Sequence[str]) -> list[Variant]:
 
 
 def config_of(base: Config, variant: Variant, *, seed: int, num_epochs: int) -> Config:
-    """The variant's whole config, but for its teacher's folder."""
+    """The variant's whole config, except its teacher's folder."""
     return replace_fields(base, {**variant.options, "seed": seed, "num_epochs": num_epochs})

@@ -1,7 +1,7 @@
 """The one tree of options: frozen dataclasses whose field docstrings are the help of the command-line flags.
 
 Every field name is unique in the whole tree, so that `--num-experts 8` needs no prefix (`cli.py`).
-A value that cannot be is refused here, where it enters.
+An impossible value is refused here, where it enters.
 """
 
 from shared_moe_conformer.config.data import (
@@ -53,4 +53,4 @@ from shared_moe_conformer.config.tree import (
 )
 
 AnyConfig = Config | LmConfig
-"""What defines a training."""
+"""The options of a training of either kind."""

@@ -91,13 +91,13 @@ class DataConfig:
     """Split to train on."""
     train_cuts: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     """Other cuts to train on instead of the split: manifests (.jsonl.gz), folders of Shar, JSON lists of shards' URLs;
-    with stored features or recordings alone; with num_steps each may end in @WEIGHT; empty: the split."""
+    with stored features or only recordings; with num_steps each may end in @WEIGHT; empty: the split."""
     buffer_cuts: int = field(default=2000, metadata=ADDED_LATER)
-    """Cuts of train_cuts among which each worker draws a batch; more mix better and take more memory, of Shar
-    with their audio."""
+    """Cuts of train_cuts from which each worker draws a batch; more cuts mix better and take more memory (those of
+    Shar are held with their audio)."""
     max_unreadable: int = field(default=0, metadata=ADDED_LATER)
-    """Shards and cuts of train_cuts that each process may leave out of an epoch because they cannot be read; each is
-    named, and one more ends the training."""
+    """Unreadable shards and cuts of train_cuts that each process may leave out of an epoch; each is named, and one more
+    ends the training."""
     dev_split: str = "dev"
     """Split to validate on."""
     test_splits: tuple[str, ...] = ("test",)
@@ -113,7 +113,7 @@ class DataConfig:
     num_time_masks: int = 2
     """Time masks of SpecAugment per utterance; 0: none."""
     max_time_mask_fraction: float = 0.15
-    """Share of an utterance's frames that its time masks cover together at most."""
+    """Largest share of an utterance's frames that its time masks cover together."""
     num_freq_masks: int = 2
     """Frequency masks of SpecAugment per utterance; 0: none."""
     max_freq_mask_bins: int = 20
@@ -123,23 +123,23 @@ class DataConfig:
     silence_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that begin and end with up to half a second of silence; 0: none."""
     noise_manifest: str = field(default="", metadata=ADDED_LATER)
-    """Cuts of noise, mixed into training, e.g. data/fbank/cuts_musan.jsonl.gz; with recordings alone (data/manifests)
-    for cuts without stored features; empty: none."""
+    """Cuts of noise to mix into training, e.g. data/fbank/cuts_musan.jsonl.gz; for cuts without stored features those
+    of data/manifests, which have only recordings; empty: none."""
     noise_probability: float = field(default=0.5, metadata=ADDED_LATER)
     """Share of the utterances that get noise, where there is a noise_manifest (icefall's)."""
     noise_snr: tuple[float, float] = field(default=(10.0, 20.0), metadata=ADDED_LATER)
     """Lowest and highest ratio of speech to noise, in decibel; uniformly random between them (icefall's)."""
     speed_factors: tuple[float, ...] = field(default=(), metadata=ADDED_LATER)
-    """Speeds, each as frequent as the cut's own, e.g. 0.9,1.1; this and the next four for cuts of train_cuts without
-    stored features; empty: none."""
+    """Speeds, each as frequent as the cut's own, e.g. 0.9,1.1; this option and the next four are for cuts of train_cuts
+    without stored features; empty: none."""
     room_manifest: str = field(default="", metadata=ADDED_LATER)
-    """Recordings of rooms' impulse responses, as of `lhotse prepare rir-noise`; empty: none."""
+    """Recordings of rooms' impulse responses, as `lhotse prepare rir-noise` makes them; empty: none."""
     room_probability: float = field(default=0.5, metadata=ADDED_LATER)
-    """Share of the utterances that are heard in a room of the room_manifest."""
+    """Share of the utterances that are placed in a room of the room_manifest."""
     codec_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the utterances that are coded with one of the codecs; 0: none."""
     codecs: tuple[str, ...] = field(default=CODECS, metadata=ADDED_LATER)
-    """Those codecs; gsm is a telephone's."""
+    """The codecs to choose from; gsm is that of telephones."""
     gain_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that become louder or quieter by a random gain; 0: none."""
     gain_range: tuple[float, float] = field(default=(-30.0, 6.0), metadata=ADDED_LATER)
@@ -147,11 +147,11 @@ class DataConfig:
     made_noise_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that get noise of the made_noises; 0: none."""
     made_noises: tuple[str, ...] = field(default=MADE_NOISES, metadata=ADDED_LATER)
-    """Noises that need no download; babble is made of the training split."""
+    """Noises that need no download; babble is made from the training split."""
     made_noise_snr: tuple[float, float] = field(default=(5.0, 30.0), metadata=ADDED_LATER)
-    """Lowest and highest ratio of speech to these noises, in decibel, as decode.py's --distort means it."""
+    """Lowest and highest ratio of speech to these noises, in decibel, defined as for decode.py's --distort."""
     noise_alone_probability: float = field(default=0.0, metadata=ADDED_LATER)
-    """Share of the training utterances that noise of the made_noises replaces, without any text; 0: none."""
+    """Share of the training utterances that are replaced by noise of the made_noises, with an empty text; 0: none."""
     reverb_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that sound as in a room; 0: none."""
     reverb_time: tuple[float, float] = field(default=(0.1, 0.8), metadata=ADDED_LATER)
@@ -196,7 +196,7 @@ class DataConfig:
 
     @property
     def on_the_fly(self) -> bool:
-        """Whether something is done to the audio of cuts without stored features, noise excepted."""
+        """Whether options other than noise change the audio of cuts without stored features."""
         return bool(self.speed_factors or self.room_manifest or self.codec_probability)
 
 

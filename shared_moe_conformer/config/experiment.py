@@ -35,11 +35,11 @@ class TrainingConfig:
     num_epochs: int = 30
     """Epochs to train, counted from 1."""
     steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
-    """Updates of an epoch, with train_cuts that are then read without end; 0: an epoch has each cut once, or 1000 with
-    num_steps."""
+    """Updates in an epoch; train_cuts are then read without end. 0: an epoch has each cut once, or with num_steps 1000
+    updates."""
     num_steps: int = field(default=0, metadata=ADDED_LATER)
-    """Updates to train instead of num_epochs, with train_cuts that are then read without end; a validation and a
-    checkpoint follow each steps_per_epoch of them; 0: go by epochs."""
+    """Updates to train instead of num_epochs; train_cuts are then read without end, and every steps_per_epoch updates
+    end with a validation and a checkpoint. 0: go by epochs."""
     optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
     """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
     learning_rate: float = 1e-3
@@ -68,7 +68,7 @@ class TrainingConfig:
     loss_warmup_steps: int = 500
     """Steps over which the simple loss's weight falls from 1 and the pruned loss's rises from 0.1 to 1 (icefall)."""
     ctc_loss_scale: float = 0.3
-    """Weight of the CTC loss beside the transducer's; 0: none, and so no word error rate at validations."""
+    """Weight of the CTC loss beside the transducer's; 0: none, and then validations have no word error rate."""
     cr_loss_scale: float = field(default=0.0, metadata=ADDED_LATER)
     """Weight, after loss_warmup_steps, of the consistency of CTC posteriors between two copies of each utterance with
     masks of their own (CR-CTC; icefall: 0.02 beside RNN-T); a batch then holds twice max_duration; 0: none."""
@@ -206,7 +206,7 @@ class LmModelConfig:
     vocab_size: int = 500
     """Units, blank included (V); the tokenizer's."""
     embedding_dim: int = 128
-    """Channels of a token's embedding, which is the last layer's matrix, too; of all layers of a transformer."""
+    """Channels of a token's embedding, whose matrix is also the last layer's; of all layers of a transformer."""
     hidden_dim: int = 256
     """Channels of the LSTM, or of a transformer's feed-forwards."""
     num_layers: int = 2
@@ -237,7 +237,7 @@ class LmDataConfig:
     manifest_dir: str = "data/manifests"
     """Cut sets whose texts are read, relative to the recipe's folder."""
     lang_dir: str = "data/lang_bpe_500"
-    """Folder of the tokenizer, in which n-grams are, and into which the trained model goes."""
+    """Folder of the tokenizer and the n-grams; the trained model goes there."""
     train_split: str = "train"
     """Split whose texts are trained on, unless text is given."""
     dev_split: str = "dev"

@@ -1,4 +1,4 @@
-"""Options as frozen dataclasses: how a value is refused, how a tree of them becomes JSON and back, and copies."""
+"""Options as frozen dataclasses: refusal of bad values, conversion of a tree of them to JSON and back, and copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
 ADDED_LATER = {"may_be_missing": True}
-"""Metadata of a field that older files lack; its default is what was done before it was there."""
+"""Metadata of a field that older files lack; its default is the behaviour from before the field existed."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -32,7 +32,7 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def require_choices(config: Any) -> None:
-    """Refuse options that are none of the values of their `Literal` types."""
+    """Refuse options whose values are not among those of their `Literal` types."""
     for name, choices in _choices(type(config)).items():  # type: ignore[arg-type]
         value = getattr(config, name)
         require(value in choices, f"{name} is {value!r}: give one of {', '.join(choices)}")

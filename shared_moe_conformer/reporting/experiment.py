@@ -44,7 +44,7 @@ from shared_moe_conformer.text import counted
 MAX_LOG_LINES = 40
 MAX_NAME = 30
 PLAIN_SEARCH = "greedy_search"
-"""Search whose word error rate stands first. The best of many, chosen on the test set itself, would flatter."""
+"""Search whose word error rate comes first. The best of many, chosen on the test set itself, would flatter."""
 
 
 class Chart(NamedTuple):
@@ -122,7 +122,7 @@ def experiment_page(experiment: Experiment, *, parameters: Sequence[tuple[str, i
 
 
 def training_charts(history: Mapping[str, Series]) -> list[Markup]:
-    """The charts of everything that was written."""
+    """A chart of each quantity that the training wrote."""
     skipped = history.get("train/num_skipped", Series([], []))
     totals = [*accumulate(skipped.values)] if any(skipped.values) else []
     every = {**history, "WER by epoch": wer_by_epoch(history), "skipped so far": Series(skipped.steps, totals)}
@@ -189,7 +189,7 @@ def _results(results: Sequence[Result]) -> list[Markup]:
 
 
 def _row_names(results: Sequence[Result]) -> list[str]:
-    """The methods; where one occurs more than once, its options, and which weights, if they are not all the same."""
+    """The methods, with options where a method occurs more than once, and with weights where these differ."""
     methods = Counter(result.method for result in results)
     several = len({result.checkpoint for result in results}) > 1
     names = []

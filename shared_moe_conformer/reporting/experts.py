@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLLAPSED = 0.01
-"""An expert with a smaller share of its layer's frames is as good as unused."""
+"""An expert with a smaller share of its layer's frames counts as unused."""
 MAX_MOMENTS = 60
 """Most columns of a picture over time."""
 
@@ -55,13 +55,13 @@ class UsageHistory(NamedTuple):
 
 
 def expert_layer_names(encoder: EncoderConfig) -> list[str]:
-    """Names of the expert feed-forwards, in the order of depth: `layer 3`, or with two in a layer `layer 3, second`."""
+    """Names of the expert feed-forwards by depth: `layer 3`, or `layer 3, second` where a layer has two."""
     places = (", first", ", second") if encoder.experts_in == "both" else ("",)
     return [f"layer {layer + 1}{place}" for layer in encoder.expert_layers for place in places]
 
 
 def evenness(shares: Sequence[float]) -> float:
-    """Entropy of the shares as a part of the largest possible: 1 if all experts compute alike, 0 if one computes all.
+    """Entropy of the shares over its largest possible value: 1 if all experts compute alike, 0 if one computes all.
 
     Source: Pielou 1966, The measurement of diversity in different types of biological collections.
     """
@@ -70,7 +70,7 @@ def evenness(shares: Sequence[float]) -> float:
 
 
 def information(counts: np.ndarray) -> float:
-    """The bits that two labels tell about each other, from how often their pairs (A, B) are there.
+    """Mutual information of two labels in bits, given the counts of their pairs, (A, B).
 
     Source: Shannon 1948, A mathematical theory of communication, section 12.
     """
@@ -233,7 +233,7 @@ def usage_history(history: Mapping[str, Series], part: str) -> UsageHistory | No
 
 
 def expert_charts(history: Mapping[str, Series], encoder: EncoderConfig) -> list[Markup | None]:
-    """Usage at the end, over the training, and how even it is; empty without experts."""
+    """Charts of the usage at the end and over the training, and of its evenness; empty without experts."""
     dev = usage_history(history, "dev")
     if dev is None:
         return []
@@ -246,7 +246,7 @@ def expert_charts(history: Mapping[str, Series], encoder: EncoderConfig) -> list
 
 
 def collapsed_experts(history: Mapping[str, Series], encoder: EncoderConfig) -> list[str]:
-    """A line for each expert that the training found collapsed, or that the last validation hardly used."""
+    """A line for each expert that collapsed in training, or that the last validation hardly used."""
     found: dict[tuple[int, int], list[str]] = {}
     for name, series in history.items():
         match = re.fullmatch(r"collapsed_expert/feed_forward_(\d+)/expert_(\d+)", name)
@@ -266,7 +266,7 @@ def collapsed_experts(history: Mapping[str, Series], encoder: EncoderConfig) -> 
 
 
 def _names(encoder: EncoderConfig, count: int) -> list[str]:
-    """The layers' names; numbers alone if the config has others than were written."""
+    """The layers' names; only numbers if the config does not match what was written."""
     names = expert_layer_names(encoder)
     return names if len(names) >= count else [f"feed-forward {n + 1}" for n in range(count)]
 

@@ -32,18 +32,18 @@ def tag(name: str, *children: str | None, **attributes: str | None) -> Markup:
 
 
 def page(title: str, *parts: Markup | None) -> str:
-    """The whole file; it loads nothing, and a browser is told that it may not."""
+    """The whole file. It loads nothing, and its policy forbids the browser to."""
     text = read_page("report.html").replace("<!-- title -->", escape(title))
     return text.replace("<!-- body -->", tag("main", *parts))
 
 
 def section(heading: str, *parts: Markup | None) -> Markup | None:
-    """A heading and what belongs to it; None if nothing does."""
+    """A heading and its parts; None if there are none."""
     return tag("section", tag("h2", heading), *parts) if any(parts) else None
 
 
 def tiles(values: Sequence[tuple[str, str]]) -> Markup:
-    """Numbers worth knowing first, each with its name."""
+    """The most important numbers, each with its name."""
     boxes = [tag("div", tag("b", value), tag("span", name), class_="tile") for value, name in values]
     return tag("div", *boxes, class_="tiles")
 
@@ -55,7 +55,7 @@ def cards(*charts: Markup | None) -> Markup | None:
 
 
 def wide_card(*parts: Markup | None) -> Markup:
-    """Something that takes the whole width."""
+    """A card of the page's whole width."""
     return tag("div", *parts, class_="card")
 
 
@@ -65,12 +65,12 @@ def listed(lines: Sequence[str]) -> Markup:
 
 
 def warning(*parts: Markup) -> Markup:
-    """Something to look into."""
+    """A card for a problem that needs a look."""
     return tag("div", *parts, class_="card warning")
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Markup:
-    """A table, its last `numbers` columns of numbers; without a head if the columns have no names."""
+    """A table whose last `numbers` columns hold numbers; without a head if the columns have no names."""
     classes = [None] * (len(columns) - numbers) + ["number"] * numbers
 
     def row(kind: str, values: Sequence[str]) -> Markup:
@@ -81,12 +81,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int
 
 
 def folded(summary: str, *parts: Markup) -> Markup:
-    """Parts that are shown when asked for."""
+    """Parts that open with a click on the summary."""
     return tag("details", tag("summary", summary), *parts)
 
 
 COLOURS = dict(re.findall(r"--([\w-]+): (#\w{6});", STYLE.partition("@media")[0]))
-"""The pages' colours by day, in which a chart is drawn, by the names of the variables that then stand for them."""
+"""The pages' colours by day, by their CSS variables. Charts are drawn in them; variables then take their places."""
 INK, FAINT, LINE, CARD, WARN = (COLOURS[name] for name in ("ink", "soft", "grid", "card", "bad"))
 CURVES = [COLOURS[name] for name in ("e0", "e1", "e2", "e3", "e5", "e7")]
 """Six colours that can be told apart."""
@@ -133,7 +133,7 @@ class Rate(NamedTuple):
 
 
 def drawing(draw: Callable[[Axes], None], *, title: str, width: float, height: float) -> Markup:
-    """A picture with its title, of a size in pixels; the urls of its artists become the hints over them."""
+    """A picture with a title and a size in pixels; the urls of its artists become tooltips."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -151,7 +151,7 @@ def drawing(draw: Callable[[Axes], None], *, title: str, width: float, height: f
     drawn = re.sub(r'<a xlink:href="([^"]*)"[^>]*>', r'<g class="hint"><title>\1</title>', drawn).replace(
         "</a>", "</g>"
     )
-    drawn = drawn.replace("'DejaVu Sans'", "system-ui")  # the one by which matplotlib has measured is wider than most
+    drawn = drawn.replace("'DejaVu Sans'", "system-ui")  # matplotlib measured with this font, which is wider than most
     drawn = re.sub(' [dxy]="[^"]*"', lambda numbers: re.sub(r"(\.\d)\d+", r"\1", numbers[0]), drawn)
     for name, colour in COLOURS.items():
         drawn = drawn.replace(colour, f"var(--{name})")
@@ -161,17 +161,17 @@ def drawing(draw: Callable[[Axes], None], *, title: str, width: float, height: f
 
 
 def standalone(picture: Markup) -> Markup:
-    """A picture as a file of its own, which carries its colours and a ground."""
+    """A picture as a file of its own, with its colours and a background."""
     ground = f'<style>{STYLE}</style><rect width="100%" height="100%" fill="var(--card)" rx="6"/>'
     return Markup(picture.replace("<title>", f"{ground}<title>", 1) + "\n")
 
 
 def line_chart(curves: Sequence[Curve], *, title: str, x_name: str, from_zero: bool = False) -> Markup:
-    """Curves in one frame; the vertical axis is logarithmic where the values need it.
+    """Curves in one chart; the vertical axis is logarithmic if the values span a wide range.
 
     Args:
       curves: points that are not finite are left out.
-      title: the quantity that is shown, and its unit.
+      title: the quantity shown, and its unit.
       x_name: the unit of the horizontal axis.
       from_zero: the vertical axis begins at 0.
     """
@@ -204,7 +204,7 @@ def line_chart(curves: Sequence[Curve], *, title: str, x_name: str, from_zero: b
 
 
 def thin(curve: Curve) -> Curve:
-    """The finite points; where there are more than 300, the means of groups of them."""
+    """The finite points; if there are more than 300, means of neighbouring ones."""
     points = [(x, y) for x, y in zip(curve.x, curve.y) if math.isfinite(y)]
     size = math.ceil(len(points) / MAX_POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
@@ -212,7 +212,7 @@ def thin(curve: Curve) -> Curve:
 
 
 def interval_chart(rates: Sequence[Rate], *, title: str) -> Markup:
-    """A row for each rate: a spot in the line of its interval."""
+    """A row for each rate: a dot on the line of its interval."""
 
     def draw(axes: Axes) -> None:
         rows = range(len(rates))

@@ -38,7 +38,7 @@ class TrainingLog(NamedTuple):
 
 
 def read_history(exp_dir: Path) -> dict[str, Series]:
-    """TensorBoard's scalars by their tags; steps that a resumed training has done again count once.
+    """TensorBoard's scalars by their tags; steps that a resumed training repeated count once.
 
     Raises:
       FileNotFoundError: the folder holds no training.
@@ -47,19 +47,19 @@ def read_history(exp_dir: Path) -> dict[str, Series]:
     folder = exp_dir / "tensorboard"
     if not folder.is_dir():
         raise FileNotFoundError(f"no training in {exp_dir}: train first (./train.py), or name another folder")
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of what a resumed training has done again
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of steps that a resumed training repeated
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     history = {}
     for tag in events.Tags()["scalars"]:
         points = {event.step: event.value for event in events.Scalars(tag)}
         history[tag] = Series(*map(list, zip(*sorted(points.items()))))  # type: ignore[arg-type]
-    require(bool(history), f"{folder} holds no point yet: wait for the first epoch's end")
+    require(bool(history), f"{folder} holds no point yet: wait for the end of the first epoch")
     return history
 
 
 def dev_epochs(history: Mapping[str, Series]) -> list[int]:
-    """The epoch of each point of the validation set; older trainings did not write it and validated each from 1."""
+    """The epoch of each validation; older trainings did not write it and validated every epoch from 1."""
     if "dev/epoch" in history:
         return [round(epoch) for epoch in history["dev/epoch"].values]
     return list(range(1, len(history["dev/loss"].steps) + 1)) if "dev/loss" in history else []
@@ -110,17 +110,17 @@ class Result(NamedTuple):
     wer_low: float
     wer_high: float
     errors: str
-    """Insertions, deletions and substitutions, for reading."""
+    """Insertions, deletions and substitutions, in words."""
     words: int
     cer: float
     """Percent."""
     real_time_factor: float
     path: Path
-    """The wer-summary that says so."""
+    """The wer-summary file with these rates."""
 
 
 def read_results(exp_dir: Path) -> list[Result]:
-    """All results of an experiment, by test set, the best first; files that are damaged or of another form are left."""
+    """All results of an experiment by test set, best first; files that are damaged or of another form are skipped."""
     found = []
     for path in sorted(exp_dir.glob("*/wer-summary-*.txt")):
         match = re.fullmatch(rf"wer-summary-(.+?)-({CHECKPOINT})-.+\.txt", path.name)
@@ -130,7 +130,7 @@ def read_results(exp_dir: Path) -> list[Result]:
 
 
 def most_frequent_errors(result: Result, *, at_most: int = 15) -> dict[str, list[tuple[int, str]]]:
-    """Words that were confused, lost or invented, with counts, the most frequent first; empty without errs- file."""
+    """Words that were confused, lost or invented, with counts, most frequent first; empty without an errs- file."""
     path = result.path.with_name(result.path.name.replace("wer-summary-", "errs-", 1))
     if not path.is_file():
         return {}
