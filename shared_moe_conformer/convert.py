@@ -29,12 +29,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         type=Path,
-        help="file or folder to write, if --to names one form [beside the model's, named after it and the form]",
+        help="file or folder to write, if --to names one form [beside the model's folder, named after model and form]",
     )
     parser.add_argument(
         "--push",
         metavar="ADDRESS",
-        help=f"put what --to writes into this repository of Hugging Face, too, if it is one form: {HUB}owner/name",
+        help=f"also put the form, if --to names only one, into this repository of Hugging Face: {HUB}owner/name",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier call wrote")
     add_flags(parser, StreamingForm)
@@ -42,9 +42,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    require(args.output is None or len(args.to) == 1, f"--output holds one form, and there are {len(args.to)}")
+    require(args.output is None or len(args.to) == 1, f"--output holds one form, and --to names {len(args.to)}")
     if args.push is not None:
-        require(len(args.to) == 1, f"--push takes one form, and there are {len(args.to)}")
+        require(len(args.to) == 1, f"--push takes one form, and --to names {len(args.to)}")
         require_repository(args.push)
     streaming = apply_flags(StreamingForm(), args)
     refuse_unused_chunks(streaming, args.to)
@@ -55,7 +55,7 @@ def _convert(args: argparse.Namespace) -> None:
             print(line, flush=True)
         if args.push is not None:
             hub_upload_files(target, args.push)
-            print(f"{args.push}: has it, too")
+            print(f"{args.push}: now has it")
 
 
 if __name__ == "__main__":

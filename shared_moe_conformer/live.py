@@ -1,4 +1,4 @@
-"""Speech that is recognised while it is spoken: where its samples come from, and how its words are printed."""
+"""Speech recognised while it is spoken: sources of its samples, and printing of its words."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ BLOCK = 1 << 14
 """Most bytes that are read at once."""
 FULL_SCALE = 32768
 CLEAR, DIM, PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
-"""Codes that make a terminal clear the line, and show partial words paler than final ones (ECMA-48, EL and SGR)."""
+"""Codes with which a terminal clears the line and shows partial words paler than final ones (ECMA-48, EL and SGR)."""
 
 
 def read_pcm(file: BufferedIOBase, *, sampling_rate: int) -> Iterator[np.ndarray]:
-    """Samples from -1 to 1 of 16-bit little-endian mono PCM, as soon as they come.
+    """Samples from -1 to 1 of 16-bit little-endian mono PCM, as soon as they arrive.
 
-    The header of a wav file before them, which `arecord` and `sox` write, is left out.
+    The header of a wav file before them, as `arecord` and `sox` write it, is skipped.
 
     Raises:
-      ValueError: the header says another rate, or no 16-bit mono PCM.
+      ValueError: the header states another rate, or something else than 16-bit mono PCM.
     """
     start = file.read(12)
     if start[:4] == b"RIFF" and start[8:] == b"WAVE":
@@ -90,7 +90,7 @@ def hear_microphone(sampling_rate: int) -> Iterator[np.ndarray]:
 
 
 class Interruptible:
-    """While it is entered, Ctrl-C ends the reading of audio, not the recognition of what came; again, it ends all."""
+    """A context in which Ctrl-C ends the reading of audio, and a second Ctrl-C the recognition of what was read."""
 
     def __init__(self) -> None:
         self._came = self._is_reading = False
@@ -103,7 +103,7 @@ class Interruptible:
         signal.signal(signal.SIGINT, self._before)
 
     def read(self, source: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """The source's parts until it ends or Ctrl-C is pressed."""
+        """The parts of the source until its end or Ctrl-C."""
         parts = iter(source)
         while not self._came:
             try:
@@ -125,7 +125,7 @@ class LiveLines:
     """Prints final segments as lines and, on a terminal, the words of the current segment in the last line."""
 
     def __init__(self, out: TextIO, show: Callable[[Transcript], str]) -> None:
-        """Print to `out` what `show` makes of a final segment."""
+        """Print to `out`; `show` formats a final segment."""
         self._out, self._show = out, show
         self._is_terminal = out.isatty()
         self._partial = ""
@@ -136,7 +136,7 @@ class LiveLines:
         print(self._show(transcript), file=self._out, flush=True)
 
     def partial(self, text: str) -> None:
-        """Show the words of the current segment, the last ones if the line is too short."""
+        """Show the words of the current segment, or the last of them if the line is too short."""
         if not self._is_terminal or text == self._partial:
             return
         self._partial = text
@@ -149,7 +149,7 @@ class LiveLines:
 
 
 def transcribe_live(stream: Stream, source: Iterable[np.ndarray], *, sampling_rate: int, lines: LiveLines) -> None:
-    """Print what is said until the source ends or Ctrl-C is pressed, the last words included."""
+    """Print what is said, the last words included, until the source ends or Ctrl-C is pressed."""
 
     def show() -> None:
         for segment in stream.pop_segments():

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class Layer(NamedTuple):
-    """A feed-forward that carries experts, in the order of depth."""
+    """A feed-forward with experts."""
 
     layer: int
     """Position in depth, from 1."""
     group: int
     """The group whose experts it uses, from 1: layers of a group share them."""
     feed_forward: str
-    """first or second, of the layer's two."""
+    """first or second of the layer's two."""
 
 
 class SegmentExperts(NamedTuple):
@@ -40,13 +40,13 @@ class SegmentExperts(NamedTuple):
 
 
 def expert_layers(config: EncoderConfig) -> list[Layer]:
-    """The feed-forwards that carry experts; none without experts."""
+    """The feed-forwards with experts, in the order of depth."""
     names = {"none": (), "first": ("first",), "second": ("second",), "both": ("first", "second")}[config.experts_in]
     return [Layer(layer + 1, config.layer_blocks[layer] + 1, name) for layer in config.expert_layers for name in names]
 
 
 def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Transcript, list[SegmentExperts]]:
-    """Transcribe a recording, and return the experts of its frames, segment by segment, as well.
+    """Transcribe a recording; return the experts of its frames as well, segment by segment.
 
     Returns:
       the transcript; the segments in order, none without experts.

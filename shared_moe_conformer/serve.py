@@ -21,7 +21,7 @@ OPTIONAL = (
     ("live recognition, which needs", "wsproto", ("websockets", "wsproto")),
     ("forms (curl -F), which need", "python-multipart", ("python_multipart",)),
 )
-"""What another package is needed for, its name, and modules of which one is enough."""
+"""Features, the packages that they need, and modules of each package; one module is enough."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there; port 0: at any that is free.
+    """A socket that listens at an address; port 0: any free port.
 
     Raises:
       ValueError: there is no such address, or another program listens there.
@@ -44,7 +44,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allowed_hosts(host: str) -> list[str]:
-    """Names under which browsers may ask for the page that is served at this address."""
+    """Host names under which browsers may ask for the page at this address."""
     if host in ("0.0.0.0", "::"):
         return ["*"]
     return [*LOCAL_HOSTS, f"[{host}]" if ":" in host else host]
@@ -53,10 +53,10 @@ def allowed_hosts(host: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("serve"),
-        description="Serve a page on which one speaks, or drops an audio file, and sees the words, their times and "
-        "which experts computed each frame. Programs post recordings to /transcribe (curl -F file=@a.wav) and ask "
-        "/health how busy the server is. At /stream, and at /, clients of sherpa-onnx's streaming WebSocket server are "
-        "served, too, if the model was trained to stream.",
+        description="Serve a page on which you speak, or drop an audio file, and see the words, their times and the "
+        "experts that computed each frame. Programs post recordings to /transcribe (curl -F file=@a.wav) and ask "
+        "/health how busy the server is. A model that was trained to stream also serves clients of sherpa-onnx's "
+        "streaming WebSocket server, at /stream and at /.",
     )
     add_model_flags(parser)
     parser.add_argument("--port", type=int, default=8000, help="port of the page; 0: any free one [8000]")
@@ -64,19 +64,19 @@ def _parser() -> argparse.ArgumentParser:
         "--host",
         default="127.0.0.1",
         help="address to listen at; by default only this machine can ask; 0.0.0.0: every machine that reaches this "
-        "one, but browsers allow recording on localhost and behind https only [127.0.0.1]",
+        "one can, but browsers allow recording only on localhost and behind https [127.0.0.1]",
     )
     parser.add_argument(
         "--max-megabytes",
         type=float,
         default=32.0,
-        help="size of an upload at most, of all files of a form together, in MB [32]",
+        help="largest size of an upload, all files of a form together, in MB [32]",
     )
     parser.add_argument(
         "--max-waiting",
         type=int,
         default=16,
-        help="uploads that may wait while another one is recognised; further ones are told when to try again [16]",
+        help="uploads that may wait while another is recognised; further ones are told to try again [16]",
     )
     parser.add_argument(
         "--idle-seconds", type=float, default=60.0, help="clients that send nothing for this long are disconnected [60]"
@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         help="encoder frames before its chunk that a frame attends to [the most that the model was trained with]",
     )
-    live.add_argument("--max-streams", type=int, default=16, help="people at once; others are told to come back [16]")
+    live.add_argument(
+        "--max-streams", type=int, default=16, help="people at once; others are told to try again later [16]"
+    )
     add_device_flag(parser)
     return parser
 

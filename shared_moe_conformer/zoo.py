@@ -18,14 +18,14 @@ ADDRESS = "a folder, file://, http(s):// or hf://owner/name (Hugging Face)"
 
 
 def verify(name: str, *, zoo_dir: Path) -> str:
-    """Check a model's files against the index, and that it transcribes its test wav as it did when it was released.
+    """Check a model's files against the index, and its transcript of the test wav against the released one.
 
     Returns:
       The test wav's transcript.
 
     Raises:
       FileNotFoundError: no such model.
-      ValueError: something differs; named.
+      ValueError: something differs; the message names it.
     """
     from shared_moe_conformer.bundle import Bundle  # torch: not for listing
 
@@ -45,7 +45,7 @@ def table(entries: list[ZooEntry]) -> str:
 
 
 def details(entry: ZooEntry, *, source: str) -> str:
-    """The facts about a model in the index of a zoo, one a line."""
+    """The facts about a model in a zoo's index, one per line."""
     rows = {
         "corpus": entry.corpus,
         "language": entry.language,
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--from", dest="source", help=f"another zoo: {ADDRESS} [this one]")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", parents=[where, source], help="print the index").set_defaults(run=_list)
-    commands.add_parser("show", parents=[where, source, name], help="print all about a model").set_defaults(run=_show)
+    commands.add_parser("show", parents=[where, source, name], help="print facts about a model").set_defaults(run=_show)
     puller = commands.add_parser("pull", parents=[where, name], help="get a model from another zoo")
     puller.add_argument("--from", dest="source", required=True, help=ADDRESS)
     puller.add_argument("--update", action="store_true", help="take another version of a model that is here")
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     pusher.set_defaults(run=_push)
     helped = "check a model's files and its test wav"
     commands.add_parser("verify", parents=[where, name], help=helped).set_defaults(run=_verify)
-    pages = commands.add_parser("html", parents=[where], help="write a page that shows all models, for any browser")
+    pages = commands.add_parser("html", parents=[where], help="write a page that shows all models in a browser")
     pages.add_argument("--output-dir", type=Path, default=Path("site"), help="the folder to make [site]")
     pages.add_argument("--overwrite", action="store_true", help="replace a page that was written before")
     pages.set_defaults(run=_html)

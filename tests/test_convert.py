@@ -45,7 +45,7 @@ def test_several_forms_are_written_at_once(saved: Save, tmp_path: Path, capsys: 
     assert (tmp_path / "elsewhere" / "exp" / "pretrained.pt").is_file()
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--to", "icefall", "espnet", "--output", str(tmp_path / "both")])
-    assert "--output holds one form, and there are 2" in capsys.readouterr().err
+    assert "--output holds one form, and --to names 2" in capsys.readouterr().err
 
 
 def test_chunks_are_given_to_the_form_that_has_some(saved: Save, capsys: Output) -> None:
@@ -63,7 +63,7 @@ def test_chunks_are_given_to_the_form_that_has_some(saved: Save, capsys: Output)
 def test_pushing_what_cannot_be_is_refused_before_anything_is_written(saved: Save, capsys: Output) -> None:
     folder = saved()
     for push, forms, message in [
-        ("hf://o/tiny", ("icefall", "espnet"), "--push takes one form, and there are 2"),
+        ("hf://o/tiny", ("icefall", "espnet"), "--push takes one form, and --to names 2"),
         ("https://o/tiny", ("icefall",), "https://o/tiny is no repository of Hugging Face: give hf://owner/name"),
         ("hf://tiny", ("icefall",), "hf://tiny: give hf://owner/name"),
     ]:

@@ -1,4 +1,4 @@
-"""README.md of a released model, and of a zoo of them: a header that Hugging Face reads, and a page for people.
+"""README.md of a released model and of a zoo: a header that Hugging Face reads, and a page for people.
 
 Also the names of the classes that transformers looks for in a model's folder; transformers itself is not needed.
 """
@@ -26,7 +26,7 @@ COMMON_HEADER: dict[str, Any] = {
     "pipeline_tag": TASK,
     "tags": [TASK, "conformer", "mixture-of-experts", "transducer", "ctc"],
 }
-"""The header of all models; those without experts lack one tag."""
+"""The header of all models; models without experts lack one tag."""
 BODY = """
 # {name}
 
@@ -144,13 +144,13 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
 
 
 def hub_licence(licence: str) -> str:
-    """The name that Hugging Face has for an SPDX identifier."""
+    """Hugging Face's name for an SPDX identifier."""
     name = licence.lower().removesuffix("-only").removesuffix("-or-later")
     return name if name in HUB_LICENCES else "other"
 
 
 def results_of(model: ModelFacts) -> list[dict[str, Any]]:
-    """A model's word error rates, as the header's model-index has them."""
+    """A model's word error rates in the form of the header's model-index."""
     return [
         {
             "task": {"type": TASK, "name": "Automatic Speech Recognition"},
@@ -165,7 +165,7 @@ def zoo_card(entries: Sequence[ZooEntry], *, location: str) -> str:
     """The text of README.md.
 
     Args:
-      entries: the models, one at least.
+      entries: one or more models.
       location: the zoo's address, hf://owner/name.
     """
     table = markdown_table(ZOO_COLUMNS, map(_zoo_row, entries))
@@ -233,7 +233,7 @@ def _place(part: str) -> str:
 
 
 MODEL_CLASSES = {"AutoConfig": _place("Config"), "AutoModel": _place("Model"), "AutoModelForCTC": _place("ForCTC")}
-"""`auto_map` of config.json: the class in the folder's code by the class that is asked for it."""
+"""`auto_map` of config.json: each of transformers' auto classes, and the class in the folder's code that it loads."""
 _PROCESSOR = {"AutoProcessor": _place("Processor")}
 FEATURE_CLASSES = {"AutoFeatureExtractor": _place("FeatureExtractor"), **_PROCESSOR}
 """The same of preprocessor_config.json."""

@@ -1,4 +1,4 @@
-"""A released model's description of itself: bundle.json, and its test wav with test.txt."""
+"""A released model's description: bundle.json, and test.txt beside the test wav."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared_moe_conformer import __version__
 from shared_moe_conformer.config import ADDED_LATER, from_dict, require, to_dict
 
 FORMAT_VERSION = 1
-"""Version of the bundle's layout; raised whenever an older reader would misread a newer bundle."""
+"""Version of the bundle's layout; it rises whenever an older reader would misread a newer bundle."""
 MANIFEST_FILE = "bundle.json"
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -38,7 +38,7 @@ LM_FILES = (*NEURAL_LM_FILES, "token_2gram.arpa")
 EXPECTED, REFERENCE = "expected (this model's transcript):", "reference (what was said):"
 """Beginnings of the lines of test.txt."""
 DEFAULT_SEARCH = "greedy_search"
-"""The search of models that are released without a choice of another."""
+"""The search of models that are released without naming one."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -57,13 +57,13 @@ class ModelFacts:
     unique_parameters: int
     """Parameters that are stored."""
     unrolled_parameters: int
-    """Parameters, those of shared blocks counted once per layer."""
+    """Parameters, with those of shared blocks counted once per layer."""
     active_parameters: int
     """Unrolled parameters that compute one frame."""
     error_rates: dict[str, dict[str, float]] = field(default_factory=dict, kw_only=True)
-    """Word error rate in percent by test set and search, the method and its options; empty: nothing was decoded.
+    """Word error rate in percent by test set and search (method and options); empty: nothing was decoded.
 
-    The search with the released model's own options comes before others by the same method.
+    The search with the model's own options comes before others by the same method.
     """
 
     def __post_init__(self) -> None:
@@ -78,12 +78,12 @@ class Manifest(ModelFacts):
     """Facts about a released model that its configuration does not hold."""
 
     decoding_method: str
-    """The search that `transcribe` uses by default and that gave the expected text of the test wav."""
+    """The default search of `transcribe`, which gave the expected text of the test wav."""
     segment_seconds: float | None = field(default=None, metadata=ADDED_LATER)
-    """Seconds of a segment of a long recording at most: 95 % of the training's utterances are no longer; None: not
+    """Longest segment of a long recording, in seconds: 95 % of the training's utterances are no longer; None: not
     known."""
     decoding_options: dict[str, dict[str, float]] = field(default_factory=dict, metadata=ADDED_LATER)
-    """Values that were tuned for each decoding method, by option; empty: defaults. `lm_scales` is one scale here."""
+    """Tuned values of each decoding method, by option; empty: defaults. `lm_scales` is a single scale here."""
     format_version: int = FORMAT_VERSION
     """Layout of the bundle."""
     package_version: str = __version__
@@ -98,7 +98,7 @@ def is_by(settings: str, method: str) -> bool:
 
 
 def require_name(name: str) -> None:
-    """Refuse a name that is not 1 to 100 letters, digits, `.`, `_`, `-`, beginning with a letter or a digit."""
+    """Refuse a name unless it has 1 to 100 letters, digits, `.`, `_` or `-` and begins with a letter or digit."""
     fits = isinstance(name, str) and NAME.fullmatch(name) is not None
     require(fits, f"{name!r} cannot be a model's name: use letters, digits, '.', '_', '-', a letter or digit first")
 
@@ -131,7 +131,7 @@ def _parse_manifest(values: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write bundle.json; without tuned values, earlier versions can read it, too."""
+    """Write bundle.json; without tuned values, earlier versions can read it as well."""
     values = to_dict(manifest)
     if not manifest.decoding_options:
         del values["decoding_options"]
@@ -140,7 +140,7 @@ def write_manifest(manifest: Manifest, folder: Path) -> None:
 
 
 class ExampleRecording(NamedTuple):
-    """A recording of the test set, released with the model so that anybody can check their copy."""
+    """A recording of the test set that is released with the model, so that anybody can check a copy."""
 
     samples: np.ndarray
     """(num_samples,), in -1..1."""
@@ -157,21 +157,21 @@ def write_test_text(folder: Path, *, expected: str, reference: str) -> None:
 
 
 def expected_text(folder: Path) -> str:
-    """The transcript of test.wav by the bundle's model, as found when it was released.
+    """The transcript of test.wav by the bundle's model when it was released.
 
     Raises:
-      ValueError: test.txt does not say.
+      ValueError: test.txt does not contain it.
     """
     return _told(folder, EXPECTED)
 
 
 def reference_text(folder: Path) -> str:
-    """The words that are said in test.wav; see `expected_text`."""
+    """The words spoken in test.wav; see `expected_text`."""
     return _told(folder, REFERENCE)
 
 
 def _told(folder: Path, beginning: str) -> str:
-    """The rest of the line of test.txt that begins so."""
+    """The rest of the line of test.txt with this beginning."""
     for line in (folder / TEST_TEXT).read_text(encoding="utf-8").splitlines():
         if line.startswith(beginning):
             return line[len(beginning) :].strip()
@@ -179,7 +179,7 @@ def _told(folder: Path, beginning: str) -> str:
 
 
 def package_commit() -> str | None:
-    """The git commit of this package's source, `-dirty` added if files differ from it; None outside a checkout."""
+    """The git commit of this package's source, with `-dirty` if files differ from it; None outside a checkout."""
     source = Path(__file__).resolve()
     git = ("git", "-C", str(source.parent))
     try:

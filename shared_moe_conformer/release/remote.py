@@ -36,11 +36,11 @@ HUB = "hf://"
 
 
 def hub_download(location: str, path: str, target: Path, *, max_bytes: int) -> None:
-    """Copy a file of a repository, by way of huggingface_hub's own cache, which resumes.
+    """Copy a file of a repository by way of huggingface_hub's cache, which resumes.
 
     Raises:
       FileNotFoundError: no such repository or file.
-      ValueError: it is longer than allowed, or cannot be downloaded now.
+      ValueError: it is longer than allowed, or the download fails.
     """
     with _hub_errors(f"{location}/{path}"):
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
@@ -53,7 +53,7 @@ def hub_download(location: str, path: str, target: Path, *, max_bytes: int) -> N
 
 
 def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
-    """Put a bundle and its entry into a repository, in one commit; a repository that does not exist is made.
+    """Put a bundle and its entry into a repository in one commit; the repository is created if it does not exist.
 
     Raises:
       ValueError: the repository cannot be written, or somebody else has just written its index.
@@ -78,13 +78,13 @@ def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
 
 
 def require_repository(location: str) -> None:
-    """Refuse an address that is not a repository's (`ValueError`)."""
+    """Raise `ValueError` unless an address is that of a repository."""
     require(location.startswith(HUB), f"{location} is no repository of Hugging Face: give {HUB}owner/name")
     _repository(location)
 
 
 def hub_upload_files(source: Path, location: str) -> None:
-    """Put a file, or all files of a folder, into a repository, in one commit; one that does not exist is made.
+    """Put a file, or all files of a folder, into a repository in one commit; the repository is created if needed.
 
     Raises:
       ValueError: no such address, or the repository cannot be written.
@@ -104,7 +104,7 @@ def hub_upload_files(source: Path, location: str) -> None:
 
 
 def _commit_of_index(location: str) -> str | None:
-    """The commit that a revision of a repository is at; None where it holds no index yet."""
+    """The commit of a revision of a repository; None if it holds no index yet."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -118,7 +118,7 @@ def _commit_of_index(location: str) -> str | None:
 
 
 def _front_pages(entry: ZooEntry, zoo: str, commit: str | None, folder: Path) -> dict[str, Path]:
-    """The index with an entry added, and the card of the zoo unless somebody has written another."""
+    """The index with an entry added, and the zoo's card unless somebody wrote one by hand."""
     files = {name: folder / name for name in (INDEX_FILE, CARD_FILE)}
     index, card = files.values()
     entries: list[ZooEntry] = []
@@ -144,7 +144,7 @@ def _repository(location: str) -> tuple[str, str | None]:
 
 @contextlib.contextmanager
 def _hub_errors(what: str) -> Iterator[None]:
-    """Turn the library's many errors into some that a person can act on."""
+    """Turn the library's many errors into few that a person can act on."""
     found = importlib.util.find_spec("huggingface_hub") is not None
     require(found, f"{what}: the package huggingface_hub is not installed: pip install huggingface_hub")
     from huggingface_hub.errors import (
@@ -166,12 +166,12 @@ def _hub_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {first_line(error)}") from error
     except (ValueError, OSError):
         raise
-    except Exception as error:  # of the HTTP library; huggingface_hub's versions use different ones
+    except Exception as error:  # errors of the HTTP library, which differs between versions of huggingface_hub
         raise ValueError(f"{what} cannot be reached now: {error}") from error
 
 
 ATTEMPTS = 4
-"""Attempts in a row that may bring no byte; a download that brings some is resumed as often as it breaks."""
+"""Attempts in a row that may bring no byte; a download that makes progress resumes as often as it breaks."""
 RETRIES = urllib3.Retry(
     total=None,
     connect=0,
@@ -189,11 +189,11 @@ BLOCK = 1 << 16
 TIMEOUT = 30.0
 """Seconds without a byte after which a connection counts as broken."""
 Progress = Callable[[int], Any]
-"""Called with the number of bytes since the last call; negative: that many of the earlier ones are of no use."""
+"""Called with the bytes since the last call; a negative number takes back earlier ones, which were of no use."""
 
 
 class TooLong(Exception):
-    """More bytes came than the file may have."""
+    """A file has more bytes than it may have."""
 
 
 def fetch(
@@ -205,20 +205,20 @@ def fetch(
     sha256: str | None = None,
     progress: Progress = lambda _: None,
 ) -> None:
-    """Download one file of a zoo, or the rest of it if part of it is there from an earlier call.
+    """Download one file of a zoo, or the rest of it if an earlier call left a part.
 
     Args:
       path: the file's path in the zoo, with `/`.
-      target: the file to write; it is kept as it is if its sum is right.
+      target: the file to write; it is kept if its sum is right.
       max_bytes: a longer file is refused before it fills the disk.
-      sha256: the sum that it must have; None: any.
+      sha256: the sum that it must have; None: any sum.
 
     Raises:
       FileNotFoundError: the zoo has no such file.
-      ValueError: it is too long, has another sum, or cannot be read; a part that may be right is kept.
+      ValueError: it is too long, has another sum, or cannot be read; a part that may be good is kept.
     """
     source = f"{location.rstrip('/')}/{path}"
-    for _ in range(2):  # a second time, from the start, if the file has changed since its first part came
+    for _ in range(2):  # twice, in case the file has changed since its first part came
         resumed = target.is_file()
         if not (resumed and sha256 and file_sha256(target) == sha256):
             _fetch_rest(location, path, target, max_bytes=max_bytes, progress=progress)
@@ -232,7 +232,7 @@ def fetch(
 
 
 def _fetch_rest(location: str, path: str, target: Path, *, max_bytes: int, progress: Progress) -> None:
-    """Append to the target what it lacks, by the way that the location's scheme says."""
+    """Append to the target what it lacks, as the location's scheme demands."""
     source = f"{location.rstrip('/')}/{path}"
     parts = urllib.parse.urlsplit(location if "://" in location else Path(location).resolve().as_uri())
     try:
@@ -254,7 +254,7 @@ def _fetch_rest(location: str, path: str, target: Path, *, max_bytes: int, progr
     except (OSError, HTTPError) as error:
         reason = _reason(error)
         raise ValueError(
-            f"{source} cannot be read ({reason}): check its address, or try again; the part that has come is kept"
+            f"{source} cannot be read ({reason}): check its address, or try again; the part that came is kept"
         ) from error
 
 
@@ -265,7 +265,7 @@ def _copy(file: Path, target: Path, max_bytes: int, progress: Progress) -> None:
 
 
 def _download(url: str, target: Path, max_bytes: int, progress: Progress) -> None:
-    """Append what is missing, again and again while connections break but bytes come."""
+    """Append what is missing; retry while connections break but bytes arrive."""
     in_vain = 0
     while True:
         before = _length(target)
@@ -300,7 +300,7 @@ def _download_once(url: str, target: Path, max_bytes: int, progress: Progress) -
 
 
 def _pool(url: str) -> urllib3.PoolManager:
-    """Connections, by way of the proxy that the environment names for the URL, if any."""
+    """Connections for a URL, through the environment's proxy if there is one."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.netloc):
@@ -309,7 +309,7 @@ def _pool(url: str) -> urllib3.PoolManager:
 
 
 def _append(read: Callable[[], bytes], target: Path, *, there: int, max_bytes: int, progress: Progress) -> None:
-    """Write blocks behind those that are there."""
+    """Append blocks to those that are already there."""
     with target.open("ab" if there else "wb") as file:
         while block := read():
             there += len(block)
@@ -325,6 +325,6 @@ def _length(file: Path) -> int:
 
 
 def _reason(error: Exception) -> BaseException:
-    """The error beneath an error of urllib3."""
+    """The cause of an error of urllib3."""
     error = getattr(error, "reason", error)  # after several attempts
     return error.__cause__ or next((part for part in error.args if isinstance(part, Exception)), error)

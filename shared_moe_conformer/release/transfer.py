@@ -1,4 +1,4 @@
-"""Transfer of models from zoo to zoo: resumed, verified before use, and whole or not there at all."""
+"""Transfers of models between zoos: they resume, are verified before use, and appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from shared_moe_conformer.release.zoo_index import (
 )
 
 ZOO = "zoo"
-"""Folder of released models, where no other is given."""
+"""Default folder of released models."""
 MAX_SUMS = 1 << 16
-"""Size of the largest SHA256SUMS that is read, in bytes."""
+"""Largest size of a SHA256SUMS that is read, in bytes."""
 VERSION_LETTERS = 16
-"""Letters of a version's SHA-256 in the name of the hidden folder that it is downloaded into."""
+"""Letters of a version's SHA-256 in the name of the hidden folder of its download."""
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(model: str | Path, *, zoo_dir: Path) -> Path:
-    """The folder of a model: given by its path, by its name in the zoo, or by its name behind another zoo's address.
+    """The folder of a model, given by its path, its name in the zoo, or its name behind another zoo's address.
 
     Raises:
       FileNotFoundError: none of these.
@@ -70,7 +70,7 @@ def resolve(model: str | Path, *, zoo_dir: Path) -> Path:
 
 
 def read_remote_index(location: str) -> list[ZooEntry]:
-    """The models of a zoo that may be elsewhere.
+    """The models of a local or remote zoo.
 
     Raises:
       FileNotFoundError: there is no zoo.
@@ -83,12 +83,12 @@ def read_remote_index(location: str) -> list[ZooEntry]:
 
 
 def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path:
-    """Get a model from another zoo into this one; a model that is here already needs no network.
+    """Get a model from another zoo into this one, without the network if it is already here.
 
     Args:
       source: the other zoo: a folder, `file://`, `http(s)://` or `hf://owner/name`.
       zoo_dir: this zoo, made if it does not exist. A model whose files were damaged here is pulled again.
-      update: take the other zoo's version if it is another one.
+      update: take the other zoo's version if it differs.
 
     Returns:
       The model's folder.
@@ -96,7 +96,7 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
     Raises:
       FileExistsError: something else is here under this name.
       FileNotFoundError: the other zoo is not there, or has no such model.
-      ValueError: the files are not those of the other zoo's index; none that may be wrong is kept.
+      ValueError: the files are not those of the other zoo's index; no suspect file is kept.
     """
     require_name(name)
     if not update and (intact := _intact(name, zoo_dir)):
@@ -115,7 +115,7 @@ def pull(name: str, *, source: str, zoo_dir: Path, update: bool = False) -> Path
 
 
 def push(name: str, *, zoo_dir: Path, target: str) -> str:
-    """Put a model of this zoo into another one, which is made if it does not exist.
+    """Put a model of this zoo into another one, which is created if it does not exist.
 
     Args:
       target: the other zoo: a folder, `file://` or `hf://owner/name`.
@@ -139,7 +139,7 @@ def push(name: str, *, zoo_dir: Path, target: str) -> str:
 
 
 def remove(name: str, *, zoo_dir: Path) -> None:
-    """Delete a model and its entry, and what is left of an interrupted download.
+    """Delete a model, its entry, and the rest of an interrupted download.
 
     Raises:
       FileNotFoundError: no such model.
@@ -161,7 +161,7 @@ def remove(name: str, *, zoo_dir: Path) -> None:
 
 
 def verify_files(entry: ZooEntry, folder: Path) -> None:
-    """Refuse a model whose files are not those of its zoo's index; one that differs is named."""
+    """Refuse a model whose files are not those of its zoo's index; the message names one that differs."""
     require(
         (folder / SUMS_FILE).is_file() and file_sha256(folder / SUMS_FILE) == entry.sha256,
         f"{folder / SUMS_FILE} is not the one in the zoo's index: export or get the model again",
@@ -170,7 +170,7 @@ def verify_files(entry: ZooEntry, folder: Path) -> None:
 
 
 def _download(entry: ZooEntry, *, source: str, folder: Path) -> None:
-    """Fetch a model's files into a hidden folder, which then becomes the model's."""
+    """Fetch a model's files into a hidden folder, which becomes the model's at the end."""
     partial = folder.with_name(f".{entry.name}.{entry.sha256[:VERSION_LETTERS]}.partial")
     partial.mkdir(exist_ok=True)
     missing, free = entry.size - _size(partial), shutil.disk_usage(partial).free
@@ -209,7 +209,7 @@ def _intact(name: str, zoo_dir: Path) -> Path | None:
 
 
 def _require_replaceable(folder: Path, entry: ZooEntry, *, source: str, update: bool) -> None:
-    """Refuse to replace anything but a damaged copy of this very version, unless one asks for it."""
+    """Refuse to replace anything but a damaged copy of this version, unless asked to."""
     versions = [own.sha256 for own in read_index(folder.parent) if own.name == entry.name]
     wanted = update or entry.sha256 in versions
     if not wanted and os.path.lexists(folder):

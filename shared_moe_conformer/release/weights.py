@@ -1,4 +1,4 @@
-"""A released model's weights: from safetensors into the model that its config describes, and nothing but that."""
+"""A released model's weights, from safetensors into the model that its config describes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.model.asr_model import AsrModel
 
 MAX_LAYERS = 1000
-"""Most layers of an encoder; one with shared norms and routers stores nothing, so no file bounds their number."""
+"""Most layers of an encoder. Layers with shared norms and routers store nothing, so the weights do not bound them."""
 
 
 def load_model(config: Config, path: Path, *, config_path: Path) -> AsrModel:
     """The model of a config with the weights of a safetensors file, in evaluation mode.
 
     Raises:
-      ValueError: no such model can be, the file is damaged, or its weights are another model's.
+      ValueError: the model is impossible, the file is damaged, or its weights are another model's.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: get the model again")
@@ -35,7 +35,7 @@ def load_model(config: Config, path: Path, *, config_path: Path) -> AsrModel:
 
 
 def require_possible(config: Config, *, num_values: int, path: Path) -> None:
-    """Refuse a config that needs a tensor larger than all weights together, before memory is taken for it.
+    """Refuse a config with a tensor larger than all weights together, before memory is taken for it.
 
     Args:
       config: from a file that anybody may have written.
@@ -81,7 +81,7 @@ def copy_weights(model: nn.Module, weights: dict[str, Tensor], *, source: Path) 
     """Copy tensors into a model.
 
     Raises:
-      ValueError: they are not the model's; the first one is named, and where it came from.
+      ValueError: they are not the model's; the message names the first wrong one and its source.
     """
     expected = model.state_dict()
     for name in sorted(expected.keys() | weights.keys()):

@@ -1,4 +1,4 @@
-"""The contents of a zoo: index.json about its models, and in each model's folder SHA256SUMS about its files."""
+"""The contents of a zoo: index.json lists its models, and SHA256SUMS in each model's folder lists its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shared_moe_conformer.release.manifest import DEFAULT_SEARCH, ModelFacts, is
 
 INDEX_FILE = "index.json"
 MAX_INDEX = 1 << 24
-"""Size of the largest index that is read, in bytes."""
+"""Largest size of an index that is read, in bytes."""
 SUM = re.compile("[0-9a-f]{64}")
 SUMS_FILE = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})")
@@ -26,16 +26,16 @@ LINE = re.compile(r"([0-9a-f]{64}) [ *]([A-Za-z0-9_][A-Za-z0-9_.-]{0,99})")
 
 @dataclass(frozen=True)
 class ZooEntry(ModelFacts):
-    """The index's entry about one model; its name is unique in the zoo."""
+    """The entry of one model, whose name is unique in the zoo."""
 
     size: int
     """Bytes of all its files."""
     path: str
-    """Its folder's name in the zoo's folder: its URL, relative to that of the index."""
+    """Its folder's name in the zoo's folder: its URL relative to the index."""
     sha256: str
     """SHA-256 of its SHA256SUMS, which holds those of its files."""
     decoding_method: str = field(default=DEFAULT_SEARCH, metadata=ADDED_LATER)
-    """The search that it uses by default."""
+    """Its default search."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +44,7 @@ class ZooEntry(ModelFacts):
 
     @property
     def word_error_rate(self) -> tuple[float, str] | None:
-        """Rate in percent by the model's own search, and the test set, the first that it decoded; None: none.
+        """Rate in percent by the model's own search, and the first test set that this search decoded; None: none.
 
         The best of many searches, chosen on the test set itself, would flatter.
         """
@@ -64,7 +64,7 @@ class ZooEntry(ModelFacts):
 
 
 def read_index(zoo_dir: Path) -> list[ZooEntry]:
-    """The zoo's models by name; none where there is no index yet; see `parse_index`."""
+    """The zoo's models by name, empty if there is no index yet; see `parse_index`."""
     path = zoo_dir / INDEX_FILE
     return parse_index(path.read_bytes(), source=str(path)) if path.is_file() else []
 
@@ -86,7 +86,7 @@ def parse_index(content: bytes, *, source: str) -> list[ZooEntry]:
 
 
 def write_index(entries: list[ZooEntry], path: Path) -> None:
-    """Write an index, the models by name; where all have the default search, earlier versions can read it, too."""
+    """Write an index with the models by name; if all have the default search, earlier versions can read it as well."""
     values = [to_dict(entry) for entry in sorted(entries, key=lambda entry: entry.name)]
     for of_model in values:
         if of_model["decoding_method"] == DEFAULT_SEARCH:
@@ -95,7 +95,7 @@ def write_index(entries: list[ZooEntry], path: Path) -> None:
 
 
 def add(folder: Path) -> ZooEntry:
-    """Enter a bundle into the index of the zoo that it lies in; an entry of the same name is replaced."""
+    """Enter a bundle into the index of its zoo, and replace an entry of the same name."""
     entry = _describe(folder)
     with locked(folder.parent, INDEX_FILE):
         write_index(with_entry(read_index(folder.parent), entry), folder.parent / INDEX_FILE)
@@ -109,7 +109,7 @@ def drop(name: str, *, zoo_dir: Path) -> None:
 
 
 def with_entry(entries: list[ZooEntry], entry: ZooEntry) -> list[ZooEntry]:
-    """The entries and this one, instead of any of its name."""
+    """The entries with this one added, or in the place of one with its name."""
     return [*(other for other in entries if other.name != entry.name), entry]
 
 
@@ -169,20 +169,20 @@ def read_sums(folder: Path) -> dict[str, str]:
 
 
 def require_small(folder: Path, names: Iterable[str], *, max_bytes: int) -> None:
-    """Refuse files that are too long to be read whole."""
+    """Refuse files that are too large to be read whole."""
     for path in (folder / name for name in names):
         if path.is_file() and path.stat().st_size > max_bytes:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes, no more than {max_bytes} are read")
+            raise ValueError(f"{path} has {path.stat().st_size} bytes: at most {max_bytes} are read")
 
 
 def verify_sums(folder: Path, *, required: Iterable[str]) -> None:
-    """Read every file that SHA256SUMS lists, and compare.
+    """Compare every file that SHA256SUMS lists with its sum.
 
     Args:
       required: names that must be listed; a file that is not listed is not checked.
 
     Raises:
-      ValueError: a file that is missing, not listed though required, or changed; named.
+      ValueError: a file is missing, changed, or required but not listed; the message names it.
     """
     sums = read_sums(folder)
     for name in required:

@@ -39,7 +39,7 @@ def test_a_pushed_model_runs_by_its_repositorys_name(released: Path, tmp_path: P
         result = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-3:] == [
-        "hf://o/an4: has it, too",
+        "hf://o/an4: now has it",
         "L K K N THIRTY EIGHT",
         "SharedMoeConformerModel",
     ]
