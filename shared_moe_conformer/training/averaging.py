@@ -57,7 +57,7 @@ class RunningSum:
         return {"model_sums": self._sums, "num_summed": self._count, "sums_begun_after": self._begun_after}
 
     def restore(self, checkpoint: dict[str, Any], *, step: int) -> None:
-        """Go on with the sums of a checkpoint of update `step`; if it has none, they begin there."""
+        """Continue the sums of a checkpoint of update `step`; if it has none, begin there."""
         if "model_sums" not in checkpoint:
             self._begun_after.fill_(step)
             return
@@ -124,16 +124,16 @@ def _with_sums(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Selection:
-    """Checkpoints whose weights are averaged."""
+    """Choice of checkpoints whose weights are averaged."""
 
     epoch: str = ""
     """Last epoch to average; best: the one with the lowest validation word error rate, alone; empty: the newest."""
     iter: int = 0
-    """Last update to average, of those with a checkpoint-<update>.pt; 0: choose epochs."""
+    """Last update to average, one with a checkpoint-<update>.pt; 0: choose epochs."""
     avg: int = 1
-    """Epochs to average, ending with --epoch; with --iter checkpoints of updates."""
+    """Epochs to average, ending with --epoch; with --iter, checkpoints of updates."""
     use_averaged_model: bool = False
-    """Average all updates of these epochs that were summed (./train.py --average-period), not only their ends."""
+    """Average all summed updates of these epochs (./train.py --average-period), not only the ends of epochs."""
 
     def __post_init__(self) -> None:
         is_epoch = self.epoch in ("", BEST) or (self.epoch.isdigit() and int(self.epoch) > 0)
@@ -145,7 +145,7 @@ class Selection:
         require(self.epoch != BEST or alone, f"--epoch {BEST} is one epoch: leave out --avg and --use-averaged-model")
 
     def name(self, exp_dir: Path) -> str:
-        """The selection as it stands in names of results, e.g. epoch-30-avg-9.
+        """The selection in the names of results, e.g. epoch-30-avg-9.
 
         Raises:
           FileNotFoundError: there is no epoch.
@@ -212,7 +212,7 @@ class Selection:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Rising numbers for reading: `1-3, 7`; `none`."""
+    """Rising numbers in short form: `1-3, 7`, or `none`."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and runs[-1][1] == n - 1:

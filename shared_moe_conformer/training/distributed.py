@@ -1,4 +1,4 @@
-"""Several processes that train one model, started by torchrun; each has a part of every update's batches.
+"""Several processes, started by torchrun, that train one model; each has a part of every update's batches.
 
 Everything here also works in a process that trains alone: sums and means are then over one process.
 """
@@ -23,16 +23,16 @@ from shared_moe_conformer.training.metrics import LossTotals
 
 SECONDS_BEFORE_END = 0.5
 LONGEST_WAIT = timedelta(days=1)
-"""Time in which a large corpus must have been read; a process that dies meanwhile is noticed at once."""
+"""Time within which a large corpus must be read; a process that dies meanwhile is noticed at once."""
 
 T = TypeVar("T")
 
 
 class World(NamedTuple):
-    """The processes of a training, and the place of this one among them."""
+    """The processes of a training, and this one's place among them."""
 
     rank: int = 0
-    """Number of this process, from 0; process 0 alone writes checkpoints and the log."""
+    """Number of this process, from 0; only process 0 writes checkpoints and the log."""
     size: int = 1
     """Processes on all machines."""
     local_rank: int = 0
@@ -73,7 +73,7 @@ def connected(device: torch.device) -> Iterator[None]:
 
 
 def agreed_name(store: dist.Store, rank: int, size: int) -> str:
-    """A name shared by the processes that meet now, and by no earlier ones.
+    """A name shared by the processes that meet now, and by none before them.
 
     torchrun's store outlives a restart and still holds the addresses of processes that have died. Restarts cannot serve
     as the name, since each agent counts only those that it has seen. Here the first process makes up a name and sends
@@ -159,7 +159,7 @@ def total_of_update(totals: LossTotals, num_feature_frames: int, device: torch.d
 
 @torch.no_grad()
 def average_buffers(model: nn.Module) -> None:
-    """Replace the buffers by their means over all processes, since each gathers batch statistics of its own.
+    """Replace the buffers by their means over all processes, since each gathers its own batch statistics.
 
     Counts and statistics of the whole update are the same in all processes and stay the same.
     """
@@ -175,7 +175,7 @@ def average_buffers(model: nn.Module) -> None:
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
-    """A wrapper of the model whose `backward` averages gradients over all processes; alone, the model itself.
+    """A wrapper of the model whose `backward` averages gradients over all processes; the model itself if there is one.
 
     It leaves buffers alone (`average_buffers`).
     """
@@ -183,6 +183,6 @@ def data_parallel(model: nn.Module) -> nn.Module:
         return model
     parameters = inspect.signature(nn.parallel.DistributedDataParallel).parameters
     option = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # its old name
-    changes = any(getattr(module, "depths", ()) for module in model.modules())  # layers that a batch does without
+    changes = any(getattr(module, "depths", ()) for module in model.modules())  # a batch may leave layers out
     options: dict[str, Any] = {option: False, "find_unused_parameters": changes}
     return nn.parallel.DistributedDataParallel(model, **options)

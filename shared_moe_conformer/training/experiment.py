@@ -1,4 +1,4 @@
-"""A run of ./train.py: its options, the folder that it has for itself, and the checkpoint that it resumes."""
+"""A run of ./train.py: its options, its locked folder, and the checkpoint that it resumes."""
 
 from __future__ import annotations
 
@@ -48,39 +48,40 @@ LOCK_NAME = ".lock"
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Options of one run of a training. None of them changes the result, so none is in config.json."""
+    """Options of one run of a training. They do not change the result, so config.json does not have them."""
 
     start_epoch: int = 1
-    """First epoch to train: 1 begins, K goes on from epoch-(K-1).pt."""
+    """First epoch to train: 1 begins, K continues from epoch-(K-1).pt."""
     resume: bool = False
-    """Go on from the newest checkpoint, if there is one; otherwise begin."""
+    """Continue from the newest checkpoint if there is one; otherwise begin."""
     resume_from: str = ""
-    """Another folder's checkpoint to go on from in a new --exp-dir, e.g. exp/base/epoch-25.pt with more --num-epochs;
+    """Another folder's checkpoint to continue in a new --exp-dir, e.g. exp/base/epoch-25.pt with more --num-epochs;
     relative to the recipe's folder; empty: none."""
     save_every_n_steps: int = 0
     """Updates between checkpoints inside an epoch (checkpoint.pt, replaced each time); 0: only at ends of epochs."""
     keep_last_k: int = 0
     """Checkpoints of epochs to keep; 0: all."""
     keep_last_k_steps: int = 0
-    """Checkpoints of updates to keep as well (checkpoint-<update>.pt, at save_every_n_steps), for --iter; 0: none."""
+    """Checkpoints of updates to keep (checkpoint-<update>.pt, every save_every_n_steps), for --iter; 0: none."""
     average_period: int = 0
     """Updates between those whose weights are summed, for --use-averaged-model (icefall: 200); 0: no sums."""
     max_skipped_steps: int = 10
     """Updates in a row that may be skipped because a loss or the gradient is not finite; one more ends the training."""
     log_every_n_steps: int = 50
-    """Updates between lines in the log and points in TensorBoard; the end of an epoch gives one too."""
+    """Updates between lines in the log and points in TensorBoard; the end of an epoch also gives one."""
     num_threads: int = 0
     """Threads of torch; 0: torch's default, from OMP_NUM_THREADS or the number of cores."""
     device: str = "auto"
     """Device to compute on, e.g. cpu or cuda:0; auto: a GPU if there is one."""
     prescan: bool = False
-    """Compute the largest batches first, to know at once whether they fit into memory; changes no result."""
+    """Compute the largest batches first, to see at once whether they fit into memory; changes no result."""
     dry_run: bool = False
-    """Say what the training will read, need and take, from its largest batches and a few others, and write nothing."""
+    """Print what the training will read, need and take, measured on its largest batches and a few others; write
+    nothing."""
     compile: bool = False
     """Compile attention and dense feed-forwards (torch.compile): a minute at the start, then perhaps faster."""
     checkpoint_activations: bool = False
-    """Keep only the layers' inputs for the backward pass, which computes the rest again: less memory, more time."""
+    """Keep only the layers' inputs for the backward pass, which recomputes the rest: less memory, more time."""
 
     def __post_init__(self) -> None:
         require_least(
@@ -126,7 +127,7 @@ def only_training_in(exp_dir: Path) -> Iterator[None]:
 
 
 class Origin(NamedTuple):
-    """The checkpoint from which a training goes on; all None: it begins."""
+    """The checkpoint that a training continues; all None: it begins."""
 
     path: Path | None = None
     checkpoint: dict[str, Any] | None = None
@@ -136,7 +137,7 @@ class Origin(NamedTuple):
 
 
 def find_origin(exp_dir: Path, config: AnyConfig, options: RunOptions, *, resume_from: Path | None = None) -> Origin:
-    """The checkpoint that a training goes on from, of its own folder or, if that has none, `resume_from`.
+    """The checkpoint that a training continues, from its own folder or, if that has none, `resume_from`.
 
     Raises:
       FileNotFoundError, FileExistsError, ValueError: it is missing, all are damaged, or it is of another training.
@@ -154,7 +155,7 @@ def find_origin(exp_dir: Path, config: AnyConfig, options: RunOptions, *, resume
 
 
 def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = False) -> Path | None:
-    """The checkpoint that the training goes on from; None: it begins.
+    """The path of the checkpoint that the training continues; None: it begins.
 
     Raises:
       ValueError: both options at once, or an epoch below 1.
@@ -181,7 +182,7 @@ def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = 
 
 
 def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to go on from and its content: the newest that is not damaged, of an epoch or of an update.
+    """The checkpoint to continue, and its content: the newest undamaged one, of an epoch or of an update.
 
     Args:
       path: the newest checkpoint, which must exist.
@@ -196,11 +197,11 @@ def load_to_resume(path: Path) -> tuple[Path, dict[str, Any]]:
         return found
     whole = [found for paths in (epochs, steps) if (found := _newest_whole(paths))]
     require(bool(whole), f"{exp_dir} has no checkpoint that can be read: name another --exp-dir")
-    return max(whole, key=lambda found: _step(found[1]))  # max takes the epoch's where its last update has one too
+    return max(whole, key=lambda found: _step(found[1]))  # of equal steps max takes the epoch's checkpoint
 
 
 def _newest_whole(paths: list[Path]) -> tuple[Path, dict[str, Any]] | None:
-    """The last of some checkpoints, in order of time, that is not damaged, and its content."""
+    """The last undamaged one of some checkpoints, which are in order of time, and its content."""
     for path in reversed(paths):
         try:
             return path, load_checkpoint(path)
@@ -228,7 +229,7 @@ def open_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool) -> None
 
 
 def refuse_other_checkpoint(checkpoint: dict[str, Any], config: AnyConfig, path: Path) -> None:
-    """Raise `ValueError` unless a training of the config can go on from the checkpoint."""
+    """Raise `ValueError` unless a training of the config can continue the checkpoint."""
     require("config" in checkpoint, f"{path} holds no config, so no training can go on from it: name another")
     its_config = from_dict(type(config), json.loads(checkpoint["config"]))
     differences = _differences(to_dict(its_config), to_dict(config), FREE_OPTIONS)
@@ -251,7 +252,7 @@ def refuse_other_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], free: tuple[str, ...] = ()) -> str:
-    """The options whose values differ, for reading: `num_experts 8 there, 4 now`."""
+    """The options whose values differ: `num_experts 8 there, 4 now`."""
     old, new = options_by_name(old), options_by_name(new)
     if bool(old.get("num_steps")) != bool(new.get("num_steps")):
         free = tuple(name for name in free if name != "num_steps")  # epochs remain epochs, and steps remain steps

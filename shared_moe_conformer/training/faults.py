@@ -1,48 +1,42 @@
-"""Faults of a training: batches too large for the memory, updates that are not finite, experts that collapse."""
+"""Faults of a training: batches too large for memory, updates that are not finite, experts that collapse."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from shared_moe_conformer.device import memory_in_use
-from shared_moe_conformer.training.distributed import gather
-from shared_moe_conformer.training.folder import logger, rng_state, set_rng_state
-from shared_moe_conformer.training.metrics import loss_scales
+from shared_moe_conformer.training.distributed import gather, world
+from shared_moe_conformer.training.folder import logger, rng_state, save_checkpoint, set_rng_state
+from shared_moe_conformer.training.metrics import NonFiniteError, StepReport, TrainState, expert_shares, loss_scales
 from shared_moe_conformer.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from shared_moe_conformer.data.batch import AsrBatch
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-from torch import Tensor
-
-from shared_moe_conformer.training.distributed import world
-from shared_moe_conformer.training.folder import save_checkpoint
-from shared_moe_conformer.training.metrics import NonFiniteError, StepReport, TrainState, expert_shares
 
 SMALLER = (0.75, 0.5, 0.25, 0.125)
-"""Shares of the wanted duration that are tried next, to say which duration fits."""
+"""Shares of the wanted duration that are tried next, to find one that fits."""
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
 """Parts of torch's messages when memory runs out, on GPUs and CPUs."""
 
 
 def prescan(trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBatch]], *, max_duration: float) -> None:
-    """Compute the gradients of the largest batches and drop them; nothing changes, bit by bit.
+    """Compute the gradients of the largest batches and drop them; nothing changes, bit for bit.
 
     Args:
       largest_batches: function from a duration in seconds to the largest batches of that duration.
       max_duration: seconds in a batch of the training.
 
     Raises:
-      ValueError: the batches do not fit into memory in one of the processes; the message says which would.
+      ValueError: the batches do not fit into the memory of a process; the message says which duration would.
     """
     if _fit_everywhere(trainer, largest_batches(max_duration)):
         memory = ", ".join(f"{name} {value:.0f}" for name, value in memory_in_use().items())
@@ -59,7 +53,7 @@ def prescan(trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBat
 
 
 def seconds_a_batch(trainer: Trainer, batches: Iterable[AsrBatch]) -> float:
-    """The time of the gradients of a batch, without the first of them; nothing changes, bit by bit."""
+    """Mean seconds of a batch's gradients, without the first batch; nothing changes, bit for bit."""
     times = []
     with _unchanged(trainer):
         for batch in batches:
@@ -78,7 +72,7 @@ def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
 
 
 def _fit(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
-    """Whether this process can compute the batches while the optimizer's memory is taken too."""
+    """Whether this process can compute the batches beside the optimizer's memory."""
     with _unchanged(trainer):
         try:
             moments = [torch.empty_like(p) for p in trainer.model.parameters() if p.requires_grad for _ in range(2)]
@@ -96,7 +90,7 @@ def _fit(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
 
 @contextmanager
 def _unchanged(trainer: Trainer) -> Iterator[None]:
-    """Put generators, statistics and gradients back after the block."""
+    """Restore generators, statistics and gradients after the block."""
     generators, buffers = rng_state(), [buffer.clone() for buffer in trainer.model.buffers()]
     trainer.train_mode()
     try:
@@ -112,9 +106,9 @@ def _unchanged(trainer: Trainer) -> Iterator[None]:
 
 FOLDER = "skipped"
 MAX_SAVED = 10
-"""Files of skipped batches that each process leaves at most."""
+"""Most files of skipped batches that each process keeps."""
 MAX_NAMED = 20
-"""Cuts that one line names at most."""
+"""Most cuts that a line names."""
 
 
 class SkippedSteps:
@@ -124,7 +118,7 @@ class SkippedSteps:
         """Write nothing yet.
 
         Args:
-          max_in_a_row: skipped updates that may follow each other; one more ends the training.
+          max_in_a_row: updates in a row that may be skipped; one more ends the training.
         """
         self.folder = exp_dir / FOLDER
         self.max_in_a_row = max_in_a_row
@@ -147,7 +141,7 @@ class SkippedSteps:
             )
 
     def _save(self, path: Path, batches: Sequence[AsrBatch]) -> None:
-        """Keep this process's batches, unless there are many already; a full disk only gives a warning."""
+        """Keep this process's batches unless it has kept many; a full disk only gives a warning."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {file.name for file in self.folder.glob(f"*-process-{world().rank}.pt")}
         if len(kept) >= MAX_SAVED and path.name not in kept:
@@ -161,13 +155,13 @@ class SkippedSteps:
 
 
 def named(cut_ids: Sequence[str]) -> str:
-    """The ids in one line; only the first if there are many."""
+    """The ids in one line, or the first of many."""
     more = f" and {len(cut_ids) - MAX_NAMED} more" if len(cut_ids) > MAX_NAMED else ""
     return ", ".join(cut_ids[:MAX_NAMED]) + more
 
 
 COLLAPSED_SHARE = 0.01
-"""An expert with a smaller share of its layer's frames has collapsed: the router has given it up."""
+"""An expert with a smaller share of its layer's frames has collapsed: the router no longer chooses it."""
 NUM_UPDATES = 200
 """Updates over which an expert's frames are counted."""
 
@@ -184,7 +178,7 @@ class CollapsedExpert(NamedTuple):
 
 
 class CollapseDetector:
-    """Finds collapsed experts in each 200 updates, and reports each of them once."""
+    """Finds collapsed experts every 200 updates, and reports each of them once."""
 
     def __init__(self) -> None:
         self._frames: Tensor | None = None
@@ -192,7 +186,7 @@ class CollapseDetector:
         self._known: set[tuple[int, int]] = set()
 
     def add(self, frames_per_expert: Tensor | None) -> list[CollapsedExpert]:
-        """Count an update; return the experts that are now found to have collapsed.
+        """Count an update; return the experts newly found to have collapsed.
 
         Args:
           frames_per_expert: frames of the update that are balanced within each row, (L, E); None without experts.

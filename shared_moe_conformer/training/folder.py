@@ -45,20 +45,20 @@ class ConsoleHandler(logging.Handler):
 
 
 class LogFile(logging.FileHandler):
-    """A file of records; a full disk is an error, not a traceback on the terminal and a record less."""
+    """A file of records; a full disk raises an error, instead of a traceback on the terminal and a lost record."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # it is called where the error is handled
+        raise  # logging calls this while it handles the error
 
     def close(self) -> None:
-        """Close the file, which may be cut off by then."""
+        """Close the file, even if the disk is full."""
         with suppress(OSError):
             super().close()
 
 
 @contextmanager
 def logged(exp_dir: Path, program: str, *, console: TextIO | None = None) -> Iterator[None]:
-    """Log to log/<program>-log-<date>.txt in an experiment's folder while the block runs, and how it ends.
+    """Log to log/<program>-log-<date>.txt in an experiment's folder while the block runs, and log how it ends.
 
     Args:
       program: train, decode or tune.
@@ -107,7 +107,7 @@ def saved_epochs(exp_dir: Path) -> list[int]:
 
 
 def step_path(exp_dir: Path, step: int) -> Path:
-    """The path of the checkpoint of an update, if those are kept."""
+    """The path of the checkpoint of an update."""
     return exp_dir / f"checkpoint-{step}.pt"
 
 
@@ -130,10 +130,10 @@ def keep_last_steps(exp_dir: Path, count: int) -> None:
 
 
 def save_if_best(path: Path, state: dict[str, Tensor], *, value: float, epoch: int) -> bool:
-    """Keep the weights if their word error rate or perplexity is the lowest so far; return whether it is.
+    """Save the weights if their word error rate or perplexity is the lowest so far; return whether it is.
 
     Args:
-      path: best-valid-wer.pt, or that of another value.
+      path: best-valid-wer.pt, or the file of another value.
     """
     if path.is_file() and _valid_value(path) <= value:
         return False
@@ -159,7 +159,7 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint atomically.
 
     Args:
-      checkpoint: `model` (a state_dict) and whatever else resuming needs: tensors and strings.
+      checkpoint: `model` (a state_dict) and everything else that resuming needs, as tensors and strings.
 
     Raises:
       ValueError: the disk is full or fails; older checkpoints stay as they were.
@@ -207,7 +207,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Put the generators back into a state that `rng_state` returned."""
+    """Restore the generators to a state that `rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count() > 0:
         torch.cuda.set_rng_state_all(state["cuda"])

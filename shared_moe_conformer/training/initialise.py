@@ -1,4 +1,4 @@
-"""A model that begins with the weights of a trained one: of the same layout, or of one that shares less.
+"""First weights from a trained model, which has the same layout or shares less.
 
 Source: Komatsuzaki et al. 2022, Sparse upcycling (arXiv 2212.05055), for dense feed-forwards that become experts; Bae
 et al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for layers that become one by the mean of
@@ -46,7 +46,7 @@ MAY_DIFFER = (
     "depths",
     "dropout",
 )
-"""Options of an encoder that it need not share with the one it begins as; all others must be equal."""
+"""Options in which an encoder may differ from the one whose weights it begins with; all others must be equal."""
 LIKE_DENSE = ("expert_dim", "common_expert_dim", "expert_norm")
 """Options with which experts are no copies of a dense feed-forward."""
 NEW_ROUTER_SCALE = 0.01
@@ -64,7 +64,7 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
       model: as its constructor leaves it.
       trained: of the same channels and depth.
       rows: (unit of the model, the same unit of the trained one); other units stay as they are.
-      noise: standard deviation of what is added to each new expert's weights, as a share of theirs.
+      noise: standard deviation of the noise added to each new expert's weights, as a share of theirs.
 
     Raises:
       ValueError: the trained model does not fit.
@@ -111,7 +111,7 @@ def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
 
 
 def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
-    """Both store tensors of the same names and shapes."""
+    """Whether both store tensors of the same names and shapes."""
     free: dict[str, Any] = {
         "top_k": 1,
         "router_gates": "softmax",
@@ -150,7 +150,7 @@ def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
 
 
 def _copy_outside_groups(model: AsrModel, trained: AsrModel, rows: Sequence[tuple[int, int]]) -> None:
-    """Copy front end, decoder, joiner and heads; of layers whose rows are units, the rows of common units."""
+    """Copy front end, decoder, joiner and heads; where rows are units, only the rows of common units."""
     ours, theirs = model.state_dict(), trained.state_dict()
     here, there = torch.tensor(list(rows), dtype=torch.int64).view(-1, 2).unbind(1)
     for name in [
@@ -181,8 +181,8 @@ def _fill_individual(group: BlockGroup, layers: Sequence[Layer]) -> None:
 def _fill_experts(part: MoeFeedForward, dense: dict[str, Tensor], noise: float) -> None:
     """Make every expert a noisy copy of a dense feed-forward.
 
-    The gates' sum at first is known (1/E of one expert and a softmax): the last map is divided by it, so that the whole
-    computes what it did.
+    The first sum of the gates is known (1/E for one expert and a softmax). The last map is divided by it, so the whole
+    computes the same as before.
     """
     experts = part.experts
     first_gates = choose_experts(torch.zeros(1, part.num_experts), part.top_k, kind=part.gates, scale=part.gate_scale)

@@ -1,4 +1,4 @@
-"""The training loop: epochs of updates, each with a checkpoint and a validation, from wherever it stopped."""
+"""The training loop: epochs of updates, each with a checkpoint and a validation; it continues where it stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class Batches(NamedTuple):
-    """The batches of a training, and how errors on them are counted."""
+    """The batches of a training, and the function that counts errors on them."""
 
     train: ResumableLoader
     """Batches to train on."""
@@ -61,12 +61,12 @@ def fit(
 ) -> None:
     """Train to the last epoch or step.
 
-    Stopping and resuming gives the same weights, bit by bit, as not stopping: each epoch begins with seeds of its own,
+    Stopping and resuming gives the same weights, bit for bit, as not stopping: each epoch begins with its own seeds,
     and a checkpoint inside an epoch holds the generators' states and the loader's position.
-    Only the first of several processes (`distributed.world`) writes.
+    Of several processes (`distributed.world`) only the first writes.
 
     Args:
-      checkpoint: the one to go on from; None: begin.
+      checkpoint: the one to continue; None: begin.
       between_steps: called after each update and each batch of the validation; it may raise, to stop the training.
     """
     if checkpoint is not None:
@@ -138,7 +138,7 @@ class _Saver(NamedTuple):
             keep_last(self.exp_dir, self.options.keep_last_k)
 
     def validated(self, value: float | None, epoch: int) -> None:
-        """Save the weights of an epoch if its word error rate, or another value, is the lowest so far."""
+        """Save the weights of an epoch if its word error rate, or the value in its place, is the lowest so far."""
         if value is not None and world().rank == 0:
             path = self.exp_dir / self.trainer.best_name
             save_if_best(path, self.trainer.model.state_dict(), value=value, epoch=epoch)
@@ -163,7 +163,7 @@ def seed_generators(seed: int, epoch: int) -> None:
 
 
 def _begin_epoch(epoch: int, seed: int, loader: ResumableLoader, checkpoint: dict[str, Any] | None) -> None:
-    """Put loader and generators to the epoch's beginning, or to the checkpoint's place in it."""
+    """Set loader and generators to the epoch's beginning, or to the checkpoint's place in it."""
     seed_generators(seed, epoch)
     if checkpoint is None or "train_loader" not in checkpoint:
         loader.set_epoch(epoch)
@@ -186,7 +186,7 @@ def _train_epoch(
     skipped: SkippedSteps,
     after_step: Callable[[], None],
 ) -> None:
-    """Train what is left of the current epoch; its last batches are left out if the training ends before them."""
+    """Train the rest of the current epoch, or less of it if the training ends before."""
     state, config, num_batches = trainer.state, trainer.config, len(loader)
     if num_batches == 0:
         raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
@@ -210,7 +210,7 @@ def _train_epoch(
 
 
 def _all_have_ended(loader: ResumableLoader) -> bool:
-    """Whether all processes have been given all their batches, where their numbers may differ."""
+    """Whether all processes have had all their batches, whose numbers may differ."""
     return loader.has_ended is not None and all(gather(loader.has_ended))
 
 

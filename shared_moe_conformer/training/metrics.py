@@ -1,4 +1,4 @@
-"""The loss to minimise and its weights, averages of all losses for reading, and the report of an update."""
+"""The loss to minimise and its weights, averages of all losses, and the report of an update."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class LossTotals:
     """Losses summed over batches; their averages give each frame the same weight."""
 
     num_frames: int = 0
-    """Valid encoder frames; of language models tokens, ends of sentences included."""
+    """Valid encoder frames; for language models tokens, ends of sentences included."""
     sums: dict[str, float] = field(default_factory=dict)
     """Each loss summed over frames; `loss` is the weighted loss, `nll` that of a language model."""
     frames_per_expert: Tensor | None = None
@@ -112,7 +112,7 @@ class LossTotals:
 
 
 def _summed_names(losses: AsrLosses) -> list[str]:
-    """The losses that are sums over frames; those of a teacher or of copies only where there are some."""
+    """The losses that are sums over frames; a teacher's or those of copies only if there are any."""
     return [*SUMMED, *(name for name in OPTIONAL if getattr(losses, name, None) is not None)]
 
 
@@ -122,7 +122,7 @@ def expert_shares(frames_per_expert: Tensor) -> Tensor:
 
 
 def non_finite(values: dict[str, float]) -> str:
-    """The values that are infinite or not a number, for reading; empty if there is none."""
+    """A message about the values that are infinite or not a number; empty if there is none."""
     return ", ".join(f"{name} is {value}" for name, value in values.items() if not math.isfinite(value))
 
 
@@ -160,7 +160,7 @@ class StepReport(NamedTuple):
 
     totals: LossTotals
     num_feature_frames: int
-    """Feature frames of the batches, 10 ms each; of copies only the first."""
+    """Feature frames of the batches, 10 ms each; only the first of two copies counts."""
     learning_rate: float
     grad_norm: float
     """Norm of the gradient before clipping."""
@@ -171,6 +171,6 @@ class StepReport(NamedTuple):
     clipped: bool = False
     """Whether the gradient was longer than the config allows."""
     skipped: str = ""
-    """Reason for which the update was skipped; empty: it was made."""
+    """Why the update was skipped; empty: it was made."""
     suspects: tuple[str, ...] = ()
-    """Cuts of a skipped update whose features are not finite; all its cuts if there is none."""
+    """Cuts of a skipped update whose features are not finite, or all its cuts if there are none."""

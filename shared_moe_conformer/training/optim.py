@@ -15,7 +15,7 @@ from shared_moe_conformer.training.metrics import TrainState
 
 FINAL_LEARNING_RATE_FACTOR = 0.01
 SMALLEST_JUMP = 0.01
-"""Smallest change of the learning rate, as a share of its peak, that is told when a training is resumed."""
+"""Smallest change of the learning rate, as a share of its peak, that a resumed training reports."""
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -64,8 +64,8 @@ def matrices_of_encoder(model: nn.Module, decayed: set[str]) -> set[str]:
 
 
 def learning_rate_scales(model: nn.Module, kind: SharedBlockLrScale) -> dict[str, float]:
-    """Share of the learning rate for each parameter: less for those of several layers, if the config says so; more
-    for the gates of merged weights.
+    """Share of the learning rate for each parameter: less for weights of several layers, if the config says so, and
+    more for the gates of merged weights.
 
     Scaling their gradients instead would do nothing, since AdamW's updates do not depend on a gradient's size.
 
@@ -201,7 +201,7 @@ def reschedule(state: TrainState, old: TrainingConfig, new: TrainingConfig) -> s
       new: the config to go on with, which differs in `num_epochs`, `num_steps` and `decay_epochs` at most.
 
     Returns:
-      a jump of the learning rate, its cause and its remedy, for reading; empty if there is none.
+      a message about a jump of the learning rate, its cause and its remedy; empty if there is none.
     """
     state.progress = state.progress or (state.epoch - 1) / old.length  # checkpoints of version 0.1 lack it
     before = _factor_after(old, state)
@@ -224,7 +224,7 @@ def reschedule(state: TrainState, old: TrainingConfig, new: TrainingConfig) -> s
 
 
 def _factor_after(config: TrainingConfig, state: TrainState) -> float:
-    """The factor of the learning rate with which a training of this config came to its state."""
+    """The learning rate's factor with which a training of this config reached its state."""
     return learning_rate_factor(config, state.step, progress=state.progress, progress_at_peak=state.progress_at_peak)
 
 

@@ -1,4 +1,4 @@
-"""Training in half precision, with compiled parts, or with activations that are computed twice.
+"""Training in half precision, with compiled parts, or with recomputed activations.
 
 In half precision matrix products take 16 bits. Weights, the optimizer, routers, softmaxes and losses stay in float32.
 
@@ -25,8 +25,8 @@ from shared_moe_conformer.model.moe import Routing
 from shared_moe_conformer.model.norms import MaskedBatchNorm
 
 FIRST_LOSS_SCALE = 2.0**10
-"""First scale of a loss that is a mean over frames. It is so small that float16 hardly ever loses the first updates,
-and it doubles after every 2,000 good updates."""
+"""First scale of a loss that is a mean over frames: so small that float16 rarely loses the first updates. It doubles
+after every 2,000 good updates."""
 FIRST_SCALE_OF_SUMS = 1.0
 """First scale of a loss that is a sum over frames."""
 
@@ -61,7 +61,7 @@ class Precision:
         return torch.autocast(self._device, dtype=self._dtype)
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss for `backward`, scaled up with float16, whose small gradients would become 0 otherwise."""
+        """The loss for `backward`, scaled up for float16, in which small gradients would become 0."""
         return loss if self._scaler is None else self._scaler.scale(loss)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
@@ -78,7 +78,7 @@ class Precision:
             self._scaler.update()
 
     def skip(self) -> None:
-        """Leave an update out; the loss scale falls if the gradients were too large for float16."""
+        """Skip an update; the loss scale falls if the gradients were too large for float16."""
         if self._scaler is not None:
             self._scaler.update()
 
@@ -125,7 +125,7 @@ def compile_parts(parts: Iterable[nn.Module], **options: Any) -> None:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Keep only the layers' inputs for the backward pass from now on, which computes the rest again.
+    """From now on keep only the layers' inputs for the backward pass, which recomputes the rest.
 
     Dropout and jitter are drawn again as they were; statistics of batches count once.
 
@@ -153,7 +153,7 @@ def _recomputed(
 
 @contextmanager
 def _uncounted(norms: nn.Module) -> Iterator[None]:
-    """Let batch normalisations leave their running statistics as they are."""
+    """Keep batch normalisations from changing their running statistics."""
     momenta = {norm: norm.momentum for norm in norms.modules() if isinstance(norm, MaskedBatchNorm)}
     for norm in momenta:
         norm.momentum = 0.0

@@ -24,13 +24,13 @@ from shared_moe_conformer.training.metrics import LossTotals, StepReport, expert
 T = TypeVar("T")
 
 FIRST_ESTIMATE = 10
-"""Updates after which a training says for the first time how long it will take."""
+"""Updates after which a training first says how long it will take."""
 LONG = 3 * 3600.0
-"""Seconds of a training that is told how it could be shorter."""
+"""Seconds above which the log says how a training could be shorter."""
 
 
 class Span:
-    """Losses, audio and time since a moment."""
+    """Losses, audio and time of a stretch of training."""
 
     def __init__(self) -> None:
         self.totals = LossTotals()
@@ -64,7 +64,7 @@ class Span:
         }
 
     def speed(self) -> str:
-        """The time taken and the speed, for reading; texts alone have tokens instead of audio."""
+        """A text with the time taken and the speed; without audio, the speed counts tokens."""
         speeds = self.speeds()
         tokens = f"{self.totals.num_frames / speeds['seconds']:,.0f} tokens per second"
         audio = f"{speeds['hours_of_audio_per_hour']:.0f} hours of audio per hour"
@@ -92,7 +92,7 @@ class Tracker:
           length: of the training, in epochs.
           log_every_n_steps: updates between two lines or points of averages.
           first_step: updates already done; TensorBoard hides points that an earlier run wrote after them.
-          shown: whether to show and write anything; of several processes one does.
+          shown: whether to show and write anything; only one of several processes does.
         """
         self.length, self.log_every_n_steps = length, log_every_n_steps
         self._shown = shown
@@ -168,7 +168,7 @@ class Tracker:
         return tqdm(batches, desc=f"{self._label} dev", unit="batch", disable=self._no_bar(), leave=False)
 
     def close(self) -> None:
-        """Write everything out."""
+        """Write out what TensorBoard still buffers."""
         if self._writer is not None:
             self._writer.close()
 
@@ -249,7 +249,7 @@ class Tracker:
 
 
 def shown_losses(totals: LossTotals) -> str:
-    """The losses per frame and the shares of the least used and the busiest expert of all layers, for reading."""
+    """A text with the losses per frame and the shares of the least used and the busiest expert of all layers."""
     losses = ", ".join(f"{name.replace('_loss', '')} {value:.4g}" for name, value in totals.averages().items() if value)
     if totals.frames_per_expert is None:
         return losses

@@ -190,7 +190,7 @@ class ModelTrainer(Generic[M]):
         raise NotImplementedError
 
     def value(self, totals: LossTotals, wer: float | None) -> float | None:
-        """What the best weights have least of, on the validation set; None: nothing is the best.
+        """The value on the validation set that is lowest for the best weights; None: no weights are the best.
 
         Args:
           totals: the losses there.
@@ -199,7 +199,7 @@ class ModelTrainer(Generic[M]):
         return wer
 
     def _before_update(self, batches: Sequence[AsrBatch]) -> None:
-        """Learn something of the batches before the model computes them."""
+        """Look at the batches before the model computes them."""
 
     def _balance_experts(self, totals: LossTotals) -> Tensor | None:
         """Change the choice of experts after an update; the frames that were balanced, if the model has experts."""
@@ -239,7 +239,7 @@ class Trainer(ModelTrainer["AsrModel"]):
         """See `ModelTrainer`.
 
         Args:
-          teacher: the model should imitate its `teach(x, x_lens, y)`; it is not trained.
+          teacher: gives `teach(x, x_lens, y)` for the model to imitate; it is not trained.
         """
         super().__init__(model, config, device=device, average_period=average_period)
         self.teacher = None if teacher is None else teacher.to(self.device).eval().requires_grad_(False)
@@ -279,7 +279,7 @@ class Trainer(ModelTrainer["AsrModel"]):
 
 
 def suspects(batches: Sequence[AsrBatch]) -> tuple[str, ...]:
-    """The cuts of all processes' batches whose features are not finite; all the cuts if there is none."""
+    """The cuts of all processes' batches whose features are not finite, or all cuts if there are none."""
     pairs = [
         (cut_id, bool(features[:frames].isfinite().all()))
         for batch in batches
@@ -287,4 +287,4 @@ def suspects(batches: Sequence[AsrBatch]) -> tuple[str, ...]:
     ]
     everyone = [pair for part in gather(pairs) for pair in part]
     bad = [cut_id for cut_id, finite in everyone if not finite] or [cut_id for cut_id, _ in everyone]
-    return tuple(dict.fromkeys(bad))  # copies of an utterance have one name
+    return tuple(dict.fromkeys(bad))  # copies of an utterance share its name
