@@ -1,4 +1,4 @@
-"""Recognition of speech while it is spoken: streams take audio in parts, are batched, and end segments at pauses."""
+"""Recognition of speech while it is spoken: batches of streams that take audio in parts and end segments at pauses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """Rules by which a segment ends: its words are final then, and the search begins again.
+    """Rules by which a segment ends; its words are then final, and the search begins again.
 
     Source: sherpa-onnx's rules, their names and their values.
     """
@@ -40,7 +40,7 @@ class EndpointRules:
     rule2_min_trailing_silence: float = 1.2
     """Seconds without a token after at least one."""
     rule3_min_utterance_length: float = 20.0
-    """Seconds of a segment, whatever is in it."""
+    """Seconds of a segment, whatever it contains."""
 
     def __post_init__(self) -> None:
         for name, seconds in vars(self).items():
@@ -60,11 +60,11 @@ class StreamResult(NamedTuple):
     """The words of a stream so far; times count from its beginning."""
 
     final: Transcript
-    """Words of the segments that have ended and that `pop_segments` has not taken; they no longer change."""
+    """Final words: those of ended segments that `pop_segments` has not taken yet."""
     partial: Transcript
     """Words of the current segment; they may still change."""
     segment: int
-    """Number of segments with words that have ended."""
+    """Number of ended segments with words."""
     is_final: bool
     """The stream has ended: nothing more will come."""
 
@@ -78,7 +78,7 @@ class EndedSegment(NamedTuple):
     """A segment whose words are final."""
 
     start: float
-    """Seconds from the stream's beginning, from which the transcript's times count, too."""
+    """Seconds from the stream's beginning; so are the transcript's times."""
     transcript: Transcript
 
 
@@ -103,7 +103,7 @@ class Stream:
         """Take the next samples, (num_samples,) from -1 to 1, without recognising them yet.
 
         Raises:
-          ValueError: the stream has ended, the rate is another one than before, or the samples are no mono audio.
+          ValueError: the stream has ended, the rate differs from before, or the samples are not mono audio.
         """
         require(not self._finished, "the stream has ended: begin another one")
         if self._live is None:

@@ -1,4 +1,4 @@
-"""Audio files to samples and back: one reader for everything that transcribes, serves or prepares recordings."""
+"""Samples from audio files and back: the one reader of all that transcribe, serve or prepare recordings."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from shared_moe_conformer.speech.containers import ERRORS, UNKNOWN_LENGTH, Audio
 BLOCK_SECONDS = 10
 """Seconds of a block of samples."""
 PIECE = 4096
-"""Samples that are decoded at once: damage loses no more than these."""
+"""Samples decoded at once; damage loses no more than these."""
 SAMPLING_RATES = (1000, 768_000)
-"""Lowest and highest rate in Hz; resampling takes memory in proportion, and a file's header may say anything."""
+"""Lowest and highest rate in Hz. Resampling takes memory in proportion, and a header may state any rate."""
 SUFFIXES = frozenset(
     {
         *(".3gp", ".aac", ".aif", ".aifc", ".aiff", ".alaw", ".amr", ".au", ".awb", ".caf"),
@@ -31,17 +31,17 @@ SUFFIXES = frozenset(
         *(".opus", ".rf64", ".snd", ".sph", ".ulaw", ".w64", ".wav", ".webm", ".wma"),
     }
 )
-"""Suffixes of the audio files that are looked for in folders."""
+"""Suffixes of the audio files that a search of folders finds."""
 PLAIN = ("WAV", "WAVEX", "FLAC")
-"""Formats that every program reads alike."""
+"""Formats that all programs read in the same way."""
 FLOATING = ("FLOAT", "DOUBLE")
-"""Encodings that can hold values that are no numbers, and values of any scale."""
+"""Encodings that can hold NaN, infinity, and values of any scale."""
 LOUDEST_FLOAT = 16.0
 """Magnitude above which floating-point samples count as having the scale of integers."""
 INTEGER_SCALES = (2.0**15, 2.0**23, 2.0**31)
 """Full scale of integers of 16, 24 and 32 bits."""
 CUT_OFF = 0.1
-"""Seconds that a file must lack of its header's length to count as cut off."""
+"""Seconds by which a file must be shorter than its header says to count as cut off."""
 CANCELLED = 0.1
 """Channels cancel each other if the power of their mean is below this share of that of independent channels."""
 LOST = 0.1
@@ -61,8 +61,8 @@ def stream_audio(
 ) -> tuple[int, Iterator[np.ndarray]]:
     """The sampling rate in Hz, and the samples, float32 in -1..1, in blocks of 10 seconds.
 
-    A wrong length in a header does not matter. A warning tells of a file that was cut off, of samples in
-    the scale of integers, which are scaled down, and of channels whose mean cancels: then the louder one is taken.
+    A wrong length in a header does not matter. A warning names files that were cut off, samples in the scale of
+    integers, which are scaled down, and channels that cancel each other, of which the louder one is taken.
 
     Args:
       channel: the channel to take, from 0; None: the mean of all.
@@ -70,8 +70,8 @@ def stream_audio(
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: not an audio file that can be decoded here, no such channel, or a sample that is no number; errors
-        may come while the blocks are read.
+      ValueError: not an audio file that can be decoded here, no such channel, or a sample that is not a number;
+        errors may also come while the blocks are read.
     """
     file = _open(path, max_seconds=max_seconds)
     most = None if max_seconds is None else math.ceil(max_seconds * file.samplerate / PIECE)
@@ -85,7 +85,7 @@ def stream_audio(
 
 
 def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarray]:
-    """Samples (num_samples,) in blocks of 10 seconds, as those of a file.
+    """Samples (num_samples,) in blocks of 10 seconds, like those of a file.
 
     Raises:
       ValueError: not one channel, or no sampling rate.
@@ -97,7 +97,7 @@ def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarr
 
 
 class Examined(NamedTuple):
-    """An audio file, by its samples wherever its header may be wrong."""
+    """Facts about an audio file, from its samples if its header may be wrong."""
 
     sampling_rate: int
     """Rate of the samples, in Hz."""
@@ -105,7 +105,7 @@ class Examined(NamedTuple):
     announced: float | None
     """Number of samples by the header, where the file was cut off."""
     is_plain: bool
-    """Whether every program reads the same from it: a right header, one channel, WAV or FLAC, numbers in scale."""
+    """Whether all programs read the same from it: a right header, one channel, WAV or FLAC, samples from -1 to 1."""
 
 
 def examine(path: Path) -> Examined:
@@ -127,7 +127,7 @@ def examine(path: Path) -> Examined:
 
 
 def cut_off(path: Path, seconds: float, announced: float) -> str:
-    """A message about a file that has only some seconds of those that were announced, which may be infinity."""
+    """A message about a file with fewer seconds than announced; the latter may be infinite."""
     told = f"its header says {announced:.2f} s" if math.isfinite(announced) else "its end is not whole"
     return f"{path} is cut off: it has {seconds:.2f} s, and {told}"
 
@@ -141,7 +141,7 @@ def _has_sample(file: AudioFile, index: int) -> bool:
 
 
 def seconds_of(path: Path) -> float:
-    """Duration of an audio file in seconds by its header; 0 where that does not know, as in FLAC of a pipe."""
+    """Duration of an audio file in seconds by its header; 0 if that does not tell, as in FLAC from a pipe."""
     try:
         info = soundfile.info(path)
     except (OSError, *ERRORS):
@@ -150,7 +150,7 @@ def seconds_of(path: Path) -> float:
 
 
 def require_short(path: Path, *, seconds: float) -> float:
-    """Duration in seconds of an audio file, whatever its header says: it is read and decoded up to the limit.
+    """Duration in seconds of an audio file, which is decoded up to the limit, whatever its header says.
 
     Raises:
       FileNotFoundError: no such file.
@@ -221,7 +221,7 @@ def _require_possible(sampling_rate: int) -> None:
 
 
 def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None = None) -> np.ndarray:
-    """Weights (num_channels,) of the channels in the samples that `path` stands for; reads the file once.
+    """Weights (num_channels,) of the channels in the mono samples; reads the file once.
 
     Args:
       most: pieces that are read at most.
@@ -231,7 +231,7 @@ def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None 
         if not np.isfinite(piece).all():
             at = (first + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])) / file.samplerate
             raise ValueError(f"{path} has a sample at {at:.2f} s that is no number: write the file again")
-        swing = piece - piece.mean(axis=0, dtype=np.float64)  # without a constant, which nobody hears
+        swing = piece - piece.mean(axis=0, dtype=np.float64)  # without the offset, which nobody hears
         here, mixed = np.square(swing).sum(axis=0), float(np.square(swing.mean(axis=1)).sum())
         power, cancelled = power + here, cancelled + here.sum() * (mixed < CANCELLED * here.sum() / file.channels**2)
         peak, first = max(peak, float(np.abs(piece).max())), first + len(piece)

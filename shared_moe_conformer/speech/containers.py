@@ -1,4 +1,4 @@
-"""Opening audio files of any kind: headers may be wrong about lengths or missing, and other programs may decode."""
+"""Opens audio files of any kind: headers may be missing or wrong about lengths, and ffmpeg or PyAV may decode."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ import soundfile
 ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError)
 """Errors of soundfile for a file that it cannot read."""
 UNKNOWN_LENGTH = (1 << 36) - 1
-"""Number of samples from which a header counts as not knowing it: the largest that FLAC can say."""
+"""Number of samples from which a header does not count as a length: the largest that FLAC can state."""
 STREAMED = {"I": 0x7FFFF000, "Q": 1 << 40}
-"""Bytes of samples from which a header counts as not knowing them, as in a file that was written to a pipe.
+"""Bytes of samples from which a header does not count as a length, as in a file written to a pipe.
 
 By the format of the number for `struct`: 32 or 64 bits.
 """
@@ -36,30 +36,30 @@ HEADERLESS = {
 }
 """Encoding and sampling rate in Hz of files without a header, by suffix, as telephone systems write them."""
 TELEPHONY = {".g722": "g722"}
-"""Format of files without a header that ffmpeg or PyAV decodes, by suffix; no byte of them tells what they are."""
+"""Format of headerless files that ffmpeg or PyAV decodes, by suffix."""
 AMBIGUOUS = (".raw", ".pcm", ".sln")
-"""Suffixes of files without a header that do not tell their encoding."""
+"""Suffixes of headerless files that do not tell the encoding."""
 WITHOUT_HEADER = frozenset({*HEADERLESS, *TELEPHONY, *AMBIGUOUS})
-"""Suffixes of files of which only the suffix tells what they are, if anything does."""
+"""Suffixes of headerless files, whose content does not tell their format."""
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf,aac,caf,flv,mpegts,wv,ape,ogg"
 """Formats that are decoded by ffmpeg or PyAV; playlists, which may name other files, are not among them."""
 TRUSTED = {"mov", "matroska"}
-"""Those that tell a length in their header; of others it is guessed."""
+"""Formats whose header tells the length; for others it is guessed."""
 WHITELIST = ["-format_whitelist", CONTAINERS]
 MP3_HEAD = 64
-"""Bytes of an MP3 file's first frame in which it says that it tells the length."""
+"""Bytes at the start of an MP3 file's first frame that say whether it tells the length."""
 MAX_REASON = 200
-"""Most characters of another program's message."""
+"""Most characters quoted from another program's message."""
 
 
 class AudioFile(soundfile.SoundFile):
-    """A file that is read from its beginning to its end, whatever length its header tells.
+    """A file that is read to its end, whatever length its header states.
 
-    The base class trusts the length if a file can be sought in.
+    The base class trusts the length of a seekable file.
     """
 
     announced: float | None = None
-    """Number of samples by the header; None where it does not know, infinity where the file ends within a page."""
+    """Number of samples by the header; None if it does not tell, infinity if the file ends within a page."""
 
     def seekable(self) -> bool:
         return False
@@ -106,7 +106,7 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
 
 
 def _opened(path: Path) -> AudioFile:
-    """A file as libsndfile reads it, with the length of its samples where its header does not tell one."""
+    """A file as libsndfile reads it; its size replaces a length that the header lacks."""
     name: Any = path if _is_text(path) else os.fsencode(path)
     if path.suffix.lower() == ".raw":  # a name that soundfile would take for a file without a header
         name = _Corrected(path, 0, b"")
@@ -122,13 +122,13 @@ def _opened(path: Path) -> AudioFile:
 
 
 def _has_header(path: Path) -> bool:
-    """Whether a file begins as those with headers do, whatever its name says."""
+    """Whether a file begins with a known header, whatever its name says."""
     with path.open("rb") as file:
         return file.read(4) in MAGIC
 
 
 def _is_text(path: Path) -> bool:
-    """Whether a path has no bytes that are not UTF-8, which soundfile takes as bytes only."""
+    """Whether a path is valid UTF-8; soundfile takes others only as bytes."""
     return not any("\udc80" <= character <= "\udcff" for character in str(path))
 
 
@@ -140,11 +140,11 @@ class _Payload(NamedTuple):
     available: int
     """Length up to the end of the file."""
     streamed: int
-    """Length from which the header counts as not knowing it."""
+    """Length from which the header does not count."""
     place: int
-    """Where in the file the length stands."""
+    """Offset of the length in the file."""
     length: bytes
-    """What would stand there if the samples went up to the end of the file."""
+    """The bytes of the length if the samples filled the rest of the file."""
 
 
 class _Chunks(NamedTuple):
@@ -157,10 +157,10 @@ class _Chunks(NamedTuple):
     number: str
     """Format of its length, for `struct`."""
     counted: int = 0
-    """Bytes of a chunk's header that its length counts."""
+    """Bytes of a chunk's header that its length includes."""
     alignment: int = 2
     samples: bytes = b"data"
-    """Name of the chunk of samples, or how it begins."""
+    """Name of the chunk of samples, or its beginning."""
     skipped: int = 0
     """Bytes in that chunk before the samples."""
 
@@ -172,9 +172,9 @@ CHUNKS = {
     b"riff": _Chunks(40, 16, "<Q", counted=24, alignment=8),
     b"caff": _Chunks(8, 4, ">Q", alignment=1, skipped=4),
 }
-"""The chunks of WAV, RF64, AIFF, W64 and CAF files, by how the file begins."""
+"""The chunks of WAV, RF64, AIFF, W64 and CAF files, by the first bytes of the file."""
 MAGIC = {*CHUNKS, b".snd", b"fLaC", b"OggS", b"NIST"}
-"""Beginnings of files with headers."""
+"""First bytes of files with headers."""
 
 
 def _payload(path: Path) -> _Payload | None:
@@ -208,14 +208,14 @@ def _payload(path: Path) -> _Payload | None:
 
 
 def _payload_at(place: int, number: str, announced: int, available: int, *, more: int = 0) -> _Payload:
-    """The samples whose length, and `more`, stands at a place."""
+    """The samples whose length, plus `more`, is stored at a place."""
     available, streamed = max(0, available), STREAMED[number[-1]]
     length = struct.pack(number, min(available + more, streamed - 1))
     return _Payload(announced - more, available, streamed, place, length)
 
 
 class _Corrected(io.FileIO):
-    """A file that has other bytes at a place."""
+    """A file with some of its bytes replaced."""
 
     def __init__(self, path: Path, place: int, content: bytes) -> None:
         super().__init__(path)
@@ -223,7 +223,7 @@ class _Corrected(io.FileIO):
         self._place, self._content = place, content
 
     def readinto(self, buffer: Any) -> int:
-        """Read bytes into a buffer, and say how many."""
+        """Read bytes into a buffer; return their number."""
         begin, view = self.tell(), memoryview(buffer)
         number = super().readinto(view) or 0
         first, last = max(begin, self._place), min(begin + number, self._place + len(self._content))
@@ -233,7 +233,7 @@ class _Corrected(io.FileIO):
 
 
 def _has_whole_pages(path: Path) -> bool:
-    """Whether an Ogg file is made of whole pages up to its end, which a file that was cut off is not.
+    """Whether an Ogg file consists of whole pages; one that was cut off does not.
 
     Source: RFC 3533, section 6.
     """
@@ -245,7 +245,7 @@ def _has_whole_pages(path: Path) -> bool:
 
 
 def _tells_length(path: Path) -> bool:
-    """Whether an MP3 file has the frame that tells its length, behind its tags."""
+    """Whether an MP3 file has, after its tags, the frame that tells its length."""
     with path.open("rb") as file:
         head = file.read(10)
         tag = head[:3] == b"ID3" and len(head) == 10
@@ -259,7 +259,7 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
     if not path.stat().st_size:
         raise ValueError(f"{path} cannot be read as audio: it is empty; get it again, or leave it out")
     of_libsndfile = getattr(reason, "error_string", str(reason)).rstrip(".")
-    if "not exist" in of_libsndfile:  # its words for what is no MP3
+    if "not exist" in of_libsndfile:  # its words for anything that is not MP3
         of_libsndfile = "Format not recognised"
     with tempfile.NamedTemporaryFile(suffix=".wav") as copy:
         try:
@@ -281,7 +281,7 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
 
 
 def _decode(path: Path, target: str, max_seconds: float | None) -> float | None:
-    """Write a wav file, and return the samples that there should be, infinity for more than can be read, or None."""
+    """Write a wav file; return its expected samples, infinity if some cannot be read, or None if not known."""
     form = TELEPHONY.get(path.suffix.lower())
     if program := shutil.which("ffmpeg"):
         command = [program, "-nostdin", "-v", "error", "-y", *(["-f", form] if form else WHITELIST)]

@@ -1,4 +1,4 @@
-"""Audio files as a command line names them: which there are, under which names, and where their transcripts belong."""
+"""Audio files that a command line names, the names of their transcripts, and where these belong."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from shared_moe_conformer.text import counted
 STDIN = "-"
 EACH = "each"
 MAX_SHOWN = 3
-"""Names of files that are left out, at most."""
+"""Most names that a message about skipped files shows."""
 
 
 class Input(NamedTuple):
-    """A recording, and the name under which its transcript is shown."""
+    """A recording, and the name of its transcript."""
 
     name: str
     recording: str | Channel
@@ -54,13 +54,13 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
             raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
         others = [path for path in files if path.suffix.lower() not in SUFFIXES]
         links = [path for path in seen if path.is_dir() and Path(name).is_dir()]  # a pattern's are followed
-        _tell_of(others, "file", "by their names no audio", name, folder)
+        _tell_of(others, "file", "not named like audio", name, folder)
         _tell_of(links, "link", "to folders, which are not followed", name, folder)
         yield from map(str, found)
 
 
 def _may_be_audio(path: Path) -> bool:
-    """Whether this is a file or a link; a link may lead nowhere, which is said when it is opened, or to a folder."""
+    """Whether this is a file or a link; a link may lead to a folder, or nowhere, which opening it reports."""
     return path.is_file() or path.is_symlink()
 
 
@@ -99,7 +99,7 @@ def seekable(name: str, copy: Path) -> str:
 
 
 def place_of(name: str, arguments: Sequence[str]) -> Path:
-    """The place of a recording's transcript below the output folder: as the recording lies in a folder named."""
+    """The path of a recording's transcript in the output folder: that of the recording in the folder that was named."""
     searched = (folder_of(a) for a in arguments if Path(a).is_dir() or (glob.has_magic(a) and not Path(a).is_file()))
     folder = next((folder for folder in searched if Path(name).is_relative_to(folder)), Path(name).parent)
     return Path(name).relative_to(folder)
@@ -115,5 +115,5 @@ def folder_of(name: str) -> Path:
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file below a folder is hidden, such as the ._a.wav that macOS leaves, or in a hidden folder."""
+    """Whether a file below a folder is hidden, such as macOS's ._a.wav, or lies in a hidden folder."""
     return any(part.startswith(".") for part in path.relative_to(folder).parts)

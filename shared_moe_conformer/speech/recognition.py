@@ -1,8 +1,8 @@
 """Recognition of recordings: they are cut at silences, searched in batches of similar length, and put together again.
 
-Recognising an hour therefore takes no more memory than half a minute. Half a minute stays whole, as the utterances of
-corpora do. Segments are cut off the beginning of a longer recording until the rest may stay whole. Each cut makes that
-rest shorter, from half a minute down to a segment's longest, so the number of segments grows by one at a time as
+So an hour takes no more memory than half a minute. Recordings of up to half a minute stay whole, like the utterances of
+corpora. Segments are cut off the beginning of a longer one until the rest may stay whole. Each cut shortens the rest
+that may stay whole, from half a minute down to the longest segment, so the number of segments grows by one at a time as
 recordings get longer.
 """
 
@@ -30,25 +30,25 @@ from shared_moe_conformer.speech.audio import seconds_of, stream_audio, stream_s
 from shared_moe_conformer.speech.transcript import EMPTY, Transcript
 
 POOL_SECONDS = 300.0
-"""Seconds of audio whose segments are sorted by length together; a transcript is ready when its pool is done."""
+"""Seconds of audio whose segments are sorted by length together; a transcript is ready once its pool is."""
 WHOLE = 30.0
-"""Seconds of audio that are recognised as one; what is longer is cut."""
+"""Longest recording that is not cut, in seconds."""
 USUAL_SHARE = 0.95
-"""Share of the training's utterances that a segment is no longer than. Chosen on the dev sets of asterisk and fillets:
-segments much longer than a model's training utterances cost word errors, and so do cuts within sentences."""
+"""A segment is no longer than this share of the training's utterances. Chosen on the dev sets of asterisk and fillets:
+segments much longer than the training's utterances cost word errors, and so do cuts within sentences."""
 LEAST = 5.0
-"""Smallest limit of a segment's length in seconds: shorter audio may hold no pause to cut in."""
+"""Smallest limit of a segment's length in seconds; shorter audio may have no pause to cut at."""
 SHORTEST_PART = 1 / 3
-"""Length of a segment that is cut off, at least, as a share of the longest."""
+"""Least length of a segment that is cut off, as a share of the longest."""
 SHRINKING = 1 / 6
-"""Length by which each cut shortens the rest that stays whole, as a share of the longest segment. It is less than the
-shortest segment; otherwise one more second of audio could make several segments more."""
+"""Length by which each cut shortens the rest that may stay whole, as a share of the longest segment. It is less than
+the shortest segment; otherwise one more second of audio could make several more segments."""
 QUIET = 0.4
 """Seconds over which loudness is measured: a pause between words, not the closure of a stop consonant."""
 STEP = 0.01
 """Seconds from one measurement to the next."""
 REST = 1.0
-"""Seconds that the last segment has at least."""
+"""Least length of the last segment, in seconds."""
 
 
 class Samples(NamedTuple):
@@ -91,7 +91,7 @@ class End(NamedTuple):
     recording: int
     """Number of the recording."""
     error: Exception | None
-    """Error that ended the reading; None: it came to the recording's end."""
+    """Error that ended the reading; None: the whole recording was read."""
 
 
 def read_segments(
@@ -108,7 +108,7 @@ def read_segments(
         try:
             for start, samples, sampling_rate in _cut(recording, longest=longest):
                 segment = Segment(number, start, features(samples, sampling_rate))
-                if len(segment.features) > MIN_NUM_FRAMES:  # a segment of this length is 65 ms, rounded: no word
+                if len(segment.features) > MIN_NUM_FRAMES:  # this length may be 65 ms, rounded up, which holds no word
                     yield segment
         except (ValueError, OSError) as error:
             yield End(number, error)
@@ -117,7 +117,7 @@ def read_segments(
 
 
 def pools(parts: Iterable[Segment | End], *, seconds: float = POOL_SECONDS) -> Iterator[list[Segment | End]]:
-    """The parts in lists of at least `seconds` of audio; the last list may have less."""
+    """The parts in lists of at least `seconds` of audio; only the last may have less."""
     pool: list[Segment | End] = []
     frames = 0
     for part in parts:
@@ -162,7 +162,7 @@ def usual_length(durations: Sequence[float]) -> float:
 def cut_at_silences(
     blocks: Iterable[np.ndarray], sampling_rate: int, *, longest: float = WHOLE
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Cut a stream of samples into segments that make up all of it; half a minute or less stays whole.
+    """Cut a stream of samples into segments without gaps; half a minute or less stays whole.
 
     Args:
       blocks: samples (num_samples,) in order, however they are split.
@@ -173,7 +173,7 @@ def cut_at_silences(
     """
     first, waiting, whole = 0, np.zeros(0, dtype=np.float32), WHOLE
     needed = itertools.chain(((block, longest + REST) for block in blocks), [(waiting, 0.0)])
-    for block, seconds in needed:  # a cut must see all that it may choose from, or the end
+    for block, seconds in needed:  # a cut needs all candidates, or the end of the stream
         waiting = np.concatenate([waiting, block])
         while len(waiting) > max(whole, seconds) * sampling_rate:
             cut = quietest(waiting, sampling_rate, longest=longest)
@@ -197,7 +197,7 @@ def quietest(samples: np.ndarray, sampling_rate: int, *, longest: float) -> int:
 
 
 MAX_DURATION = 120.0
-"""Seconds of audio that are recognised together."""
+"""Seconds of audio recognised together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +208,7 @@ class OfflineRecognizer:
     """The model, in evaluation mode."""
     decoding: DecodingConfig
     resources: Resources
-    """Graphs and whatever else the search uses."""
+    """Graphs and everything else that the search uses."""
     features: Callable[[np.ndarray, int], Tensor]
     """Function from samples (num_samples,) and their rate in Hz to features (T, F)."""
     to_transcript: Callable[[Sequence[tuple[float, Hypothesis]]], Transcript]
@@ -228,7 +228,7 @@ class OfflineRecognizer:
         """The transcript of each recording, in their order; the arguments are those of `Bundle.transcribe_many`."""
         found: dict[int, list[tuple[float, Hypothesis]]] = {}
         shown = progress and sys.stderr.isatty()
-        total = _seconds(recordings) if shown else None  # this looks into every file
+        total = _seconds(recordings) if shown else None  # reads the header of every file
         with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
             for pool in pools(read_segments(recordings, self.features, longest=self.longest)):
                 segments = [part for part in pool if isinstance(part, Segment)]
@@ -266,7 +266,7 @@ class OfflineRecognizer:
 
 
 def _seconds(recordings: Iterable[Recording]) -> float | None:
-    """Audio of the recordings; None where they are not known before they are read."""
+    """Seconds of all recordings; None if these are not known in advance."""
     if not isinstance(recordings, Sequence):
         return None
     return sum(len(r[0]) / r[1] if isinstance(r, Samples) else seconds_of(Path(r)) for r in recordings)

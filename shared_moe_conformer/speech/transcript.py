@@ -29,13 +29,13 @@ class Word(NamedTuple):
     start: float
     """Start of the encoder frame at which its first token was found, in seconds."""
     end: float
-    """End of the encoder frame at which its last token was found: a little before the word really ends."""
+    """End of the encoder frame at which its last token was found, a little before the word ends."""
     confidence: float | None = None
-    """Confidence of the search, 0 to 1; None where it gives none."""
+    """Confidence of the search, 0 to 1; None if the search gives none."""
 
 
 class Transcript(NamedTuple):
-    """The transcript of one recording; all parts are empty where nothing was said."""
+    """The transcript of one recording; all parts are empty if nothing was said."""
 
     text: str
     tokens: list[str]
@@ -55,7 +55,7 @@ DIGITS = 2
 def transcript_of(
     found: Sequence[tuple[float, Hypothesis]], *, pieces: Sequence[str], decode: Callable[[list[int]], str]
 ) -> Transcript:
-    """The transcript of a recording; a word that has no confidence of its own has the least of its tokens.
+    """The transcript of a recording; a word without a confidence of its own gets the lowest of its tokens.
 
     Args:
       found: the start in seconds and the hypothesis of each segment, in order.
@@ -76,10 +76,10 @@ def transcript_of(
             least = None if sure is None else min(sure[i] for i in group)
             words.append(_word(text, frames[group[0]], frames[group[-1]], least))
     if not any(hyp.words for _, hyp in found):
-        text = " ".join(decode(token_ids).split())  # a word of no characters leaves a space
+        text = " ".join(decode(token_ids).split())  # a word without characters leaves a space
         return Transcript(text, tokens, times, words, sure)
     of_graph = [word for start, hyp in found for word in _words_of_graph(hyp, start / ENCODER_FRAME_SHIFT)]
-    if len(of_graph) == len(words):  # a graph may read a run of a token as one token or two; then they differ
+    if len(of_graph) == len(words):  # they differ where a graph reads a run of a token as two
         of_graph = [_at(word, by_tokens) for word, by_tokens in zip(of_graph, words)]
     return Transcript(join_words(word.text for word in of_graph), tokens, times, of_graph, sure)
 
@@ -101,13 +101,13 @@ def _at(word: Word, by_tokens: Word) -> Word:
 
 
 def _word(text: str, first: float, last: float, confidence: float | None) -> Word:
-    """A word from half a frame before the centre of its first encoder frame to half a frame after that of its last."""
+    """A word from the start of its first encoder frame to the end of its last."""
     half = ENCODER_FRAME_SHIFT / 2
     return Word(text, round(frame_centre(first) - half, 3), round(frame_centre(last) + half, 3), confidence)
 
 
 def word_groups(tokens: Sequence[str]) -> list[list[int]]:
-    """Positions of each word's tokens; in scripts without spaces each character is one."""
+    """Positions of each word's tokens; in scripts without spaces each character is a word."""
     before = ("", *tokens)
     starts = itertools.accumulate(_starts_word(token, last) for token, last in zip(tokens, before))
     numbered = itertools.groupby(enumerate(starts), key=lambda item: item[1])
@@ -268,7 +268,7 @@ def ctm(result: Result) -> str:
 
 
 def json_line(result: Result) -> str:
-    """One JSON object: the utterance's id and reference, and its transcript."""
+    """One JSON object: the utterance's id, reference and transcript."""
     return json.dumps({"id": result.cut_id, "ref": result.ref, **as_record(result.transcript)}, ensure_ascii=False)
 
 

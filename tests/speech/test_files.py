@@ -23,7 +23,7 @@ def test_folders_and_patterns_are_searched(tmp_path: Path, capsys: pytest.Captur
     touch(calls, "b.wav", "a [1].WAV", "deep/er/c.flac", "notes.txt", "._b.wav", ".Trash/d.wav")
     names = [str(calls / name) for name in ("a [1].WAV", "b.wav", "deep/er/c.flac")]
     assert list(find_audio([str(calls)])) == names
-    assert f"left out 1 file of {calls}, by their names no audio: notes.txt" in capsys.readouterr().err
+    assert f"left out 1 file of {calls}, not named like audio: notes.txt" in capsys.readouterr().err
     assert list(find_audio([f"{calls}/**/*.flac", f"{calls}/?.wav", names[0]])) == [names[2], names[1], names[0]]
     assert list(find_audio(["-", "missing.wav"])) == ["-", "missing.wav"]
 
