@@ -1,6 +1,6 @@
-"""Every search on every batch of a test set, timed; comparisons of what they find.
+"""Timed searches of whole test sets, and comparisons of their results.
 
-Methods are compared with each other, engines, confidences with errors, and clean with distorted recordings.
+These compare methods, lattice engines, confidences with errors, and clean with distorted recordings.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class MethodResult:
-    """The hypotheses of one method for one test set, and the time that they took."""
+    """The hypotheses of one method for one test set, and the time they took."""
 
     config: DecodingConfig
     decoded: list[Decoded] = field(default_factory=list)
     hyps: list[Hypothesis] = field(default_factory=list)
     """The hypotheses of the same utterances."""
     seconds: float = 0.0
-    """Encoder and search; the whole search where it serves several results."""
+    """Seconds of encoder and search; each of several results from one search counts all of it."""
     audio_seconds: float = 0.0
 
     @property
@@ -88,7 +88,7 @@ def decode_batches(
 
 
 def text_of(hyp: Hypothesis, to_text: Callable[[list[int]], str]) -> str:
-    """The text of a hypothesis: its words, or if the search knows none, those of its tokens."""
+    """The text of a hypothesis: its words, or the text of its tokens if the search knows no words."""
     return to_text(hyp.tokens) if hyp.words is None else " ".join(hyp.words)
 
 
@@ -150,14 +150,14 @@ def _row(scores: Scores) -> tuple[str, ...]:
 
 
 def name_of(scores: Scores) -> str:
-    """The method, marked if it is an oracle."""
+    """The method, with a mark if it is an oracle."""
     return scores.method + ORACLE * scores.is_oracle
 
 
 def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str | None:
-    """A sentence about how often k2 and the embedded engine agree; None where no search was made by both.
+    """A sentence about the agreement of k2 and the embedded engine; None if no search ran on both.
 
-    It counts the utterances in which they find the same words or tokens, and tells by how much scores differ there.
+    It counts the utterances in which both find the same words or tokens, and states how far scores differ there.
 
     Args:
       found: the hypotheses of each search, of the same utterances.
@@ -181,7 +181,7 @@ def agreement_note(found: Mapping[DecodingConfig, Sequence[Hypothesis]]) -> str 
 
 
 def _where(counts: Mapping[str, int], total: int) -> str:
-    """The number of utterances in which the engines agree; searches that disagree in some are named."""
+    """The number of utterances in which the engines agree, with the names of searches that disagree in some."""
     fewer = ", ".join(f"in {count} of {total} by {name}" for name, count in counts.items() if count < total)
     some_agree = total in counts.values()
     return ", but ".join([f"in all {total} utterances"] * some_agree + [fewer] * bool(fewer))
@@ -192,7 +192,7 @@ def _output(hyp: Hypothesis) -> Sequence[str] | Sequence[int]:
 
 
 def judged_words(ref: Sequence[str], hyp: Sequence[tuple[str, float | None]]) -> list[Judged]:
-    """The recognised words of an utterance, without those that have no confidence.
+    """The recognised words of an utterance that have a confidence.
 
     Args:
       hyp: each recognised word and its confidence.
@@ -202,7 +202,7 @@ def judged_words(ref: Sequence[str], hyp: Sequence[tuple[str, float | None]]) ->
 
 
 def calibration_text(judged: Mapping[str, Sequence[Judged]], *, title: str) -> str:
-    """A table: for each method, how many of its words are right, by their confidence."""
+    """A table of each method's share of right words, by confidence."""
     rows = [("method", *BINS), *((method, *_bins(words)) for method, words in judged.items() if words)]
     return f"{title}: words that are right, by their confidence\n{aligned_columns(rows)}"
 
@@ -215,11 +215,11 @@ def _bins(words: Sequence[Judged]) -> list[str]:
 
 
 def distortion_table(clean: Sequence[Scores], distorted: Sequence[Sequence[Scores]]) -> str:
-    """Rows of Markdown: each method clean, then distorted, and by what factor its word error rate grows.
+    """A Markdown table: each method on clean and on distorted speech, and the factor between the word error rates.
 
     Args:
-      clean: of one test set, one per method.
-      distorted: the same for each distortion; its test sets are named `<test set>-<distortion>`.
+      clean: scores of one test set, one per method.
+      distorted: the same for each distortion, whose test sets are called `<test set>-<distortion>`.
     """
     test_set = clean[0].test_set
     rows = []

@@ -21,23 +21,23 @@ class Hypothesis(NamedTuple):
     frames: list[int]
     """Encoder frame at which each token was found."""
     score: float
-    """Log-probability under the search's own model of alignments; -inf where no path was found."""
+    """Log-probability under the search's own model of alignments; -inf if no path was found."""
     words: list[str] | None = None
-    """The words, where a graph with a lexicon gave them; None: the tokens alone tell the text."""
+    """The words, if a graph with a lexicon gave them; None: the text follows from the tokens."""
     confidences: list[float] | None = None
-    """Confidence of the search in each token, 0 to 1; None: it gives none."""
+    """Confidence of the search in each token, 0 to 1; None if it gives none."""
     word_frames: list[int] | None = None
     """Encoder frame at which the graph gave each of `words`."""
     word_confidences: list[float] | None = None
-    """Confidence in each of `words`; None: that of its least sure token."""
+    """Confidence in each of `words`; None: the lowest of its tokens."""
 
 
 class Search(Protocol[State]):
     """A search owns its model and its options; everything about the utterances is in the state.
 
-    Frames may come in chunks of any lengths, which may differ between the utterances of a batch: the hypotheses are the
-    same as from one chunk that holds all frames. No call changes the state that it is given: `finish` may be called
-    for a partial result, and the same state advanced afterwards.
+    Frames may come in chunks of any lengths, which may differ between the utterances of a batch; the hypotheses are the
+    same as from one chunk with all frames. No call changes the state that it gets, so `finish` may give a partial
+    result before the same state advances.
     """
 
     def start(self, num_utterances: int) -> State:
@@ -69,11 +69,11 @@ def search_utterances(search: Search[State], encoder_out: Tensor, encoder_out_le
 class WholeUtteranceSearch(Generic[Found]):
     """A search of lattices. It needs whole utterances, so its state advances once.
 
-    Searches that differ in `choose` alone can finish the same state.
+    Searches that differ only in `choose` can finish the same state.
     """
 
     find: Callable[[Tensor, Tensor], Found]
-    """Function from encoder frames (N, T, C) and valid frames of each utterance (N,) to everything to choose from."""
+    """Function from encoder frames (N, T, C) and valid frames of each utterance (N,) to all candidates."""
     choose: Callable[[Found], list[Hypothesis]]
 
     def start(self, num_utterances: int) -> Found | None:
@@ -81,7 +81,7 @@ class WholeUtteranceSearch(Generic[Found]):
         return None
 
     def advance(self, state: Found | None, encoder_out: Tensor, encoder_out_lens: Tensor) -> Found:
-        """The state of utterances that are searched.
+        """The candidates of the utterances.
 
         Raises:
           ValueError: the state has advanced before.
@@ -91,7 +91,7 @@ class WholeUtteranceSearch(Generic[Found]):
         return self.find(encoder_out, encoder_out_lens)
 
     def finish(self, state: Found | None) -> list[Hypothesis]:
-        """The choice among what was found.
+        """The choice among the candidates.
 
         Raises:
           ValueError: the state has not advanced.

@@ -1,4 +1,4 @@
-"""The decoding methods by name, each with its options; the one call that runs any of them; and their names in files."""
+"""The decoding methods by name, with their options; the call that runs any of them; their names in files."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Method(NamedTuple):
     search: Callable[[AsrModel, DecodingConfig, Resources], Search[Any]]
     """Raises ValueError where a part of the resources is missing."""
     options: tuple[str, ...]
-    """Options of `DecodingConfig` that change its result, in the order in which file names carry them."""
+    """Options of `DecodingConfig` that change its result, in their order in file names."""
     uses: tuple[Part, ...] = ()
     """The parts of `Resources` that it uses."""
     engines: tuple[str, ...] = ()
     """Lattice engines that can run it; empty: it needs none."""
     at_scales: bool = False
-    """Whether `lm_scales` decides its choice alone, so that one search serves several scales."""
+    """Whether `lm_scales` only changes the final choice, so that one search serves several scales."""
     is_oracle: bool = False
-    """Whether it looks at the transcripts, so that its error rate is a bound and no result."""
+    """Whether it looks at the transcripts, so that its error rate is a bound, not a result."""
 
 
 ENGINES = ("k2", "embedded")
@@ -153,7 +153,7 @@ METHODS: dict[str, Method] = {
 
 
 def _beam_search(model: AsrModel, options: DecodingConfig, *scorers: tuple[Scorer | None, float]) -> ModifiedBeamSearch:
-    """The search with those scorers that are there and count, at their scales."""
+    """The search with those scorers that are given and have a scale."""
     scaled = _scaled(model, scorers)
     return ModifiedBeamSearch(model, beam_size=options.beam_size, blank_penalty=options.blank_penalty, scorers=scaled)
 
@@ -167,7 +167,7 @@ def _rescored(
 
 
 def _scaled(model: AsrModel, scorers: Sequence[tuple[Scorer | None, float]]) -> list[Scorer]:
-    """The scorers that are there and count, on the model's device."""
+    """The scorers that are given and have a scale, on the model's device."""
     device = model.joiner.output.weight.device
     return [scorer.to(device).scaled(scale) for scorer, scale in scorers if scorer is not None and scale != 0]
 
@@ -194,9 +194,9 @@ def decode_at_scales(
     *,
     resources: Resources = NOTHING,
 ) -> list[list[Hypothesis]]:
-    """Return what `decode_batch` does for each of several configs that differ in nothing but the LM's scale.
+    """Return what `decode_batch` does for each of several configs that differ only in the LM's scale.
 
-    They finish one state.
+    All finish the same state.
     """
     searches = [METHODS[config.decoding_method].search(model, config, resources) for config in configs]
     frames, lens = encoder_output.encoder_out, encoder_output.encoder_out_lens
@@ -214,11 +214,11 @@ def used(config: DecodingConfig) -> list[Part]:
 OF_ENCODER = ("chunk_size", "left_context_frames")
 """Options of the encoder, which every method has."""
 UNNAMED_BY_DEFAULT = ("blank_penalty", "lm_type")
-"""Options that came after results had been named; file names leave them out where they have their defaults."""
+"""Options that are newer than the first named results; file names leave them out at their defaults."""
 
 
 def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
-    """The configs in lists of those for which one search serves."""
+    """The configs in lists that share one search."""
 
     def search_of(config: DecodingConfig) -> DecodingConfig:
         return replace_fields(config, {"lm_scales": (0.0,)}) if METHODS[config.decoding_method].at_scales else config
@@ -227,7 +227,7 @@ def grouped(configs: Sequence[DecodingConfig]) -> list[list[DecodingConfig]]:
 
 
 def settings(config: DecodingConfig) -> str:
-    """The method and every option that changes its result, as file names carry them: greedy_search-max-sym-.."""
+    """The method and every option that changes its result, for file names: greedy_search-max-sym-.."""
     method = METHODS[config.decoding_method]
     left_out = set() if config.hotwords or config.hotwords_file else set(HOTWORDS)
     left_out |= {
@@ -251,7 +251,7 @@ def settings(config: DecodingConfig) -> str:
 
 
 def label(config: DecodingConfig) -> str:
-    """The method, with its graph and its engine if it has them, as tables name it."""
+    """The method, with its graph and engine if it has them, for tables."""
     method = METHODS[config.decoding_method]
     graph = config.graph if "graph" in method.options else "HLG"
     over = f" over {graph}" if "word_graph" in method.uses else ""

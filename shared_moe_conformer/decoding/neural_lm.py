@@ -193,14 +193,14 @@ class TransformerLayer(nn.Module):
 
 BLANK_ID = 0
 MAX_TOKENS = 1 << 15
-"""Tokens, padding included, of the sentences that are scored together."""
+"""Most tokens, padding included, of sentences that are scored together."""
 
 
 @dataclass(frozen=True, eq=False)
 class NeuralScorer:
     """A language model as a scorer of beams: see `scorers.Scorer`.
 
-    Its state is the log-probabilities of the next token and the network's memory, so the network computes only the
+    Its state holds the log-probabilities of the next token and the network's memory, so the network computes only
     hypotheses that a frame has made longer.
     """
 
@@ -210,7 +210,7 @@ class NeuralScorer:
     """Factor of the log-probabilities."""
 
     def scaled(self, scale: float) -> NeuralScorer:
-        """The scorer whose scores count this many times."""
+        """The scorer with its scores multiplied by a scale."""
         return replace(self, scale=scale * self.scale)
 
     def to(self, device: torch.device) -> NeuralScorer:
@@ -245,7 +245,7 @@ class NeuralScorer:
         return after
 
     def final_scores(self, state: Sequence[Tensor]) -> Tensor:
-        """Nats that the end of the utterance adds, (N, K): none, as in icefall."""
+        """Nats that the end of the utterance adds, (N, K): 0, as in icefall."""
         return torch.zeros_like(state[0][:, :, 0])
 
     @torch.inference_mode()
@@ -283,11 +283,11 @@ def load_neural_lm(path: Path, pieces: Sequence[str]) -> LanguageModel:
     """The model of a file, in evaluation mode on the CPU.
 
     Args:
-      pieces: those of the units that it must have.
+      pieces: the pieces of the units that it must have.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: it is damaged, or its units are others.
+      ValueError: it is damaged, or has other units.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no neural language model in {path}: run ./train_lm.py --lm-type {path.stem[:-3]}")

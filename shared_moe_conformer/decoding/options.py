@@ -1,6 +1,6 @@
-"""Everything that a search is given besides a model: its options, and graphs, language models and hotwords.
+"""Everything that a search gets besides a model: its options, and graphs, language models and hotwords.
 
-The latter are read from a recipe's lang folder, or from a bundle, as far as the searches that are run need them.
+Graphs, language models and hotwords are read from a recipe's lang folder or a bundle, if a search needs them.
 """
 
 from __future__ import annotations
@@ -57,22 +57,22 @@ class DecodingConfig:
     """The search for tokens in encoder frames."""
 
     decoding_method: DecodingMethod = "greedy_search"
-    """The search; all: every one that can run here, and a table that compares them."""
+    """The search; all: every search that can run here, and a table that compares them."""
     chunk_size: int = 0
     """All methods: decode as if streaming, in chunks of this many encoder frames of 40 ms (16: 640 ms); 0: offline."""
     left_context_frames: int = 64
     """With chunk_size: encoder frames before its chunk that a frame attends to; 0: all."""
     max_sym_per_frame: int = 1
-    """greedy_search: tokens in one frame at most."""
+    """greedy_search: most tokens in one frame."""
     blank_penalty: float = 0.0
     """greedy_search, modified and fast beam searches: nats subtracted from blank's logit; above 0: fewer deletions."""
     beam_size: int = 4
-    """modified_beam_search and its kin, ctc_prefix_beam_search: hypotheses kept per utterance."""
+    """modified_beam_search.., ctc_prefix_beam_search: hypotheses kept per utterance."""
     lm_type: LmType = "ngram"
-    """.._lm_shallow_fusion, .._LODR, .._lm_rescore..: the LM over tokens in the lang folder: an n-gram, or one of
-    ./train_lm.py."""
+    """.._lm_shallow_fusion, .._LODR, .._lm_rescore..: the LM over tokens in the lang folder: an n-gram, or a neural one
+    by ./train_lm.py."""
     lm_order: int = 3
-    """With --lm-type ngram: tokens of its longest n-grams."""
+    """With --lm-type ngram: length of its longest n-grams, in tokens."""
     lm_scale: float = 0.3
     """modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR: factor of the LM's log-probabilities."""
     lm_scales: tuple[float, ...] = (0.5, 1.0, 1.5)
@@ -82,12 +82,11 @@ class DecodingConfig:
     backoff: Backoff = "exact"
     """Rescoring: exact: the scores of the ARPA file; epsilon: backing off is always allowed, as in icefall's G."""
     lodr_scale: float = 0.1
-    """.._LODR: factor of the 2-gram's log-probabilities, which are subtracted; icefall's
-    --ngram-lm-scale, negated."""
+    """.._LODR: factor of the 2-gram's log-probabilities, which are subtracted; icefall's --ngram-lm-scale, negated."""
     hotwords: tuple[str, ...] = ()
-    """modified_beam_search and its kin: phrases that get a bonus, written as the training texts are; empty: none."""
+    """modified_beam_search..: phrases that get a bonus, written like the training texts; empty: none."""
     hotwords_file: str = ""
-    """File with more hotwords, one a line; icefall's --context-file; empty: none."""
+    """File with more hotwords, one per line; icefall's --context-file; empty: none."""
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
     graph: GraphName = "HLG"
@@ -95,25 +94,25 @@ class DecodingConfig:
     hlg_scale: float = 1.0
     """Lattices over HLG: factor of the graph's log-probabilities."""
     lattice_engine: EngineChoice = "auto"
-    """Lattices: the engine that searches; auto: k2 if installed, otherwise embedded, which is our own; all: both."""
+    """Lattices: the engine that searches; auto: k2 if installed, otherwise embedded, this package's own; all: both."""
     ctc_topology: CtcTopology = "auto"
     """Lattices: standard has vocab_size squared arcs, modified 4 per unit; auto: modified from 500 units on."""
     search_beam: float = 20.0
     """Lattices: partial paths this much (nats) worse than a frame's best are dropped."""
     output_beam: float = 8.0
-    """Lattices: paths this much (nats) worse than the utterance's best are left out."""
+    """Lattices: paths this much (nats) worse than the utterance's best are dropped."""
     max_active: int = 7000
-    """Lattices: states kept in a frame at most; icefall's max_active_states."""
+    """Lattices: most states kept in a frame; icefall's max_active_states."""
     beam: float = 20.0
-    """fast_beam_search and its kin: states this much (nats) worse than a frame's best are dropped."""
+    """fast_beam_search..: states this much (nats) worse than a frame's best are dropped."""
     max_contexts: int = 8
-    """fast_beam_search and its kin: contexts of an utterance in a frame at most; the joiner is computed for each."""
+    """fast_beam_search..: most contexts of an utterance in a frame; the joiner is computed for each."""
     max_states: int = 64
-    """fast_beam_search and its kin: pairs of a state and a context, kept for an utterance in a frame at most."""
+    """fast_beam_search..: most pairs of a state and a context kept for an utterance in a frame."""
     num_paths: int = 200
-    """n-best methods: different sequences in the list, at most; of fast_beam_search: paths that are drawn."""
+    """n-best methods: most sequences in the list; fast_beam_search_nbest..: paths that are drawn."""
     nbest_scale: float = 0.5
-    """fast_beam_search_nbest..: factor of log-probabilities when paths are drawn; smaller: more varied paths."""
+    """fast_beam_search_nbest..: factor of log-probabilities when paths are drawn; a smaller one varies them more."""
     ngram_lm_scale: float = 0.01
     """fast_beam_search_nbest_LG: factor of the log-probabilities of LG."""
 
@@ -151,7 +150,7 @@ Given = TypeVar("Given")
 
 @dataclass(frozen=True, eq=False)
 class Resources:
-    """Graphs, models and texts that methods use; None: not loaded, since no method that is run needs it."""
+    """Graphs, models and texts that methods use; None: not loaded, because no chosen method needs it."""
 
     word_graph: WordGraph | None = None
     """HLG: from frame labels to words."""
@@ -160,15 +159,15 @@ class Resources:
     token_lm: Scorer | None = None
     """Language model over tokens."""
     low_order_lm: PrefixScorer | None = None
-    """A low-order language model of the training texts over tokens, which LODR subtracts."""
+    """The low-order language model of the training texts over tokens that LODR subtracts."""
     rescoring_lm: NgramAutomaton | None = None
     """A stronger n-gram over the words of HLG than HLG's own."""
     hotwords: PrefixScorer | None = None
-    """Phrases that are more likely than the model believes, each token counting 1."""
+    """Phrases that are more likely than the model believes; each token counts 1."""
     to_text: Callable[[list[int]], str] | None = None
     """Token ids to text."""
     transcripts: Sequence[str] | None = None
-    """The transcript of each utterance of the batch, for oracle methods alone."""
+    """The transcript of each utterance of the batch, only for oracle methods."""
 
 
 NOTHING = Resources()
@@ -181,14 +180,14 @@ MISSING: dict[Part, str] = {
     "transcripts": "no transcripts to choose by: an oracle can decode test sets only (./decode.py)",
     "to_text": "no texts of tokens to compare with transcripts: give to_text",
 }
-"""The message where a method needs a part that is not given. Hotwords are never needed."""
+"""The messages about parts that a method needs and that are missing. No method needs hotwords."""
 
 
 def given(part: Given | None, name: Part) -> Given:
-    """The part of some resources, which must be there.
+    """A part of the resources that a method needs.
 
     Raises:
-      ValueError: it is not.
+      ValueError: it is missing.
     """
     if part is None:
         raise ValueError(MISSING[name])
@@ -232,7 +231,7 @@ def _hotwords(config: DecodingConfig, tokenizer: Tokenizer) -> PrefixScorer | No
 
 
 def with_phrases(config: DecodingConfig) -> DecodingConfig:
-    """The search with the phrases of its file of hotwords, as that is now, among its own.
+    """The search with the present phrases of its hotwords file added to its own.
 
     Raises:
       FileNotFoundError: no such file.

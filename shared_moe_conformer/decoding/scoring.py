@@ -1,4 +1,4 @@
-"""Error rates of decoded test sets, and the three files in which icefall keeps them.
+"""Error rates of decoded test sets, and their three files, as in icefall.
 
 Source of the files' form: icefall (store_transcripts, write_error_stats and the recipes' save_results).
 """
@@ -18,13 +18,13 @@ from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import words_of as text_words
 
-# Stands in alignments for "no word here"; no transcript holds it, since words hold no space.
+# Marks "no word here" in alignments; no transcript contains it, since words have no spaces.
 GAP = " "
 SHOWN_GAP = "*"
 
 BOOTSTRAP_REPLICATIONS = 10_000
 MAX_NAME = 220
-"""Bytes of a file's name, which has 255 at most, without its kind, its suffix and what `atomic_file` adds."""
+"""Most bytes of a file's name without its kind, its suffix and what `atomic_file` adds; the limit is 255."""
 
 
 class Decoded(NamedTuple):
@@ -60,7 +60,7 @@ class ErrorRate(NamedTuple):
 
     @property
     def counts(self) -> str:
-        """The three kinds of errors, for reading."""
+        """The three kinds of errors, in words."""
         return f"{self.insertions} ins, {self.deletions} del, {self.substitutions} sub"
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class ErrorRate(NamedTuple):
 
 
 def normalize_for_scoring(text: str) -> str:
-    """The text as it is scored: unchanged, since preparation makes texts final. A change would belong here."""
+    """The text as it is scored: unchanged, since preparation makes texts final. Any change would belong here."""
     return text
 
 
@@ -78,7 +78,7 @@ def words_of(text: str) -> list[str]:
 
 
 def characters_of(text: str) -> list[str]:
-    """The characters that the character error rate counts: all but spaces."""
+    """The characters that the character error rate counts: all except spaces."""
     return list("".join(words_of(text)))
 
 
@@ -117,7 +117,7 @@ def _error_rate(refs: list[list[str]], hyps: list[list[str]]) -> ErrorRate:
         int(counts["del"]),
         int(counts["sub"]),
         int(counts["ref_len"]),
-        low=max(100.0 * interval["ci95min"], 0.0),  # it is symmetric
+        low=max(100.0 * interval["ci95min"], 0.0),  # the interval is symmetric
         high=100.0 * interval["ci95max"],
     )
 
@@ -134,7 +134,7 @@ class Scores(NamedTuple):
     real_time_factor: float
     """Seconds of encoder and search per second of audio."""
     is_oracle: bool = False
-    """Whether the transcripts were used, so that the rates are bounds and no results."""
+    """Whether the transcripts were used, so that the rates are bounds, not results."""
 
     def __str__(self) -> str:
         """One line for the terminal."""
@@ -164,7 +164,7 @@ def write_files(results: Sequence[Decoded], scores: Scores, folder: Path, *, suf
 
 
 def short_name(name: str) -> str:
-    """The name of a file as it is, or if many options or hotwords make it too long, with a hash as its end."""
+    """A file name; one that many options or hotwords make too long ends in a hash."""
     content = name.encode()
     if len(content) <= MAX_NAME:
         return name
@@ -205,7 +205,7 @@ def summary_text(scores: Sequence[Scores]) -> str:
 
 
 def error_statistics_text(results: Sequence[Decoded], wer: ErrorRate) -> str:
-    """Aligned utterances, and how often each word was confused, lost and invented."""
+    """Aligned utterances, and the counts of each word that was confused, lost or invented."""
     alignments = [(r.cut_id, kaldialign.align(words_of(r.ref), words_of(r.hyp), GAP)) for r in results]
     pairs = Counter(pair for _, alignment in alignments for pair in alignment)
     correct = sum(count for (ref, hyp), count in pairs.items() if ref == hyp)
@@ -240,7 +240,7 @@ def _counted(counts: dict[str, int]) -> str:
 
 
 def _per_word(pairs: Counter[tuple[str, str]]) -> str:
-    """One line per word, those with most errors first."""
+    """One line per word, words with most errors first."""
     stats: dict[str, list[int]] = {}
     for (ref, hyp), n in pairs.items():
         for word in {ref, hyp} - {GAP}:

@@ -1,6 +1,6 @@
-"""The searches that a config asks for: at values that were tuned on a split, by the engines that are here.
+"""The searches that a config asks for, with tuned values and with the engines that are installed.
 
-An experiment's folder keeps the tuned values in a file.
+A file in an experiment's folder keeps the values that were tuned on a split.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GRIDS: dict[str, tuple[float, ...]] = {
     "blank_penalty": (0.0, 0.5, 1.0, 1.5, 2.0, 3.0),
     "beam_size": (4, 8, 16),
 }
-"""The options that are tuned, and the values that are tried; defaults are among them."""
+"""The options that are tuned and the values that are tried, defaults included."""
 Values = Mapping[str, float]
 """Options of one method; `lm_scales` has one scale here."""
 NO_VALUES: Mapping[str, Values] = MappingProxyType({})
@@ -46,7 +46,7 @@ class Tuned:
     """The best values for one decoding method."""
 
     options: dict[str, float]
-    """Option to value, those that stayed at their defaults, too."""
+    """Values by option, including those that stayed at their defaults."""
     split: str
     """The split on which they are best."""
     checkpoint: str
@@ -58,7 +58,7 @@ class Tuned:
 
 
 def tuned_as(config: DecodingConfig) -> str:
-    """The name of a search among tuned values: its method, and what else its scales depend on.
+    """The name of a search among tuned values: its method, and other options on which its scales depend.
 
     `nbest_lm_rescore:rnn:H` has a neural language model, and lattices over the CTC topology.
     """
@@ -68,7 +68,7 @@ def tuned_as(config: DecodingConfig) -> str:
 
 
 def search_named(name: str) -> DecodingConfig:
-    """The search of a name that `tuned_as` gave, at its defaults otherwise.
+    """The search with a name that `tuned_as` gave, otherwise with defaults.
 
     Raises:
       ValueError: there is no such search.
@@ -95,22 +95,22 @@ def tunable(config: DecodingConfig) -> list[str]:
 
 
 def with_values(config: DecodingConfig, values: Values) -> DecodingConfig:
-    """The search with those of the values that change its result."""
+    """The search with the values that change its result."""
     used = {name: values[name] for name in tunable(config) if name in values}
     return replace_fields(config, {name: (v,) if name == "lm_scales" else v for name, v in used.items()})
 
 
 def value_of(config: DecodingConfig, name: str) -> float:
-    """The value of an option that can be tuned; of several `lm_scales`, the first."""
+    """The value of a tunable option; the first of several `lm_scales`."""
     value: Any = getattr(config, name)
     return value[0] if name == "lm_scales" else value
 
 
 def require_values(name: str, values: Values) -> None:
-    """Refuse values that were not tuned by this version.
+    """Refuse values that this version cannot have tuned.
 
     Args:
-      name: that of the search, see `tuned_as`.
+      name: the search's name, see `tuned_as`.
 
     Raises:
       ValueError: an unknown search, an option that it lacks or that is not tuned, or a value that cannot be.
@@ -157,19 +157,19 @@ def write_tuned(exp_dir: Path, found: Mapping[str, Tuned]) -> Path:
 
 
 def not_given(values: Mapping[str, Values], given: Container[str]) -> dict[str, Values]:
-    """The values of each method without the options that the command line gives, which win."""
+    """The values of each method without the options given on the command line, which win."""
     return {method: {n: v for n, v in of_method.items() if n not in given} for method, of_method in values.items()}
 
 
 def difference(config: DecodingConfig, values: Values) -> str:
-    """The changes that values make in a search, `hlg-scale 0.3, beam-size 8`; empty: none."""
+    """The changes that values make to a search: `hlg-scale 0.3, beam-size 8`; empty if none."""
     changed = with_values(config, values)
     names = [name for name in tunable(config) if getattr(changed, name) != getattr(DecodingConfig(), name)]
     return ", ".join(f"{flag(name)} {value_of(changed, name):g}" for name in names if name in values)
 
 
 def differences(configs: Sequence[DecodingConfig], values: Mapping[str, Values]) -> str:
-    """The same for several searches, each method once: `greedy_search blank-penalty 1; 1best hlg-scale 0.3`."""
+    """The changes to several searches, each method once: `greedy_search blank-penalty 1; 1best hlg-scale 0.3`."""
     changes = {tuned_as(config): difference(config, values.get(tuned_as(config), {})) for config in configs}
     return "; ".join(f"{method} {changed}" for method, changed in changes.items() if changed)
 
@@ -177,11 +177,11 @@ def differences(configs: Sequence[DecodingConfig], values: Mapping[str, Values])
 def tuned_note(
     configs: Sequence[DecodingConfig], tuned: Mapping[str, Tuned], *, given: Container[str] = (), checkpoint: str
 ) -> str:
-    """One line about the tuned values that searches use; empty: none.
+    """A line about the tuned values that searches use; empty if there are none.
 
     Args:
       tuned: as `read_tuned` gives it.
-      checkpoint: the name of the weights that search.
+      checkpoint: the name of the weights.
     """
     changes = differences(configs, not_given(values_of(tuned), given))
     if not changes:
@@ -199,7 +199,7 @@ def values_of(tuned: Mapping[str, Tuned]) -> dict[str, dict[str, float]]:
 
 
 def flag(name: str) -> str:
-    """An option as the command line spells it, without the dashes before it."""
+    """An option as the command line spells it, without the leading dashes."""
     return name.replace("_", "-")
 
 
@@ -212,7 +212,7 @@ def resolved(
 ) -> list[DecodingConfig]:
     """One config for each search that the given one asks for, without any "auto".
 
-    For all methods these are all that can run here: over each graph, by each lattice engine that is installed.
+    "all" stands for every method that can run here, over each graph and by each installed lattice engine.
 
     Args:
       tuned: values by search (`tuned_as`), instead of the config's.
@@ -233,7 +233,7 @@ def resolved(
 
 
 def _require_its_own_options(config: DecodingConfig) -> None:
-    """Refuse options that the method does not have: another method must have been meant."""
+    """Refuse options that the method lacks, since another method must be meant."""
     method = config.decoding_method
     for f in fields(config):
         users = [name for name, m in METHODS.items() if f.name in m.options]
@@ -271,7 +271,7 @@ def _variants(config: DecodingConfig) -> list[DecodingConfig]:
 
 
 def _by_engines(config: DecodingConfig) -> list[DecodingConfig]:
-    """The method by each of its engines that is chosen and installed; as it is, if it needs none."""
+    """The method by each of its chosen and installed engines, or as it is if it needs none."""
     engines = METHODS[config.decoding_method].engines
     chosen = [name for name in engines if config.lattice_engine in ("auto", "all", name) and _is_installed(name)]
     return [replace_fields(config, {"lattice_engine": name}) for name in chosen] if engines else [config]
@@ -295,7 +295,7 @@ class Loaded(NamedTuple):
 
 
 def load_resources(configs: Sequence[DecodingConfig], lang_dir: Path, tokenizer: Tokenizer) -> Loaded:
-    """Load what the searches need, each part once; of several searches, those that lack a part are left out.
+    """Load what the searches need, each part once; if there are several, searches that lack a part are left out.
 
     Args:
       configs: as `resolved` gives them.

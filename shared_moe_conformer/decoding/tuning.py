@@ -1,4 +1,4 @@
-"""The search for the values of a decoding method with the fewest errors on a split, one option after the other."""
+"""Search for the values of a decoding method with the fewest errors on a split, one option after the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LAST = "beam_size"
 """The option that is tuned last and only made larger: larger beams take longer."""
 
 CountErrors = Callable[[Sequence[Values]], Sequence[int]]
-"""Function from settings of a method to the errors that each of them makes."""
+"""Function from settings of a method to the errors that each makes."""
 Point = tuple[float, ...]
 
 
@@ -42,10 +42,10 @@ def require_not_test(split: str) -> None:
 
 
 class CoordinateSearch:
-    """The search along one option after the other, over a grid of each, until none moves.
+    """Searches the grid of one option after the other until no value changes.
 
-    The setting with the fewest errors wins; among equals, the one fewest steps of the grids away from the start.
-    So errors and steps together fall at every move, and the search ends.
+    The setting with the fewest errors wins; among equals, the one that is the fewest grid steps from the start. Every
+    move lowers the errors, or keeps them and lowers the steps, so the search ends.
     """
 
     def __init__(self, start: Values, grids: Mapping[str, Sequence[float]], count_errors: CountErrors) -> None:
@@ -53,7 +53,7 @@ class CoordinateSearch:
 
         Args:
           start: the value of every option, in one order.
-          grids: the values of those that are searched.
+          grids: the values to try, by option.
           count_errors: called with settings that were not tried before.
         """
         self.start = start
@@ -78,7 +78,7 @@ class CoordinateSearch:
         return best
 
     def errors(self, values: Values) -> int:
-        """The errors that are made at these values."""
+        """The number of errors at these values."""
         self.try_values([values])
         return self.tried[tuple(values.values())]
 
@@ -115,7 +115,7 @@ class EncodedSplit:
 
 @torch.inference_mode()
 def encode_split(model: AsrModel, batches: Iterable[AsrBatch], config: DecodingConfig) -> EncodedSplit:
-    """Run the encoder on a split, once for all values that are tried, in the chunks of a search.
+    """Run the encoder on a split, once for all values to try, in the chunks of a search.
 
     Raises:
       ValueError: no transcript has a word.
@@ -131,7 +131,7 @@ def encode_split(model: AsrModel, batches: Iterable[AsrBatch], config: DecodingC
 
 
 class Searcher(NamedTuple):
-    """A model and whatever else decodes an encoded split."""
+    """A model and everything else that decodes an encoded split."""
 
     model: AsrModel
     encoded: EncodedSplit
@@ -141,7 +141,7 @@ class Searcher(NamedTuple):
 
     @torch.inference_mode()
     def num_errors(self, configs: Sequence[DecodingConfig]) -> list[int]:
-        """The word errors of each search; those that differ in the LM's scale alone search once."""
+        """The word errors of each search; searches that differ only in the LM's scale run once."""
         errors: list[int] = []
         for group in grouped(configs):
             of_batches = [self._errors_in_batch(i, group) for i in range(len(self.encoded.outputs))]
@@ -161,10 +161,10 @@ class Searcher(NamedTuple):
 
 
 def grids_of(config: DecodingConfig, given: Mapping[str, Any]) -> dict[str, Sequence[float]]:
-    """The values that are tried of each option of a search, by option.
+    """The values to try, by option.
 
     Args:
-      given: options on the command line, which keep their values; of several `lm_scales`, one is chosen.
+      given: options on the command line, which keep their values; one of several `lm_scales` is chosen.
     """
     wanted: dict[str, Sequence[float]] = {name: GRIDS[name] for name in tunable(config) if name not in given}
     if "lm_scales" in tunable(config) and len(given.get("lm_scales", ())) > 1:
@@ -175,7 +175,7 @@ def grids_of(config: DecodingConfig, given: Mapping[str, Any]) -> dict[str, Sequ
 
 
 def worth_tuning(configs: Sequence[DecodingConfig], given: Mapping[str, Any]) -> list[DecodingConfig]:
-    """One search for each method that has something to tune and is no oracle: by the first of its engines.
+    """One search for each method that has something to tune and is not an oracle, by the first of its engines.
 
     Raises:
       ValueError: there is none.
@@ -195,7 +195,7 @@ class Found(NamedTuple):
     default_wer: float
     """Word error rate in percent at the start."""
     table: str
-    """The settings that were tried, for reading."""
+    """A table of the settings that were tried."""
 
 
 def tune(configs: Sequence[DecodingConfig], searcher: Searcher, *, given: Mapping[str, Any]) -> Iterator[Found]:
@@ -226,7 +226,7 @@ def _search(
         errors: list[int] = []
         for group in grouped([with_values(config, values) for values in settings]):
             errors += searcher.num_errors(group)
-            bar.total = max(bar.total, bar.n + len(group))  # where options depend on each other, more are tried
+            bar.total = max(bar.total, bar.n + len(group))  # more are tried where options depend on each other
             bar.update(len(group))
         return errors
 
