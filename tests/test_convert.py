@@ -53,7 +53,7 @@ def test_chunks_are_given_to_the_form_that_has_some(saved: Save, capsys: Output)
     folder, chunks = saved(), ["--chunk-size", "4", "--left-context-frames", "8"]
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--to", "icefall", *chunks])
-    assert "--chunk-size and --left-context-frames are of the form sherpa-onnx-online" in capsys.readouterr().err
+    assert "--chunk-size and --left-context-frames are for the form sherpa-onnx-online" in capsys.readouterr().err
     main(["--model", str(folder), "--to", "sherpa-onnx-online", *chunks])
     assert "  It was never trained in chunks (--chunk-sizes)" in capsys.readouterr().out
     card = (folder.with_name(NAMES["sherpa-onnx-online"]) / "README.md").read_text()

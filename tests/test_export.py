@@ -271,7 +271,7 @@ def test_chunks_of_the_streaming_form_are_given_here_too(recipe: Path, tiny_bund
     pytest.importorskip("onnxruntime")
     with pytest.raises(SystemExit):
         run(recipe, tiny_bundle.config, "--chunk-size", "8")
-    assert "are of the form sherpa-onnx-online: give --to sherpa-onnx-online" in capsys.readouterr().err
+    assert "are for the form sherpa-onnx-online: add --to sherpa-onnx-online" in capsys.readouterr().err
     assert not (recipe / "zoo").exists()
     save_checkpoint(epoch_path(recipe / "exp" / "base", 1), {"model": tiny_bundle.model.state_dict()})
     run(recipe, tiny_bundle.config, "--epoch", "1", "--to", "sherpa-onnx-online", "--chunk-size", "8")

@@ -1,4 +1,4 @@
-"""All forms of a model; and the writers of icefall's and ESPnet's, which these toolkits' own code cannot run."""
+"""All forms of a model, and the writers of icefall's and ESPnet's layouts, whose own code cannot run the model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from shared_moe_conformer.release.manifest import (
 )
 
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
-"""Time of every member of an archive, so that equal models give equal archives."""
+"""Fixed time of every member of an archive, so that equal models give equal archives."""
 
 
 def write_icefall(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
@@ -108,14 +108,14 @@ class Form(NamedTuple):
       overwrite: replace a target of this form.
 
     Returns:
-      By file that computes, the largest difference of its output from the model's, on the test wav.
+      The largest difference of each graph's output from the model's on the test wav, by file.
 
     Raises:
       FileExistsError: the target exists and may not be replaced.
       ValueError: the bundle is damaged, a package is missing, or a graph differs from the model.
     """
     name: str = "{model}-{form}"
-    """The target's, of the model's and the form's."""
+    """Name of the target, made from those of the model and the form."""
 
 
 STREAMING = "sherpa-onnx-online"
@@ -132,29 +132,29 @@ FORMS = {
 FORMS_HELP = (
     "onnx: graphs in float32, float16 and int8; sherpa-onnx: the layout of its pre-trained models, for its programs "
     "and apps; sherpa-onnx-online: the same for its streaming recogniser, in chunks; "
-    "torchscript: for torch alone; transformers: a folder for Hugging Face's pipelines, by CTC; icefall: its layout, "
+    "torchscript: for plain torch; transformers: a folder for Hugging Face's pipelines, by CTC; icefall: its layout, "
     "exp/pretrained.pt and data/lang_bpe_V; espnet: an archive for espnet_model_zoo; neither's own code runs the model"
 )
 
 
 def target_of(form: str, source: Path) -> Path:
-    """The place of a form of a model, if none is given: beside the model's folder."""
+    """The default place of a model's form: beside the model's folder."""
     return source.with_name(FORMS[form].name.format(model=source.name, form=form))
 
 
 def refuse_unused_chunks(streaming: StreamingForm, forms: Collection[str]) -> None:
-    """Refuse chunks that no form uses."""
+    """Refuse options of chunks if no form uses them."""
     used = STREAMING in forms or streaming == DEFAULT
-    require(used, f"--chunk-size and --left-context-frames are of the form {STREAMING}: give --to {STREAMING}, too")
+    require(used, f"--chunk-size and --left-context-frames are for the form {STREAMING}: add --to {STREAMING}")
 
 
 def write_form(
     form: str, source: Path, target: Path, *, streaming: StreamingForm = DEFAULT, overwrite: bool = False
 ) -> Iterator[str]:
-    """Write a bundle's folder in a form; lines that say what was written. Errors: see `Form`.
+    """Write a bundle's folder in a form; yield lines that say what was written. Errors: see `Form`.
 
     Args:
-      streaming: chunks of the form that has some.
+      streaming: chunks, for the form that has them.
     """
     own = {"streaming": streaming} if form == STREAMING else {}
     differences = FORMS[form].write(source, target, overwrite=overwrite, **own)

@@ -1,11 +1,10 @@
 """Graphs that compute one chunk of each of several streams, with the inputs and outputs that sherpa-onnx expects.
 
 Such a graph gets what the encoder remembers of each stream and returns what to pass with the next chunk. sherpa-onnx
-makes the first states itself, zeros, in the sizes that follow from the graph's metadata, and puts the streams that have
-a chunk ready into one batch, wherever each of them is. A zipformer remembers more kinds of things than a conformer. So
-the values lie in two halves in `cached_val1` and `cached_val2`, the frames of the depthwise convolution in two halves
-in `cached_conv1` and `cached_conv2`, and `cached_nonlin_attn` and `embed_states` go through as they are: nothing is in
-them.
+makes the first states itself: zeros, in sizes that follow from the graph's metadata. It puts the streams that have a
+chunk ready into one batch, whatever their positions. A zipformer has more kinds of states than a conformer. So the
+values lie in two halves in `cached_val1` and `cached_val2`, the frames of the depthwise convolution in two halves in
+`cached_conv1` and `cached_conv2`, and `cached_nonlin_attn` and `embed_states` pass through unused.
 
 Source of the contracts: sherpa-onnx's streaming zipformers (sherpa-onnx/csrc/online-zipformer2-transducer-model.cc,
 online-zipformer2-ctc-model.cc).
@@ -29,11 +28,11 @@ from shared_moe_conformer.model.encoder import EncoderState
 from shared_moe_conformer.speech.audio import read_audio
 
 SAMPLING_RATE, NUM_MEL_BINS = 16000, 80
-"""The features that the contract's `embed_states` belong to."""
+"""The features for which the contract's `embed_states` has its size."""
 LAYER_STATES = ("cached_key", "cached_nonlin_attn", "cached_val1", "cached_val2", "cached_conv1", "cached_conv2")
 """A layer's states in their order."""
 STREAM_FIRST = ("cached_conv1", "cached_conv2", "embed_states", "processed_lens")
-"""States whose first axis is that of streams; of the others it is the second."""
+"""States whose first axis is that of streams; for the others it is the second."""
 
 
 class ChunkGraph(nn.Module):
@@ -76,7 +75,7 @@ def _stored(keys_values: Tensor, convolved: Tensor, nonlin_attn: Tensor) -> list
 
 
 def num_features(chunking: Chunking) -> int:
-    """Feature frames of a chunk (sherpa-onnx's `T`): those that its encoder frames see, `MIN_NUM_FRAMES` each."""
+    """Feature frames of a chunk (sherpa-onnx's `T`): all that its encoder frames see, `MIN_NUM_FRAMES` each."""
     return SUBSAMPLING_FACTOR * (chunking.chunk_size - 1) + MIN_NUM_FRAMES
 
 
@@ -103,7 +102,7 @@ def first_states(config: EncoderConfig, chunking: Chunking, num_streams: int) ->
 def metadata(config: EncoderConfig, chunking: Chunking) -> dict[str, object]:
     """The metadata that sherpa-onnx reads from the graphs, of one stack of layers.
 
-    The sizes of channels, kernels and heads serve to make the first states and nothing else. So `encoder_dims` and
+    sherpa-onnx uses the sizes of channels, kernels and heads only to make the first states. So `encoder_dims` and
     `value_head_dims` are those of the halves.
     """
     head_dim = config.encoder_dim // config.num_attention_heads
@@ -153,18 +152,18 @@ def in_chunks(graph: Graph, config: EncoderConfig, chunking: Chunking) -> Graph:
 
 
 def tail_seconds(chunking: Chunking) -> float:
-    """Silence to add to a recording, so that no word of it is left in a chunk that never becomes full.
+    """Seconds of silence to append to a recording, so that no word stays in a chunk that never becomes full.
 
     sherpa-onnx computes a chunk of T feature frames when there are more than T.
 
-    Source: `IsReady` of sherpa-onnx/csrc/online-recognizer-transducer-impl.h; T + 2 is the least silence with which a
-    stream that has nothing else is ready.
+    Source: `IsReady` of sherpa-onnx/csrc/online-recognizer-transducer-impl.h; T + 2 frames are the least
+    silence with which a stream without other audio is ready.
     """
     return round((num_features(chunking) + 2) * FRAME_SHIFT, 2)
 
 
 def whole_chunks(bundle: Bundle, path: Path, chunking: Chunking) -> np.ndarray:
-    """The features (T, F) of a recording and the silence after it that sherpa-onnx computes."""
+    """The features (T, F) of a recording and of the silence after it that sherpa-onnx computes."""
     samples, sampling_rate = read_audio(path)
     tail = np.zeros(math.ceil(tail_seconds(chunking) * sampling_rate), dtype=samples.dtype)
     x = bundle.features(np.concatenate([samples, tail]), sampling_rate).numpy()

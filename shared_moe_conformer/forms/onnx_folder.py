@@ -1,10 +1,10 @@
 """A released model as a folder of ONNX files, float32, float16 and int8.
 
 sherpa-onnx loads them as they are: encoder, decoder and joiner as an offline transducer, ctc as an offline zipformer
-CTC model (whose contract is features in, log-probabilities out, and nothing of a zipformer).
+CTC model (whose contract is only features in, log-probabilities out).
 
-In int8 are weights of feed-forwards and experts, which are most of a model. The routers keep float32, since they choose
-the experts.
+The int8 files have feed-forwards and experts in int8, which are most of a model. Routers stay in float32, because they
+choose the experts.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def write_offline_graphs(bundle: Bundle, recording: Path, folder: Path) -> dict[
     """Write all graphs of whole utterances, float32 and int8, language models included.
 
     Returns:
-      By float32 file, the largest difference of its output from the model's, on the recording.
+      The largest difference of each float32 file's output from the model's, on the recording.
     """
     write_graphs(bundle, folder)
     for name in SHRUNK:
@@ -79,7 +79,7 @@ def write_offline_graphs(bundle: Bundle, recording: Path, folder: Path) -> dict[
 
 
 def require_onnx() -> None:
-    """Refuse to go on where a package is missing that writes or checks graphs."""
+    """Raise `ValueError` if a package that writes or checks graphs is missing."""
     for package in ("onnx", "onnxruntime"):
         found = importlib.util.find_spec(package) is not None
         require(found, f"the package {package} is not installed: pip install onnx onnxruntime")
@@ -101,7 +101,7 @@ def write_graphs(bundle: Bundle, folder: Path) -> None:
 
 
 def write_decoder_and_joiner(bundle: Bundle, folder: Path) -> None:
-    """Write the two small graphs, which are the same for whole utterances and for chunks."""
+    """Write the two small graphs, which serve whole utterances and chunks."""
     model, config, batch = bundle.model, bundle.config.model, {0: "N"}
     context = {"y": torch.zeros(2, config.context_size, dtype=torch.int64)}
     decoder = DecoderGraph(model.decoder, model.joiner)
@@ -134,20 +134,20 @@ def quantise(source: Path, target: Path) -> None:
 
 
 def halve(source: Path, target: Path) -> None:
-    """Write a graph that stores and computes in float16, its inputs and outputs and the routers' products excepted."""
+    """Write a graph that stores and computes in float16, except for inputs, outputs and the routers' products."""
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     graph = onnx.shape_inference.infer_shapes(onnx.load(source))
     routers = router_products(graph.graph)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tiny weights that become 0
+        warnings.simplefilter("ignore")  # about tiny weights that become 0
         half = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers)
     _save_lean(half, target)
 
 
 def router_products(graph: Any) -> list[str]:
-    """Names of the matrix products whose softmax, the only one of a feed-forward, ranks the experts."""
+    """Names of the matrix products behind the softmax that ranks the experts, the only softmax of a feed-forward."""
     producer = {output: node for node in graph.node for output in node.output}
     products = []
     for softmax in (node for node in graph.node if node.op_type == "Softmax" and "/feed_forward" in node.name):
@@ -159,15 +159,15 @@ def router_products(graph: Any) -> list[str]:
 
 
 def feed_forward_products(graph: Any) -> list[str]:
-    """Names of the matrix products of feed-forwards and experts, which the exporter calls after their modules."""
+    """Names of the matrix products of feed-forwards and experts; the exporter names them after their modules."""
     routers = router_products(graph)
     found = (node.name for node in graph.node if node.op_type == "MatMul" and "/feed_forward" in node.name)
     return [name for name in found if name not in routers]
 
 
 def _save_lean(model: Any, target: Path) -> None:
-    """Write a graph without what nobody reads: onnxruntime's tools leave float32 copies of weights that several layers
-    use, and the shapes that they inferred."""
+    """Write a graph without unused tensors: onnxruntime's tools leave inferred shapes, and float32 copies of weights
+    that several layers use."""
     import onnx
 
     graph = model.graph

@@ -36,7 +36,7 @@ OPSET = 17
 
 
 class EncoderGraph(nn.Module):
-    """Features to encoder frames that are already projected to the joiner's size."""
+    """Features to encoder frames, already projected to the joiner's size."""
 
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class CtcGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """The last tokens to a decoder frame that is already projected to the joiner's size."""
+    """The last tokens to a decoder frame, already projected to the joiner's size."""
 
     def __init__(self, decoder: Decoder, joiner: Joiner) -> None:
         super().__init__()
@@ -79,8 +79,8 @@ class DecoderGraph(nn.Module):
 class ExportableFeatureNorm(nn.Module):
     """`FeatureNorm` whose scale is stored.
 
-    The exporter would compute it, by a root and a quotient, whose last bits differ from the model's and depend on the
-    code that torch computes with (`tune_cpu`); int8 makes other texts of them.
+    The exporter would compute the scale by a root and a quotient. Its last bits would differ from the model's and
+    depend on torch's code for the CPU (`tune_cpu`), and in int8 that changes texts.
     """
 
     def __init__(self, norm: FeatureNorm) -> None:
@@ -93,11 +93,11 @@ class ExportableFeatureNorm(nn.Module):
 
 
 class ExportableMoe(MoeFeedForward):
-    """`MoeFeedForward` without Python's lengths of lists, which a traced graph would freeze.
+    """`MoeFeedForward` without lengths of Python lists, which a traced graph would freeze.
 
-    Each expert takes its frames by their indexes and computes them alone; the results, in the order of experts, are
-    then put back into the order of frames. Each expert's weights are tensors of their own, so that a quantiser sees
-    plain matrix products.
+    Each expert computes only its frames, found by their indexes; the results, in the order of experts, are then put
+    back into the order of frames. Each expert's weights are tensors of their own, so a quantiser sees plain matrix
+    products.
     """
 
     def __init__(self, moe: MoeFeedForward) -> None:
@@ -110,7 +110,7 @@ class ExportableMoe(MoeFeedForward):
         self.output_biases = nn.ParameterList(map(_frozen, experts.output_bias))
 
     def forward(self, x: Tensor, frames: Frames, router: Router) -> tuple[Tensor, Routing]:
-        """Return what `MoeFeedForward` returns, but the decisions of all frames, padding too."""
+        """Return what `MoeFeedForward` returns, but with the decisions of all frames, padding included."""
         rows = x.flatten(0, 1)
         routing = self.choose(rows, router)
         nobody = len(self.hidden_weights)
@@ -120,7 +120,7 @@ class ExportableMoe(MoeFeedForward):
         return out if self.common_expert is None else out + self.common_expert(x), routing
 
     def _outputs(self, frames: Tensor, expert_ids: Tensor) -> Tensor:
-        """Outputs (M * K, C) of frames (M, C) and their experts (M * K,); 0 where there is no such expert."""
+        """Outputs (M * K, C) for frames (M, C) and their experts (M * K,); 0 where an expert does not exist."""
         parts, positions = [], []
         experts = zip(self.hidden_weights, self.hidden_biases, self.output_weights, self.output_biases)
         for e, (w1, b1, w2, b2) in enumerate(experts):
@@ -135,10 +135,10 @@ class ExportableMoe(MoeFeedForward):
 
 
 def as_long_as_a_frame(x: Tensor) -> Tensor:
-    """Features (N, T, F), with zeros behind those of recordings that are too short for one encoder frame.
+    """Features (N, T, F), padded with zeros if they are too short for one encoder frame.
 
-    Such a recording has one encoder frame, which is not valid. The model pads these, too, but by Python's numbers,
-    which a traced graph would freeze.
+    Such a recording has one encoder frame, which is not valid. The model pads as well, but by Python numbers, which a
+    traced graph would freeze.
     """
     num_frames = torch._shape_as_tensor(x)[1].clamp(min=MIN_NUM_FRAMES)
     return F.pad(x, (0, 0, 0, MIN_NUM_FRAMES))[:, :num_frames]
@@ -150,7 +150,7 @@ def long_enough(x_lens: Tensor) -> Tensor:
 
 
 def exportable_encoder(encoder: Encoder) -> Encoder:
-    """A copy of an encoder whose parts ONNX can hold; blocks that several layers use stay shared."""
+    """A copy of an encoder with parts that ONNX can represent; blocks of several layers stay shared."""
     encoder = copy.deepcopy(encoder).eval()
     setattr(encoder, "feature_norm", ExportableFeatureNorm(encoder.feature_norm))  # noqa: B010
     for group in encoder.groups:
@@ -185,7 +185,7 @@ def write_graph(
 
     legacy: dict[str, Any] = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own age, and of sizes that no input changes
+        warnings.simplefilter("ignore")  # about the exporter's age, and sizes that no input changes
         torch.onnx.export(
             module.eval(),
             tuple(inputs.values()),
@@ -202,7 +202,7 @@ def write_graph(
 
 
 def describe(path: Path, bundle: Bundle, values: Mapping[str, object]) -> None:
-    """Add to a graph the metadata that sherpa-onnx reads, and where it comes from."""
+    """Add the metadata that sherpa-onnx reads to a graph, and the model's origin."""
     import onnx
 
     source = {
@@ -217,10 +217,10 @@ def describe(path: Path, bundle: Bundle, values: Mapping[str, object]) -> None:
 
 
 def _read_weights_directly(graph: Any) -> None:
-    """Have every node read the stored weights themselves.
+    """Let every node read the stored weights directly.
 
-    The exporter lets all but one of a shared block's layers read a copy (Identity), which no quantiser takes for a
-    weight.
+    The exporter lets all layers of a shared block except one read a copy (Identity), which quantisers do not recognise
+    as a weight.
     """
     stored = {tensor.name for tensor in graph.initializer}
     outputs = {output.name for output in graph.output}
@@ -234,13 +234,13 @@ def _read_weights_directly(graph: Any) -> None:
 
 
 SENTENCES = torch.tensor([[3, 4, 5, 3], [5, 0, 0, 0]])
-"""Tokens with which graphs are traced and checked; every model has more units."""
+"""Tokens for tracing and checking graphs; every model has more units."""
 
 
 class StepGraph(nn.Module):
-    """One token to the log-probabilities of the next; the memory is in two tensors of one shape, as an LSTM's is.
+    """One token to the log-probabilities of the next; the memory is two tensors of one shape, like an LSTM's.
 
-    A transformer's first one holds what its layers have seen, and the second the number of tokens that is.
+    For a transformer, the first tensor holds what its layers have seen, and the second the number of these tokens.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -274,7 +274,7 @@ def write_language_models(bundle: Bundle, folder: Path, *, for_streams: bool) ->
       for_streams: one token after the other, for the streaming recogniser; otherwise whole sentences.
 
     Returns:
-      By file, the largest difference of its output from the model's.
+      The largest difference of each file's output from the model's.
 
     Raises:
       ValueError: a graph differs from its model.

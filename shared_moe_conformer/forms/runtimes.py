@@ -1,4 +1,4 @@
-"""A model's four graphs in one runtime or another, called in the same way; greedy searches, and outputs to compare."""
+"""A model's four graphs in any runtime, called in the same way; greedy searches, and outputs to compare."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from shared_moe_conformer.model.asr_model import AsrModel
 
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
 SHRUNK = (ENCODER, CTC)
-"""Files that have float16 and int8 versions; decoder and joiner are small, and their errors go into logits."""
+"""Files with float16 and int8 versions; decoder and joiner are small, and their errors would reach the logits."""
 Graph = Callable[..., list[np.ndarray]]
-"""A function from inputs to outputs, both in their order."""
+"""Function from inputs to outputs, in the graph's order."""
 BLANK = 0
 MAX_DIFFERENCE = 1e-3
-"""Largest difference from the model, on its own test wav, with which a float32 graph is released."""
+"""Largest allowed difference of a float32 graph from the model, on the model's test wav."""
 
 
 def int8_name(name: str) -> str:
-    """`encoder.int8.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
+    """`encoder.int8.onnx` for `encoder.onnx`, as in sherpa-onnx's own models."""
     return name.replace(".onnx", ".int8.onnx")
 
 
 def fp16_name(name: str) -> str:
-    """`encoder.fp16.onnx` of `encoder.onnx`, as sherpa-onnx's own models are called."""
+    """`encoder.fp16.onnx` for `encoder.onnx`, as in sherpa-onnx's own models."""
     return name.replace(".onnx", ".fp16.onnx")
 
 
@@ -44,10 +44,10 @@ class Parts(NamedTuple):
 
 
 def torch_parts(model: AsrModel, chunking: Chunking | None = None) -> Parts:
-    """The model itself; nothing is exported.
+    """The model itself, without export.
 
     Args:
-      chunking: what frames may see; None: the whole.
+      chunking: what frames may see; None: everything.
     """
 
     def encoder(x: Tensor, x_lens: Tensor) -> Sequence[Tensor]:
@@ -82,7 +82,7 @@ def onnx_parts(folder: Path, name_of: Callable[[str], str] = str) -> Parts:
     """The graphs that `write_onnx` wrote, in onnxruntime.
 
     Args:
-      name_of: the file of a precision, given float32's; decoder and joiner are float32 always.
+      name_of: function from the name of a float32 file to that of a precision; decoder and joiner stay float32.
     """
     return Parts(*(load_graph(folder / name) for name in (name_of(ENCODER), DECODER, JOINER, name_of(CTC))))
 
@@ -101,13 +101,13 @@ def load_graph(path: Path) -> Graph:
 def checked_differences(
     reference: Parts, parts: Parts, x: np.ndarray, start_context: Sequence[int], *, suffix: str
 ) -> dict[str, float]:
-    """By file, the largest difference of its output from the reference's, each given the reference's inputs.
+    """The largest difference of each file's output from the reference's, for the reference's inputs.
 
     Args:
       reference, parts: the model, and its graphs in float32.
       x: features of one recording, (T, F).
       start_context: tokens before the first.
-      suffix: ending of the graphs' files; the rest of their names is the part's.
+      suffix: ending of the graphs' files, after the name of the part.
 
     Raises:
       ValueError: a difference is too large.
@@ -130,7 +130,7 @@ def require_close(difference: float, name: str, limit: float) -> None:
 
 
 def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int]) -> tuple[list[int], np.ndarray]:
-    """The likeliest tokens one by one, at most one a frame, and the context (T', context_size) of each frame.
+    """The tokens of greedy search, at most one per frame, and the context (T', context_size) of each frame.
 
     Args:
       parts: the graphs.

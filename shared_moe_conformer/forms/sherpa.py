@@ -1,4 +1,4 @@
-"""sherpa-onnx in a process of its own, since it ends its process if it refuses a model; job and result are JSON."""
+"""sherpa-onnx in its own process, because it exits when it refuses a model; job and result are JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 
 class Recognised(NamedTuple):
-    """The texts that one of several recognisers found in all recordings."""
+    """The texts that one recogniser found in all recordings."""
 
     texts: list[str]
     """Text of each recording."""
     seconds: list[float]
-    """CPU time that all recordings together took, of each round."""
+    """CPU time of all recordings together, for each round."""
 
 
 def recognise(
@@ -31,14 +31,14 @@ def recognise(
     """The texts that sherpa-onnx recognises on one thread; the recognisers take turns, so that their times compare.
 
     Args:
-      files: by the name of a recogniser its graphs: encoder, decoder and joiner, or ctc alone.
+      files: each recogniser's graphs, by its name: encoder, decoder and joiner, or only ctc.
       recordings: wav files.
       folder: the folder of the graphs and of tokens.txt.
       sampling_rate: of the model's features, in Hz.
-      rounds: times that all is recognised.
+      rounds: number of times that all is recognised.
 
     Raises:
-      ValueError: sherpa-onnx is not installed, or ended; the message has its last words.
+      ValueError: sherpa-onnx is not installed, or exited; the message has its last line.
     """
     job = {
         "files": {name: {part: str(folder / file) for part, file in parts.items()} for name, parts in files.items()},
@@ -57,7 +57,7 @@ def recognise(
 
 
 def main() -> None:
-    """Do the job of the standard input."""
+    """Read a job from the standard input and print its result."""
     job = json.load(sys.stdin)
     options = {"tokens": job["tokens"], "sample_rate": job["sampling_rate"], "num_threads": 1}
     recognisers = {name: _recogniser(parts, options) for name, parts in job["files"].items()}

@@ -1,6 +1,6 @@
 """A released model in the layout of sherpa-onnx's pre-trained models, which its programs and apps expect.
 
-One folder recognises whole utterances; the other one streams, a transducer and a CTC model in chunks.
+One kind of folder recognises whole utterances; the other streams in chunks. Both have a transducer and a CTC model.
 
 Source of the layout: sherpa-onnx-zipformer-ru-2024-09-18 (encoder, decoder and joiner) and
 sherpa-onnx-zipformer-ctc-zh-int8-2025-07-03 (model.onnx, the CTC head) among sherpa-onnx's asr-models.
@@ -64,9 +64,9 @@ class StreamingForm:
     """Chunks of the form sherpa-onnx-online."""
 
     chunk_size: int = 16
-    """Encoder frames of 40 ms in a chunk: more of them see more and are recognised later (16: every 640 ms)."""
+    """Encoder frames of 40 ms in a chunk: larger chunks see more and come later (16: every 640 ms)."""
     left_context_frames: int = 64
-    """Encoder frames before its chunk that a frame attends to; each stream keeps them in memory."""
+    """Encoder frames before its chunk that a frame attends to; each stream remembers them."""
 
     @property
     def chunking(self) -> Chunking:
@@ -99,14 +99,14 @@ def write_onnx_streaming(
 ) -> dict[str, float]:
     """Write what `write_sherpa` writes, with encoders that compute a chunk and remember the ones before.
 
-    The differences are those of the graphs, chunk by chunk, from the model with a mask of chunks. Arguments, result and
-    errors: see `forms.catalogue.Form`.
+    The differences are those between the graphs, chunk by chunk, and the model with a mask of chunks. Arguments,
+    result and errors: see `forms.catalogue.Form`.
 
     Args:
       streaming: the chunks; they are a part of the graphs.
 
     Raises:
-      ValueError: the model has other features than sherpa-onnx streams.
+      ValueError: sherpa-onnx cannot stream the model's features.
     """
     require_onnx()
     bundle, chunking = Bundle.load(source), streaming.chunking
@@ -142,16 +142,16 @@ def _lay_out(folder: Path, source: Path, differences: Mapping[str, float]) -> di
 
 
 def refuse_other_features(features: FeatureConfig) -> None:
-    """Refuse features that the contract has no place for."""
+    """Refuse features that do not fit the contract."""
     require(
         (features.num_mel_bins, features.sampling_rate) == (NUM_MEL_BINS, SAMPLING_RATE),
-        f"sherpa-onnx streams features of {NUM_MEL_BINS} mel bins at {SAMPLING_RATE} Hz alone, and this model's are of"
+        f"sherpa-onnx streams only features of {NUM_MEL_BINS} mel bins at {SAMPLING_RATE} Hz, and this model's have"
         f" {features.num_mel_bins} at {features.sampling_rate} Hz: write another form, such as onnx",
     )
 
 
 def feature_options(features: FeatureConfig) -> str:
-    """Options of the command line that tell the features, each with a space behind it; empty where the defaults fit."""
+    """Command-line options for the features, each followed by a space; empty if the defaults fit."""
     options = {
         "sample-rate": (features.sampling_rate, SAMPLING_RATE),
         "feat-dim": (features.num_mel_bins, NUM_MEL_BINS),

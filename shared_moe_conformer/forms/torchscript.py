@@ -51,7 +51,7 @@ from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
 
 MAX_FEATURES_DIFFERENCE = 1e-2
-"""Tolerance of logarithms, where float32 is wrong by 1e-3 by itself in bins that hold next to nothing."""
+"""Tolerance of logarithms: float32 alone is off by 1e-3 in bins that are almost empty."""
 
 
 def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
@@ -107,7 +107,7 @@ class StepGraph(nn.Module):
 
 
 class StreamGraph(nn.Module):
-    """`StepGraph`, traced, with the state as one argument, and the first state."""
+    """A traced `StepGraph` with the state as one argument, and a method for the first state."""
 
     def __init__(self, step: torch.jit.ScriptModule, first: EncoderState) -> None:
         """`first`: a state of one stream, with any left context."""
@@ -193,5 +193,5 @@ def _graphs(model: AsrModel, *, num_mel_bins: int) -> dict[str, tuple[nn.Module,
 
 def _traced(graph: nn.Module, example: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes that no input changes
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # about sizes that no input changes
         return torch.jit.trace(graph.eval(), example, check_trace=False)

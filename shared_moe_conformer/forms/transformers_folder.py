@@ -1,7 +1,7 @@
 """A released model as a folder of Hugging Face transformers: encoder, CTC head, features and units.
 
-The folder's code is one file that imports `shared_moe_conformer.hugging_face`, so the package must be installed there,
-too. Nothing here needs transformers.
+The folder's code is one file that imports `shared_moe_conformer.hugging_face`, so the package must also be installed
+there. Nothing here needs transformers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from shared_moe_conformer.release.zoo_index import write_sums
 CODE_FILE = Path(__file__).parents[1] / "hugging_face" / f"{CODE}.py"
 SEARCH: DecodingMethod = "ctc_greedy_search"
 CHUNK_SECONDS = 20.0
-"""Length of a chunk of a long recording in the example, if the training's lengths are not known."""
+"""Chunk of a long recording in the example, in seconds, if the training's lengths are not known."""
 
 BODY = """
 # {name}
@@ -80,7 +80,7 @@ Licence: {licence}, that of the corpus.
 def write_transformers(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write config.json, model.safetensors, the code, and what feature extractor, tokenizer and processor read.
 
-    Arguments, result and errors: see `forms.catalogue.Form`. A model whose CTC head was never trained is refused, too.
+    Arguments, result and errors: see `forms.catalogue.Form`. An untrained CTC head is refused.
     """
     bundle = Bundle.load(source)
     manifest, config = bundle.manifest, bundle.config
@@ -102,9 +102,9 @@ def write_transformers(source: Path, target: Path, *, overwrite: bool = False) -
 
 
 def settings(config: Config) -> dict[str, dict[str, Any]]:
-    """The JSON files, by their names.
+    """The contents of the JSON files, by name.
 
-    Source of the names: transformers' `save_pretrained` of each class.
+    Source of the names: `save_pretrained` of each class of transformers.
     """
     model, features, training = config.model, config.features, config.training
     processor = class_name("Processor")

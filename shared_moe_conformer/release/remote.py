@@ -254,7 +254,7 @@ def _fetch_rest(location: str, path: str, target: Path, *, max_bytes: int, progr
     except (OSError, HTTPError) as error:
         reason = _reason(error)
         raise ValueError(
-            f"{source} cannot be read ({reason}): check its address, or try again; the part that came is kept"
+            f"{source} cannot be read ({reason}): check its address, or try again; the part received so far is kept"
         ) from error
 
 

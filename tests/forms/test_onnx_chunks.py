@@ -278,7 +278,7 @@ def test_what_cannot_stream_is_refused(bundle_folder: Path, tmp_path: Path, tiny
         StreamingForm(chunk_size=0)
     with pytest.raises(ValueError, match="left_context_frames is 0: give 1 or more"):
         StreamingForm(left_context_frames=0)
-    with pytest.raises(ValueError, match="80 mel bins at 16000 Hz alone, and this model's are of 40 at 8000 Hz: write"):
+    with pytest.raises(ValueError, match="80 mel bins at 16000 Hz, and this model's have 40 at 8000 Hz: write"):
         refuse_other_features(FeatureConfig(sampling_rate=8000, num_mel_bins=40))
     with pytest.raises(FileNotFoundError, match="no released model in"):
         write_onnx_streaming(tmp_path, tmp_path / "online")

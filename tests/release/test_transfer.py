@@ -91,7 +91,7 @@ def test_a_busy_server_is_asked_again_and_not_for_ever(zoo: Path, here: Path, mo
         pull("base", source=server.url, zoo_dir=here)
     with (
         serve(zoo, busy=4) as server,
-        pytest.raises(ValueError, match=r"too many 503 error responses.*come is kept"),
+        pytest.raises(ValueError, match=r"too many 503 error responses.*received so far is kept"),
     ):
         pull("full", source=server.url, zoo_dir=here)
 
