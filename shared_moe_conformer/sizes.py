@@ -130,16 +130,18 @@ CORPUS_SIZES = (
 
 
 CONDITIONS = {
-    "gain_probability": 0.5,
+    "loudness_norm": True,
     "made_noise_probability": 0.25,
     "made_noise_snr": (10.0, 30.0),
     "noise_alone_probability": 0.02,
 }
-"""Gains and noises for a user's own corpus of less than `FEW_HOURS`, which has few of its own.
+"""One loudness, and noises, for a user's own corpus of less than `FEW_HOURS`, which has few noises of its own.
 
 More noise, rooms and bands cost more on clean speech than they gain (egs/asterisk/ASR/README.md).
 """
 FEW_HOURS = 7.0
+GAINS = {"loudness_norm": False, "gain_probability": 0.5}
+"""A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""
 
 
 def corpus_size(hours: float) -> CorpusSize:
@@ -193,8 +195,9 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
     Returns:
       full: every layer has its own weights, and no experts; shared: base without experts; base; merged: two stored sets
       of a slightly narrower block, without experts; streaming: base, trained on chunks of 160 ms to 1.28 s and on whole
-      utterances; small.
+      utterances, at many levels if base brings them to one; small.
     """
+    levelled = base.model.encoder.loudness_norm
     changes: dict[str, dict[str, Any]] = {
         "full": dataclasses.asdict(base.model.encoder.unshared()) | {"experts_in": "none", "expert_blocks": ""},
         "shared": {"experts_in": "none"},
@@ -204,7 +207,7 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
             "merged_sets": 2,
             "feed_forward_dim": narrower(base.model.encoder.feed_forward_dim),
         },
-        "streaming": {"chunk_sizes": CHUNK_SIZES, "left_contexts": LEFT_CONTEXTS},
+        "streaming": {"chunk_sizes": CHUNK_SIZES, "left_contexts": LEFT_CONTEXTS} | (GAINS if levelled else {}),
         "small": small,
     }
     return {name: replace_fields(base, change) for name, change in changes.items()}

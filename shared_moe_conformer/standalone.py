@@ -41,7 +41,7 @@ class FrontEnd(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
         super().__init__()
-        self.feature_norm = FeatureNorm(num_mel_bins)
+        self.feature_norm = FeatureNorm(num_mel_bins, by_loudness=config.loudness_norm)
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -54,7 +54,7 @@ class FrontEnd(nn.Module):
         """
         if self.training:
             self.feature_norm.count(self.feature_norm.totals(x, x_lens))
-        features = self.feature_norm(x)
+        features = self.feature_norm(x, x_lens)
         frames, lens = self.subsampling(features, x_lens)
         return self.dropout(as_wide_as(features, frames)), lens
 

@@ -18,6 +18,8 @@ def test_the_sizes_differ_in_what_they_are_compared_for() -> None:
     assert sizes["shared"] == replace_fields(BASE, {"experts_in": "none"})
     assert sizes["full"].model.encoder.group_sizes == (1, 1, 1, 1, 1)
     assert replace_fields(sizes["full"], {"group_sizes": (3, 2)}) == sizes["shared"]
+    levelled = named_sizes(replace_fields(BASE, {"loudness_norm": True}), small={})["streaming"]
+    assert levelled == replace_fields(sizes["streaming"], {"gain_probability": 0.5})
     assert sizes["small"] == replace_fields(BASE, {"encoder_dim": 64})
 
 

@@ -52,6 +52,9 @@ class EncoderConfig:
     """Frames that the depthwise convolution sees; odd."""
     subsampling_channels: int = 64
     """Channels of the 2-D convolutions that reduce the frame rate four times."""
+    loudness_norm: bool = field(default=False, metadata=ADDED_LATER)
+    """Each utterance is brought to the same loudness first, so that a recording's gain changes nothing; not for
+    streaming, where the loudness of the whole is not known."""
     group_sizes: tuple[int, ...] = (12,)
     """Layers of each group; the layers of a group use one block's weights. All ones: nothing is shared."""
     pattern: str = field(default="", metadata=ADDED_LATER)
@@ -249,6 +252,10 @@ class EncoderConfig:
             require(all(n >= 0 for n in getattr(self, name)), f"{name} is {getattr(self, name)}: give 0 or more each")
         require(
             not self.chunk_sizes or self.left_contexts != (), "chunk_sizes without left_contexts: give some, 0: all"
+        )
+        require(
+            not (self.loudness_norm and any(self.chunk_sizes)),
+            f"loudness_norm needs whole utterances, and chunk_sizes is {self.chunk_sizes}: leave one of them out",
         )
         require(
             not self.depths or (min(self.depths) >= 1 and max(self.depths) == self.num_layers),

@@ -85,11 +85,11 @@ class ExportableFeatureNorm(nn.Module):
 
     def __init__(self, norm: FeatureNorm) -> None:
         super().__init__()
-        self.mean, self.scale = _frozen(norm.mean), _frozen(norm.scale())
+        self.mean, self.scale, self.levelled = _frozen(norm.mean), _frozen(norm.scale()), norm.levelled
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x_lens: Tensor) -> Tensor:
         """Return normalised features (N, T, F)."""
-        return (x - self.mean) * self.scale
+        return (self.levelled(x, x_lens) - self.mean) * self.scale
 
 
 class ExportableMoe(MoeFeedForward):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import BLOCK_PARTS, MIXING_PARTS, Chunking, EncoderConfig
+from shared_moe_conformer.config import BLOCK_PARTS, MIXING_PARTS, Chunking, EncoderConfig, require
 from shared_moe_conformer.model.conformer import IndividualParts, Mixer
 from shared_moe_conformer.model.frames import ChunkFrames, Frames, LayerMemory
 from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
         super().__init__()
         self.head_dim = config.encoder_dim // config.num_attention_heads
-        self.feature_norm = FeatureNorm(num_mel_bins)
+        self.feature_norm = FeatureNorm(num_mel_bins, by_loudness=config.loudness_norm)
         self.subsampling = Conv2dSubsampling(num_mel_bins, config.encoder_dim, channels=config.subsampling_channels)
         self.dropout = nn.Dropout(config.dropout)
         own_mixers = config.mixing_pattern != ""
@@ -91,6 +91,7 @@ class Encoder(nn.Module):
         self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
         self.chunk_sizes, self.left_contexts = config.chunk_sizes, config.left_contexts
         self.num_layers, self.depths = config.num_layers, config.depths  # num_layers: those that compute, may be set
+        self.needs_the_whole = config.loudness_norm
         self.half_kernel = config.conv_kernel_size // 2
         owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number).in_order()]
         self.rows_of_groups = [[row for row, owner in enumerate(owners) if owner is group] for group in self.groups]
@@ -143,6 +144,7 @@ class Encoder(nn.Module):
 
         Args: those of `forward`.
         """
+        self._refuse_chunks(chunking)
         return self.run_layers(*self.front_end(x, x_lens), chunking)
 
     def run_layers(
@@ -165,9 +167,16 @@ class Encoder(nn.Module):
 
     def front_end(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
         """The first layer's frames (N, T', C) of features (N, T, F), and the valid ones of each utterance, (N,)."""
-        features = self.feature_norm(x)
+        features = self.feature_norm(x, x_lens)
         x, lens = self.subsampling(features, x_lens)
         return self.dropout(as_wide_as(features, x)), lens  # layers add to it, in float32 under autocast too
+
+    def _refuse_chunks(self, chunking: Chunking | None) -> None:
+        require(
+            chunking is None or not self.needs_the_whole,
+            "the model brings whole utterances to the same loudness, so it cannot recognise chunks: train one with"
+            " --loudness-norm false to stream",
+        )
 
     def drawn_chunking(self) -> Chunking | None:
         """One of the config's chunk sizes and one of its left contexts, at random.
@@ -179,7 +188,12 @@ class Encoder(nn.Module):
         return Chunking(chunk_size, left_context or None) if chunk_size else None
 
     def start(self, num_streams: int, *, left_context: int) -> EncoderState:
-        """The state of N streams before their first chunk; frames will attend to `left_context` frames before it."""
+        """The state of N streams before their first chunk; frames will attend to `left_context` frames before it.
+
+        Raises:
+          ValueError: the encoder needs whole utterances.
+        """
+        self._refuse_chunks(Chunking(1))
         like = self.subsampling.output.weight
         num_layers, channels, half = self.num_layers, like.size(0), self.half_kernel
         heads = channels // self.head_dim, self.head_dim

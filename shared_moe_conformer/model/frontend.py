@@ -9,9 +9,30 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import MIN_NUM_FRAMES, subsampled_length
 from shared_moe_conformer.kernels.linear import Linear
 
+SILENCE = -1e4
+"""Logarithm of an energy that adds nothing."""
+
+
+def loudness(x: Tensor, x_lens: Tensor) -> Tensor:
+    """Logarithm of the mean energy of each utterance's valid frames and mel bins, (N, 1, 1); 0 without frames.
+
+    A gain changes all features of an utterance and its loudness by the same constant.
+
+    Args:
+      x: logarithms of mel energies, (N, T, F).
+      x_lens: valid frames of each utterance, (N,).
+    """
+    padding = torch.arange(x.size(1), device=x.device) >= x_lens.unsqueeze(1)
+    energies = x.masked_fill(padding.unsqueeze(-1), SILENCE).flatten(1).logsumexp(dim=1)
+    mean = energies - (x_lens.clamp(min=1) * x.size(2)).float().log()
+    return mean.masked_fill(x_lens == 0, 0.0).view(-1, 1, 1)
+
 
 class FeatureNorm(nn.Module):
     """Features minus the mean and over the standard deviation, for each mel bin, of all frames seen in training.
+
+    With `by_loudness`, every utterance is brought to the same loudness before: recordings that differ in their gain
+    alone have the same features.
 
     Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ. They are
     gathered before a forward pass, for all batches of an update at once, so their division among processes
@@ -26,15 +47,20 @@ class FeatureNorm(nn.Module):
     smallest_variance = 1e-2
     """Added to the variance, so that a bin which never changes is not amplified."""
 
-    def __init__(self, num_mel_bins: int) -> None:
+    def __init__(self, num_mel_bins: int, *, by_loudness: bool = False) -> None:
         super().__init__()
+        self.by_loudness = by_loudness
         self.register_buffer("mean", torch.zeros(num_mel_bins))
         self.register_buffer("variance", torch.ones(num_mel_bins))
         self.register_buffer("num_frames", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return normalised features (N, T, F)."""
-        return (x - self.mean) * self.scale()
+    def forward(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        """Return normalised features (N, T, F) of features and the valid frames of each utterance, (N,)."""
+        return (self.levelled(x, x_lens) - self.mean) * self.scale()
+
+    def levelled(self, x: Tensor, x_lens: Tensor) -> Tensor:
+        """Features (N, T, F) at the same loudness, if they are normalised by it."""
+        return x - loudness(x, x_lens) if self.by_loudness else x
 
     def scale(self) -> Tensor:
         """The factor of each bin's distance from its mean, (F,)."""
@@ -51,7 +77,7 @@ class FeatureNorm(nn.Module):
           x_lens: valid frames of each utterance, (N,).
         """
         padding = torch.arange(x.size(1), device=x.device) >= x_lens.unsqueeze(1)
-        distance = (x - self.mean).masked_fill(padding.unsqueeze(-1), 0.0)
+        distance = (self.levelled(x, x_lens) - self.mean).masked_fill(padding.unsqueeze(-1), 0.0)
         sums = torch.cat([distance.sum(dim=1), distance.square().sum(dim=1)], dim=1).double().sum(dim=0)
         return torch.cat([x_lens.sum().double().view(1), sums])
 

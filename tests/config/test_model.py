@@ -35,6 +35,7 @@ from shared_moe_conformer.config import EncoderConfig, ModelConfig
         ({"depths": (3, 5), "group_sizes": (6,)}, "from 1 to 6, the whole depth among them"),
         ({"depths": (3, 6), "group_sizes": (6,)}, "depths with experts"),
         ({"chunk_sizes": (8, -1)}, "chunk_sizes is"),
+        ({"chunk_sizes": (0, 8), "loudness_norm": True}, "loudness_norm needs whole utterances"),
         ({"chunk_sizes": (8,), "left_contexts": ()}, "chunk_sizes without left_contexts"),
     ],
 )

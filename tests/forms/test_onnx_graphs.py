@@ -120,7 +120,7 @@ def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Pat
     [
         {},
         {"low_rank_delta": 2, "balancing_bias_rate": 0.1},
-        {"experts_in": "none", "merged_sets": 3, "merge_gates": "network"},
+        {"experts_in": "none", "merged_sets": 3, "merge_gates": "network", "loudness_norm": True},
         pytest.param({"group_sizes": (4,), "pattern": "ABBA", "mixing_pattern": "ABCC"}, marks=pytest.mark.slow),
         pytest.param({"experts_in": "none"}, marks=pytest.mark.slow),
         {"experts_in": "both", **WITH_ALL},

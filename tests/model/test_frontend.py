@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shared_moe_conformer.config import MIN_NUM_FRAMES, subsampled_length
-from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
+from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm, loudness
 
 
 @pytest.mark.parametrize("num_frames", [7, 8, 10, 11, 40, 123])
@@ -43,7 +43,9 @@ def test_features_are_normalised_by_the_statistics_of_all_frames_seen() -> None:
     seen = torch.cat([frames for x in batches for frames in (x[0], x[1, :4])])
     torch.testing.assert_close(norm.mean, seen.mean(dim=0))
     torch.testing.assert_close(norm.variance, seen.var(dim=0, unbiased=False))
-    torch.testing.assert_close(norm(seen).std(dim=0, unbiased=False), torch.ones(4), rtol=1e-2, atol=0)
+    torch.testing.assert_close(
+        norm(seen[None], torch.tensor([len(seen)]))[0].std(dim=0, unbiased=False), torch.ones(4), rtol=1e-2, atol=0
+    )
 
 
 def test_evaluation_and_frozen_parts_count_nothing_and_nothing_counts_nothing() -> None:
@@ -56,7 +58,7 @@ def test_evaluation_and_frozen_parts_count_nothing_and_nothing_counts_nothing() 
 def test_a_bin_that_never_changes_is_not_amplified() -> None:
     norm = FeatureNorm(1)
     norm.count(norm.totals(torch.full((1, 50, 1), -15.9), torch.tensor([50])))
-    y = norm(torch.full((1, 1, 1), -15.8))
+    y = norm(torch.full((1, 1, 1), -15.8), torch.tensor([1]))
     assert 0 < y.item() < 1.1
 
 
@@ -76,3 +78,20 @@ def test_only_sums_of_utterances_are_float64() -> None:
     with Largest() as largest:
         norm.totals(x, torch.tensor([50, 40, 30]))
     assert largest.size == 3 * 2 * 20
+
+
+def test_a_gain_changes_nothing_once_utterances_have_the_same_loudness() -> None:
+    norm = FeatureNorm(5, by_loudness=True)
+    x, x_lens = torch.randn(3, 40, 5), torch.tensor([40, 25, 0])
+    gains = torch.tensor([-7.0, 3.0, 0.0]).view(3, 1, 1)
+    norm.count(norm.totals(x, x_lens))
+    torch.testing.assert_close(norm(x + gains, x_lens), norm(x, x_lens))
+    torch.testing.assert_close(norm.totals(x + gains, x_lens), norm.totals(x, x_lens), rtol=1e-4, atol=1e-4)
+    alone = norm(x[1:2, :25], x_lens[1:2])  # without the padding
+    torch.testing.assert_close(norm(x, x_lens)[1:2, :25], alone)
+
+
+def test_loudness_is_that_of_the_mean_energy() -> None:
+    energies = torch.rand(2, 30, 4) + 0.1
+    found = loudness(energies.log(), torch.tensor([30, 12]))
+    torch.testing.assert_close(found.flatten(), torch.stack([energies[0].mean(), energies[1, :12].mean()]).log())
