@@ -131,6 +131,7 @@ CORPUS_SIZES = (
 
 CONDITIONS = {
     "loudness_norm": True,
+    "conditions_after": 8,
     "made_noise_probability": 0.25,
     "made_noise_snr": (10.0, 30.0),
     "noise_alone_probability": 0.02,

@@ -140,6 +140,8 @@ class DataConfig:
     """Share of the utterances that are coded with one of the codecs; 0: none."""
     codecs: tuple[str, ...] = field(default=CODECS, metadata=ADDED_LATER)
     """The codecs to choose from; gsm is that of telephones."""
+    conditions_after: int = field(default=0, metadata=ADDED_LATER)
+    """Epochs before the following options act: a small model learns sooner from the recordings as they are."""
     gain_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that become louder or quieter by a random gain; 0: none."""
     gain_range: tuple[float, float] = field(default=(-30.0, 6.0), metadata=ADDED_LATER)
@@ -165,7 +167,14 @@ class DataConfig:
         require(self.max_duration > 0, f"max_duration is {self.max_duration} s: give a positive number")
         require_least(self, 1, "num_buckets", "buffer_cuts")
         require_least(
-            self, 0, "num_workers", "max_unreadable", "num_time_masks", "num_freq_masks", "max_freq_mask_bins"
+            self,
+            0,
+            "num_workers",
+            "conditions_after",
+            "max_unreadable",
+            "num_time_masks",
+            "num_freq_masks",
+            "max_freq_mask_bins",
         )
         for name in (f.name for f in fields(self) if f.name.endswith(("_fraction", "_probability"))):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")

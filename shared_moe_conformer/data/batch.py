@@ -7,7 +7,7 @@ import logging
 import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +103,10 @@ class CutDataset(Dataset):
             joined = self._under_conditions(joined, self.conditions, generator)
         copies = zip(*(self._augmented(example, generator) for example in joined))
         return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
+
+    def of_epoch(self, epoch: int) -> CutDataset:
+        """The same, but without conditions in the first epochs, `conditions_after` of them."""
+        return self if epoch > self.config.conditions_after else replace(self, conditions=None)
 
     def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
         """The cuts without augmentation.

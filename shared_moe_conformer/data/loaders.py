@@ -250,7 +250,8 @@ class TrainLoader(ResumableLoader):
         """The batches that are left of the epoch; none after its end, until `set_epoch`."""
         own = self._batches[self.part.rank :: self.part.num_processes][self.num_taken :]
         planned = (PlannedBatch([self.cuts[i] for i in batch.indexes.tolist()], batch.seed) for batch in own)
-        for batch in read_ahead(self.dataset, sampler=planned, num_workers=self.dataset.config.num_workers):
+        dataset = self.dataset.of_epoch(self.epoch)
+        for batch in read_ahead(dataset, sampler=planned, num_workers=self.dataset.config.num_workers):
             self.num_taken += 1
             yield batch
 

@@ -204,7 +204,7 @@ class _StreamLoader(ResumableLoader):
         Raises:
           ValueError: cuts or shards that cannot be read, named, and more of them than may be left out.
         """
-        batches = _Batches(self.mixture, self.dataset, self._bins, self.part, seed, num_to_skip)
+        batches = _Batches(self.mixture, self.dataset.of_epoch(self.epoch), self._bins, self.part, seed, num_to_skip)
         for item in read_ahead(batches, num_workers=self.dataset.config.num_workers):
             if isinstance(item, _Fault):
                 raise ValueError(item.message)
@@ -284,8 +284,8 @@ class EndlessStream(_StreamLoader):
     _stream: Iterator[AsrBatch | None] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Go on to an epoch, or begin with it."""
-        if epoch != self.epoch + 1:
+        """Go on to an epoch, or begin with it; conditions begin with a new stream."""
+        if epoch not in {self.epoch + 1} - {self.dataset.config.conditions_after + 1}:
             self._stream = None
         super().set_epoch(epoch)
 

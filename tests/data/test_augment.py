@@ -126,9 +126,11 @@ def test_both_happen_as_often_as_they_should_and_silence_is_of_both_kinds() -> N
     assert 0.35 < sum(digital) / len(digital) < 0.6, "the others begin with the utterance's own frames, or with speech"
 
 
-def batches(corpus: Corpus, **options: object) -> list[AsrBatch]:
+def batches(corpus: Corpus, *, epoch: int = 1, **options: object) -> list[AsrBatch]:
     config = replace_fields(corpus.config, {**NONE, **options})
-    return list(AsrDataModule(config, corpus.recipe_dir, corpus.tokenizer).train_loader())
+    loader = AsrDataModule(config, corpus.recipe_dir, corpus.tokenizer).train_loader()
+    loader.set_epoch(epoch)
+    return list(loader)
 
 
 def test_training_batches_are_joined_and_validation_is_not(corpus: Corpus) -> None:
@@ -512,6 +514,16 @@ def test_training_batches_follow_from_the_seed_and_hold_noise_without_text(corpu
     assert 3 <= num_empty <= 15
     module = AsrDataModule(replace_fields(corpus.config, options), corpus.recipe_dir, corpus.tokenizer)
     assert all(text for batch in module.dev_loader() for text in batch.texts), "validation is clean"
+
+
+def same_features(some: list[AsrBatch], others: list[AsrBatch]) -> list[bool]:
+    return [torch.equal(one.x, other.x) for one, other in zip(some, others, strict=True)]
+
+
+def test_the_first_epochs_may_be_without_conditions(corpus: Corpus) -> None:
+    late = {"gain_probability": 1.0, "conditions_after": 1}
+    assert all(same_features(batches(corpus, **late), batches(corpus)))
+    assert not any(same_features(batches(corpus, epoch=2, **late), batches(corpus, epoch=2)))
 
 
 def test_older_configs_ask_for_none_of_this() -> None:

@@ -127,6 +127,16 @@ def test_an_endless_stream_goes_on_from_epoch_to_epoch(corpus: Corpus, shar: Pat
     assert len(first) == 10 and set(ids(first)) <= {cut.id for cut in corpus.cuts("train")}
 
 
+def test_conditions_begin_in_the_middle_of_an_endless_stream(corpus: Corpus, shar: Path) -> None:
+    late = {"gain_probability": 1.0, "gain_range": (-30.0, -30.0), "conditions_after": 1}
+    stream = loader(corpus, shar, steps_per_epoch=3, **late)
+    levels = []
+    for epoch in (1, 2):
+        stream.set_epoch(epoch)
+        levels.append(max(float(batch.x.max()) for batch in stream))
+    assert levels[1] < levels[0] - 5  # 30 dB are 6.9 nats
+
+
 def test_an_endless_stream_resumes_at_once_in_a_new_order(
     corpus: Corpus, shar: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
