@@ -29,7 +29,7 @@ class Chunking(NamedTuple):
     """The frames that a frame may see when it must be recognised before its recording has ended."""
 
     chunk_size: int
-    """Frames of a chunk, which see each other and all that was before them."""
+    """Frames of a chunk, which see each other and earlier frames."""
     left_context: int | None = None
     """Frames before its chunk that a frame may attend to; None: all of them."""
 
@@ -58,23 +58,23 @@ class EncoderConfig:
     group_sizes: tuple[int, ...] = (12,)
     """Layers of each group; the layers of a group use one block's weights. All ones: nothing is shared."""
     pattern: str = field(default="", metadata=ADDED_LATER)
-    """Block that each layer uses, a letter a layer, e.g. ABABAB or ABBBBC; group_sizes is then the depth alone. Empty:
-    each group has a block."""
+    """Block that each layer uses, one letter per layer, e.g. ABABAB or ABBBBC; group_sizes is then only the depth.
+    Empty: each group has a block."""
     mixing_pattern: str = field(default="", metadata=ADDED_LATER)
     """The same for attention and convolution, if they follow another pattern than feed-forwards, e.g. ABCDEF."""
     expert_blocks: str = field(default="", metadata=ADDED_LATER)
-    """Letters of the blocks that carry experts; empty: all do."""
+    """Letters of the blocks that have experts; empty: all."""
     block_feed_forward_dims: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
     """feed_forward_dim of each block, in the order of their first layers; empty: all have feed_forward_dim."""
     merged_sets: int = field(default=1, metadata=ADDED_LATER)
-    """Sets of weights that each block stores (E); each layer computes with their mean, weighted by gates of its own."""
+    """Sets of weights that each block stores (E); each layer computes with their mean, weighted by its own gates."""
     merged_parts: tuple[str, ...] = field(default=BLOCK_PARTS, metadata=ADDED_LATER)
     """Parts of a block that have several sets, of feed_forward1, attention, convolution and feed_forward2; parts with
     experts never do."""
     merge_gates: MergeGates = field(default="table", metadata=ADDED_LATER)
     """Source of a layer's gates: a table, or a small network of the layer's depth."""
     experts_in: ExpertsIn = "second"
-    """Feed-forwards of a block, of its two, that have experts."""
+    """Which of a block's two feed-forwards have experts."""
     num_experts: int = 8
     """Experts of an expert feed-forward (E)."""
     top_k: int = 1
@@ -82,16 +82,16 @@ class EncoderConfig:
     expert_dim: int = field(default=0, metadata=ADDED_LATER)
     """Hidden channels of each expert, e.g. 64 for many narrow ones; 0: feed_forward_dim."""
     common_expert_dim: int = field(default=0, metadata=ADDED_LATER)
-    """Hidden channels of an expert that computes every frame, beside those that are routed; 0: none."""
+    """Hidden channels of an expert that computes every frame, beside the routed ones; 0: none."""
     router_gates: RouterGates = field(default="softmax", metadata=ADDED_LATER)
-    """Weights of experts' outputs: probabilities among all experts, or of each expert alone."""
+    """Weights of experts' outputs: probabilities among all experts, or of each expert by itself."""
     gate_scale: float = field(default=1.0, metadata=ADDED_LATER)
     """Gates are multiplied by this; num_experts makes one expert of a softmax begin about as loud as a dense
     feed-forward."""
     expert_norm: bool = field(default=False, metadata=ADDED_LATER)
     """Outputs of routed experts are normalised, before the gates."""
     individual_routers: bool = True
-    """Each layer routes with a router of its own; otherwise its group's layers share one."""
+    """Each layer has its own router; otherwise the layers of a group share one."""
     individual_norms: bool = True
     """Each layer normalises with its own scales, biases and statistics; otherwise its group's layers share them."""
     conv_norm: ConvNorm = "batch_norm"
@@ -104,7 +104,7 @@ class EncoderConfig:
     """Frames over which experts are used evenly: those of each layer, or of a group's layers together, so that one
     layer may prefer some experts."""
     balancing_bias_rate: float = field(default=0.0, metadata=ADDED_LATER)
-    """After each update the bias by which an expert is chosen rises by this if it had too few frames, and falls if too
+    """After each update, an expert's bias in the choice rises by this if it had too few frames, and falls if it had too
     many (balance without a loss; 0.001 in Wang et al. 2024); 0: no biases."""
     chunk_sizes: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
     """For streaming: frames of a chunk, of 40 ms each; training draws one of these for each batch, 0: the whole
@@ -112,14 +112,14 @@ class EncoderConfig:
     left_contexts: tuple[int, ...] = field(default=(64,), metadata=ADDED_LATER)
     """For streaming: frames before its chunk that a frame attends to; training draws one for each batch, 0: all."""
     depths: tuple[int, ...] = field(default=(), metadata=ADDED_LATER)
-    """For one model of several sizes: layers that compute a batch; training draws one of these for each, e.g.
-    3,4,5,6,6. Empty: always all."""
+    """For one model of several sizes: layers that compute a batch; training draws one of these numbers for each batch,
+    e.g. 3,4,5,6,6. Empty: always all."""
     dropout: float = 0.1
     """Probability that a channel is dropped at the end of each module of a block, in training."""
 
     @property
     def num_layers(self) -> int:
-        """Depth of the encoder: layers, counted once per use of a block."""
+        """Depth of the encoder: layers, one for each use of a block."""
         return sum(self.group_sizes)
 
     @functools.cached_property
@@ -163,7 +163,7 @@ class EncoderConfig:
         )
 
     def unshared(self) -> EncoderConfig:
-        """The same encoder with weights of its own for each layer."""
+        """The same encoder with separate weights for each layer."""
         dims = tuple(self.of_block(block).feed_forward_dim for block in self.layer_blocks)
         letters = "".join(LETTERS[layer] for layer in self.expert_layers) if self.expert_blocks else ""
         return dataclasses.replace(

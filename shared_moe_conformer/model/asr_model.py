@@ -21,7 +21,7 @@ VOCAB_LAYERS = ("decoder.embedding", "joiner.output", "simple_am", "simple_lm", 
 
 
 class AsrLosses(NamedTuple):
-    """The losses of a batch, scalars, none of them weighed; the trainer alone weighs them."""
+    """The losses of a batch, unweighted scalars; only the trainer weighs them."""
 
     simple_loss: Tensor
     """Summed over utterances."""
@@ -78,12 +78,12 @@ class AsrModel(nn.Module):
 
     @torch.no_grad()
     def teach(self, x: Tensor, x_lens: Tensor, y: Tensor | None = None) -> TeacherOutput:
-        """Return the parts of this model's output that another should imitate; it must be in evaluation mode.
+        """Return what another model should imitate; this one must be in evaluation mode.
 
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
-          y: tokens, (N, U), if the joiner should be imitated too.
+          y: tokens, (N, U), if the joiner should also be imitated.
         """
         (encoder_out, _, _), ends = self.encoder.forward_with_ends(x, x_lens)
         joiner = None
@@ -127,7 +127,7 @@ class AsrModel(nn.Module):
           lm_only_scale: smoothing of the simple loss towards the decoder alone.
           am_only_scale: smoothing of the simple loss towards the encoder alone.
           teacher: the output to imitate.
-          num_copies: 2: the second half of the batch is the first with other masks, and both should agree.
+          num_copies: 2: the second half of the batch repeats the first with other masks, and both should agree.
         """
         (encoder_out, lens, routing), ends = self.encoder.forward_with_ends(x, x_lens)
         decoder_out = self._decoder_out(y)

@@ -1,4 +1,4 @@
-"""The encoder: a front end, then layers; the pattern of sharing gives each layer its block."""
+"""The encoder: a front end, then layers, each with the block that the sharing pattern gives it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared_moe_conformer.model.sharing import BlockGroup, RouterLosses
 
 
 class Layer(NamedTuple):
-    """One layer: its block, and its place among the layers that use the block."""
+    """One layer: its group's block, and its place in the group."""
 
     group: BlockGroup
     number: int
@@ -28,20 +28,20 @@ class Layer(NamedTuple):
     """Its attention and convolution; None: its block's."""
 
     def forward(self, x: Tensor, frames: Frames) -> tuple[Tensor, list[Routing]]:
-        """Return frames (N, T, C) after the layer, and the decisions of its routers, of frames (N, T, C)."""
+        """Return the layer's output (N, T, C) for frames (N, T, C), and its routers' decisions."""
         return self.group.block(x, frames, self.individual(), self.mixer)
 
     def individual(self) -> IndividualParts:
-        """The parts that it keeps for itself."""
+        """The layer's own parts."""
         return self.group.individual(self.number)
 
     def part(self, name: str) -> nn.Module:
-        """The block's part of this name as it is stored."""
+        """The stored part of the block with this name."""
         owner = self.mixer if self.mixer is not None and name in MIXING_PARTS else self.group.block
         return getattr(owner, name)
 
     def modules(self) -> list[nn.Module]:
-        """All that it computes with, its own or shared with other layers, but for gates of merged weights."""
+        """All modules that the layer uses, its own or shared, except gates of merged weights."""
         own = self.individual()[:2] + tuple(self.group.deltas[self.number : self.number + 1])
         return [*(self.part(name) for name in BLOCK_PARTS), *own]
 
@@ -58,7 +58,7 @@ class EncoderOutput(NamedTuple):
 
 
 class EncoderState(NamedTuple):
-    """The encoder's memory of N streams; the model itself keeps none of it."""
+    """The encoder's memory of N streams, which the model itself does not keep."""
 
     keys_values: Tensor
     """`LayerMemory.keys_values` of each layer, (N, L, left_context, 2, H, D)."""
@@ -71,7 +71,7 @@ class EncoderState(NamedTuple):
 class Encoder(nn.Module):
     """Front end and block groups.
 
-    Features are normalised by statistics that training gathers and the weights carry, so that no file of means and
+    Training gathers the statistics that normalise features. They belong to the weights, so no file of means and
     variances can be lost or forgotten.
     """
 
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         self.mixers = nn.ModuleList(Mixer(config) for _ in range(num_mixers))
         self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
         self.chunk_sizes, self.left_contexts = config.chunk_sizes, config.left_contexts
-        self.num_layers, self.depths = config.num_layers, config.depths  # num_layers: those that compute, may be set
+        self.num_layers, self.depths = config.num_layers, config.depths  # num_layers may be lowered later
         self.needs_the_whole = config.loudness_norm
         self.half_kernel = config.conv_kernel_size // 2
         owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number).in_order()]
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
             )
 
     def chosen_layers(self) -> dict[int, Layer]:
-        """The layers that compute, by depth, at even distances from first to last: in training as many as are drawn.
+        """The layers that compute, by depth, evenly spaced from first to last; training draws their number.
 
         Source: Bulat et al. 2026, One block, multiple depths (arXiv 2610.12448), who drop depths and renumber the rest.
         """
@@ -150,7 +150,7 @@ class Encoder(nn.Module):
     def run_layers(
         self, x: Tensor, lens: Tensor, chunking: Chunking | None = None
     ) -> tuple[EncoderOutput, dict[int, Tensor]]:
-        """Return what `forward_with_ends` does of the front end's frames (N, T', C), the valid ones (N,) of each."""
+        """Return what `forward_with_ends` does, given the front end's frames (N, T', C) and their lengths (N,)."""
         if self.training and self.chunk_sizes:
             chunking = self.drawn_chunking()
         frames = Frames(lens, x.size(1), head_dim=self.head_dim, chunking=chunking)
@@ -169,7 +169,7 @@ class Encoder(nn.Module):
         """The first layer's frames (N, T', C) of features (N, T, F), and the valid ones of each utterance, (N,)."""
         features = self.feature_norm(x, x_lens)
         x, lens = self.subsampling(features, x_lens)
-        return self.dropout(as_wide_as(features, x)), lens  # layers add to it, in float32 under autocast too
+        return self.dropout(as_wide_as(features, x)), lens  # layers add to it, in float32 even under autocast
 
     def _refuse_chunks(self, chunking: Chunking | None) -> None:
         require(
@@ -204,7 +204,7 @@ class Encoder(nn.Module):
         )
 
     def step(self, x: Tensor, x_lens: Tensor, state: EncoderState) -> tuple[EncoderOutput, EncoderState]:
-        """Return the encoder frames of the next chunk of N streams, and what to pass with the one after it.
+        """Return the encoder frames of the next chunk of N streams, and the state for the chunk after it.
 
         A chunk of S encoder frames takes 4 S + 3 feature frames; the next one begins 4 S feature frames later, so it
         sees the last three again. All chunks of a stream have the same S; only its last one may have fewer valid
@@ -234,7 +234,7 @@ class Encoder(nn.Module):
         return EncoderOutput(x, lens, _stacked(decided)), next_state
 
     def router_losses(self, routing: Routing) -> RouterLosses:
-        """The losses of all routers in the order of `routers`; each group computes those of its own."""
+        """The losses of all routers in the order of `routers`; each group computes its own."""
         losses = [
             group.router_losses(Routing(*(part[rows] for part in routing)))
             for group, rows in zip(self.block_groups(), self.rows_of_groups)

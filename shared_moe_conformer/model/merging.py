@@ -1,6 +1,6 @@
-"""Weights of a layer's own, made of those that its block shares: the mean of several sets, or a low-rank change.
+"""A layer's own weights, made from those that its block shares: the mean of several sets, or a low-rank change.
 
-The mean is made once per forward pass, so a layer costs what a dense one costs, whatever the number of sets.
+The mean is computed once per forward pass, so a layer costs as much as a dense one, whatever the number of sets.
 
 Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448), for means; Bae et
 al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for low-rank matrices of each depth.
@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import MergeGates
 
 SPREAD = 1.5
-"""First logits of a table of gates: minus this, times the distance of the layer from the set's place in depth."""
+"""The first logits of a table of gates are minus this, times the distance of the layer from the set's depth."""
 HIDDEN_CHANNELS = 16
 """Hidden channels of the network that gives gates."""
 
 
 def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str = "") -> nn.Module:
-    """A module that computes as this one would with other weights, which are given by their names.
+    """A module that computes like this one, but with other weights, given by name.
 
-    `torch.func.functional_call` does this too, but not while a graph is traced, and it changes the module meanwhile.
+    `torch.func.functional_call` also does this, but not while a graph is traced, and it changes the module meanwhile.
     """
     twin: Any = copy.copy(module)
     twin._parameters = {name: weights[prefix + name] for name in module._parameters}
@@ -39,14 +39,14 @@ def with_weights(module: nn.Module, weights: Mapping[str, Tensor], prefix: str =
 
 
 class Merged(nn.Module):
-    """E sets of weights for one part of a block; the part itself stays as it is written for one set."""
+    """E sets of weights for one part of a block, which is written as if there were one set."""
 
     def __init__(self, sets: Iterable[nn.Module]) -> None:
         super().__init__()
         self.sets = nn.ModuleList(sets)
 
     def weights(self, gates: Tensor) -> dict[str, Tensor]:
-        """The mean of the sets' weights by their names, weighted by the gates (E,), float32 under autocast, too."""
+        """The mean of the sets' weights by their names, weighted by the gates (E,), in float32 even under autocast."""
         sets = [dict(one.named_parameters()) for one in self.sets]
         shares = gates.unbind()
         return {
@@ -62,8 +62,8 @@ class Merged(nn.Module):
 class DepthGates(nn.Module):
     """Gates of the L layers of a group: for each of P parts the shares of its E sets.
 
-    Either a free table, in which each set first belongs most to the layers at its place in depth; or a network
-    s -> 16 -> P * E with SiLU, of the depth s from 0 to 1, whose gates are first all equal (Bulat et al., section 3.2).
+    Either a free table, in which each set begins with most weight in the layers near its depth; or a network
+    s -> 16 -> P * E with SiLU, of the depth s from 0 to 1, whose gates begin equal (Bulat et al., section 3.2).
     """
 
     depth: Tensor
@@ -93,7 +93,7 @@ class DepthGates(nn.Module):
 
 
 class LowRankDelta(nn.Module):
-    """B A x, at first 0, beside a linear map W x: one layer's own share of W.
+    """B A x, which begins as 0, beside a linear map W x: one layer's own change of W.
 
     Source: Hu et al. 2021, LoRA, section 4.1 (arXiv 2106.09685); one for each depth of shared layers: Bae et al. 2024,
     Relaxed recursive transformers, section 2.3 (arXiv 2410.20672).

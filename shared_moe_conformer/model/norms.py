@@ -12,16 +12,16 @@ from shared_moe_conformer.model.frames import Frames
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation whose statistics come from valid frames alone, so that padding changes nothing.
+    """Batch normalisation with statistics of only the valid frames, so that padding changes nothing.
 
-    Layers that share it share scales and biases. Each layer keeps running statistics of its own: a blend of several
-    layers' statistics would normalise otherwise in evaluation than in training.
+    Layers that share it share scales and biases. Each layer keeps its own running statistics; blended statistics would
+    normalise differently in evaluation than in training.
 
     Source: Ioffe and Szegedy 2015, Batch Normalization, algorithm 1 (arXiv 1502.03167).
     """
 
     running_mean: Tensor
-    """(C,), or (number of layers, C) where several layers share the norm."""
+    """(C,), or (number of layers, C) if several layers share the norm."""
     running_var: Tensor
 
     def __init__(self, num_channels: int, *, num_layers: int = 1, momentum: float = 0.1) -> None:
@@ -71,5 +71,5 @@ class FrameLayerNorm(nn.LayerNorm):
 
 
 def as_wide_as(other: Tensor, x: Tensor) -> Tensor:
-    """x in the number format of another tensor; autocast's 16 bits become the weights' 32."""
+    """x in the dtype of another tensor; autocast's 16 bits become the weights' 32."""
     return x if x.dtype == other.dtype else x.to(other.dtype)

@@ -1,4 +1,4 @@
-"""Layers that share one block's weights, and the parts that each of them keeps for itself.
+"""Layers that share one block's weights, and the parts that each layer has for itself.
 
 Source: Bai et al. 2022, abstract (arXiv 2209.08326).
 """
@@ -27,7 +27,7 @@ class RouterLosses(NamedTuple):
 
 
 class BlockGroup(nn.Module):
-    """Layers that use one block; norms, routers, deltas and gates are each layer's own if the config says so."""
+    """Layers that use one block; each has its own norms, routers, deltas and gates if the config says so."""
 
     def __init__(self, config: EncoderConfig, size: int, *, has_mixer: bool = True) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class BlockGroup(nn.Module):
         return RouterLosses(load_balancing_loss(balanced), router_z_loss(routing.router_logits), usage.frames)
 
     def balanced(self, rows: Tensor) -> Tensor:
-        """The use of experts that the config balances: each layer's (L, E), or the mean over the group's layers."""
+        """The use of experts that the config balances: each layer's, or its mean over the group's layers; (L, E)."""
         if not self.balances_together:
             return rows
         return rows.unflatten(0, (self.size, -1)).mean(dim=0).repeat(self.size, 1)
