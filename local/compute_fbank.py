@@ -14,9 +14,11 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from lhotse import CutSet, combine
+
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
-from shared_moe_conformer.data.feature_files import Piece, perturb_speed, store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.sources import Manifest
 
@@ -28,16 +30,17 @@ def main() -> None:
     config = apply_flags(FeatureConfig(), args)
     with dask_cluster(args.dask, args.num_jobs) as executor:
         for split in args.splits:
-            cuts = Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path())
+            cuts = CutSet(Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path()))
             speeds = args.speeds if split in args.perturbed_splits else []
             done = store_features(
-                perturb_speed(cuts, speeds),
+                combine([cuts, *(cuts.perturb_speed(speed) for speed in speeds)]),
                 split,
                 directory=args.output_dir,
                 config=config,
                 num_jobs=args.num_jobs,
                 exact=split in args.exact_splits,
-                piece=Piece(args.piece - 1, args.num_pieces),
+                piece=args.piece - 1,
+                num_pieces=args.num_pieces,
                 executor=executor,
             )
             piece = f" of piece {args.piece} of {args.num_pieces}" if args.num_pieces > 1 else ""

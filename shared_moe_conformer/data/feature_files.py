@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from lhotse import CutSet, LilcomChunkyWriter, MonoCut, validate
@@ -35,23 +35,6 @@ COARSE_TICK, FINE_TICK = -5, -20
 """Powers of two to whose multiples lilcom rounds: Lhotse's, and the finest that it can."""
 
 
-def perturb_speed(cuts: Iterable[MonoCut], factors: Iterable[float]) -> Iterator[MonoCut]:
-    """The cuts followed by copies at each factor of their speed (Ko et al. 2015, Audio Augmentation)."""
-    yield from cuts
-    for factor in factors:
-        yield from (cut.perturb_speed(factor) for cut in cuts)
-
-
-class Piece(NamedTuple):
-    """Every `every`-th file of features, from `first` on."""
-
-    first: int
-    every: int
-
-
-ALL = Piece(0, 1)
-
-
 def store_features(
     cuts: Iterable[MonoCut],
     split: str,
@@ -60,7 +43,8 @@ def store_features(
     config: FeatureConfig,
     num_jobs: int = 1,
     exact: bool = False,
-    piece: Piece = ALL,
+    piece: int = 0,
+    num_pieces: int = 1,
     executor: Executor | None = None,
 ) -> CutSet:
     """Compute the features of a split's cuts and write them, and then its cuts, into a folder.
@@ -73,9 +57,8 @@ def store_features(
       split: names the files.
       directory: a relative path, taken into the manifest as it is.
       config: the features.
-      num_jobs: processes.
       exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
-      piece: what is computed; of one piece of several, no manifest is written.
+      piece: number of the piece that is computed, from 0; of one piece of several, no manifest is written.
       executor: computes instead of `num_jobs` processes, for example a cluster whose machines share the working folder.
 
     Returns:
@@ -86,11 +69,14 @@ def store_features(
       OSError: the disk is full or fails; what was written whole is taken over by the next run.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    if piece == ALL:
+    if num_pieces == 1:
         cuts_path(directory, split).unlink(missing_ok=True)
+    cuts = iter(cuts)
+    files = enumerate(iter(lambda: list(itertools.islice(cuts, CUTS_PER_FILE)), []))
     groups = [
-        (directory / f"feats_{split}-{number}.lca", part)
-        for number, part in _own_groups(cuts, piece, config.sampling_rate)
+        (directory / f"feats_{split}-{number}.lca", [cut.resample(config.sampling_rate) for cut in part])
+        for number, part in files
+        if number % num_pieces == piece
     ]
     folder = Path() if executor is None else Path.cwd()
     tick_power = FINE_TICK if exact else COARSE_TICK
@@ -102,21 +88,11 @@ def store_features(
             done += part
             bar.update(len(part))
     result = CutSet.from_cuts(done)
-    if piece == ALL:
+    if num_pieces == 1:
         validate(result)
         write_manifest(result, cuts_path(directory, split))
         _remove_others(directory, split, {path.name for path, _ in groups})
     return result
-
-
-def _own_groups(cuts: Iterable[MonoCut], piece: Piece, sampling_rate: int) -> Iterator[tuple[int, list[MonoCut]]]:
-    """The cuts of each of the piece's files, by the file's number; few others are in memory."""
-    cuts = iter(cuts)
-    for number in itertools.count():
-        if not (group := list(itertools.islice(cuts, CUTS_PER_FILE))):
-            return
-        if number % piece.every == piece.first:
-            yield number, [cut.resample(sampling_rate) for cut in group]
 
 
 def _remove_others(directory: Path, split: str, names: set[str]) -> None:
