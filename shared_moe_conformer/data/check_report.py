@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lhotse import MonoCut
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import atomic_file, write_whole
 from shared_moe_conformer.config import subsampled_length
 from shared_moe_conformer.data.checks import MAX_CHARACTERS_PER_SECOND, Problem, complaints, frames_needed
 from shared_moe_conformer.data.recordings import Level
@@ -73,8 +73,7 @@ def facts_of(cut: MonoCut, split: str, tokenizer: Tokenizer | None = None, level
 def write_report(found: CheckReport, folder: Path) -> tuple[Path, Path]:
     """Write checks.txt and checks.png into a folder; their paths."""
     text, picture = folder / "checks.txt", folder / "checks.png"
-    with atomic_file(text) as file:
-        file.write(report_text(found).encode())
+    write_whole(text, report_text(found))
     with atomic_file(picture) as file:
         draw(found).savefig(file, format="png", dpi=110)
     return text, picture
@@ -123,15 +122,13 @@ def draw(found: CheckReport) -> Any:
 
 
 def _durations(axes: Any, found: CheckReport) -> None:
-    _histogram(axes, {split: [fact.duration for fact in facts] for split, facts in found.splits.items()})
+    _histogram(axes, found, lambda fact: fact.duration)
     axes.set(title="Durations", xlabel="seconds")
 
 
 def _rates(axes: Any, found: CheckReport) -> None:
-    def rate(fact: CutFacts) -> float:
-        return min(fact.num_characters / max(fact.duration, 1e-9), 1.5 * MAX_CHARACTERS_PER_SECOND)
-
-    _histogram(axes, {split: [rate(fact) for fact in facts] for split, facts in found.splits.items()})
+    most = 1.5 * MAX_CHARACTERS_PER_SECOND
+    _histogram(axes, found, lambda fact: min(fact.num_characters / max(fact.duration, 1e-9), most))
     axes.axvline(MAX_CHARACTERS_PER_SECOND, color="firebrick", linestyle=":")
     axes.set(title="Speech rates (dotted: the most that can be said)", xlabel="characters a second")
 
@@ -162,12 +159,13 @@ def _lengths(axes: Any, found: CheckReport) -> None:
 
 
 def _peaks(axes: Any, found: CheckReport) -> None:
-    _histogram(axes, {split: [level.peak for level in levels] for split, levels in _levels(found).items()})
+    _histogram(axes, found, lambda fact: fact.level and fact.level.peak)
     axes.set(title="Peaks of the recordings", xlabel="largest sample (1: full scale)")
 
 
 def _shares(axes: Any, found: CheckReport) -> None:
-    for split, levels in _levels(found).items():
+    for split, facts in found.splits.items():
+        levels = [fact.level for fact in facts if fact.level]
         shown = levels[:: len(levels) // MAX_SPOTS + 1]
         silent, clipped = [100 * level.silent_share for level in shown], [100 * level.clipped_share for level in shown]
         axes.scatter(silent, clipped, s=10, alpha=0.5, label=split)
@@ -175,12 +173,6 @@ def _shares(axes: Any, found: CheckReport) -> None:
     axes.set_xlim(-2, 102)
     axes.set_ylim(bottom=-0.01, top=max(0.5, axes.get_ylim()[1]))
     axes.legend()
-
-
-def _levels(found: CheckReport) -> dict[str, list[Level]]:
-    """The levels of the splits that have any."""
-    levels = {split: [fact.level for fact in facts if fact.level] for split, facts in found.splits.items()}
-    return {split: known for split, known in levels.items() if known}
 
 
 def _kinds(axes: Any, found: CheckReport) -> None:
@@ -192,21 +184,19 @@ def _kinds(axes: Any, found: CheckReport) -> None:
     ]
     if not bars:
         axes.set(xticks=[], yticks=[])
-        axes.text(
-            0.5, 0.5, "nothing to complain about", ha="center", va="center", transform=axes.transAxes, color="gray"
-        )
+        axes.text(0.5, 0.5, "nothing to complain about", ha="center", transform=axes.transAxes, color="gray")
         return
     names, counts, colours = zip(*bars)
-    axes.barh(names, counts, color=colours)
-    for row, count in enumerate(counts):
-        axes.text(count, row, f" {count}", va="center")
+    axes.bar_label(axes.barh(names, counts, color=colours), padding=3)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.15 * max(counts))
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _histogram(axes: Any, values: Mapping[str, Sequence[float]]) -> None:
-    """Outlines of the splits over each other, in percent of each."""
+def _histogram(axes: Any, found: CheckReport, value: Callable[[CutFacts], float | None]) -> None:
+    """Outlines of the splits over each other, in percent of each; a value that is not known is left out."""
+    known = {split: [v for v in map(value, facts) if v is not None] for split, facts in found.splits.items()}
+    values = {split: part for split, part in known.items() if part}
     weights = [[100 / len(part)] * len(part) for part in values.values()]
     axes.hist(list(values.values()), NUM_BINS, weights=weights, histtype="step", linewidth=1.8, label=list(values))
     axes.set_ylabel("percent of the split's cuts")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,33 +40,16 @@ class Level(NamedTuple):
     """Share of frames of 10 ms that are silent."""
 
 
-class Fault(NamedTuple):
-    """What is wrong with a recording; several cuts may be parts of it."""
-
-    kind: str
-    """As a `Problem`'s."""
-    message: str
-
-
 class Examined(NamedTuple):
-    """What was found in a recording."""
+    """What was found in a recording, of which several cuts may be parts."""
 
-    faults: list[Fault]
+    faults: list[tuple[str, str]]
+    """Kind and message of each, as a `Problem` has them."""
     level: Level | None
-    """None where there is none."""
 
 
-class Measured(NamedTuple):
-    """Utterances whose recordings have been opened."""
-
-    utterances: list[Utterance]
-    """With their durations."""
-    lowest_sampling_rate: int
-    """Of the recordings, in Hz."""
-
-
-def measure(utterances: Sequence[Utterance], audio_dir: Path) -> Measured:
-    """The utterances with their durations, and the lowest sampling rate.
+def measure(utterances: Sequence[Utterance], audio_dir: Path) -> tuple[list[Utterance], int]:
+    """The utterances with their durations, and the lowest sampling rate of their recordings in Hz.
 
     Raises:
       ValueError: files that are missing, cut off or cannot be read, or segments beyond their end; named.
@@ -73,37 +57,31 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> Measured:
     lengths: dict[str, _Length | str] = {}
     measured, problems = [], []
     for utterance in tqdm(utterances, desc="opening recordings", unit="file"):
-        if utterance.path not in lengths:
-            lengths[utterance.path] = _length(audio_dir / _existing(utterance.path, audio_dir))
-        length = lengths[utterance.path]
+        path = _existing(utterance.path, audio_dir)
+        if path not in lengths:
+            lengths[path] = _length(audio_dir / path)
+        length = lengths[path]
         if isinstance(length, str):
             problems.append(f"{utterance.origin}: {length}")
             continue
-        duration = utterance.duration or length.seconds - utterance.start
-        if utterance.channel is not None and utterance.channel >= length.channels:
-            problems.append(
-                f"{utterance.origin}: no channel {utterance.channel}: the channels of {utterance.path} are 0 to "
-                f"{length.channels - 1}"
-            )
-        beyond = [
-            f"{verb} at {time:.2f} s"
-            for verb, time, limit in (
-                ("starts", utterance.start, length.seconds),
-                ("ends", utterance.start + duration, length.seconds + TOLERANCE),
-            )
-            if time > limit
-        ]
-        if beyond:
-            problems.append(
-                f"{utterance.origin}: the segment {beyond[0]}, after its recording: {utterance.path} has "
-                f"{length.seconds:.2f} s; correct its times"
-            )
-        end = min(length.seconds, utterance.start + duration)
-        path = _existing(utterance.path, audio_dir)
+        problems += _beyond(utterance, length)
+        end = min(length.seconds, utterance.start + (utterance.duration or math.inf))
         measured.append(utterance._replace(path=path, duration=round(end - utterance.start, 6)))
     refuse(problems)
     rates = [length.sampling_rate for length in lengths.values() if not isinstance(length, str)]
-    return Measured(measured, min(rates, default=0))
+    return measured, min(rates, default=0)
+
+
+def _beyond(utterance: Utterance, length: _Length) -> Iterator[str]:
+    """What an utterance has that its recording lacks."""
+    origin, path, start, end = utterance.origin, utterance.path, utterance.start, utterance.start + utterance.duration
+    if utterance.channel is not None and utterance.channel >= length.channels:
+        yield f"{origin}: no channel {utterance.channel}: the channels of {path} are 0 to {length.channels - 1}"
+    if start > length.seconds or end > length.seconds + TOLERANCE:
+        beyond = f"starts at {start:.2f} s" if start > length.seconds else f"ends at {end:.2f} s"
+        yield (
+            f"{origin}: the segment {beyond}, after its recording: {path} has {length.seconds:.2f} s; correct its times"
+        )
 
 
 class _Length(NamedTuple):
@@ -170,20 +148,20 @@ def examine_recording(recording: Recording) -> Examined:
     try:
         samples = source.load_audio()
     except Exception as error:  # audio backends have their own
-        return Examined([Fault("unreadable", _why_unreadable(recording, error))], None)
+        return Examined([("unreadable", _why_unreadable(recording, error))], None)
     if not np.isfinite(samples).all():
-        return Examined([Fault("not finite", "recording holds NaN or infinity")], None)
-    faults = []
+        return Examined([("not finite", "recording holds NaN or infinity")], None)
+    faults: list[tuple[str, str]] = []
     if not recording.transforms:  # otherwise the manifest says rate and length after these
         rate = soundfile.info(str(source.source)).samplerate if source.type == "file" else recording.sampling_rate
         if rate != recording.sampling_rate:  # everything would sound slower or faster than it was
             message = f"{source.source} is at {rate} Hz, its manifest says {recording.sampling_rate} Hz"
-            faults.append(Fault("sampling rate", message))
+            faults.append(("sampling rate", message))
         if samples.shape[-1] != recording.num_samples:  # Lhotse itself mends up to 0.5 s in silence
             message = f"{source.source} has {samples.shape[-1]} samples, not {recording.num_samples}"
-            faults.append(Fault("length", message))
+            faults.append(("length", message))
     if not np.any(samples):
-        faults.append(Fault("silence", "recording is digital silence"))
+        faults.append(("silence", "recording is digital silence"))
     return Examined(faults, measure_level(samples, recording.sampling_rate))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import sentencepiece
 
-from shared_moe_conformer.atomic import atomic_file, atomic_folder
+from shared_moe_conformer.atomic import atomic_folder, write_whole
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import is_spaceless, words_of
 
@@ -185,8 +185,7 @@ def _can_train(texts: Sequence[str], vocab_size: int, covered: str) -> bool:
 
 def save_units(exp_dir: Path, pieces: Sequence[str]) -> None:
     """Write the pieces of the units 0, 1, .. into an experiment's folder, in a file like the lang folder's."""
-    with atomic_file(exp_dir / TOKENS_FILE) as file:
-        file.write(_tokens_text(pieces).encode())
+    write_whole(exp_dir / TOKENS_FILE, _tokens_text(pieces))
 
 
 def saved_units(exp_dir: Path) -> list[str] | None:

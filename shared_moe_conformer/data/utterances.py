@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from shared_moe_conformer.atomic import atomic_file
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
 
 SPLITS = ("train", "dev", "test")
@@ -129,13 +129,12 @@ def with_ids(utterances: Iterable[Utterance]) -> list[Utterance]:
 
 def write_table(utterances: Iterable[Utterance], path: Path) -> None:
     """Write the utterances into a file that `read_table` reads, sorted by their ids."""
-    with atomic_file(path) as file:
-        chosen = sorted(utterances, key=lambda utterance: utterance[:7])
-        rows: list[tuple[object, ...]] = [COLUMNS, *(utterance[:7] for utterance in chosen)]
-        channels = [utterance.channel for utterance in chosen]
-        if any(channel is not None for channel in channels):
-            rows = [(*row, c) for row, c in zip(rows, ["channel", *("" if c is None else c for c in channels)])]
-        file.write("".join("\t".join(map(str, row)) + "\n" for row in rows).encode())
+    chosen = sorted(utterances, key=lambda utterance: utterance[:7])
+    rows: list[tuple[object, ...]] = [COLUMNS, *(utterance[:7] for utterance in chosen)]
+    if any(utterance.channel is not None for utterance in chosen):
+        channels = ["" if utterance.channel is None else utterance.channel for utterance in chosen]
+        rows = [(*row, channel) for row, channel in zip(rows, ["channel", *channels])]
+    write_whole(path, "".join("\t".join(map(str, row)) + "\n" for row in rows))
 
 
 def read_table(path: Path) -> list[Utterance]:
@@ -177,12 +176,7 @@ def _hash(name: str) -> str:
 
 
 def held_out(sizes: Mapping[str, float], share: float) -> set[str]:
-    """Groups (speakers, characters or dialogues) that together have at least a share of the whole.
-
-    Args:
-      sizes: of the groups, in any unit, by name.
-      share: of the sum of all sizes, from 0 to 1.
-    """
+    """Groups (speakers, characters or dialogues), by name, that have at least a share of the sum of all sizes."""
     chosen: set[str] = set()
     for name in sorted(sizes, key=_hash):
         if sum(sizes[other] for other in chosen) >= share * sum(sizes.values()):
