@@ -96,7 +96,7 @@ def batches(number: int) -> Table:
         start = time.process_time()
         plan = plan_epoch(durations, max_duration=MAX_DURATION, num_buckets=10, batches_per_update=count, seed=0)
         used = time.process_time() - start
-        rows.append([f"ours, {count} processes", used, *shares([durations[b.indexes] for b in plan], count)])
+        rows.append([f"ours, {count} processes", used, *shares([durations[indexes] for indexes, _ in plan], count)])
         start = time.process_time()
         parts = [
             [np.array([cut.duration for cut in batch]) for batch in lhotses_sampler(cuts, rank=rank, world_size=count)]

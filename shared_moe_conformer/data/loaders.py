@@ -26,13 +26,8 @@ from shared_moe_conformer.data.augment import with_most_silence
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, PlannedBatch, collate
 from shared_moe_conformer.data.manifests import StoredCuts
 
-
-class TrainingBatch(NamedTuple):
-    """A batch of an epoch before its cuts are read."""
-
-    indexes: np.ndarray
-    """Of its cuts."""
-    seed: int
+TrainingBatch = tuple[np.ndarray, int]
+"""Indexes of the cuts of a batch, and its seed."""
 
 
 def plan_epoch(
@@ -47,13 +42,14 @@ def plan_epoch(
     generator = torch.Generator().manual_seed(seed)
     num_buckets = min(num_buckets, len(durations))
     planned = plan_batches(durations, max_duration=max_duration, num_buckets=num_buckets, generator=generator)
-    batches = [TrainingBatch(indexes, _random_seed(generator)) for indexes in planned]
+    batches = [(indexes, _random_seed(generator)) for indexes in planned]
     if batches_per_update == 1:
         return batches
 
     def padded_duration(batch: TrainingBatch) -> tuple[float, float]:
-        longest = float(durations[batch.indexes].max())
-        return longest * len(batch.indexes), longest
+        indexes, _ = batch
+        longest = float(durations[indexes].max())
+        return longest * len(indexes), longest
 
     batches = sorted(_split(batches, batches_per_update, generator), key=padded_duration)
     order = torch.randperm(len(batches) // batches_per_update, generator=generator).tolist()
@@ -73,8 +69,6 @@ def plan_batches(
     Args:
       durations: seconds of each cut, (M,).
       max_duration: audio in a batch, in seconds, without padding; a longer cut is a batch.
-      num_buckets: how many durations are told apart.
-      generator: of all that is random.
     """
     buckets = _buckets(durations, num_buckets)
     shuffled = torch.randperm(len(durations), generator=generator).numpy()
@@ -104,13 +98,13 @@ def _buckets(durations: np.ndarray, num_buckets: int) -> np.ndarray:
 def _split(batches: list[TrainingBatch], divisor: int, generator: Generator) -> list[TrainingBatch]:
     """The batches, the largest ones halved until their number can be divided; none if there are too few cuts."""
     while len(batches) % divisor:
-        largest = max(range(len(batches)), key=lambda i: len(batches[i].indexes))
+        largest = max(range(len(batches)), key=lambda i: len(batches[i][0]))
         indexes, seed = batches[largest]
         if len(indexes) == 1:
             return []
         half = len(indexes) // 2
-        batches[largest] = TrainingBatch(indexes[half:], seed)
-        batches.append(TrainingBatch(indexes[:half], _random_seed(generator)))
+        batches[largest] = indexes[half:], seed
+        batches.append((indexes[:half], _random_seed(generator)))
     return batches
 
 
@@ -126,10 +120,7 @@ def largest_batches(cuts: StoredCuts, dataset: CutDataset, *, max_duration: floa
     these have as much of it as they can; where they are joined, each of the three is followed by itself, joined.
     Padding can make a batch of training a little larger than these, the more so the fewer the buckets.
 
-    Args:
-      cuts: the training split.
-      dataset: loads them; nothing is masked, and no noise is mixed in.
-      max_duration: audio in a batch, in seconds.
+    Nothing is masked, and no noise is mixed in.
     """
     lattices = np.array([cut.duration * len(cut.supervisions[0].text) for cut in cuts])
     batches = []
@@ -215,15 +206,7 @@ class TrainLoader(ResumableLoader):
     def __init__(
         self, cuts: StoredCuts, dataset: CutDataset, *, seed: int, part: Part = WHOLE, accumulate_batches: int = 1
     ) -> None:
-        """Plan the first epoch.
-
-        Args:
-          cuts: the training split.
-          dataset: loads them.
-          seed: of the shuffling and of SpecAugment.
-          part: what this process gets of every update.
-          accumulate_batches: batches of each process in an update.
-        """
+        """Plan the first epoch, whose updates have `accumulate_batches` of each process."""
         self.cuts = cuts
         self.dataset = dataset
         self.part = part
@@ -247,9 +230,8 @@ class TrainLoader(ResumableLoader):
         return len(self._batches) // self.part.num_processes
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        """The batches that are left of the epoch; none after its end, until `set_epoch`."""
         own = self._batches[self.part.rank :: self.part.num_processes][self.num_taken :]
-        planned = (PlannedBatch([self.cuts[i] for i in batch.indexes.tolist()], batch.seed) for batch in own)
+        planned = (PlannedBatch([self.cuts[i] for i in indexes.tolist()], seed) for indexes, seed in own)
         dataset = self.dataset.of_epoch(self.epoch)
         for batch in read_ahead(dataset, sampler=planned, num_workers=self.dataset.config.num_workers):
             self.num_taken += 1
@@ -258,8 +240,8 @@ class TrainLoader(ResumableLoader):
     def fingerprint(self) -> str:
         """A digest of which cuts are in which batch of this epoch, and how they are masked."""
         digest = hashlib.sha256(f"{self.cuts.digest} {self.part.num_processes}".encode())
-        for batch in self._batches:
-            digest.update(f"{batch.seed} {batch.indexes.tolist()}".encode())
+        for indexes, seed in self._batches:
+            digest.update(f"{seed} {indexes.tolist()}".encode())
         return digest.hexdigest()
 
 

@@ -59,7 +59,7 @@ class TextLoader(ResumableLoader):
         Args:
           sentences: tokens of each text.
           name: what the texts are called where one is named.
-          max_tokens: tokens of a batch at most, padding and ends of sentences included.
+          max_tokens: of a batch, padding and ends of sentences included.
           seed: of the order; None: the longest texts come first, in every epoch.
         """
         self._sentences = [torch.tensor(tokens, dtype=torch.int64) for tokens in sentences]
@@ -73,7 +73,6 @@ class TextLoader(ResumableLoader):
         return sum(len(tokens) + 1 for tokens in self._sentences)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch."""
         super().set_epoch(epoch)
         generator = torch.Generator().manual_seed(0 if self._seed is None else self._seed * 1_000_003 + epoch)
         shuffled = torch.randperm(len(self._sentences), generator=generator).tolist()
