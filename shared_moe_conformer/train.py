@@ -246,9 +246,9 @@ def _refuse_other_batches(loader: Loader, origin: Origin) -> None:
 
 def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
     """Warn if a training goes on with other cuts than before, and write down which it has now."""
-    if origin.path and (change := change_of_cuts(origin.path.parent, cuts)):
+    if origin.path and (change := change_of_cuts(origin.path.parent, len(cuts), cuts.content_digest)):
         logger.warning("%s", change)
-    record_cuts(exp_dir, cuts)
+    record_cuts(exp_dir, len(cuts), cuts.content_digest)
 
 
 def _amount(training: TrainingConfig) -> str:

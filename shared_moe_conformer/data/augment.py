@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from lhotse.cut import Cut
 from torch import Generator, Tensor
 
 from shared_moe_conformer.config import DataConfig, FeatureConfig
 from shared_moe_conformer.data.distortions import (
     NEPERS,
     SIGNALS,
-    Cuts,
     babble_features,
     band_limited,
     log_power,
@@ -35,6 +35,7 @@ from shared_moe_conformer.data.distortions import (
     reverberated,
 )
 from shared_moe_conformer.data.features import DIGITAL_SILENCE
+from shared_moe_conformer.data.manifests import StoredCuts
 
 LONGEST_JOINED = 1500
 """Frames of joined utterances at most, without the silence."""
@@ -128,15 +129,10 @@ def _most_silence(features: Tensor, length: tuple[int, int]) -> Tensor:
 
 
 def mix(speech: Tensor, noise: Tensor, *, snr: float, log_weights: Tensor | float = 0.0) -> Tensor:
-    """Log mel energies (T, F) of the sum of two signals, the noise scaled to a ratio of energies.
+    """Log mel energies (T, F) of speech and noise, both (T, F), the noise scaled to a ratio of energies in decibel.
 
-    Phases are taken as unrelated, so that energies add. Source: Lhotse, FeatureMixer and Fbank.mix.
-
-    Args:
-      speech: (T, F).
-      noise: (T, F).
-      snr: energy of the speech over that of the scaled noise, in decibel.
-      log_weights: added to the features (F,) when their energies are summed.
+    Phases are taken as unrelated, so that energies add; `log_weights`, (F,), are added to the features before they are
+    summed to a signal's energy. Source: Lhotse, FeatureMixer and Fbank.mix.
     """
     speech_energy, noise_energy = (torch.logsumexp((x + log_weights).flatten(), dim=0) for x in (speech, noise))
     gain = speech_energy - noise_energy - snr / 10 * math.log(10)
@@ -209,20 +205,18 @@ class Conditions:
     """Features (T, F) of each noise."""
 
     @classmethod
-    def of(cls, config: DataConfig, features: FeatureConfig, cuts: Cuts) -> Conditions | None:
-        """The conditions that a config asks for, with its noises made; None where it asks for none.
-
-        Args:
-          config: the options.
-          features: of the corpus.
-          cuts: the training split, of which babble is made.
-        """
+    def of(
+        cls, config: DataConfig, features: FeatureConfig, cuts: Callable[[], StoredCuts | Sequence[Cut]]
+    ) -> Conditions | None:
+        """The conditions that a config asks for, with its noises, babble of `cuts`; None where it asks for none."""
         needs_noise = config.made_noise_probability or config.noise_alone_probability
         if not (needs_noise or config.gain_probability or config.reverb_probability or config.band_limit_probability):
             return None
-        makers = {name: functools.partial(noise_features, name) for name in SIGNALS}
-        makers["babble"] = functools.partial(babble_features, cuts)
-        return cls(config, features, [makers[name](features) for name in config.made_noises if needs_noise])
+        noises = [
+            noise_features(name, features) if name in SIGNALS else babble_features(cuts(), features)
+            for name in (config.made_noises if needs_noise else ())
+        ]
+        return cls(config, features, noises)
 
     def __call__(self, example: Example, generator: Generator) -> Example:
         """An utterance in a room, with noise, through a band, at a level; or noise alone in its place."""

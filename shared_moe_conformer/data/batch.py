@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, require
 from shared_moe_conformer.data.augment import Conditions, Example, spec_augment, with_silence
-from shared_moe_conformer.data.checks import unfit_features
+from shared_moe_conformer.data.checks import unfit
 from shared_moe_conformer.data.distortions import Distortion, Setting
 from shared_moe_conformer.data.features import compute_features, features_of
 from shared_moe_conformer.data.manifests import iterate_cut_file
@@ -50,9 +50,7 @@ class AsrBatch(NamedTuple):
     y_lens: Tensor
     """Valid tokens, (N,), int64."""
     cut_ids: list[str]
-    """Ids of the cuts."""
     texts: list[str]
-    """Reference texts."""
     num_copies: int = 1
     """Copies of the utterances, one after the other, with SpecAugment's masks of their own; N counts them all."""
 
@@ -78,9 +76,7 @@ class CutDataset(Dataset):
     """Loads planned batches. A batch follows from its plan alone, so the number of workers changes nothing."""
 
     tokenizer: Tokenizer
-    """Makes tokens of texts."""
     config: DataConfig
-    """Silence, noise and masks of training batches."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     """Of cuts that have none stored; each is computed by itself, as preparation does."""
     transforms: CutTransforms | None = None
@@ -100,7 +96,8 @@ class CutDataset(Dataset):
         generator = torch.Generator().manual_seed(planned.seed)
         joined = with_silence(examples, self.config, generator=generator)
         if self.conditions is not None:
-            joined = self._under_conditions(joined, self.conditions, generator)
+            changed = [self.conditions(example, generator) for example in joined]
+            joined = changed if any(example.tokens for example in changed) else joined  # one at least keeps its text
         copies = zip(*(self._augmented(example, generator) for example in joined))
         return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
 
@@ -114,22 +111,20 @@ class CutDataset(Dataset):
         Raises:
           NothingReadable: none of them can be read.
         """
-        read = [(cut, features) for cut in cuts if (features := self._readable(cut)) is not None]
-        if not read:
+        examples = [example for cut in cuts if (example := self._example(cut)) is not None]
+        if not examples:
             raise NothingReadable("no cut of a batch can be read")
-        texts = [cut.supervisions[0].text for cut, _ in read]
-        tokens = self.tokenizer.encode(texts)
-        return [
-            Example(features, *rest) for (cut, features), *rest in zip(read, tokens, (c.id for c, _ in read), texts)
-        ]
+        return examples
 
-    def _readable(self, cut: Cut) -> Tensor | None:
-        """The features (T, F) of a cut; None if they cannot be read and may be left out."""
+    def _example(self, cut: Cut) -> Example | None:
+        """One cut; None if it cannot be read and may be left out."""
         try:
-            return self.features_of(cut)
+            features = self.features_of(cut)
         except ValueError as error:
             self.unreadable.note(error)
             return None
+        text = cut.supervisions[0].text
+        return Example(features, self.tokenizer.encode([text])[0], cut.id, text)
 
     def features_of(self, cut: MonoCut) -> Tensor:
         """The features (T, F) of a cut.
@@ -141,13 +136,6 @@ class CutDataset(Dataset):
             return features_of(cut, self.features)
         except Exception as error:  # audio backends and storages have their own
             raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
-
-    def _under_conditions(
-        self, examples: Sequence[Example], conditions: Conditions, generator: torch.Generator
-    ) -> list[Example]:
-        """The utterances under conditions of their own; one at least keeps its text."""
-        changed = [conditions(example, generator) for example in examples]
-        return changed if any(example.tokens for example in changed) else list(examples)
 
     def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
         """The copies of an utterance, each with masks of its own."""
@@ -182,7 +170,7 @@ class DistortedDataset(CutDataset):
         self.cuts, self.distortion = cuts, distortion
         silent = [cut.id for cut in cuts if not cut.has_recording]
         require(not silent, f"--distort needs recordings: {len(silent)} cuts have features alone, {silent[:1]} first")
-        needs_others = any(step.kind == "babble" for step in distortion.steps)
+        needs_others = any(kind == "babble" for kind, _ in distortion.steps)
         require(
             len(cuts) > 1 or not needs_others, f"--distort {distortion.name}: babble is made of the set's other cuts"
         )
@@ -295,16 +283,9 @@ def _applied(transforms: Iterable[Transform], cuts: Sequence[Cut]) -> Iterable[C
 def _noises(path: Path, features: FeatureConfig, recipe_dir: Path) -> list[Cut]:
     """Cuts of noise, whose texts nobody says."""
     cuts = [cut.drop_supervisions() for cut in iterate_cut_file(path, recipe_dir=recipe_dir)]
-    reasons = [(cut.id, _reason_against(cut, features)) for cut in cuts]
-    wrong = [f"{cut_id}: {reason}" for cut_id, reason in reasons if reason]
+    wrong = [f"{cut.id}: {reason}" for cut in cuts if (reason := unfit(cut, features))]
     require(not wrong, f"{len(wrong)} noises in {path} cannot be used, first {wrong[:1]}")
     return cuts
-
-
-def _reason_against(cut: Cut, features: FeatureConfig) -> str:
-    if cut.has_features:
-        return unfit_features(cut, features)
-    return "" if cut.has_recording else "neither features nor a recording"
 
 
 def _rooms(path: Path, features: FeatureConfig, recipe_dir: Path) -> list[Recording]:

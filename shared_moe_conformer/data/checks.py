@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -121,8 +120,13 @@ def check_units(cut: Cut, tokenizer: Tokenizer, *, num_frames: int | None) -> li
     return problems
 
 
-def unfit_features(cut: Cut, config: FeatureConfig) -> str:
-    """The reason for which a config cannot use a cut's stored features; empty: it can."""
+def unfit(cut: Cut, config: FeatureConfig) -> str:
+    """The reason for which a config cannot use a cut's features, stored or to be computed; empty: it can."""
+    if not cut.has_features:
+        if not cut.has_recording:
+            return "neither features nor a recording"
+        channels = cut.num_channels
+        return "" if channels == 1 else f"{channels} channels: make cuts of one channel (CutSet.to_mono)"
     if cut.num_features != config.num_mel_bins:
         return f"{cut.num_features} mel bins, the config says {config.num_mel_bins}"
     if abs(cut.frame_shift - FRAME_SHIFT) > 1e-6:
@@ -132,6 +136,16 @@ def unfit_features(cut: Cut, config: FeatureConfig) -> str:
     if rates:
         return f"computed at {min(rates)} Hz, the config says {config.sampling_rate}: prepare them again"
     return ""
+
+
+def check_utterance(cut: Cut, tokenizer: Tokenizer, config: FeatureConfig) -> list[Problem]:
+    """What keeps a cut out of training and scoring, from its manifest alone."""
+    if problems := check_cut(cut, min_duration=0.0, max_duration=float("inf")):
+        return problems
+    if reason := unfit(cut, config):
+        return [Problem(cut.id, "features", reason)]
+    computed = 0 if cut.has_features else compute_num_frames(cut.duration, FRAME_SHIFT, cut.sampling_rate)
+    return check_units(cut, tokenizer, num_frames=computed or cut.num_frames)
 
 
 def refuse(problems: Sequence[Problem], where: Path | str) -> None:
@@ -186,31 +200,3 @@ def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[st
                     message = f"same {kind} as {other_id} ({other_split})"
                     problems.append(Problem(cut.id, f"same {kind}", message, split=split))
     return problems
-
-
-@dataclass(frozen=True)
-class UtteranceCheck:
-    """Finds what keeps an utterance out of the training, from its manifest alone."""
-
-    tokenizer: Tokenizer
-    features: FeatureConfig
-
-    def __call__(self, cut: Cut) -> list[Problem]:
-        """The problems of a cut with features, stored or to be computed."""
-        problems = check_cut(cut, min_duration=0.0, max_duration=float("inf"))
-        if problems:
-            return problems
-        if cut.has_features:
-            problem, num_frames = unfit_features(cut, self.features), cut.num_frames
-        else:
-            problem, num_frames = self._recorded(cut)
-        found = [Problem(cut.id, "features", problem)] if problem else []
-        return found + check_units(cut, self.tokenizer, num_frames=num_frames)
-
-    def _recorded(self, cut: Cut) -> tuple[str, int | None]:
-        """What is wrong with a recording, and the number of frames that it will have."""
-        if not cut.has_recording:
-            return "neither features nor a recording", None
-        channels = cut.num_channels
-        problem = "" if channels == 1 else f"{channels} channels: make cuts of one channel (CutSet.to_mono)"
-        return problem, compute_num_frames(cut.duration, FRAME_SHIFT, cut.sampling_rate)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.augment import Conditions, with_more_time_masks
 from shared_moe_conformer.data.batch import CutDataset, CutTransforms, DistortedDataset, PlannedBatch
-from shared_moe_conformer.data.checks import Problem, UtteranceCheck, check_cut, refuse, refuse_many, unfit_features
+from shared_moe_conformer.data.checks import Problem, check_utterance, refuse, refuse_many
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
@@ -42,11 +41,12 @@ class AsrDataModule:
         self.part = part
         self.left_out: list[Problem] = []
         self.dataset = CutDataset(tokenizer, config.data, config.features)
+        self._check = functools.partial(check_utterance, tokenizer=tokenizer, config=config.features)
 
     def train_loader(self, cuts: StoredCuts | None = None) -> TrainLoader:
         """The training split, read again unless it is given; `set_epoch` before each epoch."""
         cuts = self.training_cuts() if cuts is None else cuts
-        dataset, training = CutDataset(self.tokenizer, **self._augmentation(cuts)), self.config.training
+        training, dataset = self.config.training, self._training_dataset(lambda: cuts)
         return TrainLoader(
             cuts, dataset, seed=training.seed, part=self.part, accumulate_batches=training.accumulate_batches
         )
@@ -70,7 +70,7 @@ class AsrDataModule:
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
         unreadable = Unreadable(self.config.data.max_unreadable)
         mixture = Mixture(sources, weights, self._check, endless=length > 0, unreadable=unreadable)
-        dataset = CutDataset(self.tokenizer, **self._augmentation(mixture), unreadable=unreadable)
+        dataset = self._training_dataset(lambda: mixture.sample, unreadable)
         dataset[PlannedBatch(mixture.first_cuts(), 0)]
         unreadable.take()  # an epoch will meet and count them
         self.left_out = survey.left_out
@@ -92,7 +92,7 @@ class AsrDataModule:
             kind = f"{len(source.cuts):,} shards" if isinstance(source.cuts, Shards) else "a manifest"
             amount = f"{len(durations):,} cuts, {sum(durations) / 3600:,.2f} hours"
             weight = f", weight {source.weight or 1:g}; of the first" if steps else ";"
-            lines.append(f"reads {source.name}, {kind}{weight} {amount} are good")
+            lines.append(f"reads {source.cuts.name}, {kind}{weight} {amount} are good")
         return [*lines, f"{len(self.left_out)} cuts are left out"]
 
     @functools.cached_property
@@ -101,33 +101,28 @@ class AsrDataModule:
         for source in sources:
             require(
                 source.weight is None or self.config.training.epoch_steps > 0,
-                f"train_cuts {source.name} has a weight: give --num-steps too, since an epoch has each cut once",
+                f"train_cuts {source.cuts.name} has a weight: give --num-steps too, since an epoch has each cut once",
             )
             if isinstance(source.cuts, Shards):
-                count = len(source.cuts)
-                require(
-                    count >= self.part.num_processes,
-                    f"{source.name} has {count} shards for {self.part.num_processes} processes: make smaller shards",
-                )
+                shards, processes = len(source.cuts), self.part.num_processes
+                too_few = f"{source.cuts.name} has {shards} shards for {processes} processes: make smaller shards"
+                require(shards >= processes, too_few)
         return sources
 
-    @property
-    def _check(self) -> UtteranceCheck:
-        return UtteranceCheck(self.tokenizer, self.config.features)
-
-    def _augmentation(self, cuts: StoredCuts | Mixture) -> dict[str, Any]:
-        """What happens to training utterances, as fields of a `CutDataset`."""
-        training, options, num_copies = self.config.training, self.config.data, 1
+    def _training_dataset(self, cuts: Callable[[], StoredCuts], unreadable: Unreadable | None = None) -> CutDataset:
+        """What loads training utterances and augments them; `cuts` gives some of them, for babble."""
+        training, features, options, num_copies = self.config.training, self.config.features, self.config.data, 1
         if training.cr_loss_scale:
             num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)
-        features = self.config.features
-        return {
-            "config": options,
-            "features": features,
-            "transforms": CutTransforms.of(options, features, self.recipe_dir),
-            "conditions": Conditions.of(options, features, cuts),
-            "num_copies": num_copies,
-        }
+        return CutDataset(
+            self.tokenizer,
+            options,
+            features,
+            CutTransforms.of(options, features, self.recipe_dir),
+            Conditions.of(options, features, cuts),
+            num_copies,
+            unreadable or Unreadable(),
+        )
 
     def dev_loader(self) -> EvalLoader:
         """The split to validate on."""
@@ -182,9 +177,7 @@ class AsrDataModule:
     def _usable(self, path: Path, problems: list[Problem]) -> Iterator[MonoCut]:
         """A file's cuts without problems; the others' go into `problems`."""
         for cut in iterate_cut_file(path, recipe_dir=self.recipe_dir):
-            found = check_cut(cut, self.tokenizer, min_duration=0.0, max_duration=float("inf"))
-            if cut.has_features and (reason := unfit_features(cut, self.config.features)):
-                found.append(Problem(cut.id, "features", reason))
-            problems += found
-            if not found:
+            if found := self._check(cut):
+                problems += found
+            else:
                 yield cut

@@ -9,18 +9,19 @@ import functools
 import io
 import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 import torch
-from lhotse import MonoCut
+from lhotse.cut import Cut
 from scipy.signal import lfilter
 from torch import Tensor
 
 from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
 from shared_moe_conformer.data.features import DIGITAL_SILENCE, compute_features, features_of, resample
+from shared_moe_conformer.data.manifests import StoredCuts
 
 TALKERS = 7
 """Recordings that babble is made of. Source: Snyder et al. 2018, X-vectors, section 3.3: three to seven."""
@@ -67,24 +68,18 @@ class Kind(NamedTuple):
     meaning: str
 
 
-class Step(NamedTuple):
-    """One kind at one value."""
-
-    kind: str
-    value: float
-
-
 class Distortion(NamedTuple):
     """Steps that a recording goes through, one after the other."""
 
     name: str
     """As the user wrote it: `white=10`, `reverb=0.6+white=10`."""
-    steps: tuple[Step, ...]
+    steps: tuple[tuple[str, float], ...]
+    """Kind and value of each."""
 
     def __call__(self, samples: np.ndarray, setting: Setting) -> np.ndarray:
         """The samples (num_samples,), float32, distorted; as many as before."""
-        for step in self.steps:
-            samples = KINDS[step.kind].apply(samples, step.value, setting).astype(np.float32)
+        for kind, value in self.steps:
+            samples = KINDS[kind].apply(samples, value, setting).astype(np.float32)
         return samples
 
 
@@ -97,7 +92,7 @@ def parse_distortion(text: str) -> Distortion:
     return Distortion(text, tuple(_parse_step(part, text) for part in re.split(r"\+(?=[a-z])", text)))
 
 
-def _parse_step(part: str, text: str) -> Step:
+def _parse_step(part: str, text: str) -> tuple[str, float]:
     kind, _, number = part.partition("=")
     require(kind in KINDS, f"--distort {text}: no distortion is called {kind!r}: give one of {', '.join(KINDS)}")
     match = re.fullmatch(r"([+-]?\d+(?:\.\d+)?|[+-]?\.\d+)(k?)", number)
@@ -107,7 +102,7 @@ def _parse_step(part: str, text: str) -> Step:
         lowest <= value <= highest,
         f"--distort {text}: {kind} is {number!r}: give {lowest:g} to {highest:g} {unit}, as in {kind}={lowest:g}",
     )
-    return Step(kind, value)
+    return kind, value
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, *, snr: float) -> np.ndarray:
@@ -243,14 +238,6 @@ def kinds_help() -> str:
 SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum}
 
 
-class Cuts(Protocol):
-    """A split's cuts (`StoredCuts`, or a list)."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> MonoCut: ...
-
-
 def noise_features(name: str, config: FeatureConfig) -> Tensor:
     """Features (T, F) of a minute of white or pink noise or hum, always the same."""
     setting = Setting(config.sampling_rate, np.random.default_rng(0), lambda: np.zeros(1))
@@ -258,7 +245,7 @@ def noise_features(name: str, config: FeatureConfig) -> Tensor:
     return compute_features((samples / samples.std()).astype(np.float32), config.sampling_rate, config)
 
 
-def babble_features(cuts: Cuts, config: FeatureConfig) -> Tensor:
+def babble_features(cuts: StoredCuts | Sequence[Cut], config: FeatureConfig) -> Tensor:
     """Features (T, F) of a minute of babble: the energies of seven rows of the corpus's utterances, of equal power."""
     num_frames, rng = NOISE_SECONDS * FRAMES_PER_SECOND, np.random.default_rng(0)
     rows = []

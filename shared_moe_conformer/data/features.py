@@ -34,7 +34,7 @@ def feature_extractor(config: FeatureConfig) -> FeatureExtractor:
     Raises:
       ValueError: kaldifeat is asked for and not installed.
     """
-    return {"lhotse": _lhotse_fbank, "kaldifeat": _kaldifeat_fbank}[config.feature_extractor](config)
+    return _lhotse_fbank(config) if config.feature_extractor == "lhotse" else _kaldifeat_fbank(config)
 
 
 def filter_banks(config: FeatureConfig) -> nn.Module:

@@ -10,7 +10,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from lhotse import (
@@ -25,7 +25,7 @@ from lhotse import (
 from lhotse.serialization import decode_json_line, deserialize_item, open_best
 from lhotse.utils import fastcopy
 
-from shared_moe_conformer.atomic import atomic_file, named, sync
+from shared_moe_conformer.atomic import named, sync, write_whole
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted, words_of
 
@@ -158,7 +158,7 @@ class OpenFile(NamedTuple):
 class StoredCuts:
     """Cuts in a file without a name, which is gone when all processes that read it are.
 
-    The file holds each cut, pickled; then where each ends, and its duration (mapped into memory); then the digest.
+    The file holds the pickled cuts; then where each ends, and its duration (mapped into memory); then the digest.
     """
 
     content_digest = ""
@@ -230,29 +230,20 @@ class StoredCuts:
         return (self[index] for index in range(len(self)))
 
 
-class CutsLike(Protocol):
-    """What tells one set of training cuts from another."""
-
-    content_digest: str
-
-    def __len__(self) -> int: ...
-
-
-def record_cuts(exp_dir: Path, cuts: CutsLike) -> None:
+def record_cuts(exp_dir: Path, num_cuts: int, digest: str) -> None:
     """Write into an experiment's folder which cuts it is trained on now."""
-    with atomic_file(exp_dir / RECORD_FILE) as file:
-        file.write(json.dumps({"num_cuts": len(cuts), "digest": cuts.content_digest}).encode() + b"\n")
+    write_whole(exp_dir / RECORD_FILE, json.dumps({"num_cuts": num_cuts, "digest": digest}) + "\n")
 
 
-def change_of_cuts(exp_dir: Path, cuts: CutsLike) -> str:
+def change_of_cuts(exp_dir: Path, num_now: int, digest_now: str) -> str:
     """How the cuts differ from those that `record_cuts` wrote, in a line; empty if they do not, or nobody has."""
     try:
         record = json.loads((exp_dir / RECORD_FILE).read_bytes())
         num_cuts, digest = record["num_cuts"], record["digest"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    if digest == cuts.content_digest:
+    if digest == digest_now:
         return ""
-    numbers = f"{counted(num_cuts, 'cut')} then, {len(cuts):,} now"
-    what = "other ids, times, texts or another order" if num_cuts == len(cuts) else numbers
+    numbers = f"{counted(num_cuts, 'cut')} then, {num_now:,} now"
+    what = "other ids, times, texts or another order" if num_cuts == num_now else numbers
     return f"the training cuts are not those that {exp_dir} was trained on ({what}): results are of both"

@@ -76,9 +76,9 @@ class Shards:
     unreadable: Unreadable = field(default_factory=Unreadable)
     """What passes go on without."""
 
-    def part(self, index: int, count: int) -> Shards:
+    def part(self, index: int, count: int, *, seed: int | None = None) -> Shards:
         """Every `count`-th shard, from `index` on."""
-        return replace(self, files={name: paths[index::count] for name, paths in self.files.items()})
+        return replace(self, files={name: paths[index::count] for name, paths in self.files.items()}, seed=seed)
 
     def __iter__(self) -> Iterator[Cut]:
         order = list(range(len(self)))

@@ -9,7 +9,7 @@ import math
 import random
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +17,10 @@ from typing import NamedTuple
 from lhotse.cut import Cut
 from lhotse.dataset.sampling.base import TimeConstraint
 from lhotse.dataset.sampling.dynamic_bucketing import estimate_duration_buckets
+from lhotse.lazy import LazyFlattener, LazyMapper
 
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.checks import Problem, UtteranceCheck, refuse_many
+from shared_moe_conformer.data.checks import Problem, refuse_many
 from shared_moe_conformer.data.manifests import iterate_cut_file
 from shared_moe_conformer.data.shar import Shards, find_shards, listed_shards
 
@@ -42,17 +43,19 @@ class Manifest:
     seed: int | None = None
     """Of where in a file that is not compressed one begins; None: at its beginning."""
 
-    def part(self, index: int, count: int) -> Manifest:
+    def part(self, index: int, count: int, *, seed: int | None = None) -> Manifest:
         """Every `count`-th cut, from `index` on."""
-        return Manifest(self.name, self.path, self.recipe_dir, index, count)
+        return Manifest(self.name, self.path, self.recipe_dir, index, count, seed)
 
     def __iter__(self) -> Iterator[Cut]:
         begin = 0.0 if self.seed is None else random.Random(self.seed).random()
         return iterate_cut_file(self.path, recipe_dir=self.recipe_dir, index=self.index, count=self.count, begin=begin)
 
-    def manifests(self) -> Iterator[Cut]:
-        """All cuts; they hold no audio and no features anyway."""
-        return iterate_cut_file(self.path, recipe_dir=self.recipe_dir)
+    manifests = __iter__  # they hold no audio and no features anyway
+
+
+Check = Callable[[Cut], list[Problem]]
+"""Finds what is wrong with an utterance."""
 
 
 class Source(NamedTuple):
@@ -61,11 +64,6 @@ class Source(NamedTuple):
     cuts: Manifest | Shards
     weight: float | None
     """None where the option names none."""
-
-    @property
-    def name(self) -> str:
-        """As messages have it."""
-        return self.cuts.name
 
 
 def open_sources(names: Sequence[str], recipe_dir: Path) -> list[Source]:
@@ -99,13 +97,13 @@ def _open(name: str, recipe_dir: Path) -> Source:
     return Source(Manifest(location, path, recipe_dir), weight)
 
 
-def utterances(cuts: Iterable[Cut]) -> Iterator[Cut]:
-    """The cuts; one with several supervisions becomes a cut for each, without what overlaps."""
-    for cut in cuts:
-        if len(cut.supervisions) > 1:
-            yield from cut.trim_to_supervisions(keep_overlapping=False)
-        else:
-            yield cut
+def utterances(cuts: Iterable[Cut]) -> Iterable[Cut]:
+    """The cuts, as often as they are asked for; of several supervisions each has a cut, without what overlaps."""
+    return LazyFlattener(LazyMapper(cuts, _utterances))
+
+
+def _utterances(cut: Cut) -> Iterable[Cut]:
+    return cut.trim_to_supervisions(keep_overlapping=False) if len(cut.supervisions) > 1 else [cut]
 
 
 class _Length(NamedTuple):
@@ -161,7 +159,7 @@ class Survey:
         return [_Length(duration) for part in self.durations for duration in part[:share]]
 
 
-def survey(sources: Sequence[Source], check: UtteranceCheck, *, limit: int | None) -> Survey:
+def survey(sources: Sequence[Source], check: Check, *, limit: int | None) -> Survey:
     """Look at the manifests of all utterances, or of the first `limit` of each source.
 
     Raises:
@@ -177,8 +175,8 @@ def survey(sources: Sequence[Source], check: UtteranceCheck, *, limit: int | Non
             durations.append(cut.duration)
             what = (cut.id, getattr(cut, "start", 0), cut.duration, cut.supervisions[0].text)
             content.update(repr(what).encode())
-        refuse_many(problems, len(durations), source.name)
-        require(len(durations) > 0, f"no cuts in {source.name}")
+        refuse_many(problems, len(durations), source.cuts.name)
+        require(len(durations) > 0, f"no cuts in {source.cuts.name}")
         result.durations.append(durations)
         result.left_out += problems
     result.content_digest = content.hexdigest()

@@ -19,26 +19,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, NothingReadable, PlannedBatch
-from shared_moe_conformer.data.checks import UtteranceCheck
 from shared_moe_conformer.data.loaders import WHOLE, Part, ResumableLoader, TrainLoader, read_ahead
 from shared_moe_conformer.data.manifests import StoredCuts
 from shared_moe_conformer.data.shar import Shards, Unreadable
-from shared_moe_conformer.data.sources import SAMPLE, Source, Survey, utterances
+from shared_moe_conformer.data.sources import SAMPLE, Check, Source, Survey, utterances
 from shared_moe_conformer.text import first_line
 
 logger = logging.getLogger("shared_moe_conformer")
-_END = object()
-
-
-@dataclass
-class Usable:
-    """The utterances of a source that have no problem, as often as they are asked for."""
-
-    cuts: Iterable[Cut]
-    check: UtteranceCheck
-
-    def __iter__(self) -> Iterator[Cut]:
-        return (cut for cut in utterances(self.cuts) if not self.check(cut))
 
 
 @dataclass
@@ -48,8 +35,8 @@ class Mixture:
     sources: Sequence[Source]
     weights: Sequence[float]
     """The share of draws from each source while none is at its end."""
-    check: UtteranceCheck
-    """Tells which utterances are usable."""
+    check: Check
+    """Utterances in which it finds nothing are usable."""
     endless: bool
     """Whether each source begins again at its end."""
     unreadable: Unreadable = field(default_factory=Unreadable)
@@ -63,34 +50,28 @@ class Mixture:
     def part(self, index: int, count: int, *, seed: int) -> CutSet:
         """The utterances of one of `count` parts, which have shards of Shar and lines of manifests of their own.
 
-        Args:
-          index: of the part.
-          count: of parts.
-          seed: of the draws, of the order of shards, and of where a manifest begins.
+        The draws, the order of the shards and where a manifest begins follow from the seed.
         """
         cut_sets = []
         for source in self.sources:
-            cuts = source.cuts.part(index, count)
-            cuts.seed = seed
-            cut_set = CutSet(Usable(cuts, self.check))  # type: ignore[arg-type]
+            cut_set = self._usable(source.cuts.part(index, count, seed=seed))
             cut_sets.append(cut_set.repeat(preserve_id=True) if self.endless else cut_set)
         return cut_sets[0] if len(cut_sets) == 1 else CutSet.mux(*cut_sets, weights=list(self.weights), seed=seed)
 
     def first_cuts(self) -> list[Cut]:
         """The first usable utterance of each source, with what is in memory of it."""
-        return [next(iter(Usable(source.cuts, self.check))) for source in self.sources]
+        return [next(iter(self._usable(source.cuts))) for source in self.sources]
+
+    def _usable(self, cuts: Iterable[Cut]) -> CutSet:
+        return CutSet(utterances(cuts)).filter(self._is_usable)
+
+    def _is_usable(self, cut: Cut) -> bool:
+        return not self.check(cut)
 
     @functools.cached_property
     def sample(self) -> StoredCuts:
         """Some utterances, stored with what is in memory of them; the largest batches and babble are made of these."""
         return StoredCuts(itertools.islice(self.part(0, 1, seed=0), SAMPLE))
-
-    def __len__(self) -> int:
-        """Utterances of the sample."""
-        return len(self.sample)
-
-    def __getitem__(self, index: int) -> Cut:
-        return self.sample[index]
 
 
 class _Item(NamedTuple):
@@ -101,12 +82,6 @@ class _Item(NamedTuple):
     unreadable: list[str]
     """Shards and cuts that could not be read since the last item."""
     is_batch: bool = True
-
-
-class _Fault(NamedTuple):
-    """An error of a worker, without the worker's traceback."""
-
-    message: str
 
 
 @dataclass
@@ -125,7 +100,7 @@ class _Batches(IterableDataset):
     num_to_skip: int = 0
     """Batches of this process that are given as None: at least one that follows is given by each worker."""
 
-    def __iter__(self) -> Iterator[_Item | _Fault]:
+    def __iter__(self) -> Iterator[_Item | ValueError]:
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         sampler = self._sampler(self.part.rank * count + index, self.part.num_processes * count)
@@ -139,7 +114,7 @@ class _Batches(IterableDataset):
             if rest := self.mixture.unreadable.take():
                 yield _Item(None, rest, is_batch=False)
         except (ValueError, OSError) as error:
-            yield _Fault(first_line(error))
+            yield ValueError(first_line(error))  # raised here, it would have the worker's traceback in its message
 
     def _load(self, cuts: CutSet) -> AsrBatch | None:
         try:
@@ -170,23 +145,13 @@ class _StreamLoader(ResumableLoader):
     def __init__(
         self, mixture: Mixture, dataset: CutDataset, survey: Survey, *, seed: int, part: Part = WHOLE, length: int
     ) -> None:
-        """Begin nothing yet.
-
-        Args:
-          mixture: the cuts.
-          dataset: loads them.
-          survey: of the cuts, for buckets.
-          seed: of the order of cuts and of what happens to them.
-          part: this process's.
-          length: batches of each process in an epoch.
-        """
+        """Begin nothing yet; `length`: batches of each process in an epoch."""
         self.mixture, self.dataset, self.part, self.seed = mixture, dataset, part, seed
         self._survey, self._length = survey, length
         self._bins = survey.duration_bins(dataset.config.num_buckets)
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch."""
         super().set_epoch(epoch)
         self.num_unreadable = 0
 
@@ -206,8 +171,8 @@ class _StreamLoader(ResumableLoader):
         """
         batches = _Batches(self.mixture, self.dataset.of_epoch(self.epoch), self._bins, self.part, seed, num_to_skip)
         for item in read_ahead(batches, num_workers=self.dataset.config.num_workers):
-            if isinstance(item, _Fault):
-                raise ValueError(item.message)
+            if isinstance(item, ValueError):
+                raise item
             self._leave_out(item.unreadable)
             if item.is_batch:
                 yield item.batch
@@ -221,6 +186,9 @@ class _StreamLoader(ResumableLoader):
                 self.num_unreadable <= limit,
                 f"more than --max-unreadable {limit} shards and cuts cannot be read in epoch {self.epoch}: {line}",
             )
+
+    def _no_cuts(self) -> str:
+        return f"train_cuts has no cut for process {self.part.rank}: make smaller shards"
 
     def _tell_unreadable(self) -> None:
         """Say at the end of an epoch how much was left out of it."""
@@ -240,16 +208,11 @@ class EpochStream(_StreamLoader):
     needs = "its data, number of processes, --seed, --max-duration, --num-buckets, --buffer-cuts and --num-workers"
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch."""
         super().set_epoch(epoch)
         self.has_ended = None if self.part.num_processes == 1 else False
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        """The batches that are left of the epoch.
-
-        Raises:
-          ValueError: cuts that cannot be read, named, or no cut for this process.
-        """
+        """The batches that are left of the epoch; `ValueError`: there are no cuts for this process."""
         num_to_skip = self.num_taken
         for batch in itertools.islice(self._passes(num_to_skip), num_to_skip, None):
             self.num_taken += 1
@@ -262,7 +225,7 @@ class EpochStream(_StreamLoader):
         for batch in self._read(seed, num_to_skip=num_to_skip):
             is_empty = False
             yield batch
-        require(not is_empty, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+        require(not is_empty, self._no_cuts())
         self._tell_unreadable()
         while self.part.num_processes > 1:
             self.has_ended, self.num_unreadable = True, 0
@@ -290,20 +253,17 @@ class EndlessStream(_StreamLoader):
         super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        """The batches that are left of the epoch.
-
-        Raises:
-          ValueError: cuts that cannot be read, named, or no cut for this process.
-        """
+        """The batches that are left of the epoch; `ValueError`: there are no cuts for this process."""
         if self._stream is None:
             self._stream = self._read(self._seed_from_here())
         while self.num_taken < len(self):
-            batch = next(self._stream, _END)
-            require(batch is not _END, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
-            if batch is None:
-                continue
-            self.num_taken += 1
-            yield batch  # type: ignore[misc]
+            try:
+                batch = next(self._stream)
+            except StopIteration:
+                raise ValueError(self._no_cuts()) from None
+            if batch is not None:
+                self.num_taken += 1
+                yield batch
         self._tell_unreadable()
 
     def _seed_from_here(self) -> int:
@@ -315,7 +275,6 @@ class EndlessStream(_StreamLoader):
         return seed
 
     def load_state_dict(self, state: Mapping[str, int | str]) -> None:
-        """Begin a new stream at a place of the training."""
         super().load_state_dict(state)
         self._stream = None
 

@@ -459,7 +459,7 @@ def test_babble_is_as_loud_in_every_part_and_repeatable(corpus: Corpus) -> None:
 
 
 def conditions(corpus: Corpus, **options: Any) -> Conditions | None:
-    return Conditions.of(dataclasses.replace(corpus.config.data, **options), FEATURES, corpus.cuts("train"))
+    return Conditions.of(dataclasses.replace(corpus.config.data, **options), FEATURES, lambda: corpus.cuts("train"))
 
 
 def test_nothing_asked_for_changes_nothing(corpus: Corpus) -> None:

@@ -94,14 +94,18 @@ def test_the_digest_tells_other_cuts_and_another_order(corpus: Corpus) -> None:
 def test_a_change_of_the_cuts_is_told(corpus: Corpus, tmp_path: Path) -> None:
     cuts = corpus.cuts("train")
     stored = StoredCuts(cuts)
-    assert change_of_cuts(tmp_path, stored) == "", "nothing is written"
-    record_cuts(tmp_path, stored)
-    assert change_of_cuts(tmp_path, StoredCuts(cuts)) == ""
+
+    def change_of(cuts: StoredCuts) -> str:
+        return change_of_cuts(tmp_path, len(cuts), cuts.content_digest)
+
+    assert change_of(stored) == "", "nothing is written"
+    record_cuts(tmp_path, len(stored), stored.content_digest)
+    assert change_of(StoredCuts(cuts)) == ""
     other = fastcopy(cuts[0], supervisions=[fastcopy(cuts[0].supervisions[0], text="OTHER")])
-    assert "other ids, times, texts or another order" in change_of_cuts(tmp_path, StoredCuts([other, *cuts[1:]]))
-    assert f"{len(cuts)} cuts then, {len(cuts) - 1} now" in change_of_cuts(tmp_path, StoredCuts(cuts[1:]))
+    assert "other ids, times, texts or another order" in change_of(StoredCuts([other, *cuts[1:]]))
+    assert f"{len(cuts)} cuts then, {len(cuts) - 1} now" in change_of(StoredCuts(cuts[1:]))
     (tmp_path / "training-cuts.json").write_text("[]")
-    assert change_of_cuts(tmp_path, stored) == ""
+    assert change_of(stored) == ""
 
 
 def test_no_cuts_are_cuts_too() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from lhotse.cut import Cut
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig
-from shared_moe_conformer.data.checks import UtteranceCheck, unfit_features
+from shared_moe_conformer.data.checks import check_utterance, unfit
 from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.data.sources import open_sources, utterances
 from tests.data.conftest import Corpus
@@ -29,7 +30,7 @@ TRAIN = "data/fbank/cuts_train.jsonl.gz"
 
 def test_a_source_is_a_manifest_or_shar_with_a_weight(corpus: Corpus, tmp_path: Path) -> None:
     plain, weighted = open_sources((TRAIN, f"{TRAIN}@2.5"), corpus.recipe_dir)
-    assert (plain.weight, weighted.weight, weighted.name) == (None, 2.5, TRAIN)
+    assert (plain.weight, weighted.weight, weighted.cuts.name) == (None, 2.5, TRAIN)
     assert [cut.id for cut in weighted.cuts] == [cut.id for cut in corpus.cuts("train")]
     assert [cut.id for cut in plain.cuts.part(1, 10)] == ["train-1", "train-11", "train-21"]
     assert next(iter(plain.cuts)).load_features().shape[1] == 80, "its paths begin at the recipe's folder"
@@ -96,7 +97,10 @@ def of_dense_text(cut: MonoCut) -> MonoCut:
     ],
 )
 def test_an_unusable_cut_is_told_by_its_manifest(corpus: Corpus, spoil: Callable[[MonoCut], Cut], message: str) -> None:
-    check, cut = UtteranceCheck(corpus.tokenizer, FeatureConfig()), corpus.cuts("train")[4]
+    check, cut = (
+        functools.partial(check_utterance, tokenizer=corpus.tokenizer, config=FeatureConfig()),
+        corpus.cuts("train")[4],
+    )
     assert check(cut) == check(cut.drop_features()) == []
     assert message in "; ".join(check(spoil(cut))) and cut.id in check(spoil(cut))[0]
 
@@ -105,6 +109,6 @@ def test_features_of_another_rate_are_told_also_in_mixed_cuts(corpus: Corpus) ->
     cut = corpus.cuts("train")[4]
     other = fastcopy(cut, features=fastcopy(cut.features, sampling_rate=8000), recording=None)
     same = fastcopy(cut, recording=None)
-    assert unfit_features(same.append(same), FeatureConfig()) == ""
+    assert unfit(same.append(same), FeatureConfig()) == ""
     for told in (other, other.append(other)):
-        assert unfit_features(told, FeatureConfig()).startswith("computed at 8000 Hz, the config says 16000")
+        assert unfit(told, FeatureConfig()).startswith("computed at 8000 Hz, the config says 16000")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import math
@@ -17,7 +18,7 @@ from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig, replace_fields
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset
-from shared_moe_conformer.data.checks import UtteranceCheck
+from shared_moe_conformer.data.checks import check_utterance
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.loaders import WHOLE, Part
@@ -298,7 +299,7 @@ SPLITS = ("data/fbank/cuts_train.jsonl.gz", "data/fbank/cuts_dev.jsonl.gz")
 
 
 def mixture(corpus: Corpus, *weights: float, endless: bool) -> Mixture:
-    check = UtteranceCheck(corpus.tokenizer, FeatureConfig())
+    check = functools.partial(check_utterance, tokenizer=corpus.tokenizer, config=FeatureConfig())
     return Mixture(open_sources(SPLITS, corpus.recipe_dir), weights, check, endless)
 
 
@@ -318,7 +319,7 @@ def test_parts_of_a_mixture_with_an_end_have_every_cut_once(corpus: Corpus) -> N
 def test_a_survey_counts_and_leaves_out(corpus: Corpus, tmp_path: Path) -> None:
     cuts = corpus.cuts("train")
     bad = fastcopy(cuts[5], supervisions=[fastcopy(cuts[5].supervisions[0], text="")])
-    check = UtteranceCheck(corpus.tokenizer, FeatureConfig())
+    check = functools.partial(check_utterance, tokenizer=corpus.tokenizer, config=FeatureConfig())
     CutSet.from_cuts([*cuts[:5], bad, *cuts[6:]]).to_file(tmp_path / "a.jsonl.gz")
     found = survey(open_sources(("a.jsonl.gz",), tmp_path), check, limit=None)
     assert len(found) == 23 and found.left_out == ["train-5: empty transcript"]
