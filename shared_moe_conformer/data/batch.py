@@ -106,11 +106,7 @@ class CutDataset(Dataset):
         return self if epoch > self.config.conditions_after else replace(self, conditions=None)
 
     def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
-        """The cuts without augmentation.
-
-        Raises:
-          NothingReadable: none of them can be read.
-        """
+        """The cuts without augmentation; `NothingReadable`: there are none."""
         examples = [example for cut in cuts if (example := self._example(cut)) is not None]
         if not examples:
             raise NothingReadable("no cut of a batch can be read")
@@ -127,11 +123,7 @@ class CutDataset(Dataset):
         return Example(features, self.tokenizer.encode([text])[0], cut.id, text)
 
     def features_of(self, cut: MonoCut) -> Tensor:
-        """The features (T, F) of a cut.
-
-        Raises:
-          ValueError: they cannot be read, or computed from its recording.
-        """
+        """The features (T, F) of a cut; `ValueError`: they cannot be read, or computed from its recording."""
         try:
             return features_of(cut, self.features)
         except Exception as error:  # audio backends and storages have their own

@@ -27,14 +27,7 @@ class AsrDataModule:
     """The cuts and loaders of one recipe under one config."""
 
     def __init__(self, config: Config, recipe_dir: Path, tokenizer: Tokenizer, *, part: Part = WHOLE) -> None:
-        """Nothing is read yet.
-
-        Args:
-          config: the experiment.
-          recipe_dir: what the config's paths are relative to.
-          tokenizer: makes tokens of texts.
-          part: which batches this process gets of those for training and validation.
-        """
+        """Nothing is read yet; of the batches for training and validation this process gets a part."""
         self.config = config
         self.recipe_dir = recipe_dir
         self.tokenizer = tokenizer
@@ -60,11 +53,7 @@ class AsrDataModule:
         return survey(self._sources, self._check, limit=SAMPLE if self.config.training.epoch_steps else None)
 
     def stream_loader(self, survey: Survey) -> EpochStream | EndlessStream:
-        """The batches of `train_cuts`.
-
-        Raises:
-          ValueError: the first cut of a source cannot be read.
-        """
+        """The batches of `train_cuts`; `ValueError`: the first cut of a source cannot be read."""
         training, sources = self.config.training, self._sources
         length = training.epoch_steps * training.accumulate_batches
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
@@ -133,11 +122,7 @@ class AsrDataModule:
         return {split: EvalLoader(self.cuts(split), self.dataset) for split in self.config.data.test_splits}
 
     def distorted_loaders(self, distortions: Sequence[Distortion]) -> dict[str, EvalLoader]:
-        """Each test split by its name and each distortion's, as `test-white=10`.
-
-        Raises:
-          ValueError: a cut without a recording, or a split too small for babble.
-        """
+        """Each test split by its name and each distortion's, as `test-white=10`."""
         loaders = {}
         for split in self.config.data.test_splits if distortions else ():
             cuts = self.cuts(split)

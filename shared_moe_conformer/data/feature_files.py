@@ -56,7 +56,6 @@ def store_features(
       cuts: one-channel cuts at any sampling rate; their audio can be opened from the working folder.
       split: names the files.
       directory: a relative path, taken into the manifest as it is.
-      config: the features.
       exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
       piece: number of the piece that is computed, from 0; of one piece of several, no manifest is written.
       executor: computes instead of `num_jobs` processes, for example a cluster whose machines share the working folder.

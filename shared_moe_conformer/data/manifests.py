@@ -92,8 +92,6 @@ def iterate_cut_file(
     """The cuts of one file, one after the other; their relative paths begin at the recipe's folder.
 
     Args:
-      path: of the file.
-      recipe_dir: the folder.
       index: number of the first cut to give.
       count: every `count`-th is given; the lines of others are not parsed.
       begin: share of the file after which to begin; what is before comes last. A compressed file is read from its

@@ -42,8 +42,7 @@ class Unreadable:
     """Shards and cuts that could not be read, in a line each."""
 
     def __init__(self, limit: int = 0) -> None:
-        """Args: `limit`: the most that may be waiting to be taken."""
-        self._limit = limit
+        self._limit = limit  # of lines that wait to be taken
         self._lines: list[str] = []
 
     def note(self, error: ValueError) -> None:
@@ -150,11 +149,7 @@ def _of_files(name: str, files: Mapping[str, Sequence[str]]) -> Shards:
 
 
 def _retried(names: Files, read: Callable[[Files, Files], Iterator[Cut]]) -> Iterator[Cut]:
-    """The cuts that `read` finds in files, which are fetched again if URLs or commands break off or stall.
-
-    Raises:
-      ValueError: what is wrong with a file, as `read` says it, or that it could not be fetched.
-    """
+    """The cuts that `read` finds in files, which are fetched again if URLs or commands break off or stall."""
     are_remote = any("://" in name or name.startswith("pipe:") for name in names.values())
     count = 0
     for attempt in range(ATTEMPTS if are_remote else 1):
@@ -200,11 +195,7 @@ def _cuts_of_manifest(files: Files, names: Files) -> Iterator[Cut]:
 
 
 def _cuts_of_shard(files: Files, names: Files) -> Iterator[Cut]:
-    """A shard's cuts with their audio or features in memory.
-
-    Raises:
-      ValueError: a file that is missing, damaged or cut off, or is another shard's.
-    """
+    """A shard's cuts with their audio or features in memory; `ValueError`: files are missing or damaged."""
     others = ", ".join(name for field, name in names.items() if field != CUTS)
     count = 0
     try:

@@ -71,11 +71,7 @@ def read_tsv(path: Path) -> list[Utterance]:
 
 
 def _utterance_of_row(origin: str, values: Mapping[str, str]) -> Utterance:
-    """The utterance of a row.
-
-    Raises:
-      ValueError: what is wrong with it.
-    """
+    """The utterance of a row; `ValueError`: what is wrong with it."""
     require(bool(values["path"]), f"no path: name the audio file, as {' or '.join(NAMES['path'][:2])}")
     require(
         values["path"].isprintable() or not set(values["path"]) & set("\t\n\r\0"),
@@ -188,11 +184,7 @@ def _parsed(text: str) -> Any:
 
 
 def _strings(entry: Any) -> dict[str, str]:
-    """The values of an object of JSON that stand for text or numbers.
-
-    Raises:
-      ValueError: no object, or a path or a text of another kind.
-    """
+    """The values of an object of JSON that stand for text or numbers; `ValueError`: what is wrong with it."""
     said = f" ({first_line(entry)})" if isinstance(entry, Exception) else ""
     require(isinstance(entry, dict), f'no object of JSON{said}: write {{"audio_filepath": .., "text": ..}}')
     for name in (*NAMES["path"], *NAMES["text"]):
@@ -243,11 +235,7 @@ def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
 
 
 def _utterance(name: str, texts: Map, segments: Map, recordings: Map) -> Utterance:
-    """The utterance of a name, without its speaker.
-
-    Raises:
-      ValueError: the line and what is wrong with it.
-    """
+    """The utterance of a name, without its speaker; `ValueError`: the line and what is wrong with it."""
     origin, text = texts[name]
     require(bool(text), f"{origin}: no text: write what is said, or take the line out")
     if not segments:
