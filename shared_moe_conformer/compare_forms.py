@@ -1,4 +1,4 @@
-"""The verb that compares a model's forms on a test set: their texts in other runtimes, and the cost of small files.
+"""The verb that compares a model's forms on a test set: texts in other runtimes, and the cost of smaller files.
 
 `python -m shared_moe_conformer.compare_forms --model zoo/NAME --recipe-dir egs/CORPUS/ASR`
 """
@@ -54,7 +54,7 @@ from shared_moe_conformer.training.averaging import Selection
 
 PRECISIONS: dict[str, Callable[[str], str]] = {"float32": str, "float16": fp16_name, "int8": int8_name}
 SEARCHES = {"transducer": "greedy_search", "ctc": "ctc_greedy_search"}
-"""A bundle's two models, and the search of this package that all runtimes repeat."""
+"""A bundle's two models, and the search that all runtimes repeat."""
 NOT_TOLD = float("nan")
 
 
@@ -69,7 +69,7 @@ class Utterance(NamedTuple):
 
     name: str
     wav: Path
-    """At the model's sampling rate, in float32."""
+    """File at the model's sampling rate, in float32."""
     text: str
     """The words that were said."""
 
@@ -93,7 +93,7 @@ class Row(NamedTuple):
     word_error_rate: float
     """In percent."""
     same: int
-    """Recordings with the reference's text."""
+    """Number of recordings with the reference's text."""
     difference: float = NOT_TOLD
     """See `Texts`."""
     megabytes: float = NOT_TOLD
@@ -112,7 +112,7 @@ class Comparison(NamedTuple):
 
 
 def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
-    """The texts that ./decode.py wrote for the test set with these checkpoints, by kind of search, if it did.
+    """The texts that ./decode.py wrote for the test set with these checkpoints, by kind of search; empty if none.
 
     Raises:
       ValueError: a damaged file, or one of another test set.
@@ -127,7 +127,7 @@ def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequen
 
 
 def write_test_set(recipe_dir: Path, split: str, folder: Path, *, bundle: Bundle) -> list[Utterance]:
-    """The recordings of a recipe's split as wav files of the model's sampling rate, which every runtime reads.
+    """A recipe's split as wav files at the model's sampling rate, which every runtime reads.
 
     Raises:
       FileNotFoundError: the recipe has not been prepared.
@@ -157,10 +157,10 @@ def compare(
     Args:
       bundle: the released model.
       utterances: the test set.
-      onnx_dir, torchscript_dir: what `write_onnx` and `write_torchscript` made of it.
+      onnx_dir, torchscript_dir: folders that `write_onnx` and `write_torchscript` wrote.
       experiment: the model as training left it, the reference; None: the bundle is.
-      decoded: by kind, what ./decode.py made of the test set, if anything.
-      rounds: times that sherpa-onnx recognises all; the median time counts.
+      decoded: texts of ./decode.py by kind, if there are any.
+      rounds: number of times that sherpa-onnx recognises all; the median time counts.
 
     Raises:
       ValueError: sherpa-onnx is missing or refuses the files.
@@ -193,7 +193,7 @@ def compare(
 def in_runtimes(
     reference: Bundle, utterances: Sequence[Utterance], runtimes: Mapping[str, Parts]
 ) -> dict[tuple[str, str], Texts]:
-    """By model and runtime, the text of every recording, and the largest difference from the reference."""
+    """The texts of all recordings, and the largest difference from the reference, by model and runtime."""
     texts: dict[tuple[str, str], list[str]] = {(kind, name): [] for name in runtimes for kind in SEARCHES}
     largest = dict.fromkeys(texts, 0.0)
     own, start = torch_parts(reference.model), reference.model.decoder.start_context
@@ -276,7 +276,7 @@ def _compare(args: argparse.Namespace) -> None:
     tune_cpu()
     require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
     source = resolve(args.model, zoo_dir=args.zoo_dir)
-    found = importlib.util.find_spec("sherpa_onnx") is not None  # which is called last
+    found = importlib.util.find_spec("sherpa_onnx") is not None  # checked now, since it is called last
     require(found, "the package sherpa_onnx is not installed: pip install sherpa-onnx soundfile")
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:

@@ -41,7 +41,7 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
 
 def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoint: str) -> tuple[scoring.Scores, Path]:
-    """Score a result and write its files into the method's folder of the experiment; return the summary's path as well.
+    """Score a result and write its files into the experiment's folder of the method; also return the summary's path.
 
     Args:
       checkpoint: the name of the weights, as file names give it.
@@ -75,18 +75,18 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--test-splits", type=lambda text: tuple(text.split(",")), default=argparse.SUPPRESS,
                         metavar="A,B,..", help="cut sets to decode, such as dev,test [as in training]")  # fmt: skip
     parser.add_argument("--num-layers", type=int, default=0,
-                        help="layers of a model trained with --depths that compute; few are fast [all]")  # fmt: skip
+                        help="layers that compute, in a model trained with --depths [all]")  # fmt: skip
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
-                        help="write hyps- files, too, next to the recogs-: text; ctm, one line a word with its time "
-                        "and confidence; jsonl, with tokens; can be given again [none]")  # fmt: skip
+                        help="also write hyps- files: text; ctm, one line per word with its time and "
+                        "confidence; jsonl, with tokens; may be repeated [none]")  # fmt: skip
     parser.add_argument("--distort", nargs="+", default=[], metavar="KIND=VALUE",
-                        help="decode the test sets distorted, too, once for each of these, from their recordings, and "
-                        "compare; a+b: a, then b. " + kinds_help().replace("%", "%%"))  # fmt: skip
+                        help="also decode distorted copies of the test sets, one for each of these, from recordings, "
+                        "and compare; a+b: a, then b. " + kinds_help().replace("%", "%%"))  # fmt: skip
     parser.add_argument("--tune", metavar="SPLIT",
                         help="find the scales, penalties and beam sizes of --decoding-method (or of all) with the "
-                        "lowest WER on this split, dev and never test, and write them into decoding.json of the "
-                        "experiment, from where ./decode.py and ./export.py take them by default; options that are "
-                        "given keep their values [none]")  # fmt: skip
+                        "lowest WER on this split, dev and never test, and write them into the experiment's "
+                        "decoding.json, where ./decode.py and ./export.py find them; options that are given keep "
+                        "their values [none]")  # fmt: skip
     add_device_flag(parser)
     add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
@@ -131,7 +131,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
 
 
 def _use_layers(model: AsrModel, num_layers: int) -> str:
-    """Have a model compute this many layers; return the number as names of results carry it. 0: all, unnamed."""
+    """Let a model compute this many layers; return the number for names of results. 0: all, without a name."""
     if num_layers == 0:
         return ""
     encoder = model.config.encoder
@@ -144,7 +144,7 @@ def _use_layers(model: AsrModel, num_layers: int) -> str:
 
 
 def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
-    """Find the best values of each method on a split; a method's are written as soon as they are found."""
+    """Find the best values of each method on a split, and write them method by method."""
     tune_cpu()
     require_not_test(args.tune)
     require(not args.distort, "--tune with --distort: values are tuned on the split as it is; leave one of them out")
@@ -192,7 +192,7 @@ def _load_methods(
     *,
     tuned: Mapping[str, searches.Values] = searches.NO_VALUES,
 ) -> searches.Loaded:
-    """The searches that were asked for and their resources; of "all", those that cannot run here are left out."""
+    """The searches that were asked for and their resources; "all" leaves out what cannot run here."""
     methods = searches.resolved(decoding, vocab_size=config.model.vocab_size, tuned=tuned)
     loaded = searches.load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method != "all":
@@ -233,10 +233,10 @@ def _compare(
     left_out: Mapping[str, str],
     searched: str,
 ) -> None:
-    """Write the table of several methods on one test set, and that of their confidences.
+    """Write tables of several methods and of their confidences on one test set.
 
     Args:
-      searched: the checkpoint, and the method if only one was asked for, as file names give them.
+      searched: the checkpoint, and the method if only one was asked for, for file names.
     """
     test_set = scores[0].test_set
     name, title = f"{test_set}-{searched}", f"{test_set}, {searched}"
@@ -252,7 +252,7 @@ def _compare(
 def _compare_distortions(
     clean: Sequence[scoring.Scores], distorted: Sequence[Sequence[scoring.Scores]], exp_dir: Path, *, checkpoint: str
 ) -> None:
-    """Write the table of one test set; its name has the method's options if there is one method only."""
+    """Write the table of one test set; the name has the method's options if there is only one method."""
     searched = f"-{clean[0].settings}" if len(clean) == 1 else ""
     path = exp_dir / f"{scoring.short_name(f'distortions-{clean[0].test_set}-{checkpoint}{searched}')}.txt"
     table = comparison.distortion_table(clean, distorted)

@@ -44,7 +44,7 @@ class Encoder(AbsEncoder):
         Args:
           xs_pad: features, (N, T, F).
           ilens: valid frames of each utterance, (N,).
-          prev_states: not used.
+          prev_states: unused.
 
         Raises:
           TooShortUttError: an utterance has no encoder frame.
@@ -58,7 +58,7 @@ class Encoder(AbsEncoder):
 
 
 def _signature() -> inspect.Signature:
-    """The options with their values when left out, from which ESPnet makes a complete config."""
+    """The options with their defaults, from which ESPnet makes a complete config."""
     kind, values = inspect.Parameter.KEYWORD_ONLY, to_dict(DEFAULTS)
     options = [inspect.Parameter(f.name, kind, default=values[f.name]) for f in dataclasses.fields(DEFAULTS)]
     return inspect.Signature([inspect.Parameter("input_size", inspect.Parameter.POSITIONAL_OR_KEYWORD), *options])
@@ -69,7 +69,7 @@ encoder_choices.classes[NAME] = Encoder
 
 
 def main() -> None:
-    """Call `main` of a module of ESPnet, which knows the encoder now; so do the processes that it starts."""
+    """Call `main` of a module of ESPnet, which then knows the encoder, as do the processes that it starts."""
     if len(sys.argv) < 3 or sys.argv[1] != "-m":
         sys.exit(USAGE)
     module = sys.argv[2]

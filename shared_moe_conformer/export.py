@@ -1,4 +1,4 @@
-"""The verb that releases: checkpoints of an experiment, averaged, become a bundle in a zoo, and other forms of it."""
+"""The verb that releases: averaged checkpoints of an experiment become a bundle in a zoo, and other forms."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from shared_moe_conformer.text import first_line
 from shared_moe_conformer.training.averaging import Selection
 
 EXAMPLE_SECONDS = 3.0
-"""Wanted duration of the recording that is released with a model."""
+"""Preferred duration of the recording that is released with a model, in seconds."""
 
 
 def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence[str] | None = None) -> None:
@@ -68,11 +68,11 @@ def export(
 
     Args:
       folder: the folder to make; its name is the model's, and the folder around it is the zoo.
-      with_lm: kinds of neural language models of the lang folder that go along, with the 2-gram for LODR.
+      with_lm: kinds of neural language models of the lang folder to release as well, with the 2-gram for LODR.
 
     Raises:
       FileExistsError: there is a model of this name.
-      FileNotFoundError: no such experiment or epoch, or its recipe's data or graph are gone.
+      FileNotFoundError: no such experiment or epoch, or the recipe's data or graph are missing.
       ValueError: a name that no folder can have, damaged files, or a lang folder with other units than in training.
     """
     require_name(folder.name)
@@ -106,7 +106,7 @@ def export(
 
 
 def without_local_paths(config: Config) -> Config:
-    """The config with absolute paths cut to their last names: nobody needs to know where they led on one machine."""
+    """The config with absolute paths cut to their last names, since they mean nothing on other machines."""
     data, training = config.data, config.training
     paths = {
         "manifest_dir": data.manifest_dir,
@@ -131,7 +131,7 @@ def graph_files(lang_dir: Path, *, vocab_size: int) -> tuple[str, ...]:
 
 
 def lm_files(lang_dir: Path, kinds: Sequence[str], tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The files of a lang folder that are its neural language models of these kinds and, if it has one, the 2-gram.
+    """The files of a lang folder's neural language models of these kinds, and of its 2-gram if it has one.
 
     Raises:
       FileNotFoundError: it has none of a kind.
@@ -163,7 +163,7 @@ def describe(name: str, config: Config, *, decoding_method: str = DEFAULT_SEARCH
 
 
 def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str, first: str) -> dict[str, dict[str, float]]:
-    """WER in percent by test set and search, from the summaries that ./decode.py wrote for these very checkpoints.
+    """WER in percent by test set and search, from ./decode.py's summaries for these checkpoints.
 
     Args:
       checkpoint: the selection's name, e.g. epoch-30-avg-9.
@@ -194,7 +194,7 @@ def choose_example(config: Config, *, recipe_dir: Path) -> ExampleRecording:
     cut = min(cuts, key=lambda cut: (abs(cut.duration - EXAMPLE_SECONDS), cut.id))
     try:
         samples = cut.load_audio().mean(axis=0)
-    except Exception as error:  # Lhotse tries many readers, which raise as many kinds
+    except Exception as error:  # Lhotse tries many readers, which raise many kinds
         raise ValueError(
             f"the audio of test cut {cut.id} cannot be read ({first_line(error)}): run ./prepare.sh again"
         ) from error
@@ -221,28 +221,27 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
         "--decoding-method",
         choices=[n for n, m in METHODS.items() if n == "1best" or (not m.engines and m.uses in ((), ("hotwords",)))],
         default=DEFAULT_SEARCH,
-        help="search by which the released model transcribes unless it is told another; 1best: --with-graph too "
-        f"[{DEFAULT_SEARCH}]",
+        help=f"default search of the released model; 1best also needs --with-graph [{DEFAULT_SEARCH}]",
     )
     parser.add_argument(
         "--with-graph",
         action="store_true",
-        help="release the decoding graph over words as well (HLG, its lexicon and its n-gram)",
+        help="also release the decoding graph over words (HLG, its lexicon and its n-gram)",
     )
     parser.add_argument(
         "--with-lm",
         choices=get_args(NeuralLmType),
         nargs="+",
         default=[],
-        help="release neural language models of ./train_lm.py as well, and the 2-gram for LODR; the onnx forms have "
-        "them, too [none]",
+        help="also release neural language models of ./train_lm.py, and the 2-gram for LODR; the onnx forms include "
+        "them [none]",
     )
     parser.add_argument(
         "--to",
         choices=FORMS,
         nargs="+",
         default=[],
-        help=f"write the model in other forms as well; {FORMS_HELP} [none]",
+        help=f"also write the model in other forms; {FORMS_HELP} [none]",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a model of this name, and its other forms")
     add_flags(parser, Selection)

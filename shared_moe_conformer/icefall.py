@@ -38,7 +38,7 @@ class EncoderModel(Layers, EncoderInterface):  # type: ignore[misc]
         Args:
           x: the front end's frames, (T', N, C).
           x_lens: the valid ones of each utterance, (N,).
-          src_key_padding_mask: True at padding, (N, T'), which `x_lens` says already.
+          src_key_padding_mask: True at padding, (N, T'); unused, since `x_lens` says the same.
         """
         frames, lens = super().forward(x.transpose(0, 1), x_lens, self.chunking)
         return frames.transpose(0, 1), lens
@@ -58,7 +58,7 @@ class Conformer(EncoderInterface):  # type: ignore[misc, valid-type]
         Args:
           x: features, (N, T, F).
           x_lens: valid frames of each utterance, (N,).
-          warmup: no difference; the layers need none.
+          warmup: unused; the layers need none.
         """
         return self.layers(*self.encoder_embed(x, x_lens))
 

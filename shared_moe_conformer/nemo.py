@@ -17,14 +17,14 @@ from shared_moe_conformer.standalone import whole_utterance_parts
 PREFIX = "shared_moe_conformer."
 
 if PREFIX not in common.ALLOWED_TARGET_PREFIXES:
-    common.ALLOWED_TARGET_PREFIXES.append(PREFIX)  # NeMo makes nothing of a config that is not listed there
+    common.ALLOWED_TARGET_PREFIXES.append(PREFIX)  # NeMo only builds configs whose prefix is listed there
 
 
 class Encoder(NeuralModule):  # type: ignore[misc]
     """What a NeMo model calls `encoder`: features (N, F, T) to frames (N, C, T')."""
 
     subsampling_factor = SUBSAMPLING_FACTOR
-    """Feature frames of an encoder frame, by which NeMo tells times."""
+    """Feature frames per encoder frame, from which NeMo computes times."""
 
     def __init__(self, feat_in: int, **options: Any) -> None:
         """Take the mel bins of the preprocessor, and the options of `standalone.whole_utterance_parts`."""

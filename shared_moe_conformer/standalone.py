@@ -1,4 +1,4 @@
-"""The encoder in two parts for other toolkits' trainers, which know nothing of its statistics and its experts' balance.
+"""The encoder in two parts for other toolkits' trainers, which do not know its statistics and balance of experts.
 
 Both parts together have the parameters of `Encoder`, by the same names.
 """
@@ -16,18 +16,18 @@ from shared_moe_conformer.model.frontend import Conv2dSubsampling, FeatureNorm
 from shared_moe_conformer.model.norms import as_wide_as
 
 DEFAULTS = EncoderConfig(balancing_bias_rate=0.001)
-"""Options that another toolkit's config leaves out: those of the package, and experts that need no loss."""
+"""Defaults of another toolkit's config: the package's, but with experts that need no loss."""
 
 
 def whole_utterance_parts(options: dict[str, Any], *, num_mel_bins: int, because: str) -> tuple[FrontEnd, Layers]:
     """Both parts, for a toolkit that knows no chunks.
 
     Args:
-      options: fields of `EncoderConfig`; those that are left out have the values of `DEFAULTS`.
-      because: the reason why there are no chunks, for the message.
+      options: fields of `EncoderConfig`; others have the values of `DEFAULTS`.
+      because: why there are no chunks, for the message.
 
     Raises:
-      ValueError: an encoder that cannot be, or whose experts need a loss, or that is trained in chunks.
+      ValueError: an impossible encoder, experts that need a loss, or training in chunks.
     """
     config = with_options(DEFAULTS, options)
     sizes = config.chunk_sizes
@@ -37,7 +37,7 @@ def whole_utterance_parts(options: dict[str, Any], *, num_mel_bins: int, because
 
 
 class FrontEnd(nn.Module):
-    """Features to the first layer's frames; a forward in training counts its features into their statistics."""
+    """Features to the first layer's frames; a forward in training adds its features to the statistics."""
 
     def __init__(self, config: EncoderConfig, *, num_mel_bins: int) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class FrontEnd(nn.Module):
 class Layers(Encoder):
     """The encoder without its front end; a forward in training moves the experts' balancing biases.
 
-    The biases follow the batch before, since a trainer that knows nothing of them does nothing after an update.
+    The biases follow the previous batch, since such a trainer does nothing for them after an update.
     """
 
     frames_per_expert: Tensor | None = None
-    """Of the last batch in training, (L, E)."""
+    """Frames of each expert in the last training batch, (L, E)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         """Take the options.

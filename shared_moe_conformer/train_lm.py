@@ -40,7 +40,7 @@ SCHEDULE = (
     *("num_epochs", "learning_rate", "warmup_steps", "lr_schedule", "decay_epochs"),
     *("weight_decay", "max_grad_norm", "accumulate_batches", "seed"),
 )
-"""Options of a recogniser's training that a language model's has, too."""
+"""Options that a language model's training shares with a recogniser's."""
 NOT_FOR_TEXTS = ("average_period", "prescan", "compile", "checkpoint_activations")
 """Options of a run that a language model's does not have."""
 HIDDEN: Mapping[str, None] = dict.fromkeys(
@@ -86,12 +86,12 @@ def train_lm(
     options: RunOptions,
     between_steps: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train a language model; that of the epoch with the lowest perplexity on dev goes into the lang folder.
+    """Train a language model; the one of the epoch with the lowest perplexity on dev goes into the lang folder.
 
     The arguments and errors are those of `train.train`.
 
     Args:
-      config: its number of units is replaced by the tokenizer's.
+      config: the tokenizer's number of units replaces its own.
     """
     require(world().size == 1, f"a language model is trained by one process, not {world().size}: leave torchrun out")
     tune_cpu(options.num_threads)
@@ -152,7 +152,7 @@ def _loaders(config: LmConfig, recipe_dir: Path, tokenizer: Tokenizer) -> tuple[
 
 
 def _finish(model: LanguageModel, dev: TextLoader, exp_dir: Path, lang_dir: Path, tokenizer: Tokenizer) -> None:
-    """Write the best weights into the lang folder, and tell the perplexities of its n-grams beside theirs."""
+    """Write the best weights into the lang folder, and log their perplexity beside those of its n-grams."""
     best = load_checkpoint(exp_dir / BEST_LM_NAME)
     model.load_state_dict(best["model"])
     path = save_neural_lm(model.cpu().eval(), neural_lm_path(lang_dir, model.config.lm_type), tokenizer.pieces)

@@ -61,7 +61,7 @@ def transcribe_files(
     decoding: DecodingConfig,
     write: Callable[[str, Transcript], None],
 ) -> list[str]:
-    """Write each input's transcript as soon as it is ready; one with an error does not stop the others.
+    """Write each input's transcript as soon as it is ready; an error does not stop the other inputs.
 
     Returns:
       The names of inputs that could not be transcribed; the reasons are printed to the standard error.
@@ -93,30 +93,30 @@ def _channel(text: str) -> int | str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=program("transcribe"),
-        description="Print what is said in audio files, and when; or what is being said, with --live.",
+        description="Print what is said in audio files, and when; with --live, print speech while it is spoken.",
     )
     parser.add_argument(
         "audio",
         nargs="*",
-        help="files that libsndfile reads, or ffmpeg or PyAV if installed (m4a, webm, amr), of any sampling rate and "
-        "length; folders, with all below them; patterns in quotes ('calls/**/*.flac'); -: an audio file on the "
-        "standard input",
+        help="files of any sampling rate and length that libsndfile reads, or ffmpeg or PyAV if installed (m4a, webm, "
+        "amr); folders, with all below them; quoted patterns ('calls/**/*.flac'); -: an audio file on the standard "
+        "input",
     )
     add_model_flags(parser)
     parser.add_argument(
         "--channel",
         type=_channel,
-        help="one channel of each file, from 0; each: a transcript of every channel, as of the two sides of a call "
+        help="one channel of each file, from 0; each: a transcript of every channel, such as the two sides of a call "
         "[the mean of all]",
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         help="times: text, and under it each token over its time in seconds; text: one line of text for each file; "
-        "json: one object a line with tokens and words and their times; ctm: one line a word (NIST); srt, vtt: "
+        "json: one object per line with tokens, words and their times; ctm: one line per word (NIST); srt, vtt: "
         "subtitles [times; with --live text]",
     )
-    parser.add_argument("--output-dir", type=Path, help="write one file for each recording there, instead of printing")
+    parser.add_argument("--output-dir", type=Path, help="write one file per recording there, instead of printing")
     parser.add_argument(
         "--live",
         action="store_true",
@@ -148,8 +148,8 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
         "lm_type": {"choices": get_args(NeuralLmType), "help": "The language model over tokens that the model has."},
-        "lm_scales": {"metavar": "FLOAT", "help": "Rescoring methods: scale of their language model."},
-        "rescoring_ngram": {"help": "That n-gram: an ARPA file of the model's folder, or an absolute path."},
+        "lm_scales": {"metavar": "FLOAT", "help": "Rescoring methods: scale of the language model."},
+        "rescoring_ngram": {"help": "The n-gram: an ARPA file in the model's folder, or an absolute path."},
         "graph": {
             "help": "1best, nbest, nbest_lm_rescore: HLG: the model's lexicon and n-gram; H: the CTC topology. [HLG]"
         },
@@ -203,13 +203,13 @@ def _transcribe_live(args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
-    """The model and the search that the flags ask for; tuned values that are used are said."""
+    """The model and the search that the flags ask for; prints the tuned values in use."""
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     limit_threads(counts_of(bundle.model)["total"].active)
     decoding, *others = _searches(bundle, args)
     require(
-        not others, f"{decoding.decoding_method} needs the scale of its language model: give one, as --lm-scales 0.5"
+        not others, f"{decoding.decoding_method} needs the scale of its language model: give one, e.g. --lm-scales 0.5"
     )
     if tuned := differences([decoding], not_given(bundle.manifest.decoding_options, vars(args))):
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)

@@ -21,9 +21,9 @@ from shared_moe_conformer.release.card import CODE, MODEL_CLASSES, MODEL_TYPE
 
 
 class SavesCode:
-    """A class of transformers whose `save_pretrained` writes the code that names the classes.
+    """A class of transformers whose `save_pretrained` also writes the code that names the classes.
 
-    Without this, transformers would copy the file of each class, and some of the files that it imports.
+    Otherwise transformers would copy the file of each class, and some of the files that it imports.
     """
 
     @classmethod
@@ -38,7 +38,7 @@ class SavesCode:
 
 
 class SharedMoeConformerConfig(SavesCode, PretrainedConfig):
-    """The encoder's options under `encoder`, and what transformers asks of every CTC model."""
+    """The encoder's options under `encoder`, and those that transformers wants of every CTC model."""
 
     model_type = MODEL_TYPE
 
@@ -60,10 +60,10 @@ class SharedMoeConformerConfig(SavesCode, PretrainedConfig):
           vocab_size: output units, blank (0) included.
           num_mel_bins: of the features.
           sampling_rate: of the audio, in Hz.
-          load_balancing_loss_scale, router_z_loss_scale: in a loss, beside CTC's mean over frames.
+          load_balancing_loss_scale, router_z_loss_scale: weights in the loss, beside CTC's mean over frames.
 
         Raises:
-          ValueError: the encoder cannot be.
+          ValueError: an impossible encoder.
         """
         options = with_options(EncoderConfig(), encoder or {})
         self.encoder = to_dict(options)
@@ -106,9 +106,9 @@ class SharedMoeConformerPreTrainedModel(SavesCode, PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Fill what loading leaves empty: a head for other units, and the depths that no file stores.
+        """Fill what loading leaves empty: a head for other units, and depths, which no file stores.
 
-        All other parts are initialised by their constructors.
+        Constructors initialise all other parts.
         """
         if module is getattr(self, "ctc_head", None):
             module.reset_parameters()
@@ -159,12 +159,12 @@ class SharedMoeConformerForCTC(SharedMoeConformerPreTrainedModel):
     def forward(
         self, input_features: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> CausalLMOutput:
-        """Return logits (N, T', V), and with labels the loss; at padding blank is certain.
+        """Return logits (N, T', V) and, with labels, the loss; padding is certain to be blank.
 
         Args:
           input_features: features, (N, T, F).
           attention_mask: 1 where a feature frame is valid, (N, T), with padding on the right; None: all are.
-          labels: units of each text, (N, U), filled up with -100.
+          labels: units of each text, (N, U), padded with -100.
         """
         output = self.conformer.encode(input_features, attention_mask)
         logits = self.ctc_head(output.encoder_out)

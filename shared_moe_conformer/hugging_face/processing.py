@@ -120,13 +120,13 @@ class SharedMoeConformerTokenizer(SavesCode, PreTrainedTokenizer):
 
 
 def _nested(token_ids: Any) -> Any:
-    """Ids of an array, a tensor or a number as lists of int."""
+    """Ids from an array, a tensor or a number, as lists of int."""
     ids = to_py_obj(token_ids)
     return [ids] if isinstance(ids, int) else ids
 
 
 def _runs(labels: list[int], *, group: bool) -> list[tuple[int, int, int]]:
-    """Each unit with its first frame and the one after its last; blank and what pads labels (-100) are left out.
+    """Each unit with its first frame and the one after its last; blanks and padding (-100) are left out.
 
     Args:
       group: equal labels in a row are one unit.
@@ -142,7 +142,7 @@ Recording = Any
 
 
 class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
-    """Log mel filter banks, the package's own; they are normalised inside the model."""
+    """The package's log mel filter banks, which the model itself normalises."""
 
     model_input_names = ["input_features", "attention_mask"]
 
@@ -166,7 +166,7 @@ class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
 
         Args:
           raw_speech: one recording, (num_samples,) from -1 to 1, or several.
-          sampling_rate: of the recordings, in Hz; they are resampled to the model's. None: they have the model's.
+          sampling_rate: rate of the recordings in Hz, which are resampled to the model's; None: the model's.
           others: `max_length`, `truncation` and `pad_to_multiple_of` of `pad`, in frames.
 
         Raises:
@@ -183,7 +183,7 @@ class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
         )
 
     def _features(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
-        """(T, F); T is 0 where there are not enough samples for one frame."""
+        """(T, F); T is 0 if there are too few samples for a frame."""
         require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
         if len(samples) < FRAME_LENGTH * sampling_rate:
             return np.zeros((0, self.feature_size), dtype=np.float32)
@@ -211,14 +211,14 @@ class SharedMoeConformerProcessor(SavesCode, ProcessorMixin):
         super().__init__(feature_extractor, tokenizer)
 
     def __call__(self, audio: Any = None, text: Any = None, **options: Any) -> BatchFeature:
-        """Return the features of audio, and the ids of texts as `labels` (as `input_ids` where there is no audio).
+        """Return the features of audio, and the ids of texts as `labels` (as `input_ids` without audio).
 
-        Labels are filled up with -100, as the model's loss expects.
+        Labels are padded with -100, as the model's loss expects.
 
         Args:
           audio: what the feature extractor takes.
           text: one text or several.
-          options: the feature extractor's, or the tokenizer's where there is no audio.
+          options: the feature extractor's, or without audio the tokenizer's.
         """
         if audio is None:
             return self.tokenizer(text, **options)

@@ -1,4 +1,4 @@
-"""The application behind the page that recognises speech, and what other programs may ask of it."""
+"""The application behind the page that recognises speech, and its interface for programs."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from shared_moe_conformer.web.uploads import (
 )
 
 STATUS = {TooLong: 413, TooSlow: 408, Full: 503, Ending: 503}
-"""HTTP status by what is wrong with a request; any other mistake is 400."""
+"""HTTP status by kind of error; any other is 400."""
 GRACE = 20
-"""Seconds for which Ctrl-C waits for the recording that is recognised, and for answers that are being sent."""
+"""Seconds that Ctrl-C waits for the recording in work and for answers that are being sent."""
 
 
 class LiveOptions(NamedTuple):
@@ -55,14 +55,14 @@ class LiveOptions(NamedTuple):
     max_streams: int = 16
     """Clients at once."""
     idle_seconds: float = 60.0
-    """A client that sends nothing for so long is disconnected."""
+    """A client that sends nothing for this long is disconnected."""
 
 
 LIVE = LiveOptions()
 
 
 class Limits(NamedTuple):
-    """Bounds on the recordings that are posted."""
+    """Bounds on posted recordings."""
 
     max_bytes: int = 32_000_000
     """Bytes of an upload."""
@@ -81,8 +81,8 @@ def create_app(
     Args:
       bundle: the model.
       folder: the bundle's, for its test wav.
-      hosts: names and addresses under which browsers may ask; any other is refused, so that no web page from
-        elsewhere can have its own name lead here.
+      hosts: names and addresses under which browsers may ask; others are refused, so that no foreign web page can
+        point its own name here.
       limits: of `/transcribe`.
       live: of `/stream`.
 
@@ -171,7 +171,7 @@ class Server(uvicorn.Server):
         self._queue: RecognitionQueue = app.state.queue
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End."""
+        """End; recordings that wait are refused."""
         self._queue.close()
         await super().shutdown(sockets)
 
@@ -184,7 +184,7 @@ def describe_model(bundle: Bundle) -> dict[str, Any]:
 
 
 def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer | None, str]:
-    """The recogniser of streams; None and why, where the model cannot stream and nobody asked for it."""
+    """The recogniser of streams, or None and the reason if the model cannot stream and nobody asked for it."""
     try:
         return bundle.recognizer(chunk_size=live.chunk_size, left_context=live.left_context), ""
     except (ValueError, OSError) as error:
@@ -194,7 +194,7 @@ def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer 
 
 
 def _answer(bundle: Bundle, upload: Upload) -> dict[str, Any]:
-    """What is said in an upload, or its `error` in one line."""
+    """The transcript of an upload, or its `error` in one line."""
     try:
         return recognise(bundle, upload.path, name=upload.name)
     except ValueError as error:
@@ -202,7 +202,7 @@ def _answer(bundle: Bundle, upload: Upload) -> dict[str, Any]:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """The answer that says what is wrong."""
+    """The answer that reports an error."""
     if not isinstance(error, TooSlow):
         await discard(request)
     headers = {"Retry-After": str(RETRY_AFTER)} if isinstance(error, Full) else {}
@@ -210,7 +210,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _unless_client_leaves(request: Request, work: Coroutine[Any, Any, list[Any]]) -> list[Any]:
-    """What comes of the work, which is cancelled when the client leaves (`ClientDisconnect`)."""
+    """The result of the work, which is cancelled if the client leaves (`ClientDisconnect`)."""
 
     async def leave() -> None:
         while (await request.receive())["type"] != "http.disconnect":

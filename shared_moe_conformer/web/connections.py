@@ -36,18 +36,18 @@ from shared_moe_conformer.web.streams import SAMPLING_RATE, Busy, Client, Stream
 
 _Http: Any = AutoHTTPProtocol
 _LAST_WORDS = 10.0
-"""Seconds for which a connection is kept whose client does not read the last words."""
+"""Seconds that a connection is kept if its client does not read the last words."""
 _READ_AT_ONCE = 4096
-"""Bytes that are read from a client before others have their turn: hundreds of frames at most, not thousands."""
+"""Bytes read from a client before others have their turn: hundreds of frames at most, not thousands."""
 _WAITING = 64
-"""Connections that may wait to be taken, and are then taken at once."""
+"""Connections that may wait to be accepted, and are accepted at once."""
 
 
 class PatientHttp(_Http):
     """An HTTP connection that is closed unless the head of a request comes within `idle_seconds`.
 
-    It is closed at once if connections already take three quarters of the files that the process may open: the rest is
-    for those that are being taken and for recordings.
+    It is closed at once if connections already take three quarters of the files that the process may open; the rest is
+    for new connections and for recordings.
     """
 
     def __init__(self, *args: Any, idle_seconds: float, **options: Any) -> None:
@@ -92,8 +92,8 @@ class PatientHttp(_Http):
 def connection_options(idle_seconds: float) -> dict[str, Any]:
     """uvicorn's options for connections that are bounded.
 
-    Compressed messages are not agreed on: a kilobyte would become a megabyte before anybody could count it, and speech
-    is hardly shorter for it.
+    Compressed messages are not accepted: a kilobyte could become a megabyte before it can be counted, and speech hardly
+    becomes shorter.
     """
     options: dict[str, Any] = {"http": functools.partial(PatientHttp, idle_seconds=idle_seconds)}
     if importlib.util.find_spec("wsproto"):
@@ -106,7 +106,7 @@ def _web_socket() -> type[asyncio.Protocol]:
     from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
     class PatientWebSocket(WSProtocol):
-        """A WebSocket whose client's pings are answered while it reads the answers, and which ends."""
+        """A WebSocket that answers pings only while the client reads, and that ends."""
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -131,7 +131,7 @@ LONGEST_MESSAGE = 100
 LOUDEST = 100.0
 """Samples are between -1 and 1; a client that sends those of 16-bit integers is told so."""
 FAREWELL = 5.0
-"""Seconds in which the client may close the connection itself after the last words."""
+"""Seconds that the client has to close the connection itself after the last words."""
 LONGEST_REASON = 123
 """Bytes of a reason for closing. Source: RFC 6455, section 5.5."""
 
@@ -201,8 +201,8 @@ def to_samples(data: bytes) -> np.ndarray:
 def to_message(update: Update, *, with_experts: bool = False) -> dict[str, Any]:
     """An update as sherpa-onnx's clients expect it, and `word_times`; their times count from the segment's start.
 
-    `words` and `lm_probs` are those of graphs and language models in sherpa-onnx; they stay empty here. `experts` are
-    there if they are asked for and a chunk was recognised; their start counts from the stream's beginning.
+    `words` and `lm_probs` belong to graphs and language models in sherpa-onnx and stay empty here. `experts` are present
+    if the client asked for them and a chunk was recognised; their start counts from the stream's beginning.
     """
     _, tokens, times, words, confidences = update.transcript
     start = update.start
@@ -290,7 +290,7 @@ async def _within(sending: Any, seconds: float) -> None:
 
 
 async def _refuse(websocket: WebSocket, code: int, reason: str) -> None:
-    """Tell the client why, twice, since clients show the one or the other, and close."""
+    """Tell the client why, in a message and in the close frame, since clients show one or the other, and close."""
     shortened = reason.encode()[:LONGEST_REASON].decode(errors="ignore")
     try:
         await _within(websocket.send_text(json.dumps({"error": reason}, ensure_ascii=False)), FAREWELL)

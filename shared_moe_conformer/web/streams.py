@@ -1,4 +1,4 @@
-"""Speech that many clients say at once: one worker recognises a chunk of each of them as a batch."""
+"""Speech of many clients at once: one worker recognises a chunk of each as a batch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from shared_moe_conformer.streaming import Stream, StreamingRecognizer
 SAMPLING_RATE = 16000
 """Rate of all clients' samples, in Hz. Source: sherpa-onnx's protocol."""
 MOST_WAITING = 5 * SAMPLING_RATE
-"""Samples of a client that may wait before no more are taken from it; then its network connection waits."""
+"""Most waiting samples of a client; beyond them its network connection waits."""
 MOST_UPDATES = 100
-"""Updates that a client may leave unread before its stream waits."""
+"""Most unread updates of a client; beyond them its stream waits."""
 
 
 class Update(NamedTuple):
@@ -37,7 +37,7 @@ class Update(NamedTuple):
     is_eof: bool
     """The stream has ended: this is the last update."""
     experts: SegmentExperts | None = None
-    """Those of the frames of a chunk that was recognised; None: no chunk was, or the model has none."""
+    """Experts of the frames of a recognised chunk; None without a chunk or without experts."""
 
 
 class Busy(Exception):
@@ -73,7 +73,7 @@ class Client:
         self._wake.set()
 
     async def next_update(self) -> Update:
-        """The next update, once there is one; what the recogniser raised is raised."""
+        """The next update, once there is one; raises what the recogniser raised."""
         update = await self.updates.get()
         self._wake.set()
         if isinstance(update, Exception):
@@ -87,7 +87,7 @@ class Client:
         return is_wanted and (bool(self._waiting) or self.stream.is_ready or self._is_ended)
 
     def feed(self) -> None:
-        """Give the stream as many samples as make a chunk; called in the worker's thread."""
+        """Give the stream enough samples for a chunk; called in the worker's thread."""
         while self._waiting and not self.stream.is_ready:
             samples = self._next_part()
             self.stream.add(samples, SAMPLING_RATE)
@@ -96,7 +96,7 @@ class Client:
             self.stream.end()
 
     def _next_part(self) -> np.ndarray:
-        """A second of the samples that wait, or less: thousands of short messages cost no more than one."""
+        """Up to a second of waiting samples, so that thousands of short messages cost no more than one."""
         parts = [self._waiting.popleft()]
         length = len(parts[0])
         while self._waiting and length + len(self._waiting[0]) <= SAMPLING_RATE:
@@ -149,7 +149,7 @@ class StreamHub:
             self._clients.remove(client)
 
     async def run(self) -> None:
-        """Recognise what comes, one chunk of every client at a time, until the task is cancelled."""
+        """Recognise audio, one chunk of every client at a time, until the task is cancelled."""
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1) as thread:
             while await self._wake.wait():
@@ -160,7 +160,7 @@ class StreamHub:
                         client.publish(updates)
 
     def _advance(self, clients: Sequence[Client]) -> list[list[Update | Exception]]:
-        """The updates of each client after its next chunk; an error ends the streams of all that were in the batch."""
+        """The updates of each client after its next chunk; an error ends all streams of the batch."""
         try:
             for client in clients:
                 client.feed()

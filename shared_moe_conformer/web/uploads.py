@@ -54,7 +54,7 @@ class Job:
         self.future = thread.submit(self._run)
 
     def _run(self) -> list[Any]:
-        """What the parts return; once nobody waits any more, no further part begins."""
+        """The results of the parts; once nobody waits any more, no further part begins."""
         return [part() for part in self._parts if self.is_wanted]
 
 
@@ -91,9 +91,9 @@ class RecognitionQueue:
             raise Full(self.max_waiting)
 
     async def run(self, *parts: Callable[[], Any]) -> list[Any]:
-        """What the parts return, called one after the other in the queue's thread once it is their turn.
+        """The results of the parts, which run one after the other in the queue's thread when it is their turn.
 
-        A task that is cancelled leaves the queue: parts that have not begun never do.
+        A cancelled task leaves the queue: parts that have not begun never do.
 
         Args:
           parts: all of them are one job.
@@ -133,16 +133,16 @@ LONGEST_NAME = 200
 MOST_FILES = 100
 """Most files that a form may have."""
 FORM_BYTES = 1 << 16
-"""Most bytes that a form may have besides its files."""
+"""Most bytes of a form besides its files."""
 FORM = "multipart/form-data"
 LINGER = 5.0
 """Seconds for which the rest of a refused body is read."""
 MAX_SECONDS = 600.0
-"""Longest recording that a page shows, in seconds; `transcribe` has no such limit."""
+"""Longest recording that the server takes, in seconds; `transcribe` has no such limit."""
 
 
 class Upload(NamedTuple):
-    """A recording that has come."""
+    """A recording that was received."""
 
     path: Path
     name: str
@@ -150,7 +150,7 @@ class Upload(NamedTuple):
 
 
 class TooLong(ValueError):
-    """A request has more bytes than it may have."""
+    """A request has too many bytes."""
 
 
 class TooSlow(ValueError):
@@ -158,12 +158,12 @@ class TooSlow(ValueError):
 
 
 def has_forms() -> bool:
-    """Whether the package is installed that reads forms."""
+    """Whether the package that reads forms is installed."""
     return importlib.util.find_spec("python_multipart") is not None
 
 
 def is_form(request: Request) -> bool:
-    """Whether a request's body is a form with files, which what `curl --data-binary` sends is not."""
+    """Whether a request's body is a form with files, unlike that of `curl --data-binary`."""
     return request.headers.get("content-type", "").split(";")[0].strip().lower() == FORM
 
 
@@ -177,11 +177,11 @@ async def receive(
       folder: there and empty.
       name: the recording's, unless a form gives one.
       max_bytes: most bytes of all recordings together.
-      idle_seconds: longest time in which a client may send nothing.
+      idle_seconds: longest time without a byte from the client.
 
     Raises:
       TooLong, TooSlow: the client exceeds one of these.
-      ValueError: no form that can be read, or one without a file.
+      ValueError: a form that cannot be read, or has no file.
       ClientDisconnect: the client has left.
     """
     if not is_form(request):
@@ -207,15 +207,15 @@ def shown(name: str | None) -> str:
 
 
 def _suffix(name: str) -> str:
-    """The ending of a name, for files whose content does not tell what they are."""
+    """The suffix of a name, if the content does not tell the format."""
     suffix = Path(name).suffix.lower()
     return suffix if suffix in WITHOUT_HEADER else ""
 
 
 async def discard(request: Request) -> None:
-    """Read the rest of a body that is refused, for a while: most clients send all of it before they read an answer.
+    """Read the rest of a refused body for a while: most clients send all of it before they read an answer.
 
-    Those that ask first, as curl does with large bodies, have sent none if none was read.
+    Clients that ask first, as curl does with large bodies, have sent nothing if nothing was read.
     """
 
     async def read() -> None:
@@ -230,7 +230,7 @@ async def discard(request: Request) -> None:
 
 
 async def _body(request: Request, *, max_bytes: int, idle_seconds: float, more: int = 0) -> AsyncGenerator[bytes, None]:
-    """The blocks of a request's body, which may have some bytes `more`; see `receive`."""
+    """The blocks of a request's body, which may have `more` bytes than `max_bytes`; see `receive`."""
     too_long = TooLong(f"the upload has more than {max_bytes / 1e6:g} MB, the most that is taken")
     announced = request.headers.get("content-length", "0")
     if announced.isdecimal() and int(announced) > max_bytes + more:
@@ -270,7 +270,7 @@ async def _files(request: Request, body: AsyncGenerator[bytes, None]) -> list[Up
 
 
 async def _keep(file: UploadFile, path: Path, name: str) -> Upload:
-    """Write a form's file; the web server's threads copy it."""
+    """Write a form's file, in a thread of the web server."""
 
     def copy() -> None:
         with path.open("wb") as target:
@@ -287,7 +287,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
     Args:
       bundle: the model.
       path: the recording.
-      name: what its owner calls it.
+      name: the owner's name for it.
 
     Raises:
       ValueError: it is no audio, or too long; the message has the owner's name for it.

@@ -1,6 +1,6 @@
 """A zoo as a folder of static files: one page with all models, and their test recordings.
 
-Whoever wrote a model is not trusted: what its files say is escaped, and its card can do nothing.
+Models are not trusted: the texts of their files are escaped, and their cards cannot run anything.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from shared_moe_conformer.release.zoo_index import ZooEntry, read_index, require
 from shared_moe_conformer.web import read_page, security_policy
 
 MARKER = "zoo-site.json"
-"""The index again, for programs; and the sign that a folder was written by `write_site`."""
+"""The index for programs, which also marks a folder that `write_site` wrote."""
 INDEX_PAGE = "index.html"
 MAX_TEXT = 1 << 18
-"""Size of the largest card or transcript, in bytes."""
+"""Largest size of a card or transcript, in bytes."""
 MAX_WAV = 1 << 26
-"""Size of the largest test recording, in bytes."""
+"""Largest size of a test recording, in bytes."""
 MAX_ROWS = 100
-"""Most rates that are shown of a test set; a recipe has about thirty."""
+"""Most rates shown for a test set; a recipe has about thirty."""
 LONGEST_LABEL = 250
-"""Characters of a name that are shown; a search with all its options has about two hundred."""
+"""Most characters of a name; a search with all its options has about two hundred."""
 COLUMNS = ("name", "corpus", "language", "licence", "unique", "unrolled", "active", "size", "WER")
 
 
@@ -54,12 +54,12 @@ def write_site(zoo_dir: Path, target: Path, *, overwrite: bool = False) -> int:
       overwrite: replace what an earlier call wrote.
 
     Returns:
-      Models on the page.
+      The number of models on the page.
 
     Raises:
       FileExistsError: the target exists and may not be replaced.
-      FileNotFoundError: a model's files are gone.
-      ValueError: a file is damaged, too long, or not a file.
+      FileNotFoundError: a model's files are missing.
+      ValueError: a file is damaged, too long, or not a regular file.
     """
     require(zoo_dir.is_dir(), f"no zoo in {zoo_dir}: ./export.py --zoo-dir {zoo_dir} makes one")
     entries = read_index(zoo_dir)
@@ -108,7 +108,7 @@ def _add_model(entry: ZooEntry, folder: Path, site: Path) -> str:
 
 
 def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: str, test_text: str) -> str:
-    """A model's part of the page; all that its files say is escaped."""
+    """A model's part of the page, in which the texts of its files are escaped."""
     name = escape(entry.name)
     chart = wer_tables(entry.error_rates, own=entry.decoding_method) or '<p class="soft">None were measured.</p>'
     said = [(key, text) for key, _, text in (line.partition(":") for line in test_text.splitlines() if line.strip())]
@@ -181,10 +181,10 @@ def _search_text(entry: ZooEntry) -> str:
 def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> str:
     """A table of each test set's word error rates in percent, a bar beside each; empty where there are none.
 
-    All bars have one scale. The searches by the model's own method are first and stand out.
+    All bars have one scale. Searches by the model's own method come first and stand out.
 
     Args:
-      error_rates: names of any kind, and perhaps rates that are no numbers.
+      error_rates: any names, and rates that may not be numbers.
       own: the method that the model uses by default.
     """
     most = max((rate for rates in error_rates.values() for rate in rates.values() if _is_rate(rate)), default=0.0)
@@ -194,7 +194,7 @@ def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> s
 
 
 def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float, own: str) -> str:
-    """A row for each method; several searches by one have a row each, below one with what they have in common."""
+    """A row for each method; several searches by one method get a row each, below a row with their common part."""
     by_method: dict[str, list[tuple[str, float]]] = {}
     for settings, rate in sorted(rates.items(), key=lambda item: not is_by(item[0], own))[:MAX_ROWS]:
         method, _, options = _cut(settings).partition("-")
@@ -214,9 +214,9 @@ def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float, own: s
 
 
 def told_apart(options: Sequence[str]) -> tuple[str, list[str]]:
-    """The common part of settings, with an ellipsis where they differ; and each one's own parts, after the word before.
+    """The common part of settings, with an ellipsis where they differ; and what is different in each, with its name.
 
-    If they have not as many words: nothing in common, and each one whole.
+    Settings with different numbers of words have nothing in common, and stay whole.
     """
     words = [text.split("-") for text in options]
     if len({len(of_one) for of_one in words}) > 1:
@@ -247,7 +247,7 @@ def _shown(text: str) -> str:
 
 
 def card_html(markdown: str) -> str:
-    """A card without its header: raw HTML is shown as text, pictures are links, and links lead to web pages alone.
+    """A card without its header: raw HTML is shown as text, pictures are links, and links lead only to web pages.
 
     Source: CommonMark, with the tables of GitHub Flavored Markdown.
     """
@@ -260,9 +260,9 @@ def card_html(markdown: str) -> str:
 
 
 def _make_modest(token: Token) -> None:
-    """Lower a heading, have links tell nothing about who follows them, and drop attributes that a policy refuses."""
+    """Lower a heading, keep links from telling who follows them, and drop attributes that the policy refuses."""
     if token.type in ("heading_open", "heading_close"):
-        token.tag = f"h{min(6, int(token.tag[1]) + 2)}"  # the page has a title, and so has the model
+        token.tag = f"h{min(6, int(token.tag[1]) + 2)}"  # the page and the model have titles
     if token.type == "link_open":
         token.attrSet("rel", "noopener noreferrer nofollow")
     token.attrs.pop("style", None)  # of columns that are aligned
