@@ -201,7 +201,7 @@ def to_samples(data: bytes) -> np.ndarray:
 def to_message(update: Update, *, with_experts: bool = False) -> dict[str, Any]:
     """An update as sherpa-onnx's clients expect it, and `word_times`; their times count from the segment's start.
 
-    `words` and `lm_probs` belong to graphs and language models in sherpa-onnx and stay empty here. `experts` are present
+    `words` and `lm_probs` belong to graphs and language models in sherpa-onnx and stay empty here. `experts` are there
     if the client asked for them and a chunk was recognised; their start counts from the stream's beginning.
     """
     _, tokens, times, words, confidences = update.transcript
