@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Build the graphs over words of a lang folder from its lexicon and n-gram: HLG_<topology> and LG, as safetensors.
 
-HLG goes from frame labels to words, and LG, for the transducer, from tokens to words. A graph that was made from the
-same files is left as it is.
+HLG goes from frame labels to words, and LG, for the transducer, from tokens to words. A graph that was already built
+from the same files stays.
 """
 
 from __future__ import annotations

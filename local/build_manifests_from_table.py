@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Recordings, supervisions and cuts of a recipe's utterances.tsv, which local/new_recipe.py has written.
+"""Recordings, supervisions and cuts from a recipe's utterances.tsv, which local/new_recipe.py wrote.
 
 Recordings of several channels, or in other formats than wav and flac, become flac files of one channel.
 """

@@ -3,7 +3,7 @@
 
 Run it in the recipe's folder; the manifests then hold paths relative to it. Several machines that share the folder can
 each compute a piece; a run without --num-pieces then writes the manifests. Files that are finished are not made again.
-With --dask a cluster of Dask computes them, each machine of which has this folder at the same path.
+With --dask a Dask cluster computes them; each of its machines must have this folder at the same path.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="Dask scheduler whose workers compute, as tcp://host:8786; local: --num-jobs new ones.",
     )
-    result.add_argument("--num-pieces", type=int, default=1, help="Pieces, each of which a machine computes.")
+    result.add_argument("--num-pieces", type=int, default=1, help="Number of pieces; each machine computes one.")
     result.add_argument("--piece", type=int, default=1, help="Number of this machine's piece, from 1.")
     add_flags(result, FeatureConfig)
     return result

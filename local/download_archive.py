@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Download a corpus that is one tar archive and unpack it; what is there already is not downloaded again."""
+"""Download a corpus in one tar archive and unpack it; what exists is not downloaded again."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def main() -> None:
         if is_full(error):
             raise
         raise ValueError(
-            f"{args.url} cannot be downloaded or unpacked ({error}): run this again to go on, or get it elsewhere and "
-            f"give --corpus-dir; remove {archive} if it stays damaged"
+            f"{args.url} cannot be downloaded or unpacked ({error}): run this again to continue, or get it elsewhere "
+            f"and give --corpus-dir; remove {archive} if it stays damaged"
         ) from error
     unpacked.touch()
     print(f"{archive.name} is unpacked in {args.target_dir}")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Put what an archive holds into a folder, in the place of what has these names, once all is unpacked."""
+    """Unpack an archive, then move its contents into a folder, in place of files of the same names."""
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary, tarfile.open(archive) as tar:
         safe_extract(tar, path=temporary)
         for new in Path(temporary).iterdir():

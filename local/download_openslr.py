@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Download a corpus of OpenSLR and unpack it; what is there already is not downloaded again.
+"""Download a corpus of OpenSLR and unpack it; what exists is not downloaded again.
 
-The downloads are Lhotse's (lhotse.recipes.download_*).
+Lhotse downloads (lhotse.recipes.download_*).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def main() -> None:
         if is_full(error):
             raise
         raise ValueError(
-            f"{args.corpus} cannot be downloaded from {args.mirror} ({error}): run this again to go on, give another "
-            f"--mirror, or get it elsewhere and give --corpus-dir; remove an archive in {args.target_dir} that stays "
+            f"{args.corpus} cannot be downloaded from {args.mirror} ({error}): run this again to continue, give "
+            f"another --mirror, or get it elsewhere and give --corpus-dir; remove an archive in {args.target_dir} that stays "
             "damaged"
         ) from error
     print(f"{args.corpus} is in {folder}")

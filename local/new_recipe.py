@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a recipe of audio files and their texts: egs/NAME/ASR with its splits, units and configs, in one command.
+"""Make a recipe from audio files and their texts: egs/NAME/ASR with its splits, units and configs, in one command.
 
     local/new_recipe.py calls --tsv calls.tsv --normalise lower --language en
     local/new_recipe.py calls --kaldi data/calls --normalise none
@@ -74,8 +74,8 @@ def main() -> None:
     print(f"made {folder}: {len(kept)} utterances; {len(dropped)} left out, named in {DROPPED}", flush=True)
     print(f"features at {rate} Hz: the lowest sampling rate of the recordings is {lowest_rate} Hz", flush=True)
     done = subprocess.run([folder / "prepare.sh", "--stop-stage", "1"])
-    require(done.returncode == 0, f"{folder} is made, and its manifests are not: run its prepare.sh")
-    print(f"go on with: cd {folder} && ./prepare.sh && ./train.py")
+    require(done.returncode == 0, f"{folder} is made, but its manifests are not: run its prepare.sh")
+    print(f"continue with: cd {folder} && ./prepare.sh && ./train.py")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -142,7 +142,7 @@ def normalised(utterances: list[Utterance], args: argparse.Namespace) -> list[Ut
     texts = [normalise(text, case, language=args.language) for text in spoken]
     result = [utterance._replace(text=text) for utterance, text in zip(utterances, texts)]
     refuse([
-        f"{before.origin}: nothing is left of {before.text!r} by --normalise {case}: take the line out"
+        f"{before.origin}: --normalise {case} leaves nothing of {before.text!r}: take the line out"
         for before, after in zip(utterances, result)
         if not after.text
     ])  # fmt: skip
@@ -154,10 +154,10 @@ def normalised(utterances: list[Utterance], args: argparse.Namespace) -> list[Ut
 
 
 def refuse_marks(utterances: list[Utterance]) -> None:
-    """Raise `ValueError` where a text holds a mark of what is no word, which a model would learn to write."""
+    """Raise `ValueError` if a text has a mark that is not a word, which a model would learn to write."""
     found = ((utterance.origin, marks_in(utterance.text)) for utterance in utterances)
     refuse([
-        f"{origin}: {marks[0]} is a mark, no word: write what is said, or give --remove-marks"
+        f"{origin}: {marks[0]} is a mark, not a word: write what is said, or give --remove-marks"
         for origin, marks in found
         if marks
     ])  # fmt: skip
@@ -192,9 +192,7 @@ def describe(
     vocab_size = choose_vocab_size(texts, covered="".join(sorted(characters)))
     shared = shared_texts(utterances)
     if shared:
-        print(
-            f"{len(shared)} texts are in two splits, which the lines say: error rates will be lower than on new texts"
-        )
+        print(f"{len(shared)} texts are in two splits, as the lines say: error rates will be lower than on new texts")
     spaces = any(" " in text for text in texts)
     if mostly_spaceless(texts):
         print("texts are in a script without spaces: each character is a unit, and error rates count characters (CER)")

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--corpus-dir", type=Path, required=True, help="MUSAN's folder.")
     result.add_argument("--output-dir", type=Path, default=Path("data/manifests"), help="Folder to write to.")
-    result.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="What to take of it.")
+    result.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="Parts to take.")
     result.add_argument("--piece-duration", type=float, default=10.0, help="Longest piece, in seconds.")
     result.add_argument("--min-duration", type=float, default=5.0, help="Shortest piece, in seconds.")
     return result

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Error rates of groups of utterances, from what decode.py wrote: exp/.../recogs-test-*.txt -> a Markdown table.
+"""Error rates of groups of utterances in decode.py's results: exp/.../recogs-test-*.txt -> a Markdown table.
 
     local/rates_by_group.py --split test --by age --age-groups 0 13 20 exp/base/greedy_search/recogs-test-*.txt
 
-With --baseline the errors are divided by those of another model, too. Run it in the recipe's folder.
+With --baseline it also divides the errors by those of another model. Run it in the recipe's folder.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def table(
       ValueError: the results are of another split, or the baseline's.
     """
     unknown = [result.cut_id for result in results if result.cut_id not in groups]
-    require(not unknown, f"{unknown[:1]} is not in the split: give the --split that was decoded")
+    require(not unknown, f"{unknown[0]} is not in the split: give the --split that was decoded")
     members: defaultdict[str, list[Decoded]] = defaultdict(list)
     for result in results:
         members[groups[result.cut_id]].append(result)

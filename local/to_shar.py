@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--cuts-per-shard", type=int, default=1000, help="Cuts in a shard.")
     result.add_argument("--seed", type=int, default=42, help="Seed of the order of the cuts.")
     result.add_argument("--num-jobs", type=int, default=1, help="Processes.")
-    result.add_argument("--num-pieces", type=int, default=1, help="Machines that write shards, each its own.")
+    result.add_argument("--num-pieces", type=int, default=1, help="Number of machines; each writes its own shards.")
     result.add_argument("--piece", type=int, default=1, help="Number of this machine, from 1.")
     return result
 

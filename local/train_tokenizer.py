@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--split", default="train", help="Split whose texts are used; never a held-out one.")
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write.")
     result.add_argument("--vocab-size", type=int, help="Units, blank, start/end and unknown included.")
-    result.add_argument("--covered-splits", nargs="*", default=[], help="Splits whose characters get units, too.")
+    result.add_argument("--covered-splits", nargs="*", default=[], help="Further splits whose characters get units.")
     return result
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Refuse prepared cuts on which training or scoring would go wrong, naming each; exit status 1 if there are any.
+"""Name prepared cuts on which training or scoring would go wrong; exit status 1 if there are any.
 
 Checks transcripts, durations, ids, and that no text or recording is in two splits; with --lang-dir also characters
 that the tokenizer does not know and features with fewer frames after subsampling than their tokens need. All that
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--min-duration", type=float, default=checks.MIN_DURATION, help="Shortest cut, in seconds.")
     result.add_argument("--whole-splits", nargs="*", default=[],
-                        help="Splits of any length, whose segments are in other splits, too.")  # fmt: skip
+                        help="Splits with cuts of any length, whose segments may be in other splits.")  # fmt: skip
     result.add_argument("--max-duration", type=float, default=checks.MAX_DURATION, help="Longest cut, in seconds.")
     result.add_argument("--drop-faulty", action="store_true",
                         help="Leave faulty cuts out of the first split, the training's, and name them.")  # fmt: skip

@@ -81,7 +81,7 @@ def test_a_bad_line_is_named_and_nothing_is_made(
 
 def test_a_text_of_which_nothing_is_left_is_named(lines: list[str], make: Callable[..., Result]) -> None:
     result = make([*lines[1:], "audio/0.wav\t!?"])
-    assert result.status == 1 and "clips.tsv line 12: nothing is left of '!?' by --normalise upper" in result.err
+    assert result.status == 1 and "clips.tsv line 12: --normalise upper leaves nothing of '!?'" in result.err
 
 
 def test_what_is_there_already_stays(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
@@ -125,7 +125,7 @@ def test_marks_are_named_at_once_or_removed(
 ) -> None:
     spoiled = [f"{line} {mark}" for line, mark in zip(lines, ["", "<noise>", "", "[LAUGH]", *[""] * 8])]
     result = make(spoiled, *options)
-    assert result.status == 1 and "clips.tsv line 2: <noise> is a mark, no word" in result.err
+    assert result.status == 1 and "clips.tsv line 2: <noise> is a mark, not a word" in result.err
     assert "clips.tsv line 4: [LAUGH] is a mark" in result.err
     assert make(spoiled, "--remove-marks").status == 0
     assert table_texts(tmp_path) == {f"SENTENCE NUMBER {chr(65 + number)}" for number in range(12)}
