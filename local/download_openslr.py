@@ -33,8 +33,8 @@ def main() -> None:
             raise
         raise ValueError(
             f"{args.corpus} cannot be downloaded from {args.mirror} ({error}): run this again to continue, give "
-            f"another --mirror, or get it elsewhere and give --corpus-dir; remove an archive in {args.target_dir} that stays "
-            "damaged"
+            f"another --mirror, or get it elsewhere and give --corpus-dir; remove an archive in {args.target_dir} that "
+            "stays damaged"
         ) from error
     print(f"{args.corpus} is in {folder}")
 
