@@ -22,7 +22,7 @@ from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, peak_memory, take_turns
 from shared_moe_conformer.loss import transducer
 from shared_moe_conformer.loss.pruned_transducer import pruned_transducer_loss, transducer_functions
-from shared_moe_conformer.model.transducer import Joiner
+from shared_moe_conformer.model.asr_model import Joiner
 
 N, T, U, V, J, PRUNE_RANGE = 8, 250, 40, 500, 512, 5
 QUICK = (2, 12, 3, 7, 4, 2)

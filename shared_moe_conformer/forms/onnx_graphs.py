@@ -23,12 +23,11 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import MIN_NUM_FRAMES
 from shared_moe_conformer.decoding.neural_lm import EOS, SOS, LanguageModel, load_neural_lm
 from shared_moe_conformer.forms.runtimes import MAX_DIFFERENCE, load_graph, require_close
-from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.model.asr_model import AsrModel, Decoder, Joiner
 from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.frontend import FeatureNorm
 from shared_moe_conformer.model.moe import MoeFeedForward, Router, Routing
-from shared_moe_conformer.model.transducer import Decoder, Joiner
 from shared_moe_conformer.release.manifest import NEURAL_LM_FILES
 
 OPSET = 17

@@ -16,7 +16,7 @@ from shared_moe_conformer.loss.pruned_transducer import (
     transducer_functions,
 )
 from shared_moe_conformer.loss.transducer import get_rnnt_prune_ranges, rnnt_loss_smoothed
-from shared_moe_conformer.model.transducer import Joiner
+from shared_moe_conformer.model.asr_model import Joiner
 from tests.alignments import full_loss, full_transducer_loss
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shared_moe_conformer.model.transducer import Decoder, Joiner
+from shared_moe_conformer.model.asr_model import Decoder, Joiner
 
 
 @pytest.mark.parametrize("context_size", [1, 2, 3])
