@@ -54,7 +54,7 @@ def table(
       ValueError: the results are of another split, or the baseline's.
     """
     unknown = [result.cut_id for result in results if result.cut_id not in groups]
-    require(not unknown, f"{unknown[0]} is not in the split: give the --split that was decoded")
+    require(not unknown, f"{', '.join(unknown[:1])} is not in the split: give the --split that was decoded")
     members: defaultdict[str, list[Decoded]] = defaultdict(list)
     for result in results:
         members[groups[result.cut_id]].append(result)
