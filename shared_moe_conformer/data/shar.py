@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-from lhotse import CutSet
 from lhotse.cut import Cut, MixedCut
 from lhotse.lazy import LazyManifestIterator, count_newlines_fast
 from lhotse.shar import LazySharIterator, SharWriter
@@ -110,13 +109,6 @@ def find_shards(folder: Path) -> Shards:
     names = (CUTS, *READ_FIELDS)
     files = {name: sorted(map(str, folder.glob(f"{name}.*"))) for name in names}
     return _of_files(str(folder), {name: paths for name, paths in files.items() if paths})
-
-
-def numbered_shards(folder: Path, numbers: Iterable[int], fields: Iterable[str]) -> Shards:
-    """The shards of these numbers, with all these fields, as `write_shard` has written them."""
-    numbers = list(numbers)
-    files = {field: [str(folder / f"{field}.{number:06d}.tar") for number in numbers] for field in fields}
-    return Shards(str(folder), {CUTS: [str(folder / f"{CUTS}.{n:06d}.jsonl.gz") for n in numbers], **files})
 
 
 def listed_shards(path: Path) -> Shards:
@@ -217,7 +209,7 @@ def without_others(cut: Cut, fields: Iterable[str]) -> Cut:
 
 
 def write_shard(cuts: Sequence[Cut], directory: Path, number: int, fields: Mapping[str, str]) -> bool:
-    """Write one shard, whole or not at all; return False if it is there already.
+    """Write one shard, whole or not at all, and read it again; return False if it was there already.
 
     Args:
       cuts: their audio or features can be read.
@@ -226,9 +218,10 @@ def write_shard(cuts: Sequence[Cut], directory: Path, number: int, fields: Mappi
       fields: formats by field, as Lhotse's `to_shar` has them.
 
     Raises:
-      ValueError: a cut that cannot be read, named, or a shard of this number that holds other cuts.
+      ValueError: a cut that cannot be read, named, or a shard of this number that holds other cuts or is damaged.
     """
-    if _is_written([cut.id for cut in cuts], directory, number, fields):
+    ids = [cut.id for cut in cuts]
+    if _is_written(ids, directory, number, fields):
         return False
     suffix = f".{number:06d}"
     temporary = directory / suffix
@@ -247,7 +240,7 @@ def write_shard(cuts: Sequence[Cut], directory: Path, number: int, fields: Mappi
             os.replace(path, directory / path.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return True
+    return _is_written(ids, directory, number, fields)
 
 
 def _write_cut(writer: SharWriter, cut: Cut, fields: Mapping[str, str]) -> None:
@@ -263,10 +256,12 @@ def _write_cut(writer: SharWriter, cut: Cut, fields: Mapping[str, str]) -> None:
 
 
 def _is_written(ids: Sequence[str], directory: Path, number: int, fields: Mapping[str, str]) -> bool:
-    path = directory / f"{CUTS}.{number:06d}.jsonl.gz"
-    if not path.is_file():
+    """Whether a shard of this number is there; it is read whole, and refused if it is another."""
+    files = {field: str(directory / f"{field}.{number:06d}.tar") for field in fields}
+    files[CUTS] = str(directory / f"{CUTS}.{number:06d}.jsonl.gz")
+    if not Path(files[CUTS]).is_file():
         return False
-    others = [directory / f"{field}.{number:06d}.tar" for field in fields]
-    same = [cut.id for cut in CutSet.from_jsonl_lazy(path)] == list(ids) and all(map(Path.is_file, others))
-    require(same, f"{path} is of other cuts or fields: remove it, or give another --output-dir")
+    are_there = all(Path(path).is_file() for path in files.values())
+    same = are_there and [cut.id for cut in _cuts_of_shard(files, files)] == list(ids)
+    require(same, f"{files[CUTS]} is of other cuts or fields: remove it, or give another --output-dir")
     return True
