@@ -12,23 +12,7 @@ from typing import Any, NamedTuple
 
 from shared_moe_conformer.config import Config, load_config, options_by_name, to_dict
 from shared_moe_conformer.reporting.experts import collapsed_experts, expert_charts
-from shared_moe_conformer.reporting.page import (
-    Curve,
-    Markup,
-    Rate,
-    cards,
-    folded,
-    interval_chart,
-    line_chart,
-    listed,
-    page,
-    section,
-    table,
-    tag,
-    tiles,
-    warning,
-    wide_card,
-)
+from shared_moe_conformer.reporting.page import Curve, Rate, interval_chart, line_chart, page
 from shared_moe_conformer.reporting.records import (
     Result,
     Series,
@@ -40,6 +24,7 @@ from shared_moe_conformer.reporting.records import (
     wer_by_epoch,
 )
 from shared_moe_conformer.text import counted
+from shared_moe_conformer.web import Markup, cards, folded, listed, section, table, tag, tiles, warning, wide_card
 
 MAX_LOG_LINES = 40
 MAX_NAME = 30

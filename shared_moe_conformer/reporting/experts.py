@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from shared_moe_conformer.config import EncoderConfig
-from shared_moe_conformer.reporting.page import (
-    CARD,
-    CURVES,
-    INK,
-    WARN,
-    Curve,
-    Markup,
-    cards,
-    drawing,
-    line_chart,
-    wide_card,
-)
+from shared_moe_conformer.reporting.page import CARD, CURVES, INK, WARN, Curve, drawing, line_chart
 from shared_moe_conformer.reporting.records import Series, dev_epochs
+from shared_moe_conformer.web import Markup, cards, wide_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

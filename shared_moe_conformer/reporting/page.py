@@ -1,7 +1,4 @@
-"""Elements of a page that needs nothing but a browser: tags, tables, and charts as SVG.
-
-matplotlib draws the charts in the page's colours, by day and by night.
-"""
+"""The file of a report, and its charts as SVG, which matplotlib draws in the page's colours, by day and by night."""
 
 from __future__ import annotations
 
@@ -12,77 +9,16 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shared_moe_conformer.web import STYLE, read_page
+from shared_moe_conformer.web import STYLE, Markup, read_page, tag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-class Markup(str):
-    """HTML or SVG, which goes into a page as it is."""
-
-
-def tag(name: str, *children: str | None, **attributes: str | None) -> Markup:
-    """An element; a child that is no `Markup` is escaped, None is left out, and `_` in an attribute stands for `-`."""
-    shown = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value
-    )
-    inside = "".join(child if isinstance(child, Markup) else escape(child) for child in children if child)
-    return Markup(f"<{name}{shown}>{inside}</{name}>")
 
 
 def page(title: str, *parts: Markup | None) -> str:
     """The whole file. It loads nothing, and its policy forbids the browser to."""
     text = read_page("report.html").replace("<!-- title -->", escape(title))
     return text.replace("<!-- body -->", tag("main", *parts))
-
-
-def section(heading: str, *parts: Markup | None) -> Markup | None:
-    """A heading and its parts; None if there are none."""
-    return tag("section", tag("h2", heading), *parts) if any(parts) else None
-
-
-def tiles(values: Sequence[tuple[str, str]]) -> Markup:
-    """The most important numbers, each with its name."""
-    boxes = [tag("div", tag("b", value), tag("span", name), class_="tile") for value, name in values]
-    return tag("div", *boxes, class_="tiles")
-
-
-def cards(*charts: Markup | None) -> Markup | None:
-    """Charts side by side; None if there is none."""
-    present = [tag("div", chart, class_="card") for chart in charts if chart]
-    return tag("div", *present, class_="cards") if present else None
-
-
-def wide_card(*parts: Markup | None) -> Markup:
-    """A card of the page's whole width."""
-    return tag("div", *parts, class_="card")
-
-
-def listed(lines: Sequence[str]) -> Markup:
-    """A list."""
-    return tag("ul", *(tag("li", line) for line in lines))
-
-
-def warning(*parts: Markup) -> Markup:
-    """A card for a problem that needs a look."""
-    return tag("div", *parts, class_="card warning")
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> Markup:
-    """A table whose last `numbers` columns hold numbers; without a head if the columns have no names."""
-    classes = [None] * (len(columns) - numbers) + ["number"] * numbers
-
-    def row(kind: str, values: Sequence[str]) -> Markup:
-        return tag("tr", *(tag(kind, value, class_=class_) for value, class_ in zip(values, classes)))
-
-    head = tag("thead", row("th", columns)) if any(columns) else None
-    return tag("table", head, tag("tbody", *(row("td", values) for values in rows)))
-
-
-def folded(summary: str, *parts: Markup) -> Markup:
-    """Parts that open with a click on the summary."""
-    return tag("details", tag("summary", summary), *parts)
 
 
 COLOURS = dict(re.findall(r"--([\w-]+): (#\w{6});", STYLE.partition("@media")[0]))

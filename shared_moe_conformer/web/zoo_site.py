@@ -29,7 +29,7 @@ from shared_moe_conformer.release.manifest import (
 )
 from shared_moe_conformer.release.transfer import verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, read_index, require_small
-from shared_moe_conformer.web import read_page, security_policy
+from shared_moe_conformer.web import Markup, folded, read_page, security_policy, tag
 
 MARKER = "zoo-site.json"
 """The index for programs, which also marks a folder that `write_site` wrote."""
@@ -80,13 +80,13 @@ def zoo_page(entries: Sequence[ZooEntry], models: Sequence[str]) -> str:
     """
     page = read_page("zoo.html")
     policy = security_policy(page, media_src="'self' file:", img_src="data:")
-    heads = "".join(
-        f'<th scope="col"{_number_class(i)}><button type="button">{name}</button></th>'
+    heads = (
+        tag("th", tag("button", name, type="button"), scope="col", class_=_column_class(i))
         for i, name in enumerate(COLUMNS)
     )
     return (
         page.replace("<!-- policy -->", f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">')
-        .replace("<!-- heads -->", heads)
+        .replace("<!-- heads -->", "".join(heads))
         .replace("<!-- rows -->", "\n".join(map(_table_row, entries)))
         .replace("<!-- models -->", "\n".join(models))
     )
@@ -107,26 +107,30 @@ def _add_model(entry: ZooEntry, folder: Path, site: Path) -> str:
     return _model_section(entry, manifest, recording.as_posix(), *texts)
 
 
-def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: str, test_text: str) -> str:
-    """A model's part of the page, in which the texts of its files are escaped."""
-    name = escape(entry.name)
-    chart = wer_tables(entry.error_rates, own=entry.decoding_method) or '<p class="soft">None were measured.</p>'
+def _model_section(entry: ZooEntry, manifest: Manifest, recording: str, card: str, test_text: str) -> Markup:
+    """A model's part of the page."""
+    rates = wer_tables(entry.error_rates, own=entry.decoding_method) or tag("p", "None were measured.", class_="soft")
     said = [(key, text) for key, _, text in (line.partition(":") for line in test_text.splitlines() if line.strip())]
-    about = " · ".join((entry.language, entry.corpus, entry.licence, manifest.decoding_method))
-    return f"""
-<article class="card" id="model-{name}" data-name="{name}" data-search="{escape(_search_text(entry))}">
-<h2>{name}</h2>
-<p class="soft">{escape(about)}</p>
-{_definitions(_sizes(entry), kind="sizes")}
-<div class="halves">
-<section><h3>Word error rates</h3>{chart}</section>
-<section><h3>Test recording</h3>
-<audio controls preload="metadata" src="{escape(recording)}" aria-label="Test recording of {name}"></audio>
-{_definitions(said, kind="said")}</section>
-</div>
-<details><summary>Card</summary><div class="model-card">{card_html(card)}</div></details>
-<details><summary>Versions and sums</summary>{_definitions(_versions(entry, manifest), kind="facts")}</details>
-</article>"""
+    audio = tag(
+        "audio", controls="controls", preload="metadata", src=recording, aria_label=f"Test recording of {entry.name}"
+    )
+    return tag(
+        "article",
+        tag("h2", entry.name),
+        tag("p", " · ".join((entry.language, entry.corpus, entry.licence, manifest.decoding_method)), class_="soft"),
+        _definitions(_sizes(entry), kind="sizes"),
+        tag(
+            "div",
+            tag("section", tag("h3", "Word error rates"), rates),
+            tag("section", tag("h3", "Test recording"), audio, _definitions(said, kind="said")),
+            class_="halves",
+        ),
+        folded("Card", tag("div", card_html(card), class_="model-card")),
+        folded("Versions and sums", _definitions(_versions(entry, manifest), kind="facts")),
+        class_="card",
+        id=f"model-{entry.name}",
+        **_row_data(entry),
+    )
 
 
 def _sizes(entry: ZooEntry) -> list[tuple[str, str]]:
@@ -144,41 +148,38 @@ def _versions(entry: ZooEntry, manifest: Manifest) -> list[tuple[str, str]]:
     return [
         ("written by", f"shared-moe-conformer {manifest.package_version}"),
         ("commit", manifest.commit or "unknown"),
-        ("unique parameters (stored)", f"{entry.unique_parameters:,}"),
-        ("unrolled parameters (shared ones once per layer)", f"{entry.unrolled_parameters:,}"),
-        ("active parameters (compute one frame)", f"{entry.active_parameters:,}"),
-        ("size", f"{entry.size:,} bytes"),
         ("SHA-256 of SHA256SUMS", entry.sha256),
     ]
 
 
-def _definitions(facts: Sequence[tuple[str, str]], *, kind: str) -> str:
-    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value.strip())}</dd></div>" for name, value in facts)
-    return f'<dl class="{kind}">{rows}</dl>'
+def _definitions(facts: Sequence[tuple[str, str]], *, kind: str) -> Markup:
+    rows = (tag("div", tag("dt", name), tag("dd", value.strip())) for name, value in facts)
+    return tag("dl", *rows, class_=kind)
 
 
-def _table_row(entry: ZooEntry) -> str:
+def _table_row(entry: ZooEntry) -> Markup:
     texts = (entry.name, entry.corpus, entry.language, entry.licence)
     rate = entry.word_error_rate[0] if entry.word_error_rate else "inf"
-    values = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters, entry.size, rate)
-    name = escape(entry.name)
-    shown = [f'<a href="#model-{name}">{name}</a>', *map(escape, texts[1:]), *(text for _, text in _sizes(entry))]
-    row = "".join(
-        f'<td{_number_class(i)} data-value="{escape(str(value))}">{text}</td>'
-        for i, (text, value) in enumerate(zip(shown, (*map(str.lower, texts), *values)))
+    counts = (entry.unique_parameters, entry.unrolled_parameters, entry.active_parameters, entry.size, rate)
+    shown = [tag("a", entry.name, href=f"#model-{entry.name}"), *texts[1:], *(text for _, text in _sizes(entry))]
+    cells = (
+        tag("td", text, class_=_column_class(i), data_value=str(value))
+        for i, (text, value) in enumerate(zip(shown, (*map(str.lower, texts), *counts)))
     )
-    return f'<tr data-name="{name}" data-search="{escape(_search_text(entry))}">{row}</tr>'
+    return tag("tr", *cells, **_row_data(entry))
 
 
-def _number_class(column: int) -> str:
-    return ' class="number"' if column >= COLUMNS.index("unique") else ""
+def _row_data(entry: ZooEntry) -> dict[str, str]:
+    """What the page's search looks at."""
+    search = " ".join((entry.name, entry.corpus, entry.language, entry.licence)).lower()
+    return {"data_name": entry.name, "data_search": search}
 
 
-def _search_text(entry: ZooEntry) -> str:
-    return " ".join((entry.name, entry.corpus, entry.language, entry.licence)).lower()
+def _column_class(column: int) -> str | None:
+    return "number" if column >= COLUMNS.index("unique") else None
 
 
-def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> str:
+def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> Markup:
     """A table of each test set's word error rates in percent, a bar beside each; empty where there are none.
 
     All bars have one scale. Searches by the model's own method come first and stand out.
@@ -188,29 +189,28 @@ def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> s
       own: the method that the model uses by default.
     """
     most = max((rate for rates in error_rates.values() for rate in rates.values() if _is_rate(rate)), default=0.0)
-    return "\n".join(
-        _wer_table(test_set, rates, most=most, own=own) for test_set, rates in error_rates.items() if rates
-    )
+    tables = (_wer_table(test_set, rates, most=most, own=own) for test_set, rates in error_rates.items() if rates)
+    return Markup("\n".join(tables))
 
 
-def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float, own: str) -> str:
+def _wer_table(test_set: str, rates: Mapping[str, float], *, most: float, own: str) -> Markup:
     """A row for each method; several searches by one method get a row each, below a row with their common part."""
     by_method: dict[str, list[tuple[str, float]]] = {}
     for settings, rate in sorted(rates.items(), key=lambda item: not is_by(item[0], own))[:MAX_ROWS]:
         method, _, options = _cut(settings).partition("-")
         by_method.setdefault(method, []).append((options, rate))
-    rows = []
+    rows = [tag("caption", _breakable(_cut(test_set)))]
     for method, found in by_method.items():
-        kind = ' class="compared"' if method == own else ""
+        kind = "compared" if method == own else None
         common, labels = told_apart([options for options, _ in found])
-        name = _shown(method) + (f"<small>{_shown(common)}</small>" if common else "")
+        name = Markup(_breakable(method) + (tag("small", _breakable(common)) if common else ""))
         if len(found) == 1:
             rows.append(_wer_row(kind, name, found[0][1], most=most))
             continue
-        rows.append(f'<tr{kind}><th scope="rowgroup" colspan="3">{name}</th></tr>')
-        kind = kind or ' class="one"'
-        rows += [_wer_row(kind, _shown(label), rate, most=most) for label, (_, rate) in zip(labels, found)]
-    return "\n".join([f'<table class="chart"><caption>{_shown(_cut(test_set))}</caption>', *rows, "</table>"])
+        rows.append(tag("tr", tag("th", name, scope="rowgroup", colspan="3"), class_=kind))
+        of_each = zip(labels, found)
+        rows += [_wer_row(kind or "one", _breakable(label), rate, most=most) for label, (_, rate) in of_each]
+    return tag("table", *rows, class_="chart")
 
 
 def told_apart(options: Sequence[str]) -> tuple[str, list[str]]:
@@ -227,11 +227,12 @@ def told_apart(options: Sequence[str]) -> tuple[str, list[str]]:
     return common, [", ".join(" ".join(of_one[max(0, i - 1) : i + 1]) for i in places) for of_one in words]
 
 
-def _wer_row(kind: str, label: str, rate: float, *, most: float) -> str:
+def _wer_row(kind: str | None, label: Markup, rate: float, *, most: float) -> Markup:
     share = 100 * rate / most if most and _is_rate(rate) else 0.0
+    bar = tag("svg", tag("rect", width=f"{share:.1f}%", height="100%", rx="2"), aria_hidden="true")
     value = f"{rate:.2f} %" if _is_rate(rate) else "no number"
-    bar = f'<svg aria-hidden="true"><rect width="{share:.1f}%" height="100%" rx="2"/></svg>'
-    return f'<tr{kind}><th scope="row">{label}</th><td class="bar">{bar}</td><td class="number">{value}</td></tr>'
+    cells = tag("th", label, scope="row"), tag("td", bar, class_="bar"), tag("td", value, class_="number")
+    return tag("tr", *cells, class_=kind)
 
 
 def _is_rate(rate: float) -> bool:
@@ -242,11 +243,11 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}\u2026"
 
 
-def _shown(text: str) -> str:
-    return escape(text).replace("_", "_<wbr/>")  # where a line may break
+def _breakable(text: str) -> Markup:
+    return Markup(escape(text).replace("_", "_<wbr/>"))  # where a line may break
 
 
-def card_html(markdown: str) -> str:
+def card_html(markdown: str) -> Markup:
     """A card without its header: raw HTML is shown as text, pictures are links, and links lead only to web pages.
 
     Source: CommonMark, with the tables of GitHub Flavored Markdown.
@@ -256,7 +257,7 @@ def card_html(markdown: str) -> str:
     tokens = parser.parse(re.sub(r"\A---\n.*?\n---\n", "", markdown, flags=re.DOTALL))
     for token in tokens:
         _make_modest(token)
-    return parser.renderer.render(tokens, parser.options, {})
+    return Markup(parser.renderer.render(tokens, parser.options, {}))
 
 
 def _make_modest(token: Token) -> None:

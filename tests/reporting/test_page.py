@@ -11,24 +11,26 @@ from shared_moe_conformer.reporting.page import (
     COLOURS,
     MAX_POINTS,
     Curve,
-    Markup,
     Rate,
-    cards,
-    folded,
     interval_chart,
     line_chart,
-    listed,
     page,
-    section,
     standalone,
+    thin,
+)
+from shared_moe_conformer.web import (
+    STYLE,
+    Markup,
+    cards,
+    folded,
+    listed,
+    section,
     table,
     tag,
-    thin,
     tiles,
     warning,
     wide_card,
 )
-from shared_moe_conformer.web import STYLE
 
 SVG = "{http://www.w3.org/2000/svg}"
 XLINK = "{http://www.w3.org/1999/xlink}"
