@@ -13,7 +13,7 @@ from lhotse.augmentation import Resample
 from lhotse.cut import Cut
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FeatureConfig, require
+from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
 
 DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
 """The feature of samples that are 0. Source: Kaldi, feature-fbank.cc: energies are floored at float32's epsilon."""
@@ -91,61 +91,29 @@ def _kaldifeat_fbank(config: FeatureConfig) -> FeatureExtractor:
     return kaldifeat.KaldifeatFbank(kaldifeat.KaldifeatFbankConfig(frame_opts=frames, mel_opts=mels))
 
 
-class LiveResampler:
-    """Samples at another rate, part by part; together they are those of `data.features.resample`.
-
-    An output depends on the inputs around it alone. So the last inputs are kept and resampled again with the next
-    part, and of the outputs those are returned that no kept or missing input's edge touches.
-    """
-
-    def __init__(self, source_rate: int, target_rate: int) -> None:
-        self._rates = source_rate, target_rate
-        divisor = math.gcd(source_rate, target_rate)
-        self._down, self._up = source_rate // divisor, target_rate // divisor
-        self._reach = math.ceil(FILTER_REACH * max(1, self._down / self._up)) + 1
-        self._inputs = np.zeros(0, dtype=np.float32)
-        self._first = self._next = 0  # input at which those that are kept begin, and the next output to return
-
-    def accept(self, samples: np.ndarray) -> np.ndarray:
-        """The outputs that the next samples, (num_samples,), make certain."""
-        if self._down == self._up:
-            return samples
-        self._inputs = np.concatenate([self._inputs, samples.astype(np.float32)])
-        num_certain = self._first + len(self._inputs) - self._reach
-        return self._outputs(up_to=max(num_certain, 0) * self._up // self._down)
-
-    def finish(self) -> np.ndarray:
-        """The last outputs; after the end there is silence."""
-        if self._down == self._up:
-            return np.zeros(0, dtype=np.float32)
-        return self._outputs(up_to=-(-(self._first + len(self._inputs)) * self._up // self._down))
-
-    def _outputs(self, *, up_to: int) -> np.ndarray:
-        if up_to <= self._next:
-            return np.zeros(0, dtype=np.float32)
-        first_output = self._first // self._down * self._up
-        new = resample(self._inputs, *self._rates)[self._next - first_output : up_to - first_output]
-        self._next = up_to
-        seen = up_to * self._down // self._up - self._reach  # the first input that the next output depends on
-        first = max(seen // self._down * self._down, self._first)
-        self._inputs = self._inputs[first - self._first :]
-        self._first = first
-        return new
-
-
 class LiveFeatures:
-    """Features (T, F) of one channel that comes in parts."""
+    """Features (T, F) of one channel that comes in parts, at any sampling rate.
+
+    A frame depends on the samples around it alone. So the last samples are kept, and resampled and computed again with
+    the next part; those frames are returned that no edge of the kept samples touches.
+    """
 
     def __init__(self, config: FeatureConfig, sampling_rate: int) -> None:
         """Samples will come at `sampling_rate`, in Hz."""
         require(1 <= sampling_rate <= 1_000_000, f"sampling_rate is {sampling_rate} Hz: give that of the samples")
         self.sampling_rate = sampling_rate
         self._config = config
-        self._extractor = feature_extractor(config)
-        self._resampler = LiveResampler(sampling_rate, config.sampling_rate)
         self._shift = round(FRAME_SHIFT * config.sampling_rate)
-        self._reach = round((FRAME_LENGTH + FRAME_SHIFT) / 2 * config.sampling_rate)
-        """Samples from where a frame's shift begins to where its window ends."""
+        self._window_reach = round((FRAME_LENGTH + FRAME_SHIFT) / 2 * config.sampling_rate)
+        """Samples, after resampling, from where a frame's shift begins to where its window ends."""
+        divisor = math.gcd(sampling_rate, config.sampling_rate)
+        self._down, self._up = sampling_rate // divisor, config.sampling_rate // divisor
+        is_resampled = self._down != self._up
+        self._filter_reach = math.ceil(FILTER_REACH * max(1, self._down / self._up)) + 1 if is_resampled else 0
+        self._context = CONTEXT + math.ceil(self._filter_reach * FRAMES_PER_SECOND / sampling_rate)
+        step = math.lcm(self._shift, self._up)
+        self._step = step // self._shift, step // self._up * self._down
+        """Frames, and as many samples as come in their time: so many begin together again."""
         self._samples = np.zeros(0, dtype=np.float32)
         self._first = self._next = 0  # frame at which the samples begin, and the next to return
 
@@ -157,25 +125,32 @@ class LiveFeatures:
         """
         require(samples.ndim == 1, f"samples of shape {samples.shape}: give one channel, (num_samples,)")
         require(bool(np.isfinite(samples).all()), "there are infinite or undefined samples: give them from -1 to 1")
-        self._samples = np.concatenate([self._samples, self._resampler.accept(samples)])
-        num_samples = self._first * self._shift + len(self._samples)
-        return self._frames(up_to=(num_samples - self._reach) // self._shift + 1)
+        self._samples = np.concatenate([self._samples, samples])
+        certain = max(self._num_samples - self._filter_reach, 0) * self._up // self._down
+        return self._frames(up_to=(certain - self._window_reach) // self._shift + 1)
 
     def finish(self) -> Tensor:
         """The last frames, whose windows are mirrored at the end; as many as the whole recording has."""
-        self._samples = np.concatenate([self._samples, self._resampler.finish()])
-        num_samples = self._first * self._shift + len(self._samples)
-        if num_samples < FRAME_LENGTH * self._config.sampling_rate:
-            return torch.zeros(0, self._config.num_mel_bins)
-        return self._frames(up_to=(num_samples + self._shift // 2) // self._shift)
+        num_resampled = -(-self._num_samples * self._up // self._down)
+        is_enough = num_resampled >= FRAME_LENGTH * self._config.sampling_rate
+        return self._frames(up_to=(num_resampled + self._shift // 2) // self._shift if is_enough else 0)
+
+    @property
+    def _num_samples(self) -> int:
+        """All that have come."""
+        frames, samples = self._step
+        return self._first // frames * samples + len(self._samples)
 
     def _frames(self, *, up_to: int) -> Tensor:
         if up_to <= self._next:
             return torch.zeros(0, self._config.num_mel_bins)
-        features = torch.as_tensor(self._extractor.extract(self._samples, self._config.sampling_rate))
+        rate, samples = self._config.sampling_rate, self._samples
+        resampled = samples if self.sampling_rate == rate else resample(samples, self.sampling_rate, rate)
+        features = torch.as_tensor(feature_extractor(self._config).extract(resampled, rate))
         new = features[self._next - self._first : up_to - self._first]
         self._next = up_to
-        first = max(up_to - CONTEXT, 0)
-        self._samples = self._samples[(first - self._first) * self._shift :]
+        step, step_samples = self._step
+        first = max(up_to - self._context, 0) // step * step
+        self._samples = samples[(first - self._first) // step * step_samples :]
         self._first = first
         return new
