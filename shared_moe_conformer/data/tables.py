@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ Source: Common Voice's TSV files; the manifests of NeMo, ESPnet, WeNet and Speec
 """
 TAB = "\t"
 DELIMITERS = (TAB, ",", ";")
-Row = tuple[str, Mapping[str, str]]
-"""Origin of a line or entry, and its values by the keys of `NAMES`; those that it lacks are empty."""
+Rows = Sequence[tuple[str, Any]]
+"""Origin of each line or entry, and what is there."""
+Reader = Callable[[Any], Mapping[str, str]]
+"""Reads the values of a line or entry by the names of their columns; `ValueError`: what is wrong with it."""
 Map = dict[str, tuple[str, str]]
 """Origin and rest of each line of a file, by the line's first word."""
 
@@ -52,12 +54,11 @@ def read_tsv(path: Path) -> list[Utterance]:
     if lines and lines[0][1].startswith("sep="):  # tells spreadsheets the delimiter
         del lines[0]
     require(len(lines) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
-    rows = _json_rows(path, lines) if lines[0][1].lstrip()[0] in "{[" else _cell_rows(lines)
+    rows, read = _json_rows(path, lines) if lines[0][1].lstrip()[0] in "{[" else _cell_rows(lines)
     utterances, problems, seen = [], [], dict[tuple[str, float, int | None], str]()
-    for origin, values in rows:
+    for origin, row in rows:
         try:
-            require("problem" not in values, values.get("problem", ""))
-            utterance = _utterance_of_row(origin, values)
+            utterance = _utterance_of_row(origin, _known(read(row)))
             key = (utterance.path, utterance.start, utterance.channel)
             require(key not in seen, f"the same recording as {seen.get(key)}: take one out")
         except ValueError as error:
@@ -97,28 +98,27 @@ def _times(values: Mapping[str, str]) -> tuple[float, float]:
     return start, max(duration, 0.0)
 
 
-def _cell_rows(lines: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """The rows of lines of cells."""
-    first = lines[0][1]
+def _cell_rows(lines: Sequence[tuple[str, str]]) -> tuple[Rows, Reader]:
+    """Lines of cells, and what reads one."""
+    origin, first = lines[0]
     delimiter = next((d for d in DELIMITERS if _columns(first, d)), TAB)
     named = _columns(first, delimiter)
-    columns = named or COLUMNS
     if not named and "." not in first and any(set(_names(first, d)) & set(NAMES["path"]) for d in DELIMITERS):
-        yield lines[0][0], {"problem": f"no column of texts: call one {' or '.join(NAMES['text'][:3])}"}
-        return
-    for origin, line in lines[bool(named) :]:
+        raise ValueError(f"{origin}: no column of texts: call one {' or '.join(NAMES['text'][:3])}")
+    columns = named or COLUMNS
+
+    def read(line: str) -> Mapping[str, str]:
         try:
             cells = _cells(line, delimiter)
         except csv.Error as error:
-            yield origin, {"problem": f"a cell in quotes that the line does not end ({error}): write it in one line"}
-            continue
-        problem = ""
-        if len(cells) < 2:
-            more = "" if named else ", or name the columns above, as path,text"
-            problem = f"no {'tab' if delimiter == TAB else delimiter} between path and text: write path<TAB>text{more}"
-        if len(cells) > len(columns):
-            problem = f"{len(cells)} columns: {len(columns)} are known, {', '.join(columns)}"
-        yield origin, {"problem": problem} if problem else _known(dict(zip(columns, cells)))
+            raise ValueError(f"a cell in quotes that the line does not end ({error}): write it in one line") from error
+        more = "" if named else ", or name the columns above, as path,text"
+        mark = "tab" if delimiter == TAB else delimiter
+        require(len(cells) > 1, f"no {mark} between path and text: write path<TAB>text{more}")
+        require(len(cells) <= len(columns), f"{len(cells)} columns: {len(columns)} are known, {', '.join(columns)}")
+        return dict(zip(columns, cells))
+
+    return lines[bool(named) :], read
 
 
 def _columns(line: str, delimiter: str) -> list[str]:
@@ -148,31 +148,22 @@ def _unquoted(cell: str) -> str:
 
 
 def _known(record: Mapping[str, str]) -> dict[str, str]:
-    """The values of a record by the keys of `NAMES`."""
+    """The values of a record by the keys of `NAMES`; those that it lacks are empty."""
     values = {key: next((record[name] for name in names if record.get(name)), "") for key, names in NAMES.items()}
     return {key: value if key == "path" else " ".join(value.split()) for key, value in values.items()}
 
 
-def _json_rows(path: Path, lines: Sequence[tuple[str, str]]) -> Iterator[Row]:
-    """The rows of objects in lines, or in one list or object."""
-    for origin, entry in _json_entries(path, lines):
-        try:
-            yield origin, _known(_strings(entry))
-        except ValueError as error:
-            yield origin, {"problem": str(error)}
-
-
-def _json_entries(path: Path, lines: Sequence[tuple[str, str]]) -> list[tuple[str, Any]]:
-    """Origin and value of each entry; in place of a value that cannot be read the error."""
+def _json_rows(path: Path, lines: Sequence[tuple[str, str]]) -> tuple[Rows, Reader]:
+    """Objects in lines, or in one list or object, and what reads one; in place of what is no JSON the error."""
     whole = _parsed("\n".join(line for _, line in lines))
     if isinstance(whole, list):
-        return [(f"{path.name} entry {number}", entry) for number, entry in enumerate(whole, start=1)]
+        return [(f"{path.name} entry {number}", entry) for number, entry in enumerate(whole, start=1)], _strings
     if isinstance(whole, dict) and set(whole) & set(NAMES["path"]):
-        return [(lines[0][0], whole)]
+        return [(lines[0][0], whole)], _strings
     if isinstance(whole, dict):
         with_names = ((k, {"id": k, **entry} if isinstance(entry, dict) else entry) for k, entry in whole.items())
-        return [(f"{path.name} entry {name}", entry) for name, entry in with_names]
-    return [(origin, _parsed(line)) for origin, line in lines]
+        return [(f"{path.name} entry {name}", entry) for name, entry in with_names], _strings
+    return [(origin, _parsed(line)) for origin, line in lines], _strings
 
 
 def _parsed(text: str) -> Any:
@@ -184,7 +175,7 @@ def _parsed(text: str) -> Any:
 
 
 def _strings(entry: Any) -> dict[str, str]:
-    """The values of an object of JSON that stand for text or numbers; `ValueError`: what is wrong with it."""
+    """The values of an object of JSON that stand for text or numbers."""
     said = f" ({first_line(entry)})" if isinstance(entry, Exception) else ""
     require(isinstance(entry, dict), f'no object of JSON{said}: write {{"audio_filepath": .., "text": ..}}')
     for name in (*NAMES["path"], *NAMES["text"]):
