@@ -78,10 +78,10 @@ class AsrDataModule:
             return [f"reads {data.manifest_dir}, {data.train_split}: {amount}; {len(self.left_out)} are left out"]
         lines = []
         for source, durations in zip(self._sources, cuts.durations):
-            kind = f"{len(source.cuts):,} shards" if isinstance(source.cuts, Shards) else "a manifest"
+            kind = f"{len(source):,} shards" if isinstance(source, Shards) else "a manifest"
             amount = f"{len(durations):,} cuts, {sum(durations) / 3600:,.2f} hours"
             weight = f", weight {source.weight or 1:g}; of the first" if steps else ";"
-            lines.append(f"reads {source.cuts.name}, {kind}{weight} {amount} are good")
+            lines.append(f"reads {source.name}, {kind}{weight} {amount} are good")
         return [*lines, f"{len(self.left_out)} cuts are left out"]
 
     @functools.cached_property
@@ -90,11 +90,11 @@ class AsrDataModule:
         for source in sources:
             require(
                 source.weight is None or self.config.training.epoch_steps > 0,
-                f"train_cuts {source.cuts.name} has a weight: give --num-steps too, since an epoch has each cut once",
+                f"train_cuts {source.name} has a weight: give --num-steps too, since an epoch has each cut once",
             )
-            if isinstance(source.cuts, Shards):
-                shards, processes = len(source.cuts), self.part.num_processes
-                too_few = f"{source.cuts.name} has {shards} shards for {processes} processes: make smaller shards"
+            if isinstance(source, Shards):
+                shards, processes = len(source), self.part.num_processes
+                too_few = f"{source.name} has {shards} shards for {processes} processes: make smaller shards"
                 require(shards >= processes, too_few)
         return sources
 

@@ -73,6 +73,8 @@ class Shards:
     """Passes begun."""
     unreadable: Unreadable = field(default_factory=Unreadable)
     """What passes go on without."""
+    weight: float | None = None
+    """None where `train_cuts` names none."""
 
     def part(self, index: int, count: int, *, seed: int | None = None) -> Shards:
         """Every `count`-th shard, from `index` on."""

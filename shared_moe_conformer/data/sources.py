@@ -42,6 +42,8 @@ class Manifest:
     """The part: every `count`-th cut, from `index` on."""
     seed: int | None = None
     """Of where in a file that is not compressed one begins; None: at its beginning."""
+    weight: float | None = None
+    """None where the option names none."""
 
     def part(self, index: int, count: int, *, seed: int | None = None) -> Manifest:
         """Every `count`-th cut, from `index` on."""
@@ -58,12 +60,8 @@ Check = Callable[[Cut], list[Problem]]
 """Finds what is wrong with an utterance."""
 
 
-class Source(NamedTuple):
-    """One of the `train_cuts`."""
-
-    cuts: Manifest | Shards
-    weight: float | None
-    """None where the option names none."""
+Source = Manifest | Shards
+"""One of the `train_cuts`."""
 
 
 def open_sources(names: Sequence[str], recipe_dir: Path) -> list[Source]:
@@ -81,20 +79,25 @@ def _open(name: str, recipe_dir: Path) -> Source:
     location, weight = (weighted[1], float(weighted[2])) if weighted else (name, None)
     require(weight is None or weight > 0, f"train_cuts {name}: give a weight above 0")
     path = recipe_dir / location
-    if path.is_dir():
-        return Source(find_shards(path), weight)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"train_cuts {name}: no file or folder {path}: give manifests of cuts, folders of Shar, or JSON files that "
             "list the shards' URLs"
         )
-    if path.suffix == ".json":
-        return Source(listed_shards(path), weight)
-    require(
-        path.name.endswith((".jsonl", ".jsonl.gz")),
-        f"train_cuts {name} is no manifest of cuts (.jsonl or .jsonl.gz), no folder of Shar and no JSON list of shards",
-    )
-    return Source(Manifest(location, path, recipe_dir), weight)
+    source: Source
+    if path.is_dir():
+        source = find_shards(path)
+    elif path.suffix == ".json":
+        source = listed_shards(path)
+    else:
+        require(
+            path.name.endswith((".jsonl", ".jsonl.gz")),
+            f"train_cuts {name} is no manifest of cuts (.jsonl or .jsonl.gz), no folder of Shar and no JSON list of "
+            "shards",
+        )
+        source = Manifest(location, path, recipe_dir)
+    source.weight = weight
+    return source
 
 
 def utterances(cuts: Iterable[Cut]) -> Iterable[Cut]:
@@ -168,15 +171,15 @@ def survey(sources: Sequence[Source], check: Check, *, limit: int | None) -> Sur
     result, content = Survey([], [], ""), hashlib.sha256()
     for source in sources:
         durations, problems = array("d"), list[Problem]()
-        for cut in itertools.islice(utterances(source.cuts.manifests()), limit):
+        for cut in itertools.islice(utterances(source.manifests()), limit):
             if found := check(cut):
                 problems += found
                 continue
             durations.append(cut.duration)
             what = (cut.id, getattr(cut, "start", 0), cut.duration, cut.supervisions[0].text)
             content.update(repr(what).encode())
-        refuse_many(problems, len(durations), source.cuts.name)
-        require(len(durations) > 0, f"no cuts in {source.cuts.name}")
+        refuse_many(problems, len(durations), source.name)
+        require(len(durations) > 0, f"no cuts in {source.name}")
         result.durations.append(durations)
         result.left_out += problems
     result.content_digest = content.hexdigest()

@@ -44,8 +44,8 @@ class Mixture:
 
     def __post_init__(self) -> None:
         for source in self.sources:
-            if isinstance(source.cuts, Shards):
-                source.cuts.unreadable = self.unreadable
+            if isinstance(source, Shards):
+                source.unreadable = self.unreadable
 
     def part(self, index: int, count: int, *, seed: int) -> CutSet:
         """The utterances of one of `count` parts, which have shards of Shar and lines of manifests of their own.
@@ -54,13 +54,13 @@ class Mixture:
         """
         cut_sets = []
         for source in self.sources:
-            cut_set = self._usable(source.cuts.part(index, count, seed=seed))
+            cut_set = self._usable(source.part(index, count, seed=seed))
             cut_sets.append(cut_set.repeat(preserve_id=True) if self.endless else cut_set)
         return cut_sets[0] if len(cut_sets) == 1 else CutSet.mux(*cut_sets, weights=list(self.weights), seed=seed)
 
     def first_cuts(self) -> list[Cut]:
         """The first usable utterance of each source, with what is in memory of it."""
-        return [next(iter(self._usable(source.cuts))) for source in self.sources]
+        return [next(iter(self._usable(source))) for source in self.sources]
 
     def _usable(self, cuts: Iterable[Cut]) -> CutSet:
         return CutSet(utterances(cuts)).filter(self._is_usable)

@@ -30,10 +30,10 @@ TRAIN = "data/fbank/cuts_train.jsonl.gz"
 
 def test_a_source_is_a_manifest_or_shar_with_a_weight(corpus: Corpus, tmp_path: Path) -> None:
     plain, weighted = open_sources((TRAIN, f"{TRAIN}@2.5"), corpus.recipe_dir)
-    assert (plain.weight, weighted.weight, weighted.cuts.name) == (None, 2.5, TRAIN)
-    assert [cut.id for cut in weighted.cuts] == [cut.id for cut in corpus.cuts("train")]
-    assert [cut.id for cut in plain.cuts.part(1, 10)] == ["train-1", "train-11", "train-21"]
-    assert next(iter(plain.cuts)).load_features().shape[1] == 80, "its paths begin at the recipe's folder"
+    assert (plain.weight, weighted.weight, weighted.name) == (None, 2.5, TRAIN)
+    assert [cut.id for cut in weighted] == [cut.id for cut in corpus.cuts("train")]
+    assert [cut.id for cut in plain.part(1, 10)] == ["train-1", "train-11", "train-21"]
+    assert next(iter(plain)).load_features().shape[1] == 80, "its paths begin at the recipe's folder"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_manifest_of_something_else_is_named(corpus: Corpus) -> None:
     path = corpus.recipe_dir / "recordings.jsonl.gz"
     CutSet.from_cuts(corpus.cuts("train")).decompose()[0].to_file(path)
     with pytest.raises(ValueError, match="recordings.jsonl.gz is not a readable manifest of cuts"):
-        list(open_sources((path.name,), corpus.recipe_dir)[0].cuts)
+        list(open_sources((path.name,), corpus.recipe_dir)[0])
 
 
 def test_a_long_recording_becomes_its_utterances(corpus: Corpus) -> None:
