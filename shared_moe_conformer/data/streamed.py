@@ -167,15 +167,18 @@ class _StreamLoader(ResumableLoader):
         """This process's batches, None for those that are skipped or hold nothing that can be read.
 
         Raises:
-          ValueError: cuts or shards that cannot be read, named, and more of them than may be left out.
+          ValueError: cuts or shards that cannot be read, named, and more of them than may be left out; or no cut.
         """
+        is_empty = True
         batches = _Batches(self.mixture, self.dataset.of_epoch(self.epoch), self._bins, self.part, seed, num_to_skip)
         for item in read_ahead(batches, num_workers=self.dataset.config.num_workers):
             if isinstance(item, ValueError):
                 raise item
             self._leave_out(item.unreadable)
             if item.is_batch:
+                is_empty = False
                 yield item.batch
+        require(not is_empty, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
 
     def _leave_out(self, lines: Sequence[str]) -> None:
         limit = self.dataset.config.max_unreadable
@@ -186,9 +189,6 @@ class _StreamLoader(ResumableLoader):
                 self.num_unreadable <= limit,
                 f"more than --max-unreadable {limit} shards and cuts cannot be read in epoch {self.epoch}: {line}",
             )
-
-    def _no_cuts(self) -> str:
-        return f"train_cuts has no cut for process {self.part.rank}: make smaller shards"
 
     def _tell_unreadable(self) -> None:
         """Say at the end of an epoch how much was left out of it."""
@@ -212,7 +212,6 @@ class EpochStream(_StreamLoader):
         self.has_ended = None if self.part.num_processes == 1 else False
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        """The batches that are left of the epoch; `ValueError`: there are no cuts for this process."""
         num_to_skip = self.num_taken
         for batch in itertools.islice(self._passes(num_to_skip), num_to_skip, None):
             self.num_taken += 1
@@ -221,11 +220,8 @@ class EpochStream(_StreamLoader):
 
     def _passes(self, num_to_skip: int) -> Iterator[AsrBatch | None]:
         """The part's batches; of several processes' again and again."""
-        seed, is_empty = self.seed * 1_000_003 + self.epoch, True
-        for batch in self._read(seed, num_to_skip=num_to_skip):
-            is_empty = False
-            yield batch
-        require(not is_empty, self._no_cuts())
+        seed = self.seed * 1_000_003 + self.epoch
+        yield from self._read(seed, num_to_skip=num_to_skip)
         self._tell_unreadable()
         while self.part.num_processes > 1:
             self.has_ended, self.num_unreadable = True, 0
@@ -253,15 +249,10 @@ class EndlessStream(_StreamLoader):
         super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        """The batches that are left of the epoch; `ValueError`: there are no cuts for this process."""
         if self._stream is None:
             self._stream = self._read(self._seed_from_here())
         while self.num_taken < len(self):
-            try:
-                batch = next(self._stream)
-            except StopIteration:
-                raise ValueError(self._no_cuts()) from None
-            if batch is not None:
+            if (batch := next(self._stream)) is not None:
                 self.num_taken += 1
                 yield batch
         self._tell_unreadable()
