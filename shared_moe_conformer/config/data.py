@@ -63,7 +63,7 @@ class FeatureConfig:
 
 CODECS = ("opus", "mp3", "vorbis", "gsm")
 """Names that codecs may have. Source: lhotse.dataset.cut_transforms.Compress."""
-MADE_NOISES = ("white", "pink", "hum", "babble")
+MADE_NOISES = ("white", "pink", "hum", "babble", "music")
 """Names that made_noises may have."""
 RANGES = (
     ("noise_snr", "decibel", -math.inf),

@@ -22,6 +22,7 @@ from torch import Tensor
 from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
 from shared_moe_conformer.data.features import DIGITAL_SILENCE, compute_features, features_of, resample
 from shared_moe_conformer.data.manifests import StoredCuts
+from shared_moe_conformer.data.music import music
 
 TALKERS = 7
 """Recordings that babble is made of. Source: Snyder et al. 2018, X-vectors, section 3.3: three to seven."""
@@ -138,6 +139,11 @@ def hum(num_samples: int, setting: Setting) -> np.ndarray:
     return sum(np.sin(2 * np.pi * k * fundamental * time + phase) / k for k, phase in zip(order, phases))
 
 
+def made_music(num_samples: int, setting: Setting) -> np.ndarray:
+    """Pieces of a few seconds with voices and drums."""
+    return music(num_samples, setting.sampling_rate, setting.rng)
+
+
 def babble(num_samples: int, setting: Setting) -> np.ndarray:
     """The sum of other recordings of equal power, each begun anywhere and repeated as often as needed."""
     total = np.zeros(num_samples)
@@ -221,6 +227,7 @@ KINDS = {
     "white": Kind(_adding(white_noise), -30, 100, "dB", "white noise, speech over noise"),
     "pink": Kind(_adding(pink_noise), -30, 100, "dB", "pink noise"),
     "hum": Kind(_adding(hum), -30, 100, "dB", "mains"),
+    "music": Kind(_adding(made_music), -30, 100, "dB", "made music"),
     "babble": Kind(_adding(babble), -30, 100, "dB", "other recordings of the test set"),
     "reverb": Kind(_reverberated, 0.05, 5, "s", "time in which a room's sound decays by 60 dB"),
     "band": Kind(_band_limited, 100, 96_000, "Hz", "highest frequency"),
@@ -235,11 +242,11 @@ def kinds_help() -> str:
     return "; ".join(f"{name} ({kind.unit}: {kind.meaning})" for name, kind in KINDS.items())
 
 
-SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum}
+SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum, "music": made_music}
 
 
 def noise_features(name: str, config: FeatureConfig) -> Tensor:
-    """Features (T, F) of a minute of white or pink noise or hum, always the same."""
+    """Features (T, F) of a minute of a noise, always the same."""
     setting = Setting(config.sampling_rate, np.random.default_rng(0), lambda: np.zeros(1))
     samples = SIGNALS[name](NOISE_SECONDS * config.sampling_rate, setting)
     return compute_features((samples / samples.std()).astype(np.float32), config.sampling_rate, config)

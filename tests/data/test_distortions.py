@@ -22,7 +22,7 @@ from shared_moe_conformer.data.distortions import (
 )
 
 RATE = 16000
-EXAMPLES = ("gain=-20", "white=10", "pink=5", "hum=0", "babble=5", "reverb=0.6", "band=2000", "opus=12k", "mulaw=64k")
+EXAMPLES = ("gain=-20", "white=10", "pink=5", "hum=0", "babble=5", "music=5", "reverb=0.6", "band=2000", "opus=12k", "mulaw=64k")
 
 
 def setting(seed: int = 0, sampling_rate: int = RATE) -> Setting:
@@ -45,7 +45,7 @@ def power(samples: np.ndarray) -> float:
     return float(np.square(samples, dtype=np.float64).mean())
 
 
-@pytest.mark.parametrize("kind", ["white", "pink", "hum", "babble"])
+@pytest.mark.parametrize("kind", ["white", "pink", "hum", "babble", "music"])
 @pytest.mark.parametrize("snr", [-10, 0, 12.5, 40])
 def test_the_ratio_of_speech_to_noise_is_exact(kind: str, snr: float) -> None:
     clean = speech()
