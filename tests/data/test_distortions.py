@@ -22,7 +22,18 @@ from shared_moe_conformer.data.distortions import (
 )
 
 RATE = 16000
-EXAMPLES = ("gain=-20", "white=10", "pink=5", "hum=0", "babble=5", "music=5", "reverb=0.6", "band=2000", "opus=12k", "mulaw=64k")
+EXAMPLES = (
+    "gain=-20",
+    "white=10",
+    "pink=5",
+    "hum=0",
+    "babble=5",
+    "music=5",
+    "reverb=0.6",
+    "band=2000",
+    "opus=12k",
+    "mulaw=64k",
+)
 
 
 def setting(seed: int = 0, sampling_rate: int = RATE) -> Setting:
