@@ -53,7 +53,7 @@ def check_free(target: Path, *, marker: str, overwrite: bool = False) -> None:
     """Refuse a target that `atomic_folder` would not replace.
 
     Raises:
-      FileExistsError: the target exists, and `overwrite` is not set or it is no folder with the marker.
+      FileExistsError: the target exists, and `overwrite` is not set or it is not a folder with the marker.
     """
     if not os.path.lexists(target):
         return

@@ -216,7 +216,7 @@ class Bundle:
           rules: rules by which segments end; None: sherpa-onnx's.
 
         Raises:
-          ValueError: no chunk_size, and the model was trained on whole utterances alone.
+          ValueError: no chunk_size, and the model was trained only on whole utterances.
         """
         encoder = self.config.model.encoder
         require(

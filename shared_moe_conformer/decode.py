@@ -135,7 +135,7 @@ def _use_layers(model: AsrModel, num_layers: int) -> str:
     if num_layers == 0:
         return ""
     encoder = model.config.encoder
-    require(encoder.depths != (), "--num-layers: the model was trained at its whole depth alone (--depths)")
+    require(encoder.depths != (), "--num-layers: the model was trained only at its whole depth (--depths)")
     require(
         1 <= num_layers <= encoder.num_layers, f"--num-layers {num_layers}: give 1 to {encoder.num_layers}, all layers"
     )

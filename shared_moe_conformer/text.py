@@ -28,7 +28,7 @@ _SPACELESS = re.compile(rf"[{_LETTERS}{_MARKS}{_STACKING}]")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text: parts between spaces, and each character of a script without spaces by itself.
+    """The words of a text: parts between spaces, and single characters in scripts without spaces.
 
     These scripts are Chinese, Japanese, Thai, Lao, Burmese and Khmer; a character keeps its vowel signs and tone marks.
     Their word error rate is then a character error rate, as usual, and mixed texts get the mixed rate.

@@ -207,7 +207,7 @@ def word_error_counter(model: AsrModel, tokenizer: Tokenizer) -> Callable[[AsrBa
 
 @contextmanager
 def _opened(exp_dir: Path, config: Config, pieces: Sequence[str], *, resuming: bool) -> Iterator[None]:
-    """The experiment's folder with its log; the first process alone writes there."""
+    """The experiment's folder with its log; only the first process writes there."""
     refuse_other_units(exp_dir, pieces)
     if world().rank:
         refuse_other_experiment(exp_dir, config, resuming=resuming)
@@ -239,13 +239,13 @@ def _log_beginning(config: Config, options: RunOptions, trainer: Trainer, origin
 
 
 def _refuse_other_batches(loader: Loader, origin: Origin) -> None:
-    """Raise `ValueError` if a training cannot go on inside its epoch, whose batches are others now."""
+    """Raise `ValueError` if a training cannot continue inside its epoch, because its batches have changed."""
     if origin.checkpoint and "train_loader" in origin.checkpoint:
         loader.load_state_dict(json.loads(origin.checkpoint["train_loader"]))
 
 
 def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
-    """Warn if a training goes on with other cuts than before, and write down which it has now."""
+    """Warn if a training continues with other cuts than before, and record those it has now."""
     if origin.path and (change := change_of_cuts(origin.path.parent, len(cuts), cuts.content_digest)):
         logger.warning("%s", change)
     record_cuts(exp_dir, len(cuts), cuts.content_digest)

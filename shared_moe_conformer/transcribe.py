@@ -87,7 +87,7 @@ def transcribe_files(
 def _channel(text: str) -> int | str:
     if text == EACH or text.isdecimal():
         return EACH if text == EACH else int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is no channel: give a number from 0, or {EACH}")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a channel: give a number from 0, or {EACH}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -64,7 +64,7 @@ def test_pushing_what_cannot_be_is_refused_before_anything_is_written(saved: Sav
     folder = saved()
     for push, forms, message in [
         ("hf://o/tiny", ("icefall", "espnet"), "--push takes one form, and --to names 2"),
-        ("https://o/tiny", ("icefall",), "https://o/tiny is no repository of Hugging Face: give hf://owner/name"),
+        ("https://o/tiny", ("icefall",), "https://o/tiny is not a repository of Hugging Face: give hf://owner/name"),
         ("hf://tiny", ("icefall",), "hf://tiny: give hf://owner/name"),
     ]:
         with pytest.raises(SystemExit):

@@ -237,7 +237,7 @@ def test_a_log_says_why_a_decoding_ended(recipe: Path, monkeypatch: pytest.Monke
         (["--beam-size", "0"], "beam_size is 0: give 1 or more"),
         (["--distort", "white=10", "loud=3"], "--distort loud=3: no distortion is called 'loud': give one of gain, "),
         (["--distort", "opus=fast"], "--distort opus=fast: opus is 'fast': give 6000 to 256000 bit/s"),
-        (["--num-layers", "2"], "the model was trained at its whole depth alone (--depths)"),
+        (["--num-layers", "2"], "the model was trained only at its whole depth (--depths)"),
         (["--device", "cuda:63"], "--device cuda:63 cannot be used here"),
     ],
 )

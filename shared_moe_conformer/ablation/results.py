@@ -125,7 +125,7 @@ def read_results(path: Path) -> list[Result]:
     """The results of a file, empty if there is none; a last line that a killed program left unfinished is skipped.
 
     Raises:
-      ValueError: a line is no result.
+      ValueError: a line is not a result.
     """
     results = []
     text = path.read_text() if path.is_file() else ""
@@ -135,7 +135,7 @@ def read_results(path: Path) -> list[Result]:
             methods = tuple(from_dict(MethodErrors, method) for method in values.pop("methods"))
             results.append(from_dict(Result, {**values, "methods": methods}))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}, line {number}, is no result: {error}") from error
+            raise ValueError(f"{path}, line {number}, is not a result: {error}") from error
     return results
 
 

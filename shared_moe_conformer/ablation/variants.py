@@ -142,7 +142,7 @@ def in_turn(num_layers: int, num_blocks: int) -> dict[str, Any]:
 
 
 def own_attention(num_layers: int) -> dict[str, Any]:
-    """Options of layers that share feed-forwards alone."""
+    """Options of layers that share only feed-forwards."""
     return {"group_sizes": (num_layers,), "mixing_pattern": string.ascii_uppercase[:num_layers]}
 
 

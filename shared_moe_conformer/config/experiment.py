@@ -25,7 +25,7 @@ LrSchedule = Literal["cosine", "noam", "wsd"]
 OptimizerName = Literal["adamw", "muon"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 STEPS_PER_EPOCH = 1000
-"""Updates of an epoch where num_steps alone is given."""
+"""Updates of an epoch if only num_steps is given."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TrainingConfig:
     """Steps over which the learning rate rises to its peak."""
     lr_schedule: LrSchedule = field(default="cosine", metadata=ADDED_LATER)
     """Course of the learning rate after its peak: it falls by half a cosine to 1 % of it at the last step (cosine), as
-    1 / sqrt(step) whatever the number of epochs (noam), or in the last decay_epochs alone, to 1 % (wsd)."""
+    1 / sqrt(step) whatever the number of epochs (noam), or only in the last decay_epochs, to 1 % (wsd)."""
     decay_epochs: int = field(default=5, metadata=ADDED_LATER)
     """Last epochs, in which the learning rate falls with lr_schedule wsd; before them a training can be extended."""
     weight_decay: float = 1e-2
@@ -245,7 +245,7 @@ class LmDataConfig:
     text: str = ""
     """File of training texts instead, one a line, written as the transcripts are; empty: the split's."""
     max_tokens: int = 500
-    """Tokens of a batch at most, padding included; a longer text is a batch by itself."""
+    """Most tokens of a batch, padding included; a longer text is a batch by itself."""
 
     def __post_init__(self) -> None:
         require_least(self, 1, "max_tokens")

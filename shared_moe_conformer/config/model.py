@@ -149,7 +149,7 @@ class EncoderConfig:
         return tuple(layer for layer, block in enumerate(self.layer_blocks) if self._carries_experts(block))
 
     def of_block(self, block: int) -> EncoderConfig:
-        """The config of one block's layers alone."""
+        """The config of only one block's layers."""
         return dataclasses.replace(
             self,
             group_sizes=(self.block_sizes[block],),

@@ -94,7 +94,7 @@ def with_options(config: C, options: dict[str, Any]) -> C:
 
 
 JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,), type(None): (type(None),)}
-"""Types that JSON may give for a field of a plain type; True is no number."""
+"""Types that JSON may give for a field of a plain type; True is not a number."""
 
 
 def _convert(name: str, kind: Any, value: Any) -> Any:

@@ -34,7 +34,7 @@ class GreedySearch:
 
     model: AsrModel
     max_sym_per_frame: int = 1
-    """Tokens after which the search goes on to the next frame without waiting for a blank."""
+    """Tokens after which the search moves to the next frame without waiting for a blank."""
     blank_penalty: float = 0.0
     """See `next_token_log_probs`."""
 

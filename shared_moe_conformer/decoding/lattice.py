@@ -38,7 +38,7 @@ FindLattices = Callable[[Tensor, Tensor], Lattices]
 
 
 def lattice_finder(model: AsrModel, options: DecodingConfig, word_graph: WordGraph | None) -> FindLattices:
-    """A search of lattices over words; without HLG, over the CTC topology alone.
+    """A search of lattices over words; without HLG, over only the CTC topology.
 
     Raises:
       ValueError: HLG is one for more units than the model has, or there is no such lattice engine.
@@ -177,7 +177,7 @@ def _best_paths(found: Lattices) -> list[Hypothesis]:
 
 
 def _n_best(lattice: Lattice, options: DecodingConfig) -> list[LatticePath]:
-    """The N best paths within the output beam; `NO_PATH` alone where there is none."""
+    """The N best paths within the output beam; only `NO_PATH` if there is none."""
     return n_best(lattice, options.num_paths, beam=options.output_beam) or [NO_PATH]
 
 

@@ -102,7 +102,7 @@ class Lstm(nn.Module):
 class Transformer(nn.Module):
     """Pre-norm layers of causal self-attention over the last `left_context` tokens, and of feed-forward.
 
-    Positions enter as distances alone, so that the memory of a stream may begin anywhere.
+    Positions enter only as distances, so the memory of a stream may begin anywhere.
     """
 
     def __init__(self, config: LmModelConfig) -> None:

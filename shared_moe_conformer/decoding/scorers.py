@@ -1,7 +1,7 @@
 """Scores that a beam adds to those of its model: n-grams over tokens, and hotwords.
 
 Both are tables, one look-up in which advances every hypothesis of a batch; `neural_lm` has networks. The score of a
-hypothesis depends on its tokens alone, so hypotheses whose tokens have become equal have equal ones.
+hypothesis depends only on its tokens, so hypotheses whose tokens have become equal have equal ones.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def of_parents(values: Tensor, parents: Tensor) -> Tensor:
 
 
 class Scorer(Protocol):
-    """Adds to the log-probability of a hypothesis what depends on its tokens alone.
+    """Adds to the log-probability of a hypothesis what depends only on its tokens.
 
     Its state of the hypotheses of N utterances, K each, is a tuple of tensors (N, K, ..). A blank changes neither state
     nor score.
@@ -189,7 +189,7 @@ def read_hotwords(path: Path) -> list[str]:
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: it is no text, or holds no phrase.
+      ValueError: it is not text, or holds no phrase.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no hotwords in {path}: give a text file with one phrase a line")
@@ -198,7 +198,7 @@ def read_hotwords(path: Path) -> list[str]:
         lines = [" ".join(line.split()) for line in content.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         number = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path} line {number} is no text in UTF-8: save the file in that encoding") from error
+        raise ValueError(f"{path} line {number} is not UTF-8 text: save the file in that encoding") from error
     phrases = [line for line in lines if line and not line.startswith("#")]
     require(bool(phrases), f"{path} holds no phrase: give one a line, or leave --hotwords-file out")
     return phrases

@@ -188,7 +188,7 @@ def read_transcripts(path: Path) -> list[Decoded]:
         if line:
             name, _, rest = line.rpartition(":\t")
             kind, equals, words = rest.partition("=")
-            require(bool(name and equals) and kind in ("ref", "hyp"), f"{path}: {line[:60]!r} is no transcript")
+            require(bool(name and equals) and kind in ("ref", "hyp"), f"{path}: {line[:60]!r} is not a transcript")
             texts.setdefault(name, {})[kind] = " ".join(ast.literal_eval(words))
     return [Decoded(name, both["ref"], both["hyp"]) for name, both in sorted(texts.items())]
 

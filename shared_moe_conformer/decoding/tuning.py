@@ -199,7 +199,7 @@ class Found(NamedTuple):
 
 
 def tune(configs: Sequence[DecodingConfig], searcher: Searcher, *, given: Mapping[str, Any]) -> Iterator[Found]:
-    """Tune one method after the other, and show a bar meanwhile.
+    """Tune one method after the other, under a progress bar.
 
     Args:
       configs: their searches at the values where the tuning begins, as `worth_tuning` gives them.

@@ -1,4 +1,4 @@
-"""A released model as TorchScript graphs, which torch alone runs, from Python or C++.
+"""A released model as TorchScript graphs, which need only torch, from Python or C++.
 
 docs/released-models.md has a program that runs them.
 

@@ -86,7 +86,7 @@ def write_transformers(source: Path, target: Path, *, overwrite: bool = False) -
     manifest, config = bundle.manifest, bundle.config
     require(
         config.training.ctc_loss_scale > 0,
-        f"{manifest.name} was trained without CTC (ctc_loss_scale 0), and transformers recognises by CTC alone",
+        f"{manifest.name} was trained without CTC (ctc_loss_scale 0), and transformers recognises only by CTC",
     )
     with atomic_folder(target, marker=CODE_FILE.name, overwrite=overwrite) as folder:
         for name, values in settings(config).items():

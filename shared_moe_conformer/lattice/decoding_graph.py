@@ -83,7 +83,7 @@ class Lexicon:
 
         Raises:
           FileNotFoundError: it has none.
-          ValueError: lexicon.txt has a token that is no unit, or words.txt lists other words.
+          ValueError: lexicon.txt has a token that is not a unit, or words.txt lists other words.
         """
         paths = [lang_dir / name for name in (TOKENS_FILE, LEXICON_FILE, WORDS_FILE)]
         for path in paths:
@@ -132,14 +132,14 @@ MODIFIED_FROM_VOCAB_SIZE = 500
 
 
 def graph_path(lang_dir: Path, kind: str) -> Path:
-    """The file of a lang folder's graph: the .npz file of version 0.1 only where there is no other."""
+    """The file of a lang folder's graph, or the .npz file of version 0.1 if that is the only one."""
     path = lang_dir / FILES[kind]
     old = path.with_suffix(".npz")
     return old if old.is_file() and not path.is_file() else path
 
 
 def build_word_graph(lang_dir: Path, kind: str) -> bool:
-    """Build a graph of a lang folder, unless one made from the same files is there; return whether it was built.
+    """Build a graph of a lang folder, unless there is one made from the same files; return whether it was built.
 
     Args:
       kind: a key of `FILES`.
@@ -151,7 +151,7 @@ def build_word_graph(lang_dir: Path, kind: str) -> bool:
     path, inputs = lang_dir / FILES[kind], inputs_hash(lang_dir, kind)
     if Graph.inputs_of(path) == inputs:
         return False
-    from shared_moe_conformer.lattice.lg import compose_topology  # kaldifst is needed to build graphs alone
+    from shared_moe_conformer.lattice.lg import compose_topology  # kaldifst is needed only to build graphs
 
     graph = lexicon_and_ngram(lang_dir)
     if kind != "LG":

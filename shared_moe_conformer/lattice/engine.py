@@ -4,7 +4,7 @@ An untrained model's posteriors are flat, so all states stay within the beam; su
 narrower beams. An utterance that was cut off may lead to no final state; it is searched again with every state final.
 A warning tells of either.
 
-The embedded engine needs NumPy alone: it is a frame-synchronous search that keeps a lattice.
+The embedded engine needs only NumPy: it is a frame-synchronous search that keeps a lattice.
 kaldi-decoder's lattice search has no limit on its active states, so flat posteriors make it fill the memory. The
 embedded engine limits them, as k2's does, and gives up at a number of arcs. Every arc of a graph consumes a frame, so
 no epsilon has to be followed within a frame.
@@ -169,7 +169,7 @@ class _Step(NamedTuple):
     """Score of the best arc into each state."""
 
     def taken(self, which: np.ndarray) -> _Step:
-        """The step with these arcs alone."""
+        """The step with only these arcs."""
         return _Step(self.src[which], self.dst[which], self.arc[which], self.score[which], self.best)
 
 

@@ -77,7 +77,7 @@ class Graph:
         return replace(self, weight=np.float32(scale) * self.weight, final_weight=np.float32(scale) * self.final_weight)
 
     def require_sound(self) -> None:
-        """Refuse arrays that are no graph; the fault is named."""
+        """Refuse arrays that are not a graph; the message names the fault."""
         for f in fields(self):
             array, dtype = getattr(self, f.name), np.float32 if "weight" in f.name else np.int32
             if array.dtype != dtype or array.ndim != 1:
@@ -92,7 +92,7 @@ class Graph:
             "it has more states than arcs lead to": self.num_states > 1 + len(self.src) + len(self.final_state),
             "its arcs are not in the order of states": bool((np.diff(self.src) < 0).any()),
             "a state is final twice": len(np.unique(self.final_state)) < len(self.final_state),
-            "a weight is no number": not (np.isfinite(self.weight).all() and np.isfinite(self.final_weight).all()),
+            "a weight is not a number": not (np.isfinite(self.weight).all() and np.isfinite(self.final_weight).all()),
         }
         for problem, found in problems.items():
             if found:

@@ -72,7 +72,7 @@ class NgramModel:
         try:
             model = _parse(path.read_text(encoding="utf-8").splitlines())
         except (IndexError, ValueError) as error:
-            raise ValueError(f"{path} is no ARPA file ({error}): delete it and run ./prepare.sh again") from error
+            raise ValueError(f"{path} is not an ARPA file ({error}): delete it and run ./prepare.sh again") from error
         if not model.words:
             raise ValueError(f"the n-gram {path} has no word: train it on texts (local/train_ngram.py)")
         return model

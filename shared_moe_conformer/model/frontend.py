@@ -105,7 +105,7 @@ class Conv2dSubsampling(nn.Module):
     """Two 2-D convolutions of stride 2, then one linear map of all their channels and frequencies.
 
     The second convolution is depthwise-separable, which makes it about as cheap as the first. No convolution pads the
-    time axis, so a valid encoder frame depends on valid feature frames alone.
+    time axis, so a valid encoder frame depends only on valid feature frames.
 
     Source: Rekesh et al. 2023, Fast Conformer, section 3.1 (arXiv 2305.05084), here with a reduction of 4.
     """

@@ -66,7 +66,7 @@ class FrameLayerNorm(nn.LayerNorm):
     """Layer normalisation of each frame, called as `MaskedBatchNorm` is."""
 
     def forward(self, x: Tensor, frames: Frames, depth: int = 0) -> Tensor:  # type: ignore[override]
-        """Return (N, T, C); each frame is normalised by itself, so padding and depth do not matter."""
+        """Return (N, T, C); frames are normalised one by one, so padding and depth do not matter."""
         return super().forward(as_wide_as(self.weight, x))
 
 

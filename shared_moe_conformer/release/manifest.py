@@ -107,7 +107,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle.
 
     Raises:
-      FileNotFoundError: the folder is no bundle.
+      FileNotFoundError: the folder is not a bundle.
       ValueError: not a manifest of this version.
     """
     path = folder / MANIFEST_FILE

@@ -79,7 +79,7 @@ def hub_upload(folder: Path, entry: ZooEntry, location: str) -> None:
 
 def require_repository(location: str) -> None:
     """Raise `ValueError` unless an address is that of a repository."""
-    require(location.startswith(HUB), f"{location} is no repository of Hugging Face: give {HUB}owner/name")
+    require(location.startswith(HUB), f"{location} is not a repository of Hugging Face: give {HUB}owner/name")
     _repository(location)
 
 

@@ -153,7 +153,7 @@ def remove(name: str, *, zoo_dir: Path) -> None:
         for entry in [entry for entry in read_index(zoo_dir) if entry.name == name]:
             folder = zoo_dir / entry.path
             is_model = (folder / MANIFEST_FILE).is_file() and not folder.is_symlink()
-            require(is_model or not os.path.lexists(folder), f"{folder} is no model's folder: remove it yourself")
+            require(is_model or not os.path.lexists(folder), f"{folder} is not a model's folder: remove it yourself")
             drop(name, zoo_dir=zoo_dir)
             partials += [folder] if is_model else []
         for path in partials:

@@ -230,7 +230,7 @@ def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None 
     for piece in islice(_pieces(file, path), most):
         if not np.isfinite(piece).all():
             at = (first + int(np.flatnonzero(~np.isfinite(piece).all(axis=1))[0])) / file.samplerate
-            raise ValueError(f"{path} has a sample at {at:.2f} s that is no number: write the file again")
+            raise ValueError(f"{path} has a sample at {at:.2f} s that is not a number: write the file again")
         swing = piece - piece.mean(axis=0, dtype=np.float64)  # without the offset, which nobody hears
         here, mixed = np.square(swing).sum(axis=0), float(np.square(swing.mean(axis=1)).sum())
         power, cancelled = power + here, cancelled + here.sum() * (mixed < CANCELLED * here.sum() / file.channels**2)

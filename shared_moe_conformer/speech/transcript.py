@@ -134,7 +134,7 @@ SHORTEST_CUE = 1.0
 
 
 def as_text(name: str, transcript: Transcript) -> str:
-    """The text alone on one line."""
+    """The text on one line."""
     return transcript.text
 
 

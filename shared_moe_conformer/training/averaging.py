@@ -127,7 +127,7 @@ class Selection:
     """Choice of checkpoints whose weights are averaged."""
 
     epoch: str = ""
-    """Last epoch to average; best: the one with the lowest validation word error rate, alone; empty: the newest."""
+    """Last epoch to average; best: only the one with the lowest validation word error rate; empty: the newest."""
     iter: int = 0
     """Last update to average, one with a checkpoint-<update>.pt; 0: choose epochs."""
     avg: int = 1

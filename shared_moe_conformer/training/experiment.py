@@ -172,7 +172,7 @@ def checkpoint_to_resume(exp_dir: Path, *, start_epoch: int = 1, resume: bool = 
     if (epochs and epochs[-1] >= start_epoch) or (start_epoch == 1 and mid_epoch.is_file()):
         length = f" of {counted(epochs[-1], 'epoch')}" if epochs else ""
         raise FileExistsError(
-            f"{exp_dir} already holds a training{length}: go on with --resume true, or name another --exp-dir"
+            f"{exp_dir} already holds a training{length}: continue with --resume true, or name another --exp-dir"
         )
     if start_epoch == 1:
         return None
@@ -230,7 +230,7 @@ def open_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool) -> None
 
 def refuse_other_checkpoint(checkpoint: dict[str, Any], config: AnyConfig, path: Path) -> None:
     """Raise `ValueError` unless a training of the config can continue the checkpoint."""
-    require("config" in checkpoint, f"{path} holds no config, so no training can go on from it: name another")
+    require("config" in checkpoint, f"{path} holds no config, so no training can continue it: name another")
     its_config = from_dict(type(config), json.loads(checkpoint["config"]))
     differences = _differences(to_dict(its_config), to_dict(config), FREE_OPTIONS)
     if differences:

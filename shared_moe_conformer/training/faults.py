@@ -136,8 +136,8 @@ class SkippedSteps:
         if state.skipped_in_a_row > self.max_in_a_row:
             raise NonFiniteError(
                 f"{report.skipped}; {state.skipped_in_a_row} updates in a row were skipped and changed nothing. "
-                f"Look at the cuts {cuts} (their batches are in {self.folder}), or lower --learning-rate, and go "
-                "on from the last checkpoint with --resume true"
+                f"Look at the cuts {cuts} (their batches are in {self.folder}), or lower --learning-rate, and "
+                "continue from the last checkpoint with --resume true"
             )
 
     def _save(self, path: Path, batches: Sequence[AsrBatch]) -> None:

@@ -1,6 +1,6 @@
 """The files of an experiment's folder: checkpoints, complete for resuming and never half-written, and logs.
 
-A checkpoint holds tensors and strings alone, so that loading it cannot run code; everything else is stored as JSON
+A checkpoint holds only tensors and strings, so that loading it cannot run code; everything else is stored as JSON
 (torch 1.13's safe loading refuses even a float).
 """
 
@@ -173,7 +173,7 @@ def save_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
         free = shutil.disk_usage(path.parent).free / 2**20
         raise ValueError(
             f"{path} cannot be written ({error.strerror}; {free:.0f} MiB are free there): "
-            "make room (--keep-last-k deletes old checkpoints) and go on with --resume true"
+            "make room (--keep-last-k deletes old checkpoints) and continue with --resume true"
         ) from error
 
 
@@ -182,7 +182,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is damaged, or it is no checkpoint.
+      ValueError: the file is damaged, or not a checkpoint.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}: train first (./train.py), or name another epoch")
@@ -191,7 +191,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         raise ValueError(f"{path} cannot be read ({error}): delete it and use the checkpoint before it") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
-        raise ValueError(f"{path} is no checkpoint of this package: it holds no model")
+        raise ValueError(f"{path} is not a checkpoint of this package: it holds no model")
     return checkpoint
 
 

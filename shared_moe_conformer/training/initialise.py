@@ -48,7 +48,7 @@ MAY_DIFFER = (
 )
 """Options in which an encoder may differ from the one whose weights it begins with; all others must be equal."""
 LIKE_DENSE = ("expert_dim", "common_expert_dim", "expert_norm")
-"""Options with which experts are no copies of a dense feed-forward."""
+"""Options with which experts are not copies of a dense feed-forward."""
 NEW_ROUTER_SCALE = 0.01
 """Routers of new experts begin near 0, so that the gates begin near 1/E."""
 

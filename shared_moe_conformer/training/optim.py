@@ -99,7 +99,7 @@ def freeze(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def decayed_names(model: nn.Module) -> set[str]:
     """Names of the parameters that decay: matrices, experts' stacked ones too, and convolutions' kernels.
 
-    Biases (stacked ones have two axes) and norms do not decay: they set a level, and a small one is no simpler.
+    Biases (stacked ones have two axes) and norms do not decay: they set a level, and a small one is not simpler.
     Routers do not: the router z loss keeps their logits small, and decay would even out the choice of experts.
     Gates of merged weights do not: decay would make all layers alike.
     Embeddings do not: a rare token's row would only shrink.
@@ -168,7 +168,7 @@ def learning_rate_factor(config: TrainingConfig, step: int, *, progress: float, 
 
     Batches have equal durations, so the number of steps in later epochs is unknown. The cosine and the decay of wsd
     therefore follow the share of the training that is done, in epochs, and end at 1 % with the last batch. Noam's fall
-    depends on the step alone.
+    depends only on the step.
 
     Source: noam: Vaswani et al. 2017, Attention is all you need, eq. 3 (arXiv 1706.03762), divided by its peak; cosine:
     Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts (arXiv 1608.03983); wsd: Hu et al. 2024, MiniCPM (arXiv
@@ -198,7 +198,7 @@ def reschedule(state: TrainState, old: TrainingConfig, new: TrainingConfig) -> s
     Args:
       state: that of the checkpoint; its shares of the whole training become shares of the new whole.
       old: the config of the checkpoint.
-      new: the config to go on with, which differs in `num_epochs`, `num_steps` and `decay_epochs` at most.
+      new: the config to continue with, which differs in `num_epochs`, `num_steps` and `decay_epochs` at most.
 
     Returns:
       a message about a jump of the learning rate, its cause and its remedy; empty if there is none.
@@ -216,10 +216,12 @@ def reschedule(state: TrainState, old: TrainingConfig, new: TrainingConfig) -> s
         if getattr(old, name) != getattr(new, name)
     ]
     if new.lr_schedule == "cosine":
-        remedy = "a training with --lr-schedule wsd goes on without a jump from any epoch before its decay"
+        remedy = "a training with --lr-schedule wsd continues without a jump from any epoch before its decay"
     else:
         epoch = math.floor(old.length - old.decay_epochs)
-        remedy = f"to go on without a jump, give this folder's epoch-{epoch}.pt as --resume-from, and another --exp-dir"
+        remedy = (
+            f"to continue without a jump, give this folder's epoch-{epoch}.pt as --resume-from, and another --exp-dir"
+        )
     return f"the learning rate goes from {before:.2g} to {after:.2g} of its peak ({', '.join(changes)}); {remedy}"
 
 

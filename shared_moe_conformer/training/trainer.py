@@ -225,7 +225,7 @@ class ModelTrainer(Generic[M]):
 
 
 class Trainer(ModelTrainer["AsrModel"]):
-    """Updates a recogniser batch by batch; its losses are weighed here alone."""
+    """Updates a recogniser batch by batch; its losses are weighed only here."""
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ def _web_socket() -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            with contextlib.suppress(AttributeError):  # of asyncio's own loop alone
+            with contextlib.suppress(AttributeError):  # only asyncio's own loop has it
                 transport.max_size = _READ_AT_ONCE
 
         def handle_ping(self, event: Any) -> None:
@@ -156,7 +156,7 @@ async def serve_stream(
       websocket: the client's connection, not accepted yet.
       hub: takes its stream; None: there are no streams, and `why_not` says why.
       hosts: names of hosts whose pages may connect, `*` for all; programs, which name no page, always may.
-      idle_seconds: a client that sends nothing for so long is disconnected, and one that reads nothing.
+      idle_seconds: a client that sends or reads nothing for this long is disconnected.
     """
     if not may_connect(websocket.headers.get("origin"), hosts):
         await websocket.close(POLICY, "pages from elsewhere may not connect")
@@ -176,7 +176,7 @@ async def serve_stream(
 
 
 def may_connect(origin: str | None, hosts: Sequence[str]) -> bool:
-    """Whether a page from this origin may connect; None: it is no page. Browsers connect without asking."""
+    """Whether a page from this origin may connect; None: it is not a page. Browsers connect without asking."""
     return origin is None or "*" in hosts or re.sub(r":\d+$", "", urlsplit(origin).netloc) in hosts
 
 

@@ -290,7 +290,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
       name: the owner's name for it.
 
     Raises:
-      ValueError: it is no audio, or too long; the message has the owner's name for it.
+      ValueError: it is not audio, or too long; the message has the owner's name for it.
     """
     require(path.stat().st_size > 0, f"{name} is empty")
     try:

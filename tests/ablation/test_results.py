@@ -68,7 +68,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, make_result: Callable[..., Resu
     path = tmp_path / "results.jsonl"
     add_result(path, make_result("full"))
     path.write_text(path.read_text() + "{}\n")
-    with pytest.raises(ValueError, match="line 2, is no result"):
+    with pytest.raises(ValueError, match="line 2, is not a result"):
         read_results(path)
 
 

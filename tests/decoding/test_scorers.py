@@ -97,7 +97,7 @@ def test_phrases_are_spelled_and_damaged_lists_are_named(lang_dir: Path, tmp_pat
     with pytest.raises(ValueError, match="holds no phrase"):
         read_hotwords(path)
     path.write_bytes(b"ONE\n\xff\xfe\x00")
-    with pytest.raises(ValueError, match="line 2 is no text in UTF-8: save"):
+    with pytest.raises(ValueError, match="line 2 is not UTF-8 text: save"):
         read_hotwords(path)
 
 

@@ -142,5 +142,5 @@ def test_transcripts_are_read_as_decoding_writes_them(tmp_path: Path) -> None:
     path.write_text(transcripts_text(decoded), encoding="utf-8")
     assert read_transcripts(path) == sorted(decoded)
     path.write_text("a: ref\n")
-    with pytest.raises(ValueError, match="is no transcript"):
+    with pytest.raises(ValueError, match="is not a transcript"):
         read_transcripts(path)

@@ -38,7 +38,7 @@ def test_missing_damaged_and_empty_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="prepare.sh"):
         NgramModel.load(path)
     path.write_text("no model\n")
-    with pytest.raises(ValueError, match="is no ARPA file"):
+    with pytest.raises(ValueError, match="is not an ARPA file"):
         NgramModel.load(path)
     path.write_text("\\data\\\nngram 1=2\n\n\\1-grams:\n-99\t<s>\n-1\t</s>\n\n\\end\\\n")
     with pytest.raises(ValueError, match="has no word"):

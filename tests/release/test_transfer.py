@@ -293,10 +293,10 @@ def test_a_removed_model_is_gone_and_the_others_stay(zoo: Path) -> None:
 
 def test_only_models_are_removed(zoo: Path, tmp_path: Path) -> None:
     (zoo / "base" / MANIFEST_FILE).unlink()
-    with pytest.raises(ValueError, match="is no model's folder: remove it yourself"):
+    with pytest.raises(ValueError, match="is not a model's folder: remove it yourself"):
         remove("base", zoo_dir=zoo)
     (zoo / "full").rename(tmp_path / "elsewhere")
     (zoo / "full").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="is no model's folder: remove it yourself"):
+    with pytest.raises(ValueError, match="is not a model's folder: remove it yourself"):
         remove("full", zoo_dir=zoo)
     assert (tmp_path / "elsewhere" / MANIFEST_FILE).is_file()

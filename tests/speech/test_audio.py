@@ -279,7 +279,7 @@ def test_a_channel_can_be_chosen(tmp_path: Path, samples: np.ndarray) -> None:
 def test_what_is_no_number_is_refused_with_its_file_and_time(tmp_path: Path, samples: np.ndarray, value: float) -> None:
     samples[400] = value
     soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
-    with pytest.raises(ValueError, match=r"a\.wav has a sample at 0\.05 s that is no number"):
+    with pytest.raises(ValueError, match=r"a\.wav has a sample at 0\.05 s that is not a number"):
         read_audio(tmp_path / "a.wav")
 
 
