@@ -5,7 +5,7 @@
     local/ablation.py --recipe fillets --config base-nl --variants full base -- --dropout 0.1 --num-time-masks 2
     local/ablation.py --recipe fillets --report
 
-Every run is one of the recipe's train.py and decode.py; it can be killed at any time, and the same command goes on.
+Every run is one of the recipe's train.py and decode.py; it can be killed at any time, and the same command continues.
 A run that has ended is a line in the recipe's results.jsonl, to which other machines can add.
 """
 

@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--dask",
         default="",
-        help="Dask scheduler whose workers compute, as tcp://host:8786; local: --num-jobs new ones.",
+        help="Dask scheduler with the workers that compute, as tcp://host:8786; local: --num-jobs new ones.",
     )
     result.add_argument("--num-pieces", type=int, default=1, help="Number of pieces; each machine computes one.")
     result.add_argument("--piece", type=int, default=1, help="Number of this machine's piece, from 1.")

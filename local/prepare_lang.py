@@ -32,7 +32,7 @@ def main() -> None:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
-    result.add_argument("--split", default="train", help="Split whose words are used; do not use a held-out one.")
+    result.add_argument("--split", default="train", help="Split that gives the words; never a held-out one.")
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder of the tokenizer.")
     return result
 

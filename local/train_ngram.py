@@ -42,7 +42,7 @@ def _over_tokens(texts: list[str], args: argparse.Namespace) -> NgramModel:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
-    result.add_argument("--split", default="train", help="Split whose texts are used; do not use a held-out one.")
+    result.add_argument("--split", default="train", help="Split that gives the texts; never a held-out one.")
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write to; it holds the tokenizer.")
     result.add_argument("--order", type=int, default=3, help="Length of the longest n-grams, in units.")
     result.add_argument("--unit", choices=("word", "token"), default="word",

@@ -33,10 +33,12 @@ def texts_of(manifest_dir: Path, split: str) -> list[str]:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=ShowDefaults)
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the cuts.")
-    result.add_argument("--split", default="train", help="Split whose texts are used; never a held-out one.")
+    result.add_argument("--split", default="train", help="Split that gives the texts; never a held-out one.")
     result.add_argument("--lang-dir", type=Path, required=True, help="Folder to write.")
     result.add_argument("--vocab-size", type=int, help="Units, blank, start/end and unknown included.")
-    result.add_argument("--covered-splits", nargs="*", default=[], help="Further splits whose characters get units.")
+    result.add_argument(
+        "--covered-splits", nargs="*", default=[], help="Further splits with characters that get units."
+    )
     return result
 
 

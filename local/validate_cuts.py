@@ -120,11 +120,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--read-features", action="store_true", help="Read all features and look for NaN.")
     result.add_argument("--read-audio", action="store_true", help="Read all audio and look for damaged files.")
     result.add_argument(
-        "--sample", type=int, default=0, help="Cuts of each split whose audio and features are read; 0: all."
+        "--sample", type=int, default=0, help="How many cuts of each split to read, audio and features; 0: all."
     )
     result.add_argument("--min-duration", type=float, default=checks.MIN_DURATION, help="Shortest cut, in seconds.")
     result.add_argument("--whole-splits", nargs="*", default=[],
-                        help="Splits with cuts of any length, whose segments may be in other splits.")  # fmt: skip
+                        help="Splits with cuts of any length; other splits may hold their segments.")  # fmt: skip
     result.add_argument("--max-duration", type=float, default=checks.MAX_DURATION, help="Longest cut, in seconds.")
     result.add_argument("--drop-faulty", action="store_true",
                         help="Leave faulty cuts out of the first split, the training's, and name them.")  # fmt: skip

@@ -56,7 +56,7 @@ def write_recording(path: Path, clip: Clip, *, order: str) -> None:
 def test_lines_of_the_transcriptions(manifests: ModuleType) -> None:
     assert manifests.parse_line("<s> U M N Y H SIX </s> (an255-fash-b)") == ("an255-fash-b", "U M N Y H SIX")
     assert manifests.parse_line("ERASE ++NOISE++ c (an407-fcaw-b) ") == ("an407-fcaw-b", "ERASE C")
-    with pytest.raises(ValueError, match="no line `WORDS"):
+    with pytest.raises(ValueError, match="not a line `WORDS"):
         manifests.parse_line("GO an409-fcaw-b")
 
 

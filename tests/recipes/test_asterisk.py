@@ -139,7 +139,9 @@ def test_clips_are_matched_without_case(corpus_dir: Path) -> None:
     assert "30 characters in 0.6 s" in dropped.values()
 
 
-@pytest.mark.parametrize(("keep", "message"), [(0, "no readable wav"), (30, "no readable wav"), (3000, "cut off")])
+@pytest.mark.parametrize(
+    ("keep", "message"), [(0, "not a readable wav"), (30, "not a readable wav"), (3000, "cut off")]
+)
 def test_a_corrupt_file_is_named(corpus_dir: Path, keep: int, message: str) -> None:
     path = corpus_dir / SOUNDS / "vm-inbox.wav"
     path.write_bytes(path.read_bytes()[:keep])

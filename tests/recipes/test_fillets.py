@@ -171,7 +171,7 @@ def test_silence_alone_is_left_and_damage_is_named(local: dict, tmp_path: Path) 
     (tmp_path / "empty.ogg").touch()
     assert local["audio"].duration_of(tmp_path / "empty.ogg") == 0
     (tmp_path / "bad.ogg").write_bytes(b"OggS no")
-    with pytest.raises(ValueError, match="bad.ogg is no readable recording"):
+    with pytest.raises(ValueError, match="bad.ogg is not a readable recording"):
         local["audio"].duration_of(tmp_path / "bad.ogg")
 
 

@@ -75,4 +75,4 @@ def test_from_the_corpus_to_a_released_model(
 
     next((corpus / "WAVE").rglob("*.WAV")).unlink()
     errors = run(recipe / "prepare.sh", *options, "--force", "true", status=1).stderr
-    assert "is missing or no readable wav file: unpack the corpus again" in errors
+    assert "is missing or not a readable wav file: unpack the corpus again" in errors

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole story in one command: prepare, train `base`, tune, decode, release, transcribe. Killed, it goes on where it was.
+# The whole story in one command: prepare, train `base`, tune, decode, release, transcribe. Started again, it continues.
 #
 # Usage: ./run.sh [--num-epochs N] [other option of ./train.py...]
 #

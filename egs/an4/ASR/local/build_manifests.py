@@ -82,7 +82,7 @@ def parse_line(line: str) -> tuple[str, str]:
     """Id and words of a line such as `<s> GO ++NOISE++ </s> (an253-fash-b)`."""
     match = re.fullmatch(r"(.*)\((\S+)\)\s*", line)
     if not match:
-        raise ValueError(f"{line!r} is no line `WORDS (id)` of a transcription")
+        raise ValueError(f"{line!r} is not a line `WORDS (id)` of a transcription")
     return match[2], normalise(match[1])
 
 
@@ -101,7 +101,7 @@ def make_utterance(corpus: Path, name: str, texts: dict[str, str]) -> Utterance:
 
 
 def splits_of(train: list[Utterance], test: list[Utterance]) -> dict[str, list[Utterance]]:
-    """The official test set, and the official training set in two, which share no speaker."""
+    """The official test set, and two parts of the official training set that share no speaker."""
     dev = held_out(Counter(utterance.speaker for utterance in train), DEV_SHARE)
     return {
         "train": [utterance for utterance in train if utterance.speaker not in dev],

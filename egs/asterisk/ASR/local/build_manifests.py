@@ -159,13 +159,13 @@ def usable_recordings(
 
 
 def read_recording(clip: Clip) -> Recording:
-    """The recording of a clip, whose file must be as long as its header says."""
+    """The recording of a clip; its file must be as long as its header says."""
     try:
         recording = Recording.from_file(clip.path, recording_id=clip.name)
         with wave.open(str(clip.path)) as file:
             num_samples = file.getnframes()
     except Exception as error:  # every audio backend has its own
-        raise ValueError(f"{clip.path} is no readable wav file: unpack the packages again") from error
+        raise ValueError(f"{clip.path} is not a readable wav file: unpack the packages again") from error
     require(recording.num_channels == 1, f"{clip.path} has {recording.num_channels} channels: one is expected")
     require(recording.num_samples == num_samples, f"{clip.path} is cut off: unpack the packages again")
     return recording

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Recordings, supervisions and cuts of the Russian sentences of which Debian's voice festvox-ru is made.
+"""Recordings, supervisions and cuts of the Russian sentences that make up Debian's voice festvox-ru.
 
 Source: the Debian package festvox-ru (Nikolay Shmyrev; one male speaker, 16 kHz).
 """

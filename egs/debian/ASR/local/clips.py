@@ -24,7 +24,7 @@ from shared_moe_conformer.speech.audio import write_flac
 MIN_DURATION, MAX_DURATION = 0.3, 26.0
 """Seconds."""
 MAX_CHARACTERS_PER_SECOND = 22.0
-"""More than anybody says; at 1.1 times the speed each has a frame of the encoder yet, of which a second has 25."""
+"""More than anybody says; even at 1.1 times the speed each has one of the encoder's 25 frames a second."""
 RULES = {
     "a number that can be read in several ways": r"\d",
     "a note in brackets, which may be spoken or not": r"[()\[\]{}<>]",
@@ -113,7 +113,7 @@ def supervise(clip: Clip, recording: Recording) -> SupervisionSegment:
 
 
 def in_split(kept: Iterable[tuple[Recording, SupervisionSegment]], split: str) -> tuple[RecordingSet, SupervisionSet]:
-    """The recordings and supervisions whose text is in a split."""
+    """The recordings and supervisions with a text of a split."""
     chosen = [(recording, says) for recording, says in kept if split_of(says.text) == split]
     return (
         RecordingSet.from_recordings(recording for recording, _ in chosen),

@@ -45,7 +45,7 @@ def main() -> None:
         kept = [cut for cut in cuts if cut.supervisions[0].text not in held_out]
         held_out |= {cut.supervisions[0].text for cut in kept}
         write_manifest(CutSet.from_cuts(kept), cuts_path(args.output_dir, split))
-        print(f"{split}: {len(kept)} utterances; {len(cuts) - len(kept)} left out, whose text is in a later split")
+        print(f"{split}: {len(kept)} utterances; {len(cuts) - len(kept)} left out: their texts are in a later split")
         for name in sorted({group_name(cut) for cut in kept}):
             print(f"  {name}: {summary([cut for cut in kept if group_name(cut) == name])}")
 

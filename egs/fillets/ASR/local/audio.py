@@ -24,7 +24,7 @@ def duration_of(path: Path) -> float:
     try:
         return float(soundfile.info(str(path)).duration)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path} is no readable recording: unpack the packages again") from error
+        raise ValueError(f"{path} is not a readable recording: unpack the packages again") from error
 
 
 def mono_at_16_khz(source: Path) -> np.ndarray:

@@ -14,7 +14,7 @@ TEST_SHARE, DEV_SHARE = 0.10, 0.08
 
 
 def splits_of(clips: Sequence[Clip], seconds: Mapping[str, float], texts: Mapping[str, str]) -> dict[str, list[Clip]]:
-    """The clips of each split; from train those are left out whose text is in dev or test, from dev those in test."""
+    """The clips of each split: train has no text of dev or test, dev has no text of test."""
     levels = split_levels(clips, seconds)
     splits = {split: [clip for clip in clips if levels[clip.level] == split] for split in SPLITS}
     held_out: set[str] = set()
@@ -25,7 +25,7 @@ def splits_of(clips: Sequence[Clip], seconds: Mapping[str, float], texts: Mappin
 
 
 def split_levels(clips: Sequence[Clip], seconds: Mapping[str, float]) -> dict[str, str]:
-    """The split of each level: in an order that depends on their names alone, first test, then dev, then train."""
+    """The split of each level: in an order that depends only on their names, first test, then dev, then train."""
     total = sum(seconds[clip.id] for clip in clips)
     splits, passed, split = {}, 0.0, "test"
     limits = {"test": TEST_SHARE * total, "dev": (TEST_SHARE + DEV_SHARE) * total, "train": float("inf")}

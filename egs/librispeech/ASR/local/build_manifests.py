@@ -58,7 +58,7 @@ def require_transcripts(corpus_dir: Path, part: str) -> None:
 
 
 def count_transcripts(corpus_dir: Path, part: str) -> int:
-    """The number of utterances whose text is in a part of the corpus."""
+    """The number of utterances with a text of a part of the corpus."""
     files = (corpus_dir / part).rglob("*.trans.txt")
     return sum(1 for file in files for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
 

@@ -93,7 +93,7 @@ def read_recording(utterance: Utterance) -> Recording:
     try:
         return Recording.from_file(utterance.path, recording_id=utterance.id)
     except Exception as error:  # every audio backend has its own
-        raise ValueError(f"{utterance.path} is missing or no readable wav file: unpack the corpus again") from error
+        raise ValueError(f"{utterance.path} is missing or not a readable wav file: unpack the corpus again") from error
 
 
 def supervise(recording: Recording, utterance: Utterance) -> SupervisionSegment:

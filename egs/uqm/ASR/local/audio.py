@@ -26,7 +26,7 @@ def read_ogg(data: bytes, name: str, rate: int) -> np.ndarray:
     try:
         samples, source_rate = soundfile.read(io.BytesIO(data), dtype="float32")
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{name} is no readable recording ({error}): unpack the packages again") from error
+        raise ValueError(f"{name} is not a readable recording ({error}): unpack the packages again") from error
     require(samples.ndim == 1, f"{name} has {samples.shape[-1]} channels: one is expected")
     return np.clip(resample(samples, source_rate, rate), -1, 1)
 

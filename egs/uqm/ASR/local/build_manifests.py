@@ -32,7 +32,7 @@ WHOLE = "test-dialogues"
 MIN_DURATION, MAX_DURATION = 0.4, 26.0
 """Seconds of a segment; at 0.9 and 1.1 times its speed it must still be from 0.3 to 30 s long."""
 MAX_CHARACTERS_PER_SECOND = 27.0
-"""More are not said under a subtitle whose time is right; copies of 1.1 times the speed have 30."""
+"""Nobody says more under a subtitle with the right time; copies of 1.1 times the speed have 30."""
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ class Dialogue(NamedTuple):
     """The recording in the voice archive, Ogg Vorbis."""
     subtitles: list[str]
     lengths: list[float]
-    """Seconds for which each subtitle is shown; that of the last one is not told: it stays until the end."""
+    """Seconds for which each subtitle is shown; the last one stays until the end."""
 
 
 class Archives(NamedTuple):
@@ -64,7 +64,7 @@ def open_archives(corpus_dir: Path) -> Archives:
 
 
 def read_dialogues(archives: Archives) -> tuple[list[Dialogue], list[str]]:
-    """Every recording with its subtitles, and the names of those whose times do not fit their subtitles.
+    """Every recording with its subtitles, and the names of those with times that do not fit their subtitles.
 
     What the player says has no recording; a recording that several keys name is read once.
     """

@@ -48,7 +48,7 @@ def split_dialogues(dialogues: Sequence[Dialogue], seconds: Mapping[str, float])
 
 
 def split_segments(segments: Sequence[Segment], split_of: Mapping[str, str]) -> dict[str, list[Segment]]:
-    """The segments of each split without those whose text is in a more important one."""
+    """The segments of each split, without texts of a more important split."""
     splits = {split: [s for s in segments if split_of[s.dialogue.id] == split] for split in SPLITS}
     taken: set[str] = set()
     for split in BY_IMPORTANCE:
