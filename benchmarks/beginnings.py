@@ -118,7 +118,7 @@ def here(function: Callable[..., list[float]], *arguments: Any) -> list[float]:
 
 
 def train_for(exp_dir: Path, options: dict[str, Any], updates: int) -> list[float]:
-    """Train, or go on; seconds to the first update, MiB at the most until then and until the last."""
+    """Train, or continue; seconds to the first update, MiB at the most until then and until the last."""
     config = replace_fields(make_config(ModelConfig(encoder=ENCODER, vocab_size=VOCAB_SIZE)), options)
     run, found = RunOptions(resume=True, save_every_n_steps=1, num_threads=1), list[float]()
     before, start = resident_memory(), time.perf_counter()

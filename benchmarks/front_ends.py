@@ -2,7 +2,7 @@
 
     python -m benchmarks.front_ends egs/asterisk/ASR --config base --num-epochs 12 --avg 3
 
-It goes on where it was stopped, and ends with the table. A front end is put in the place of the encoder's for the time
+If it was stopped, it continues there; it ends with the table. A front end is put in the place of the encoder's for the time
 of its training and decoding; nothing else differs, and the seed is the same.
 """
 

@@ -89,7 +89,7 @@ def test_help_shows_the_values_of_the_named_config(recipe: Path, capsys: pytest.
         shown = " ".join(capsys.readouterr().out.split())
         assert f"in brackets stand the values of {name}." in shown
         assert f"Channels of a frame inside the encoder (C). [{value}]" in shown
-        assert "Go on from the newest checkpoint, if there is one; otherwise begin. [false]" in shown
+        assert "Continue from the newest checkpoint if there is one; otherwise begin. [false]" in shown
 
 
 def run(recipe: Path, exp_dir: Path, *arguments: str, config: Config = TINY) -> dict[str, torch.Tensor]:

@@ -117,9 +117,9 @@ class TrainingConfig:
     prune_range: int = 5
     """Tokens per frame at which the joiner is evaluated (icefall's --prune-range)."""
     lm_only_scale: float = 0.25
-    """Smoothing of the simple loss towards the decoder alone."""
+    """Smoothing of the simple loss towards only the decoder."""
     am_only_scale: float = 0.0
-    """Smoothing of the simple loss towards the encoder alone."""
+    """Smoothing of the simple loss towards only the encoder."""
 
     def __post_init__(self) -> None:
         require_choices(self)

@@ -1,7 +1,7 @@
 """The transducer's searches by k2, under icefall's names: over any token sequence, or over an n-gram of words.
 
 They differ from `modified_beam_search` in these ways: each keeps the states of a graph with a context rather than whole
-hypotheses, so that hypotheses with the same last tokens go on together; `fast_beam_search` returns the best alignment,
+hypotheses, so hypotheses with the same last tokens continue together; `fast_beam_search` returns the best alignment,
 the n-best searches the output with the largest sum over alignments among those that were drawn; and no score is divided
 by the number of tokens.
 """

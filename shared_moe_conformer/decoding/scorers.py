@@ -258,7 +258,7 @@ def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int
     )
     next_state = torch.zeros(len(tries), vocab_size, dtype=torch.int64)
     early, earned = [0] * len(tries), list(complete)
-    waiting = deque([(0, 0)])  # nodes, shorter beginnings first, and where each goes on when no child fits
+    waiting = deque([(0, 0)])  # nodes, shorter beginnings first, and where each continues when no child fits
     while waiting:
         node, shorter = waiting.popleft()
         next_state[node] = next_state[shorter]

@@ -117,7 +117,7 @@ class SharedMoeConformerPreTrainedModel(SavesCode, PreTrainedModel):
 
 
 class SharedMoeConformerModel(SharedMoeConformerPreTrainedModel):
-    """The encoder alone; `encoder` is the package's own, with routing and chunks."""
+    """Only the encoder; `encoder` is the package's own, with routing and chunks."""
 
     _keys_to_ignore_on_load_unexpected = ["ctc_head"]
 

@@ -73,7 +73,7 @@ def _arcs_of_state(graph: Graph) -> float:
 
 
 def _groups(lens: Tensor, *, max_frames: int) -> list[list[int]]:
-    """Indexes of non-empty utterances, in lists of at most `max_frames` frames in total; longer ones stand alone."""
+    """Indexes of non-empty utterances, in lists of at most `max_frames` frames in total; longer ones stay single."""
     groups: list[list[int]] = []
     left = 0
     for index, num_frames in enumerate(lens.tolist()):

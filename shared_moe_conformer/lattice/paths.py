@@ -157,8 +157,8 @@ class _Partials(NamedTuple):
 def n_best(lattice: Lattice, num_paths: int, *, beam: float = np.inf) -> list[LatticePath]:
     """Return the best path of each of the N best output sequences, best first; fewer if the lattice has fewer.
 
-    Every state remembers the N best sequences that lead to it, told apart by their output labels: all of them can go on
-    alike, so no other sequence can become one of the N best. Sampling paths, as icefall does, misses some.
+    Every state remembers the N best sequences that lead to it, told apart by their output labels: all of them can
+    continue alike, so no other sequence can become one of the N best. Sampling paths, as icefall does, misses some.
 
     Source: Chow and Schwartz 1989, The N-best algorithm: an efficient procedure for finding top N sentence hypotheses.
 

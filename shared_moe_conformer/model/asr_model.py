@@ -187,8 +187,8 @@ class AsrModel(nn.Module):
           y: tokens, (N, U), padded with blank.
           y_lens: tokens of each utterance, (N,).
           prune_range: tokens per frame at which the joiner is evaluated.
-          lm_only_scale: smoothing of the simple loss towards the decoder alone.
-          am_only_scale: smoothing of the simple loss towards the encoder alone.
+          lm_only_scale: smoothing of the simple loss towards only the decoder.
+          am_only_scale: smoothing of the simple loss towards only the encoder.
           teacher: the output to imitate.
           num_copies: 2: the second half of the batch repeats the first with other masks, and both should agree.
         """

@@ -31,8 +31,8 @@ def loudness(x: Tensor, x_lens: Tensor) -> Tensor:
 class FeatureNorm(nn.Module):
     """Features minus the mean and over the standard deviation, for each mel bin, of all frames seen in training.
 
-    With `by_loudness`, every utterance is brought to the same loudness before: recordings that differ in their gain
-    alone have the same features.
+    With `by_loudness`, every utterance is brought to the same loudness before: recordings that differ only in their
+    gain have the same features.
 
     Training normalises by the same statistics as evaluation, those so far, so that the two cannot differ. They are
     gathered before a forward pass, for all batches of an update at once, so their division among processes

@@ -151,7 +151,7 @@ class TrainState:
         return self.step + self.num_skipped
 
     def next_epoch(self) -> None:
-        """Go on to the beginning of the next epoch."""
+        """Move to the beginning of the next epoch."""
         self.epoch, self.num_batches = self.epoch + 1, 0
 
 

@@ -5,7 +5,7 @@ little-endian samples at 16 kHz, mono, in binary messages of any length, and the
 answers with a JSON object after each chunk that it has recognised, and with the text `Done!` at the end. An error is a
 JSON object with an `error`; then the connection is closed, and its reason says the same.
 
-uvicorn alone would wait for a request as long as a connection stands, take connections until there are no files left,
+Plain uvicorn would wait for a request as long as a connection stands, take connections until there are no files left,
 answer pings of clients that read no answer, and keep a connection until all of its last words are read. Here each of
 these is bounded.
 

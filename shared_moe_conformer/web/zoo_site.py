@@ -230,7 +230,7 @@ def told_apart(options: Sequence[str]) -> tuple[str, list[str]]:
 def _wer_row(kind: str | None, label: Markup, rate: float, *, most: float) -> Markup:
     share = 100 * rate / most if most and _is_rate(rate) else 0.0
     bar = tag("svg", tag("rect", width=f"{share:.1f}%", height="100%", rx="2"), aria_hidden="true")
-    value = f"{rate:.2f} %" if _is_rate(rate) else "no number"
+    value = f"{rate:.2f} %" if _is_rate(rate) else "not a number"
     cells = tag("th", label, scope="row"), tag("td", bar, class_="bar"), tag("td", value, class_="number")
     return tag("tr", *cells, class_=kind)
 

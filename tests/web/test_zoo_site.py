@@ -254,7 +254,7 @@ def test_what_is_no_rate_has_no_bar(rate: float) -> None:
     assert widths(wer_tables({"test": {"a": rate, "b": 10.0}}, own="greedy_search")) == ["0.0%", "100.0%"]
     assert widths(wer_tables({"test": {"a": rate}}, own="greedy_search")) == ["0.0%"]
     assert widths(wer_tables({"test": {"a": 0.0}}, own="greedy_search")) == ["0.0%"]
-    assert "no number" in wer_tables({"test": {"a": rate}}, own="greedy_search")
+    assert "not a number" in wer_tables({"test": {"a": rate}}, own="greedy_search")
 
 
 def test_names_of_any_kind_stay_names_and_are_shortened() -> None:
