@@ -2,8 +2,8 @@
 
     python -m benchmarks.front_ends egs/asterisk/ASR --config base --num-epochs 12 --avg 3
 
-If it was stopped, it continues there; it ends with the table. A front end is put in the place of the encoder's for the time
-of its training and decoding; nothing else differs, and the seed is the same.
+If it was stopped, it continues there. It ends with the table. A front end takes the place of the encoder's own for its
+training and decoding; nothing else differs, and the seed is the same.
 """
 
 from __future__ import annotations
