@@ -28,6 +28,7 @@ from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
 from shared_moe_conformer.speech.transcript import FORMATS, Result, transcript_of, write_results
+from shared_moe_conformer.text import words_of
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.folder import log_environment, logged, logger
 
@@ -120,8 +121,11 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
             scores = [_scored(result, exp_dir, test_set=test_set, checkpoint=checkpoint) for result in results]
             scores_of[test_set] = scores
             transcripts = [_with_times(result, tokenizer) for result in results]
-            for output_format in args.output_format:
-                _write_hyps(results, transcripts, exp_dir, f"{test_set}-{checkpoint}", output_format=output_format)
+            for result, found in zip(results, transcripts):
+                folder = exp_dir / result.config.decoding_method
+                name = scoring.short_name(f"{test_set}-{checkpoint}-{settings(result.config)}")
+                for output_format in args.output_format:
+                    write_results(found, folder, name=name, output_format=output_format)
             if len(results) > 1:
                 one_method = "" if decoding.decoding_method == "all" else f"-{decoding.decoding_method}"
                 _compare(results, scores, transcripts, exp_dir, left_out=left_out, searched=checkpoint + one_method)
@@ -211,19 +215,6 @@ def _with_times(result: MethodResult, tokenizer: Tokenizer) -> list[Result]:
     ]
 
 
-def _write_hyps(
-    results: Sequence[MethodResult],
-    transcripts: Sequence[Sequence[Result]],
-    exp_dir: Path,
-    searched: str,
-    *,
-    output_format: str,
-) -> None:
-    for result, found in zip(results, transcripts):
-        name = scoring.short_name(f"{searched}-{settings(result.config)}")
-        write_results(found, exp_dir / result.config.decoding_method, name=name, output_format=output_format)
-
-
 def _compare(
     results: Sequence[MethodResult],
     scores: Sequence[scoring.Scores],
@@ -261,9 +252,7 @@ def _compare_distortions(
 
 
 def _judged(found: Sequence[Result]) -> list[comparison.Judged]:
-    words = [
-        (scoring.words_of(result.ref), [(w.text, w.confidence) for w in result.transcript.words]) for result in found
-    ]
+    words = [(words_of(result.ref), [(w.text, w.confidence) for w in result.transcript.words]) for result in found]
     return [word for ref, hyp in words for word in comparison.judged_words(ref, hyp)]
 
 

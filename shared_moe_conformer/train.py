@@ -25,12 +25,11 @@ from shared_moe_conformer.data.streamed import Loader
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
-from shared_moe_conformer.decoding.scoring import words_of
 from shared_moe_conformer.device import choose_device, tune_cpu
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
-from shared_moe_conformer.text import counted
+from shared_moe_conformer.text import counted, words_of
 from shared_moe_conformer.training.distributed import connected, from_local_leader, world
 from shared_moe_conformer.training.experiment import (
     Origin,

@@ -17,7 +17,8 @@ import kaldialign
 import numpy as np
 
 from shared_moe_conformer.config import ADDED_LATER, Config, from_dict, require, told_options
-from shared_moe_conformer.decoding.scoring import Decoded, characters_of, words_of
+from shared_moe_conformer.decoding.scoring import Decoded, characters_of
+from shared_moe_conformer.text import words_of
 
 REPLICATIONS = 5000
 

@@ -124,13 +124,11 @@ def variants_of(base: Config) -> dict[str, Variant]:
         ),
         Variant("turns-2", "2 narrower blocks, used in turn", {**two_sets, **in_turn(layers, 2)}),
         Variant("turns-3", "3 blocks, used in turn", {**DENSE, **in_turn(layers, 3)}),
-        *(
-            [Variant("own-attention", "attention of each layer, experts of all", own_attention(layers))]
-            if layers <= len(string.ascii_uppercase)
-            else []
-        ),
         Variant("low-rank-8", "low-rank matrices of each layer", {"low_rank_delta": 8}),
     ]
+    if layers <= len(string.ascii_uppercase):
+        own_attention = {"group_sizes": (layers,), "mixing_pattern": string.ascii_uppercase[:layers]}
+        table.append(Variant("own-attention", "attention of each layer, experts of all", own_attention))
     return {variant.name: variant for variant in table}
 
 
@@ -139,11 +137,6 @@ def in_turn(num_layers: int, num_blocks: int) -> dict[str, Any]:
     letters = string.ascii_uppercase[: min(num_blocks, num_layers)]
     pattern = "".join(letters[layer % len(letters)] for layer in range(num_layers))
     return {"group_sizes": (num_layers,), "pattern": pattern}
-
-
-def own_attention(num_layers: int) -> dict[str, Any]:
-    """Options of layers that share only feed-forwards."""
-    return {"group_sizes": (num_layers,), "mixing_pattern": string.ascii_uppercase[:num_layers]}
 
 
 def split(num_layers: int, size: int) -> tuple[int, ...]:

@@ -19,11 +19,12 @@ from torch import Tensor
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources, given
-from shared_moe_conformer.decoding.scoring import num_errors, words_of
+from shared_moe_conformer.decoding.scoring import num_errors
 from shared_moe_conformer.lattice.engine import transducer_search
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph, graph_of_arcs
 from shared_moe_conformer.lattice.lattice import AlignedPath
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.text import words_of
 
 if TYPE_CHECKING:
     from shared_moe_conformer.lattice.k2_engine import TransducerLattices

@@ -15,7 +15,7 @@ from torch import Tensor
 from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources, given
-from shared_moe_conformer.decoding.scoring import num_errors, words_of
+from shared_moe_conformer.decoding.scoring import num_errors
 from shared_moe_conformer.lattice.composition import rescored
 from shared_moe_conformer.lattice.decoding_graph import chosen_topology, ctc_topology
 from shared_moe_conformer.lattice.engine import find_lattices, lattice_engine
@@ -23,6 +23,7 @@ from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lattice import NO_PATH, Beams, Lattice, LatticePath
 from shared_moe_conformer.lattice.paths import best_arcs, n_best, output_confidences, token_confidences
 from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.text import words_of
 
 
 class Lattices(NamedTuple):

@@ -16,7 +16,7 @@ import kaldialign
 
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
-from shared_moe_conformer.text import words_of as text_words
+from shared_moe_conformer.text import words_of
 
 # Marks "no word here" in alignments; no transcript contains it, since words have no spaces.
 GAP = " "
@@ -65,16 +65,6 @@ class ErrorRate(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.percent:.2f} % [{self.low:.2f}, {self.high:.2f}]"
-
-
-def normalize_for_scoring(text: str) -> str:
-    """The text as it is scored: unchanged, since preparation makes texts final. Any change would belong here."""
-    return text
-
-
-def words_of(text: str) -> list[str]:
-    """The words that the word error rate counts; in scripts without spaces, the characters."""
-    return text_words(normalize_for_scoring(text))
 
 
 def characters_of(text: str) -> list[str]:

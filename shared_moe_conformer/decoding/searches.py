@@ -62,9 +62,9 @@ def tuned_as(config: DecodingConfig) -> str:
 
     `nbest_lm_rescore:rnn:H` has a neural language model, and lattices over the CTC topology.
     """
-    options = METHODS[config.decoding_method].options
-    different = [name for name in ("lm_type", "graph") if name in options and _differs(config, name)]
-    return ":".join([config.decoding_method, *(getattr(config, name) for name in different)])
+    options, default = METHODS[config.decoding_method].options, DecodingConfig()
+    values = [(getattr(config, name), getattr(default, name)) for name in ("lm_type", "graph") if name in options]
+    return ":".join([config.decoding_method, *(value for value, usual in values if value != usual)])
 
 
 def search_named(name: str) -> DecodingConfig:
@@ -79,10 +79,6 @@ def search_named(name: str) -> DecodingConfig:
     config = replace_fields(DecodingConfig(), {"decoding_method": method, **options})
     require(tuned_as(config) == name, f"no search is called {name!r}")
     return config
-
-
-def _differs(config: DecodingConfig, name: str) -> bool:
-    return getattr(config, name) != getattr(DecodingConfig(), name)
 
 
 def tunable(config: DecodingConfig) -> list[str]:
