@@ -125,7 +125,7 @@ def refuse(folder: Path, match: str) -> None:
 def test_hostile_graphs_are_refused(folder: Path) -> None:
     graph = Graph.load(folder / HLG)
     rebuild(folder, ilabel=graph.ilabel + 40)
-    refuse(folder, "HLG for at least")
+    refuse(folder, "HLG needs a model of")
     rebuild(folder, olabel=graph.olabel + 10**6, ilabel=graph.ilabel)
     refuse(folder, "has words that .*words.txt lacks")
     (folder / HLG).write_bytes((folder / HLG).read_bytes()[:100])

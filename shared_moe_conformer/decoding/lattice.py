@@ -66,7 +66,7 @@ def _scaled(word_graph: WordGraph, scale: float, vocab_size: int) -> Graph:
     units = int(word_graph.graph.ilabel.max()) + 1
     if units > vocab_size:
         raise ValueError(
-            f"an HLG for at least {units} units, and a model with {vocab_size}: build it for its tokens.txt"
+            f"the HLG needs a model of {units} units or more, this one has {vocab_size}: build it for its tokens.txt"
         )
     return word_graph.graph.scaled(scale)
 

@@ -129,7 +129,7 @@ class DecodingConfig:
         require_positive(self, "search_beam", "output_beam", "beam", "hlg_scale", "nbest_scale")
         require(
             bool(self.lm_scales) and min(self.lm_scales) >= 0,
-            f"lm_scales is {self.lm_scales}: give one or more of 0 or more",
+            f"lm_scales is {self.lm_scales}: give one or more numbers from 0",
         )
         require(
             math.isfinite(self.blank_penalty), f"blank_penalty is {self.blank_penalty}: give a finite number of nats"

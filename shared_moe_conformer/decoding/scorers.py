@@ -136,7 +136,7 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
     histories = _histories(model)
     require(
         len(histories) * len(tokens) <= MAX_TABLE,
-        f"an n-gram of {len(histories)} histories of {len(tokens)} tokens has too large tables: train a lower order",
+        f"an n-gram of {len(histories)} histories of {len(tokens)} tokens is too large for tables: train a lower order",
     )
     number = {history: index for index, history in enumerate(histories)}
     score = np.zeros((len(histories), len(tokens)))
@@ -254,7 +254,7 @@ def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int
     """
     require(
         len(tries) * vocab_size <= MAX_TABLE,
-        f"hotwords of {len(tries)} tokens have too large tables with {vocab_size} units: give fewer",
+        f"the tables of hotwords with {len(tries)} tokens of {vocab_size} units are too large: give fewer",
     )
     next_state = torch.zeros(len(tries), vocab_size, dtype=torch.int64)
     early, earned = [0] * len(tries), list(complete)

@@ -182,7 +182,7 @@ def worth_tuning(configs: Sequence[DecodingConfig], given: Mapping[str, Any]) ->
       ValueError: there is none.
     """
     fit = [c for c in configs if grids_of(c, given) and not METHODS[c.decoding_method].is_oracle]
-    require(bool(fit), "nothing to tune: the method has no scale that is not given, or it is an oracle")
+    require(bool(fit), "nothing to tune: all scales of the method are given, or it is an oracle")
     return list({tuned_as(config): config for config in reversed(fit)}.values())[::-1]
 
 

@@ -29,7 +29,7 @@ def load_model(config: Config, path: Path, *, config_path: Path) -> AsrModel:
         model = AsrModel(config.model, num_mel_bins=config.features.num_mel_bins)
     except (TypeError, ValueError, RuntimeError, MemoryError, OverflowError, ZeroDivisionError) as error:
         reason = (str(error).splitlines() or ["not enough memory"])[0]
-        raise ValueError(f"{config_path} describes no model that can be built here: {reason}") from error
+        raise ValueError(f"{config_path} describes a model that cannot be built here: {reason}") from error
     copy_weights(model, weights, source=path)
     return model.eval()
 
@@ -60,8 +60,8 @@ def require_possible(config: Config, *, num_values: int, path: Path) -> None:
             sizes.append(encoder.num_layers * encoder.low_rank_delta * encoder.encoder_dim)
         possible = min(sizes) > 0 and max(sizes) <= num_values and encoder.num_layers <= MAX_LAYERS
     except TypeError as error:
-        raise ValueError(f"{path} describes no model that can be built here: {error}") from error
-    require(possible, f"{path} describes no model that can be built here: not one of the weights beside it")
+        raise ValueError(f"{path} describes a model that cannot be built here: {error}") from error
+    require(possible, f"{path} describes a model that cannot be built here: not one of the weights beside it")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -109,7 +109,7 @@ def test_tables_have_a_row_for_each_beginning() -> None:
 
 def test_tables_that_would_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_TABLE", 4 * VOCAB - 1)
-    with pytest.raises(ValueError, match=f"hotwords of 4 tokens have too large tables with {VOCAB} units: give fewer"):
+    with pytest.raises(ValueError, match=f"hotwords with 4 tokens of {VOCAB} units are too large: give fewer"):
         phrase_scorer([[1, 2], [1, 3]], vocab_size=VOCAB)
 
 
