@@ -141,7 +141,8 @@ class DataConfig:
     codecs: tuple[str, ...] = field(default=CODECS, metadata=ADDED_LATER)
     """The codecs to choose from; gsm is that of telephones."""
     conditions_after: int = field(default=0, metadata=ADDED_LATER)
-    """Epochs before the following options act: a small model learns sooner from the recordings as they are."""
+    """Epochs before gains, made noises, rooms and band limits, the options that follow, begin: a small model learns
+    sooner from recordings as they are."""
     gain_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training utterances that become louder or quieter by a random gain; 0: none."""
     gain_range: tuple[float, float] = field(default=(-30.0, 6.0), metadata=ADDED_LATER)
