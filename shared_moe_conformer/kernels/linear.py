@@ -8,6 +8,7 @@ generates code for each number of rows; therefore products are computed in piece
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -70,46 +71,51 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        pieces = _pieces(x)
+        ctx.save_for_backward(weight, *pieces)
         ctx.has_bias = bias is not None
-        return _product(x, weight, bias)
+        return _product(pieces, weight, bias, len(x))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, weight = ctx.saved_tensors
-        grad_x = _product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
-        grad_weight = _outer(grad, x) if ctx.needs_input_grad[1] else None
+        weight, *pieces = ctx.saved_tensors
+        grads = _pieces(grad)
+        grad_x = _product(grads, weight.t(), None, len(grad)) if ctx.needs_input_grad[0] else None
+        grad_weight = _outer(grads, pieces, like=weight) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, grad.sum(0) if ctx.has_bias else None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + b, (M, O)."""
-    if len(x) < FEWEST_ROWS:
-        return F.linear(x, weight, bias)
-    out = x.new_empty(len(x), len(weight))
-    for rows, place in zip(x.split(_pieces(len(x))), out.split(_pieces(len(x)))):
-        place.copy_(_onednn(_filled_up(rows), weight, bias)[: len(rows)])
+def _pieces(x: Tensor) -> list[Tensor]:
+    """The rows (M, I) in pieces; the last is filled up with zeros, so that few numbers of rows occur."""
+    *full, last = x.split(_lengths(len(x)))
+    missing = -len(last) % FEWEST_ROWS
+    return [*full, F.pad(last, (0, 0, 0, missing)) if missing else last]
+
+
+def _lengths(num_rows: int) -> list[int]:
+    """The rows of each piece."""
+    num_full = max(-(-(num_rows - PIECE * 3 // 2) // PIECE), 0)
+    return [*[PIECE] * num_full, num_rows - PIECE * num_full]
+
+
+def _product(pieces: Sequence[Tensor], weight: Tensor, bias: Tensor | None, num_rows: int) -> Tensor:
+    """x W^T + b, (M, O), of M rows in pieces."""
+    if len(pieces) == 1:
+        return _onednn(pieces[0], weight, bias)[:num_rows]
+    out = weight.new_empty(num_rows, len(weight))
+    for rows, place in zip(pieces, out.split(_lengths(num_rows))):
+        place.copy_(_onednn(rows, weight, bias)[: len(place)])
     return out
 
 
-def _outer(x: Tensor, y: Tensor) -> Tensor:
-    """x^T y (I, O) of rows (M, I) and (M, O)."""
-    pieces = zip(x.split(_pieces(len(x))), y.split(_pieces(len(y))))
-    parts = (_onednn(_filled_up(rows).t(), _filled_up(others).t(), None) for rows, others in pieces)
-    return functools.reduce(Tensor.add_, parts)
+def _outer(xs: Sequence[Tensor], ys: Sequence[Tensor], *, like: Tensor) -> Tensor:
+    """x^T y (I, O) of rows (M, I) and (M, O), in pieces; transposed in memory where `like` is: sums are faster then."""
+    if like.t().is_contiguous() and not like.is_contiguous():
+        return _outer(ys, xs, like=like.t()).t()
+    return functools.reduce(Tensor.add_, (_onednn(x.t(), y.t(), None) for x, y in zip(xs, ys)))
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
     return out
-
-
-def _pieces(num_rows: int) -> list[int]:
-    num_full = max(-(-(num_rows - PIECE * 3 // 2) // PIECE), 0)
-    return [*[PIECE] * num_full, num_rows - PIECE * num_full]
-
-
-def _filled_up(rows: Tensor) -> Tensor:
-    """The rows and zeros after them, so that few numbers of rows occur."""
-    return F.pad(rows, (0, 0, 0, -len(rows) % FEWEST_ROWS))

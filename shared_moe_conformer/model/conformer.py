@@ -69,10 +69,10 @@ class SelfAttention(nn.Module):
         n, t, c = x.shape
         heads = adapted(self.query_key_value, x, adapters.get("query_key_value"))
         heads = heads.view(n, t, 3, self.num_heads, c // self.num_heads)
-        keys_values = frames.after_memory(heads[:, :, 1:])
+        query, keys_values = heads.split([1, 2], dim=2)
+        key, value = frames.after_memory(keys_values).unbind(2)
         cos, sin = frames.rotation
-        query = rotate(heads[:, :, 0], cos[-t:], sin[-t:])
-        key, value = rotate(keys_values[:, :, 0], cos, sin), keys_values[:, :, 1]
+        query, key = rotate(query.flatten(2, 3), cos[-t:], sin[-t:]), rotate(key, cos, sin)
         out = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), frames.attended)
         return adapted(self.output, out.transpose(1, 2).reshape(n, t, c), adapters.get("output"))
 

@@ -48,14 +48,22 @@ class Frames:
         """Places of the M valid frames in the flattened batch of N * T, utterance by utterance, (M,)."""
         return (~self.padding_mask).flatten().nonzero().squeeze(1)
 
+    @property
+    def are_valid(self) -> bool:
+        """Whether nothing is padding, so that a batch is its valid frames."""
+        return len(self.valid) == self.padding_mask.numel()
+
     def pack(self, x: Tensor) -> Tensor:
         """Return the valid frames (M, C) of a padded batch (N, T, C)."""
-        return x.flatten(0, 1).index_select(0, self.valid)
+        frames = x.flatten(0, 1)
+        return frames if self.are_valid else frames.index_select(0, self.valid)
 
     def unpack(self, frames: Tensor) -> Tensor:
         """Return the padded batch (N, T, C) of valid frames (M, C), 0 at padding."""
-        padded = frames.new_zeros(self.padding_mask.numel(), frames.size(1))
-        return padded.index_copy(0, self.valid, frames).view(*self.padding_mask.shape, -1)
+        if not self.are_valid:
+            padded = frames.new_zeros(self.padding_mask.numel(), frames.size(1))
+            frames = padded.index_copy_(0, self.valid, frames)
+        return frames.view(*self.padding_mask.shape, -1)
 
     def after_memory(self, keys_values: Tensor) -> Tensor:
         """Return keys and values (N, T, ...) behind those that are remembered, (N, S, ...); here there are none."""

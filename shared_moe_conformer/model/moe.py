@@ -159,7 +159,7 @@ class MoeFeedForward(nn.Module):
         index = by_expert // self.top_k  # the frame of each row
         out = self.norm(self.experts(rows.index_select(0, index), counts))
         gated = out * routing.gates.flatten()[by_expert].unsqueeze(1)  # float32 under autocast, too
-        routed = frames.unpack(gated.new_zeros(rows.shape).index_add(0, index, gated))
+        routed = frames.unpack(gated.new_zeros(rows.shape).index_add_(0, index, gated))
         return routed if self.common_expert is None else routed + self.common_expert(x), routing
 
 

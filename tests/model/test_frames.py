@@ -35,3 +35,10 @@ def test_valid_frames_and_rotations_are_computed_once_for_all_layers(encoder_con
     with Counted():
         encoder(torch.randn(2, 60, 20), torch.tensor([60, 41])).encoder_out.sum().backward()
     assert calls.count("nonzero") == calls.count("cos") == calls.count("sin") == 1
+
+
+def test_a_batch_without_padding_is_its_valid_frames() -> None:
+    x, frames = torch.randn(2, 5, 3), Frames(torch.tensor([5, 5]), 5, head_dim=2)
+    packed = frames.pack(x)
+    assert packed.data_ptr() == frames.unpack(packed).data_ptr() == x.data_ptr(), "nothing is copied"
+    assert torch.equal(packed, x.flatten(0, 1)) and torch.equal(frames.unpack(packed), x)
