@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shared_moe_conformer.kernels.recursion import mutual_information_recursion
+from shared_moe_conformer.kernels.rows import loss_of_rows
 from shared_moe_conformer.loss.transducer import get_rnnt_prune_ranges, rnnt_loss_smoothed
 
 SMALLEST_PROBABILITY = 1e-6
@@ -130,14 +131,23 @@ def pruned_transducer_loss(
         )
     cells = _kept_cells(posteriors, boundary, prune_range, functions)
     token = F.pad(y, (0, 1))[cells.utterance, cells.position]
-    log_probs = _joiner_log_probs(joiner, encoder_frames, decoder_frames, cells, token)
-    px, py = _arcs(log_probs, cells, encoder_frames.shape[:2], decoder_frames.shape[1])
-    pruned_loss = -functions.mutual_information_recursion(px, py, boundary).sum()
+
+    def log_probs_of(rows: Tensor) -> Tensor:
+        some = _Cells(*(part[rows] for part in cells))
+        return _joiner_log_probs(joiner, encoder_frames, decoder_frames, some, token[rows])
+
+    def loss_of(log_probs: Tensor) -> Tensor:
+        px, py = _arcs(log_probs, cells, encoder_frames.shape[:2], decoder_frames.shape[1])
+        return -functions.mutual_information_recursion(px, py, boundary).sum()
+
     if teacher is None:
+        pruned_loss = loss_of_rows(log_probs_of, loss_of, torch.arange(len(token), device=token.device))
         return TransducerLosses(simple_loss, pruned_loss, torch.zeros_like(simple_loss))
+    log_probs = _joiner_log_probs(joiner, encoder_frames, decoder_frames, cells, token)
     with torch.no_grad():
         theirs = _joiner_log_probs(teacher.joiner, teacher.encoder_frames, teacher.decoder_frames, cells, token)
-    return TransducerLosses(simple_loss, pruned_loss, arc_divergence(log_probs, theirs, token) * x_lens.sum())
+    divergence = arc_divergence(log_probs, theirs, token) * x_lens.sum()
+    return TransducerLosses(simple_loss, loss_of(log_probs), divergence)
 
 
 def arc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, tokens: Tensor) -> Tensor:

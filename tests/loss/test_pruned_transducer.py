@@ -232,16 +232,16 @@ def test_nothing_is_kept_for_a_backward_that_will_not_come(functions: Transducer
     torch.testing.assert_close(found, losses_of(batch, functions))
 
 
-def test_the_joiner_computes_all_rows_at_once(functions: TransducerFunctions) -> None:
-    """A loop over blocks of rows would wait for a GPU's launches."""
-    batch, rows = make_batch([400, 310], [12, 5]), []
+def test_the_joiner_computes_all_rows_without_gradient_and_few_with(functions: TransducerFunctions) -> None:
+    batch, num_rows = make_batch([400, 310], [12, 5]), 5 * (400 + 310)
+    rows: dict[bool, int] = {False: 0, True: 0}
 
     def joiner(encoder_rows: Tensor, decoder_rows: Tensor) -> Tensor:
-        rows.append(len(encoder_rows))
+        rows[torch.is_grad_enabled()] += len(encoder_rows)
         return batch.joiner(encoder_rows, decoder_rows)
 
     losses_of(batch._replace(joiner=joiner), functions, 5)  # type: ignore[arg-type]
-    assert rows == [5 * (400 + 310)]
+    assert rows[False] == num_rows and 0 < rows[True] < 0.9 * num_rows
 
 
 def test_a_teachers_joiner_is_imitated_where_positions_are_kept() -> None:
