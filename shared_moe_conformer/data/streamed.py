@@ -73,6 +73,10 @@ class Mixture:
         """Some utterances, stored with what is in memory of them; the largest batches and babble are made of these."""
         return StoredCuts(itertools.islice(self.part(0, 1, seed=0), SAMPLE))
 
+    def __getstate__(self) -> dict[str, object]:
+        """All but the sample, whose file stays in this process where workers are not forked (macOS)."""
+        return {name: value for name, value in vars(self).items() if name != "sample"}
+
 
 class _Item(NamedTuple):
     """What a worker gives."""

@@ -343,7 +343,7 @@ begun = [next(batches), next(batches)]
 os.system("kill -TERM 0")
 time.sleep(0.2)
 print(*begun, *batches, sep="")
-unfinished = [iter(read_ahead("abcdefghi", sampler=range(9), num_workers=2)) for _ in range(4)]
+unfinished = iter(read_ahead("abcdefghi", sampler=range(9), num_workers=2))
 """
 
 

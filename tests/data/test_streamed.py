@@ -4,6 +4,7 @@ import functools
 import itertools
 import logging
 import math
+import pickle
 import shutil
 import tarfile
 from collections import Counter
@@ -274,6 +275,14 @@ def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path
     CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
     with pytest.raises(ValueError, match="cut train-0 cannot be read: .*no.wav"):
         loader(corpus, tmp_path / "cuts.jsonl.gz")
+
+
+def test_workers_that_are_not_forked_can_be_given_a_stream(corpus: Corpus, shar: Path) -> None:
+    """As on macOS, also where the sample has been asked for."""
+    stream = loader(corpus, shar)
+    assert len(stream.cuts) == 24
+    again = pickle.loads(pickle.dumps(stream.mixture)).part(0, 1, seed=0)
+    assert sorted(cut.id for cut in again) == sorted(cut.id for cut in stream.mixture.part(0, 1, seed=0))
 
 
 def test_fewer_shards_than_processes_are_refused(corpus: Corpus, shar: Path) -> None:
