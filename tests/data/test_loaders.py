@@ -350,7 +350,7 @@ unfinished = iter(read_ahead("abcdefghi", sampler=range(9), num_workers=2))
 def test_workers_leave_it_to_their_parent_to_end_them_whatever_python_begins_processes_with() -> None:
     """As a queue's system tells all to end; Python 3.14 begins processes with a server of forks."""
     command = [sys.executable, "-c", LOADS]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, start_new_session=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, start_new_session=True)
     assert (result.returncode, result.stdout) == (0, "abcdefghi\n"), result.stderr
 
 
