@@ -138,7 +138,7 @@ CONDITIONS = {
 }
 """One loudness, and noises, for a user's own corpus of less than `FEW_HOURS`, which has few noises of its own.
 
-More noise, rooms and bands cost more on clean speech than they gain (egs/asterisk/ASR/README.md).
+Noise begins late: a small model that begins with it learns later, and worse (egs/asterisk/ASR/README.md).
 """
 FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}
