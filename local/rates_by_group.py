@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Error rates of groups of utterances in decode.py's results: exp/.../recogs-test-*.txt -> a Markdown table.
 
-    local/rates_by_group.py --split test --by age --age-groups 0 13 20 exp/base/greedy_search/recogs-test-*.txt
+    local/rates_by_group.py --split test --by age --age-groups 0,13,20 exp/base/greedy_search/recogs-test-*.txt
 
 With --baseline it also divides the errors by those of another model. Run it in the recipe's folder.
 """
@@ -40,9 +40,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--baseline", type=Path, help="File recogs-*.txt of another model on the same split.")
     result.add_argument("--by", choices=GROUPINGS, default="speaker", help="What makes a group.")
     result.add_argument(
-        "--age-groups", type=int, nargs="+", default=list(AGE_GROUPS), help="Youngest age of each group."
+        "--age-groups", type=ages, default=list(AGE_GROUPS), metavar="A,B,..", help="Youngest age of each group."
     )
     return result
+
+
+def ages(text: str) -> list[int]:
+    """Ages with commas between them."""
+    return [int(age) for age in text.split(",")]
 
 
 def table(

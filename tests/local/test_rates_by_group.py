@@ -38,7 +38,7 @@ def rows(result: Result) -> list[list[str]]:
 
 
 def test_ages_make_groups(recogs: Path, run_local: Callable[..., Result]) -> None:
-    result = run_local("rates_by_group", recogs, "--by", "age", "--age-groups", 0, 13, 20)
+    result = run_local("rates_by_group", "--by", "age", "--age-groups", "0,13,20", recogs)
     assert rows(result) == [
         ["0 to 12", "2", "4", "25.00"],
         ["13 to 19", "1", "2", "0.00"],
@@ -69,7 +69,7 @@ def test_errors_are_divided_by_those_of_a_baseline(
 
 
 def test_what_cannot_be_grouped_is_named(recogs: Path, run_local: Callable[..., Result]) -> None:
-    result = run_local("rates_by_group", recogs, "--by", "age", "--age-groups", 10, 20)
+    result = run_local("rates_by_group", recogs, "--by", "age", "--age-groups", "10,20")
     assert result.status == 1 and "a: age 6 is below the first of --age-groups" in result.err
     recogs.write_text(transcripts_text([Decoded("other", "A", "A")]))
     assert "give the --split that was decoded" in run_local("rates_by_group", recogs).err
