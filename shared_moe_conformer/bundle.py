@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.config import FRAME_LENGTH, Config, FeatureConfig, load_config, require, save_config
+from shared_moe_conformer.config import FRAME_LENGTH, Chunking, Config, FeatureConfig, load_config, require, save_config
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
@@ -216,9 +216,10 @@ class Bundle:
           rules: rules by which segments end; None: sherpa-onnx's.
 
         Raises:
-          ValueError: no chunk_size, and the model was trained only on whole utterances.
+          ValueError: the model needs whole utterances, or was trained only on these and there is no chunk_size.
         """
         encoder = self.config.model.encoder
+        self.model.encoder.refuse_chunks(Chunking(1))
         require(
             chunk_size is not None or any(encoder.chunk_sizes),
             f"{self.manifest.name} was not trained to stream (--chunk-sizes 0,8,16,32): give chunk_size to try"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT, replace_fields
 from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
 from shared_moe_conformer.speech.transcript import Transcript
@@ -150,6 +152,9 @@ def size_of(stream: Stream) -> int:
 def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
     with pytest.raises(ValueError, match="was not trained to stream"):
         tiny_bundle.stream()
+    levelled = replace_fields(tiny_bundle.config, {"loudness_norm": True})
+    with pytest.raises(ValueError, match="cannot recognise chunks: train one with --loudness-norm false"):
+        dataclasses.replace(tiny_bundle, config=levelled, model=AsrModel(levelled.model)).recognizer(chunk_size=8)
     stream = tiny_bundle.stream(chunk_size=8)
     stream.accept(tones, RATE)
     with pytest.raises(ValueError, match="keep one rate"):

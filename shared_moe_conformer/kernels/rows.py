@@ -1,4 +1,4 @@
-"""A loss of rows that are dear to compute, most of which have next to no gradient.
+"""A loss of rows that are expensive to compute, most of which have next to no gradient.
 
 Half or two thirds of the positions that pruning keeps are passed by hardly any alignment. Their gradients are all but 0
 and yet cost as much as the others', or more, where they are subnormal numbers.
@@ -29,7 +29,7 @@ def loss_of_rows(compute: Callable[[Tensor], Tensor], loss_of: Callable[[Tensor]
       loss_of: function from the results of all rows to the loss, a scalar.
       numbers: of all rows, (R,).
     """
-    if numbers.device.type != "cpu":
+    if numbers.device.type != "cpu" or len(numbers) == 0:
         return loss_of(compute(numbers))
     with torch.no_grad():
         results = torch.cat([compute(some) for some in numbers.split(ROWS_AT_ONCE)])

@@ -144,7 +144,7 @@ class Encoder(nn.Module):
 
         Args: those of `forward`.
         """
-        self._refuse_chunks(chunking)
+        self.refuse_chunks(chunking)
         return self.run_layers(*self.front_end(x, x_lens), chunking)
 
     def run_layers(
@@ -171,7 +171,8 @@ class Encoder(nn.Module):
         x, lens = self.subsampling(features, x_lens)
         return self.dropout(as_wide_as(features, x)), lens  # layers add to it, in float32 even under autocast
 
-    def _refuse_chunks(self, chunking: Chunking | None) -> None:
+    def refuse_chunks(self, chunking: Chunking | None) -> None:
+        """Raise `ValueError` for chunks if the encoder needs whole utterances."""
         require(
             chunking is None or not self.needs_the_whole,
             "the model brings whole utterances to the same loudness, so it cannot recognise chunks: train one with"
@@ -193,7 +194,7 @@ class Encoder(nn.Module):
         Raises:
           ValueError: the encoder needs whole utterances.
         """
-        self._refuse_chunks(Chunking(1))
+        self.refuse_chunks(Chunking(1))
         like = self.subsampling.output.weight
         num_layers, channels, half = self.num_layers, like.size(0), self.half_kernel
         heads = channels // self.head_dim, self.head_dim

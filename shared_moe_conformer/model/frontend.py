@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,8 @@ def loudness(x: Tensor, x_lens: Tensor) -> Tensor:
     """
     padding = torch.arange(x.size(1), device=x.device) >= x_lens.unsqueeze(1)
     energies = x.masked_fill(padding.unsqueeze(-1), SILENCE).flatten(1).logsumexp(dim=1)
-    mean = energies - (x_lens.clamp(min=1) * x.size(2)).float().log()
+    # Two logarithms: a graph in float16 cannot hold the number of features of 8.2 s, 65,600.
+    mean = energies - x_lens.clamp(min=1).float().log() - math.log(x.size(2))
     return mean.masked_fill(x_lens == 0, 0.0).view(-1, 1, 1)
 
 

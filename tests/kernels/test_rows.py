@@ -45,3 +45,9 @@ def test_what_is_not_a_number_is_not_left_out() -> None:
     assert loss.isnan()
     (gradient,) = torch.autograd.grad(loss_of_rows(lambda rows: x[rows].square(), torch.prod, torch.arange(2)), x)
     assert gradient.isnan().all()
+
+
+def test_no_rows_have_a_loss_too() -> None:
+    x = torch.zeros(0, 3, requires_grad=True)
+    loss = loss_of_rows(lambda rows: x[rows], torch.sum, torch.arange(0))
+    assert loss.item() == 0 and loss.requires_grad
