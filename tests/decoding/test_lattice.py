@@ -109,7 +109,7 @@ def test_a_wider_search_is_never_worse(engine, lang_dir, make_model, make_batch)
 
 
 def test_a_graph_of_another_vocabulary_is_refused(lang_dir, make_model, make_batch) -> None:
-    with pytest.raises(ValueError, match="a model with 5"):
+    with pytest.raises(ValueError, match="this one has 5"):
         one_best(make_model(5), *make_batch([3]), word_graph=load_word_graph(lang_dir, "standard"))
 
 
