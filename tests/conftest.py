@@ -189,7 +189,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def fill(small_disk: Path) -> Iterator[Callable[[int], None]]:
-    """Fill the small disk up to so many pages."""
+    """Fill the small disk until a number of pages is left."""
     filler, page = small_disk / ".filler", 4096
 
     def fill(pages: int) -> None:

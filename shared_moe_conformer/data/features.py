@@ -113,7 +113,7 @@ class LiveFeatures:
         self._context = CONTEXT + math.ceil(self._filter_reach * FRAMES_PER_SECOND / sampling_rate)
         step = math.lcm(self._shift, self._up)
         self._step = step // self._shift, step // self._up * self._down
-        """Frames, and as many samples as come in their time: so many begin together again."""
+        """A number of frames, and the number of samples in the same time; after it both begin together again."""
         self._samples = np.zeros(0, dtype=np.float32)
         self._first = self._next = 0  # frame at which the samples begin, and the next to return
 

@@ -36,12 +36,12 @@ def files_in(folder: Path) -> dict[Path, bytes]:
 
 
 def fills_up(run: Callable[[Path], Result], folder: Path, fill: Callable[[int], None], *, begun: str = "") -> int:
-    """Run a program with the more room the more often it fails; how often it did.
+    """Run a program again and again, each time with more room, until it succeeds; return how often it failed.
 
     Args:
       run: writes into a folder.
       folder: on the disk.
-      fill: leaves so many pages.
+      fill: leaves this number of pages free.
       begun: the end of the name of a file that may be there in part, since the next run goes on with it.
     """
     before = files_in(folder)
