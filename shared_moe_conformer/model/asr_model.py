@@ -13,7 +13,6 @@ from shared_moe_conformer.kernels.linear import Linear
 from shared_moe_conformer.loss.per_frame import TeacherOutput, consistency, ctc_divergence, ctc_loss, distance_at_ends
 from shared_moe_conformer.loss.pruned_transducer import TeacherJoiner, pruned_transducer_loss, transducer_functions
 from shared_moe_conformer.model.encoder import Encoder, EncoderOutput
-from shared_moe_conformer.model.moe import Routing
 
 
 class Decoder(nn.Module):
@@ -126,13 +125,7 @@ class AsrModel(nn.Module):
         self.ctc_head = Linear(encoder_dim, config.vocab_size)
 
     def encode(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> EncoderOutput:
-        """Return encoder frames (N, T', C) of features.
-
-        Args:
-          x: features, (N, T, F).
-          x_lens: valid frames of each utterance, (N,).
-          chunking: the frames that each frame may see, as if the features came chunk by chunk; None: all.
-        """
+        """Return encoder frames (N, T', C) of features (N, T, F); the arguments are those of `Encoder.forward`."""
         return self.encoder(x, x_lens, chunking)
 
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
@@ -144,8 +137,7 @@ class AsrModel(nn.Module):
         """Return what another model should imitate; this one must be in evaluation mode.
 
         Args:
-          x: features, (N, T, F).
-          x_lens: valid frames of each utterance, (N,).
+          x, x_lens: as in `forward`.
           y: tokens, (N, U), if the joiner should also be imitated.
         """
         (encoder_out, _, _), ends = self.encoder.forward_with_ends(x, x_lens)
@@ -158,13 +150,6 @@ class AsrModel(nn.Module):
     def _decoder_out(self, y: Tensor) -> Tensor:
         """Decoder frames (N, U + 1, D) of tokens (N, U)."""
         return self.decoder(F.pad(y, (1, 0), value=self.decoder.blank_id))
-
-    def _router_losses(self, routing: Routing | None, like: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The load-balancing loss and the z loss, summed over routers, and the frames of each expert."""
-        if routing is None:
-            return like.new_zeros(()), like.new_zeros(()), None
-        losses = self.encoder.router_losses(routing)
-        return losses.load_balancing_loss.sum(), losses.router_z_loss.sum(), losses.frames_per_expert
 
     def forward(
         self,
@@ -211,8 +196,13 @@ class AsrModel(nn.Module):
         )
         ctc_log_probs = self.ctc_log_probs(encoder_out)
         ctc = ctc_loss(ctc_log_probs, lens, y, y_lens)
-        balancing, z_loss, frames_per_expert = self._router_losses(routing, encoder_out)
-        losses = AsrLosses(*transducer[:2], ctc, balancing, z_loss, lens.sum(), frames_per_expert)
+        zero = encoder_out.new_zeros(())
+        losses = AsrLosses(*transducer[:2], ctc, zero, zero, lens.sum(), None)
+        if routing is not None:
+            balancing, z_loss, frames = self.encoder.router_losses(routing)
+            losses = losses._replace(
+                load_balancing_loss=balancing.sum(), router_z_loss=z_loss.sum(), frames_per_expert=frames
+            )
         if num_copies == 2:
             losses = losses._replace(cr_loss=consistency(ctc_log_probs, lens))
         if teacher is None:

@@ -96,9 +96,7 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         self.reach = kernel_size // 2
         self.pointwise1 = Linear(encoder_dim, 2 * encoder_dim)
-        self.depthwise = nn.Conv2d(
-            encoder_dim, encoder_dim, (kernel_size, 1), padding=(kernel_size // 2, 0), groups=encoder_dim
-        )
+        self.depthwise = nn.Conv2d(encoder_dim, encoder_dim, (kernel_size, 1), groups=encoder_dim)
         self.pointwise2 = Linear(encoder_dim, encoder_dim)
 
     def forward(self, x: Tensor, frames: Frames, norm: nn.Module, depth: int = 0) -> Tensor:
@@ -145,10 +143,6 @@ class Routers(nn.Module):
         super().__init__()
         self.feed_forward1 = _router(config) if has_experts("feed_forward1", config) else None
         self.feed_forward2 = _router(config) if has_experts("feed_forward2", config) else None
-
-    def in_order(self) -> list[Router]:
-        """The routers that there are, in the order in which a layer calls them."""
-        return [router for router in (self.feed_forward1, self.feed_forward2) if router is not None]
 
 
 class Mixer(nn.Module):
@@ -239,14 +233,21 @@ def has_experts(name: str, config: EncoderConfig) -> bool:
     return name in places.get(config.experts_in, ("feed_forward1", "feed_forward2"))
 
 
+def merged_parts(config: EncoderConfig) -> tuple[str, ...]:
+    """The parts of a block that store several sets of weights."""
+    if config.merged_sets == 1:
+        return ()
+    return tuple(name for name in BLOCK_PARTS if name in config.merged_parts and not has_experts(name, config))
+
+
 def _part(name: str, config: EncoderConfig) -> nn.Module:
     """A block's part: with experts, or one set of weights, or several."""
     if has_experts(name, config):
         common_dim = config.common_expert_dim
         return MoeFeedForward(config, FeedForward(config.encoder_dim, common_dim) if common_dim else None)
-    if config.merged_sets == 1 or name not in config.merged_parts:
-        return _plain_part(name, config)
-    return Merged(_plain_part(name, config) for _ in range(config.merged_sets))
+    if name in merged_parts(config):
+        return Merged(_plain_part(name, config) for _ in range(config.merged_sets))
+    return _plain_part(name, config)
 
 
 def _plain_part(name: str, config: EncoderConfig) -> nn.Module:

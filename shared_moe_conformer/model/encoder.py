@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         self.num_layers, self.depths = config.num_layers, config.depths  # num_layers may be lowered later
         self.needs_the_whole = config.loudness_norm
         self.half_kernel = config.conv_kernel_size // 2
-        owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number).in_order()]
+        owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number)]
         self.rows_of_groups = [[row for row, owner in enumerate(owners) if owner is group] for group in self.groups]
         """Places of each group's routers in `routers`, by the number of the group."""
 
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
 
     def routers(self) -> list[Router]:
         """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
-        return [router for layer in self.layers() for router in layer.group.routers_of(layer.number).in_order()]
+        return [router for layer in self.layers() for router in layer.group.routers_of(layer.number)]
 
     def forward(self, x: Tensor, x_lens: Tensor, chunking: Chunking | None = None) -> EncoderOutput:
         """Return encoder frames of features.

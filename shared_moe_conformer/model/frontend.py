@@ -74,10 +74,6 @@ class FeatureNorm(nn.Module):
         """Number of valid frames, sum and sum of squares of their distance from the mean so far, (1 + 2F,), float64.
 
         Distances are small numbers, so float32 is exact enough within an utterance; only (N, F) sums are float64.
-
-        Args:
-          x: features, (N, T, F).
-          x_lens: valid frames of each utterance, (N,).
         """
         padding = torch.arange(x.size(1), device=x.device) >= x_lens.unsqueeze(1)
         distance = (self.levelled(x, x_lens) - self.mean).masked_fill(padding.unsqueeze(-1), 0.0)
@@ -121,12 +117,7 @@ class Conv2dSubsampling(nn.Module):
         self.output = Linear(channels * subsampled_length(num_mel_bins), encoder_dim)
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return encoder frames (N, T', C) and the valid frames of each utterance (N,).
-
-        Args:
-          x: features, (N, T, F).
-          x_lens: valid feature frames of each utterance, (N,).
-        """
+        """Return encoder frames (N, T', C) of features (N, T, F), and the valid ones of each utterance, (N,)."""
         x = F.pad(x, (0, 0, 0, max(MIN_NUM_FRAMES - x.size(1), 0)))
         x = F.silu(self.conv(x.unsqueeze(1)))
         x = F.silu(self.pointwise(self.depthwise(x)))

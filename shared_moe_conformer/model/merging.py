@@ -95,8 +95,7 @@ class DepthGates(nn.Module):
 class LowRankDelta(nn.Module):
     """B A x, which begins as 0, beside a linear map W x: one layer's own change of W.
 
-    Source: Hu et al. 2021, LoRA, section 4.1 (arXiv 2106.09685); one for each depth of shared layers: Bae et al. 2024,
-    Relaxed recursive transformers, section 2.3 (arXiv 2410.20672).
+    Source: Hu et al. 2021, LoRA, section 4.1 (arXiv 2106.09685); Bae et al. 2024 for one for each depth.
     """
 
     def __init__(self, linear: nn.Linear, rank: int) -> None:

@@ -34,14 +34,10 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(shape))
 
     def forward(self, x: Tensor, frames: Frames, depth: int = 0) -> Tensor:
-        """Return (N, T, C); in training 0 at padding.
+        """Return (N, T, C) for frames (N, T, C), in training 0 at padding.
 
-        A batch of one valid frame has no variance: it is normalised as in evaluation.
-
-        Args:
-          x: frames, (N, T, C).
-          frames: their validity.
-          depth: the calling layer among those that share the norm.
+        A batch of one valid frame has no variance: it is normalised as in evaluation. `depth` is the number of the
+        calling layer among those that share the norm.
         """
         if not self.training:
             return self._normalise(x.flatten(0, 1), depth).view_as(x)

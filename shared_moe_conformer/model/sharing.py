@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from shared_moe_conformer.config import BLOCK_PARTS, EncoderConfig
-from shared_moe_conformer.model.conformer import ConformerBlock, IndividualParts, Norms, Routers, has_experts
+from shared_moe_conformer.config import EncoderConfig
+from shared_moe_conformer.model.conformer import ConformerBlock, IndividualParts, Norms, Routers, merged_parts
 from shared_moe_conformer.model.merging import Deltas, DepthGates
 from shared_moe_conformer.model.moe import Router, Routing, expert_usage, load_balancing_loss, router_z_loss
 
@@ -47,19 +47,15 @@ class BlockGroup(nn.Module):
         """The own parts of the group's layer at this depth (0 is its first)."""
         return IndividualParts(
             norms=self.norms[depth % len(self.norms)],  # type: ignore[arg-type]
-            routers=self.routers_of(depth),
+            routers=self.routers[depth % len(self.routers)],  # type: ignore[arg-type]
             adapters=self.deltas[depth].by_part() if len(self.deltas) else {},  # type: ignore[operator]
             gates={} if self.gates is None else dict(zip(self.merged_parts, self.gates(depth).unbind())),
             depth=depth // len(self.norms),
         )
 
-    def routers_in_order(self) -> list[Router]:
-        """The router of each expert feed-forward, in the order of depth; layers that share one repeat it."""
-        return [router for depth in range(self.size) for router in self.routers_of(depth).in_order()]
-
-    def routers_of(self, depth: int) -> Routers:
-        """The routers of the group's layer at this depth."""
-        return self.routers[depth % len(self.routers)]  # type: ignore[return-value]
+    def routers_of(self, depth: int) -> list[Router]:
+        """The routers of the group's layer at this depth, in the order in which it calls them."""
+        return list(self.routers[depth % len(self.routers)].children())  # type: ignore[arg-type]
 
     def router_losses(self, routing: Routing) -> RouterLosses:
         """The losses of the group's L routers, whose decisions are stacked in the order of depth."""
@@ -74,23 +70,9 @@ class BlockGroup(nn.Module):
         return rows.unflatten(0, (self.size, -1)).mean(dim=0).repeat(self.size, 1)
 
     def balance(self, frames_per_expert: Tensor) -> Tensor:
-        """After an update: move the routers' balancing biases, if they have any.
-
-        Args:
-          frames_per_expert: frames that each expert computed, (L, E), in the order of depth.
-
-        Returns:
-          the frames that are balanced, (L, E).
-        """
+        """`Encoder.balance_experts` for the group's L routers."""
         frames = self.balanced(frames_per_expert)
-        routers = self.routers_in_order()
+        routers = [router for depth in range(self.size) for router in self.routers_of(depth)]  # shared ones repeat
         for router in dict.fromkeys(routers):
             router.balance(sum(row for owner, row in zip(routers, frames) if owner is router))  # type: ignore[arg-type]
         return frames
-
-
-def merged_parts(config: EncoderConfig) -> tuple[str, ...]:
-    """The parts of a block that store several sets of weights."""
-    if config.merged_sets == 1:
-        return ()
-    return tuple(name for name in BLOCK_PARTS if name in config.merged_parts and not has_experts(name, config))
