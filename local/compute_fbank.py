@@ -18,7 +18,7 @@ from lhotse import CutSet, combine
 
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
-from shared_moe_conformer.data.feature_files import store_features
+from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.sources import Manifest
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from shared_moe_conformer.ablation.results import error_ratio
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.groups import AGE_GROUPS, GROUPINGS, group_of
 from shared_moe_conformer.data.manifests import read_cuts
+from shared_moe_conformer.data.utterances import AGE_GROUPS, GROUPINGS, group_of
 from shared_moe_conformer.decoding.scoring import Decoded, character_error_rate, read_transcripts, word_error_rate
 from shared_moe_conformer.text import markdown_table
 

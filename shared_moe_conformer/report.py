@@ -12,9 +12,9 @@ from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import load_config, require
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.groups import GROUPINGS, Grouping, group_of
 from shared_moe_conformer.data.loaders import EvalLoader
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.data.utterances import GROUPINGS, Grouping, group_of
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.pretrained import load_experiment

@@ -18,7 +18,7 @@ from shared_moe_conformer.config import Config, FeatureConfig, load_config, repl
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import Distortion
-from shared_moe_conformer.data.feature_files import store_features
+from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig

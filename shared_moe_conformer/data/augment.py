@@ -1,8 +1,7 @@
 """What training does to utterances: Lhotse's transforms of cuts, and what is done to log mel features.
 
 The latter are silence and joining, SpecAugment's masks, and conditions that utterances are recorded under: rooms,
-noises, bands and levels. Features are what a prepared corpus has, so nothing of these reads audio or computes a filter
-bank, noises excepted:
+noises, bands and levels. A prepared corpus has features, so only noises are made as audio:
 
 * a gain adds a constant;
 * noise adds its energies, as if phases were unrelated; a stretch of true noise's features is taken;
@@ -19,22 +18,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from lhotse.cut import Cut
+from scipy.signal import lfilter
 from torch import Generator, Tensor
 
-from shared_moe_conformer.config import DataConfig, FeatureConfig
-from shared_moe_conformer.data.distortions import (
-    NEPERS,
-    SIGNALS,
-    babble_features,
-    band_limited,
-    log_power,
-    log_power_weights,
-    noise_features,
-    reverberated,
-)
-from shared_moe_conformer.data.features import DIGITAL_SILENCE
+from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, DataConfig, FeatureConfig
+from shared_moe_conformer.data.distortions import SIGNALS, TALKERS, Setting
+from shared_moe_conformer.data.features import DIGITAL_SILENCE, compute_features, features_of
 from shared_moe_conformer.data.manifests import StoredCuts
 
 LONGEST_JOINED = 1500
@@ -46,7 +38,14 @@ MARGIN = (0, 50)
 """The same before and after an utterance that gets silence."""
 QUIET_SHARE = 0.05
 """The quietest share of an utterance's frames; silence is made of them."""
-
+NOISE_SECONDS = 60
+"""Duration of each noise; utterances get stretches of it."""
+NEPERS = math.log(10) / 10
+"""Natural logarithm of the energy that is one decibel."""
+PREEMPHASIS = 0.97
+"""The features' pre-emphasis. Source: Kaldi, feature-window.h."""
+LOWEST_MEL, HIGHEST_BELOW_NYQUIST = 20.0, 400.0
+"""Hz at which the mel filters begin, and Hz below half the sampling rate at which they end (lhotse.FbankConfig)."""
 
 Silence = Callable[[Tensor, tuple[int, int]], Tensor]
 """Makes silence (.., F) for an utterance's features (T, F), of a number of frames between the two."""
@@ -193,6 +192,73 @@ def _random(generator: Generator) -> float:
 
 def _random_int(smallest: int, largest: int, generator: Generator) -> int:
     return int(torch.randint(smallest, largest + 1, (1,), generator=generator))
+
+
+def noise_features(name: str, config: FeatureConfig) -> Tensor:
+    """Features (T, F) of a minute of a noise, always the same."""
+    setting = Setting(config.sampling_rate, np.random.default_rng(0), lambda: np.zeros(1))
+    samples = SIGNALS[name](NOISE_SECONDS * config.sampling_rate, setting)
+    return compute_features((samples / samples.std()).astype(np.float32), config.sampling_rate, config)
+
+
+def babble_features(cuts: StoredCuts | Sequence[Cut], config: FeatureConfig) -> Tensor:
+    """Features (T, F) of a minute of babble: the energies of seven rows of the corpus's utterances, of equal power."""
+    num_frames, rng = NOISE_SECONDS * FRAMES_PER_SECOND, np.random.default_rng(0)
+    rows = []
+    for _ in range(TALKERS):
+        parts: list[Tensor] = []
+        while sum(map(len, parts)) < num_frames:
+            own = features_of(cuts[int(rng.integers(len(cuts)))], config)
+            parts.append(own - log_power(own, log_power_weights(config)))
+        rows.append(torch.cat(parts)[:num_frames])
+    return torch.logsumexp(torch.stack(rows), dim=0)
+
+
+def reverberated(features: Tensor, reverberation_time: float) -> Tensor:
+    """Features (T, F) as in a room: half of the energy stays, half decays over the frames that follow.
+
+    The energies of sound and echoes add. A frame that is late by t seconds has 10^(-6 t / T60) of the echoes' first.
+
+    Source: Sehr and Kellermann 2010, Reverberation model-based decoding in the logmelspec domain, section III
+    (the convolution of energies); `room_response` for the response.
+    """
+    energies = features.double().exp().numpy()
+    decay = 10 ** (-6 * FRAME_SHIFT / reverberation_time)
+    echoes = lfilter([1 - decay], [1, -decay], energies, axis=0)
+    return torch.from_numpy(energies + echoes).mul(0.5).log().to(features.dtype)
+
+
+def band_limited(features: Tensor, band: float, config: FeatureConfig) -> Tensor:
+    """Features (T, F) without the mel bins whose centre is above `band` Hz."""
+    return features.masked_fill(mel_centres(config) > band, DIGITAL_SILENCE)
+
+
+@functools.lru_cache(maxsize=8)
+def mel_centres(config: FeatureConfig) -> Tensor:
+    """The frequencies in Hz at which the mel filters are highest, (F,).
+
+    Source: Kaldi, mel-computations.cc: they are equally far from each other on the scale 1127 ln(1 + f / 700).
+    """
+    lowest, highest = (
+        1127 * math.log(1 + f / 700) for f in (LOWEST_MEL, config.sampling_rate / 2 - HIGHEST_BELOW_NYQUIST)
+    )
+    return 700 * (torch.linspace(lowest, highest, config.num_mel_bins + 2)[1:-1] / 1127).exp() - 700
+
+
+@functools.lru_cache(maxsize=8)
+def log_power_weights(config: FeatureConfig) -> Tensor:
+    """Logarithms (F,) of the weights with which the energies of mel bins sum to the power of the samples.
+
+    Neighbouring filters sum to 1 at each frequency between them. So the bins' sum is the signal's power after
+    pre-emphasis, which is taken back here.
+    """
+    angle = 2 * math.pi * mel_centres(config) / config.sampling_rate
+    return -(1 - 2 * PREEMPHASIS * angle.cos() + PREEMPHASIS**2).log()
+
+
+def log_power(features: Tensor, log_weights: Tensor) -> Tensor:
+    """The logarithm of an utterance's mean power, up to a constant."""
+    return torch.logsumexp((features + log_weights).flatten(), dim=0) - math.log(len(features))
 
 
 @dataclass

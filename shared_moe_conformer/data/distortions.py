@@ -1,28 +1,22 @@
 """What a recording may have met on its way: levels, noises, rooms, bands and codecs.
 
-Distortions of test sets are applied to samples. Training does the same, codecs excepted, to log mel features.
+Distortions of test sets are applied to samples. Training does the same, codecs excepted, to log mel features: see
+`augment`.
 """
 
 from __future__ import annotations
 
-import functools
 import io
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-import torch
-from lhotse.cut import Cut
-from scipy.signal import lfilter
-from torch import Tensor
 
-from shared_moe_conformer.config import FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
-from shared_moe_conformer.data.features import DIGITAL_SILENCE, compute_features, features_of, resample
-from shared_moe_conformer.data.manifests import StoredCuts
-from shared_moe_conformer.data.music import music
+from shared_moe_conformer.config import require
+from shared_moe_conformer.data.features import resample
 
 TALKERS = 7
 """Recordings that babble is made of. Source: Snyder et al. 2018, X-vectors, section 3.3: three to seven."""
@@ -38,14 +32,13 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 """Sampling rates that Opus has, in Hz. Source: RFC 6716, section 2.1.3."""
 OPUS_BITS = (6000, 256_000)
 """Lowest and highest bit rate, between which libsndfile's compression level goes. Source: libsndfile, ogg_opus.c."""
-NOISE_SECONDS = 60
-"""Duration of each noise; utterances get stretches of it."""
-NEPERS = math.log(10) / 10
-"""Natural logarithm of the energy that is one decibel."""
-PREEMPHASIS = 0.97
-"""The features' pre-emphasis. Source: Kaldi, feature-window.h."""
-LOWEST_MEL, HIGHEST_BELOW_NYQUIST = 20.0, 400.0
-"""Hz at which the mel filters begin, and Hz below half the sampling rate at which they end (lhotse.FbankConfig)."""
+PIECE_SECONDS = 5.0
+"""Each piece has a key, a tempo and instruments of its own."""
+MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
+"""Semitones of the scales' degrees above their root."""
+CHORD = (0, 2, 4)
+"""Degrees that sound together."""
+NUM_HARMONICS = 10
 
 
 class Setting(NamedTuple):
@@ -139,9 +132,55 @@ def hum(num_samples: int, setting: Setting) -> np.ndarray:
     return sum(np.sin(2 * np.pi * k * fundamental * time + phase) / k for k, phase in zip(order, phases))
 
 
-def made_music(num_samples: int, setting: Setting) -> np.ndarray:
-    """Pieces of a few seconds with voices and drums."""
-    return music(num_samples, setting.sampling_rate, setting.rng)
+def music(num_samples: int, setting: Setting) -> np.ndarray:
+    """Made pieces of voices and drums, of equal power, one after the other: pitch and rhythm without speech."""
+    size = int(PIECE_SECONDS * setting.sampling_rate)
+    pieces = [_piece(size, setting.sampling_rate, setting.rng) for _ in range(-(-num_samples // size))]
+    return np.concatenate(pieces)[:num_samples]
+
+
+def _piece(num_samples: int, sampling_rate: int, rng: np.random.Generator) -> np.ndarray:
+    """One to four voices, and often drums, (num_samples,), of unit power."""
+    samples = np.zeros(num_samples)
+    beat = sampling_rate * 60 / rng.uniform(60, 160)
+    scale = rng.integers(36, 48) + np.array(rng.choice([MAJOR, MINOR]))  # MIDI's numbers of semitones
+    for _ in range(rng.integers(1, 5)):
+        _add_voice(samples, beat, scale, sampling_rate, rng)
+    if rng.random() < 0.6:
+        _add_drums(samples, beat, sampling_rate, rng)
+    return samples / np.sqrt(np.square(samples).mean())
+
+
+def _add_voice(
+    samples: np.ndarray, beat: float, scale: np.ndarray, sampling_rate: int, rng: np.random.Generator
+) -> None:
+    """Add a melody, or chords, of one instrument: a random walk over the scale."""
+    step = int(beat / rng.choice([0.5, 1, 2, 4]))
+    octave, degree = rng.integers(0, 4), rng.integers(7)
+    chord = CHORD if rng.random() < 0.4 else (0,)
+    time = np.arange(2 * step) / sampling_rate
+    attack, decay = rng.uniform(0.002, 0.1), rng.uniform(0.1, 1.0)  # seconds
+    envelope = rng.uniform(0.3, 1) * np.minimum(time / attack, 1) * np.exp(-time / decay)
+    brightness, vibrato = rng.uniform(0.4, 0.9), rng.uniform(0, 0.5) * np.sin(2 * np.pi * rng.uniform(4, 7) * time)
+    for start in range(0, len(samples), step):
+        degree += rng.integers(-2, 3)
+        for above in chord:
+            octaves, number = divmod(int(degree + above), len(scale))
+            frequency = 440 * 2 ** ((scale[number] + 12 * (octave + octaves) - 69) / 12)
+            num_harmonics = min(NUM_HARMONICS, int(sampling_rate / 2 / frequency))
+            wave = np.exp(1j * (2 * np.pi * frequency * time + vibrato))
+            harmonics = sum((brightness * wave) ** k for k in range(1, num_harmonics + 1))
+            note = (envelope * np.imag(harmonics))[: len(samples) - start]
+            samples[start : start + len(note)] += note
+
+
+def _add_drums(samples: np.ndarray, beat: float, sampling_rate: int, rng: np.random.Generator) -> None:
+    """Add bursts of noise that decay, on beats or between them."""
+    step = int(beat / rng.choice([1, 2, 4]))
+    for start in range(0, len(samples), step):
+        time = np.arange(min(step, len(samples) - start)) / sampling_rate
+        burst = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.01, 0.1))
+        samples[start : start + len(time)] += rng.uniform(0, 1.5) * burst
 
 
 def babble(num_samples: int, setting: Setting) -> np.ndarray:
@@ -227,7 +266,7 @@ KINDS = {
     "white": Kind(_adding(white_noise), -30, 100, "dB", "white noise, speech over noise"),
     "pink": Kind(_adding(pink_noise), -30, 100, "dB", "pink noise"),
     "hum": Kind(_adding(hum), -30, 100, "dB", "mains"),
-    "music": Kind(_adding(made_music), -30, 100, "dB", "made music"),
+    "music": Kind(_adding(music), -30, 100, "dB", "made music"),
     "babble": Kind(_adding(babble), -30, 100, "dB", "other recordings of the test set"),
     "reverb": Kind(_reverberated, 0.05, 5, "s", "time in which a room's sound decays by 60 dB"),
     "band": Kind(_band_limited, 100, 96_000, "Hz", "highest frequency"),
@@ -237,76 +276,10 @@ KINDS = {
 """Each kind by its name; the values are between the lowest and the highest, in the unit."""
 
 
+SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum, "music": music}
+"""The noises that a recording does not have to be read for."""
+
+
 def kinds_help() -> str:
     """The kinds, for a flag's help."""
     return "; ".join(f"{name} ({kind.unit}: {kind.meaning})" for name, kind in KINDS.items())
-
-
-SIGNALS = {"white": white_noise, "pink": pink_noise, "hum": hum, "music": made_music}
-
-
-def noise_features(name: str, config: FeatureConfig) -> Tensor:
-    """Features (T, F) of a minute of a noise, always the same."""
-    setting = Setting(config.sampling_rate, np.random.default_rng(0), lambda: np.zeros(1))
-    samples = SIGNALS[name](NOISE_SECONDS * config.sampling_rate, setting)
-    return compute_features((samples / samples.std()).astype(np.float32), config.sampling_rate, config)
-
-
-def babble_features(cuts: StoredCuts | Sequence[Cut], config: FeatureConfig) -> Tensor:
-    """Features (T, F) of a minute of babble: the energies of seven rows of the corpus's utterances, of equal power."""
-    num_frames, rng = NOISE_SECONDS * FRAMES_PER_SECOND, np.random.default_rng(0)
-    rows = []
-    for _ in range(TALKERS):
-        parts: list[Tensor] = []
-        while sum(map(len, parts)) < num_frames:
-            own = features_of(cuts[int(rng.integers(len(cuts)))], config)
-            parts.append(own - log_power(own, log_power_weights(config)))
-        rows.append(torch.cat(parts)[:num_frames])
-    return torch.logsumexp(torch.stack(rows), dim=0)
-
-
-def reverberated(features: Tensor, reverberation_time: float) -> Tensor:
-    """Features (T, F) as in a room: half of the energy stays, half decays over the frames that follow.
-
-    The energies of sound and echoes add. A frame that is late by t seconds has 10^(-6 t / T60) of the echoes' first.
-
-    Source: Sehr and Kellermann 2010, Reverberation model-based decoding in the logmelspec domain, section III
-    (the convolution of energies); `room_response` for the response.
-    """
-    energies = features.double().exp().numpy()
-    decay = 10 ** (-6 * FRAME_SHIFT / reverberation_time)
-    echoes = lfilter([1 - decay], [1, -decay], energies, axis=0)
-    return torch.from_numpy(energies + echoes).mul(0.5).log().to(features.dtype)
-
-
-def band_limited(features: Tensor, band: float, config: FeatureConfig) -> Tensor:
-    """Features (T, F) without the mel bins whose centre is above `band` Hz."""
-    return features.masked_fill(mel_centres(config) > band, DIGITAL_SILENCE)
-
-
-@functools.lru_cache(maxsize=8)
-def mel_centres(config: FeatureConfig) -> Tensor:
-    """The frequencies in Hz at which the mel filters are highest, (F,).
-
-    Source: Kaldi, mel-computations.cc: they are equally far from each other on the scale 1127 ln(1 + f / 700).
-    """
-    lowest, highest = (
-        1127 * math.log(1 + f / 700) for f in (LOWEST_MEL, config.sampling_rate / 2 - HIGHEST_BELOW_NYQUIST)
-    )
-    return 700 * (torch.linspace(lowest, highest, config.num_mel_bins + 2)[1:-1] / 1127).exp() - 700
-
-
-@functools.lru_cache(maxsize=8)
-def log_power_weights(config: FeatureConfig) -> Tensor:
-    """Logarithms (F,) of the weights with which the energies of mel bins sum to the power of the samples.
-
-    Neighbouring filters sum to 1 at each frequency between them. So the bins' sum is the signal's power after
-    pre-emphasis, which is taken back here.
-    """
-    angle = 2 * math.pi * mel_centres(config) / config.sampling_rate
-    return -(1 - 2 * PREEMPHASIS * angle.cos() + PREEMPHASIS**2).log()
-
-
-def log_power(features: Tensor, log_weights: Tensor) -> Tensor:
-    """The logarithm of an utterance's mean power, up to a constant."""
-    return torch.logsumexp((features + log_weights).flatten(), dim=0) - math.log(len(features))

@@ -1,19 +1,40 @@
-"""Log mel filter banks of one recording, whole or as it comes; preparation and recognition share this definition."""
+"""Log mel filter banks of a recording, whole or as it comes; and of a whole split, stored beside its manifest.
+
+Preparation, by one process or many, and recognition share this definition.
+"""
 
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.util
+import itertools
 import math
+import multiprocessing
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
-from lhotse import Fbank, FbankConfig, FeatureExtractor
+from lhotse import CutSet, Fbank, FbankConfig, FeatureExtractor, LilcomChunkyWriter, MonoCut, validate
 from lhotse.augmentation import Resample
 from lhotse.cut import Cut
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from shared_moe_conformer.atomic import is_full, named
 from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
+from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+from shared_moe_conformer.text import first_line
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
 """The feature of samples that are 0. Source: Kaldi, feature-fbank.cc: energies are floored at float32's epsilon."""
@@ -25,6 +46,11 @@ shorter.
 """
 CONTEXT = 2
 """Frames before the new ones that are computed again, so that the extractor's own edge touches none of the new."""
+CUTS_PER_FILE = 200
+AHEAD = 200
+"""Tasks that wait in other processes at most."""
+COARSE_TICK, FINE_TICK = -5, -20
+"""Powers of two to whose multiples lilcom rounds: Lhotse's, and the finest that it can."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -43,7 +69,7 @@ def filter_banks(config: FeatureConfig) -> nn.Module:
 
 
 def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> Tensor:
-    """Features of one recording, (T, F), as `feature_files.store_features` computes them.
+    """Features of one recording, (T, F), as `store_features` computes them.
 
     Args:
       samples: one channel, (num_samples,), from -1 to 1.
@@ -62,7 +88,7 @@ def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureCon
 
 
 def features_of(cut: Cut, config: FeatureConfig) -> Tensor:
-    """Features (T, F) of a cut, stored or else computed from its recording as `feature_files.store_features` does."""
+    """Features (T, F) of a cut, stored or else computed from its recording as `store_features` does."""
     if cut.has_features:
         return torch.from_numpy(cut.load_features())
     at_rate = cut if cut.sampling_rate == config.sampling_rate else cut.resample(config.sampling_rate)
@@ -154,3 +180,151 @@ class LiveFeatures:
         self._samples = samples[(first - self._first) // step * step_samples :]
         self._first = first
         return new
+
+
+def store_features(
+    cuts: Iterable[MonoCut],
+    split: str,
+    *,
+    directory: Path,
+    config: FeatureConfig,
+    num_jobs: int = 1,
+    exact: bool = False,
+    piece: int = 0,
+    num_pieces: int = 1,
+    executor: Executor | None = None,
+) -> CutSet:
+    """Compute the features of a split's cuts and write them, and then its cuts, into a folder.
+
+    The cuts' manifest is removed first and written last, so it never names features that are not there. A file of
+    features that a run has finished is taken over by the next one, until the manifest is written.
+
+    Args:
+      cuts: one-channel cuts at any sampling rate; their audio can be opened from the working folder.
+      split: names the files.
+      directory: a relative path, taken into the manifest as it is.
+      exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
+      piece: number of the piece that is computed, from 0; of one piece of several, no manifest is written.
+      executor: computes instead of `num_jobs` processes, for example a cluster whose machines share the working folder.
+
+    Returns:
+      the cuts with features, resampled to the config's rate.
+
+    Raises:
+      ValueError: audio that cannot be read, named.
+      OSError: the disk is full or fails; what was written whole is taken over by the next run.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if num_pieces == 1:
+        cuts_path(directory, split).unlink(missing_ok=True)
+    cuts = iter(cuts)
+    files = enumerate(iter(lambda: list(itertools.islice(cuts, CUTS_PER_FILE)), []))
+    groups = [
+        (directory / f"feats_{split}-{number}.lca", [cut.resample(config.sampling_rate) for cut in part])
+        for number, part in files
+        if number % num_pieces == piece
+    ]
+    folder = Path() if executor is None else Path.cwd()
+    tick_power = FINE_TICK if exact else COARSE_TICK
+    store = functools.partial(_store_group, config=config, tick_power=tick_power, folder=folder)
+    done: list[MonoCut] = []
+    total = sum(len(part) for _, part in groups)
+    with processes(num_jobs, executor) as workers, tqdm(total=total, desc=f"features of {split}", unit="cut") as bar:
+        for part in in_order(store, groups, workers):
+            done += part
+            bar.update(len(part))
+    result = CutSet.from_cuts(done)
+    if num_pieces == 1:
+        validate(result)
+        write_manifest(result, cuts_path(directory, split))
+        _remove_others(directory, split, {path.name for path, _ in groups})
+    return result
+
+
+def _remove_others(directory: Path, split: str, names: set[str]) -> None:
+    """Remove a split's files of earlier runs, and what says that its present ones are finished."""
+    for path in list(directory.iterdir()):
+        features = re.fullmatch(rf"feats_{re.escape(split)}-\d+\.lca", path.name)  # not of dev-other, if this is dev
+        if (features and path.name not in names) or re.fullmatch(rf"\.feats_{re.escape(split)}-\d+\..*", path.name):
+            path.unlink()
+
+
+@contextmanager
+def processes(num_jobs: int, executor: Executor | None = None) -> Iterator[Executor | None]:
+    """Processes for `in_order`: the executor, or `num_jobs` new processes; None if this process works alone."""
+    if executor is not None or num_jobs == 1:
+        yield executor
+        return
+    with ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def in_order(
+    function: Callable[[T], R], tasks: Iterable[T], executor: Executor | None, *, ahead: int = AHEAD
+) -> Iterator[R]:
+    """The result of a function for each task, in their order; at most `ahead` tasks wait in other processes."""
+    if executor is None:
+        yield from map(function, tasks)
+        return
+    waiting: deque[Future[R]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(executor.submit(function, task))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _store_group(
+    group: tuple[Path, list[MonoCut]], *, config: FeatureConfig, tick_power: int, folder: Path
+) -> list[MonoCut]:
+    """Write the features of some cuts into one file, unless it is there; the cuts with them.
+
+    This takes one thread. Several threads would round differently, and features, and then the model that is trained on
+    them, would depend on the number of cores.
+    """
+    os.chdir(folder)
+    path, cuts = group
+    finished = path.with_name(f".{path.stem}.{_digest(cuts, config, tick_power)}.jsonl.gz")
+    if finished.is_file() and path.is_file():
+        return list(CutSet.from_file(finished))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        done = _written(cuts, path, config, tick_power)
+        write_manifest(CutSet.from_cuts(done), finished)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    finally:
+        torch.set_num_threads(num_threads)
+    return done
+
+
+def _written(cuts: list[MonoCut], path: Path, config: FeatureConfig, tick_power: int) -> list[MonoCut]:
+    path.unlink(missing_ok=True)
+    extractor, done = feature_extractor(config), []
+    with named(path), LilcomChunkyWriter(path, tick_power=tick_power) as writer:
+        for cut in cuts:
+            try:
+                done.append(cut.compute_and_store_features(extractor, storage=writer))
+            except Exception as error:  # every audio backend has its own; the user needs the file's name
+                if is_full(error):
+                    raise
+                sources = ", ".join(str(source.source) for source in cut.recording.sources)
+                raise ValueError(f"no features of cut {cut.id} from {sources}: {first_line(error)}") from error
+    return done
+
+
+def _digest(cuts: Iterable[MonoCut], config: FeatureConfig, tick_power: int) -> str:
+    """A digest of all that features are computed from: cuts, the size and time of their files, and options."""
+    digest = hashlib.sha256(repr((config, tick_power)).encode())
+    for cut in cuts:
+        files = [Path(source.source) for source in cut.recording.sources if source.type == "file"]
+        stats = [(stat.st_size, stat.st_mtime_ns) for file in files if file.exists() for stat in [file.stat()]]
+        digest.update(repr((cut.to_dict(), stats)).encode())
+    return digest.hexdigest()[:16]

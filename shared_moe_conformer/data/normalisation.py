@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from shared_moe_conformer.data.hebrew import GERESH, GERSHAYIM, with_marks
-from shared_moe_conformer.data.hebrew import LETTERS as HEBREW
 from shared_moe_conformer.text import is_spaceless, join_words, words_of
 
 DOTLESS_I = ("tr", "tur", "az", "aze", "azj", "crh", "gag")
@@ -15,6 +13,9 @@ DOTLESS_I = ("tr", "tur", "az", "aze", "azj", "crh", "gag")
 Source: Unicode, SpecialCasing.txt, conditions tr and az; Crimean Tatar and Gagauz have the same alphabet.
 """
 
+_HEBREW = "\u05b0-\u05bd\u05bf\u05c1\u05c2\u05d0-\u05ea"
+"""Hebrew letters and points, as a class of a regular expression."""
+_GERESH, _GERSHAYIM = "\u05f3", "\u05f4"
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\u00b4\u0060\uff07", "'"))
 _SPELLINGS = str.maketrans({
     "\u0140": "l\u00b7",  # Catalan, with the dot in one character
@@ -29,8 +30,8 @@ _SPELLINGS = str.maketrans({
 })  # fmt: skip
 _LETTER = r"[^\W\d_]"
 _NEIGHBOURS = {
-    GERESH: (rf"[{HEBREW}]", ".?"),
-    GERSHAYIM: (rf"[{HEBREW}]", rf"[{HEBREW}]"),
+    _GERESH: (rf"[{_HEBREW}]", ".?"),
+    _GERSHAYIM: (rf"[{_HEBREW}]", rf"[{_HEBREW}]"),
     "\u00b7": (rf"{_LETTER}|[\u0300-\u036f]", _LETTER),
 }
 """Marks that are part of words, and what must stand before and behind them."""
@@ -68,7 +69,7 @@ def normalise(text: str, case: str, *, language: str = "und") -> str:
 
 def _spelled(text: str) -> str:
     """The text with one spelling of each apostrophe, dot and Hebrew mark."""
-    return with_marks(unicodedata.normalize("NFC", text.translate(_SPELLINGS).translate(_APOSTROPHES)))
+    return _with_geresh(unicodedata.normalize("NFC", text.translate(_SPELLINGS).translate(_APOSTROPHES)))
 
 
 def _without_formats(text: str) -> str:
@@ -122,6 +123,56 @@ def _in_case(text: str, case: str, language: str) -> str:
     if case == "upper":
         return (text.replace("i", "\u0130") if dotless else text).upper().translate(_SINGLE_CASE)
     return text
+
+
+_PREFIXES = "\u05d5\u05d1\u05d4\u05db\u05dc\u05de\u05e9"
+"""Letters of and, in, the, as, to, from, that; they are written as one word with the next, up to four of them."""
+_DOUBLED = re.compile(rf"(?<=[{_HEBREW}])''(?=[{_HEBREW}])")
+_BEHIND_PREFIX = re.compile(rf"(?<![\w{_HEBREW}\"'\u201c-\u201e])[{_PREFIXES}]{{1,4}}\Z")
+
+
+def _quotes(characters: str) -> re.Pattern[str]:
+    """Quotes of a kind: those inside a Hebrew word, those that end a quotation, and those that begin one."""
+    word = rf"[\w{_HEBREW}]"
+    return re.compile(
+        rf"(?P<inside>(?<=[{_HEBREW}])[{characters}](?=[{_HEBREW}]))"
+        rf"|(?P<closing>(?<=[^\s(\[{{])[{characters}](?!{word}))"
+        rf"|(?P<opening>(?<!{word})[{characters}](?=\S))"
+    )
+
+
+_SINGLE, _DOUBLE = _quotes("'"), _quotes('"\u201c-\u201e')
+
+
+def _with_geresh(text: str) -> str:
+    """The text with a geresh or gershayim in place of each quote that is part of a Hebrew word.
+
+    A quote between two letters is one, unless it opens a quotation behind a prefix, as in and"David": a quote that ends
+    a quotation without a beginning shows that. Then the prefix and the quoted word become one word. An apostrophe that
+    ends a word, but no quotation, is the geresh of an abbreviation.
+    """
+    text = _with_mark(_DOUBLED.sub('"', text), _DOUBLE, _GERSHAYIM)
+    return _with_mark(text, _SINGLE, _GERESH)
+
+
+def _with_mark(text: str, quotes: re.Pattern[str], mark: str) -> str:
+    characters = list(text)
+    is_open, behind_prefix = False, None
+    for quote in quotes.finditer(text):
+        place = quote.start()
+        if quote.lastgroup == "inside":
+            characters[place] = mark
+            if not is_open and _BEHIND_PREFIX.search(text[:place]):
+                behind_prefix = place
+            continue
+        if quote.lastgroup == "closing" and not is_open:
+            # Single quotes hold a word: what ends a later one is rather an abbreviation's geresh.
+            if behind_prefix is not None and (mark == _GERSHAYIM or not re.search(r"\s", text[behind_prefix:place])):
+                characters[behind_prefix] = ""
+            elif mark == _GERESH and re.match(f"[{_HEBREW}]", text[place - 1]):
+                characters[place] = mark
+        is_open, behind_prefix = quote.lastgroup == "opening", None
+    return "".join(characters)
 
 
 def has_dotless_i(text: str) -> bool:

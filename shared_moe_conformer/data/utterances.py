@@ -1,4 +1,5 @@
-"""What is said in recordings and parts of them: ids, problems named line by line, the table of a recipe, and splits.
+"""What is said in recordings and parts of them: ids, problems named line by line, the table of a recipe, splits
+and groups.
 
 What is held out is chosen by hashes, so that everybody chooses the same; equal texts stay together.
 """
@@ -8,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
+
+from lhotse import SupervisionSegment
 
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
@@ -20,6 +24,12 @@ SPLITS = ("train", "dev", "test")
 MAX_SHOWN = 3
 PERCENT = {"test": range(10), "dev": range(10, 20)}
 """Hundredths of the texts that are held out."""
+Grouping = Literal["speaker", "gender", "age", "language", "corpus"]
+GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
+AGE_GROUPS = (0, 13, 20)
+"""Youngest age of each group."""
+_CUSTOM = ("age", "corpus")
+"""What Lhotse's supervisions have no field for, and recipes write as a custom one."""
 
 
 class Utterance(NamedTuple):
@@ -250,3 +260,22 @@ def _groups(utterances: Sequence[Utterance], by: str) -> dict[str, list[Utteranc
     for utterance in utterances:
         groups[root(f"path {utterance.path}")].append(utterance)
     return {min(getattr(utterance, by).lower() for utterance in group): group for group in groups.values()}
+
+
+def group_of(supervision: SupervisionSegment, by: Grouping, age_groups: Sequence[int] = AGE_GROUPS) -> str:
+    """The group of an utterance.
+
+    Raises:
+      ValueError: the manifest does not say it.
+    """
+    value = (supervision.custom or {}).get(by) if by in _CUSTOM else getattr(supervision, by)
+    if value is None:
+        raise ValueError(f"{supervision.id} has no {by}: the corpus does not say it")
+    return _age_group(int(value), age_groups, supervision.id) if by == "age" else str(value)
+
+
+def _age_group(age: int, age_groups: Sequence[int], name: str) -> str:
+    index = bisect_right(age_groups, age)
+    require(index > 0, f"{name}: age {age} is below the first of --age-groups")
+    youngest = age_groups[index - 1]
+    return f"{youngest} to {age_groups[index] - 1}" if index < len(age_groups) else f"{youngest} on"

@@ -9,7 +9,6 @@ import pytest
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import FeatureConfig
-from shared_moe_conformer.data import feature_files
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
 from tests.conftest import make_room
@@ -57,7 +56,7 @@ def test_on_a_full_disk_nothing_is_left_half_written(
     manifests: Path, small_disk: Path, run_local: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk of 600 KiB gets features of 2 MiB in files of two cuts, then the same as shards, and then more room."""
-    monkeypatch.setattr(feature_files, "CUTS_PER_FILE", 2)
+    monkeypatch.setattr("shared_moe_conformer.data.features.CUTS_PER_FILE", 2)
     cuts = [noise_cut(Path("audio"), f"long-{i}", "TEXT", duration=6.0) for i in range(12)]
     write_manifest(CutSet.from_cuts(cuts), cuts_path(Path("data/manifests"), "long"))
     features = ("compute_fbank", "--splits", "long", "--exact-splits", "long", "--perturbed-splits", "--output-dir")
@@ -90,7 +89,7 @@ def test_a_dask_cluster_of_two_processes_computes_the_same(
         refused = run_local("compute_fbank", "--dask", "local")
         assert refused.status == 1 and "pip install 'dask[distributed]'" in refused.err
         pytest.skip("dask.distributed is not installed: pip install 'dask[distributed]'")
-    monkeypatch.setattr(feature_files, "CUTS_PER_FILE", 2)
+    monkeypatch.setattr("shared_moe_conformer.data.features.CUTS_PER_FILE", 2)
     together = run_local("compute_fbank", "--output-dir", "together", "--dask", "local", "--num-jobs", 2)
     assert together.status == 0 and together.out == alone.out
     for split in ("train", "dev", "test"):

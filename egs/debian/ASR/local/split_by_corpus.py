@@ -14,8 +14,8 @@ from pathlib import Path
 from lhotse import CutSet
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
-from shared_moe_conformer.data.groups import group_of
 from shared_moe_conformer.data.manifests import read_cuts, write_manifest
+from shared_moe_conformer.data.utterances import group_of
 
 
 def main() -> None:
