@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer import atomic
-from shared_moe_conformer.atomic import atomic_file, atomic_folder
+from shared_moe_conformer.atomic import atomic_file, atomic_folder, atomic_path
 
 MARKER = "marker.json"
 
@@ -133,3 +133,14 @@ def test_an_error_without_a_file_names_the_folder_or_file(tmp_path: Path) -> Non
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(atomic.__file__).parent.parent)}
+
+
+def test_a_program_that_opens_its_file_itself_leaves_it_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "cuts.jsonl.gz"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent and temporary.name.endswith(".jsonl.gz")
+        temporary.write_text("first")
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [(file.name, file.read_text()) for file in path.parent.iterdir()] == [("cuts.jsonl.gz", "first")]

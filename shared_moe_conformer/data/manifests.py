@@ -25,7 +25,7 @@ from lhotse import (
 from lhotse.serialization import decode_json_line, deserialize_item, open_best
 from lhotse.utils import fastcopy
 
-from shared_moe_conformer.atomic import named, sync, write_whole
+from shared_moe_conformer.atomic import atomic_path, named, sync, write_whole
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted, words_of
 
@@ -39,15 +39,9 @@ def cuts_path(manifest_dir: Path, split: str) -> Path:
 
 def write_manifest(manifest: Any, path: Path) -> None:
     """Write a Lhotse manifest so that a killed program or a full disk leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with named(path):
-            manifest.to_file(temporary)
-            sync(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary:
+        manifest.to_file(temporary)
+        sync(temporary)
 
 
 def write_split(recordings: RecordingSet, supervisions: SupervisionSet, split: str, directory: Path) -> CutSet:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import math
-import os
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from shared_moe_conformer.atomic import named
+from shared_moe_conformer.atomic import atomic_path
 from shared_moe_conformer.config import require
 from shared_moe_conformer.speech.containers import ERRORS, UNKNOWN_LENGTH, AudioFile, open_audio
 
@@ -183,25 +182,15 @@ def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int) 
     Raises:
       OSError: the disk is full or fails.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        with named(path):
-            _write_flac(temporary, blocks, sampling_rate)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_flac(path: Path, blocks: Iterable[np.ndarray], sampling_rate: int) -> None:
-    try:
-        with soundfile.SoundFile(path, "w", sampling_rate, 1, "PCM_16", format="FLAC") as file:
-            for block in blocks:
-                file.write(block)
-    except soundfile.LibsndfileError:  # "System error", whatever the system said; it says it again
-        with path.open("ab", buffering=0) as file:
-            file.write(bytes(PIECE))
-        raise
+    with atomic_path(path) as temporary:
+        try:
+            with soundfile.SoundFile(temporary, "w", sampling_rate, 1, "PCM_16", format="FLAC") as file:
+                for block in blocks:
+                    file.write(block)
+        except soundfile.LibsndfileError:  # "System error", whatever the system said; it says it again
+            with temporary.open("ab", buffering=0) as file:
+                file.write(bytes(PIECE))
+            raise
 
 
 def _open(path: Path, *, max_seconds: float | None = None) -> AudioFile:
