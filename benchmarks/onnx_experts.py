@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import Timing, take_turns
 from shared_moe_conformer.config import EncoderConfig, ModelConfig
-from shared_moe_conformer.forms.onnx_graphs import EncoderGraph, ExportableMoe, write_graph
+from shared_moe_conformer.forms.onnx_graphs import ExportableMoe, UtteranceGraph, write_graph
 from shared_moe_conformer.forms.runtimes import load_graph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.frames import Frames
@@ -89,7 +89,9 @@ def encoders(size: Size) -> dict[str, Callable[[], object]]:
     x = torch.randn(1, 4 * size.num_frames + 3, 80)
     inputs = {"x": x, "x_lens": torch.tensor([x.size(1)])}
     models = {DENSE: _model(size, None)} | {f"{n} experts": _model(size, n) for n in size.num_experts}
-    return {name: exported(EncoderGraph(model), inputs) for name, model in models.items()}
+    return {
+        name: exported(UtteranceGraph(model, model.joiner.encoder_projection), inputs) for name, model in models.items()
+    }
 
 
 def exported(module: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], object]:

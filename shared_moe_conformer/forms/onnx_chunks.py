@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import FRAME_SHIFT, MIN_NUM_FRAMES, SUBSAMPLING_FACTOR, Chunking, EncoderConfig
-from shared_moe_conformer.forms.onnx_graphs import exportable_encoder, write_graph
+from shared_moe_conformer.forms.onnx_graphs import exportable_encoder, heads_of, write_graph
 from shared_moe_conformer.forms.runtimes import CTC, ENCODER, Graph
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
@@ -126,11 +126,7 @@ def write_chunk_graphs(model: AsrModel, chunking: Chunking, folder: Path) -> Non
     x = torch.zeros(2, num_features(chunking), NUM_MEL_BINS)
     axes = {name: {0 if name.startswith(STREAM_FIRST) else 1: "N"} for name in states}
     next_axes = {f"new_{name}": axis for name, axis in axes.items()}
-    heads = {
-        ENCODER: ("encoder_out", model.joiner.encoder_projection),
-        CTC: ("log_probs", nn.Sequential(model.ctc_head, nn.LogSoftmax(dim=-1))),
-    }
-    for file, (name, head) in heads.items():
+    for file, (name, head) in zip((ENCODER, CTC), heads_of(model).items()):
         graph = ChunkGraph(model, head)
         write_graph(graph, {"x": x, **states}, {name: {0: "N"}, **next_axes}, {"x": {0: "N"}, **axes}, folder / file)
 

@@ -22,10 +22,10 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
 from shared_moe_conformer.forms.onnx_graphs import (
-    CtcGraph,
     DecoderGraph,
-    EncoderGraph,
+    UtteranceGraph,
     describe,
+    heads_of,
     write_graph,
     write_language_models,
 )
@@ -91,9 +91,9 @@ def write_graphs(bundle: Bundle, folder: Path) -> None:
     batch, frames = {0: "N"}, {0: "N", 1: "T"}
     features = {"x": torch.zeros(2, 100, num_mel_bins), "x_lens": torch.tensor([100, 60])}
     axes = {"x": frames, "x_lens": batch}
-    encoder = EncoderGraph(model)
-    write_graph(encoder, features, {"encoder_out": frames, "encoder_out_lens": batch}, axes, folder / ENCODER)
-    write_graph(CtcGraph(model), features, {"log_probs": frames, "log_probs_lens": batch}, axes, folder / CTC)
+    for file, (output, head) in zip((ENCODER, CTC), heads_of(model).items()):
+        outputs = {output: frames, f"{output}_lens": batch}
+        write_graph(UtteranceGraph(model, head), features, outputs, axes, folder / file)
     write_decoder_and_joiner(bundle, folder)
     describe(folder / ENCODER, bundle, {"model_type": "conformer"})
     vocab_size = bundle.config.model.vocab_size

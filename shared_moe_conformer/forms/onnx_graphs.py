@@ -34,32 +34,24 @@ OPSET = 17
 """Version of ONNX's operators."""
 
 
-class EncoderGraph(nn.Module):
-    """Features to encoder frames, already projected to the joiner's size."""
+class UtteranceGraph(nn.Module):
+    """Features of whole utterances to the output of a head, one of `heads_of`."""
 
-    def __init__(self, model: AsrModel) -> None:
+    def __init__(self, model: AsrModel, head: nn.Module) -> None:
         super().__init__()
         self.encoder = exportable_encoder(model.encoder)
-        self.projection = model.joiner.encoder_projection
+        self.head = head
 
     def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, T', J) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
+        """Return (N, T', J or V) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
         encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), long_enough(x_lens))
-        return self.projection(encoder_out), lens
+        return self.head(encoder_out), lens
 
 
-class CtcGraph(nn.Module):
-    """Features to log-probabilities of the CTC head."""
-
-    def __init__(self, model: AsrModel) -> None:
-        super().__init__()
-        self.encoder = exportable_encoder(model.encoder)
-        self.head = model.ctc_head
-
-    def forward(self, x: Tensor, x_lens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, T', V) and the valid frames of each utterance (N,), for features (N, T, F) and their (N,)."""
-        encoder_out, lens, _ = self.encoder(as_long_as_a_frame(x), long_enough(x_lens))
-        return F.log_softmax(self.head(encoder_out), dim=-1), lens
+def heads_of(model: AsrModel) -> dict[str, nn.Module]:
+    """What follows the encoder, by the name of its output: the joiner's projection, and log-probabilities of CTC."""
+    log_probs = nn.Sequential(model.ctc_head, nn.LogSoftmax(dim=-1))
+    return {"encoder_out": model.joiner.encoder_projection, "log_probs": log_probs}
 
 
 class DecoderGraph(nn.Module):

@@ -36,7 +36,7 @@ from shared_moe_conformer.config import (
 )
 from shared_moe_conformer.data.features import filter_banks, resample
 from shared_moe_conformer.forms.onnx_chunks import num_features
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph, EncoderGraph, exportable_encoder
+from shared_moe_conformer.forms.onnx_graphs import DecoderGraph, UtteranceGraph, exportable_encoder, heads_of
 from shared_moe_conformer.forms.runtimes import (
     MAX_DIFFERENCE,
     checked_differences,
@@ -183,9 +183,10 @@ def _graphs(model: AsrModel, *, num_mel_bins: int) -> dict[str, tuple[nn.Module,
     example = torch.zeros(2, 100, num_mel_bins), torch.tensor([100, 60])
     frames = torch.zeros(2, model.config.joiner_dim)
     context = torch.tensor([model.decoder.start_context] * 2)
+    encoder, ctc = (UtteranceGraph(model, head) for head in heads_of(model).values())
     return {
-        "encoder.pt": (EncoderGraph(model), example),
-        "ctc.pt": (CtcGraph(model), example),
+        "encoder.pt": (encoder, example),
+        "ctc.pt": (ctc, example),
         "decoder.pt": (DecoderGraph(model.decoder, model.joiner), (context,)),
         "joiner.pt": (model.joiner, (frames, frames)),
     }

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.forms.onnx_graphs import (
-    CtcGraph,
     DecoderGraph,
-    EncoderGraph,
     ExportableMoe,
+    UtteranceGraph,
     exportable_encoder,
+    heads_of,
     long_enough,
     write_graph,
 )
@@ -132,7 +132,7 @@ def write(module: nn.Module, inputs: tuple[Tensor, ...], outputs: int, path: Pat
 def test_onnxruntime_agrees_with_torch_at_every_size(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = make_model(**options)
-    graphs: dict[str, nn.Module] = {"encoder": EncoderGraph(model), "ctc": CtcGraph(model)}
+    graphs = {name: UtteranceGraph(model, head) for name, head in zip(("encoder", "ctc"), heads_of(model).values())}
     for name, graph in graphs.items():
         write(graph, make_batch([100, 60]), 2, tmp_path / name)
     for lens in BATCHES:
@@ -155,7 +155,7 @@ def test_the_scale_of_features_is_the_models_to_the_last_bit(tmp_path: Path) -> 
     onnx = pytest.importorskip("onnx")
     model = make_model()
     model.encoder.feature_norm.variance.uniform_(5, 50)
-    write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
+    write(UtteranceGraph(model, model.joiner.encoder_projection), make_batch([100, 60]), 2, tmp_path / "encoder")
     stored = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "encoder").graph.initializer]
     assert any(np.array_equal(tensor, model.encoder.feature_norm.scale().numpy()) for tensor in stored)
 
@@ -182,7 +182,7 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
             individual_routers=False,
             conv_norm="layer_norm",
         )
-        write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
+        write(UtteranceGraph(model, model.joiner.encoder_projection), make_batch([100, 60]), 2, tmp_path / "encoder")
         graph = onnx.load(tmp_path / "encoder").graph
         sizes[depth] = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer if len(tensor.dims) > 1)
     assert sizes[1] == sizes[4]
@@ -194,7 +194,7 @@ def test_merged_sets_are_stored_once_and_the_runtime_folds_them(tmp_path: Path) 
     products, stored = [], []
     for merged_sets in (1, 3):
         model = make_model(group_sizes=(4,), experts_in="none", merged_sets=merged_sets)
-        write(EncoderGraph(model), make_batch([100, 60]), 2, tmp_path / "encoder")
+        write(UtteranceGraph(model, model.joiner.encoder_projection), make_batch([100, 60]), 2, tmp_path / "encoder")
         initializers = onnx.load(tmp_path / "encoder").graph.initializer
         stored.append(sum(int(np.prod(tensor.dims)) for tensor in initializers))
         options = onnxruntime.SessionOptions()

@@ -15,7 +15,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Chunking, replace_fields
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.forms import torchscript
-from shared_moe_conformer.forms.onnx_graphs import CtcGraph, DecoderGraph
+from shared_moe_conformer.forms.onnx_graphs import DecoderGraph, UtteranceGraph, heads_of
 from shared_moe_conformer.forms.torchscript import write_torchscript
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import ExampleRecording
@@ -77,7 +77,9 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
 def test_experts_with_every_option_are_traced_for_batches_of_any_size() -> None:
     torch.manual_seed(0)
     model = AsrModel(replace_fields(TINY.model, {"experts_in": "both", **WITH_ALL})).eval().requires_grad_(False)
-    traced = torchscript._traced(CtcGraph(model), (torch.randn(2, 60, 80), torch.tensor([60, 31])))
+    traced = torchscript._traced(
+        UtteranceGraph(model, heads_of(model)["log_probs"]), (torch.randn(2, 60, 80), torch.tensor([60, 31]))
+    )
     for lens in ([40], [90, 12, 33]):
         x, x_lens = torch.randn(len(lens), max(lens), 80), torch.tensor(lens)
         encoder_out, out_lens, _ = model.encode(x, x_lens)
