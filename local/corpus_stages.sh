@@ -19,6 +19,7 @@
 #:   --perturb-speed false    train on the recordings alone; true: on copies at 0.9 and 1.1 times their speed, too (true)
 #:   --exact-evaluation true|false   store features of the splits that are not trained on to 1e-5, so that decode.py says
 #:                      what the released model says; otherwise to 1/64, as training's, in 0.4 of the space (true)
+#:   --sampling-rate R  of the features, in Hz; ./train.py needs the same, where it is not the recipe's (@sampling_rate)
 #:   --musan DIR|download     prepare MUSAN's noises, too, for ./train.py --noise-manifest (none)
 #:   --ngram-order N    words of the language model's longest n-grams (@ngram_order)
 #:   --ctc-topology standard|modified|auto   of the decoding graph; auto: modified, which is smaller, from 500 units
@@ -42,6 +43,7 @@ download_dir=download
 mirror=http://www.openslr.org/resources
 perturb_speed=true
 exact_evaluation=true
+sampling_rate="${sampling_rate:-16000}"
 musan=
 ngram_order="${ngram_order:-3}"
 ctc_topology="${ctc_topology:-auto}"
@@ -60,13 +62,15 @@ COMMON_HELP="$LOCAL/corpus_stages.sh"
 corpus_dir="$(from_start "$corpus_dir")"
 [ "$download_dir" = download ] || download_dir="$(from_start "$download_dir")"
 [ "$musan" = download ] || musan="$(from_start "$musan")"
+[[ "$sampling_rate" =~ ^[1-9][0-9]{3,5}$ && "$sampling_rate" -ge 8000 ]] ||
+  fail "--sampling-rate is '$sampling_rate': give 8000 Hz or more"
 
 # What a recipe may set otherwise before it calls prepare_corpus.
 data=data                  # folder of all that is made
 splits=(train dev test)    # the first one is trained on
 unit=bpe                   # or char
-sampling_rate=16000        # of the features; the config's data must say the same
 allowed=()                 # options of validate_cuts.py
+audio_options=()           # names of options that the audio of the manifests depends on
 
 run_local() {
   local program="$1"
@@ -175,9 +179,9 @@ prepare_corpus() {
     exit 0
   fi
   stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
-  stage 1 "Manifests and splits" make_manifests corpus_dir musan $(cuts_in manifests)
+  stage 1 "Manifests and splits" make_manifests corpus_dir musan "${audio_options[@]}" $(cuts_in manifests)
   stage 2 "Check the recordings" check_recordings
-  stage 3 "Features" features feature_extractor perturb_speed exact_evaluation $(cuts_in fbank)
+  stage 3 "Features" features feature_extractor perturb_speed exact_evaluation sampling_rate $(cuts_in fbank)
   stage 4 "Tokenizer" tokenizer vocab_size "$lang_dir"/{bpe.model,tokens.txt}
   stage 5 "Check the cuts" check_cuts
   stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words,lexicon}.txt

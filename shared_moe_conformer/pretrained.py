@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import Config, TrainingConfig, load_config, require
+from shared_moe_conformer.config import Config, FeatureConfig, TrainingConfig, load_config, require
 from shared_moe_conformer.data.tokenizer import Tokenizer, saved_units
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.release.manifest import MANIFEST_FILE
+from shared_moe_conformer.release.manifest import CONFIG_FILE, MANIFEST_FILE, Manifest, read_manifest
 from shared_moe_conformer.release.weights import copy_weights
+from shared_moe_conformer.sizes import BEGINNING, FEW_HOURS
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.initialise import initialise
 
@@ -117,3 +118,49 @@ def common_units(pieces: list[str], its_pieces: list[str]) -> list[tuple[int, in
     """(unit, the other tokenizer's unit) of each piece that both have."""
     numbers = {piece: number for number, piece in enumerate(its_pieces)}
     return [(number, numbers[piece]) for number, piece in enumerate(pieces) if piece in numbers]
+
+
+class Beginning(NamedTuple):
+    """A released model with whose weights the `base` of a new recipe begins."""
+
+    manifest: Manifest
+    config: Config
+
+
+def choose_beginning(
+    asked: str, *, hours: float, features: FeatureConfig, zoo_dir: Path
+) -> tuple[Beginning | None, str]:
+    """The model of a zoo that a new recipe begins with; if there is none, the reason.
+
+    Args:
+      asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`.
+      hours: speech of the corpus.
+      features: those of the corpus.
+
+    Raises:
+      ValueError: the zoo has no model of the name that was asked for, or it does not fit.
+    """
+    if asked == "none":
+        return None, "--begin-with none was given"
+    if not asked and hours >= FEW_HOURS:
+        return None, f"the corpus has {FEW_HOURS:g} hours or more"
+    name, names = asked or BEGINNING, sorted(path.parent.name for path in zoo_dir.glob(f"*/{MANIFEST_FILE}"))
+    if name in names:
+        found = Beginning(read_manifest(zoo_dir / name), load_config(zoo_dir / name / CONFIG_FILE))
+        problem = _misfit(found.config, features)
+    else:
+        found, problem = None, f"{zoo_dir} has no model {name}, only {', '.join(names) or 'none'}"
+    require(not (asked and problem), f"--begin-with {asked}: {problem}; give another model of the zoo, or none")
+    return (None, problem) if problem else (found, "")
+
+
+def _misfit(trained: Config, features: FeatureConfig) -> str:
+    """The reason why the `base` of a recipe with these features cannot begin with all weights of a trained model."""
+    encoder, (its, ours) = trained.model.encoder, (trained.features, features)
+    if its.sampling_rate != ours.sampling_rate:
+        return f"its features are those of {its.sampling_rate} Hz, the corpus's of {ours.sampling_rate} Hz"
+    if its != ours:
+        return "it has other features than the corpus"
+    if encoder.experts_in == "none" or encoder.merged_sets > 1:
+        return "its layers have no experts, those of base have"
+    return ""

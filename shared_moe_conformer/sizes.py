@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any, NamedTuple
 
-from shared_moe_conformer.config import Config, replace_fields, require
+from shared_moe_conformer.config import Config, options_by_name, replace_fields, require, to_dict
 
 CHUNK_SIZES = (0, 0, 4, 8, 16, 32)
 """Chunks of streaming models, in encoder frames of 40 ms; every third batch is of whole utterances."""
@@ -143,6 +143,12 @@ Noise begins late: a small model that begins with it learns later, and worse (eg
 FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}
 """A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""
+BEGINNING = "an4-robust"
+"""The zoo's model that `base` of such a corpus begins with: it knows one loudness and noises, as `CONDITIONS` do."""
+BEGUN = {"warmup_steps": 200, "loss_warmup_steps": 200}
+"""Options of a config that begins with trained weights, which soon align (egs/speechocean762/ASR/README.md)."""
+OWN_OPTIONS = ("chunk_sizes", "left_contexts", "depths", "dropout")
+"""Options of the encoder that a config keeps when it begins with a trained model; they are about training alone."""
 
 
 def corpus_size(hours: float) -> CorpusSize:
@@ -164,6 +170,7 @@ def recipe_configs(
     vocab_size: int,
     lang_dir: str = "",
     changes: dict[str, Any] | None = None,
+    base: dict[str, Any] | None = None,
     small: dict[str, Any] | None = None,
 ) -> dict[str, Config]:
     """The named configs of a recipe, whose `base` has shared blocks with experts in their second feed-forward.
@@ -173,6 +180,7 @@ def recipe_configs(
       corpus, language, licence, vocab_size: options of all configs.
       lang_dir: the units' folder; empty: that of SentencePiece units, data/lang_bpe_<vocab_size>.
       changes: the recipe's other options of all configs, by name.
+      base: options of `base` alone, which the other configs do not have, such as the weights to begin with.
       small: the recipe's own options of `small`.
 
     Raises:
@@ -182,8 +190,22 @@ def recipe_configs(
     usual = {"num_attention_heads": 4, "conv_kernel_size": 15, "experts_in": "second", "num_experts": 3, "top_k": 1}
     own = {"corpus": corpus, "language": language, "licence": licence, "vocab_size": vocab_size}
     own["lang_dir"] = lang_dir or f"data/lang_bpe_{vocab_size}"
-    base = replace_fields(Config(), {**usual, **size.options, **own, **(changes or {})})
-    return named_sizes(base, small={**size.small, **(small or {})})
+    common = replace_fields(Config(), {**usual, **size.options, **own, **(changes or {})})
+    configs = named_sizes(common, small={**size.small, **(small or {})})
+    return {**configs, "base": replace_fields(common, base or {})}
+
+
+def sizes_of(trained: Config, usual: Config) -> dict[str, Any]:
+    """The options that give `base` the tensors of a trained model, so that it can begin with all of its weights.
+
+    Args:
+      trained: of the same kind as `base`, with experts.
+      usual: the recipe's `base` otherwise; options that are the same there are left out.
+    """
+    theirs, ours = (options_by_name(to_dict(config.model)) for config in (trained, usual))
+    kept = (*OWN_OPTIONS, "vocab_size", "transducer_backend")
+    changed = {name: value for name, value in theirs.items() if name not in kept and value != ours[name]}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()}
 
 
 def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:

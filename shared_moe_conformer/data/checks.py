@@ -134,7 +134,10 @@ def unfit(cut: Cut, config: FeatureConfig) -> str:
     parts = [track.cut for track in cut.tracks] if isinstance(cut, MixedCut) else [cut]
     rates = {part.features.sampling_rate for part in parts if isinstance(part, MonoCut)} - {config.sampling_rate}
     if rates:
-        return f"computed at {min(rates)} Hz, the config says {config.sampling_rate}: prepare them again"
+        return (
+            f"computed at {min(rates)} Hz, the config says {config.sampling_rate}: prepare them again with "
+            f"--sampling-rate {config.sampling_rate}, or train with --sampling-rate {min(rates)}"
+        )
     return ""
 
 

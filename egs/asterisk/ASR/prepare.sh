@@ -9,9 +9,8 @@
 
 vocab_size=64
 ctc_topology=standard
-. "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
-
 sampling_rate=8000
+. "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
 
 download() {
   ../../../local/download_debian.sh "$download_dir" asterisk-core-sounds-en-wav asterisk-core-sounds-en

@@ -12,12 +12,13 @@
 vocab_size=256
 nonfree=true
 ctc_topology=standard
+sampling_rate=8000
 . "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
 [[ "$nonfree" =~ ^(true|false)$ ]] || fail "--nonfree is '$nonfree': give true or false"
 
 data=data/free
 if [ "$nonfree" = true ]; then data=data/all; fi
-sampling_rate=8000
+audio_options=(sampling_rate)
 
 asterisk=(en es fr it ru)
 fillets=(cs nl)

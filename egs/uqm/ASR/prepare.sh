@@ -9,11 +9,12 @@
 # that holds the unpacked packages' usr/.
 
 vocab_size=256
+sampling_rate=11000
 . "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
 
 splits=(train dev dev-new-voices test test-new-voices test-dialogues)
 allowed=(--whole-splits test-dialogues)
-sampling_rate=11000
+audio_options=(sampling_rate)
 
 download() {
   "$LOCAL/download_debian.sh" "$download_dir" --components "contrib non-free" uqm-voice uqm-content
