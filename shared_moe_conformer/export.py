@@ -25,7 +25,7 @@ from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unuse
 from shared_moe_conformer.forms.sherpa_folder import StreamingForm
 from shared_moe_conformer.lattice.decoding_graph import chosen_topology, graph_path, load_word_graph
 from shared_moe_conformer.params import count_parameters
-from shared_moe_conformer.pretrained import load_experiment
+from shared_moe_conformer.pretrained import load_experiment, origins
 from shared_moe_conformer.release.manifest import (
     DEFAULT_SEARCH,
     GRAPH_FILES,
@@ -96,6 +96,7 @@ def export(
         decoding_options=tuned,
         error_rates=error_rates,
         segment_seconds=segment_seconds,
+        begun_with=origins(config, recipe_dir),
     )
     bundle = Bundle(manifest, without_local_paths(config), model, tokenizer)
     example = choose_example(config, recipe_dir=recipe_dir)

@@ -60,7 +60,7 @@ def load_pretrained(folder: Path, *, recipe_dir: Path, selection: Selection = NE
         )
         bundle = Bundle.load(folder)
         return Pretrained(bundle.config, bundle.model, bundle.tokenizer.pieces)
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG_FILE).is_file():
         raise FileNotFoundError(f"no experiment and no released model in {folder}: train first, or name another folder")
     config, model = load_experiment(folder, selection)
     return Pretrained(config, model, saved_units(folder) or Tokenizer.load(recipe_dir / config.data.lang_dir).pieces)
@@ -120,6 +120,24 @@ def common_units(pieces: list[str], its_pieces: list[str]) -> list[tuple[int, in
     return [(number, numbers[piece]) for number, piece in enumerate(pieces) if piece in numbers]
 
 
+def origins(config: Config, recipe_dir: Path) -> dict[str, dict[str, str]]:
+    """The trained models that a config's first weights come from, nearest first, each with its corpus and licence.
+
+    One that is no longer there has neither.
+    """
+    found: dict[str, dict[str, str]] = {}
+    while (name := Path(config.training.init_from).name) and name not in found:
+        folder = recipe_dir / config.training.init_from
+        found[name] = {}
+        if not (folder / CONFIG_FILE).is_file():
+            break
+        config = load_config(folder / CONFIG_FILE)
+        found[name] = {"corpus": config.data.corpus, "licence": config.data.licence}
+        if (folder / MANIFEST_FILE).is_file() and (earlier := read_manifest(folder).begun_with):
+            return found | earlier
+    return found
+
+
 class Beginning(NamedTuple):
     """A released model with whose weights the `base` of a new recipe begins."""
 
@@ -149,18 +167,18 @@ def choose_beginning(
         found = Beginning(read_manifest(zoo_dir / name), load_config(zoo_dir / name / CONFIG_FILE))
         problem = _misfit(found.config, features)
     else:
-        found, problem = None, f"{zoo_dir} has no model {name}, only {', '.join(names) or 'none'}"
-    require(not (asked and problem), f"--begin-with {asked}: {problem}; give another model of the zoo, or none")
-    return (None, problem) if problem else (found, "")
+        found, problem = None, f"is not in the zoo, which has {', '.join(names) or 'no model'}"
+    require(not (asked and problem), f"--begin-with {name}: it {problem}; give another model, or none")
+    return (None, f"the model {name} {problem}") if problem else (found, "")
 
 
 def _misfit(trained: Config, features: FeatureConfig) -> str:
-    """The reason why the `base` of a recipe with these features cannot begin with all weights of a trained model."""
+    """What keeps a recipe's `base` from beginning with all weights of a trained model; empty: nothing."""
     encoder, (its, ours) = trained.model.encoder, (trained.features, features)
     if its.sampling_rate != ours.sampling_rate:
-        return f"its features are those of {its.sampling_rate} Hz, the corpus's of {ours.sampling_rate} Hz"
+        return f"has features at {its.sampling_rate} Hz, the corpus has them at {ours.sampling_rate} Hz"
     if its != ours:
-        return "it has other features than the corpus"
+        return "has other features than the corpus"
     if encoder.experts_in == "none" or encoder.merged_sets > 1:
-        return "its layers have no experts, those of base have"
+        return "has no experts in its layers, and base has"
     return ""

@@ -108,6 +108,8 @@ def train(
                 _note_cuts(exp_dir, cuts, origin)
             for problem in data.left_out:
                 logger.warning("left out of the training: %s", problem)
+            if train_loader.dataset.conditions is not None:
+                _note_unheard_conditions(config)
             if told:
                 logger.info("%s", told)
             if options.prescan:
@@ -248,6 +250,18 @@ def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
     if origin.path and (change := change_of_cuts(origin.path.parent, len(cuts), cuts.content_digest)):
         logger.warning("%s", change)
     record_cuts(exp_dir, len(cuts), cuts.content_digest)
+
+
+def _note_unheard_conditions(config: Config) -> None:
+    """Warn if a training ends before the gains, made noises, rooms and band limits that it asks for begin."""
+    after = config.data.conditions_after
+    if config.training.length <= after:
+        logger.warning(
+            "this training of %s never hears gains, made noises, rooms or band limits, since conditions_after is %d: "
+            "give a smaller --conditions-after, or train longer",
+            _amount(config.training),
+            after,
+        )
 
 
 def _amount(training: TrainingConfig) -> str:

@@ -153,7 +153,12 @@ def test_a_release_does_not_tell_where_folders_were(recipe: Path, tiny_bundle: B
     path = recipe / "exp" / "base" / "config.json"
     save_config(replace_fields(load_config(path), options), path)
     run(recipe, tiny_bundle.config)
-    config = Bundle.load(recipe / "zoo" / "tiny").config
+    bundle = Bundle.load(recipe / "zoo" / "tiny")
+    config = bundle.config
+    assert (
+        bundle.manifest.begun_with == {"old": {}}
+        and "the weights of *old*" in (recipe / "zoo/tiny/README.md").read_text()
+    )
     assert (config.training.teacher, config.training.init_from) == ("full", "exp/old")
     assert config.data.noise_manifest == "musan.jsonl.gz"
 

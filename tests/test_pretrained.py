@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from shared_moe_conformer.config import replace_fields, save_config
+from shared_moe_conformer.config import Config, replace_fields, save_config
 from shared_moe_conformer.data.tokenizer import save_units
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.pretrained import common_units, load_pretrained
+from shared_moe_conformer.pretrained import common_units, load_pretrained, origins
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.folder import save_checkpoint
 from tests.conftest import TINY
@@ -60,6 +60,24 @@ def test_what_is_not_there_is_named(recipe_dir: Path) -> None:
         path.unlink()
     with pytest.raises(FileNotFoundError, match="no epoch-<N>.pt in .*full: train first"):
         load_pretrained(Path("exp/full"), recipe_dir=recipe_dir)
+
+
+def test_the_models_that_weights_come_from_are_named_with_their_licences(
+    recipe_dir: Path, saved: Callable[..., Path]
+) -> None:
+    def begins(folder: str) -> Config:
+        return replace_fields(TINY, {"init_from": folder, "corpus": "numbers", "licence": "MIT"})
+
+    assert origins(TINY, recipe_dir) == {}
+    saved("tiny", begun_with={"older": {"corpus": "calls", "licence": "GPL-3.0-only"}})
+    older = {"corpus": TINY.data.corpus, "licence": TINY.data.licence}
+    first = {"tiny": older, "older": {"corpus": "calls", "licence": "GPL-3.0-only"}}
+    assert origins(begins("zoo/tiny"), recipe_dir) == first
+    save_config(begins("zoo/tiny"), recipe_dir / "exp/full/config.json")
+    assert origins(begins("exp/full"), recipe_dir) == {"full": {"corpus": "numbers", "licence": "MIT"}, **first}
+    save_config(begins("exp/full"), recipe_dir / "exp/full/config.json")  # trained again, with its own pupil
+    assert list(origins(begins("exp/full"), recipe_dir)) == ["full"]
+    assert origins(begins("exp/gone"), recipe_dir) == {"gone": {}}
 
 
 def test_units_are_matched_by_their_pieces() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.sizes import CORPUS_SIZES, corpus_size, named_sizes, recipe_configs
+from shared_moe_conformer.sizes import BEGUN, CORPUS_SIZES, corpus_size, named_sizes, recipe_configs, sizes_of
 
 CALLS: dict[str, Any] = {"corpus": "calls", "language": "en", "licence": "CC0-1.0", "vocab_size": 50}
 BASE = replace_fields(Config(), {"group_sizes": (3, 2), "experts_in": "both", "num_experts": 4})
@@ -46,3 +46,16 @@ def test_options_of_a_recipe_win_over_those_of_its_size() -> None:
         recipe_configs(1.0, **CALLS, changes={"encoder_dims": 3})
     with pytest.raises(ValueError, match="a corpus of 0 hours"):
         recipe_configs(0, **CALLS)
+
+
+def test_options_of_base_alone_are_in_no_other_config() -> None:
+    plain, begun = recipe_configs(1.0, **CALLS), recipe_configs(1.0, **CALLS, base={"init_from": "zoo/a", **BEGUN})
+    assert begun.pop("base") == replace_fields(plain.pop("base"), {"init_from": "zoo/a", **BEGUN})
+    assert list(begun.items()) == list(plain.items())
+
+
+def test_base_takes_the_sizes_of_the_model_that_it_begins_with() -> None:
+    usual = recipe_configs(3.0, **CALLS)["base"]
+    own = {"chunk_sizes": (0, 8), "vocab_size": 9, "dropout": 0.3}
+    trained = replace_fields(usual, {"expert_dim": 64, "group_sizes": (3, 3), "joiner_dim": 96, **own})
+    assert sizes_of(trained, usual) == {"expert_dim": 64, "group_sizes": (3, 3), "joiner_dim": 96}

@@ -117,14 +117,22 @@ def whole(whole_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2")
+    late = ("--conditions-after", "1")  # without conditions, which goes without saying
+    run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2", *late)
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
     written = {"config.json", "tokens.txt", "training-cuts.json", "epoch-1.pt", "tensorboard", "log"}
     assert names == {*written, "best-valid-wer.pt"}
     config = load_config(tmp_path / "a" / "b" / "config.json")
-    assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2})
+    assert config == replace_fields(TINY, {"num_epochs": 1, "num_experts": 2, "conditions_after": 1})
     shown = capsys.readouterr().err
     assert "epoch 1/1" in shown and "dev loss" in shown and "WER" in shown and "done: 1 epoch in" in shown
+    assert "never hears" not in shown
+
+
+def test_conditions_that_never_begin_are_named(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(recipe, tmp_path, "--num-epochs", "1", "--conditions-after", "1", "--gain-probability", "0.5")
+    (shown,) = (line for line in capsys.readouterr().err.splitlines() if "never hears" in line)
+    assert "this training of 1 epoch never hears gains, made noises, rooms or band limits, since cond" in shown
 
 
 def test_a_ctc_head_that_is_not_trained_chooses_no_best_epoch(

@@ -5,7 +5,7 @@ Also the names of the classes that transformers looks for in a model's folder; t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -31,7 +31,7 @@ BODY = """
 # {name}
 
 A speech recogniser (language: {language}) trained on *{corpus}*: {encoder},
-with a stateless transducer decoder and a CTC head. It needs no language model.
+with a stateless transducer decoder and a CTC head. It needs no language model.{begun_with}
 Source of the encoder: Bai et al. 2022, *Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts for
 End-to-End Speech Recognition* ([arXiv 2209.08326](https://arxiv.org/abs/2209.08326)).
 
@@ -67,7 +67,7 @@ averaged.
 `test.txt`, its text as this model transcribes it and its reference; {graph}`SHA256SUMS` for
 `sha256sum -c SHA256SUMS`. No file is a pickle.
 
-Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.
+Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.{licences}
 """
 MARK = "<!-- written by shared_moe_conformer.zoo; without this line it is left as it is -->"
 ZOO_BODY = """{mark}
@@ -117,6 +117,7 @@ def model_card(
         commit=f" (commit {manifest.commit})" if manifest.commit else "",
         licence=manifest.licence,
         graph=graph,
+        **_told_origins(manifest.begun_with),
     )
     return with_header(card_header(manifest, config), body)
 
@@ -198,6 +199,18 @@ def _described(encoder: EncoderConfig) -> str:
     if encoder.experts_in != "none":
         text += f" and have {encoder.num_experts} experts each, {encoder.top_k} for each frame"
     return text
+
+
+def _told_origins(begun_with: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Sentences about the models that the first weights come from, and about their licences."""
+    if not begun_with:
+        return {"begun_with": "", "licences": ""}
+    models = [f"*{name}* ({model.get('corpus', 'corpus unknown')})" for name, model in begun_with.items()]
+    licences = [f"{model.get('licence', 'unknown')} ({name})" for name, model in begun_with.items()]
+    return {
+        "begun_with": f"\nIts training began with the weights of {', which began with '.join(models)}.",
+        "licences": f" Those of the models that it began with: {', '.join(licences)}.",
+    }
 
 
 def _error_rate_table(manifest: Manifest) -> str:

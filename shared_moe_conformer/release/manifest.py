@@ -84,6 +84,8 @@ class Manifest(ModelFacts):
     known."""
     decoding_options: dict[str, dict[str, float]] = field(default_factory=dict, metadata=ADDED_LATER)
     """Tuned values of each decoding method, by option; empty: defaults. `lm_scales` is a single scale here."""
+    begun_with: dict[str, dict[str, str]] = field(default_factory=dict, metadata=ADDED_LATER)
+    """Trained models that its first weights come from, nearest first: `corpus` and `licence` by name, where known."""
     format_version: int = FORMAT_VERSION
     """Layout of the bundle."""
     package_version: str = __version__
@@ -131,10 +133,11 @@ def _parse_manifest(values: Any) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write bundle.json; without tuned values, earlier versions can read it as well."""
+    """Write bundle.json; without tuned values and trained models to begin with, earlier versions can read it too."""
     values = to_dict(manifest)
-    if not manifest.decoding_options:
-        del values["decoding_options"]
+    for name in ("decoding_options", "begun_with"):
+        if not values[name]:
+            del values[name]
     text = json.dumps(values, indent=2, ensure_ascii=False)
     (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
 

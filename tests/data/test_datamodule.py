@@ -80,7 +80,10 @@ def test_many_problems_make_a_short_message(faulty: Callable[..., AsrDataModule]
     ("option", "message"),
     [
         ({"num_mel_bins": 40}, "80 mel bins, the config says 40"),
-        ({"sampling_rate": 8000}, "computed at 16000 Hz, the config says 8000: prepare them again"),
+        (
+            {"sampling_rate": 8000},
+            "computed at 16000 Hz, the config says 8000: prepare them again with --sampling-rate 8000, or train",
+        ),
     ],
 )
 def test_features_of_another_config_are_refused(corpus: Corpus, option: dict[str, int], message: str) -> None:

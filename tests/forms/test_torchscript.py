@@ -13,6 +13,7 @@ import torch
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import Chunking, replace_fields
+from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.forms import torchscript
 from shared_moe_conformer.forms.onnx_graphs import DecoderGraph, UtteranceGraph, heads_of
@@ -86,6 +87,19 @@ def test_experts_with_every_option_are_traced_for_batches_of_any_size() -> None:
         found, _ = traced(x, x_lens)
         for row, expected, length in zip(found, model.ctc_log_probs(encoder_out), out_lens.tolist()):
             torch.testing.assert_close(row[:length], expected[:length], atol=1e-4, rtol=1e-4)
+
+
+def test_a_recording_20_db_quieter_gives_the_same_frames(tones: np.ndarray) -> None:
+    torch.manual_seed(0)
+    """Both are far above the floor of the features, 1.2e-7, which no gain moves."""
+    models = [AsrModel(replace_fields(TINY.model, {"loudness_norm": norm})) for norm in (True, False)]
+    levelled, plain = (CtcGraph(model).eval().requires_grad_(False) for model in models)
+    graph = torchscript._traced(levelled, (torch.randn(2, 60, 80), torch.tensor([60, 31])))
+    loud, quiet = (compute_features(gain * tones, 16000, TINY.features)[None] for gain in (100, 10))
+    x_lens = torch.tensor([loud.size(1)])
+    torch.testing.assert_close(graph(quiet, x_lens), graph(loud, x_lens), atol=1e-3, rtol=0)
+    difference = plain(quiet, x_lens)[0] - plain(loud, x_lens)[0]
+    assert float(difference.abs().max()) > 0.1, "without the norm the gain is heard"
 
 
 def test_a_graph_that_differs_from_the_model_is_not_written(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.conftest import noise_cut
-from tests.local.conftest import Result
+from tests.local.conftest import LOCAL, Result
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable
     result = make([*lines, "audio/short.wav\tshort"])
     assert result.status == 0 and "12 utterances; 1 left out" in result.out and "./prepare.sh" in result.out
     assert "features at 8000 Hz: the lowest sampling rate of the recordings is 8000 Hz" in result.out
+    assert "base begins with random weights: the model an4-robust has features at 16000 Hz" in result.out
     names = {
         "README.md",
         "config.py",
@@ -109,6 +110,39 @@ def test_long_utterances_are_kept_and_allowed(tmp_path: Path, lines: list[str], 
     result = make([*lines, "audio/long.wav\tlong"], "--max-duration", 36)
     assert result.status == 0 and "13 utterances; 0 left out" in result.out
     assert "allowed=(--max-duration 40)" in (tmp_path / "recipe/prepare.sh").read_text()
+
+
+def test_a_corpus_at_16_khz_begins_with_the_zoos_model(
+    tmp_path: Path, lines: list[str], make: Callable[..., Result]
+) -> None:
+    for number in range(12):
+        noise_cut(tmp_path / "audio", str(number), "", duration=1.0, sampling_rate=16000)
+    for options, model in (
+        ((), "an4-robust"),
+        (("--begin-with", "an4-base"), "an4-base"),
+        (("--begin-with", "none"), ""),
+    ):
+        result = make(lines, *options, "--recipe-dir", model or "none")
+        told = f"base begins with zoo/{model}: on speechocean762" if model else "random weights: --begin-with none"
+        assert result.status == 0 and told in result.out
+        assert (
+            f'"init_from": "{LOCAL.parent}/zoo/{model}"' in (tmp_path / (model or "none") / "config.py").read_text()
+        ) == bool(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("an4-rubost", "is not in the zoo, which has an4-base, an4-robust"),
+        ("an4-base", "has features at 16000 Hz, the"),
+    ],
+)
+def test_a_beginning_that_does_not_fit_is_named(
+    tmp_path: Path, lines: list[str], make: Callable[..., Result], name: str, problem: str
+) -> None:
+    result = make(lines, "--begin-with", name)
+    assert result.status == 1 and not (tmp_path / "recipe").exists()
+    assert result.err.splitlines()[-1].startswith(f"error: --begin-with {name}: it {problem}")
 
 
 def table_texts(tmp_path: Path) -> set[str]:

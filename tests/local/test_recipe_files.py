@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from shared_moe_conformer.params import read_configs
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.params import count_parameters, read_configs
+from shared_moe_conformer.pretrained import begin_with, choose_beginning
 from tests.recipes.loading import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,8 +46,46 @@ def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate:
     assert PROGRAM.feature_rate(lowest) == rate
     files = fill(tmp_path, RECIPE._replace(sampling_rate=rate))
     assert {config.features.sampling_rate for config in read_configs(tmp_path / "config.py").values()} == {rate}
-    assert (f"\nsampling_rate={rate}\n" in files["prepare.sh"]) == (rate != 16000), "16000 is the stages' own"
+    default = f"\nsampling_rate={rate}\n. "
+    assert (default in files["prepare.sh"]) == (rate != 16000), "16000 is the stages' own, set once these are read"
     assert f"at {rate} Hz, so nothing above {rate // 2} Hz" in files["README.md"]
+
+
+@pytest.mark.parametrize(("name", "hours"), [("an4-robust", 0.5), ("an4-robust", 5.0), ("an4-base", 5.0)])
+def test_base_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, name: str, hours: float) -> None:
+    features, anywhere = FeatureConfig(sampling_rate=16000), ROOT / "egs/an4/ASR"
+    beginning, _ = choose_beginning(name, hours=hours, features=features, zoo_dir=ROOT / "zoo")
+    files = fill(tmp_path, RECIPE._replace(hours=hours, beginning=beginning))
+    assert f"begins with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
+    configs = read_configs(tmp_path / "config.py")
+    base = configs.pop("base")
+    assert (base.training.init_from, base.training.warmup_steps) == (f"../../../zoo/{name}", 200)
+    trained, model = Bundle.load(ROOT / "zoo" / name), AsrModel(base.model)
+    assert "64 of 64 units" in begin_with(model, base, trained.tokenizer, anywhere)
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in trained.model.state_dict().items())
+    levelled = name == "an4-robust"
+    assert base.model.encoder.loudness_norm == levelled and (base.data.gain_probability == 0) == levelled
+    assert configs["streaming"].data.gain_probability > 0 and not configs["streaming"].model.encoder.loudness_norm
+    unused = {c.training.init_from or c.training.warmup_steps for c in configs.values()}
+    assert unused == {300} and list(configs) == ["full", "shared", "merged", "streaming", "small"]
+    stored = {name: count_parameters(c.model)["encoder"].unique for name, c in configs.items()}
+    assert (
+        3 * count_parameters(base.model)["encoder"].unique <= stored["full"] and 3 * stored["merged"] <= stored["full"]
+    )
+    assert stored["small"] < 0.7 * stored["streaming"]
+
+
+def test_a_recipe_without_such_a_beginning_says_why(tmp_path: Path) -> None:
+    features = FeatureConfig(sampling_rate=8000)
+    for zoo, hours, why in [
+        (ROOT / "zoo", 1.0, "the model an4-robust has features at 16000 Hz, the corpus has them at 8000 Hz"),
+        (tmp_path, 1.0, "the model an4-robust is not in the zoo, which has no model"),
+        (ROOT / "zoo", 7.0, "the corpus has 7 hours or more"),
+    ]:
+        assert choose_beginning("", hours=hours, features=features, zoo_dir=zoo) == (None, why)
+        recipe = RECIPE._replace(why_random=why)
+        assert f"`base` begins with random weights: {why}.\n" in fill(tmp_path, recipe)["README.md"]
+        assert read_configs(tmp_path / "config.py")["base"].training.init_from == ""
 
 
 def test_the_shell_script_parses_and_finds_the_stages_from_any_folder(tmp_path: Path) -> None:

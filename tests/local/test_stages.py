@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -162,6 +163,34 @@ def test_a_python_without_the_package_is_one_line(recipe: Path, prepare: Prepare
     result = prepare()
     assert result.returncode == 1
     assert "make install" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_another_sampling_rate_makes_new_features_alone(recipe: Path, prepare: Prepare) -> None:
+    """corpus_stages.sh with its own programs' command lines, which are only noted."""
+    shutil.copy(ROOT / "local/corpus_stages.sh", recipe.parents[2] / "local")
+    python = 'echo "$@" >>log; mkdir -p data/manifests data/fbank; touch data/{manifests,fbank}/cuts_{train,dev,test}'
+    (recipe.parents[2] / "bin/python3").write_text(f"#!/bin/bash\n[ $1 = -c ] && exit\n{python}.jsonl.gz\n")
+    content = "#!/usr/bin/env bash\n# What this prepares.\n\n"
+    content += 'sampling_rate=11000\n. "$(dirname "$0")/../../../local/corpus_stages.sh" "$@"\n'
+    content += "download() { :; }\nmanifests() { run_local build; }\nprepare_corpus\n"
+    (recipe / "prepare.sh").write_text(content)
+
+    def programs(*rate: str) -> list[str]:
+        done = prepare(*rate, "--stop-stage", "3")
+        assert done.returncode == 0, done.stderr
+        found = (re.findall(r"(\w+)\.py|(--sampling-rate \d+)", line) for line in log(recipe))
+        return [" ".join(program or option for program, option in words) for words in found]
+
+    assert programs() == ["build", "validate_cuts", "compute_fbank --sampling-rate 11000"]
+    assert programs("--sampling-rate", "8000") == ["compute_fbank --sampling-rate 8000"]
+    assert programs("--sampling-rate", "8000") == []
+    assert programs() == ["compute_fbank --sampling-rate 11000"]
+    (recipe / "prepare.sh").write_text(content.replace("download()", "audio_options=(sampling_rate)\ndownload()"))
+    assert programs("--sampling-rate", "8000")[0] == "build", "of recipes whose recordings are made at that rate"
+    for rate in ("8k", "4000", ""):
+        shown = prepare("--sampling-rate", rate)
+        assert shown.returncode == 1 and shown.stderr == f"error: --sampling-rate is '{rate}': give 8000 Hz or more\n"
+    assert re.search(r"--sampling-rate R  of the features, in Hz; .*\(11000\)\n", prepare("--help").stdout)
 
 
 @pytest.mark.parametrize("script", sorted(ROOT.glob("egs/*/ASR/*.sh")) + sorted(ROOT.glob("local/*.sh")), ids=str)

@@ -60,6 +60,16 @@ def test_page_for_people(part: str) -> None:
     assert part in model_card(MANIFEST, Config())
 
 
+def test_the_models_that_training_began_with_are_named() -> None:
+    earlier = {"an4-robust": {"corpus": "an4", "licence": "BSD-2-Clause"}, "lost": {}}
+    card = model_card(dataclasses.replace(MANIFEST, begun_with=earlier), Config())
+    told = "Its training began with the weights of *an4-robust* (an4), which began with *lost* (corpus unknown).\n"
+    assert told in card
+    licences = "Those of the models that it began with: BSD-2-Clause (an4-robust), unknown (lost).\n"
+    assert f"Licence: CC-BY-SA-3.0, that of the corpus. {licences}" in card
+    assert "began with" not in model_card(MANIFEST, Config())
+
+
 def test_plain_models_claim_neither_experts_nor_sharing() -> None:
     plain = replace_fields(Config(), {"experts_in": "none", "group_sizes": (1,) * 12})
     described = model_card(MANIFEST, plain).split("Source")[0]
