@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--licence", default="unknown", help="SPDX identifier of the corpus's licence [unknown]")
     result.add_argument("--begin-with", default="", metavar="NAME|none",
                         help="model of the zoo whose weights base begins with, or none for random weights "
-                        f"[{BEGINNING} for less than {FEW_HOURS:g} hours, if it fits]")  # fmt: skip
+                        f"[{BEGINNING} for less than {FEW_HOURS:g} hours of its language, if it fits]")  # fmt: skip
     result.add_argument("--min-duration", type=float, default=0.4, help="shorter utterances are left out, in s [0.4]")
     result.add_argument("--max-duration", type=float, default=25.0, help="longer ones are left out, in s [25]")
     return result
@@ -196,7 +196,9 @@ def describe(
     spaces = any(" " in text for text in texts)
     hours = sum(utterance.duration for utterance in utterances) / 3600
     features = FeatureConfig(sampling_rate=sampling_rate)
-    beginning, reason = choose_beginning(args.begin_with, hours=hours, features=features, zoo_dir=ROOT / "zoo")
+    beginning, reason = choose_beginning(
+        args.begin_with, language=args.language, hours=hours, features=features, zoo_dir=ROOT / "zoo"
+    )
     if mostly_spaceless(texts):
         print("texts are in a script without spaces: each character is a unit, and error rates count characters (CER)")
     return NewRecipe(

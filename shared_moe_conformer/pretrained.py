@@ -146,12 +146,14 @@ class Beginning(NamedTuple):
 
 
 def choose_beginning(
-    asked: str, *, hours: float, features: FeatureConfig, zoo_dir: Path
+    asked: str, *, language: str, hours: float, features: FeatureConfig, zoo_dir: Path
 ) -> tuple[Beginning | None, str]:
     """The model of a zoo that a new recipe begins with; if there is none, the reason.
 
     Args:
-      asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`.
+      asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`
+        in its own language, since others were not measured.
+      language: code of the corpus's.
       hours: speech of the corpus.
       features: those of the corpus.
 
@@ -165,7 +167,9 @@ def choose_beginning(
     name, names = asked or BEGINNING, sorted(path.parent.name for path in zoo_dir.glob(f"*/{MANIFEST_FILE}"))
     if name in names:
         found = Beginning(read_manifest(zoo_dir / name), load_config(zoo_dir / name / CONFIG_FILE))
-        problem = _misfit(found.config, features)
+        foreign = not asked and language.split("-")[0] not in found.manifest.language.split(",")
+        speaks = f"speaks {found.manifest.language}, the corpus {language}: --begin-with {name} takes it all the same"
+        problem = _misfit(found.config, features) or (speaks if foreign else "")
     else:
         found, problem = None, f"is not in the zoo, which has {', '.join(names) or 'no model'}"
     require(not (asked and problem), f"--begin-with {name}: it {problem}; give another model, or none")

@@ -118,16 +118,15 @@ def test_a_corpus_at_16_khz_begins_with_the_zoos_model(
     for number in range(12):
         noise_cut(tmp_path / "audio", str(number), "", duration=1.0, sampling_rate=16000)
     for options, model in (
-        ((), "an4-robust"),
-        (("--begin-with", "an4-base"), "an4-base"),
-        (("--begin-with", "none"), ""),
+        (("--language", "en-GB"), "an4-robust"),
+        (("--language", "nl", "--begin-with", "an4-base"), "an4-base"),
+        (("--language", "en", "--begin-with", "none"), "none"),
     ):
-        result = make(lines, *options, "--recipe-dir", model or "none")
-        told = f"base begins with zoo/{model}: on speechocean762" if model else "random weights: --begin-with none"
-        assert result.status == 0 and told in result.out
-        assert (
-            f'"init_from": "{LOCAL.parent}/zoo/{model}"' in (tmp_path / (model or "none") / "config.py").read_text()
-        ) == bool(model)
+        result = make(lines, *options, "--recipe-dir", model)
+        told = "random weights: --begin-with none" if model == "none" else f"zoo/{model}: on speechocean762"
+        assert result.status == 0 and f"base begins with {told}" in result.out
+        config = (tmp_path / model / "config.py").read_text()
+        assert (f'"init_from": "{LOCAL.parent}/zoo/{model}"' in config) == (model != "none")
 
 
 @pytest.mark.parametrize(

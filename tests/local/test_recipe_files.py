@@ -54,7 +54,7 @@ def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate:
 @pytest.mark.parametrize(("name", "hours"), [("an4-robust", 0.5), ("an4-robust", 5.0), ("an4-base", 5.0)])
 def test_base_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, name: str, hours: float) -> None:
     features, anywhere = FeatureConfig(sampling_rate=16000), ROOT / "egs/an4/ASR"
-    beginning, _ = choose_beginning(name, hours=hours, features=features, zoo_dir=ROOT / "zoo")
+    beginning, _ = choose_beginning(name, language="nl", hours=hours, features=features, zoo_dir=ROOT / "zoo")
     files = fill(tmp_path, RECIPE._replace(hours=hours, beginning=beginning))
     assert f"begins with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
     configs = read_configs(tmp_path / "config.py")
@@ -76,13 +76,27 @@ def test_base_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, na
 
 
 def test_a_recipe_without_such_a_beginning_says_why(tmp_path: Path) -> None:
-    features = FeatureConfig(sampling_rate=8000)
-    for zoo, hours, why in [
-        (ROOT / "zoo", 1.0, "the model an4-robust has features at 16000 Hz, the corpus has them at 8000 Hz"),
-        (tmp_path, 1.0, "the model an4-robust is not in the zoo, which has no model"),
-        (ROOT / "zoo", 7.0, "the corpus has 7 hours or more"),
+    for zoo, language, hours, rate, why in [
+        (
+            ROOT / "zoo",
+            "en",
+            1.0,
+            8000,
+            "the model an4-robust has features at 16000 Hz, the corpus has them at 8000 Hz",
+        ),
+        (
+            ROOT / "zoo",
+            "nl",
+            1.0,
+            16000,
+            "the model an4-robust speaks en, the corpus nl: --begin-with an4-robust takes it",
+        ),
+        (tmp_path, "en", 1.0, 16000, "the model an4-robust is not in the zoo, which has no model"),
+        (ROOT / "zoo", "en", 7.0, 16000, "the corpus has 7 hours or more"),
     ]:
-        assert choose_beginning("", hours=hours, features=features, zoo_dir=zoo) == (None, why)
+        features = FeatureConfig(sampling_rate=rate)
+        found, reason = choose_beginning("", language=language, hours=hours, features=features, zoo_dir=zoo)
+        assert found is None and reason.startswith(why)
         recipe = RECIPE._replace(why_random=why)
         assert f"`base` begins with random weights: {why}.\n" in fill(tmp_path, recipe)["README.md"]
         assert read_configs(tmp_path / "config.py")["base"].training.init_from == ""
