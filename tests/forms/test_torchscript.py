@@ -90,10 +90,10 @@ def test_experts_with_every_option_are_traced_for_batches_of_any_size() -> None:
 
 
 def test_a_recording_20_db_quieter_gives_the_same_frames(tones: np.ndarray) -> None:
-    torch.manual_seed(0)
     """Both are far above the floor of the features, 1.2e-7, which no gain moves."""
+    torch.manual_seed(0)
     models = [AsrModel(replace_fields(TINY.model, {"loudness_norm": norm})) for norm in (True, False)]
-    levelled, plain = (CtcGraph(model).eval().requires_grad_(False) for model in models)
+    levelled, plain = (UtteranceGraph(m, heads_of(m)["log_probs"]).eval().requires_grad_(False) for m in models)
     graph = torchscript._traced(levelled, (torch.randn(2, 60, 80), torch.tensor([60, 31])))
     loud, quiet = (compute_features(gain * tones, 16000, TINY.features)[None] for gain in (100, 10))
     x_lens = torch.tensor([loud.size(1)])
