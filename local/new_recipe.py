@@ -317,7 +317,7 @@ def _beginning(recipe: NewRecipe, *, target: Path, clone: Path) -> dict[str, str
     (manifest, trained), hours = recipe.beginning, _shown_hours(recipe)
     if conditions and not trained.model.encoder.loudness_norm:
         conditions |= GAINS
-    own = {"corpus": recipe.name, "language": recipe.language, "licence": recipe.licence}
+    own: dict[str, Any] = {"corpus": recipe.name, "language": recipe.language, "licence": recipe.licence}
     usual = recipe_configs(hours, **own, vocab_size=recipe.vocab_size, changes=conditions)["base"]
     folder, page = (_seen_from(target, clone / path, clone=clone) for path in (f"zoo/{manifest.name}", EVIDENCE))
     begun = {"init_from": folder, **BEGUN}
