@@ -19,9 +19,9 @@ from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.features import in_order, processes
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
 from shared_moe_conformer.data.shar import write_shard
+from shared_moe_conformer.device import in_order, processes
 
 FORMATS = {"recording": ("none", "flac", "opus", "wav", "mp3"), "features": ("none", "lilcom", "numpy")}
 Task = tuple[int, Sequence[Cut]]

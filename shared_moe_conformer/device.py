@@ -1,17 +1,26 @@
-"""The machine that computes: the choice of a device, settings and name of the CPU, versions, memory."""
+"""The machine that computes: the choice of a device, settings and name of the CPU, processes, versions, memory."""
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import multiprocessing
 import os
 import platform
 import resource
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +132,40 @@ def _choose_code(flags: frozenset[str]) -> None:
         os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx512")
     elif "avx2" in flags:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+
+
+AHEAD = 200
+"""Tasks that wait in other processes at most."""
+
+
+@contextmanager
+def processes(num_jobs: int, executor: Executor | None = None) -> Iterator[Executor | None]:
+    """Processes for `in_order`: the executor, or `num_jobs` new processes; None if this process works alone."""
+    if executor is not None or num_jobs == 1:
+        yield executor
+        return
+    with ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def in_order(
+    function: Callable[[T], R], tasks: Iterable[T], executor: Executor | None, *, ahead: int = AHEAD
+) -> Iterator[R]:
+    """The result of a function for each task, in their order; at most `ahead` tasks wait in other processes."""
+    if executor is None:
+        yield from map(function, tasks)
+        return
+    waiting: deque[Future[R]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(executor.submit(function, task))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
 
 
 PACKAGES = ("torch", "lhotse", "k2", "numpy", "kaldialign", "sentencepiece")

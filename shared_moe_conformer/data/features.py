@@ -10,15 +10,11 @@ import hashlib
 import importlib.util
 import itertools
 import math
-import multiprocessing
 import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterable
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -31,10 +27,8 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import is_full, named
 from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+from shared_moe_conformer.device import in_order, processes
 from shared_moe_conformer.text import first_line
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 DIGITAL_SILENCE = math.log(torch.finfo(torch.float32).eps)
 """The feature of samples that are 0. Source: Kaldi, feature-fbank.cc: energies are floored at float32's epsilon."""
@@ -47,8 +41,6 @@ shorter.
 CONTEXT = 2
 """Frames before the new ones that are computed again, so that the extractor's own edge touches none of the new."""
 CUTS_PER_FILE = 200
-AHEAD = 200
-"""Tasks that wait in other processes at most."""
 COARSE_TICK, FINE_TICK = -5, -20
 """Powers of two to whose multiples lilcom rounds: Lhotse's, and the finest that it can."""
 
@@ -247,36 +239,6 @@ def _remove_others(directory: Path, split: str, names: set[str]) -> None:
         features = re.fullmatch(rf"feats_{re.escape(split)}-\d+\.lca", path.name)  # not of dev-other, if this is dev
         if (features and path.name not in names) or re.fullmatch(rf"\.feats_{re.escape(split)}-\d+\..*", path.name):
             path.unlink()
-
-
-@contextmanager
-def processes(num_jobs: int, executor: Executor | None = None) -> Iterator[Executor | None]:
-    """Processes for `in_order`: the executor, or `num_jobs` new processes; None if this process works alone."""
-    if executor is not None or num_jobs == 1:
-        yield executor
-        return
-    with ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn")) as pool:
-        yield pool
-
-
-def in_order(
-    function: Callable[[T], R], tasks: Iterable[T], executor: Executor | None, *, ahead: int = AHEAD
-) -> Iterator[R]:
-    """The result of a function for each task, in their order; at most `ahead` tasks wait in other processes."""
-    if executor is None:
-        yield from map(function, tasks)
-        return
-    waiting: deque[Future[R]] = deque()
-    try:
-        for task in tasks:
-            waiting.append(executor.submit(function, task))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
 
 
 def _store_group(
