@@ -1,6 +1,6 @@
 """Ten minutes of held-out speech as one recording: is its text that of the utterances it is made of?
 
-    python -m benchmarks.long_text egs/asterisk/ASR zoo/asterisk-en-base
+    python -m benchmarks.long_text egs/asterisk/ASR zoo/asterisk-en
 
 The recipe's test and dev utterances are joined, with half a second of silence between two of them, in one random order
 after the other until there are ten minutes; five such recordings. Four ways to recognise one: each utterance alone;

@@ -230,7 +230,7 @@ def test_the_program_in_the_docs_recognises_the_test_wav(
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sherpa_onnx" in block]
     for suffix in (".int8", ""):
-        code = program.replace("zoo/asterisk-en-base-onnx", str(exported)).replace(".int8", suffix)
+        code = program.replace("zoo/asterisk-en-onnx", str(exported)).replace(".int8", suffix)
         code = code.replace("sample_rate=8000", "sample_rate=16000")  # the tiny model's
         shown = run_sherpa(code, cwd=tmp_path)
     assert shown.split() == tiny_bundle.transcribe(exported / "test.wav").text.split()

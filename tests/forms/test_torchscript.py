@@ -124,7 +124,7 @@ def test_the_program_in_the_docs_recognises_the_test_wav(saved: Save, tiny_bundl
     write_torchscript(saved(), tmp_path / "graphs")
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
-    code = program.replace("zoo/asterisk-en-base-torchscript", str(tmp_path / "graphs"))
+    code = program.replace("zoo/asterisk-en-torchscript", str(tmp_path / "graphs"))
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == tiny_bundle.transcribe(tmp_path / "graphs" / "test.wav").text.split() != []
@@ -134,7 +134,7 @@ def test_the_program_in_the_docs_finds_nothing_in_recordings_that_are_too_short(
     write_torchscript(saved(), tmp_path / "graphs")
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
-    program = program.replace("zoo/asterisk-en-base-torchscript", str(tmp_path / "graphs"))
+    program = program.replace("zoo/asterisk-en-torchscript", str(tmp_path / "graphs"))
     program = re.sub(r"samples = .*", "samples = torch.randn(length)", program)
     indented = "".join(f"    {line}\n" for line in program.splitlines())
     code = f"for length in (0, 1, 100, 399, 400, 640, 1039):\n{indented}"  # 65 ms is the most that has no frame

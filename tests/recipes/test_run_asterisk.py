@@ -54,18 +54,18 @@ def test_one_command_goes_from_speech_to_a_released_model(recipe: Path, python_f
     assert process.returncode == 0, printed + errors
     for search in resolved(DecodingConfig(decoding_method="all"), vocab_size=64):
         method = search.decoding_method
-        assert list((recipe / "exp/base" / method).glob("*wer-summary-test-epoch-1-avg-1-*.txt"))
+        assert list((recipe / "exp/merged" / method).glob("*wer-summary-test-epoch-1-avg-1-*.txt"))
         assert f"\n{label(search)} " in printed
     assert "left out" not in printed or "k2 is not installed" in printed, "prepare.sh makes all that searches need"
-    assert (recipe / "exp/base/comparison-test-epoch-1-avg-1.txt").is_file()
+    assert (recipe / "exp/merged/comparison-test-epoch-1-avg-1.txt").is_file()
     zoo = recipe.parents[2] / "zoo"
     entry = json.loads((zoo / "index.json").read_text())
-    assert "asterisk-en-base" in json.dumps(entry)
-    expected = (zoo / "asterisk-en-base/test.txt").read_text().splitlines()[1]
+    assert "asterisk-en" in json.dumps(entry)
+    expected = (zoo / "asterisk-en/test.txt").read_text().splitlines()[1]
     assert printed.count(expected) >= 2, "the released model transcribes its test recording as it says it does"
 
-    trained = (recipe / "exp/base/epoch-1.pt").stat().st_mtime_ns
+    trained = (recipe / "exp/merged/epoch-1.pt").stat().st_mtime_ns
     with start(recipe, "--num-epochs", "1", *TINY, python=Path(sys.executable).parent) as process:
         assert process.stdout and any("== Choose scales" in line for line in process.stdout)
         os.killpg(process.pid, signal.SIGKILL)
-    assert (recipe / "exp/base/epoch-1.pt").stat().st_mtime_ns == trained, "a second run goes on after the first"
+    assert (recipe / "exp/merged/epoch-1.pt").stat().st_mtime_ns == trained, "a second run goes on after the first"
