@@ -73,10 +73,19 @@ def _spelled(text: str) -> str:
 
 
 def _without_formats(text: str) -> str:
-    """The text without soft hyphens, directions and other invisible characters, except joiners that change letters."""
-    text = re.sub(f"{ZWNJ}+", ZWNJ, "".join(c for c in text if c in ZWNJ + ZWJ or not _is_invisible(c)))
-    kept = (c for i, c in enumerate(text) if c not in ZWNJ + ZWJ or _is_needed_joiner(text, i))
-    return unicodedata.normalize("NFC", "".join(kept))
+    """The text without soft hyphens, directions and other invisible characters, except joiners that change letters.
+
+    The marks beside a joiner that goes may change places, and another joiner then stands beside another mark.
+    """
+    before = ""
+    while text != before:
+        before, text = (
+            text,
+            re.sub(f"{ZWNJ}+", ZWNJ, "".join(c for c in text if c in ZWNJ + ZWJ or not _is_invisible(c))),
+        )
+        text = "".join(c for i, c in enumerate(text) if c not in ZWNJ + ZWJ or _is_needed_joiner(text, i))
+        text = unicodedata.normalize("NFC", text)
+    return text
 
 
 def _is_invisible(character: str) -> bool:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared_moe_conformer.data.normalisation import has_dotless_i, marks_in, normalise, without_marks
@@ -38,6 +38,7 @@ LETTERS = st.text(
 )
 
 
+@example("\u0300\u200c\u094d\u200cA", "upper", "und")
 @given(
     st.text(max_size=30) | LETTERS, st.sampled_from(["upper", "lower", "none"]), st.sampled_from(["und", "tr", "lt"])
 )
