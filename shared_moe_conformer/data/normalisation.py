@@ -77,14 +77,12 @@ def _without_formats(text: str) -> str:
 
     The marks beside a joiner that goes may change places, and another joiner then stands beside another mark.
     """
+    text = "".join(c for c in text if c in ZWNJ + ZWJ or not _is_invisible(c))
     before = ""
     while text != before:
-        before, text = (
-            text,
-            re.sub(f"{ZWNJ}+", ZWNJ, "".join(c for c in text if c in ZWNJ + ZWJ or not _is_invisible(c))),
-        )
+        before = text
+        text = re.sub(f"{ZWNJ}+", ZWNJ, unicodedata.normalize("NFC", text))
         text = "".join(c for i, c in enumerate(text) if c not in ZWNJ + ZWJ or _is_needed_joiner(text, i))
-        text = unicodedata.normalize("NFC", text)
     return text
 
 

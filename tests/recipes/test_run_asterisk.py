@@ -60,7 +60,7 @@ def test_one_command_goes_from_speech_to_a_released_model(recipe: Path, python_f
     assert (recipe / "exp/merged/comparison-test-epoch-1-avg-1.txt").is_file()
     zoo = recipe.parents[2] / "zoo"
     entry = json.loads((zoo / "index.json").read_text())
-    assert "asterisk-en" in json.dumps(entry)
+    assert '"asterisk-en"' in json.dumps(entry)
     expected = (zoo / "asterisk-en/test.txt").read_text().splitlines()[1]
     assert printed.count(expected) >= 2, "the released model transcribes its test recording as it says it does"
 
