@@ -46,7 +46,17 @@ from shared_moe_conformer.data.utterances import (
 )
 from shared_moe_conformer.pretrained import Beginning, choose_beginning
 from shared_moe_conformer.release.manifest import CARD_FILE, require_name
-from shared_moe_conformer.sizes import BEGINNING, BEGUN, CONDITIONS, FEW_HOURS, GAINS, recipe_configs, sizes_of
+from shared_moe_conformer.sizes import (
+    BEGINNING,
+    BEGUN,
+    CONDITIONS,
+    FEW_HOURS,
+    GAINS,
+    corpus_size,
+    kind_of,
+    recipe_configs,
+    sizes_of,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE, DROPPED = "utterances.tsv", "dropped.tsv"
@@ -102,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--language", default="und", help="BCP-47 code, e.g. en [und]")
     result.add_argument("--licence", default="unknown", help="SPDX identifier of the corpus's licence [unknown]")
     result.add_argument("--begin-with", default="", metavar="NAME|none",
-                        help="model of the zoo whose weights base begins with, or none for random weights "
+                        help="model of the zoo with whose weights a training begins, or none for random weights "
                         f"[{BEGINNING} for less than {FEW_HOURS:g} hours of its language, if it fits]")  # fmt: skip
     result.add_argument("--min-duration", type=float, default=0.4, help="shorter utterances are left out, in s [0.4]")
     result.add_argument("--max-duration", type=float, default=25.0, help="longer ones are left out, in s [25]")
@@ -240,19 +250,26 @@ class NewRecipe(NamedTuple):
     sampling_rate: int = 16000
     """Of the features, in Hz."""
     beginning: Beginning | None = None
-    """The model that `base` begins with."""
+    """The model that the recommended config begins with."""
     why_random: str = "no model was chosen"
     """Otherwise the reason why it begins with random weights."""
 
 
 def told_beginning(recipe: NewRecipe) -> str:
-    """A line about the weights that `base` begins with."""
+    """A line about the config that will be trained, and the weights that it begins with."""
+    name = recommended(recipe)
     if recipe.beginning is None:
-        return f"base begins with random weights: {recipe.why_random}"
+        return f"{name} begins with random weights: {recipe.why_random}"
     return (
-        f"base begins with zoo/{recipe.beginning.manifest.name}: on speechocean762 {WHY} ({EVIDENCE}); for random "
-        "weights: --begin-with none, or delete base={...} in config.py"
+        f"{name} begins with zoo/{recipe.beginning.manifest.name}: on speechocean762 {WHY} ({EVIDENCE}); for random "
+        "weights: --begin-with none, or delete own={...} in config.py"
     )
+
+
+def recommended(recipe: NewRecipe) -> str:
+    """The config that is trained where none is named: one that begins with a trained model, or what the hours say."""
+    begun = recipe.beginning
+    return kind_of(begun.config) if begun else corpus_size(_shown_hours(recipe)).recommended
 
 
 def feature_rate(lowest_sampling_rate: int) -> int:
@@ -309,34 +326,36 @@ def _values(recipe: NewRecipe, *, target: Path, local: Path) -> Mapping[str, Any
 
 
 def _beginning(recipe: NewRecipe, *, target: Path, clone: Path) -> dict[str, str]:
-    """Parts of config.py and of the page that depend on the weights that `base` begins with."""
+    """Parts of config.py and of the page that depend on the weights of the first update."""
     conditions = dict(CONDITIONS) if recipe.hours < FEW_HOURS else {}
+    name = recommended(recipe)
     if recipe.beginning is None:
-        said = f"`base` begins with random weights: {recipe.why_random}."
-        return {"conditions": _lines(conditions), "base": "", "beginning": said}
+        said = f"`{name}` begins with random weights: {recipe.why_random}."
+        return {"conditions": _lines(conditions), "own": "", "beginning": said, "recommended": name}
     (manifest, trained), hours = recipe.beginning, _shown_hours(recipe)
     if conditions and not trained.model.encoder.loudness_norm:
         conditions |= GAINS
-    own: dict[str, Any] = {"corpus": recipe.name, "language": recipe.language, "licence": recipe.licence}
-    usual = recipe_configs(hours, **own, vocab_size=recipe.vocab_size, changes=conditions)["base"]
+    its: dict[str, Any] = {"corpus": recipe.name, "language": recipe.language, "licence": recipe.licence}
+    usual = recipe_configs(hours, **its, vocab_size=recipe.vocab_size, changes=conditions)
     folder, page = (_seen_from(target, clone / path, clone=clone) for path in (f"zoo/{manifest.name}", EVIDENCE))
     begun = {"init_from": folder, **BEGUN}
     said = (
-        f"`base` begins with the weights of [{manifest.name}]({folder}/{CARD_FILE}) ({manifest.corpus}, licence "
+        f"`{name}` begins with the weights of [{manifest.name}]({folder}/{CARD_FILE}) ({manifest.corpus}, licence "
         f"{manifest.licence}), since on [speechocean762]({page}#results) {WHY}. For random weights, delete "
-        "`base={...}` in `config.py`."
+        "`own={...}` in `config.py`."
     )
     return {
         "conditions": _lines(conditions | sizes_of(trained, usual)),
-        "base": f"    base={{\n{_lines(begun)}    }},\n",
+        "own": f'    own={{\n        "{name}": {{\n{_lines(begun, indent=12)}        }},\n    }},\n',
         "beginning": said,
+        "recommended": name,
     }
 
 
-def _lines(options: Mapping[str, Any]) -> str:
+def _lines(options: Mapping[str, Any], *, indent: int = 8) -> str:
     """Options as lines of a dictionary in config.py."""
     shown = {name: json.dumps(value) if isinstance(value, str) else repr(value) for name, value in options.items()}
-    return "".join(f'        "{name}": {value},\n' for name, value in shown.items())
+    return "".join(f'{" " * indent}"{name}": {value},\n' for name, value in shown.items())
 
 
 def _shown_hours(recipe: NewRecipe) -> float:

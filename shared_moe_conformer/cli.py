@@ -88,11 +88,11 @@ def add_config_flag(
     """Add `--config`; return the name that the arguments give, so that help can show the values of that config.
 
     Args:
-      configs: the named configs; the default is `base` if there is one, otherwise the first.
+      configs: the named configs; the default is the first.
       what: the flag's help.
       arguments: those of the program; None: the command line's.
     """
-    default = "base" if "base" in configs else next(iter(configs))
+    default = next(iter(configs))
     parser.add_argument("--config", choices=configs, default=default, help=f"{what} [{default}]")
     naming = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     naming.add_argument("--config", default=default)

@@ -12,7 +12,7 @@ from shared_moe_conformer.data.tokenizer import Tokenizer, saved_units
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import CONFIG_FILE, MANIFEST_FILE, Manifest, read_manifest
 from shared_moe_conformer.release.weights import copy_weights
-from shared_moe_conformer.sizes import BEGINNING, FEW_HOURS
+from shared_moe_conformer.sizes import BEGINNING, FEW_HOURS, kind_of
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.initialise import initialise
 
@@ -139,7 +139,7 @@ def origins(config: Config, recipe_dir: Path) -> dict[str, dict[str, str]]:
 
 
 class Beginning(NamedTuple):
-    """A released model with whose weights the `base` of a new recipe begins."""
+    """A released model with whose weights a new recipe begins."""
 
     manifest: Manifest
     config: Config
@@ -177,12 +177,10 @@ def choose_beginning(
 
 
 def _misfit(trained: Config, features: FeatureConfig) -> str:
-    """What keeps a recipe's `base` from beginning with all weights of a trained model; empty: nothing."""
-    encoder, (its, ours) = trained.model.encoder, (trained.features, features)
+    """What keeps a recipe from beginning with all weights of a trained model; empty: nothing."""
+    its, ours = trained.features, features
     if its.sampling_rate != ours.sampling_rate:
         return f"has features at {its.sampling_rate} Hz, the corpus has them at {ours.sampling_rate} Hz"
     if its != ours:
         return "has other features than the corpus"
-    if encoder.experts_in == "none" or encoder.merged_sets > 1:
-        return "has no experts in its layers, and base has"
-    return ""
+    return "" if kind_of(trained) else "shares its layers neither as base nor as merged does"

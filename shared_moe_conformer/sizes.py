@@ -23,6 +23,8 @@ class CorpusSize(NamedTuple):
     """Options of `base` that differ from the defaults."""
     small: dict[str, Any]
     """Options of `small` that differ from `base`."""
+    recommended: str
+    """The config that is trained where none is named."""
 
 
 _MASKS = {"num_time_masks": 2, "max_time_mask_fraction": 0.1, "max_freq_mask_bins": 10}
@@ -77,6 +79,7 @@ CORPUS_SIZES = (
             "loss_warmup_steps": 1000,
         },
         _TINY,
+        "merged",
     ),
     CorpusSize(
         7.0,
@@ -95,6 +98,7 @@ CORPUS_SIZES = (
             "loss_warmup_steps": 1000,
         },
         _TINY,
+        "merged",
     ),
     CorpusSize(
         30.0,
@@ -122,11 +126,15 @@ CORPUS_SIZES = (
             "decoder_dim": 128,
             "joiner_dim": 128,
         },
+        "base",
     ),
-    CorpusSize(200.0, {**_ON_GPUS, "num_epochs": 60, "warmup_steps": 3000}, _SMALL),
-    CorpusSize(math.inf, {**_ON_GPUS, "num_epochs": 30, "warmup_steps": 10000}, _SMALL),
+    CorpusSize(200.0, {**_ON_GPUS, "num_epochs": 60, "warmup_steps": 3000}, _SMALL, "base"),
+    CorpusSize(math.inf, {**_ON_GPUS, "num_epochs": 30, "warmup_steps": 10000}, _SMALL, "base"),
 )
-"""Sizes of corpora, smallest first: asterisk and an4, speechocean762, uqm, LibriSpeech's 100 and 960 hours."""
+"""Sizes of corpora, smallest first: asterisk and an4, speechocean762, uqm, LibriSpeech's 100 and 960 hours.
+
+`merged` is recommended where it was measured to be better, on AN4 and asterisk (docs/results.md); on uqm it was not.
+"""
 
 
 CONDITIONS = {
@@ -144,9 +152,11 @@ FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}
 """A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""
 BEGINNING = "an4-robust"
-"""The zoo's model that `base` of such a corpus begins with: it knows one loudness and noises, as `CONDITIONS` do."""
+"""The zoo's model with which such a corpus begins: it knows one loudness and noises, as `CONDITIONS` do."""
 BEGUN = {"warmup_steps": 200, "loss_warmup_steps": 200}
 """Options of a config that begins with trained weights, which soon align (egs/speechocean762/ASR/README.md)."""
+MERGED_SETS = 2
+"""Stored sets of a block in `merged`."""
 OWN_OPTIONS = ("chunk_sizes", "left_contexts", "depths", "dropout")
 """Options of the encoder that a config keeps when it begins with a trained model; they are about training alone."""
 
@@ -170,41 +180,56 @@ def recipe_configs(
     vocab_size: int,
     lang_dir: str = "",
     changes: dict[str, Any] | None = None,
-    base: dict[str, Any] | None = None,
-    small: dict[str, Any] | None = None,
+    own: dict[str, dict[str, Any]] | None = None,
+    recommended: str = "",
 ) -> dict[str, Config]:
-    """The named configs of a recipe, whose `base` has shared blocks with experts in their second feed-forward.
+    """The named configs of a recipe, the recommended one first; `named_sizes` says what they are.
 
     Args:
       hours: speech for training; it chooses the sizes of model and batches, and how long to train.
       corpus, language, licence, vocab_size: options of all configs.
       lang_dir: the units' folder; empty: that of SentencePiece units, data/lang_bpe_<vocab_size>.
       changes: the recipe's other options of all configs, by name.
-      base: options of `base` alone, which the other configs do not have, such as the weights to begin with.
-      small: the recipe's own options of `small`.
+      own: options of single configs, by their names, which the other configs do not have.
+      recommended: the config that is trained where none is named; empty: what suits the hours.
 
     Raises:
-      ValueError: an option that does not exist, or a value that it cannot have.
+      ValueError: a config or an option that does not exist, or a value that it cannot have.
     """
     size = corpus_size(hours)
     usual = {"num_attention_heads": 4, "conv_kernel_size": 15, "experts_in": "second", "num_experts": 3, "top_k": 1}
-    own = {"corpus": corpus, "language": language, "licence": licence, "vocab_size": vocab_size}
-    own["lang_dir"] = lang_dir or f"data/lang_bpe_{vocab_size}"
-    common = replace_fields(Config(), {**usual, **size.options, **own, **(changes or {})})
-    configs = named_sizes(common, small={**size.small, **(small or {})})
-    return {**configs, "base": replace_fields(common, base or {})}
+    names = {"corpus": corpus, "language": language, "licence": licence, "vocab_size": vocab_size}
+    names["lang_dir"] = lang_dir or f"data/lang_bpe_{vocab_size}"
+    common = replace_fields(Config(), {**usual, **size.options, **names, **(changes or {})})
+    configs = named_sizes(common, small=size.small)
+    for name, options in (own or {}).items():
+        require(name in configs, f"no config is called {name}: there are {', '.join(configs)}")
+        configs[name] = replace_fields(configs[name], options)
+    first = recommended or size.recommended
+    return {first: configs.pop(first), **configs}
 
 
-def sizes_of(trained: Config, usual: Config) -> dict[str, Any]:
-    """The options that give `base` the tensors of a trained model, so that it can begin with all of its weights.
+def kind_of(trained: Config) -> str:
+    """The named config whose tensors a trained model has: base or merged; empty: neither."""
+    encoder = trained.model.encoder
+    if encoder.experts_in == "none":
+        return "merged" if encoder.merged_sets == MERGED_SETS else ""
+    return "base" if encoder.merged_sets < 2 else ""
+
+
+def sizes_of(trained: Config, usual: dict[str, Config]) -> dict[str, Any]:
+    """The options for all configs that give one of them the tensors of a trained model, to begin with all its weights.
 
     Args:
-      trained: of the same kind as `base`, with experts.
-      usual: the recipe's `base` otherwise; options that are the same there are left out.
+      trained: of the kind of one of the configs (`kind_of`).
+      usual: the recipe's configs otherwise; options that are the same there are left out.
     """
-    theirs, ours = (options_by_name(to_dict(config.model)) for config in (trained, usual))
+    kind = kind_of(trained)
+    theirs, ours = (options_by_name(to_dict(config.model)) for config in (trained, usual[kind]))
     kept = (*OWN_OPTIONS, "vocab_size", "transducer_backend")
     changed = {name: value for name, value in theirs.items() if name not in kept and value != ours[name]}
+    if kind == "merged" and "feed_forward_dim" in changed:
+        changed["feed_forward_dim"] = wider(changed["feed_forward_dim"])
     return {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()}
 
 
@@ -227,7 +252,7 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
         "base": {},
         "merged": {
             "experts_in": "none",
-            "merged_sets": 2,
+            "merged_sets": MERGED_SETS,
             "feed_forward_dim": narrower(base.model.encoder.feed_forward_dim),
         },
         "streaming": {"chunk_sizes": CHUNK_SIZES, "left_contexts": LEFT_CONTEXTS} | (GAINS if levelled else {}),
@@ -239,3 +264,8 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
 def narrower(feed_forward_dim: int) -> int:
     """Channels of a feed-forward in a block stored twice, so that both need about a third of six unshared layers."""
     return feed_forward_dim * 7 // 8
+
+
+def wider(feed_forward_dim: int) -> int:
+    """Channels of `base`'s feed-forward whose narrower one has so many."""
+    return -(-feed_forward_dim * 8 // 7)

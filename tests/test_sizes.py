@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 
 from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.sizes import BEGUN, CORPUS_SIZES, corpus_size, named_sizes, recipe_configs, sizes_of
+from shared_moe_conformer.sizes import (
+    BEGUN,
+    CORPUS_SIZES,
+    corpus_size,
+    kind_of,
+    named_sizes,
+    narrower,
+    recipe_configs,
+    sizes_of,
+    wider,
+)
 
 CALLS: dict[str, Any] = {"corpus": "calls", "language": "en", "licence": "CC0-1.0", "vocab_size": 50}
 BASE = replace_fields(Config(), {"group_sizes": (3, 2), "experts_in": "both", "num_experts": 4})
@@ -39,7 +49,9 @@ def test_more_hours_give_larger_models_and_batches() -> None:
 
 
 def test_options_of_a_recipe_win_over_those_of_its_size() -> None:
-    configs = recipe_configs(1.0, **CALLS, changes={"num_epochs": 3, "num_experts": 5}, small={"num_experts": 1})
+    configs = recipe_configs(
+        1.0, **CALLS, changes={"num_epochs": 3, "num_experts": 5}, own={"small": {"num_experts": 1}}
+    )
     assert {c.training.num_epochs for c in configs.values()} == {3}
     assert (configs["base"].model.encoder.num_experts, configs["small"].model.encoder.num_experts) == (5, 1)
     with pytest.raises(ValueError, match="no option is called encoder_dims"):
@@ -48,14 +60,34 @@ def test_options_of_a_recipe_win_over_those_of_its_size() -> None:
         recipe_configs(0, **CALLS)
 
 
-def test_options_of_base_alone_are_in_no_other_config() -> None:
-    plain, begun = recipe_configs(1.0, **CALLS), recipe_configs(1.0, **CALLS, base={"init_from": "zoo/a", **BEGUN})
-    assert begun.pop("base") == replace_fields(plain.pop("base"), {"init_from": "zoo/a", **BEGUN})
-    assert list(begun.items()) == list(plain.items())
+@pytest.mark.parametrize("name", ["base", "merged"])
+def test_options_of_one_config_are_in_no_other(name: str) -> None:
+    begun = {"init_from": "zoo/a", **BEGUN}
+    plain, changed = recipe_configs(1.0, **CALLS), recipe_configs(1.0, **CALLS, own={name: begun})
+    assert changed.pop(name) == replace_fields(plain.pop(name), begun)
+    assert list(changed.items()) == list(plain.items())
+    with pytest.raises(ValueError, match="no config is called bases: there are full, shared"):
+        recipe_configs(1.0, **CALLS, own={"bases": begun})
 
 
-def test_base_takes_the_sizes_of_the_model_that_it_begins_with() -> None:
-    usual = recipe_configs(3.0, **CALLS)["base"]
-    own = {"chunk_sizes": (0, 8), "vocab_size": 9, "dropout": 0.3}
-    trained = replace_fields(usual, {"expert_dim": 64, "group_sizes": (3, 3), "joiner_dim": 96, **own})
-    assert sizes_of(trained, usual) == {"expert_dim": 64, "group_sizes": (3, 3), "joiner_dim": 96}
+def test_the_recommended_config_is_the_first() -> None:
+    first = [next(iter(recipe_configs(hours, **CALLS))) for hours in (0.1, 5, 9, 100, 1000)]
+    assert first == ["merged", "merged", "base", "base", "base"]
+    assert list(recipe_configs(1.0, **CALLS, recommended="small")) == [
+        "small", "full", "shared", "base", "merged", "streaming"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["base", "merged"])
+def test_a_config_takes_the_sizes_of_the_model_that_it_begins_with(name: str) -> None:
+    usual = recipe_configs(3.0, **CALLS)
+    unlike = {"chunk_sizes": (0, 8), "vocab_size": 9, "dropout": 0.3} if name == "base" else {"dropout": 0.3}
+    sizes = {"feed_forward_dim": 512, "encoder_dim": 128, "group_sizes": (3, 3), "joiner_dim": 96}
+    trained = replace_fields(recipe_configs(3.0, **CALLS, changes=sizes)[name], unlike)
+    assert kind_of(trained) == name
+    assert sizes_of(trained, usual) == sizes
+    assert (kind_of(usual["full"]), kind_of(usual["shared"])) == ("", "")
+
+
+def test_wider_undoes_narrower() -> None:
+    assert all(narrower(wider(channels)) == channels for channels in range(1, 3000))

@@ -42,7 +42,7 @@ def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable
     result = make([*lines, "audio/short.wav\tshort"])
     assert result.status == 0 and "12 utterances; 1 left out" in result.out and "./prepare.sh" in result.out
     assert "features at 8000 Hz: the lowest sampling rate of the recordings is 8000 Hz" in result.out
-    assert "base begins with random weights: the model an4-robust has features at 16000 Hz" in result.out
+    assert "merged begins with random weights: the model an4-robust has features at 16000 Hz" in result.out
     names = {
         "README.md",
         "config.py",
@@ -124,7 +124,8 @@ def test_a_corpus_at_16_khz_begins_with_the_zoos_model(
     ):
         result = make(lines, *options, "--recipe-dir", model)
         told = "random weights: --begin-with none" if model == "none" else f"zoo/{model}: on speechocean762"
-        assert result.status == 0 and f"base begins with {told}" in result.out
+        name = "merged" if model == "none" else "base"
+        assert result.status == 0 and f"{name} begins with {told}" in result.out
         config = (tmp_path / model / "config.py").read_text()
         assert (f'"init_from": "{LOCAL.parent}/zoo/{model}"' in config) == (model != "none")
 

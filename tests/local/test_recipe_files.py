@@ -29,7 +29,9 @@ def fill(folder: Path, recipe: Any, *, target: Path = ROOT / "egs/calls/ASR") ->
 def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     files = fill(tmp_path, RECIPE._replace(hours=hours))
     configs = read_configs(tmp_path / "config.py")
-    assert list(configs) == ["full", "shared", "base", "merged", "streaming", "small"]
+    names = {"full", "shared", "base", "merged", "streaming", "small"}
+    assert configs.keys() == names and next(iter(configs)) == ("merged" if hours < 7 else "base")
+    assert f"# the config {next(iter(configs))};" in files["README.md"]
     base = configs["base"]
     assert (base.data.corpus, base.data.language, base.data.licence) == ("calls", "en", "CC0-1.0")
     assert (base.model.vocab_size, base.data.lang_dir) == (64, "data/lang_bpe_64")
@@ -52,12 +54,13 @@ def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate:
 
 
 @pytest.mark.parametrize(("name", "hours"), [("an4-robust", 0.5), ("an4-robust", 5.0), ("an4-base", 5.0)])
-def test_base_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, name: str, hours: float) -> None:
+def test_one_config_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, name: str, hours: float) -> None:
     features, anywhere = FeatureConfig(sampling_rate=16000), ROOT / "egs/an4/ASR"
     beginning, _ = choose_beginning(name, language="nl", hours=hours, features=features, zoo_dir=ROOT / "zoo")
     files = fill(tmp_path, RECIPE._replace(hours=hours, beginning=beginning))
     assert f"begins with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
     configs = read_configs(tmp_path / "config.py")
+    assert next(iter(configs)) == "base", "the one that begins with the model is recommended"
     base = configs.pop("base")
     assert (base.training.init_from, base.training.warmup_steps) == (f"../../../zoo/{name}", 200)
     trained, model = Bundle.load(ROOT / "zoo" / name), AsrModel(base.model)
@@ -98,8 +101,8 @@ def test_a_recipe_without_such_a_beginning_says_why(tmp_path: Path) -> None:
         found, reason = choose_beginning("", language=language, hours=hours, features=features, zoo_dir=zoo)
         assert found is None and reason.startswith(why)
         recipe = RECIPE._replace(why_random=why)
-        assert f"`base` begins with random weights: {why}.\n" in fill(tmp_path, recipe)["README.md"]
-        assert read_configs(tmp_path / "config.py")["base"].training.init_from == ""
+        assert f"`merged` begins with random weights: {why}.\n" in fill(tmp_path, recipe)["README.md"]
+        assert {c.training.init_from for c in read_configs(tmp_path / "config.py").values()} == {""}
 
 
 def test_the_shell_script_parses_and_finds_the_stages_from_any_folder(tmp_path: Path) -> None:

@@ -19,5 +19,5 @@ CONFIGS = recipe_configs(
         "warmup_steps": 5000,
         "ctc_loss_scale": 0.5,
     },
-    small={"decoder_dim": 144, "joiner_dim": 144},
+    own={"small": {"decoder_dim": 144, "joiner_dim": 144}},
 )

@@ -30,12 +30,14 @@ CONFIGS = recipe_configs(
         "warmup_steps": 30,
         "loss_warmup_steps": 60,
     },
-    small={
-        "encoder_dim": 32,
-        "feed_forward_dim": 64,
-        "group_sizes": (4,),
-        "num_experts": 2,
-        "decoder_dim": 32,
-        "joiner_dim": 32,
+    own={
+        "small": {
+            "encoder_dim": 32,
+            "feed_forward_dim": 64,
+            "group_sizes": (4,),
+            "num_experts": 2,
+            "decoder_dim": 32,
+            "joiner_dim": 32,
+        },
     },
 )
