@@ -143,6 +143,7 @@ class Bundle:
         *,
         sampling_rate: int | None = None,
         decoding: DecodingConfig | None = None,
+        vad: bool = False,
     ) -> Transcript:
         """The transcript of a recording of any length; one longer than half a minute is cut at silences.
 
@@ -150,6 +151,7 @@ class Bundle:
           audio: a file of any sampling rate, or samples (num_samples,) in -1..1.
           sampling_rate: rate of the samples, in Hz; a file says its own.
           decoding: the search; None: the bundle's own. 1best over HLG needs a bundle with a decoding graph.
+          vad: believe words only where Silero VAD hears speech; music and noise then give none.
 
         Returns:
           The transcript; an empty one if the recording is too short for one encoder frame (70 ms).
@@ -159,16 +161,17 @@ class Bundle:
           ValueError: not audio, or a damaged decoding graph.
         """
         if isinstance(audio, (str, Path)):
-            return next(self.transcribe_many([audio], decoding=decoding))
+            return next(self.transcribe_many([audio], decoding=decoding, vad=vad))
         if sampling_rate is None:
             raise ValueError("samples without sampling_rate: give it in Hz")
-        return next(self.transcribe_many([Samples(audio, sampling_rate)], decoding=decoding))
+        return next(self.transcribe_many([Samples(audio, sampling_rate)], decoding=decoding, vad=vad))
 
     def transcribe_many(
         self,
         recordings: Iterable[Recording],
         *,
         decoding: DecodingConfig | None = None,
+        vad: bool = False,
         max_duration: float = MAX_DURATION,
         progress: bool = False,
         on_error: Callable[[int, Exception], None] | None = None,
@@ -179,6 +182,7 @@ class Bundle:
         Args:
           recordings: files, or `Samples`.
           decoding: the search; None: the bundle's own.
+          vad: believe words only where Silero VAD hears speech.
           max_duration: seconds of audio, padding included, that are recognised together.
           progress: show a bar of seconds of audio on the standard error, where that is a terminal.
           on_error: called with the number (from 0) of a recording that cannot be read, whose transcript is then
@@ -194,6 +198,7 @@ class Bundle:
             features=self.features,
             to_transcript=self._to_transcript,
             longest=self.manifest.segment_seconds or WHOLE,
+            vad=vad,
         )
         return recognizer.transcribe(
             recordings, max_duration=max_duration, progress=progress, on_error=on_error, on_experts=on_experts
@@ -206,6 +211,7 @@ class Bundle:
         left_context: int | None = None,
         decoding: DecodingConfig | None = None,
         rules: EndpointRules | None = None,
+        vad: bool = False,
     ) -> StreamingRecognizer:
         """A recogniser of streams, which it takes in batches.
 
@@ -214,6 +220,7 @@ class Bundle:
           left_context: frames before its chunk that a frame attends to; None: the same.
           decoding: the search; None: the bundle's own.
           rules: rules by which segments end; None: sherpa-onnx's.
+          vad: believe words only where Silero VAD hears speech.
 
         Raises:
           ValueError: the model needs whole utterances, or was trained only on these and there is no chunk_size.
@@ -236,6 +243,7 @@ class Bundle:
             chunk_size=max(encoder.chunk_sizes) if chunk_size is None else chunk_size,
             left_context=(max(encoder.left_contexts) or DEFAULT_LEFT_CONTEXT) if left_context is None else left_context,
             rules=rules or EndpointRules(),
+            vad=vad,
         )
 
     def stream(self, **options: Any) -> Stream:

@@ -100,6 +100,16 @@ def add_config_flag(
     return name if name in configs else default
 
 
+def add_vad_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--vad true|false`."""
+    parser.add_argument(
+        "--vad",
+        default=True,
+        help="believe words only where Silero VAD hears speech: music and noise then give none [true]",
+        **_argument_type(bool),
+    )
+
+
 def program(verb: str) -> str:
     """The name of a verb's program in its help: as it was called, by `smc` or by `python -m`."""
     if Path(sys.argv[0]).parts[-1:] == ("smc",) or Path(sys.argv[0]).parts[-2:] == (

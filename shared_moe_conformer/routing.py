@@ -45,8 +45,13 @@ def expert_layers(config: EncoderConfig) -> list[Layer]:
     return [Layer(layer + 1, config.layer_blocks[layer] + 1, name) for layer in config.expert_layers for name in names]
 
 
-def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Transcript, list[SegmentExperts]]:
+def transcribe_with_experts(
+    bundle: Bundle, recording: Recording, *, vad: bool = False
+) -> tuple[Transcript, list[SegmentExperts]]:
     """Transcribe a recording; return the experts of its frames as well, segment by segment.
+
+    Args:
+      vad: believe words only where Silero VAD hears speech; other segments are not computed.
 
     Returns:
       the transcript; the segments in order, none without experts.
@@ -57,7 +62,9 @@ def transcribe_with_experts(bundle: Bundle, recording: Recording) -> tuple[Trans
     """
     segments: list[SegmentExperts] = []
     (transcript,) = bundle.transcribe_many(
-        [recording], on_experts=lambda segment, ids: segments.append(SegmentExperts(segment.start, ids))
+        [recording],
+        vad=vad,
+        on_experts=lambda segment, ids: segments.append(SegmentExperts(segment.start, ids)),
     )
     return transcript, sorted(segments, key=lambda segment: segment.start)
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import program, run_main
+from shared_moe_conformer.cli import add_vad_flag, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.searches import differences
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument(
         "--max-streams", type=int, default=16, help="people at once; others are told to try again later [16]"
     )
+    add_vad_flag(parser)
     add_device_flag(parser)
     return parser
 
@@ -120,7 +121,7 @@ def _serve(args: argparse.Namespace) -> None:
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)
     limits = Limits(int(args.max_megabytes * 1e6), args.max_waiting)
     live = LiveOptions(args.chunk_size, args.left_context_frames, args.max_streams, args.idle_seconds)
-    app = create_app(bundle, folder, hosts=allowed_hosts(args.host), limits=limits, live=live)
+    app = create_app(bundle, folder, hosts=allowed_hosts(args.host), limits=limits, live=live, vad=args.vad)
     with listen(args.host, args.port) as listener:
         shown = f"[{args.host}]" if ":" in args.host else args.host
         print(f"http://{shown}:{listener.getsockname()[1]} serves {bundle.manifest.name}; Ctrl-C ends it", flush=True)

@@ -23,6 +23,7 @@ from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search, WholeUt
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
 from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.speech.voice_activity import LiveSpeech, only_spoken
 
 OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
 """Feature frames of a chunk that the next one sees again."""
@@ -88,6 +89,7 @@ class Stream:
     def __init__(self, recognizer: StreamingRecognizer) -> None:
         self._recognizer = recognizer
         self._live: LiveFeatures | None = None
+        self._speech: LiveSpeech | None = None
         self._features = torch.zeros(0, recognizer.features.num_mel_bins)
         self._state = recognizer.model.encoder.start(1, left_context=recognizer.left_context)
         self._ended: list[tuple[float, Hypothesis]] = []
@@ -108,9 +110,13 @@ class Stream:
         require(not self._finished, "the stream has ended: begin another one")
         if self._live is None:
             self._live = LiveFeatures(self._recognizer.features, sampling_rate)
+            self._speech = LiveSpeech(sampling_rate) if self._recognizer.vad else None
         rate = self._live.sampling_rate
         require(rate == sampling_rate, f"samples at {sampling_rate} Hz after others at {rate} Hz: keep one rate")
-        self._append(self._live.accept(np.asarray(samples, dtype=np.float32)))
+        samples = np.asarray(samples, dtype=np.float32)
+        self._append(self._live.accept(samples))
+        if self._speech is not None:
+            self._speech.accept(samples)
 
     def accept(self, samples: np.ndarray, sampling_rate: int) -> StreamResult:
         """Take the next samples and recognise what they complete; see `add`."""
@@ -137,7 +143,7 @@ class Stream:
     def result(self) -> StreamResult:
         """The words so far."""
         now = [(self.segment_start, self._partial())]
-        final, partial = map(self._recognizer.to_transcript, (self._ended, now))
+        final, partial = map(self._transcript, (self._ended, now))
         return StreamResult(final, partial, self._num_ended, self._finished and not self.is_ready)
 
     @property
@@ -156,7 +162,10 @@ class Stream:
         The stream forgets them: one that is asked regularly takes no more memory after an hour than after a minute.
         """
         ended, self._ended = self._ended, []
-        return [EndedSegment(found[0], self._recognizer.to_transcript([found])) for found in ended]
+        segments = [EndedSegment(found[0], self._transcript([found])) for found in ended]
+        if self._speech is not None:
+            self._speech.forget(self.segment_start)
+        return segments
 
     @property
     def is_ready(self) -> bool:
@@ -191,6 +200,10 @@ class Stream:
         """The encoder's memory of the stream."""
         return self._state
 
+    def _transcript(self, found: Sequence[tuple[float, Hypothesis]]) -> Transcript:
+        transcript = self._recognizer.to_transcript(found)
+        return transcript if self._speech is None else only_spoken(transcript, self._speech.spans)
+
     def _append(self, features: Tensor) -> None:
         self._features = torch.cat([self._features, features])
 
@@ -208,7 +221,7 @@ class Stream:
             encoder_out = torch.cat(self._frames, dim=1)
             lens = torch.tensor([encoder_out.size(1)], device=encoder_out.device)
             (hypothesis,) = search_utterances(at_end, encoder_out, lens)
-        if hypothesis.tokens:
+        if self._transcript([(self.segment_start, hypothesis)]).tokens:
             self._ended.append((self.segment_start, hypothesis))
             self._num_ended += 1
         self._begin_segment(self._segment_start + self._num_frames)
@@ -227,6 +240,7 @@ class StreamingRecognizer:
         chunk_size: int,
         left_context: int,
         rules: EndpointRules,
+        vad: bool = False,
     ) -> None:
         """Recognise in chunks of `chunk_size` encoder frames, which attend to `left_context` frames before them.
 
@@ -237,11 +251,12 @@ class StreamingRecognizer:
           to_transcript: from the starts (in seconds) and hypotheses of segments to their transcript.
           chunk_size, left_context: in encoder frames of 40 ms.
           rules: rules by which segments end.
+          vad: believe words only where Silero VAD hears speech.
         """
         require(chunk_size >= 1, f"chunk_size is {chunk_size}: give 1 or more frames of 40 ms")
         require(left_context >= 1, f"left_context is {left_context}: give 1 or more frames; memory is finite")
         self.model, self.features, self.rules = model, features, rules
-        self.to_transcript = to_transcript
+        self.to_transcript, self.vad = to_transcript, vad
         self.left_context = left_context
         self.frames_per_chunk = SUBSAMPLING_FACTOR * chunk_size + OVERLAP
         is_whole = isinstance(search, WholeUtteranceSearch)

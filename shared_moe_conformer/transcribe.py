@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
+from shared_moe_conformer.cli import add_flags, add_vad_flag, apply_flags, program, run_main
 from shared_moe_conformer.config import NeuralLmType, require
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
@@ -59,6 +59,7 @@ def transcribe_files(
     inputs: Sequence[Input],
     *,
     decoding: DecodingConfig,
+    vad: bool = False,
     write: Callable[[str, Transcript], None],
 ) -> list[str]:
     """Write each input's transcript as soon as it is ready; an error does not stop the other inputs.
@@ -77,7 +78,7 @@ def transcribe_files(
         print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
 
     recordings = [recording for _, recording in inputs]
-    transcripts = bundle.transcribe_many(recordings, decoding=decoding, progress=True, on_error=report)
+    transcripts = bundle.transcribe_many(recordings, decoding=decoding, vad=vad, progress=True, on_error=report)
     for number, transcript in enumerate(transcripts):
         if number not in failed:
             write(inputs[number].name, transcript)
@@ -128,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sampling-rate", type=int, default=16000, help="rate of the audio that --live hears, in Hz [16000]"
     )
+    add_vad_flag(parser)
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
     return parser
@@ -177,7 +179,7 @@ def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> Non
     )
     bundle, decoding = _load(args)
     write = _writer(args, [name for name, _ in inputs])
-    failed = transcribe_files(bundle, inputs, decoding=decoding, write=write)
+    failed = transcribe_files(bundle, inputs, decoding=decoding, vad=args.vad, write=write)
     if failed:
         raise ValueError(f"{len(failed)} of {len(inputs)} files failed: {', '.join(failed)}")
 
@@ -194,7 +196,9 @@ def _transcribe_live(args: argparse.Namespace) -> None:
     show = functools.partial(FORMATS[args.format or "text"], name)
     bundle, decoding = _load(args)
     chunk_size, left_context = decoding.chunk_size or None, decoding.left_context_frames or None
-    stream = bundle.recognizer(chunk_size=chunk_size, left_context=left_context, decoding=decoding).stream()
+    stream = bundle.recognizer(
+        chunk_size=chunk_size, left_context=left_context, decoding=decoding, vad=args.vad
+    ).stream()
     rate = args.sampling_rate
     source = (
         read_pcm(cast(BufferedIOBase, sys.stdin.buffer), sampling_rate=rate) if args.audio else hear_microphone(rate)

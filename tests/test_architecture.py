@@ -59,6 +59,7 @@ ONLY_IN = {
     "espnet2": {"espnet.py"},
     "nemo": {"nemo.py"},
     "sentencepiece": {"data/tokenizer.py"},
+    "silero_vad": {"speech/voice_activity.py"},
     "transformers": {"hugging_face/"},
 }
 """Files or folders of the package in which an outside library may be imported."""

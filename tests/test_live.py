@@ -74,7 +74,7 @@ def test_speech_from_the_standard_input_is_printed(
     expected = stream.finish()
     for format_ in ("text", "json"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Trickle(pcm)))
-        main(["--model", model, "--live", "-", *CHUNK, "--format", format_])
+        main(["--model", model, "--live", "-", *CHUNK, "--format", format_, "--vad", "false"])
         out = capsys.readouterr().out
         assert out.count("\n") == expected.segment == 1
         shown = json.loads(out) if format_ == "json" else {"text": out.strip(), "times": expected.final.times}

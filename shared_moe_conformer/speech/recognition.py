@@ -28,6 +28,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.speech.audio import seconds_of, stream_audio, stream_samples
 from shared_moe_conformer.speech.transcript import EMPTY, Transcript
+from shared_moe_conformer.speech.voice_activity import Span, only_spoken, speech_spans
 
 POOL_SECONDS = 300.0
 """Seconds of audio whose segments are sorted by length together; a transcript is ready once its pool is."""
@@ -83,6 +84,17 @@ class Segment(NamedTuple):
     """Time of its first sample in the recording, in seconds."""
     features: Tensor
     """(T, F)"""
+    speech: Sequence[Span] | None = None
+    """Where somebody speaks, in seconds from the recording's beginning; None: not asked."""
+
+
+class Recognised(NamedTuple):
+    """What a segment holds."""
+
+    start: float
+    """Of the segment, in seconds."""
+    hypothesis: Hypothesis
+    speech: Sequence[Span] | None
 
 
 class End(NamedTuple):
@@ -95,7 +107,11 @@ class End(NamedTuple):
 
 
 def read_segments(
-    recordings: Iterable[Recording], features: Callable[[np.ndarray, int], Tensor], *, longest: float
+    recordings: Iterable[Recording],
+    features: Callable[[np.ndarray, int], Tensor],
+    *,
+    longest: float,
+    speech: Callable[[np.ndarray, int], Sequence[Span]] | None = None,
 ) -> Iterator[Segment | End]:
     """The segments of each recording, then its `End`, in order; segments of less than 70 ms are left out.
 
@@ -103,11 +119,16 @@ def read_segments(
       recordings: files or samples.
       features: function from samples (num_samples,) and their rate in Hz to features (T, F).
       longest: the longest segment, in seconds, of a recording that is cut; see `cut_at_silences`.
+      speech: function from samples and their rate to where somebody speaks; segments without speech are left out.
     """
     for number, recording in enumerate(recordings):
         try:
             for start, samples, sampling_rate in _cut(recording, longest=longest):
-                segment = Segment(number, start, features(samples, sampling_rate))
+                spans = None if speech is None else speech(samples, sampling_rate)
+                if spans == []:
+                    continue
+                spans = spans and [Span(start + begin, start + end) for begin, end in spans]
+                segment = Segment(number, start, features(samples, sampling_rate), spans)
                 if len(segment.features) > MIN_NUM_FRAMES:  # this length may be 65 ms, rounded up, which holds no word
                     yield segment
         except (ValueError, OSError) as error:
@@ -215,6 +236,8 @@ class OfflineRecognizer:
     """Function from the starts (in seconds) and hypotheses of segments to their transcript."""
     longest: float
     """The longest segment, in seconds, of a recording that is cut."""
+    vad: bool = False
+    """Words are believed only where a detector hears speech; other segments are not searched."""
 
     def transcribe(
         self,
@@ -226,15 +249,18 @@ class OfflineRecognizer:
         on_experts: Callable[[Segment, Tensor], None] | None = None,
     ) -> Iterator[Transcript]:
         """The transcript of each recording, in their order; the arguments are those of `Bundle.transcribe_many`."""
-        found: dict[int, list[tuple[float, Hypothesis]]] = {}
+        found: dict[int, list[Recognised]] = {}
+        parts = read_segments(
+            recordings, self.features, longest=self.longest, speech=speech_spans if self.vad else None
+        )
         shown = progress and sys.stderr.isatty()
         total = _seconds(recordings) if shown else None  # reads the header of every file
         with tqdm(total=total, unit="s", unit_scale=True, disable=not shown) as bar:
-            for pool in pools(read_segments(recordings, self.features, longest=self.longest)):
+            for pool in pools(parts):
                 segments = [part for part in pool if isinstance(part, Segment)]
                 for batch in batches(segments, max_duration=max_duration):
                     for segment, hyp in zip(batch, self._search(batch, on_experts)):
-                        found.setdefault(segment.recording, []).append((segment.start, hyp))
+                        found.setdefault(segment.recording, []).append(Recognised(segment.start, hyp, segment.speech))
                     bar.update(sum(len(segment.features) for segment in batch) / FRAMES_PER_SECOND)
                 for end in (part for part in pool if isinstance(part, End)):
                     yield self._finish(end, found.pop(end.recording, []), on_error)
@@ -254,11 +280,12 @@ class OfflineRecognizer:
         return decode_batch(self.model, encoder_output, self.decoding, resources=self.resources)
 
     def _finish(
-        self, end: End, found: list[tuple[float, Hypothesis]], on_error: Callable[[int, Exception], None] | None
+        self, end: End, found: list[Recognised], on_error: Callable[[int, Exception], None] | None
     ) -> Transcript:
-        """The transcript of a recording, given its segments' starts and hypotheses in any order."""
+        """The transcript of a recording, given what its segments hold, in any order."""
         if end.error is None:
-            return self.to_transcript(sorted(found, key=lambda segment: segment[0]))
+            transcript = self.to_transcript([each[:2] for each in sorted(found, key=lambda each: each.start)])
+            return only_spoken(transcript, [s for each in found for s in each.speech or ()]) if self.vad else transcript
         if on_error is None:
             raise end.error
         on_error(end.recording, end.error)

@@ -74,7 +74,13 @@ LIMITS = Limits()
 
 
 def create_app(
-    bundle: Bundle, folder: Path, *, hosts: Sequence[str], limits: Limits = LIMITS, live: LiveOptions = LIVE
+    bundle: Bundle,
+    folder: Path,
+    *,
+    hosts: Sequence[str],
+    limits: Limits = LIMITS,
+    live: LiveOptions = LIVE,
+    vad: bool = False,
 ) -> FastAPI:
     """The application.
 
@@ -85,11 +91,12 @@ def create_app(
         point its own name here.
       limits: of `/transcribe`.
       live: of `/stream`.
+      vad: believe words only where Silero VAD hears speech.
 
     Raises:
       ValueError: a value in `live` that cannot be used.
     """
-    recognizer, why_not = _recognizer(bundle, live)
+    recognizer, why_not = _recognizer(bundle, live, vad=vad)
     queue = RecognitionQueue(max_waiting=limits.max_waiting)
     hub: StreamHub | None = None
 
@@ -142,7 +149,7 @@ def create_app(
                 uploads = await receive(
                     request, Path(temporary), name=name, max_bytes=limits.max_bytes, idle_seconds=live.idle_seconds
                 )
-                parts = [functools.partial(_answer, bundle, upload) for upload in uploads]
+                parts = [functools.partial(_answer, bundle, upload, vad=vad) for upload in uploads]
                 found = await _unless_client_leaves(request, queue.run(*parts))
             except (Ending, Full, ValueError) as error:
                 return await _refuse(request, error)
@@ -183,20 +190,20 @@ def describe_model(bundle: Bundle) -> dict[str, Any]:
     return {**facts, "max_seconds": MAX_SECONDS, "experts": experts_table(bundle, [])}
 
 
-def _recognizer(bundle: Bundle, live: LiveOptions) -> tuple[StreamingRecognizer | None, str]:
+def _recognizer(bundle: Bundle, live: LiveOptions, *, vad: bool) -> tuple[StreamingRecognizer | None, str]:
     """The recogniser of streams, or None and the reason if the model cannot stream and nobody asked for it."""
     try:
-        return bundle.recognizer(chunk_size=live.chunk_size, left_context=live.left_context), ""
+        return bundle.recognizer(chunk_size=live.chunk_size, left_context=live.left_context, vad=vad), ""
     except (ValueError, OSError) as error:
         if live.chunk_size is not None or live.left_context is not None:
             raise
         return None, str(error)
 
 
-def _answer(bundle: Bundle, upload: Upload) -> dict[str, Any]:
+def _answer(bundle: Bundle, upload: Upload, *, vad: bool) -> dict[str, Any]:
     """The transcript of an upload, or its `error` in one line."""
     try:
-        return recognise(bundle, upload.path, name=upload.name)
+        return recognise(bundle, upload.path, name=upload.name, vad=vad)
     except ValueError as error:
         return {"name": upload.name, "error": " ".join(str(error).split())}
 

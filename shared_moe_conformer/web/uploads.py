@@ -281,13 +281,14 @@ async def _keep(file: UploadFile, path: Path, name: str) -> Upload:
     return Upload(path, shown(file.filename or name))
 
 
-def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
+def recognise(bundle: Bundle, path: Path, *, name: str, vad: bool = False) -> dict[str, Any]:
     """The transcript of a recording, and its experts.
 
     Args:
       bundle: the model.
       path: the recording.
       name: the owner's name for it.
+      vad: believe words only where Silero VAD hears speech.
 
     Raises:
       ValueError: it is not audio, or too long; the message has the owner's name for it.
@@ -295,7 +296,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
     require(path.stat().st_size > 0, f"{name} is empty")
     try:
         seconds = require_short(path, seconds=MAX_SECONDS)
-        transcript, segments = transcribe_with_experts(bundle, path)
+        transcript, segments = transcribe_with_experts(bundle, path, vad=vad)
     except ValueError as error:
         raise ValueError(str(error).replace(str(path), name)) from error
     values = transcript._asdict()

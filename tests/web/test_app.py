@@ -99,7 +99,7 @@ class Gate:
         self.begun: list[str] = []
         self._open = threading.Event()
 
-    def recognise(self, bundle: Bundle, path: Path, *, name: str) -> dict[str, Any]:
+    def recognise(self, bundle: Bundle, path: Path, *, name: str, vad: bool) -> dict[str, Any]:
         self.begun.append(name)
         assert self._open.wait(30)
         return {"name": name, "text": "", "seconds": 1.0}

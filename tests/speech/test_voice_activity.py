@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.data.distortions import Setting, music
+from shared_moe_conformer.data.features import resample
+from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.speech.audio import read_audio
+from shared_moe_conformer.speech.transcript import Transcript, Word
+from shared_moe_conformer.speech.voice_activity import LiveSpeech, Span, only_spoken, speech_spans
+
+ZOO = Path(__file__).resolve().parents[2] / "zoo"
+RATE = 16000
+MUSIC_SECONDS = 4.0
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    """Three seconds in which somebody spells, at 16 kHz."""
+    samples, rate = read_audio(ZOO / "an4-base" / TEST_WAV)
+    assert rate == RATE
+    return samples
+
+
+@pytest.fixture(scope="module")
+def after_music(speech: np.ndarray) -> np.ndarray:
+    """The same, after four seconds of made music."""
+    made = music(int(MUSIC_SECONDS * RATE), Setting(RATE, np.random.default_rng(6), lambda: speech))
+    return np.concatenate([made * 2 * speech.std() / made.std(), speech]).astype(np.float32)
+
+
+def live_spans(samples: np.ndarray, rate: int, *, part: int) -> list[Span]:
+    live = LiveSpeech(rate)
+    for start in range(0, len(samples), part):
+        live.accept(samples[start : start + part])
+    return live.spans
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100])
+@pytest.mark.parametrize("gain", [0, -30])
+def test_speech_is_heard_at_any_rate_and_level(speech: np.ndarray, rate: int, gain: float) -> None:
+    samples = 10 ** (gain / 20) * (speech if rate == RATE else resample(speech, RATE, rate))
+    found, live = speech_spans(samples, rate), live_spans(samples, rate, part=rate // 7)
+    for spans in (found, live):
+        assert spans[0].start == pytest.approx(0.3, abs=0.1)
+        assert min(spans[-1].end, len(speech) / RATE) == pytest.approx(2.85, abs=0.2)
+
+
+def test_a_stream_hears_the_same_however_it_is_cut(after_music: np.ndarray) -> None:
+    assert live_spans(after_music, RATE, part=160) == live_spans(after_music, RATE, part=12345)
+
+
+def test_silence_noise_and_nothing_hold_no_speech() -> None:
+    noise = np.random.default_rng(0).standard_normal(5 * RATE)
+    for samples in (np.zeros(0), np.zeros(RATE), noise, 1e-3 * noise):
+        assert speech_spans(samples.astype(np.float32), RATE) == []
+
+
+def test_words_are_believed_in_speech_alone(speech: np.ndarray, after_music: np.ndarray) -> None:
+    bundle = Bundle.load(ZOO / "an4-streaming")
+    spoken = bundle.transcribe(speech, sampling_rate=RATE)
+    assert bundle.transcribe(speech, sampling_rate=RATE, vad=True) == spoken, "nothing that was said is lost"
+    in_music = bundle.transcribe(after_music, sampling_rate=RATE).words[0]
+    believed = bundle.transcribe(after_music, sampling_rate=RATE, vad=True)
+    assert in_music.end < MUSIC_SECONDS < believed.words[0].start
+    assert (
+        believed.text.endswith("THIRTY EIGHT")
+        and "".join(believed.tokens).replace("\u2581", " ").strip() == believed.text
+    )
+    assert len(believed.tokens) == len(believed.times) == len(believed.confidences or ())
+
+
+def test_a_stream_believes_words_in_speech_alone(after_music: np.ndarray) -> None:
+    bundle = Bundle.load(ZOO / "an4-streaming")
+    heard = {}
+    for vad in (False, True):
+        stream = bundle.stream(chunk_size=16, vad=vad)
+        partial = [stream.accept(after_music[i : i + RATE], RATE).text for i in range(0, 3 * RATE, RATE)]
+        stream.accept(after_music[3 * RATE :], RATE)
+        stream.finish()
+        heard[vad] = (any(partial), [word for _, transcript in stream.pop_segments() for word in transcript.words])
+    assert heard[False][0] and heard[False][1][0].end < MUSIC_SECONDS
+    assert not heard[True][0] and heard[True][1][0].start > MUSIC_SECONDS
+    assert [word.text for word in heard[True][1]][-2:] == ["THIRTY", "EIGHT"]
+
+
+def test_a_word_outside_speech_goes_with_its_tokens() -> None:
+    words = [Word("A", 0.4, 0.6, 0.9), Word("BE", 1.0, 1.3, 0.5), Word("C", 2.4, 2.5, 0.7)]
+    transcript = Transcript(
+        "A BE C", ["\u2581A", "\u2581B", "E", "\u2581C"], [0.5, 1.1, 1.25, 2.45], words, [0.9, 0.5, 0.8, 0.7]
+    )
+    assert only_spoken(transcript, [Span(0.0, 3.0)]) is transcript
+    assert only_spoken(transcript, [Span(1.2, 1.4)]) == Transcript(
+        "BE", ["\u2581B", "E"], [1.1, 1.25], words[1:2], [0.5, 0.8]
+    )
+    assert only_spoken(transcript, [Span(0.0, 0.2), Span(2.6, math.inf)]).text == "A C"
+    assert only_spoken(transcript, []) == Transcript("", [], [], [], [])
+
+
+def test_the_detector_leaves_torchs_threads_alone(speech: np.ndarray) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    live_spans(speech, RATE, part=RATE)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
