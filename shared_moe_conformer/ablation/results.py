@@ -203,16 +203,29 @@ def error_rates(
     """
     texts = {(run.words, run.characters) for runs in results.values() for run in runs}
     require(len(texts) == 1, f"the runs are of {len(texts)} test sets: prepare them alike, or report them apart")
-    lengths = np.array(texts.pop()[level == "character"])
+    errors = {
+        variant: np.array([getattr(run.method(method), f"{level}_errors") for run in runs])
+        for variant, runs in results.items()
+    }
+    return rates_of(errors, np.array(texts.pop()[level == "character"]), reference=reference)
+
+
+def rates_of(errors: Mapping[str, np.ndarray], lengths: np.ndarray, *, reference: str) -> dict[str, Rates]:
+    """The error rates of variants of a model on the same utterances, as `error_rates` computes them.
+
+    Args:
+      errors: by variant, the errors of each seed in each utterance, (S, N); variants may have different S.
+      lengths: words or characters of each utterance, (N,).
+      reference: the variant to which the others are compared; without it ratios are NaN.
+    """
     rng = np.random.default_rng(1)
     weights = rng.multinomial(len(lengths), np.full(len(lengths), 1 / len(lengths)), size=REPLICATIONS)
     drawn, rates = {}, {}
-    for variant, runs in results.items():
-        errors = np.array([getattr(run.method(method), f"{level}_errors") for run in runs])
-        by_seed = 100 * (weights @ errors.T) / (weights @ lengths)[:, None]  # (replications, seeds)
-        seeds = rng.integers(len(runs), size=by_seed.shape)
+    for variant, its in errors.items():
+        by_seed = 100 * (weights @ its.T) / (weights @ lengths)[:, None]  # (replications, seeds)
+        seeds = rng.integers(len(its), size=by_seed.shape)
         drawn[variant] = np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1)
-        rates[variant] = 100 * errors.sum() / len(runs) / lengths.sum()
+        rates[variant] = 100 * its.sum() / len(its) / lengths.sum()
     base, drawn_base = rates.get(reference, np.nan), drawn.get(reference, np.full(REPLICATIONS, np.nan))
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which the reference makes no error
         return {
