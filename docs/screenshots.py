@@ -1,6 +1,6 @@
 """Take the pictures of the README's pages in a real Chromium: docs/serve.png, docs/zoo.png and docs/report.png.
 
-python docs/screenshots.py --zoo-dir zoo --model asterisk-en-base --exp-dir egs/asterisk/ASR/exp/base
+python docs/screenshots.py --zoo-dir zoo --model an4-base --exp-dir egs/asterisk/ASR/exp/base
 """
 
 from __future__ import annotations
