@@ -99,13 +99,13 @@ class RunOptions:
 def only_training_in(exp_dir: Path) -> Iterator[None]:
     """Lock a folder for this process while the block runs.
 
-    The lock ends with the process, however that ends; forked workers do not hold it. A folder that did not exist is
-    removed again if it stays empty.
+    The lock ends with the process, however that ends; forked workers do not hold it. Folders that did not exist are
+    removed again if they stay empty.
 
     Raises:
       FileExistsError: another process holds the lock.
     """
-    is_new = not exp_dir.exists()
+    new = [folder for folder in (exp_dir, *exp_dir.parents) if not folder.exists()]
     exp_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(exp_dir / LOCK_NAME, timeout=0)
     try:
@@ -121,9 +121,9 @@ def only_training_in(exp_dir: Path) -> Iterator[None]:
     finally:
         (exp_dir / LOCK_NAME).unlink(missing_ok=True)
         lock.release()
-        if is_new:
-            with contextlib.suppress(OSError):  # not empty
-                exp_dir.rmdir()
+        with contextlib.suppress(OSError):  # not empty
+            for folder in new:
+                folder.rmdir()
 
 
 class Origin(NamedTuple):

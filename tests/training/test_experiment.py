@@ -185,7 +185,8 @@ def test_a_folder_is_held_until_its_holder_is_killed(tmp_path: Path) -> None:
 def test_nothing_is_left_where_nothing_was_and_what_was_stays(tmp_path: Path) -> None:
     with only_training_in(tmp_path / "a" / "b"):
         pass
-    assert list((tmp_path / "a").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
     with pytest.raises(ValueError), only_training_in(tmp_path / "a"):
         raise ValueError
     with only_training_in(tmp_path / "new"):
