@@ -124,12 +124,12 @@ def read_segments(
     for number, recording in enumerate(recordings):
         try:
             for start, samples, sampling_rate in _cut(recording, longest=longest):
-                spans = None if speech is None else speech(samples, sampling_rate)
-                if spans == []:
-                    continue
-                spans = spans and [Span(start + begin, start + end) for begin, end in spans]
-                segment = Segment(number, start, features(samples, sampling_rate), spans)
-                if len(segment.features) > MIN_NUM_FRAMES:  # this length may be 65 ms, rounded up, which holds no word
+                segment = Segment(number, start, features(samples, sampling_rate))  # refuses what is no audio
+                if speech is not None:
+                    spans = [Span(start + begin, start + end) for begin, end in speech(samples, sampling_rate)]
+                    segment = segment._replace(speech=spans)
+                # a length of MIN_NUM_FRAMES may be 65 ms, rounded up, which holds no word
+                if len(segment.features) > MIN_NUM_FRAMES and segment.speech != []:
                     yield segment
         except (ValueError, OSError) as error:
             yield End(number, error)

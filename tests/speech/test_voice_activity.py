@@ -76,6 +76,14 @@ def test_words_are_believed_in_speech_alone(speech: np.ndarray, after_music: np.
     assert len(believed.tokens) == len(believed.times) == len(believed.confidences or ())
 
 
+def test_samples_that_are_no_numbers_are_refused_and_not_taken_for_silence() -> None:
+    bundle, samples = Bundle.load(ZOO / "an4-streaming"), np.full(RATE, np.nan, dtype=np.float32)
+    with pytest.raises(ValueError, match="infinite or undefined samples"):
+        bundle.transcribe(samples, sampling_rate=RATE, vad=True)
+    with pytest.raises(ValueError, match="infinite or undefined samples"):
+        bundle.stream(chunk_size=16, vad=True).accept(samples, RATE)
+
+
 def test_a_stream_believes_words_in_speech_alone(after_music: np.ndarray) -> None:
     bundle = Bundle.load(ZOO / "an4-streaming")
     heard = {}
