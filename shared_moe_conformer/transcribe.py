@@ -150,10 +150,14 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
         "lm_type": {"choices": get_args(NeuralLmType), "help": "The language model over tokens that the model has."},
-        "lm_scales": {"metavar": "FLOAT", "help": "Rescoring methods: scale of the language model."},
+        "lm_scales": {
+            "metavar": "FLOAT",
+            "help": "Rescoring methods: scale of the language model, or of the transducer.",
+        },
         "rescoring_ngram": {"help": "The n-gram: an ARPA file in the model's folder, or an absolute path."},
         "graph": {
-            "help": "1best, nbest, nbest_lm_rescore: HLG: the model's lexicon and n-gram; H: the CTC topology. [HLG]"
+            "help": "1best, nbest, nbest_lm_rescore, nbest_transducer_rescoring: HLG: the model's lexicon and n-gram; "
+            "H: the CTC topology. [HLG]"
         },
         "lattice_engine": {
             "choices": ("auto", "k2", "embedded"),

@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "lattice": set(),
     "params": {"cli", "config", "model"},
     "training": {"config", "data", "model", "params"},  # of data the types alone
-    "decoding": {"config", "model", "lattice", "data"},  # of data the types alone
+    "decoding": {"config", "model", "lattice", "loss", "data"},  # of data the types alone
     "speech": {"config", "decoding", "model"},  # of decoding the type of hypotheses
     "release": {"config", "model"},
     "forms": {"bundle", "config", "data", "decoding", "model", "release", "speech"},

@@ -86,7 +86,7 @@ def recipe(tmp_path: Path, lang_dir: Path, tiny_bundle, monkeypatch: pytest.Monk
 
 
 def run(recipe: Path, *arguments: str) -> None:
-    decode.main({"full": Config(), "base": Config()}, recipe_dir=recipe, arguments=arguments)
+    decode.main({"base": Config(), "full": Config()}, recipe_dir=recipe, arguments=arguments)
 
 
 def test_all_methods_write_their_files_and_a_table(recipe: Path, capsys) -> None:

@@ -22,6 +22,7 @@ from shared_moe_conformer.lattice.engine import find_lattices, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lattice import NO_PATH, Beams, Lattice, LatticePath
 from shared_moe_conformer.lattice.paths import best_arcs, n_best, output_confidences, token_confidences
+from shared_moe_conformer.loss.transducer import sequence_log_prob
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.text import words_of
 
@@ -106,7 +107,7 @@ def nbest_oracle(model: AsrModel, options: DecodingConfig, parts: Resources) -> 
 
 
 class ScoredLists(NamedTuple):
-    """The N best paths of each utterance, each with its log-probability by another language model."""
+    """The N best paths of each utterance, each with its log-probability by another model."""
 
     lattices: Lattices
     lists: list[list[tuple[LatticePath, float]]]
@@ -122,7 +123,7 @@ def nbest_rescoring(model: AsrModel, options: DecodingConfig, parts: Resources) 
     """
     find = lattice_finder(model, options, given(parts.word_graph, "word_graph"))
     lm = given(parts.rescoring_lm, "rescoring_lm")
-    return _rescored_lists(find, lambda paths: [lm.score(path.output_labels) for path in paths], options)
+    return _rescored_lists(find, lambda paths, frames: [lm.score(path.output_labels) for path in paths], options)
 
 
 def nbest_lm_rescore(model: AsrModel, options: DecodingConfig, parts: Resources) -> WholeUtteranceSearch[ScoredLists]:
@@ -132,23 +133,63 @@ def nbest_lm_rescore(model: AsrModel, options: DecodingConfig, parts: Resources)
     """
     find = lattice_finder(model, options, _chosen_graph(options, parts))
     lm = given(parts.token_lm, "token_lm").to(model.joiner.output.weight.device)
-    return _rescored_lists(find, lambda paths: lm.sentence_scores([tokens_of(path)[0] for path in paths]), options)
+    return _rescored_lists(find, lambda paths, frames: lm.sentence_scores([tokens_of(p)[0] for p in paths]), options)
+
+
+def nbest_transducer_rescoring(
+    model: AsrModel, options: DecodingConfig, parts: Resources
+) -> WholeUtteranceSearch[ScoredLists]:
+    """The search for the one of the N best sequences for which path + lm_scale * transducer is largest.
+
+    path is the log-probability of the sequence's best path, by the CTC head and, over HLG, the graph at its scale;
+    transducer that of the tokens by decoder and joiner, all alignments together. The two parts of a model err apart.
+
+    Source: two-pass rescoring of Sainath et al. 2019, Two-pass end-to-end speech recognition (arXiv 1908.10992), with
+    CTC before the transducer, as in WeNet's rescoring.
+    """
+    find = lattice_finder(model, options, _chosen_graph(options, parts))
+
+    def score(paths: list[LatticePath], frames: Tensor) -> list[float]:
+        return [transducer_log_prob(model, frames, tokens_of(path)[0]) for path in paths]
+
+    return _rescored_lists(find, score, options, with_graph=True)
+
+
+def transducer_log_prob(model: AsrModel, frames: Tensor, tokens: list[int]) -> float:
+    """The log-probability of tokens, given the encoder frames (T, C) of an utterance."""
+    before = torch.tensor([[BLANK_ID, *tokens]], device=frames.device)
+    decoder_frames = model.joiner.decoder_projection(model.decoder(before))  # (1, U + 1, J)
+    logits = model.joiner(model.joiner.encoder_projection(frames).unsqueeze(1), decoder_frames)
+    return sequence_log_prob(logits.float().log_softmax(-1), tokens, BLANK_ID)
 
 
 def _rescored_lists(
-    find: FindLattices, score: Callable[[list[LatticePath]], list[float]], options: DecodingConfig
+    find: FindLattices,
+    score: Callable[[list[LatticePath], Tensor], list[float]],
+    options: DecodingConfig,
+    *,
+    with_graph: bool = False,
 ) -> WholeUtteranceSearch[ScoredLists]:
-    """The search whose N best paths a language model scores, those of an utterance together."""
+    """The search whose N best paths another model scores, those of an utterance together, given its frames (T, C).
+
+    The graph's own scores chose the N best; with_graph: they also count in the final choice.
+    """
     lm_scale = options.lm_scales[0]
 
     def scored(encoder_out: Tensor, encoder_out_lens: Tensor) -> ScoredLists:
         found = find(encoder_out, encoder_out_lens)
         lists = [_n_best(lattice, options) for lattice in found.of_utterances]
-        return ScoredLists(found, [list(zip(paths, score(paths))) for paths in lists])
+        frames = [x[:length] for x, length in zip(encoder_out, encoder_out_lens.tolist())]
+        return ScoredLists(found, [list(zip(paths, score(paths, x))) for paths, x in zip(lists, frames)])
+
+    def best(scored_paths: list[tuple[LatticePath, float]]) -> LatticePath:
+        scores = [(path.score if with_graph else path.am_score) + lm_scale * score for path, score in scored_paths]
+        path, score = scored_paths[number := scores.index(max(scores))]
+        return path._replace(score=scores[number], lm_score=lm_scale * score)
 
     def choose(found: ScoredLists) -> list[Hypothesis]:
         (lattices, words), lists = found
-        return [hypothesis(lattice, _best(paths, lm_scale), words) for lattice, paths in zip(lattices, lists)]
+        return [hypothesis(lattice, best(paths), words) for lattice, paths in zip(lattices, lists)]
 
     return WholeUtteranceSearch(scored, choose)
 
@@ -180,12 +221,6 @@ def _best_paths(found: Lattices) -> list[Hypothesis]:
 def _n_best(lattice: Lattice, options: DecodingConfig) -> list[LatticePath]:
     """The N best paths within the output beam; only `NO_PATH` if there is none."""
     return n_best(lattice, options.num_paths, beam=options.output_beam) or [NO_PATH]
-
-
-def _best(scored: list[tuple[LatticePath, float]], lm_scale: float) -> LatticePath:
-    """The path with the best score, which becomes its score."""
-    best, lm_score = max(scored, key=lambda pair: pair[0].am_score + lm_scale * pair[1])
-    return best._replace(score=best.am_score + lm_scale * lm_score, lm_score=lm_scale * lm_score)
 
 
 def _text(path: LatticePath, words: list[str] | None, to_text: Callable[[list[int]], str]) -> str:

@@ -135,6 +135,13 @@ METHODS: dict[str, Method] = {
         engines=ENGINES,
         at_scales=True,
     ),
+    "nbest_transducer_rescoring": Method(
+        lattice.nbest_transducer_rescoring,
+        (*LATTICE, "num_paths", "lm_scales"),
+        uses=("word_graph",),
+        engines=ENGINES,
+        at_scales=True,
+    ),
     "whole_lattice_rescoring": Method(
         lattice.whole_lattice_rescoring,
         (*OVER_WORDS, *RESCORING),

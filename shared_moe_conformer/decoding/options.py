@@ -41,6 +41,7 @@ DecodingMethod = Literal[
     "nbest",
     "nbest_rescoring",
     "nbest_lm_rescore",
+    "nbest_transducer_rescoring",
     "whole_lattice_rescoring",
     "nbest_oracle",
     "all",
@@ -76,7 +77,7 @@ class DecodingConfig:
     lm_scale: float = 0.3
     """modified_beam_search_lm_shallow_fusion, modified_beam_search_LODR: factor of the LM's log-probabilities."""
     lm_scales: tuple[float, ...] = (0.5, 1.0, 1.5)
-    """Rescoring methods: scales of the LM's log-probabilities, each with its own results."""
+    """Rescoring methods: scales of the LM's, or the transducer's, log-probabilities, each with its own results."""
     rescoring_ngram: str = "G_4_gram.arpa"
     """nbest_rescoring, whole_lattice_rescoring: the n-gram over words, a file of the lang folder."""
     backoff: Backoff = "exact"
@@ -90,7 +91,8 @@ class DecodingConfig:
     hotwords_score: float = 1.5
     """Bonus (nats) for each token of a hotword; icefall's --context-score."""
     graph: GraphName = "HLG"
-    """1best, nbest, nbest_lm_rescore, nbest_oracle: HLG: the lang folder's lexicon and n-gram; H: the CTC topology."""
+    """1best, nbest, nbest_lm_rescore, nbest_transducer_rescoring, nbest_oracle: HLG: the lang folder's lexicon and
+    n-gram; H: the CTC topology."""
     hlg_scale: float = 1.0
     """Lattices over HLG: factor of the graph's log-probabilities."""
     lattice_engine: EngineChoice = "auto"

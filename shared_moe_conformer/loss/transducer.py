@@ -9,6 +9,8 @@ Source: Kuang et al. 2022, Pruned RNN-T for fast, memory-efficient ASR training 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -90,6 +92,21 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
     slack = (s_range - 1) * frames
     begin = slack - _suffix_min(slack - begin).clamp(min=0)
     return begin.unsqueeze(-1) + torch.arange(s_range, device=begin.device)
+
+
+def sequence_log_prob(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> float:
+    """The log-probability of a token sequence, all its alignments together.
+
+    Args:
+      log_probs: of each token, and of blank, at each frame after each number of tokens, (T, U + 1, V).
+      tokens: U of them.
+    """
+    if len(log_probs) == 0:
+        return -math.inf if tokens else 0.0
+    px = log_probs.new_full((1, len(tokens), len(log_probs) + 1), -torch.inf)
+    for number, token in enumerate(tokens):
+        px[0, number, :-1] = log_probs[:, number, token]
+    return float(mutual_information_recursion(px, log_probs[None, :, :, blank].transpose(1, 2)))
 
 
 def _suffix_min(x: Tensor) -> Tensor:

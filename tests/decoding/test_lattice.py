@@ -19,6 +19,7 @@ from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.graphs import WordGraph
 from shared_moe_conformer.lattice.ngram import NgramAutomaton, NgramModel, train_ngram
 from shared_moe_conformer.lattice.paths import n_best
+from shared_moe_conformer.model.asr_model import AsrModel
 from tests.lattice.conftest import make_lang_dir
 
 from .conftest import ctc_greedy_search
@@ -218,6 +219,52 @@ def test_every_scale_has_the_best_of_all_sequences_at_that_scale(search, other, 
         assert in_lattice.score == pytest.approx(max(scored)[0], abs=1e-6)
         assert in_lattice.score >= in_list.score - 1e-6
     assert len({tuple(hyps[0].words) for hyps in whole}) > 1, "the scale must matter"
+
+
+def by_alignments(model: AsrModel, frames: torch.Tensor, tokens: list[int]) -> float:
+    """The log-probability of tokens, one alignment after the other: which frame emits each."""
+    total = []
+    for emitting in itertools.combinations_with_replacement(range(len(frames)), len(tokens)):
+        score, context, said = torch.zeros(()), model.decoder.start_context, 0
+        for number, frame in enumerate(model.joiner.encoder_projection(frames)):
+            for step in [*(tokens[i] for i, where in enumerate(emitting) if where == number), 0]:
+                decoder_frame = model.joiner.decoder_projection(model.decoder.step(torch.tensor([context])))[0]
+                score = score + model.joiner(frame, decoder_frame).log_softmax(-1)[step]
+                context = [*context[1:], step] if step else context
+                said += bool(step)
+        assert said == len(tokens)
+        total.append(score)
+    return float(torch.stack(total).logsumexp(0))
+
+
+@pytest.mark.parametrize("tokens", [[], [3], [3, 3, 5]])
+def test_the_transducers_score_counts_every_alignment(tokens: list[int], make_model, make_batch) -> None:
+    model, (frames, _) = make_model(8), make_batch([4])
+    found = searches.transducer_log_prob(model, frames[0], tokens)
+    assert found == pytest.approx(by_alignments(model, frames[0], tokens), abs=1e-4)
+
+
+@pytest.mark.parametrize("graph", ["H", "HLG"])
+def test_the_transducer_chooses_among_the_n_best(graph: str, search, make_model, make_batch) -> None:
+    model, (frames, lens) = make_model(8), make_batch([20, 0, 12])
+    options = {**search, "num_paths": 9, "hlg_scale": 0.5} | ({"word_graph": None} if graph == "H" else {})
+    (lattices, _), lists = finder(model, **{k: v for k, v in options.items() if k != "num_paths"})(frames, lens), []
+    for lattice in lattices:
+        lists.append(n_best(lattice, 9, beam=6.0))
+    chosen = set()
+    for scale in SCALES:
+        config, parts = asked(**options, lm_scales=(scale,))
+        hyps = search_utterances(searches.nbest_transducer_rescoring(model, config, parts), frames, lens)
+        assert hyps[1].tokens == [], "it has no frame"
+        for hyp, paths, x, length in list(zip(hyps, lists, frames, lens))[::2]:
+            scores = [
+                p.score + scale * searches.transducer_log_prob(model, x[:length], searches.tokens_of(p)[0])
+                for p in paths
+            ]
+            assert hyp.score == pytest.approx(max(scores), abs=1e-3)
+            assert hyp.tokens == searches.tokens_of(paths[scores.index(max(scores))])[0]
+        chosen.add(tuple(hyps[0].tokens))
+    assert len(chosen) > 1, "the scale must matter"
 
 
 def test_confidences_are_there_for_every_word_and_token(search, other, make_model, make_batch) -> None:
