@@ -130,6 +130,8 @@ class Stream:
             self._finished = True
             if self._live is not None:
                 self._append(self._live.finish())
+            if self._speech is not None:
+                self._speech.finish()
             if not self.is_ready:
                 self._end_segment()
 

@@ -19,11 +19,14 @@ from lhotse import SupervisionSegment
 
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
+from shared_moe_conformer.text import counted
 
 SPLITS = ("train", "dev", "test")
 MAX_SHOWN = 3
 PERCENT = {"test": range(10), "dev": range(10, 20)}
 """Hundredths of the texts that are held out."""
+LARGE = 0.2
+"""Share of all utterances above which a group is for training: as many are held out in all."""
 Grouping = Literal["speaker", "gender", "age", "language", "corpus"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 AGE_GROUPS = (0, 13, 20)
@@ -198,7 +201,8 @@ def held_out(sizes: Mapping[str, float], share: float) -> set[str]:
 def assign_splits(utterances: Sequence[Utterance], *, by: str = "text") -> list[Utterance]:
     """The utterances, each in a split.
 
-    Given splits stay as they are; a missing dev or test is taken out of train.
+    Given splits stay as they are; a missing dev or test is taken out of train. A large group stays in it: calls that
+    have a YES in common may be most of a corpus.
 
     Args:
       utterances: with splits, or all without.
@@ -218,7 +222,7 @@ def assign_splits(utterances: Sequence[Utterance], *, by: str = "text") -> list[
         require("train" in given, "no utterance is in train: write that split in some lines")
         return list(utterances)
     free = [utterance for utterance in utterances if utterance.split in ("", "train")]
-    chosen = _choose(_groups(free, by), missing)
+    chosen = _choose(_groups(free, by), missing, by)
     return [utterance._replace(split=chosen.get(utterance.id, utterance.split)) for utterance in utterances]
 
 
@@ -228,17 +232,23 @@ def shared_texts(utterances: Iterable[Utterance]) -> set[str]:
     return {text for text, count in counts.items() if count > 1}
 
 
-def _choose(groups: dict[str, list[Utterance]], missing: Sequence[str]) -> dict[str, str]:
+def _choose(groups: dict[str, list[Utterance]], missing: Sequence[str], by: str) -> dict[str, str]:
     """The split of each utterance's id."""
     order = sorted(groups, key=lambda name: (_percentile(name), name))
+    other = next(way for way in ("speaker", "text") if way != by)
     require(
         len(order) > len(missing),
-        f"{len(order)} groups of equal texts, recordings or speakers: too few to hold out {' and '.join(missing)}; "
-        "give a split to every line, or --split-by the other",
+        f"{counted(len(order), 'group')} of utterances with a {by} or a recording in common: too few to hold out "
+        f"{' and '.join(missing)}; give a split to every line, or --split-by {other}",
     )
-    split_by_group = {name: split if (split := split_of(name)) in missing else "train" for name in order}
+    sizes = {name: len(group) for name, group in groups.items()}
+    large = {name for name in order if sizes[name] > LARGE * sum(sizes.values())}
+    split_by_group = {
+        name: split if (split := split_of(name)) in missing and name not in large else "train" for name in order
+    }
     if set(split_by_group.values()) != {*missing, "train"}:  # so few that chance left one empty
-        split_by_group |= dict.fromkeys(order, "train") | dict(zip(order, missing))
+        smaller = [name for name in order if name != max(order, key=lambda name: sizes[name])]
+        split_by_group |= dict.fromkeys(order, "train") | dict(zip(smaller, missing))
     return {utterance.id: split_by_group[name] for name, group in groups.items() for utterance in group}
 
 

@@ -115,6 +115,16 @@ def test_few_texts_still_give_three_splits() -> None:
         assign_splits([utterance(i, f"TEXT {i}") for i in range(2)])
 
 
+@pytest.mark.parametrize("name", ["a", "b", "c", "d", "e", "f", "g", "h"])
+def test_what_most_utterances_have_in_common_is_for_training(name: str) -> None:
+    calls = [utterance(i, "YES" if i % 4 == 0 else f"{name} {i}", path=f"{name}{i // 4}.wav") for i in range(40)]
+    others = [utterance(100 + i, f"{name} OTHER {i // 4}", path=f"{name}-{i // 4}.wav") for i in range(8)]
+    splits = [u.split for u in assign_splits(calls + others)]
+    assert set(splits[:40]) == {"train"} and sorted(splits[40:]) == ["dev"] * 4 + ["test"] * 4
+    with pytest.raises(ValueError, match=r"1 group of .* a text or a recording in common.* --split-by speaker$"):
+        assign_splits(calls)
+
+
 def test_whole_speakers_can_be_held_out() -> None:
     utterances = [utterance(i, f"DIGIT {i % 10}", speaker=f"S{i // 10}") for i in range(300)]
     assigned = assign_splits(utterances, by="speaker")

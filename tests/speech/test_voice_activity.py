@@ -52,6 +52,39 @@ def test_speech_is_heard_at_any_rate_and_level(speech: np.ndarray, rate: int, ga
         assert min(spans[-1].end, len(speech) / RATE) == pytest.approx(2.85, abs=0.2)
 
 
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_a_word_that_fills_its_recording_is_heard(speech: np.ndarray, rate: int) -> None:
+    word = resample(speech[int(0.45 * RATE) : int(0.75 * RATE)], RATE, rate)
+    (found,) = speech_spans(word, rate)
+    live = LiveSpeech(rate)
+    live.accept(word)
+    live.finish()
+    (heard,) = live.spans
+    for span in (found, heard):
+        assert span.start == pytest.approx(0, abs=0.1) and span.end == pytest.approx(0.3, abs=0.1)
+
+
+def test_speech_is_heard_beside_clicks_offsets_and_louder_speech(speech: np.ndarray) -> None:
+    quiet = 0.01 * speech
+    clicks = quiet.copy()
+    clicks[:: 2 * RATE] = 1
+    usual = speech_spans(speech, RATE)
+    for samples in (clicks, quiet + 0.3):
+        spans = speech_spans(samples, RATE)
+        assert (spans[0].start, spans[-1].end) == pytest.approx((usual[0].start, usual[-1].end), abs=0.2)
+    seconds = len(speech) / RATE
+    both = speech_spans(np.concatenate([speech, quiet]), RATE)
+    assert both[-1].end == pytest.approx(seconds + usual[-1].end, abs=0.3)
+    assert sum(min(end - start, end - seconds) for start, end in both if end > seconds) > 1.5
+
+
+def test_a_stream_counts_the_seconds_of_odd_rates(speech: np.ndarray) -> None:
+    live = LiveSpeech(11025)
+    for _ in range(40):
+        live.accept(np.tile(resample(speech, RATE, 11025), 5))
+    assert live._num_resampled / RATE == pytest.approx(live._num_heard / 11025, abs=1e-3)
+
+
 def test_a_stream_hears_the_same_however_it_is_cut(after_music: np.ndarray) -> None:
     assert live_spans(after_music, RATE, part=160) == live_spans(after_music, RATE, part=12345)
 
