@@ -23,6 +23,10 @@ from shared_moe_conformer.data.check_report import CheckReport, facts_of, write_
 from shared_moe_conformer.data.checks import Problem
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
 from shared_moe_conformer.data.tokenizer import Tokenizer
+from shared_moe_conformer.text import counted
+
+TABLE = "utterances.tsv"
+"""The corpus of a recipe that `new_recipe.py` made, in the recipe's folder."""
 
 
 def main() -> None:
@@ -37,10 +41,11 @@ def main() -> None:
         splits, left = drop_faulty(splits, found.problems, args)
         found = found._replace(problems=left)
     if found.problems:
+        place = f"in {TABLE}" if Path(TABLE).is_file() else "where the recipe builds its manifests (local/)"
         raise ValueError(
-            f"{len(found.problems)} problems in {args.manifest_dir}, see checks.txt there: correct or drop these cuts "
-            "where the recipe builds its manifests (local/), then run ./prepare.sh --stage 1 --force true; or leave "
-            "those of the training split out with ./prepare.sh --drop-faulty true"
+            f"{counted(len(found.problems), 'problem')} in {args.manifest_dir}, see checks.txt there: correct or drop "
+            f"these cuts {place}, then run ./prepare.sh --stage 1 --force true; or leave those of the training split "
+            "out with ./prepare.sh --drop-faulty true"
         )
     for split, cuts in splits.items():
         print(f"{split}: {len(cuts)} cuts, {sum(cut.duration for cut in cuts) / 60:.1f} minutes, no problems")

@@ -117,7 +117,12 @@ def _parser() -> argparse.ArgumentParser:
         "json: one object per line with tokens, words and their times; ctm: one line per word (NIST); srt, vtt: "
         "subtitles [times; with --live text]",
     )
-    parser.add_argument("--output-dir", type=Path, help="write one file per recording there, instead of printing")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        help="write one file per recording there, instead of printing: a.txt for a.wav, and if there is a.mp3 as well "
+        "a.wav.txt and a.mp3.txt",
+    )
     parser.add_argument(
         "--live",
         action="store_true",
@@ -237,10 +242,7 @@ def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Tr
     if args.output_dir is None:
         return lambda name, transcript: print(show(name, transcript), flush=True)
     suffix = {"times": "txt", "text": "txt"}.get(args.format or "times", args.format)
-    places = {name: place_of(name, args.audio).with_suffix("") for name in names}
-    for stem, count in Counter(places[name] for name in names).items():
-        those = " and ".join([name for name in names if places[name] == stem][:2])
-        require(count == 1, f"{count} recordings are called {stem}, {those}: write each to an --output-dir of its own")
+    places = _places(names, args.audio)
     require(not args.output_dir.is_file(), f"--output-dir {args.output_dir} is a file: name a folder")
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -251,6 +253,22 @@ def _writer(args: argparse.Namespace, names: Sequence[str]) -> Callable[[str, Tr
             file.write(f"{show(name, transcript)}\n".encode(errors="replace"))
 
     return write
+
+
+def _places(names: Sequence[str], arguments: Sequence[str]) -> dict[str, Path]:
+    """The path of each recording's transcript in the output folder, without the suffix of the format.
+
+    The recording's own suffix stays where two differ in nothing else: a.wav and a.mp3.
+    """
+    whole = {name: place_of(name, arguments) for name in names}
+    stems = Counter(place.with_suffix("") for place in whole.values())
+    places = {
+        name: place if stems[place.with_suffix("")] > 1 else place.with_suffix("") for name, place in whole.items()
+    }
+    for place, count in Counter(places[name] for name in names).items():
+        those = " and ".join([name for name in names if places[name] == place][:2])
+        require(count == 1, f"{count} recordings are called {place}, {those}: write each to an --output-dir of its own")
+    return places
 
 
 if __name__ == "__main__":

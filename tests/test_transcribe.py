@@ -144,6 +144,10 @@ def test_sub_folders_are_mirrored_in_the_folder_of_the_output(model: Path, tmp_p
     assert found == {"a.txt", "monday/a.txt", "monday/b.c.txt", "d.txt"}
     main([*start, str(tmp_path / "each"), "--channel", "each", f"{tmp_path}/calls/*/a.wav"])
     assert (tmp_path / "each/monday/a-0.txt").is_file()
+    shutil.copy(tmp_path / "d.wav", tmp_path / "calls/a.flac")
+    main([*start, str(tmp_path / "alike"), "--channel", "each", str(tmp_path / "calls")])
+    found = {str(path.relative_to(tmp_path / "alike")) for path in (tmp_path / "alike").rglob("*.txt")}
+    assert found == {"a-0.wav.txt", "a-0.flac.txt", "monday/a-0.txt", "monday/b.c-0.txt"}
 
 
 def test_a_named_pipe_is_read_once(model: Path, tmp_path: Path, capsys: Output) -> None:
@@ -215,7 +219,7 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         ),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
-        (["--output-dir", "new", "other/test.wav"], "2 recordings are called test, other/test.wav and "),
+        (["--output-dir", "new", "other/test.wav"], "2 recordings are called test.wav, other/test.wav and "),
         (["--output-dir", __file__], "test_transcribe.py is a file: name a folder"),
         ([""], "an argument is empty: name a file or a folder"),
         (["nothing*.wav"], "no audio files in nothing*.wav"),

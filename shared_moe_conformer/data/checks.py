@@ -16,7 +16,7 @@ from shared_moe_conformer.config import FRAME_SHIFT, FeatureConfig, require, sub
 from shared_moe_conformer.data.recordings import SILENCE_DB, Level
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.data.utterances import Utterance
-from shared_moe_conformer.text import first_line, shown
+from shared_moe_conformer.text import counted, first_line, shown
 
 MIN_DURATION, MAX_DURATION = 0.3, 30.0
 """Seconds; icefall's usual 1 to 20 would drop a third of a corpus of short prompts."""
@@ -154,7 +154,7 @@ def check_utterance(cut: Cut, tokenizer: Tokenizer, config: FeatureConfig) -> li
 def refuse(problems: Sequence[Problem], where: Path | str) -> None:
     """Raise `ValueError` with the first problems, if there are any."""
     shown = "; ".join(problems[:MAX_SHOWN])
-    require(not problems, f"{len(problems)} problems in {where}: {shown}; see local/validate_cuts.py")
+    require(not problems, f"{counted(len(problems), 'problem')} in {where}: {shown}; see local/validate_cuts.py")
 
 
 def refuse_many(problems: Sequence[Problem], num_good: int, where: Path | str) -> None:

@@ -341,5 +341,5 @@ def test_a_survey_counts_and_leaves_out(corpus: Corpus, tmp_path: Path) -> None:
     assert found.num_batches(1, 1000.0, num_parts=4) == 2, "half a batch for each part's rest"
     assert found.num_batches(1, 3.0, num_parts=1) == pytest.approx(found.seconds / 3, rel=0.5)
     CutSet.from_cuts([*cuts[:4], bad]).to_file(tmp_path / "b.jsonl.gz")
-    with pytest.raises(ValueError, match=r"1 problems in b.jsonl.gz: train-5: empty transcript"):
+    with pytest.raises(ValueError, match=r"1 problem in b.jsonl.gz: train-5: empty transcript"):
         survey(open_sources(("b.jsonl.gz",), tmp_path), check, limit=None)

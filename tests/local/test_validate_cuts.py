@@ -150,7 +150,10 @@ def test_when_too_much_is_faulty_nothing_is_dropped(plant: Plant, run_local: Cal
 def test_faulty_cuts_of_other_splits_are_refused_all_the_same(plant: Plant, run_local: Callable[..., Result]) -> None:
     plant("test", lambda cuts: [say(cuts[0], ""), *cuts[1:]])
     result = drop_faulty(run_local, "--max-dropped-share", "1")
-    assert result.status == 1 and "error: 1 problems in data/fbank" in result.err
+    assert result.status == 1 and "error: 1 problem in data/fbank" in result.err
+    assert "cuts where the recipe builds its manifests (local/), then" in result.err
+    Path("utterances.tsv").touch()
+    assert "correct or drop these cuts in utterances.tsv, then" in validate(run_local).err
 
 
 def test_many_problems_are_counted_and_few_are_shown(plant: Plant, run_local: Callable[..., Result]) -> None:
