@@ -15,7 +15,10 @@ from shared_moe_conformer.release.manifest import CARD_FILE, Manifest, ModelFact
 from shared_moe_conformer.release.zoo_index import ZooEntry
 from shared_moe_conformer.text import markdown_table
 
-HUB_LICENCES = ("apache-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "gpl-2.0", "mit", "unknown")
+HUB_LICENCES = (
+    *("apache-2.0", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0"),
+    *("cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "gpl-2.0", "gpl-3.0", "mit", "unknown"),
+)
 """Licences that Hugging Face knows; others are `other` with a `license_name`.
 
 Source: https://huggingface.co/docs/hub/repositories-licenses

@@ -53,6 +53,8 @@ def test_other_licences_and_several_languages() -> None:
     values = header(dataclasses.replace(MANIFEST, licence="LicenseRef-mine: 'all'", language="en,fr"))
     assert (values["license"], values["license_name"]) == ("other", "LicenseRef-mine: 'all'")
     assert values["language"] == ["en", "fr"]
+    common_voice = header(dataclasses.replace(MANIFEST, licence="CC0-1.0"))
+    assert common_voice["license"] == "cc0-1.0" and "license_name" not in common_voice
 
 
 @pytest.mark.parametrize("part", ["1,234,567", "12.50 %", "--model asterisk-base", "CC-BY-SA-3.0", "8 experts"])
