@@ -182,7 +182,7 @@ def test_each_channel_has_a_transcript(model: Path, tmp_path: Path, tones: np.nd
     assert json.loads(capsys.readouterr().out) == second
     for channel, name, message in (
         ("7", call, f"{call} has no channel 7: its channels are 0 to 1"),
-        ("each", "bad.wav", "bad"),
+        ("each", "bad.wav", "bad.wav\n"),
     ):
         with pytest.raises(SystemExit):
             main([*start, "--channel", channel, str(tmp_path / name)])

@@ -80,10 +80,12 @@ def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]
     """
     if channel is None:
         return [Input(name, path)]
-    channels = [channel] if isinstance(channel, int) else [0]
+    channels = [channel] if isinstance(channel, int) else []
     if channel == EACH:
         with contextlib.suppress(ValueError, OSError), open_audio(Path(path)) as file:
             channels = list(range(file.channels))
+    if not channels:
+        return [Input(name, path)]
     of_channel = Path(name)
     return [Input(str(of_channel.with_stem(f"{of_channel.stem}-{n}")), Channel(path, n)) for n in channels]
 

@@ -44,7 +44,7 @@ def test_a_file_has_an_input_for_each_channel_that_is_asked_for(tmp_path: Path) 
     assert inputs_of(path, None, name="a/call.wav") == [Input("a/call.wav", path)]
     assert inputs_of(path, 1, name="a/call.wav") == [Input("a/call-1.wav", Channel(path, 1))]
     assert inputs_of(path, "each", name="a/call.wav") == [Input("a/call-0.wav", Channel(path, 0))]
-    assert inputs_of("missing.wav", "each", name="b.wav") == [Input("b-0.wav", Channel("missing.wav", 0))]
+    assert inputs_of("missing.wav", "each", name="b.wav") == [Input("b.wav", "missing.wav")], "no name of a channel"
 
 
 def test_a_transcript_lies_below_the_output_as_its_recording_in_the_named_folder(tmp_path: Path) -> None:
