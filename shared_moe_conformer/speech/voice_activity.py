@@ -54,6 +54,8 @@ FRAME = 0.05
 """Seconds of a frame whose loudness is measured."""
 BLOCK = 0.1
 """Seconds of a stream that are resampled together."""
+OFFSET_SHARE = 0.1
+"""Share of a block's mean in the offset of a stream, which is taken out: it is no sound."""
 HALF_LIFE = 5.0
 """Seconds in which half of a stream's loudest sample is forgotten, so that a click does not deafen the detector."""
 
@@ -137,7 +139,7 @@ class LiveSpeech:
         self._waiting = np.zeros(0, dtype=np.float32)
         self._before = np.zeros(self._block, dtype=np.float32)
         self._audio = np.zeros(round(EDGE * self._rate), dtype=np.float32)
-        self._peak = 0.0
+        self._peak = self._offset = 0.0
         self._spans: list[Span] = []
         self._num_heard = self._num_resampled = 0
 
@@ -163,7 +165,10 @@ class LiveSpeech:
         self._spans = [span for span in self._spans if span.end + MARGIN > before]
 
     def _hear(self, block: np.ndarray) -> None:
+        mean = float(block.mean())
+        self._offset = mean if not self._num_heard else self._offset + OFFSET_SHARE * (mean - self._offset)
         self._num_heard += len(block)
+        block = block - np.float32(self._offset)
         peak = float(np.abs(block).max())
         self._peak = max(peak, self._peak * 0.5 ** (BLOCK / HALF_LIFE))
         level = PEAK / self._peak if self._peak else 1.0

