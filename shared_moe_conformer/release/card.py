@@ -198,7 +198,7 @@ def _described(encoder: EncoderConfig) -> str:
     if blocks < layers:
         text += f" that use the weights of {blocks} block{'s' * (blocks > 1)}"
     if encoder.merged_sets > 1:
-        text += f", {encoder.merged_sets} sets of weights merged for each layer,"
+        text += f", stored {encoder.merged_sets} times and merged by gates of each layer"
     if encoder.experts_in != "none":
         text += f" and have {encoder.num_experts} experts each, {encoder.top_k} for each frame"
     return text
