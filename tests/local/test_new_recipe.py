@@ -133,7 +133,7 @@ def test_a_corpus_at_16_khz_begins_with_the_zoos_model(
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("an4-rubost", "is not in the zoo, which has an4-base, an4-robust"),
+        ("an4-rubost", "is not in the zoo, which has an4-base, an4-merged"),
         ("an4-base", "has features at 16000 Hz, the"),
     ],
 )

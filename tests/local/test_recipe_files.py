@@ -53,28 +53,29 @@ def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate:
     assert f"at {rate} Hz, so nothing above {rate // 2} Hz" in files["README.md"]
 
 
-@pytest.mark.parametrize(("name", "hours"), [("an4-robust", 0.5), ("an4-robust", 5.0), ("an4-base", 5.0)])
+@pytest.mark.parametrize(
+    ("name", "hours"), [("an4-robust", 0.5), ("an4-robust", 5.0), ("an4-base", 5.0), ("an4-merged", 5.0)]
+)
 def test_one_config_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, name: str, hours: float) -> None:
     features, anywhere = FeatureConfig(sampling_rate=16000), ROOT / "egs/an4/ASR"
     beginning, _ = choose_beginning(name, language="nl", hours=hours, features=features, zoo_dir=ROOT / "zoo")
     files = fill(tmp_path, RECIPE._replace(hours=hours, beginning=beginning))
     assert f"begins with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
     configs = read_configs(tmp_path / "config.py")
-    assert next(iter(configs)) == "base", "the one that begins with the model is recommended"
-    base = configs.pop("base")
-    assert (base.training.init_from, base.training.warmup_steps) == (f"../../../zoo/{name}", 200)
-    trained, model = Bundle.load(ROOT / "zoo" / name), AsrModel(base.model)
-    assert "64 of 64 units" in begin_with(model, base, trained.tokenizer, anywhere)
+    kind = "merged" if name == "an4-merged" else "base"
+    assert next(iter(configs)) == kind, "the one that begins with the model is recommended"
+    begun = configs.pop(kind)
+    assert (begun.training.init_from, begun.training.warmup_steps) == (f"../../../zoo/{name}", 200)
+    trained, model = Bundle.load(ROOT / "zoo" / name), AsrModel(begun.model)
+    assert "64 of 64 units" in begin_with(model, begun, trained.tokenizer, anywhere)
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in trained.model.state_dict().items())
-    levelled = name == "an4-robust"
-    assert base.model.encoder.loudness_norm == levelled and (base.data.gain_probability == 0) == levelled
+    levelled = name != "an4-base"
+    assert begun.model.encoder.loudness_norm == levelled and (begun.data.gain_probability == 0) == levelled
     assert configs["streaming"].data.gain_probability > 0 and not configs["streaming"].model.encoder.loudness_norm
     unused = {c.training.init_from or c.training.warmup_steps for c in configs.values()}
-    assert unused == {300} and list(configs) == ["full", "shared", "merged", "streaming", "small"]
-    stored = {name: count_parameters(c.model)["encoder"].unique for name, c in configs.items()}
-    assert (
-        3 * count_parameters(base.model)["encoder"].unique <= stored["full"] and 3 * stored["merged"] <= stored["full"]
-    )
+    assert unused == {300} and configs.keys() == {"full", "shared", "base", "merged", "streaming", "small"} - {kind}
+    stored = {name: count_parameters(c.model)["encoder"].unique for name, c in {**configs, kind: begun}.items()}
+    assert 3 * stored["base"] <= stored["full"] and 3 * stored["merged"] <= stored["full"]
     assert stored["small"] < 0.7 * stored["streaming"]
 
 
