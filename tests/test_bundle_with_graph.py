@@ -28,6 +28,9 @@ from shared_moe_conformer.release.manifest import FILES, WORD_FILES, ExampleReco
 from shared_moe_conformer.release.zoo_index import SUMS_FILE, verify_sums, write_sums  # noqa: E402
 from shared_moe_conformer.speech.transcript import as_ctm  # noqa: E402
 from shared_moe_conformer.transcribe import SEARCHES, main  # noqa: E402
+
+TONES = ("--vad", "false")
+"""The recordings are no speech."""
 from tests.conftest import TEXTS  # noqa: E402
 
 HLG, OLD_HLG, NGRAM = "HLG_standard.safetensors", "HLG_standard.npz", "G.arpa"
@@ -69,7 +72,8 @@ def test_every_search_that_transcribe_offers_works(
     if METHODS[search].engines == ("k2",):
         pytest.importorskip("k2")
     scale = ["--lm-scales", "0.5", "--rescoring-ngram", str(folder / NGRAM)] if METHODS[search].at_scales else []
-    main(["--model", str(folder), "--decoding-method", search, *scale, "--format", "text", str(folder / "test.wav")])
+    options = ["--decoding-method", search, *scale, "--format", "text", *TONES]
+    main(["--model", str(folder), *options, str(folder / "test.wav")])
     assert capsys.readouterr().out.strip()
 
 
@@ -98,11 +102,11 @@ def test_the_command_line_searches_it(
     folder: Path, saved: Save, tones: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wav, options = str(folder / "test.wav"), ["--decoding-method", "1best", "--graph", "HLG", "--format", "ctm"]
-    main(["--model", str(folder), wav, *options])
+    main(["--model", str(folder), wav, *options, *TONES])
     expected = Bundle.load(folder).transcribe(wav, decoding=OVER_WORDS)
     assert capsys.readouterr().out == as_ctm(wav, expected) + "\n"
     with pytest.raises(SystemExit):
-        main(["--model", str(saved()), wav, *options])
+        main(["--model", str(saved()), wav, *options, *TONES])
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "has no decoding graph: release it with one (./export.py --with-graph)" in err
