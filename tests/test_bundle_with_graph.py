@@ -71,7 +71,8 @@ def test_every_search_that_transcribe_offers_works(
 ) -> None:
     if METHODS[search].engines == ("k2",):
         pytest.importorskip("k2")
-    scale = ["--lm-scales", "0.5", "--rescoring-ngram", str(folder / NGRAM)] if METHODS[search].at_scales else []
+    scale = ["--lm-scales", "0.5"] if METHODS[search].at_scales else []
+    scale += ["--rescoring-ngram", str(folder / NGRAM)] if "rescoring_ngram" in METHODS[search].options else []
     options = ["--decoding-method", search, *scale, "--format", "text", *TONES]
     main(["--model", str(folder), *options, str(folder / "test.wav")])
     assert capsys.readouterr().out.strip()
