@@ -6,7 +6,7 @@ these are exact, so `nbest` has no --nbest-scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,7 +22,7 @@ from shared_moe_conformer.lattice.engine import find_lattices, lattice_engine
 from shared_moe_conformer.lattice.graphs import Graph, WordGraph
 from shared_moe_conformer.lattice.lattice import NO_PATH, Beams, Lattice, LatticePath
 from shared_moe_conformer.lattice.paths import best_arcs, n_best, output_confidences, token_confidences
-from shared_moe_conformer.loss.transducer import sequence_log_prob
+from shared_moe_conformer.loss.transducer import sequence_log_probs
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.text import words_of
 
@@ -150,17 +150,33 @@ def nbest_transducer_rescoring(
     find = lattice_finder(model, options, _chosen_graph(options, parts))
 
     def score(paths: list[LatticePath], frames: Tensor) -> list[float]:
-        return [transducer_log_prob(model, frames, tokens_of(path)[0]) for path in paths]
+        return transducer_log_probs(model, frames, [tokens_of(path)[0] for path in paths])
 
     return _rescored_lists(find, score, options, with_graph=True)
 
 
-def transducer_log_prob(model: AsrModel, frames: Tensor, tokens: list[int]) -> float:
-    """The log-probability of tokens, given the encoder frames (T, C) of an utterance."""
-    before = torch.tensor([[BLANK_ID, *tokens]], device=frames.device)
-    decoder_frames = model.joiner.decoder_projection(model.decoder(before))  # (1, U + 1, J)
-    logits = model.joiner(model.joiner.encoder_projection(frames).unsqueeze(1), decoder_frames)
-    return sequence_log_prob(logits.float().log_softmax(-1), tokens, BLANK_ID)
+CONTEXTS = 64
+"""Contexts of the decoder that the joiner computes together."""
+
+
+def transducer_log_probs(model: AsrModel, frames: Tensor, sequences: Sequence[list[int]]) -> list[float]:
+    """The log-probability of each token sequence, given the encoder frames (T, C) of an utterance.
+
+    The decoder sees the last few tokens only, which sequences of a list have in common.
+    """
+    size, decoder, joiner = model.decoder.context_size, model.decoder, model.joiner
+    numbers: dict[tuple[int, ...], int] = {}
+    rows = []
+    for tokens in sequences:
+        said = [*decoder.start_context, *tokens]
+        contexts = [tuple(said[u : u + size]) for u in range(len(tokens) + 1)]
+        rows.append([numbers.setdefault(context, len(numbers)) for context in contexts])
+    decoder_frames = joiner.decoder_projection(decoder.step(torch.tensor(list(numbers), device=frames.device)))
+    encoder_frames = joiner.encoder_projection(frames).unsqueeze(1)
+    parts = [joiner(encoder_frames, part).float().log_softmax(-1) for part in decoder_frames.split(CONTEXTS)]
+    log_probs = torch.cat(parts, dim=1)  # (T, contexts, V)
+    emitted = [log_probs[:, row[:-1], tokens] for row, tokens in zip(rows, sequences)]
+    return sequence_log_probs(emitted, [log_probs[:, row, BLANK_ID] for row in rows]).tolist()
 
 
 def _rescored_lists(

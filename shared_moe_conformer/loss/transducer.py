@@ -94,19 +94,24 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
     return begin.unsqueeze(-1) + torch.arange(s_range, device=begin.device)
 
 
-def sequence_log_prob(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> float:
-    """The log-probability of a token sequence, all its alignments together.
+def sequence_log_probs(tokens: Sequence[Tensor], blanks: Sequence[Tensor]) -> Tensor:
+    """The log-probabilities (N,) of token sequences, all alignments of each together.
 
     Args:
-      log_probs: of each token, and of blank, at each frame after each number of tokens, (T, U + 1, V).
-      tokens: U of them.
+      tokens: for each sequence, of its next token at each frame after each number of tokens, (T, U).
+      blanks: of blank there, (T, U + 1).
     """
-    if len(log_probs) == 0:
-        return -math.inf if tokens else 0.0
-    px = log_probs.new_full((1, len(tokens), len(log_probs) + 1), -torch.inf)
-    for number, token in enumerate(tokens):
-        px[0, number, :-1] = log_probs[:, number, token]
-    return float(mutual_information_recursion(px, log_probs[None, :, :, blank].transpose(1, 2)))
+    num_frames, lengths = len(blanks[0]), [x.size(1) for x in tokens]
+    if num_frames == 0:
+        return torch.tensor([-math.inf if length else 0.0 for length in lengths])
+    px = blanks[0].new_full((len(tokens), max(lengths), num_frames + 1), -torch.inf)
+    py = blanks[0].new_full((len(tokens), max(lengths) + 1, num_frames), -torch.inf)
+    for number, (token, blank) in enumerate(zip(tokens, blanks)):
+        px[number, : token.size(1), :-1] = token.T
+        py[number, : blank.size(1)] = blank.T
+    boundary = torch.tensor([[0, 0, length, num_frames] for length in lengths], device=px.device)
+    log_probs: Tensor = mutual_information_recursion(px, py, boundary)
+    return log_probs
 
 
 def _suffix_min(x: Tensor) -> Tensor:

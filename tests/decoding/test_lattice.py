@@ -237,11 +237,11 @@ def by_alignments(model: AsrModel, frames: torch.Tensor, tokens: list[int]) -> f
     return float(torch.stack(total).logsumexp(0))
 
 
-@pytest.mark.parametrize("tokens", [[], [3], [3, 3, 5]])
-def test_the_transducers_score_counts_every_alignment(tokens: list[int], make_model, make_batch) -> None:
-    model, (frames, _) = make_model(8), make_batch([4])
-    found = searches.transducer_log_prob(model, frames[0], tokens)
-    assert found == pytest.approx(by_alignments(model, frames[0], tokens), abs=1e-4)
+def test_the_transducers_scores_count_every_alignment(make_model, make_batch) -> None:
+    model, (frames, _), sequences = make_model(8), make_batch([4]), [[], [3], [3, 3, 5], [3, 5]]
+    found = searches.transducer_log_probs(model, frames[0], sequences)
+    assert found == pytest.approx([by_alignments(model, frames[0], tokens) for tokens in sequences], abs=1e-4)
+    assert searches.transducer_log_probs(model, frames[0, :0], [[], [3]]) == [0.0, -float("inf")]
 
 
 @pytest.mark.parametrize("graph", ["H", "HLG"])
@@ -257,10 +257,8 @@ def test_the_transducer_chooses_among_the_n_best(graph: str, search, make_model,
         hyps = search_utterances(searches.nbest_transducer_rescoring(model, config, parts), frames, lens)
         assert hyps[1].tokens == [], "it has no frame"
         for hyp, paths, x, length in list(zip(hyps, lists, frames, lens))[::2]:
-            scores = [
-                p.score + scale * searches.transducer_log_prob(model, x[:length], searches.tokens_of(p)[0])
-                for p in paths
-            ]
+            by_transducer = searches.transducer_log_probs(model, x[:length], [searches.tokens_of(p)[0] for p in paths])
+            scores = [path.score + scale * score for path, score in zip(paths, by_transducer)]
             assert hyp.score == pytest.approx(max(scores), abs=1e-3)
             assert hyp.tokens == searches.tokens_of(paths[scores.index(max(scores))])[0]
         chosen.add(tuple(hyps[0].tokens))
