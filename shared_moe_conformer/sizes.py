@@ -267,5 +267,5 @@ def narrower(feed_forward_dim: int) -> int:
 
 
 def wider(feed_forward_dim: int) -> int:
-    """Channels of `base`'s feed-forward whose narrower one has so many."""
+    """The inverse of `narrower`: the channels of `base`'s feed-forward, given those of `merged`'s."""
     return -(-feed_forward_dim * 8 // 7)

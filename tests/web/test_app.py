@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.data.distortions import Setting, music
 from shared_moe_conformer.release.manifest import TEST_WAV
-from shared_moe_conformer.speech.audio import read_audio
+from shared_moe_conformer.speech.audio import read_audio, write_wav
 from tests.web.conftest import ask, post_form, serve_bundle, wait_until
 
 app: Any = pytest.importorskip("shared_moe_conformer.web.app", reason="fastapi is not installed")
@@ -218,6 +219,19 @@ def test_the_released_model_is_served(an4_served: str, an4: Bundle) -> None:
     recording = (an4.folder / TEST_WAV).read_bytes()
     assert ask(f"{an4_served}/transcribe", recording).json["text"] == "L K K N THIRTY EIGHT"
     assert ask(f"{an4_served}/health").json == {"status": "ok", "model": "an4-base", "waiting": 0, "streams": 0}
+
+
+def test_an_upload_is_recognised_where_somebody_speaks(an4: Bundle, tmp_path: Path) -> None:
+    assert an4.folder
+    speech, rate = read_audio(an4.folder / TEST_WAV)
+    made = music(6 * rate, Setting(rate, np.random.default_rng(6), lambda: speech))
+    write_wav(tmp_path / "a.wav", np.concatenate([made * 2 * speech.std() / made.std(), speech]), sampling_rate=rate)
+    words = []
+    for vad in (False, True):
+        answer = app._answer(an4, app.Upload(tmp_path / "a.wav", "a.wav"), vad=vad)
+        words.append(len(answer["words"]))
+        assert answer["text"].endswith("L K K N THIRTY EIGHT")
+    assert words[1] < words[0]
 
 
 def test_pages_answer_at_once_while_recordings_are_recognised(
