@@ -202,10 +202,10 @@ def recipe_configs(
     names["lang_dir"] = lang_dir or f"data/lang_bpe_{vocab_size}"
     common = replace_fields(Config(), {**usual, **size.options, **names, **(changes or {})})
     configs = named_sizes(common, small=size.small)
-    for name, options in (own or {}).items():
-        require(name in configs, f"no config is called {name}: there are {', '.join(configs)}")
-        configs[name] = replace_fields(configs[name], options)
     first = recommended or size.recommended
+    for name in (first, *(own or {})):
+        require(name in configs, f"no config is called {name}: there are {', '.join(configs)}")
+    configs |= {name: replace_fields(configs[name], options) for name, options in (own or {}).items()}
     return {first: configs.pop(first), **configs}
 
 

@@ -68,6 +68,8 @@ def test_options_of_one_config_are_in_no_other(name: str) -> None:
     assert list(changed.items()) == list(plain.items())
     with pytest.raises(ValueError, match="no config is called bases: there are full, shared"):
         recipe_configs(1.0, **CALLS, own={"bases": begun})
+    with pytest.raises(ValueError, match="no config is called large: there are full, shared"):
+        recipe_configs(1.0, **CALLS, recommended="large")
 
 
 def test_the_recommended_config_is_the_first() -> None:
