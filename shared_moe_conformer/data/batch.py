@@ -53,11 +53,15 @@ class AsrBatch(NamedTuple):
     texts: list[str]
     num_copies: int = 1
     """Copies of the utterances, one after the other, with SpecAugment's masks of their own; N counts them all."""
+    clean: Tensor | None = None
+    """Features, (N, T, F), without masks and conditions, where a teacher hears these; utterances that noise replaced
+    are noise here too."""
 
     def to(self, device: torch.device) -> AsrBatch:
         """The batch with its tensors on a device."""
         x, x_lens, y, y_lens = (tensor.to(device, non_blocking=True) for tensor in self[:4])
-        return self._replace(x=x, x_lens=x_lens, y=y, y_lens=y_lens)
+        clean = None if self.clean is None else self.clean.to(device, non_blocking=True)
+        return self._replace(x=x, x_lens=x_lens, y=y, y_lens=y_lens, clean=clean)
 
 
 class NothingReadable(ValueError):
@@ -87,6 +91,8 @@ class CutDataset(Dataset):
     """Copies of each training utterance in its batch, each with masks of its own."""
     unreadable: Unreadable = field(default_factory=Unreadable)
     """Cuts that batches do without."""
+    keep_clean: bool = False
+    """Whether training batches also hold the utterances without masks and conditions."""
 
     def __getitem__(self, planned: PlannedBatch) -> AsrBatch:
         if planned.seed is None:
@@ -94,12 +100,16 @@ class CutDataset(Dataset):
         cuts = planned.cuts if self.transforms is None else self.transforms(planned.cuts, seed=planned.seed)
         examples = self.examples(cuts)
         generator = torch.Generator().manual_seed(planned.seed)
-        joined = with_silence(examples, self.config, generator=generator)
+        clean = heard = with_silence(examples, self.config, generator=generator)
         if self.conditions is not None:
-            changed = [self.conditions(example, generator) for example in joined]
-            joined = changed if any(example.tokens for example in changed) else joined  # one at least keeps its text
-        copies = zip(*(self._augmented(example, generator) for example in joined))
-        return collate([example for copy in copies for example in copy], num_copies=self.num_copies)
+            changed = [self.conditions(example, generator) for example in clean]
+            heard = changed if any(example.tokens for example in changed) else clean  # one at least keeps its text
+        copies = zip(*(self._augmented(example, generator) for example in heard))
+        batch = collate([example for copy in copies for example in copy], num_copies=self.num_copies)
+        if not self.keep_clean:
+            return batch
+        same_texts = [own if own.text == as_heard.text else as_heard for own, as_heard in zip(clean, heard)]
+        return batch._replace(clean=collate(same_texts * self.num_copies).x)
 
     def of_epoch(self, epoch: int) -> CutDataset:
         """The same, but without conditions in the first epochs, `conditions_after` of them."""

@@ -111,6 +111,7 @@ class AsrDataModule:
             Conditions.of(options, features, cuts),
             num_copies,
             unreadable or Unreadable(),
+            keep_clean=bool(training.teacher) and training.clean_teacher,
         )
 
     def dev_loader(self) -> EvalLoader:

@@ -246,11 +246,12 @@ class Trainer(ModelTrainer["AsrModel"]):
 
     def losses(self, model: nn.Module, batch: AsrBatch, scales: LossScales) -> tuple[Tensor, LossTotals]:
         """The weighted loss of a batch, per frame, and its parts."""
-        x, x_lens, y, y_lens, *_ = batch.to(self.device)
+        batch = batch.to(self.device)
+        x, x_lens, y, y_lens, *_ = batch
         taught = {}
         if self.teacher is not None:
             tokens = y if self.config.transducer_distillation_loss_scale else None
-            taught["teacher"] = self.teacher.teach(x, x_lens, tokens)
+            taught["teacher"] = self.teacher.teach(x if batch.clean is None else batch.clean, x_lens, tokens)
         losses: AsrLosses = model(
             x,
             x_lens,

@@ -522,6 +522,25 @@ def test_the_first_epochs_may_be_without_conditions(corpus: Corpus) -> None:
     assert not any(same_features(batches(corpus, epoch=2, **late), batches(corpus, epoch=2)))
 
 
+def test_a_clean_teacher_hears_utterances_without_masks_and_conditions(corpus: Corpus) -> None:
+    """Where noise took an utterance's place, the teacher hears the noise, since the text is empty."""
+    options = {"gain_probability": 1.0, "noise_alone_probability": 0.4, "num_time_masks": 2}
+    untaught = batches(corpus, clean_teacher=True, **options)
+    assert all(batch.clean is None for batch in untaught), "nobody would hear it"
+    num_noises = 0
+    for batch, plain, masked in zip(
+        batches(corpus, clean_teacher=True, teacher="exp/full", **options),
+        batches(corpus, num_time_masks=0, num_freq_masks=0),
+        untaught,
+        strict=True,
+    ):
+        assert batch.clean is not None and torch.equal(batch.x, masked.x), "the model hears the same"
+        for clean, own, heard, text in zip(batch.clean, plain.x, batch.x, batch.texts):
+            assert torch.equal(clean, own) == bool(text) and not torch.equal(clean, heard)
+            num_noises += not text
+    assert num_noises > 0
+
+
 def test_older_configs_ask_for_none_of_this() -> None:
     old = to_dict(DataConfig())
     for name in [f.name for f in dataclasses.fields(DataConfig) if f.metadata.get("may_be_missing")]:
