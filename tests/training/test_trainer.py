@@ -206,6 +206,23 @@ def test_weights_of_another_model_are_refused(trainer: Trainer) -> None:
         trainer.restore(checkpoint)
 
 
+@pytest.mark.parametrize("is_clean", [False, True])
+def test_the_teacher_hears_the_clean_features_of_a_batch_that_has_them(
+    tiny_model: Callable[[], Any], config: Config, batch: Callable[..., AsrBatch], is_clean: bool
+) -> None:
+    class Teacher(torch.nn.Module):
+        heard: torch.Tensor
+
+        def teach(self, x: torch.Tensor, x_lens: torch.Tensor, y: torch.Tensor | None = None) -> None:
+            self.heard = x
+
+    teacher, examples = Teacher(), batch(1)
+    clean = torch.zeros_like(examples.x)
+    trainer = Trainer(tiny_model(), config.training, teacher=teacher)  # type: ignore[arg-type]
+    trainer.train_step(examples._replace(clean=clean if is_clean else None), progress=0.1)
+    assert torch.equal(teacher.heard, clean if is_clean else examples.x)
+
+
 def test_suspects_are_the_cuts_that_are_not_finite_else_all(batch: Callable[..., Any]) -> None:
     first, second = batch(1), batch(2)
     assert suspects([first, second]) == (*first.cut_ids, *second.cut_ids)
