@@ -22,6 +22,30 @@ from shared_moe_conformer.streaming import Stream
 BLOCK = 1 << 14
 """Most bytes that are read at once."""
 FULL_SCALE = 32768
+FORMATS = {
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"ID3": "MP3",
+    b".snd": "AU",
+    b"FORM": "AIFF",
+    b"RF64": "RF64",
+    b"riff": "W64",
+    b"caff": "CAF",
+    b"NIST": "SPHERE",
+    b"#!AMR": "AMR",
+    b"\x1a\x45\xdf\xa3": "WebM",
+}
+"""Names of formats by their first bytes."""
+MPEG_1, MPEG_2, MPEG_2_5 = 3, 2, 0
+"""Versions as MP3's frames state them. Source: ISO/IEC 11172-3 and 13818-3, 2.4.2.3."""
+KBITS = {
+    MPEG_1: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    MPEG_2: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+KBITS[MPEG_2_5] = KBITS[MPEG_2]
+RATES = {MPEG_1: (44100, 48000, 32000), MPEG_2: (22050, 24000, 16000), MPEG_2_5: (11025, 12000, 8000)}
+SAMPLES = {MPEG_1: 1152, MPEG_2: 576, MPEG_2_5: 576}
+"""Bit rates, sampling rates in Hz and the samples of a frame of MP3."""
 CLEAR, DIM, PLAIN = "\r\x1b[K", "\x1b[2m", "\x1b[0m"
 """Codes with which a terminal clears the line and shows partial words paler than final ones (ECMA-48, EL and SGR)."""
 
@@ -32,18 +56,47 @@ def read_pcm(file: BufferedIOBase, *, sampling_rate: int) -> Iterator[np.ndarray
     The header of a wav file before them, as `arecord` and `sox` write it, is skipped.
 
     Raises:
-      ValueError: the header states another rate, or something else than 16-bit mono PCM.
+      ValueError: the header states another rate or something else than 16-bit mono PCM, or is that of another format.
     """
     start = file.read(12)
     if start[:4] == b"RIFF" and start[8:] == b"WAVE":
         _read_header(file, sampling_rate)
         start = b""
+    else:
+        start += file.read((_frame_bytes(start) or 10) - 10)  # up to the second header, if this is MP3
+        require(
+            (name := _format_of(start)) is None,
+            f"the standard input is {name}, not samples: ffmpeg -i FILE -f s16le -ac 1 -ar {sampling_rate} - decodes it",
+        )
     odd, block = b"", start or file.read1(BLOCK)
     while block:
         block = odd + block
         even = len(block) // 2 * 2
         yield np.frombuffer(block[:even], dtype="<i2") / np.float32(FULL_SCALE)
         odd, block = block[even:], file.read1(BLOCK)
+
+
+def _format_of(start: bytes) -> str | None:
+    """The format that a stream begins with; None for raw samples. MP3 without tags shows by two headers."""
+    if start[4:8] == b"ftyp":
+        return "MP4"
+    for magic, name in FORMATS.items():
+        if start.startswith(magic):
+            return name
+    length = _frame_bytes(start)
+    is_mp3 = length is not None and start[length : length + 2] == start[:2]
+    return "MP3" if is_mp3 else None
+
+
+def _frame_bytes(start: bytes) -> int | None:
+    """Bytes of the MP3 frame that a stream begins with; None if these are not the first bytes of one."""
+    if len(start) < 4 or start[0] != 0xFF or start[1] & 0xE6 != 0xE2:  # synchronised, layer III
+        return None
+    version, kbits, rate = start[1] >> 3 & 3, start[2] >> 4, start[2] >> 2 & 3
+    if version not in KBITS or not 1 <= kbits <= 14 or rate == 3:
+        return None
+    bits_per_second, padding = 1000 * KBITS[version][kbits - 1], start[2] >> 1 & 1
+    return SAMPLES[version] // 8 * bits_per_second // RATES[version][rate] + padding
 
 
 def _read_header(file: BufferedIOBase, sampling_rate: int) -> None:

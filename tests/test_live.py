@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
@@ -62,6 +63,40 @@ def test_other_samples_than_the_flags_say_are_refused() -> None:
         list(read_pcm(io.BytesIO(wav_header(8000)), sampling_rate=RATE))
     with pytest.raises(ValueError, match="2 channels of 16 bits"):
         list(read_pcm(io.BytesIO(wav_header(channels=2)), sampling_rate=RATE))
+
+
+def encoded(samples: np.ndarray, rate: int, format_: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=format_)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 44100])
+@pytest.mark.parametrize("format_", ["MP3", "FLAC", "AIFF", "CAF", "W64", "RF64", "AU", "NIST"])
+def test_other_formats_than_raw_samples_are_named(format_: str, rate: int, tones: np.ndarray) -> None:
+    """libsndfile's MP3 files have no tags: they begin with a frame."""
+    message = f"is {'SPHERE' if format_ == 'NIST' else format_}, not samples: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
+    content = encoded(tones, rate, format_)
+    for file in (io.BytesIO(content), Trickle(content)):
+        with pytest.raises(ValueError, match=message):
+            list(read_pcm(file, sampling_rate=RATE))
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [(b"ID3\4", "MP3"), (b"OggS", "Ogg"), (b"\0\0\0 ftypM4A ", "MP4"), (b"\x1aE\xdf\xa3", "WebM"), (b"#!AMR\n", "AMR")],
+)
+def test_formats_are_known_by_their_first_bytes(start: bytes, name: str) -> None:
+    with pytest.raises(ValueError, match=f"the standard input is {name}, not samples"):
+        list(read_pcm(io.BytesIO(start.ljust(4000, b"\0")), sampling_rate=RATE))
+
+
+@pytest.mark.parametrize("first", [b"\xff\xff", b"\xff\xfb", b"\xff\xf3"])
+def test_samples_that_look_like_a_frame_of_mp3_are_samples(first: bytes) -> None:
+    """-1, -1025 and -3073, the first bytes of frames; no second frame follows."""
+    content = first + b"\x90\xc4" + np.arange(3000, dtype="<i2").tobytes()
+    parts = list(read_pcm(io.BytesIO(content), sampling_rate=RATE))
+    assert (np.concatenate(parts) * 32768).astype("<i2").tobytes() == content
 
 
 def test_speech_from_the_standard_input_is_printed(
