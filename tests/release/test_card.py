@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from shared_moe_conformer.config import Config, replace_fields
-from shared_moe_conformer.release.card import MARK, model_card, zoo_card, zoo_header
-from shared_moe_conformer.release.manifest import Manifest
-from shared_moe_conformer.release.zoo_index import ZooEntry
+from shared_moe_conformer.config import Config, load_config, replace_fields
+from shared_moe_conformer.release.card import MARK, card_header, model_card, zoo_card, zoo_header
+from shared_moe_conformer.release.manifest import Manifest, read_manifest
+from shared_moe_conformer.release.transfer import verify_files
+from shared_moe_conformer.release.zoo_index import ZooEntry, read_index
 
 from . import test_manifest
 
 MANIFEST = dataclasses.replace(
     test_manifest.MANIFEST, unique_parameters=1_234_567, error_rates={"test": {"greedy_search": 12.5}}
 )
+
+
+ZOO = Path(__file__).resolve().parents[2] / "zoo"
 
 
 def header(manifest: Manifest) -> dict[str, Any]:
@@ -119,3 +124,11 @@ def test_hugging_faces_own_reader_takes_the_zoos_header() -> None:
     hub = pytest.importorskip("huggingface_hub")
     data = hub.ModelCard(zoo_card([BASE, OTHER], location="hf://o/zoo")).data
     assert [result.metric_value for result in data.eval_results] == [58.16, 56.38]
+
+
+@pytest.mark.parametrize("entry", read_index(ZOO), ids=lambda entry: entry.name)
+def test_the_models_of_this_clone_are_whole_and_their_cards_say_what_cards_say_today(entry: ZooEntry) -> None:
+    folder = ZOO / entry.path
+    verify_files(entry, folder)
+    _, values, _ = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(values) == card_header(read_manifest(folder), load_config(folder / "config.json"))
