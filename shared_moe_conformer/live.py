@@ -66,7 +66,7 @@ def read_pcm(file: BufferedIOBase, *, sampling_rate: int) -> Iterator[np.ndarray
         start += file.read((_frame_bytes(start) or 10) - 10)  # up to the second header, if this is MP3
         require(
             (name := _format_of(start)) is None,
-            f"the standard input is {name}, not samples: ffmpeg -i FILE -f s16le -ac 1 -ar {sampling_rate} - decodes it",
+            f"the standard input is {name}, not samples: decode it by ffmpeg -i - -f s16le -ac 1 -ar {sampling_rate} -",
         )
     odd, block = b"", start or file.read1(BLOCK)
     while block:

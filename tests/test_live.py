@@ -75,7 +75,8 @@ def encoded(samples: np.ndarray, rate: int, format_: str) -> bytes:
 @pytest.mark.parametrize("format_", ["MP3", "FLAC", "AIFF", "CAF", "W64", "RF64", "AU", "NIST"])
 def test_other_formats_than_raw_samples_are_named(format_: str, rate: int, tones: np.ndarray) -> None:
     """libsndfile's MP3 files have no tags: they begin with a frame."""
-    message = f"is {'SPHERE' if format_ == 'NIST' else format_}, not samples: ffmpeg -i FILE -f s16le -ac 1 -ar 16000 -"
+    name = "SPHERE" if format_ == "NIST" else format_
+    message = f"is {name}, not samples: decode it by ffmpeg -i - -f s16le -ac 1 -ar 16000 -"
     content = encoded(tones, rate, format_)
     for file in (io.BytesIO(content), Trickle(content)):
         with pytest.raises(ValueError, match=message):

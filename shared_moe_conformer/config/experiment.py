@@ -108,7 +108,7 @@ class TrainingConfig:
     teacher_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
     """Average all updates of these epochs that were summed up, not only their ends."""
     clean_teacher: bool = field(default=False, metadata=ADDED_LATER)
-    """The teacher hears utterances without the masks, gains, noises, rooms and bands with which the model hears them."""
+    """The teacher hears utterances without the masks, gains, noises, rooms and bands that the model hears."""
     hidden_distillation_loss_scale: float = field(default=0.5, metadata=ADDED_LATER)
     """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
     teacher; 0: their sizes may differ."""
