@@ -100,6 +100,13 @@ def add_config_flag(
     return name if name in configs else default
 
 
+def add_layers_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--num-layers N`, for `Encoder.use_layers`."""
+    parser.add_argument(
+        "--num-layers", type=int, default=0, help="layers that compute, in a model trained with --depths [all]"
+    )
+
+
 def add_vad_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--vad true|false`."""
     parser.add_argument(

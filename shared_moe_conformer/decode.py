@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import write_whole
-from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, add_layers_flag, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
@@ -23,7 +23,6 @@ from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
-from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
@@ -75,8 +74,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
                         help="processes that load batches [as in training]")  # fmt: skip
     parser.add_argument("--test-splits", type=lambda text: tuple(text.split(",")), default=argparse.SUPPRESS,
                         metavar="A,B,..", help="cut sets to decode, such as dev,test [as in training]")  # fmt: skip
-    parser.add_argument("--num-layers", type=int, default=0,
-                        help="layers that compute, in a model trained with --depths [all]")  # fmt: skip
+    add_layers_flag(parser)
     parser.add_argument("--output-format", choices=FORMATS, action="append", default=[],
                         help="also write hyps- files: text; ctm, one line per word with its time and "
                         "confidence; jsonl, with tokens; may be repeated [none]")  # fmt: skip
@@ -99,7 +97,9 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     trained_as, model = load_experiment(exp_dir, selection)
     limit_threads(counts_of(model)["total"].active)
-    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir) + _use_layers(model, args.num_layers)
+    model.encoder.use_layers(args.num_layers)
+    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
+    checkpoint += f"-{args.num_layers}-layers" if args.num_layers else ""
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     tuned = searches.read_tuned(exp_dir)
@@ -132,19 +132,6 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         for test_set in config.data.test_splits if distortions else ():
             distorted = [scores_of[f"{test_set}-{distortion.name}"] for distortion in distortions]
             _compare_distortions(scores_of[test_set], distorted, exp_dir, checkpoint=checkpoint)
-
-
-def _use_layers(model: AsrModel, num_layers: int) -> str:
-    """Let a model compute this many layers; return the number for names of results. 0: all, without a name."""
-    if num_layers == 0:
-        return ""
-    encoder = model.config.encoder
-    require(encoder.depths != (), "--num-layers: the model was trained only at its whole depth (--depths)")
-    require(
-        1 <= num_layers <= encoder.num_layers, f"--num-layers {num_layers}: give 1 to {encoder.num_layers}, all layers"
-    )
-    model.encoder.num_layers = num_layers
-    return f"-{num_layers}-layers"
 
 
 def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_vad_flag, program, run_main
+from shared_moe_conformer.cli import add_layers_flag, add_vad_flag, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.searches import differences
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
@@ -96,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument(
         "--max-streams", type=int, default=16, help="people at once; others are told to try again later [16]"
     )
+    add_layers_flag(parser)
     add_vad_flag(parser)
     add_device_flag(parser)
     return parser
@@ -116,6 +117,7 @@ def _serve(args: argparse.Namespace) -> None:
     tune_cpu()
     folder = resolve(args.model, zoo_dir=args.zoo_dir)
     bundle = Bundle.load(folder).to(choose_device(args.device))
+    bundle.model.encoder.use_layers(args.num_layers)
     limit_threads(counts_of(bundle.model)["total"].active)
     if tuned := differences([bundle.default_search], bundle.manifest.decoding_options):
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any, cast, get_args
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, add_vad_flag, apply_flags, program, run_main
+from shared_moe_conformer.cli import add_flags, add_layers_flag, add_vad_flag, apply_flags, program, run_main
 from shared_moe_conformer.config import NeuralLmType, require
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
@@ -134,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sampling-rate", type=int, default=16000, help="rate of the audio that --live hears, in Hz [16000]"
     )
+    add_layers_flag(parser)
     add_vad_flag(parser)
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
@@ -219,6 +220,7 @@ def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
     """The model and the search that the flags ask for; prints the tuned values in use."""
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
+    bundle.model.encoder.use_layers(args.num_layers)
     limit_threads(counts_of(bundle.model)["total"].active)
     decoding, *others = _searches(bundle, args)
     require(

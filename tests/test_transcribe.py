@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -17,8 +18,10 @@ import soundfile
 
 from shared_moe_conformer import transcribe
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.release.manifest import TEST_WAV, expected_text
+from shared_moe_conformer.model.asr_model import AsrModel
+from shared_moe_conformer.release.manifest import TEST_WAV, ExampleRecording, expected_text
 from shared_moe_conformer.release.zoo_index import add
 from shared_moe_conformer.speech.audio import write_wav
 
@@ -88,6 +91,32 @@ def test_tuned_values_are_used_and_said_and_a_flag_wins(saved: Save, capsys: Out
         line("modified_beam_search beam-size 7"),
     )
     assert expected() != expected(blank_penalty=-6.0)
+
+
+def test_a_model_of_several_depths_transcribes_with_fewer_layers(
+    tiny_bundle: Bundle, lang_dir: Path, tones: np.ndarray, tmp_path: Path, capsys: Output
+) -> None:
+    config = replace_fields(tiny_bundle.config, {"experts_in": "none", "group_sizes": (4,), "depths": (2, 4)})
+    elastic = dataclasses.replace(tiny_bundle, config=config, model=AsrModel(config.model).eval())
+    elastic.save(tmp_path / "elastic", lang_dir=lang_dir, example=ExampleRecording(tones, 16000, "ONE"))
+    shown = []
+    for num_layers in (2, 4, 0):
+        main(
+            [
+                "--model",
+                str(tmp_path / "elastic"),
+                "--num-layers",
+                str(num_layers),
+                "--format",
+                "json",
+                str(tmp_path / "elastic" / TEST_WAV),
+            ]
+        )
+        shown.append(capsys.readouterr().out)
+        elastic.model.encoder.use_layers(num_layers)
+        tokens = elastic.transcribe(tmp_path / "elastic" / TEST_WAV).tokens
+        assert json.loads(shown[-1])["tokens"] == tokens
+    assert shown[0] != shown[1] == shown[2]
 
 
 def test_hotwords_are_found_and_confidences_shown(model: Path, capsys: Output) -> None:
@@ -217,6 +246,7 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
             ["--hotwords", "one", "--decoding-method", "modified_beam_search"],
             "the hotword 'one' has 'e', 'n', 'o', which no",
         ),
+        (["--num-layers", "1"], "--num-layers: the model was trained only at its whole depth (--depths)"),
         (["--device", "abacus"], "--device abacus cannot be used here"),
         (["--format", "vtt", "other.wav"], "--format vtt holds one recording, and there are 2: give --output-dir"),
         (["--output-dir", "new", "other/test.wav"], "2 recordings are called test.wav, other/test.wav and "),

@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         self.mixers = nn.ModuleList(Mixer(config) for _ in range(num_mixers))
         self.layer_blocks, self.layer_mixers = config.layer_blocks, config.layer_mixers
         self.chunk_sizes, self.left_contexts = config.chunk_sizes, config.left_contexts
-        self.num_layers, self.depths = config.num_layers, config.depths  # num_layers may be lowered later
+        self.num_layers, self.depths = config.num_layers, config.depths  # use_layers changes num_layers
         self.needs_the_whole = config.loudness_norm
         self.half_kernel = config.conv_kernel_size // 2
         owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number)]
@@ -110,6 +110,18 @@ class Encoder(nn.Module):
                 next(numbers[block]),
                 self.mixers[mixer] if len(self.mixers) else None,  # type: ignore[arg-type]
             )
+
+    def use_layers(self, num_layers: int) -> None:
+        """Compute this many layers outside training from now on; 0: all.
+
+        Raises:
+          ValueError: the encoder has fewer layers, or was trained only at its whole depth.
+        """
+        most = len(self.layer_blocks)
+        is_elastic = num_layers == 0 or self.depths != ()
+        require(is_elastic, "--num-layers: the model was trained only at its whole depth (--depths)")
+        require(0 <= num_layers <= most, f"--num-layers {num_layers}: give 1 to {most}, all layers")
+        self.num_layers = num_layers or most
 
     def chosen_layers(self) -> dict[int, Layer]:
         """The layers that compute, by depth, evenly spaced from first to last; training draws their number.

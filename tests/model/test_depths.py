@@ -24,7 +24,7 @@ def test_layers_are_chosen_at_even_distances_and_are_those_of_the_whole(
     """Against an encoder of these layers alone, whose frames after each group are known by the depth in the whole."""
     encoder = Encoder(encoder_config(**ELASTIC), num_mel_bins=20).eval()
     layers = list(encoder.layers())
-    encoder.num_layers = num_layers
+    encoder.use_layers(num_layers)
     assert list(encoder.chosen_layers()) == depths
     output, ends = encoder.forward_with_ends(X, X_LENS)
     assert list(ends) == depths[-1:]
@@ -47,17 +47,29 @@ def test_training_draws_a_depth_for_each_batch_and_evaluation_uses_all(encoder_c
 def test_blocks_in_turn_compute_with_fewer_layers_too(encoder_config: Any) -> None:
     options = {"experts_in": "none", "group_sizes": (4,), "pattern": "ABAB", "depths": (3, 4)}
     encoder = Encoder(encoder_config(**options), num_mel_bins=20).eval()
-    encoder.num_layers = 3
+    encoder.use_layers(3)
     _, ends = encoder.forward_with_ends(X, X_LENS)
     assert list(encoder.chosen_layers()) == [1, 3, 4] and list(ends) == [3, 4]
 
 
 def test_a_stream_of_fewer_layers_is_the_whole_with_a_mask() -> None:
     encoder, chunking = make_encoder(**ELASTIC), Chunking(4, 6)
-    encoder.num_layers = 3
+    encoder.use_layers(3)
     utterances = [X[0, :60], X[1, :31]]
     with torch.no_grad():
         whole = encoder(torch.nn.utils.rnn.pad_sequence(utterances, batch_first=True), torch.tensor([60, 31]), chunking)
         parts = stream_all(encoder, utterances, [0, 2], chunking)
     for found, expected, length in zip(parts, whole.encoder_out, whole.encoder_out_lens):
         torch.testing.assert_close(found, expected[:length], rtol=1e-4, atol=1e-5)
+
+
+def test_all_layers_come_back_and_other_numbers_are_refused(encoder_config: Any) -> None:
+    encoder = Encoder(encoder_config(**ELASTIC), num_mel_bins=20).eval()
+    encoder.use_layers(2)
+    encoder.use_layers(0)
+    assert len(encoder.chosen_layers()) == 6
+    for num_layers in (-1, 7):
+        with pytest.raises(ValueError, match=f"--num-layers {num_layers}: give 1 to 6, all layers"):
+            encoder.use_layers(num_layers)
+    with pytest.raises(ValueError, match="trained only at its whole depth"):
+        Encoder(encoder_config(), num_mel_bins=20).use_layers(2)
