@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from shared_moe_conformer.ablation.results import Rates, Result, RunKey, error_rates
 from shared_moe_conformer.ablation.variants import Variant
-from shared_moe_conformer.atomic import write_whole
+from shared_moe_conformer.atomic import atomic_file, write_whole
 from shared_moe_conformer.config import require
 from shared_moe_conformer.text import counted, markdown_table
 
@@ -181,4 +181,5 @@ def _draw(path: Path, rows: Sequence[Row]) -> None:
                 text = (1.05, (place + 0.5) / len(rows))
                 axis.annotate(rows[row].variant.name, points[row], text, textcoords="axes fraction", fontsize=7,
                               va="center", arrowprops=line)  # fmt: skip
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        with atomic_file(path) as file:
+            figure.savefig(file, format="svg", metadata={"Date": None})

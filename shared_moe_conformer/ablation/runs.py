@@ -28,10 +28,11 @@ from shared_moe_conformer.ablation.results import (
 from shared_moe_conformer.ablation.variants import MAIN, Variant, config_of, variants_of
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import Config, replace_fields, require
-from shared_moe_conformer.decoding.scoring import read_transcripts
+from shared_moe_conformer.decoding.scoring import characters_of, read_transcripts
 from shared_moe_conformer.device import processor_name
 from shared_moe_conformer.params import count_parameters
 from shared_moe_conformer.release.manifest import package_commit
+from shared_moe_conformer.text import words_of
 from shared_moe_conformer.training.folder import epoch_path, load_checkpoint
 
 SECONDS_FILE = "seconds.txt"
@@ -146,8 +147,8 @@ def run_one(ablation: Ablation, variant: Variant, seed: int) -> Result:
         engine=_engine(),
         commit=_commit(folder),
         command=shlex.join(["./train.py", *train_command(ablation, variant, seed)[2:]]),
-        words=tuple(len(ref.split()) for ref in refs),
-        characters=tuple(len("".join(ref.split())) for ref in refs),
+        words=tuple(len(words_of(ref)) for ref in refs),
+        characters=tuple(len(characters_of(ref)) for ref in refs),
         methods=tuple(method_errors(method, results) for method, results in decoded.items()),
     )
 
@@ -218,7 +219,7 @@ def _call(command: Sequence[str], folder: Path) -> None:
 
 def _transcripts(ablation: Ablation, folder: Path) -> Path:
     budget = ablation.budget
-    pattern = f"recogs-{ablation.base.data.test_splits[0]}-epoch-{budget.num_epochs}-avg-{budget.avg}-*.txt"
+    pattern = f"recogs-{ablation.config.data.test_splits[0]}-epoch-{budget.num_epochs}-avg-{budget.avg}-*.txt"
     found = sorted(folder.glob(pattern))
     require(len(found) == 1, f"{folder} has {len(found)} files {pattern}: one is expected")
     return found[0]

@@ -129,6 +129,14 @@ def test_options_of_all_runs_are_flags_of_each_and_make_another_table(ablation: 
     assert changed.exp_dir("full", 1).parent != ablation.exp_dir("full", 1).parent
 
 
+def test_the_test_set_is_that_of_the_options_and_counted_in_the_units_of_its_errors(ablation: Ablation) -> None:
+    texts = STAND_IN.replace("recogs-test", "recogs-other").replace("['b', 'c']", "['\u4f60', '\u597d']")
+    (ablation.recipe_dir / "decode.py").write_text(texts)
+    run_all(replace(ablation, options={"test_splits": ("other",)}), [VARIANTS["full"]], [1])
+    (result,) = read_results(ablation.results_path)
+    assert result.words == result.characters == result.method("greedy_search").word_errors == (2,)
+
+
 @pytest.mark.parametrize(("num_epochs", "avg", "num_threads"), [(0, 1, 1), (2, 3, 1), (2, 0, 1), (2, 1, 0)])
 def test_a_budget_that_makes_no_sense_is_refused(num_epochs: int, avg: int, num_threads: int) -> None:
     with pytest.raises(ValueError, match="give 1"):
