@@ -97,15 +97,26 @@ def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
         return
     require(trained.encoder.low_rank_delta == 0, "a model with --low-rank-delta can only begin one of the same layout")
     for number in ("first", "second"):
-        here, there = (e.experts_in in (number, "both") for e in (config.encoder, trained.encoder))
-        require(here or not there, f"its {number} feed-forwards are experts, which cannot become dense: --experts-in")
+        here, there = (
+            set(e.expert_layers if e.experts_in in (number, "both") else ()) for e in (config.encoder, trained.encoder)
+        )
+        require(
+            there <= here,
+            f"its {number} feed-forwards are experts, which cannot become dense: --experts-in, --expert-blocks",
+        )
+        blocks = [(config.encoder.layer_blocks[layer], layer in there) for layer in here]
+        require(
+            len(set(blocks)) == len(set(dict(blocks))),
+            f"some of its {number} feed-forwards are experts and some dense, and a block here would be of both: give "
+            "another --group-sizes or --pattern",
+        )
         require(
             not (here and there) or config.encoder.num_experts == trained.encoder.num_experts,
             f"it has {trained.encoder.num_experts} experts, not {config.encoder.num_experts}: give the same",
         )
         changed = [name for name in LIKE_DENSE if getattr(config.encoder, name)]
         require(
-            there or not here or not changed,
+            here <= there or not changed,
             f"dense feed-forwards cannot become experts with {', '.join(changed)}: leave this out",
         )
 

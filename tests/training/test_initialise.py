@@ -104,6 +104,18 @@ def test_experts_that_there_are_stay_with_their_routers(model_config: Any) -> No
     torch.testing.assert_close(new.encoder.groups[0].block.feed_forward2.experts.hidden_weight, mean)
 
 
+def test_layers_become_experts_unless_a_block_would_be_of_experts_and_dense_feed_forwards(model_config: Any) -> None:
+    old = trained(model_config(group_sizes=(2, 2), expert_blocks="B"))
+    new, theirs = (model.encoder.groups for model in (begun(model_config(group_sizes=(2, 2)), old), old))
+    dense = theirs[0].block.feed_forward2.hidden.weight.T
+    torch.testing.assert_close(new[0].block.feed_forward2.experts.hidden_weight[1], dense)
+    experts = [groups[1].block.feed_forward2.experts.hidden_weight for groups in (new, theirs)]
+    assert torch.equal(*experts)
+    for blocks in ("A", "B"):
+        with pytest.raises(ValueError, match="some of its second feed-forwards are experts and some dense"):
+            begun(model_config(group_sizes=(4,)), trained(model_config(group_sizes=(2, 2), expert_blocks=blocks)))
+
+
 def test_experts_that_are_no_copies_of_a_dense_feed_forward_are_refused(model_config: Any) -> None:
     with pytest.raises(ValueError, match="dense feed-forwards cannot become experts with expert_norm"):
         begun(model_config(expert_norm=True), trained(model_config(**DENSE, expert_norm=True)))
@@ -150,6 +162,7 @@ def test_units_are_matched_by_their_rows_and_others_stay_new(model_config: Any) 
         ({"encoder_dim": 32}, "encoder_dim 16 there, 32 here"),
         ({"group_sizes": (5,)}, "number of layers 4 there, 5 here"),
         ({"experts_in": "first"}, "second feed-forwards are experts, which cannot become dense"),
+        ({"expert_blocks": "B"}, "second feed-forwards are experts, which cannot become dense"),
         ({"group_sizes": (4,), "num_experts": 3}, "has 4 experts, not 3"),
         ({"conv_norm": "layer_norm"}, "conv_norm batch_norm there, layer_norm here"),
     ],
