@@ -100,12 +100,15 @@ JSON_TYPES = {int: (int,), float: (int, float), str: (str,), bool: (bool,), type
 def _convert(name: str, kind: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(kind):
         return from_dict(kind, value)  # type: ignore[arg-type]
-    require(_fits(value, kind), f"{name} is {repr(value)[:80]}: it must be {getattr(kind, '__name__', kind)}")
+    wanted = kind.__name__ if type(kind) is type else kind
+    require(_fits(value, kind), f"{name} is {repr(value)[:80]}: it must be {wanted}")
     return tuple(value) if isinstance(value, list) else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value from JSON has a field's type; the choices and tuples are checked by their own classes."""
+    """Whether a value from JSON has a field's type; choices are checked by their own classes."""
+    if get_origin(kind) is tuple:
+        return isinstance(value, (list, tuple)) and all(_fits(part, get_args(kind)[0]) for part in value)
     if get_origin(kind) is dict:
         return isinstance(value, dict) and all(_fits(part, get_args(kind)[1]) for part in value.values())
     if isinstance(kind, UnionType):

@@ -117,9 +117,9 @@ class _Saver(NamedTuple):
     options: RunOptions
 
     def stepped(self) -> None:
-        """Save after an update, if the options say so."""
+        """Save after an update, if the options say so and it was made."""
         state, every = self.trainer.state, self.options.save_every_n_steps
-        if not every or state.step % every:
+        if not every or state.step % every or state.skipped_in_a_row:
             return
         position = {"train_loader": json.dumps(self.loader.state_dict())}
         if self.options.keep_last_k_steps:
@@ -170,7 +170,8 @@ def _begin_epoch(epoch: int, seed: int, loader: ResumableLoader, checkpoint: dic
         return
     loader.load_state_dict(json.loads(checkpoint["train_loader"]))
     states = [checkpoint["rng_state"], *checkpoint.get("rng_states_of_others", [])]
-    set_rng_state(states[world().rank])
+    if world().rank < len(states):  # streams without end may go on in more processes than before
+        set_rng_state(states[world().rank])
 
 
 def _has_ended(trainer: ModelTrainer[Any]) -> bool:

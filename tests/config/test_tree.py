@@ -36,7 +36,15 @@ def test_unknown_and_missing_keys_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
-    [("data", "num_buckets", "8"), ("data", "num_buckets", True), ("data", "corpus", 3), ("training", "seed", 1.5)],
+    [
+        ("data", "num_buckets", "8"),
+        ("data", "num_buckets", True),
+        ("data", "corpus", 3),
+        ("data", "train_cuts", "a.jsonl.gz"),
+        ("data", "noise_snr", 10),
+        ("data", "noise_snr", ["10", "20"]),
+        ("training", "seed", 1.5),
+    ],
 )
 def test_a_value_of_another_type_is_refused(part: str, name: str, value: object) -> None:
     values = to_dict(Config())

@@ -21,7 +21,9 @@ from shared_moe_conformer.training.folder import (
     MID_EPOCH_NAME,
     epoch_path,
     load_checkpoint,
+    rng_state,
     saved_epochs,
+    saved_steps,
 )
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
 from shared_moe_conformer.training.metrics import StepReport
@@ -124,6 +126,15 @@ def test_skipped_updates_stop_and_resume_at_the_same_bits(fit_tiny: Fit, tmp_pat
     events = EventAccumulator(str(tmp_path / "whole" / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("train/num_skipped")] == [1, 1, 0]
+
+
+def test_an_update_that_is_skipped_is_not_saved(fit_tiny: Fit, tmp_path: Path, monkeypatch: Any) -> None:
+    """Otherwise weights that nothing has trained would be a checkpoint, and count in averages."""
+    first_norms = iter([float("nan")])
+    clip = torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: next(first_norms, None) or clip(*args))
+    fit_tiny(tmp_path, save_every_n_steps=2, keep_last_k_steps=9)
+    assert saved_steps(tmp_path) == [2, 4, 6, 8, 10, 12, 14]
 
 
 @pytest.mark.parametrize("killed_in", [2, 3])
@@ -296,6 +307,19 @@ def test_processes_draw_the_same_weights_and_then_each_its_own(monkeypatch: pyte
             seed_generators(1, epoch)
             draws.append(float(torch.rand(())))
     assert len(set(drawn[0])) == 1 and len(set(drawn[1])) == 3
+
+
+def test_a_process_that_was_not_there_before_goes_on_with_its_own_seed(
+    loader: Callable[[], Any], config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streams without end go on in another number of processes; those of `loader` say nothing against it either."""
+    checkpoint = {"train_loader": json.dumps(loader().state_dict()), "rng_state": rng_state()}
+    drawn = []
+    for rank in range(3):
+        monkeypatch.setattr(loop, "world", lambda rank=rank: World(rank, 3, rank))
+        loop._begin_epoch(1, config.training.seed, loader(), checkpoint)
+        drawn.append(float(torch.rand(())))
+    assert len(set(drawn)) == 3
 
 
 @pytest.mark.parametrize("field", ["save_every_n_steps", "keep_last_k", "num_threads", "max_skipped_steps"])
