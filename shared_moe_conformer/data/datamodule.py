@@ -53,14 +53,24 @@ class AsrDataModule:
         return survey(self._sources, self._check, limit=SAMPLE if self.config.training.epoch_steps else None)
 
     def stream_loader(self, survey: Survey) -> EpochStream | EndlessStream:
-        """The batches of `train_cuts`; `ValueError`: the first cut of a source cannot be read."""
+        """The batches of `train_cuts`.
+
+        Raises:
+          ValueError: the first cut of a source cannot be read, or the config changes audio and all have features.
+        """
         training, sources = self.config.training, self._sources
         length = training.epoch_steps * training.accumulate_batches
         weights = [source.weight or 1.0 for source in sources] if length else list(map(len, survey.durations))
         unreadable = Unreadable(self.config.data.max_unreadable)
         mixture = Mixture(sources, weights, self._check, endless=length > 0, unreadable=unreadable)
         dataset = self._training_dataset(lambda: mixture.sample, unreadable)
-        dataset[PlannedBatch(mixture.first_cuts(), 0)]
+        first_cuts = mixture.first_cuts()
+        require(
+            not (self.config.data.on_the_fly and all(cut.has_features for cut in first_cuts)),
+            "speed_factors, room_manifest and codec_probability are for audio, and train_cuts have stored features: give"
+            " cuts without features, e.g. data/manifests/cuts_train.jsonl.gz",
+        )
+        dataset[PlannedBatch(first_cuts, 0)]
         unreadable.take()  # an epoch will meet and count them
         self.left_out = survey.left_out
         loader = EndlessStream if length else EpochStream

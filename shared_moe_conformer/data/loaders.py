@@ -232,8 +232,7 @@ class TrainLoader(ResumableLoader):
     def __iter__(self) -> Iterator[AsrBatch]:
         own = self._batches[self.part.rank :: self.part.num_processes][self.num_taken :]
         planned = (PlannedBatch([self.cuts[i] for i in indexes.tolist()], seed) for indexes, seed in own)
-        dataset = self.dataset.of_epoch(self.epoch)
-        for batch in read_ahead(dataset, sampler=planned, num_workers=self.dataset.config.num_workers):
+        for batch in _loaded(self.dataset.of_epoch(self.epoch), planned):
             self.num_taken += 1
             yield batch
 
@@ -264,7 +263,28 @@ class EvalLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        return iter(read_ahead(self.dataset, sampler=self._batches, num_workers=self.dataset.config.num_workers))
+        return _loaded(self.dataset, self._batches)
+
+
+def _loaded(dataset: CutDataset, planned: Iterable[PlannedBatch]) -> Iterator[AsrBatch]:
+    """The planned batches; `ValueError`: a cut cannot be read."""
+    for batch in read_ahead(_Told(dataset), sampler=planned, num_workers=dataset.config.num_workers):
+        if isinstance(batch, ValueError):
+            raise batch
+        yield batch
+
+
+class _Told(Dataset):
+    """A dataset that gives its errors: those that a worker raises have its traceback in their message."""
+
+    def __init__(self, dataset: CutDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, planned: PlannedBatch) -> AsrBatch | ValueError:
+        try:
+            return self._dataset[planned]
+        except ValueError as error:
+            return error
 
 
 def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedBatch] | None = None) -> DataLoader:

@@ -39,7 +39,7 @@ from shared_moe_conformer.training.folder import (
 FREE_OPTIONS = ("num_epochs", "num_steps", "decay_epochs", "num_workers", "max_unreadable")
 """Options that may change when a training is resumed."""
 HALF_WRITTEN = (
-    *(".config.json.*", ".tokens.txt.*", ".epoch-*.pt.*", ".checkpoint*.pt.*"),
+    *(".config.json.*", ".tokens.txt.*", ".training-cuts.json.*", ".epoch-*.pt.*", ".checkpoint*.pt.*"),
     *(f".{BEST_NAME}.*", f".{BEST_LM_NAME}.*"),
 )
 """Files that a run leaves behind when it is killed while it writes (`atomic_file`)."""

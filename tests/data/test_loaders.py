@@ -169,6 +169,15 @@ def test_global_random_state_is_left_alone(corpus: Corpus) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_cut_that_a_worker_cannot_read_is_one_line(corpus: Corpus) -> None:
+    loader = train_loader(corpus, num_workers=1)
+    cuts = corpus.cuts("train")
+    cuts[5].features.storage_path = "/none"
+    loader.cuts = StoredCuts(cuts)
+    with pytest.raises(ValueError, match=r"^cut train-5 cannot be read: .*none.*$"):
+        list(loader)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("taken", [0, 1, 3, 100])
 def test_a_resumed_epoch_goes_on_where_it_stopped(corpus: Corpus, taken: int, num_workers: int) -> None:

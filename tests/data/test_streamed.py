@@ -277,6 +277,12 @@ def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path
         loader(corpus, tmp_path / "cuts.jsonl.gz")
 
 
+def test_audio_of_cuts_with_stored_features_cannot_be_changed(corpus: Corpus, shar: Path) -> None:
+    with pytest.raises(ValueError, match="speed_factors, .* are for audio, and train_cuts have stored features"):
+        loader(corpus, TRAIN, speed_factors=(0.9, 1.1))
+    assert len(loader(corpus, TRAIN, shar, speed_factors=(0.9, 1.1))) > 0
+
+
 def test_workers_that_are_not_forked_can_be_given_a_stream(corpus: Corpus, shar: Path) -> None:
     """As on macOS, also where the sample has been asked for."""
     stream = loader(corpus, shar)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from shared_moe_conformer.config import Config, load_config, replace_fields, to_dict
+from shared_moe_conformer.data.manifests import RECORD_FILE
 from shared_moe_conformer.training.experiment import (
     LOCK_NAME,
     checkpoint_to_resume,
@@ -75,7 +76,8 @@ def test_a_start_that_makes_no_sense_is_refused(tmp_path: Path, start_epoch: int
 def test_config_is_written_and_leftovers_are_removed(tmp_path: Path) -> None:
     exp_dir = tmp_path / "exp" / "base"
     exp_dir.mkdir(parents=True)
-    for name in (".epoch-2.pt.0a1b2c3d", ".config.json.0a1b2c3d", ".checkpoint.pt.0a1b2c3d", "notes.txt", ".notes"):
+    written = ("epoch-2.pt", "config.json", "tokens.txt", RECORD_FILE, "checkpoint.pt", "checkpoint-7.pt")
+    for name in (*(f".{name}.0a1b2c3d" for name in written), "notes.txt", ".notes"):
         (exp_dir / name).touch()
     open_experiment(exp_dir, Config(), resuming=False)
     assert load_config(exp_dir / "config.json") == Config()
