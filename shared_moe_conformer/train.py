@@ -25,7 +25,7 @@ from shared_moe_conformer.data.streamed import Loader
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import search_utterances
-from shared_moe_conformer.device import choose_device, tune_cpu
+from shared_moe_conformer.device import choose_device, memory_in_use, tune_cpu
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.pretrained import begin_with, load_teacher
 from shared_moe_conformer.release.manifest import package_commit
@@ -44,7 +44,6 @@ from shared_moe_conformer.training.faults import prescan, seconds_a_batch
 from shared_moe_conformer.training.folder import log_environment, logged, logger
 from shared_moe_conformer.training.loop import Batches, fit, seed_generators
 from shared_moe_conformer.training.precision import compilable_parts, compile_parts, recompute_activations
-from shared_moe_conformer.training.tracking import memory_in_use
 from shared_moe_conformer.training.trainer import Trainer
 
 Cuts = StoredCuts | Survey

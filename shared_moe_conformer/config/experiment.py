@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config.data import DataConfig, FeatureConfig
 from shared_moe_conformer.config.model import ModelConfig
 from shared_moe_conformer.config.tree import (
@@ -108,7 +109,8 @@ class TrainingConfig:
     teacher_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
     """Average all updates of these epochs that were summed up, not only their ends."""
     clean_teacher: bool = field(default=False, metadata=ADDED_LATER)
-    """The teacher hears utterances without the masks, gains, noises, rooms and bands that the model hears."""
+    """The teacher hears utterances without masks, gains, made noises, made rooms and band limits; speeds, codecs and
+    what comes from noise_manifest and room_manifest it hears as the model does."""
     hidden_distillation_loss_scale: float = field(default=0.5, metadata=ADDED_LATER)
     """Weight of the distance of the encoder's frames from the teacher's, at the ends of groups that both have, with a
     teacher; 0: their sizes may differ."""
@@ -170,9 +172,9 @@ class Config:
     """Schedule and losses."""
 
 
-def save_config(config: Config, path: Path) -> None:
-    """Write the config as JSON."""
-    path.write_text(json.dumps(to_dict(config), indent=2) + "\n")
+def save_config(config: Config | LmConfig, path: Path) -> None:
+    """Write the config as JSON, whole or not at all."""
+    write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
 
 
 def load_config(path: Path) -> Config:

@@ -159,7 +159,7 @@ class EncoderConfig:
             experts_in=self.experts_in if self._carries_experts(block) else "none",
             block_feed_forward_dims=(),
             depths=(),
-            feed_forward_dim=(*self.block_feed_forward_dims, *(self.feed_forward_dim,) * (block + 1))[block],
+            feed_forward_dim=(self.block_feed_forward_dims or (self.feed_forward_dim,) * (block + 1))[block],
         )
 
     def unshared(self) -> EncoderConfig:

@@ -1,7 +1,7 @@
-"""What training does to utterances: Lhotse's transforms of cuts, and what is done to log mel features.
+"""What training does to log mel features: silence and joining, SpecAugment's masks, and conditions.
 
-The latter are silence and joining, SpecAugment's masks, and conditions that utterances are recorded under: rooms,
-noises, bands and levels. A prepared corpus has features, so only noises are made as audio:
+Conditions are what utterances are recorded under: rooms, noises, bands and levels. A prepared corpus has features, so
+only noises are made as audio:
 
 * a gain adds a constant;
 * noise adds its energies, as if phases were unrelated; a stretch of true noise's features is taken;

@@ -69,7 +69,7 @@ class NothingReadable(ValueError):
 
 
 class PlannedBatch(NamedTuple):
-    """The cuts of a batch, and the seed of its silence, noise and SpecAugment (None: nothing of these)."""
+    """The cuts of a batch, and the seed of its silence, noise and SpecAugment (None: none of these)."""
 
     cuts: Iterable[MonoCut]
     seed: int | None

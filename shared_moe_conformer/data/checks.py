@@ -147,14 +147,14 @@ def check_utterance(cut: Cut, tokenizer: Tokenizer, config: FeatureConfig) -> li
         return problems
     if reason := unfit(cut, config):
         return [Problem(cut.id, "features", reason)]
-    computed = 0 if cut.has_features else compute_num_frames(cut.duration, FRAME_SHIFT, cut.sampling_rate)
-    return check_units(cut, tokenizer, num_frames=computed or cut.num_frames)
+    frames = cut.num_frames if cut.has_features else compute_num_frames(cut.duration, FRAME_SHIFT, cut.sampling_rate)
+    return check_units(cut, tokenizer, num_frames=frames)
 
 
 def refuse(problems: Sequence[Problem], where: Path | str) -> None:
     """Raise `ValueError` with the first problems, if there are any."""
-    shown = "; ".join(problems[:MAX_SHOWN])
-    require(not problems, f"{counted(len(problems), 'problem')} in {where}: {shown}; see local/validate_cuts.py")
+    first = "; ".join(problems[:MAX_SHOWN])
+    require(not problems, f"{counted(len(problems), 'problem')} in {where}: {first}; see local/validate_cuts.py")
 
 
 def refuse_many(problems: Sequence[Problem], num_good: int, where: Path | str) -> None:

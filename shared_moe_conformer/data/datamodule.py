@@ -67,8 +67,8 @@ class AsrDataModule:
         first_cuts = mixture.first_cuts()
         require(
             not (self.config.data.on_the_fly and all(cut.has_features for cut in first_cuts)),
-            "speed_factors, room_manifest and codec_probability are for audio, and train_cuts have stored features: give"
-            " cuts without features, e.g. data/manifests/cuts_train.jsonl.gz",
+            "speed_factors, room_manifest and codec_probability are for audio, and train_cuts have stored features:"
+            " give cuts without features, e.g. data/manifests/cuts_train.jsonl.gz",
         )
         dataset[PlannedBatch(first_cuts, 0)]
         unreadable.take()  # an epoch will meet and count them

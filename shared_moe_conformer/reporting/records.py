@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from shared_moe_conformer.config import require
 
 MAX_WARNINGS = 200
+RATES = ("WER", "WER-low", "WER-high", "CER")
 ERROR_KINDS = ("SUBSTITUTIONS", "DELETIONS", "INSERTIONS")
 CHECKPOINT = r"(?:averaged-)?(?:epoch|iter)-\d+-avg-\d+|best-valid-wer"
 """Pattern of the names that `Selection.name` gives weights."""
@@ -150,7 +151,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        return [row for row in rows if all(_is_number(row.get(name)) for name in ("WER", "WER-low", "WER-high", "CER"))]
+        return [row for row in rows if row.get("settings") and all(map(_is_number, map(row.get, RATES)))]
     except (OSError, UnicodeDecodeError, csv.Error):
         return []
 

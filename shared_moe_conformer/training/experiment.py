@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 
-from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import (
     AnyConfig,
     from_dict,
@@ -21,6 +20,7 @@ from shared_moe_conformer.config import (
     options_by_name,
     require,
     require_least,
+    save_config,
     to_dict,
 )
 from shared_moe_conformer.text import counted
@@ -225,7 +225,7 @@ def open_experiment(exp_dir: Path, config: AnyConfig, *, resuming: bool) -> None
     for pattern in HALF_WRITTEN:
         for leftover in exp_dir.glob(pattern):
             leftover.unlink()
-    write_whole(exp_dir / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+    save_config(config, exp_dir / "config.json")
 
 
 def refuse_other_checkpoint(checkpoint: dict[str, Any], config: AnyConfig, path: Path) -> None:

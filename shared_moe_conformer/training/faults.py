@@ -58,13 +58,18 @@ def seconds_a_batch(trainer: Trainer, batches: Iterable[AsrBatch]) -> float:
     with _unchanged(trainer):
         for batch in batches:
             start = time.perf_counter()
-            with trainer.precision.autocast():
-                loss, _ = trainer.losses(trainer.model, batch, loss_scales(trainer.config, 0))
-            loss.backward()
+            _backward(trainer, batch)
             if trainer.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - start)
     return statistics.mean(times[1:] or times)
+
+
+def _backward(trainer: Trainer, batch: AsrBatch) -> None:
+    """Compute the gradient of a batch as the first update would."""
+    with trainer.precision.autocast():
+        loss, _ = trainer.losses(trainer.model, batch, loss_scales(trainer.config, 0))
+    loss.backward()
 
 
 def _fit_everywhere(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
@@ -77,9 +82,7 @@ def _fit(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
         try:
             moments = [torch.empty_like(p) for p in trainer.model.parameters() if p.requires_grad for _ in range(2)]
             for batch in batches:
-                with trainer.precision.autocast():
-                    loss, _ = trainer.losses(trainer.model, batch, loss_scales(trainer.config, 0))
-                loss.backward()
+                _backward(trainer, batch)
             del moments
         except (RuntimeError, MemoryError) as error:
             if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in SIGNS):

@@ -218,10 +218,9 @@ def reschedule(state: TrainState, old: TrainingConfig, new: TrainingConfig) -> s
     if new.lr_schedule == "cosine":
         remedy = "a training with --lr-schedule wsd continues without a jump from any epoch before its decay"
     else:
-        epoch = math.floor(old.length - old.decay_epochs)
-        remedy = (
-            f"to continue without a jump, give this folder's epoch-{epoch}.pt as --resume-from, and another --exp-dir"
-        )
+        epoch = math.floor(old.length - old.decay_epochs)  # 0: the decay began with the training
+        begin = f"give this folder's epoch-{epoch}.pt as --resume-from, and" if epoch else "begin again, in"
+        remedy = f"to continue without a jump, {begin} another --exp-dir"
     return f"the learning rate goes from {before:.2g} to {after:.2g} of its peak ({', '.join(changes)}); {remedy}"
 
 

@@ -180,7 +180,7 @@ class Tracker:
         self._done += report.num_batches
         self._num_timed += 1
         if self._num_timed == FIRST_ESTIMATE and self._left > 0:
-            advice = "; --config small or fewer --num-epochs take less" if self._seconds_to_go() > LONG else ""
+            advice = "; --config small, fewer --num-epochs or --num-steps take less" * (self._seconds_to_go() > LONG)
             logger.info("%s: batches left: %s, validation not counted%s", self._to_go(), f"{self._left:,}", advice)
 
     def _seconds_to_go(self) -> float:

@@ -129,7 +129,8 @@ def test_results_of_all_weights_are_read(exp_dir: Path, selection: Selection) ->
 
 
 def test_damaged_summaries_are_left_out(exp_dir: Path) -> None:
-    for name, content in (("a", b""), ("b", b"settings\tWER\nx\tmany\n"), ("c", b"\xff\xfe\x00")):
+    rates = b"WER\tWER-low\tWER-high\tCER\n1\t0\t2\t1\n"
+    for name, content in (("a", b""), ("b", b"settings\tWER\nx\tmany\n"), ("c", b"\xff\xfe\x00"), ("d", rates)):
         (exp_dir / "beam" / f"wer-summary-test-epoch-1-avg-1-{name}.txt").write_bytes(content)
     (exp_dir / "beam" / "wer-summary-other.txt").write_text("")
     assert len(read_results(exp_dir)) == 2

@@ -300,6 +300,9 @@ def test_wsd_is_extended_without_a_jump_before_its_decay_and_tells_the_way_after
     told = reschedule(TrainState(epoch=31, step=9000, progress=1.0, progress_at_peak=0.1), old, new)
     assert told.startswith("the learning rate goes from 0.01 to 1 of its peak (num_epochs was 30 and is 60, decay_ep")
     assert "epoch-24.pt as --resume-from" in told
+    old = schedule_of("wsd", num_epochs=6, decay_epochs=6)
+    told = reschedule(TrainState(epoch=7, step=9000, progress=1.0, progress_at_peak=0.1), old, new)
+    assert told.endswith("to continue without a jump, begin again, in another --exp-dir")
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "noam", "wsd"])

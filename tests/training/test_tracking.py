@@ -78,7 +78,7 @@ def test_every_point_is_the_mean_of_many_updates(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seconds_per_batch", "first", "middle"),
     [(1.0, "about 88 seconds to go: batches left: 88, validation not counted\n", "about 50 seconds to go"),
-     (600.0, "about 14.7 hours to go: batches left: 88, validation not counted; --config small or", "about 8.3 hours")],
+     (600.0, "about 14.7 hours to go: batches left: 88, validation not counted; --config small", "about 8.3 hours")],
 )  # fmt: skip
 def test_a_training_says_how_long_it_will_take(
     tmp_path: Path,
