@@ -105,7 +105,8 @@ def _read_header(file: BufferedIOBase, sampling_rate: int) -> None:
     Source: Microsoft and IBM 1991, Multimedia Programming Interface and Data Specifications 1.0, WAVE form.
     """
     while len(chunk := file.read(8)) == 8 and chunk[:4] != b"data":
-        body = file.read(struct.unpack("<I", chunk[4:])[0])
+        (length,) = struct.unpack("<I", chunk[4:])
+        body = file.read(length + length % 2)  # chunks begin at even places
         if chunk[:4] == b"fmt ":
             _, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16].ljust(16, b"\0"))
             require(

@@ -33,9 +33,9 @@ def pcm_of(samples: np.ndarray) -> bytes:
 
 
 def wav_header(rate: int = RATE, channels: int = 1, bits: int = 16) -> bytes:
-    """As `arecord` writes it: of a length that nobody knows, with a chunk that does not matter."""
+    """As programs write it to a pipe: of a length that nobody knows, with another chunk, of odd length, before it."""
     layout = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, channels, rate, rate * 2, 2, bits)
-    return b"RIFF\0\0\0\0WAVE" + struct.pack("<4sI4s", b"LIST", 4, b"abcd") + layout + b"data\0\0\0\x80"
+    return b"RIFF\0\0\0\0WAVE" + struct.pack("<4sI4s", b"LIST", 3, b"abc\0") + layout + b"data\0\0\0\x80"
 
 
 class Trickle(io.BytesIO):
