@@ -23,6 +23,7 @@ from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.tuning import Searcher, encode_split, require_not_test, tune, worth_tuning
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
+from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.pretrained import load_experiment
 from shared_moe_conformer.release.manifest import package_commit
@@ -95,11 +96,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     tune_cpu()
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
-    trained_as, model = load_experiment(exp_dir, selection)
-    limit_threads(counts_of(model)["total"].active)
-    model.encoder.use_layers(args.num_layers)
-    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
-    checkpoint += f"-{args.num_layers}-layers" if args.num_layers else ""
+    config, model, checkpoint = _load_model(args, selection, exp_dir)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     tuned = searches.read_tuned(exp_dir)
@@ -134,15 +131,23 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
             _compare_distortions(scores_of[test_set], distorted, exp_dir, checkpoint=checkpoint)
 
 
+def _load_model(args: argparse.Namespace, selection: Selection, exp_dir: Path) -> tuple[Config, AsrModel, str]:
+    """The config with the flags' values, the model with the layers that compute, and its name in results."""
+    trained_as, model = load_experiment(exp_dir, selection)
+    limit_threads(counts_of(model)["total"].active)
+    model.encoder.use_layers(args.num_layers)
+    layers = f"-{args.num_layers}-layers" if args.num_layers else ""
+    return apply_flags(trained_as, args), model, selection.name(exp_dir) + layers
+
+
 def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     """Find the best values of each method on a split, and write them method by method."""
     tune_cpu()
     require_not_test(args.tune)
     require(not args.distort, "--tune with --distort: values are tuned on the split as it is; leave one of them out")
+    require(not args.output_format, "--tune with --output-format: tuning writes no hyps- files; leave one of them out")
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
-    trained_as, model = load_experiment(exp_dir, selection)
-    limit_threads(counts_of(model)["total"].active)
-    config, checkpoint = apply_flags(trained_as, args), selection.name(exp_dir)
+    config, model, checkpoint = _load_model(args, selection, exp_dir)
     config = replace_fields(config, {"test_splits": (args.tune,)})
     tokenizer, tuned = _load_tokenizer(config, exp_dir, recipe_dir), searches.read_tuned(exp_dir)
     decoding = apply_flags(DecodingConfig(), args)
