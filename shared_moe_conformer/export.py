@@ -19,6 +19,7 @@ from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
 from shared_moe_conformer.decoding.methods import METHODS, settings
 from shared_moe_conformer.decoding.neural_lm import load_neural_lm, neural_lm_path
 from shared_moe_conformer.decoding.options import LOW_ORDER, DecodingConfig, DecodingMethod, token_ngram_path
+from shared_moe_conformer.decoding.scoring import short_name
 from shared_moe_conformer.decoding.searches import read_tuned, resolved, search_named, tuned_note, values_of
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
@@ -175,9 +176,11 @@ def read_error_rates(exp_dir: Path, config: Config, *, checkpoint: str, first: s
     """
     rates: dict[str, dict[str, float]] = {}
     for test_set in config.data.test_splits:
-        pattern = f"*/wer-summary-{test_set}-{checkpoint}-*.txt"
-        for path in sorted(exp_dir.glob(pattern)):
-            rates.setdefault(test_set, {}).update(_read_summary(path))
+        common = f"{test_set}-{checkpoint}-"
+        for path in sorted(exp_dir.glob(f"*/wer-summary-{common}*.txt")):
+            for search, rate in _read_summary(path).items():
+                if path.stem == f"wer-summary-{short_name(common + search)}":  # else of fewer layers
+                    rates.setdefault(test_set, {})[search] = rate
     return {
         test_set: dict(sorted(found.items(), key=lambda item: item[0] != first)) for test_set, found in rates.items()
     }

@@ -196,6 +196,7 @@ def test_error_rates_are_those_of_the_very_same_epochs(recipe: Path, tiny_bundle
     write_summary(exp_dir, "ctc_prefix_beam_search", "epoch-2-avg-1", "ONE TWO")
     write_summary(exp_dir, "modified_beam_search", "epoch-2-avg-2", "THREE FOUR")
     write_summary(exp_dir, "modified_beam_search", "epoch-2-avg-10", "THREE FOUR")
+    write_summary(exp_dir, "ctc_greedy_search", "epoch-2-avg-1-2-layers", "THREE FOUR")
     run(recipe, tiny_bundle.config, "--epoch", "2", "--avg", "1")
     expected = {"test": {"modified_beam_search-beam-4": 50.0, "ctc_prefix_beam_search-beam-4": 0.0}}
     assert find("tiny", zoo_dir=recipe / "zoo").error_rates == expected
