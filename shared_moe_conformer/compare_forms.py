@@ -24,8 +24,9 @@ from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.data.manifests import read_cuts
-from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.scoring import Decoded, read_transcripts, word_error_rate
+from shared_moe_conformer.decoding.methods import settings
+from shared_moe_conformer.decoding.options import DecodingConfig, DecodingMethod
+from shared_moe_conformer.decoding.scoring import Decoded, read_transcripts, short_name, word_error_rate
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.onnx_folder import write_onnx
 from shared_moe_conformer.forms.runtimes import (
@@ -53,7 +54,7 @@ from shared_moe_conformer.text import markdown_table, words_of
 from shared_moe_conformer.training.averaging import Selection
 
 PRECISIONS: dict[str, Callable[[str], str]] = {"float32": str, "float16": fp16_name, "int8": int8_name}
-SEARCHES = {"transducer": "greedy_search", "ctc": "ctc_greedy_search"}
+SEARCHES: dict[str, DecodingMethod] = {"transducer": "greedy_search", "ctc": "ctc_greedy_search"}
 """A bundle's two models, and the search that all runtimes repeat."""
 NOT_TOLD = float("nan")
 
@@ -112,14 +113,16 @@ class Comparison(NamedTuple):
 
 
 def decoded_texts(exp_dir: Path, checkpoint: str, split: str, utterances: Sequence[Utterance]) -> dict[str, list[str]]:
-    """The texts that ./decode.py wrote for the test set with these checkpoints, by kind of search; empty if none.
+    """The texts that ./decode.py wrote for the test set with these checkpoints by searches at their defaults, by kind.
 
     Raises:
       ValueError: a damaged file, or one of another test set.
     """
     found = {}
     for kind, search in SEARCHES.items():
-        for path in sorted(exp_dir.glob(f"{search}/recogs-{split}-{checkpoint}-*.txt"))[:1]:
+        of_search = settings(DecodingConfig(decoding_method=search))
+        path = exp_dir / search / f"recogs-{short_name(f'{split}-{checkpoint}-{of_search}')}.txt"
+        if path.is_file():
             texts = {decoded.cut_id: decoded.hyp for decoded in read_transcripts(path)}
             require(texts.keys() == {u.name for u in utterances}, f"{path} is not of this test set: run ./decode.py")
             found[kind] = [texts[u.name] for u in utterances]
@@ -218,8 +221,8 @@ def _row(kind: str, form: str, found: Texts, own: Sequence[str], utterances: Seq
     return Row(kind, form, word_error_rate(decoded).percent, same, found.difference)
 
 
-def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: str) -> list[str]:
-    decoding = DecodingConfig(decoding_method=search)  # type: ignore[arg-type]
+def _own_texts(bundle: Bundle, utterances: Sequence[Utterance], search: DecodingMethod) -> list[str]:
+    decoding = DecodingConfig(decoding_method=search)
     return [t.text for t in bundle.transcribe_many([u.wav for u in utterances], decoding=decoding)]
 
 
@@ -275,12 +278,16 @@ def _parser() -> argparse.ArgumentParser:
 def _compare(args: argparse.Namespace) -> None:
     tune_cpu()
     require(args.rounds >= 1, f"rounds is {args.rounds}: give 1 or more")
+    selection = apply_flags(Selection(), args)
+    require(
+        args.exp_dir or selection == Selection(),
+        "--epoch, --iter and --avg choose checkpoints of an --exp-dir: give it",
+    )
     source = resolve(args.model, zoo_dir=args.zoo_dir)
     found = importlib.util.find_spec("sherpa_onnx") is not None  # checked now, since it is called last
     require(found, "the package sherpa_onnx is not installed: pip install sherpa-onnx soundfile")
     bundle, experiment, checkpoint = Bundle.load(source), None, ""
     if args.exp_dir:
-        selection = apply_flags(Selection(), args)
         config, model = load_experiment(args.exp_dir, selection)
         experiment = dataclasses.replace(bundle, config=config, model=model)
         checkpoint = selection.name(args.exp_dir)

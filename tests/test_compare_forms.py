@@ -180,9 +180,12 @@ def test_one_command_compares_an_experiment_with_all_that_became_of_it(
     texts = [transcript.text for transcript in tiny_bundle.transcribe_many(wavs)]
     texts[1] = "SOMETHING ELSE"
     (exp_dir / "greedy_search").mkdir()
-    (exp_dir / "greedy_search" / "recogs-test-epoch-1-avg-1-greedy_search.txt").write_text(
+    name = "recogs-test-epoch-1-avg-1-greedy_search-max-sym-per-frame-1"
+    (exp_dir / "greedy_search" / f"{name}.txt").write_text(
         "".join(f"cut{i}:\tref=['ONE']\ncut{i}:\thyp={text.split()}\n\n" for i, text in enumerate(texts))
     )
+    of_chunks = exp_dir / "greedy_search" / f"{name}-chunk-size-16-left-context-frames-64.txt"
+    of_chunks.write_text("".join(f"cut{i}:\tref=['ONE']\ncut{i}:\thyp=[]\n\n" for i in range(3)))
     arguments = ["--model", str(saved()), "--recipe-dir", str(recipe), "--rounds", "1"]
     main([*arguments, "--exp-dir", str(exp_dir), "--epoch", "1"])
     shown = capsys.readouterr().out
@@ -191,7 +194,8 @@ def test_one_command_compares_an_experiment_with_all_that_became_of_it(
     assert "| transducer | decode.py | 2 of 3 | not told |\n" in shown
     assert "| ctc | decode.py |" not in shown
     assert "| ctc | sherpa-onnx | 3 of 3 | not told |\n" in shown
-    for extra, message in ((["--rounds", "0"], "rounds is 0"), (["--exp-dir", str(recipe)], "config.json")):
+    wrong = {"rounds is 0": ["--rounds", "0"], "config.json": ["--exp-dir", str(recipe)], "--exp-dir": ["--avg", "2"]}
+    for message, extra in wrong.items():
         with pytest.raises(SystemExit):
             main([*arguments, *extra])
         err = capsys.readouterr().err
