@@ -152,7 +152,7 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
         },
         "left_context_frames": {
             "help": "With chunks: encoder frames before its chunk that a frame attends to; 0: all, with --live the "
-            "most that the model was trained with. [0]"
+            "most that the model was trained with. [64, with --live 0]"
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
         "lm_type": {"choices": get_args(NeuralLmType), "help": "The language model over tokens that the model has."},
@@ -205,7 +205,7 @@ def _transcribe_live(args: argparse.Namespace) -> None:
     name = "stdin" if args.audio else "microphone"
     show = functools.partial(FORMATS[args.format or "text"], name)
     bundle, decoding = _load(args)
-    chunk_size, left_context = decoding.chunk_size or None, decoding.left_context_frames or None
+    chunk_size, left_context = decoding.chunk_size or None, getattr(args, "left_context_frames", 0) or None
     stream = bundle.recognizer(
         chunk_size=chunk_size, left_context=left_context, decoding=decoding, vad=args.vad
     ).stream()

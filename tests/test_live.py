@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import io
@@ -17,7 +18,9 @@ import pytest
 import soundfile
 
 from shared_moe_conformer.bundle import Bundle
+from shared_moe_conformer.config import replace_fields
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
+from shared_moe_conformer.release.manifest import ExampleRecording
 from shared_moe_conformer.speech.transcript import EMPTY
 from shared_moe_conformer.streaming import EndpointRules
 from shared_moe_conformer.transcribe import main
@@ -115,6 +118,24 @@ def test_speech_from_the_standard_input_is_printed(
         assert out.count("\n") == expected.segment == 1
         shown = json.loads(out) if format_ == "json" else {"text": out.strip(), "times": expected.final.times}
         assert (shown["text"], shown["times"]) == (expected.text, expected.final.times)
+
+
+def test_the_left_context_is_the_one_of_the_training_unless_it_is_given(
+    tiny_bundle: Bundle, lang_dir: Path, tmp_path: Path, tones: np.ndarray, capsys: Output, monkeypatch: Any
+) -> None:
+    trained = dataclasses.replace(tiny_bundle, config=replace_fields(tiny_bundle.config, {"left_contexts": (8,)}))
+    trained.save(tmp_path / "tiny", lang_dir=lang_dir, example=ExampleRecording(tones, RATE, "ONE"))
+    found = {}
+    for given, frames in (((), 8), (("--left-context-frames", "24"), 24)):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(pcm_of(tones))))
+        arguments = ["--model", str(tmp_path / "tiny"), "--live", "-", "--chunk-size", "8", "--vad", "false"]
+        main([*arguments, *given, "--format", "json"])
+        shown = json.loads(capsys.readouterr().out)
+        stream = trained.stream(chunk_size=8, left_context=frames)
+        stream.accept(np.frombuffer(pcm_of(tones), dtype="<i2") / np.float32(32768), RATE)
+        found[frames] = stream.finish().final.confidences
+        assert shown["confidences"] == found[frames]
+    assert found[8] != found[24]
 
 
 def test_words_are_shown_in_place_before_they_are_final(tiny_bundle: Bundle, tones: np.ndarray) -> None:
