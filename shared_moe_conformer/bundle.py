@@ -234,10 +234,10 @@ class Bundle:
         )
         decoding = decoding or self.default_search
         resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))
-        (resolved_decoding,) = resolved(decoding, vocab_size=self.tokenizer.vocab_size)
+        own, *_ = resolved(decoding, vocab_size=self.tokenizer.vocab_size)
         return StreamingRecognizer(
             self.model,
-            METHODS[decoding.decoding_method].search(self.model, resolved_decoding, resources),
+            METHODS[decoding.decoding_method].search(self.model, own, resources),
             features=self._feature_config,
             to_transcript=self._to_transcript,
             chunk_size=max(encoder.chunk_sizes) if chunk_size is None else chunk_size,

@@ -24,6 +24,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
 from shared_moe_conformer.speech.transcript import Transcript
 from shared_moe_conformer.speech.voice_activity import LiveSpeech, only_spoken
+from shared_moe_conformer.text import join_words
 
 OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
 """Feature frames of a chunk that the next one sees again."""
@@ -72,7 +73,7 @@ class StreamResult(NamedTuple):
     @property
     def text(self) -> str:
         """All words so far."""
-        return " ".join(part.text for part in (self.final, self.partial) if part.text)
+        return join_words(part.text for part in (self.final, self.partial) if part.text)
 
 
 class EndedSegment(NamedTuple):

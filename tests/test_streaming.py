@@ -14,7 +14,7 @@ from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.speech.audio import read_audio
-from shared_moe_conformer.speech.transcript import Transcript
+from shared_moe_conformer.speech.transcript import EMPTY, Transcript
 from shared_moe_conformer.streaming import EndedSegment, EndpointRules, Stream, StreamResult
 
 NEVER = EndpointRules(1e9, 1e9, 1e9)
@@ -32,12 +32,16 @@ def whole(bundle: Bundle, samples: np.ndarray, config: DecodingConfig) -> Transc
 
 
 @pytest.mark.parametrize(
-    "method", ["greedy_search", "modified_beam_search", "ctc_greedy_search", "ctc_prefix_beam_search", "1best"]
+    "method",
+    [
+        *("greedy_search", "modified_beam_search", "ctc_greedy_search", "ctc_prefix_beam_search"),
+        *("1best", "nbest_transducer_rescoring"),
+    ],
 )
 def test_a_stream_finds_the_words_and_times_of_the_whole_in_chunks(
     tiny_bundle: Bundle, tones: np.ndarray, method: str
 ) -> None:
-    options = {"graph": "H", "lattice_engine": "embedded"} if method == "1best" else {}
+    options = {"graph": "H", "lattice_engine": "embedded"} if "best" in method else {}
     config = DecodingConfig(decoding_method=method, chunk_size=8, left_context_frames=16, **options)  # type: ignore[arg-type]
     expected = whole(tiny_bundle, tones, config)
     assert expected.tokens
@@ -120,7 +124,7 @@ def test_memory_of_a_stream_does_not_grow(
     tiny_bundle: Bundle, tones: np.ndarray, method: str, rule: EndpointRules
 ) -> None:
     """Speech and pauses again and again: a stream whose segments are taken is as large after each as after two."""
-    options = {"graph": "H", "lattice_engine": "embedded"} if method == "1best" else {}
+    options = {"graph": "H", "lattice_engine": "embedded"} if "best" in method else {}
     config = DecodingConfig(decoding_method=method, **options)  # type: ignore[arg-type]
     stream = tiny_bundle.stream(chunk_size=8, left_context=16, decoding=config, rules=rule)
     speech = np.concatenate([tones, np.zeros(round(2.48 * RATE), dtype=np.float32)])  # 14 chunks
@@ -193,3 +197,10 @@ def test_the_streaming_model_of_the_clone_hears_its_recording(chunk_size: int) -
     shown = [stream.accept(part, rate).text for part in np.split(samples, range(1600, len(samples), 1600))]
     assert stream.finish().text == "L K K N THIRTY EIGHT"
     assert shown[0] == "" and "L" in shown[-10] and len(set(shown)) >= 16 / chunk_size
+
+
+def test_texts_of_scripts_without_spaces_get_none() -> None:
+    parts = [(("ONE", "TWO"), "ONE TWO"), (("\u4e00", "\u4e8c"), "\u4e00\u4e8c"), (("", "ONE"), "ONE")]
+    for (final, partial), text in parts:
+        result = StreamResult(EMPTY._replace(text=final), EMPTY._replace(text=partial), 1, False)
+        assert result.text == text
