@@ -43,6 +43,8 @@ def test_several_forms_are_written_at_once(saved: Save, tmp_path: Path, capsys: 
     assert {path.name for path in folder.parent.iterdir()} == {"tiny", "tiny-icefall", "tiny-espnet.zip"}
     main(["--model", str(folder), "--to", "icefall", "--output", str(tmp_path / "elsewhere")])
     assert (tmp_path / "elsewhere" / "exp" / "pretrained.pt").is_file()
+    main(["--model", str(folder), "--to", "espnet", "--output", str(tmp_path / "new" / "tiny.zip")])
+    assert (tmp_path / "new" / "tiny.zip").is_file()
     with pytest.raises(SystemExit):
         main(["--model", str(folder), "--to", "icefall", "espnet", "--output", str(tmp_path / "both")])
     assert "--output holds one form, and --to names 2" in capsys.readouterr().err

@@ -79,6 +79,7 @@ def write_espnet(source: Path, target: Path, *, overwrite: bool = False) -> dict
     }
     config = yaml.safe_load((source / CONFIG_FILE).read_text(encoding="utf-8"))  # JSON is YAML
     files = {"token_list": "tokens.txt", "bpemodel": "bpe.model"}
+    target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _add_member(archive, "meta.yaml", yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).encode())
         _add_member(
