@@ -193,10 +193,7 @@ class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
 
 def _recordings(raw_speech: Any) -> list[np.ndarray]:
     """One recording or several as arrays."""
-    if hasattr(raw_speech, "ndim"):
-        several = raw_speech.ndim > 1
-    else:
-        several = len(raw_speech) > 0 and not isinstance(raw_speech[0], (int, float))
+    several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
     return [np.asarray(samples, dtype=np.float32) for samples in (raw_speech if several else [raw_speech])]
 
 

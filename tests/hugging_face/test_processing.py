@@ -64,7 +64,7 @@ def test_features_are_the_packages_at_any_rate_and_padded(tiny_bundle: Bundle, t
         assert mask.tolist() == [1] * len(own) + [0] * (len(x) - len(own))
     (slow,) = extractor(tones[::2], sampling_rate=8000, return_tensors="pt")["input_features"]
     assert torch.equal(slow, tiny_bundle.features(tones[::2], 8000))
-    for one in (tones.tolist(), torch.from_numpy(tones), tones.astype(np.float64)):
+    for one in (tones.tolist(), list(tones), torch.from_numpy(tones), tones.astype(np.float64)):
         assert torch.equal(extractor(one, return_tensors="pt")["input_features"], batch["input_features"][:1])
 
 
