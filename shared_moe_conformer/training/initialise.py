@@ -245,8 +245,8 @@ def _divided(layers: Sequence[Layer], parts: int) -> list[Sequence[Layer]]:
 def _norms_of(layers: Sequence[Layer]) -> dict[str, Tensor]:
     """The layers' norms as one: the mean of scales and biases, and the statistics of each layer."""
     states = [layer.individual().norms.state_dict() for layer in layers]
-    merged = _mean_of(states)
-    for name in (name for name in merged if "running_" in name):
+    merged = _mean_of([{name: value for name, value in state.items() if "running_" not in name} for state in states])
+    for name in states[0].keys() - merged.keys():
         stored = (state[name].view(-1, state[name].size(-1)) for state in states)  # a row for each layer that shares it
         merged[name] = torch.stack([rows[layer.individual().depth] for rows, layer in zip(stored, layers)]).squeeze(0)
     return merged

@@ -80,6 +80,15 @@ def test_norms_of_a_whole_group_are_the_mean_too(model_config: Any) -> None:
     torch.testing.assert_close(new.encoder.groups[0].norms[0].final.weight, mean)
 
 
+def test_layers_of_groups_of_any_size_keep_their_statistics_in_shared_norms(model_config: Any) -> None:
+    old = trained(model_config(group_sizes=(1, 3), individual_norms=False))
+    new = begun(model_config(group_sizes=(4,), individual_norms=False), old)
+    first, others = (group.norms[0].depthwise for group in old.encoder.groups)
+    merged = new.encoder.groups[0].norms[0].depthwise
+    assert torch.equal(merged.running_var, torch.cat([first.running_var[None], others.running_var]))
+    torch.testing.assert_close(merged.weight, (first.weight + 3 * others.weight) / 4)
+
+
 @pytest.mark.parametrize(
     "gates", [{"top_k": 1}, {"top_k": 2}, {"top_k": 2, "router_gates": "sigmoid", "gate_scale": 0.3}], ids=str
 )
