@@ -96,12 +96,12 @@ def _buckets(durations: np.ndarray, num_buckets: int) -> np.ndarray:
 
 
 def _split(batches: list[TrainingBatch], divisor: int, generator: Generator) -> list[TrainingBatch]:
-    """The batches, the largest ones halved until their number can be divided; none if there are too few cuts."""
+    """The batches, the largest ones halved until their number can be divided; some of single cuts may be left out."""
     while len(batches) % divisor:
         largest = max(range(len(batches)), key=lambda i: len(batches[i][0]))
         indexes, seed = batches[largest]
         if len(indexes) == 1:
-            return []
+            return batches[: len(batches) // divisor * divisor]
         half = len(indexes) // 2
         batches[largest] = indexes[half:], seed
         batches.append((indexes[:half], _random_seed(generator)))

@@ -290,6 +290,8 @@ def test_a_process_resumes_its_part_and_another_number_of_processes_does_not(cor
 
 def test_too_few_cuts_for_another_update_are_left_out(corpus: Corpus) -> None:
     assert len(train_loader(corpus, part=Part(0, 25))) == 0
+    (few,) = train_loader(corpus, part=Part(3, 13), max_duration=0.1)
+    assert len(few.cut_ids) == 1
 
 
 @pytest.mark.parametrize("count", [2, 30])
