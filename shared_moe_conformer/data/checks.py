@@ -196,7 +196,8 @@ def check_overlap(splits: Mapping[str, Iterable[MonoCut]], *, kinds: Sequence[st
     for split, cuts in splits.items():
         for cut in cuts:
             values = {("text", s.text) for s in cut.supervisions if s.text}
-            values |= {("recording", str(source.source)) for source in cut.recording.sources}
+            sources = cut.recording.sources if cut.has_recording else ()
+            values |= {("recording", str(source.source)) for source in sources}
             for kind, value in values:
                 other_split, other_id = first_seen.setdefault((kind, value), (split, cut.id))
                 if other_split != split and kind in kinds:

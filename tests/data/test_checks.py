@@ -107,6 +107,7 @@ def test_splits_share_neither_texts_nor_recordings(tmp_path: Path) -> None:
     same_recording = fastcopy(with_text(cuts["a"], "OTHER"), id="e")
     (problem,) = checks.check_overlap({"train": [cuts["a"]], "test": [same_recording]})
     assert problem == "e (test): same recording as a (train)"
+    assert checks.check_overlap({"train": [cuts["a"]], "test": [fastcopy(same_recording, recording=None)]}) == []
     repeated = fastcopy(cuts["a"], id="f")
     assert checks.check_overlap({"train": [cuts["a"], repeated]}) == [], "one split may repeat itself"
 
