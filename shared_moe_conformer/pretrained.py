@@ -177,7 +177,7 @@ def choose_beginning(
 
 
 def _misfit(trained: Config, features: FeatureConfig) -> str:
-    """What keeps a recipe from beginning with all weights of a trained model; empty: nothing."""
+    """The reason why a recipe cannot begin with all weights of a trained model; empty: it can."""
     its, ours = trained.features, features
     if its.sampling_rate != ours.sampling_rate:
         return f"has features at {its.sampling_rate} Hz, the corpus has them at {ours.sampling_rate} Hz"

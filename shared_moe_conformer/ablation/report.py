@@ -97,7 +97,7 @@ def _rows(results: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
 
 
 def _description(runs: Sequence[Result]) -> str:
-    """What all runs of a table have in common."""
+    """The facts that all runs of a table have in common."""
     first = runs[0]
     numbers = [run.updates for run in runs]
     updates = " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))

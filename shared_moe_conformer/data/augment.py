@@ -35,7 +35,7 @@ MOST_JOINED = 3
 GAP = (10, 80)
 """Fewest and most frames between two utterances that are joined."""
 MARGIN = (0, 50)
-"""The same before and after an utterance that gets silence."""
+"""Fewest and most frames before and after an utterance that gets silence."""
 QUIET_SHARE = 0.05
 """The quietest share of an utterance's frames; silence is made of them."""
 NOISE_SECONDS = 60
@@ -176,7 +176,7 @@ def _random_stretch(size: int, widest: int, generator: Generator) -> slice:
 
 
 def happens(probability: float, generator: Generator) -> bool:
-    """Whether something of this probability happens; what never does draws no number."""
+    """Whether something of this probability happens; a probability of 0 draws no number."""
     return probability > 0 and _random(generator) < probability
 
 

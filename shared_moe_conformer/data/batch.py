@@ -1,4 +1,4 @@
-"""What the model is trained and decoded on, and how cuts become it."""
+"""The batches that the model is trained and decoded on, and how cuts become batches."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class CutDataset(Dataset):
     tokenizer: Tokenizer
     config: DataConfig
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """Of cuts that have none stored; each is computed by itself, as preparation does."""
+    """Options of the features that are not stored; they are computed cut by cut, as preparation does."""
     transforms: CutTransforms | None = None
-    """What happens to the cuts of training batches before they are read."""
+    """Changes of the cuts of training batches before they are read."""
     conditions: Conditions | None = None
-    """What happens to the features of training utterances."""
+    """Changes of the features of training utterances."""
     num_copies: int = 1
     """Copies of each training utterance in its batch, each with masks of its own."""
     unreadable: Unreadable = field(default_factory=Unreadable)
@@ -112,7 +112,7 @@ class CutDataset(Dataset):
         return batch._replace(clean=collate(same_texts * self.num_copies).x)
 
     def of_epoch(self, epoch: int) -> CutDataset:
-        """The same, but without conditions in the first epochs, `conditions_after` of them."""
+        """The dataset of an epoch; the first `conditions_after` epochs have no conditions."""
         return self if epoch > self.config.conditions_after else replace(self, conditions=None)
 
     def examples(self, cuts: Iterable[MonoCut]) -> list[Example]:
@@ -199,7 +199,7 @@ def _samples(cut: MonoCut) -> np.ndarray:
 
 @dataclass
 class CutTransforms:
-    """What Lhotse's transforms do to the cuts of a training batch before they are read; a seed decides all of it.
+    """Changes of the cuts of a training batch by Lhotse's transforms, before they are read; a seed decides all of them.
 
     Cuts with stored features get noises' features, each piece at the ratio to the whole utterance, as in icefall.
     Others get another speed, a room, noises' samples and a codec.
@@ -209,7 +209,7 @@ class CutTransforms:
 
     config: DataConfig
     sampling_rate: int
-    """Of audio, in Hz."""
+    """Sampling rate of the audio, in Hz."""
     noises: Sequence[Cut] = ()
     rooms: Sequence[Recording] = ()
     """Impulse responses at that rate."""

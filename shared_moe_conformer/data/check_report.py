@@ -1,4 +1,4 @@
-"""What cut sets are like before anything is trained on them: a report in words and a picture."""
+"""A report about cut sets before anything is trained on them, in words and a picture."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MAX_LINES = 1000
 MAX_SPOTS = 4000
 """Cuts in a picture at most."""
 NUM_BINS = 24
-"""Of a histogram."""
+"""Bins of a histogram."""
 
 
 class CutFacts(NamedTuple):
-    """What a report says of one cut."""
+    """The facts about one cut that a report needs."""
 
     cut_id: str
     split: str
@@ -49,7 +49,7 @@ class CheckReport(NamedTuple):
 
     @property
     def notices(self) -> list[Problem]:
-        """What is not good and yet no reason to leave a cut out."""
+        """Flaws that are no reason to leave a cut out."""
         heard = [(fact.cut_id, text) for fact in self.facts if fact.level for text in complaints(fact.level)]
         return [Problem(cut_id, text.split(":")[0], text) for cut_id, text in heard]
 
@@ -63,7 +63,7 @@ class CheckReport(NamedTuple):
 
 
 def facts_of(cut: MonoCut, split: str, tokenizer: Tokenizer | None = None, level: Level | None = None) -> CutFacts:
-    """What the report says of a cut, which may be faulty; its recording has the level, if that was read."""
+    """The facts about a cut, which may be faulty; its recording has the level, if that was read."""
     text = " ".join(s.text or "" for s in cut.supervisions)
     frames = subsampled_length(cut.num_frames) if cut.has_features else None
     needed = frames_needed(tokenizer.encode([text])[0]) if tokenizer is not None else None

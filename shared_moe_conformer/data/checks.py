@@ -1,4 +1,4 @@
-"""What is wrong with utterances and prepared cuts: each problem one line that names its cut."""
+"""Problems of utterances and prepared cuts, each in a line that names its cut."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared_moe_conformer.text import counted, first_line, shown
 MIN_DURATION, MAX_DURATION = 0.3, 30.0
 """Seconds; icefall's usual 1 to 20 would drop a third of a corpus of short prompts."""
 OVERLAP_KINDS = ("text", "recording")
-"""What two splits may not share."""
+"""Kinds of things that two splits may not share."""
 MAX_CHARACTERS_PER_SECOND = 30.0
 """More than anybody says: the recording is cut off, or the text is another's."""
 SLOWEST, FASTEST = 0.9, 1.1
@@ -30,7 +30,7 @@ MAX_CLIPPED_SHARE = 1e-3
 MAX_SHOWN = 3
 """Problems that one message names."""
 MAX_LEFT_OUT_SHARE = 0.1
-"""Of the training cuts; where more cannot be trained on, something is wrong with all of them."""
+"""Largest share of the training cuts that may be left out; where more are faulty, something is wrong with all."""
 MAX_SILENT_SHARE = 0.8
 
 
@@ -39,7 +39,7 @@ class Problem(str):
 
     cut_id: str
     kind: str
-    """What is wrong, in a word or two; problems are counted by it."""
+    """The fault in a word or two; problems are counted by it."""
 
     def __new__(cls, cut_id: str, kind: str, message: str, *, split: str = "") -> Problem:
         """`cut-7: empty transcript`, or with a split `cut-7 (test): ...`."""
@@ -58,7 +58,7 @@ def reason_to_drop(utterance: Utterance, *, min_duration: float, max_duration: f
 
 
 def complaints(level: Level) -> list[str]:
-    """What is not good in a recording and yet can be trained on, for reading."""
+    """Flaws of a recording that can be trained on all the same, in words."""
     found = []
     if level.clipped_share > MAX_CLIPPED_SHARE:
         found.append(f"clipped: {level.clipped_share:.1%} of the samples are at full scale")
@@ -142,7 +142,7 @@ def unfit(cut: Cut, config: FeatureConfig) -> str:
 
 
 def check_utterance(cut: Cut, tokenizer: Tokenizer, config: FeatureConfig) -> list[Problem]:
-    """What keeps a cut out of training and scoring, from its manifest alone."""
+    """Problems that keep a cut out of training and scoring, from its manifest alone."""
     if problems := check_cut(cut, min_duration=0.0, max_duration=float("inf")):
         return problems
     if reason := unfit(cut, config):

@@ -45,7 +45,7 @@ class AsrDataModule:
         )
 
     def survey(self) -> Survey:
-        """What the manifests of `train_cuts` say; of sources without end the first of each.
+        """The utterances in the manifests of `train_cuts`; of sources without end the first of each.
 
         Raises:
           FileNotFoundError, ValueError: a source is missing or faulty, or its weight would mean nothing.
@@ -81,7 +81,7 @@ class AsrDataModule:
         return loader(mixture, dataset, survey, seed=training.seed, part=self.part, length=length)
 
     def described(self, cuts: StoredCuts | Survey) -> list[str]:
-        """What a training reads, in lines."""
+        """The data that a training reads, in lines."""
         data, steps = self.config.data, self.config.training.epoch_steps
         if not isinstance(cuts, Survey):
             amount = f"{len(cuts):,} cuts, {float(cuts.durations.sum()) / 3600:,.2f} hours"
@@ -109,7 +109,7 @@ class AsrDataModule:
         return sources
 
     def _training_dataset(self, cuts: Callable[[], StoredCuts], unreadable: Unreadable | None = None) -> CutDataset:
-        """What loads training utterances and augments them; `cuts` gives some of them, for babble."""
+        """The dataset that loads training utterances and augments them; `cuts` gives some of them, for babble."""
         training, features, options, num_copies = self.config.training, self.config.features, self.config.data, 1
         if training.cr_loss_scale:
             num_copies, options = 2, with_more_time_masks(options, training.cr_time_mask_ratio)

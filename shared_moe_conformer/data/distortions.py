@@ -1,4 +1,4 @@
-"""What a recording may have met on its way: levels, noises, rooms, bands and codecs.
+"""Distortions that a recording may have met on its way: levels, noises, rooms, bands and codecs.
 
 Distortions of test sets are applied to samples. Training does the same, codecs excepted, to log mel features: see
 `augment`.
@@ -42,12 +42,12 @@ NUM_HARMONICS = 10
 
 
 class Setting(NamedTuple):
-    """What there is to distort a recording with."""
+    """The means of distorting a recording."""
 
     sampling_rate: int
-    """Of the samples, in Hz."""
+    """Sampling rate of the samples, in Hz."""
     rng: np.random.Generator
-    """Of all that is random."""
+    """Generator of all that is random."""
     draw_talker: Callable[[], np.ndarray]
     """Samples (num_samples,) of another recording of the corpus, drawn at random; for babble."""
 

@@ -156,7 +156,7 @@ class ResumableLoader(ABC):
     has_ended: bool | None = None
     """Whether this process has been given all its batches of the epoch; None where the number is the same in all."""
     needs = ""
-    """What must be as it was, for a training to go on inside an epoch."""
+    """Options and data that must be as they were, for a training to go on inside an epoch."""
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
@@ -172,7 +172,7 @@ class ResumableLoader(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """What tells an epoch of these batches from others."""
+        """A text that tells an epoch of these batches from others."""
 
     def state_dict(self) -> dict[str, int | str]:
         """The position after the last batch that was given out."""
@@ -288,7 +288,7 @@ class _Told(Dataset):
 
 
 def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedBatch] | None = None) -> DataLoader:
-    """What a dataset gives for each plan of a sampler, or by itself, in order; torch's global random state stays.
+    """The items of a dataset for each plan of a sampler, or by itself, in order; torch's global random state stays.
 
     On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing. Where a process
     cannot see who sent a signal (macOS, Windows), workers end as torch has them end.

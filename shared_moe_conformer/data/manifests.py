@@ -154,7 +154,7 @@ class StoredCuts:
     """
 
     content_digest = ""
-    """Of the cuts' ids, times and texts, in their order; empty in a process that did not store them."""
+    """Digest of the cuts' ids, times and texts, in their order; empty in a process that did not store them."""
 
     def __init__(self, cuts: Iterable[MonoCut], *, directory: Path | None = None) -> None:
         """Write the cuts.
@@ -194,7 +194,7 @@ class StoredCuts:
     def _read(self, file: BinaryIO, num_cuts: int, digest: str) -> None:
         self._file = file
         self.digest = digest
-        """Of the cuts' ids and durations, in their order."""
+        """Digest of the cuts' ids and durations, in their order."""
         size, num_numbers = os.fstat(file.fileno()).st_size, 2 * num_cuts + 1
         end = size - len(digest) // 2
         begin = end - 8 * num_numbers

@@ -188,9 +188,9 @@ def has_dotless_i(text: str) -> bool:
 
 
 def marks_in(text: str) -> list[str]:
-    """What a transcript has in brackets, behind % or !, or between ++, as `<unk>`, `[NOISE]`, `%uh`, `++UH++`.
+    """The marks in a transcript: `<unk>`, `[NOISE]`, `%uh`, `++UH++` and the like.
 
-    Speech corpora mark so what is no word.
+    Speech corpora mark in this way what is no word: in brackets, behind % or !, or between ++.
     """
     return _MARK.findall(text)
 

@@ -30,7 +30,7 @@ SILENCE_DB = -60.0
 
 
 class Level(NamedTuple):
-    """What the samples of a recording are like."""
+    """The level of a recording's samples."""
 
     peak: float
     """Largest absolute value; 1 is full scale."""
@@ -41,7 +41,7 @@ class Level(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What was found in a recording, of which several cuts may be parts."""
+    """The faults and the level of a recording, of which several cuts may be parts."""
 
     faults: list[tuple[str, str]]
     """Kind and message of each, as a `Problem` has them."""
@@ -73,7 +73,7 @@ def measure(utterances: Sequence[Utterance], audio_dir: Path) -> tuple[list[Utte
 
 
 def _beyond(utterance: Utterance, length: _Length) -> Iterator[str]:
-    """What an utterance has that its recording lacks."""
+    """Problems of an utterance that reaches beyond its recording, or names a channel that there is not."""
     origin, path, start, end = utterance.origin, utterance.path, utterance.start, utterance.start + utterance.duration
     if utterance.channel is not None and utterance.channel >= length.channels:
         yield f"{origin}: no channel {utterance.channel}: the channels of {path} are 0 to {length.channels - 1}"

@@ -64,15 +64,15 @@ class Shards:
     """
 
     name: str
-    """Of the source, for messages."""
+    """Name of the source, for messages."""
     files: Mapping[str, Sequence[str]]
     """For each field the files of all shards, in the same order: `cuts`, and one of READ_FIELDS."""
     seed: int | None = None
-    """Of the order of the shards; None: as they are."""
+    """Seed of the order of the shards; None: as they are."""
     num_passes: int = 0
     """Passes begun."""
     unreadable: Unreadable = field(default_factory=Unreadable)
-    """What passes go on without."""
+    """Shards that passes leave out."""
     weight: float | None = None
     """None where `train_cuts` names none."""
 

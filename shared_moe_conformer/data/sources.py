@@ -41,7 +41,7 @@ class Manifest:
     count: int = 1
     """The part: every `count`-th cut, from `index` on."""
     seed: int | None = None
-    """Of where in a file that is not compressed one begins; None: at its beginning."""
+    """Seed of the place at which to begin in an uncompressed file; None: its beginning."""
     weight: float | None = None
     """None where the option names none."""
 
@@ -101,7 +101,7 @@ def _open(name: str, recipe_dir: Path) -> Source:
 
 
 def utterances(cuts: Iterable[Cut]) -> Iterable[Cut]:
-    """The cuts, as often as they are asked for; of several supervisions each has a cut, without what overlaps."""
+    """The cuts, as often as they are asked for; each of several supervisions becomes a cut, without overlaps."""
     return LazyFlattener(LazyMapper(cuts, _utterances))
 
 
@@ -110,27 +110,27 @@ def _utterances(cut: Cut) -> Iterable[Cut]:
 
 
 class _Length(NamedTuple):
-    """As much of a cut as Lhotse's buckets are made of."""
+    """The duration of a cut, which is all that Lhotse needs for its buckets."""
 
     duration: float
 
 
 @dataclass
 class Survey:
-    """What was found in the manifests of the sources."""
+    """The utterances that were found in the manifests of the sources."""
 
     durations: list[array[float]]
     """Seconds of each usable utterance that was looked at, for each source."""
     left_out: list[Problem]
     content_digest: str
-    """Of the usable utterances' ids, times and texts."""
+    """Digest of the usable utterances' ids, times and texts."""
 
     def __len__(self) -> int:
         return sum(map(len, self.durations))
 
     @property
     def seconds(self) -> float:
-        """Of all utterances."""
+        """Audio of all utterances, in seconds."""
         return float(sum(map(sum, self.durations)))
 
     def duration_bins(self, num_buckets: int) -> list[float]:

@@ -79,7 +79,7 @@ class Mixture:
 
 
 class _Item(NamedTuple):
-    """What a worker gives."""
+    """An item from a worker."""
 
     batch: AsrBatch | None
     """None: it is skipped, or none of its cuts can be read."""
@@ -100,9 +100,9 @@ class _Batches(IterableDataset):
     duration_bins: list[float]
     part: Part
     seed: int
-    """Of the order of cuts and of what happens to them."""
+    """Seed of the order of cuts and of all that happens to them."""
     num_to_skip: int = 0
-    """Batches of this process that are given as None: at least one that follows is given by each worker."""
+    """Batches of this process that come as None: a resumed training has had them. Each worker may load one of them."""
 
     def __iter__(self) -> Iterator[_Item | ValueError]:
         worker = get_worker_info()
@@ -144,7 +144,7 @@ class _Batches(IterableDataset):
 
 
 class _StreamLoader(ResumableLoader):
-    """What loaders of streamed batches have in common."""
+    """The common part of the loaders of streamed batches."""
 
     def __init__(
         self, mixture: Mixture, dataset: CutDataset, survey: Survey, *, seed: int, part: Part = WHOLE, length: int

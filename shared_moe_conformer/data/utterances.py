@@ -1,5 +1,4 @@
-"""What is said in recordings and parts of them: ids, problems named line by line, the table of a recipe, splits
-and groups.
+"""Utterances in recordings: ids, problems named line by line, the table of a recipe, splits and groups.
 
 What is held out is chosen by hashes, so that everybody chooses the same; equal texts stay together.
 """
@@ -32,11 +31,11 @@ GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 AGE_GROUPS = (0, 13, 20)
 """Youngest age of each group."""
 _CUSTOM = ("age", "corpus")
-"""What Lhotse's supervisions have no field for, and recipes write as a custom one."""
+"""Groupings for which Lhotse's supervisions have no field, so that recipes write custom ones."""
 
 
 class Utterance(NamedTuple):
-    """What is said in a recording or a part of it."""
+    """The text of a recording or of a part of it."""
 
     id: str
     path: str

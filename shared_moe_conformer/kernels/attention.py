@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tenso
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tensor:
-    """The same in plain torch, with all scores at once, in float32 or wider."""
+    """`attend` in plain torch, with all scores at once, in float32 or wider."""
     scores = (query @ key.transpose(-2, -1)) * query.size(-1) ** -0.5
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return scores.masked_fill(~attended, float("-inf")).softmax(dim=-1).to(value.dtype) @ value

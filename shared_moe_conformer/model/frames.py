@@ -115,7 +115,7 @@ class ChunkFrames(Frames):
         self.rotation = rotation_of(torch.arange(left_context + num_frames, device=lens.device), head_dim)
 
     def of_layer(self, memory: LayerMemory) -> ChunkFrames:
-        """The same frames for a layer that remembers this."""
+        """These frames for a layer with this memory."""
         frames = copy.copy(self)
         frames.memory = memory
         return frames
