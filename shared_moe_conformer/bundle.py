@@ -134,7 +134,8 @@ class Bundle:
             card = model_card(self.manifest, self.config, graph_files=graph_files, lm_files=lm_files)
             (new / CARD_FILE).write_text(card, encoding="utf-8")
             write_wav(new / TEST_WAV, example.samples, sampling_rate=example.sampling_rate)
-            write_test_text(new, expected=self.transcribe(new / TEST_WAV).text, reference=example.reference)
+            expected = replace(self, folder=new).transcribe(new / TEST_WAV).text
+            write_test_text(new, expected=expected, reference=example.reference)
             write_sums(new)
 
     def transcribe(

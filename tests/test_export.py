@@ -69,13 +69,15 @@ def test_a_decoding_graph_is_released_on_demand(recipe: Path, graph_lang_dir: Pa
     assert "no graph over words in" in capsys.readouterr().err
     assert not (recipe / "zoo" / "tiny").exists()
     save_config(replace_fields(config, {"lang_dir": str(graph_lang_dir)}), recipe / "exp" / "base" / "config.json")
-    run(recipe, config, "--with-graph")
+    run(recipe, config, "--with-graph", "--decoding-method", "1best")
     folder = recipe / "zoo" / "tiny"
     names = {"words.txt", "lexicon.txt", "G.arpa", "HLG_standard.safetensors"}
     assert names <= {path.name for path in folder.iterdir()}
     assert names <= {line.split()[1] for line in (folder / "SHA256SUMS").read_text().splitlines()}
     assert "with a decoding graph: words.txt (0.00 MB), lexicon.txt" in capsys.readouterr().out
     assert "`HLG_standard.safetensors` a decoding graph over words" in (folder / "README.md").read_text()
+    assert verify("tiny", zoo_dir=recipe / "zoo") == expected_text(folder)
+    assert Bundle.load(folder).default_search.decoding_method == "1best"
 
 
 def test_language_models_over_tokens_are_released_on_demand(
