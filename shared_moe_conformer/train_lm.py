@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import math
@@ -168,11 +169,14 @@ def _finish(model: LanguageModel, dev: TextLoader, exp_dir: Path, lang_dir: Path
 
 
 def ngram_perplexities(dev: TextLoader, lang_dir: Path, tokenizer: Tokenizer) -> dict[str, float]:
-    """The perplexity per token, ends of sentences included, of each n-gram over tokens of the lang folder, by file."""
+    """The perplexity per token, ends of sentences included, of each n-gram over tokens of the lang folder, by file.
+
+    n-grams that no search can use are left out.
+    """
     found = {}
     sentences = [y[:length].tolist() for batch in dev for y, length in zip(batch.y, batch.y_lens)]
     for path in (token_ngram_path(lang_dir, order) for order in range(1, 10)):
-        if path.is_file():
+        with contextlib.suppress(FileNotFoundError, ValueError):
             scorer = ngram_scorer(NgramModel.load(path), tokenizer.pieces)
             found[path.name] = math.exp(-sum(scorer.sentence_scores(sentences)) / dev.num_tokens)
     return found

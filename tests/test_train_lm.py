@@ -28,7 +28,7 @@ TINY = ("--embedding-dim", "8", "--hidden-dim", "12", "--max-tokens", "60", "--n
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe's folder with cuts of texts alone, a tokenizer, and a 2-gram over tokens."""
+    """A recipe's folder with cuts of texts alone, a tokenizer, a 2-gram over tokens, and a 3-gram over others."""
     folder = tmp_path_factory.mktemp("recipe")
     (folder / "data/manifests").mkdir(parents=True)
     for split, texts in (("train", TEXTS), ("dev", TEXTS[:5])):
@@ -40,6 +40,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = train_tokenizer(TEXTS, folder / "data/lang", 24)
     sentences = [[tokenizer.pieces[token] for token in spelling] for spelling in tokenizer.encode(TEXTS)]
     train_ngram(sentences, 2, vocabulary=tokenizer.pieces[1:]).save(folder / "data/lang/token_2gram.arpa")
+    train_ngram([["other"]], 3).save(folder / "data/lang/token_3gram.arpa")
     return folder
 
 
