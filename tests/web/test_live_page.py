@@ -80,6 +80,22 @@ def test_a_model_that_cannot_stream_has_no_live_button(browser: Chrome, served: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["live", "record"])
+def test_a_double_click_begins_once_and_a_file_waits(opened: Chrome, wait: Wait, name: str) -> None:
+    opened.execute_script(
+        "window.begun = 0; for (const name of ['WebSocket', 'MediaRecorder']) { const Plain = window[name];"
+        " window[name] = class extends Plain { constructor(...given) { super(...given); begun += 1; } }; }"
+        f"const button = document.getElementById('{name}'); button.click(); button.click();"
+    )
+    wait(f"document.getElementById('{name}').textContent === 'Stop'")
+    opened.execute_script("return new Promise((go) => setTimeout(go, 300))")
+    assert opened.execute_script("return begun") == 1
+    assert not opened.execute_script("take([new File(['x'], 'x.wav')]); return state.busy")
+    opened.find_element("id", name).click()
+    wait("document.getElementById('status').textContent.startsWith('Done')")
+
+
+@pytest.mark.slow
 def test_a_server_that_has_gone_is_said(opened: Chrome, wait: Wait) -> None:
     opened.execute_script(
         "window.WebSocket = class extends EventTarget {"
