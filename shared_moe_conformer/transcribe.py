@@ -40,6 +40,7 @@ FORMATS: dict[str, Callable[[str, Transcript], str]] = {
 """The function of each output format, from a file's name and its transcript to text."""
 ONE_RECORDING = ("srt", "vtt")
 """Formats whose files can hold one recording only."""
+NEURAL_LMS = get_args(NeuralLmType)
 OF_MODELS = {"word_graph", "rescoring_lm", "hotwords", "token_lm", "low_order_lm"}
 SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= OF_MODELS]
 """Searches that need nothing beyond what a released model may have: no transcripts, no LG."""
@@ -155,7 +156,7 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
             "most that the model was trained with. [64, with --live 0]"
         },
         "decoding_method": {"choices": SEARCHES, "help": "The search. [the model's own]"},
-        "lm_type": {"choices": get_args(NeuralLmType), "help": "The language model over tokens that the model has."},
+        "lm_type": {"choices": NEURAL_LMS, "help": "The language model over tokens that the model has."},
         "lm_scales": {
             "metavar": "FLOAT",
             "help": "Rescoring methods: scale of the language model, or of the transducer.",
@@ -234,6 +235,11 @@ def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
 def _searches(bundle: Bundle, args: argparse.Namespace) -> list[DecodingConfig]:
     """The searches that the flags ask for, with tuned values where no flag is given."""
     config = apply_flags(DecodingConfig(decoding_method=bundle.default_search.decoding_method), args)
+    has_lm = "lm_type" in METHODS[config.decoding_method].options
+    require(
+        not has_lm or "lm_type" in args,
+        f"{config.decoding_method} needs the kind of its language model: give --lm-type {' or '.join(NEURAL_LMS)}",
+    )
     tuned = not_given(bundle.manifest.decoding_options, vars(args))
     return resolved(config, vocab_size=bundle.config.model.vocab_size, tuned=tuned)
 

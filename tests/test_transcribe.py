@@ -240,6 +240,7 @@ def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones
         (["--model", "nowhere/tiny"], "no released model in nowhere/tiny"),
         (["--model", "nobody", "--zoo-dir", "nowhere"], "the zoo nowhere has no model nobody"),
         (["--decoding-method", "nbest_rescoring"], "nbest_rescoring needs the scale of its language model: give one"),
+        (["--decoding-method", "modified_beam_search_LODR"], "give --lm-type rnn or transformer"),
         (["--beam-size", "0"], "beam_size is 0"),
         (["--hotwords", "ONE"], "greedy_search has no --hotwords, which is an option of modified_beam_search, "),
         (
