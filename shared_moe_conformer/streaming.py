@@ -22,6 +22,7 @@ from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search, WholeUtteranceSearch, search_utterances
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
+from shared_moe_conformer.speech.audio import require_floats
 from shared_moe_conformer.speech.transcript import Transcript
 from shared_moe_conformer.speech.voice_activity import LiveSpeech, only_spoken
 from shared_moe_conformer.text import join_words
@@ -109,6 +110,7 @@ class Stream:
           ValueError: the stream has ended, the rate differs from before, or the samples are not mono audio.
         """
         require(not self._finished, "the stream has ended: begin another one")
+        require_floats(samples)
         if self._live is None:
             self._live = LiveFeatures(self._recognizer.features, sampling_rate)
             self._speech = LiveSpeech(sampling_rate) if self._recognizer.vad else None

@@ -160,6 +160,8 @@ def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
     with pytest.raises(ValueError, match="cannot recognise chunks: train one with --loudness-norm false"):
         dataclasses.replace(tiny_bundle, config=levelled, model=AsrModel(levelled.model)).recognizer(chunk_size=8)
     stream = tiny_bundle.stream(chunk_size=8)
+    with pytest.raises(ValueError, match="samples are int16: give floats from -1 to 1"):
+        stream.accept((tones * 32768).astype(np.int16), RATE)
     stream.accept(tones, RATE)
     with pytest.raises(ValueError, match="keep one rate"):
         stream.accept(tones, 8000)

@@ -17,6 +17,7 @@ from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import BLANK, MODEL_FILE, UNK, Tokenizer
 from shared_moe_conformer.hugging_face.models import SavesCode
 from shared_moe_conformer.release.card import FEATURE_CLASSES, TOKENIZER_CLASSES
+from shared_moe_conformer.speech.audio import require_floats
 from shared_moe_conformer.speech.transcript import WORD_START, word_groups
 
 Offset = dict[str, Any]
@@ -170,7 +171,7 @@ class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
           others: `max_length`, `truncation` and `pad_to_multiple_of` of `pad`, in frames.
 
         Raises:
-          ValueError: more than one channel.
+          ValueError: more than one channel, or integers.
         """
         rate = self.sampling_rate if sampling_rate is None else sampling_rate
         features = [self._features(samples, rate) for samples in _recordings(raw_speech)]
@@ -185,16 +186,17 @@ class SharedMoeConformerFeatureExtractor(SavesCode, SequenceFeatureExtractor):
     def _features(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
         """(T, F); T is 0 if there are too few samples for a frame."""
         require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
+        require_floats(samples)
         if len(samples) < FRAME_LENGTH * sampling_rate:
             return np.zeros((0, self.feature_size), dtype=np.float32)
         config = FeatureConfig(sampling_rate=self.sampling_rate, num_mel_bins=self.feature_size)
-        return compute_features(samples, sampling_rate, config).numpy()
+        return compute_features(samples.astype(np.float32), sampling_rate, config).numpy()
 
 
 def _recordings(raw_speech: Any) -> list[np.ndarray]:
     """One recording or several as arrays."""
     several = len(raw_speech) > 0 and np.ndim(raw_speech[0]) > 0
-    return [np.asarray(samples, dtype=np.float32) for samples in (raw_speech if several else [raw_speech])]
+    return [np.asarray(samples) for samples in (raw_speech if several else [raw_speech])]
 
 
 IGNORED = -100

@@ -87,12 +87,19 @@ def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarr
     """Samples (num_samples,) in blocks of 10 seconds, like those of a file.
 
     Raises:
-      ValueError: not one channel, or no sampling rate.
+      ValueError: not one channel, integers, or no sampling rate.
     """
     _require_possible(sampling_rate)
+    require_floats(samples)
     require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
     length = BLOCK_SECONDS * sampling_rate
     return (samples[first : first + length] for first in range(0, len(samples), length))
+
+
+def require_floats(samples: np.ndarray) -> None:
+    """Refuse integers, which have another scale."""
+    kind, example = np.asarray(samples).dtype, "for int16, samples / 32768"
+    require(np.issubdtype(kind, np.floating), f"samples are {kind}: give floats from -1 to 1 ({example})")
 
 
 class Examined(NamedTuple):

@@ -75,6 +75,8 @@ def test_too_little_audio_has_no_frames_and_two_channels_are_refused() -> None:
     assert extractor(np.zeros(10), return_tensors="pt")["input_features"].shape == (1, 0, 80)
     with pytest.raises(ValueError, match=r"samples have the shape \(2, 100\): give one channel"):
         extractor([np.zeros((2, 100))])
+    with pytest.raises(ValueError, match="samples are int16: give floats"):
+        extractor(np.zeros(1000, dtype=np.int16))
 
 
 def test_audio_and_texts_become_what_the_models_loss_takes(tiny_folder: Path, tones: np.ndarray) -> None:

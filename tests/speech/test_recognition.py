@@ -206,6 +206,10 @@ def test_what_is_no_audio_is_refused(tiny_bundle: Bundle, tones: np.ndarray, tmp
         tiny_bundle.transcribe(tones)
     with pytest.raises(ValueError, match="one channel"):
         tiny_bundle.transcribe(tones[None], sampling_rate=16000)
+    with pytest.raises(ValueError, match="samples are int16: give floats from -1 to 1"):
+        tiny_bundle.transcribe((tones * 32768).astype(np.int16), sampling_rate=16000)
+    as_tensor = tiny_bundle.transcribe(torch.from_numpy(tones), sampling_rate=16000)  # type: ignore[arg-type]
+    assert as_tensor == tiny_bundle.transcribe(tones, sampling_rate=16000)
     with pytest.raises(ValueError, match="infinite or undefined"):
         tiny_bundle.transcribe(np.full(16000, np.nan, dtype=np.float32), sampling_rate=16000)
     (tmp_path / "a.wav").write_text("not audio")
