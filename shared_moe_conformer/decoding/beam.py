@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out, start_contexts
-from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, has_padding, hypotheses, valid_frames
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID, Chunk, Hypothesis, has_padding, hypotheses, valid_frames
 from shared_moe_conformer.decoding.scorers import Scorer, of_parents
 from shared_moe_conformer.model.asr_model import AsrModel
 
@@ -91,7 +91,7 @@ class ModifiedBeamSearch:
             beam = _beams_where(active, after, beam) if is_padded else after
             steps.append(step)
         parents, tokens, log_probs = map(torch.stack, zip(*steps))
-        chunk = Steps.of_valid(parents, tokens, log_probs, valid, blank_id=self.model.decoder.blank_id)
+        chunk = Steps.of_valid(parents, tokens, log_probs, valid)
         return BeamState(beam, (*state.steps, chunk))
 
     def finish(self, state: BeamState) -> list[Hypothesis]:
@@ -99,15 +99,14 @@ class ModifiedBeamSearch:
         scores = self._final_scores(state.beam)
         best = (scores / state.beam.num_tokens).argmax(dim=1)
         score = scores.gather(1, best.unsqueeze(1)).squeeze(1)
-        return hypotheses(path_of(state.steps, best), score.tolist(), blank_id=self.model.decoder.blank_id)
+        return hypotheses(path_of(state.steps, best), score.tolist())
 
     def n_best(self, state: BeamState) -> list[list[Hypothesis]]:
         """All hypotheses of each utterance, in no order."""
-        scores, blank_id = self._final_scores(state.beam), self.model.decoder.blank_id
+        scores = self._final_scores(state.beam)
         places = [torch.full_like(scores[:, 0], k, dtype=torch.int64) for k in range(scores.size(1))]
         at_each = [
-            hypotheses(path_of(state.steps, place), score.tolist(), blank_id=blank_id)
-            for place, score in zip(places, scores.unbind(1))
+            hypotheses(path_of(state.steps, place), score.tolist()) for place, score in zip(places, scores.unbind(1))
         ]
         return [[hyp for hyp in of_one if hyp.score > -math.inf] for of_one in zip(*at_each)]
 
@@ -129,7 +128,7 @@ class ModifiedBeamSearch:
         scores, parents, tokens = best_extensions(
             beam.scores.unsqueeze(2) + self._fused(log_probs, beam.scorer_states), self.beam_size
         )
-        is_longer = tokens != self.model.decoder.blank_id
+        is_longer = tokens != BLANK_ID
         prefix_hash = beam.prefix_hash.gather(1, parents)
         prefix_hash = extended_hash(prefix_hash, tokens).where(is_longer, prefix_hash)
         context = of_parents(beam.context, parents)
@@ -242,13 +241,13 @@ class Steps(NamedTuple):
         return cls(nothing.long(), nothing.long(), nothing, nothing[:, :, 0].t().bool())
 
     @classmethod
-    def of_valid(cls, parents: Tensor, tokens: Tensor, log_probs: Tensor, valid: Tensor, *, blank_id: int) -> Steps:
+    def of_valid(cls, parents: Tensor, tokens: Tensor, log_probs: Tensor, valid: Tensor) -> Steps:
         """The given steps, except that every entry continues itself by a blank in padding."""
         padding = ~valid.t().unsqueeze(2)
         itself = torch.arange(parents.size(2), device=parents.device).expand_as(parents)
         return cls(
             itself.where(padding, parents),
-            tokens.masked_fill(padding, blank_id),
+            tokens.masked_fill(padding, BLANK_ID),
             log_probs.masked_fill(padding, 0.0),
             valid,
         )

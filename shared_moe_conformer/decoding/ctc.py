@@ -12,6 +12,7 @@ from torch import Tensor
 
 from shared_moe_conformer.decoding.beam import Steps, best_extensions, extended_hash, path_of, where_active
 from shared_moe_conformer.decoding.hypothesis import (
+    BLANK_ID,
     Chunk,
     Hypothesis,
     has_padding,
@@ -20,8 +21,6 @@ from shared_moe_conformer.decoding.hypothesis import (
     valid_frames,
 )
 from shared_moe_conformer.model.asr_model import AsrModel
-
-BLANK_ID = 0
 
 
 def collapse(labels: Tensor) -> Tensor:
@@ -164,7 +163,7 @@ class CtcPrefixBeamSearch:
             prefixes = Prefixes(*where_active(active, after, prefixes)) if is_padded else after
             steps.append((parents, tokens, after.last_token))
         parents, tokens, last_tokens = map(torch.stack, zip(*steps))
-        chunk = Steps.of_valid(parents, tokens, log_probs.gather(2, last_tokens), valid, blank_id=BLANK_ID)
+        chunk = Steps.of_valid(parents, tokens, log_probs.gather(2, last_tokens), valid)
         return CtcPrefixState(prefixes, (*state.steps, chunk))
 
     def finish(self, state: CtcPrefixState) -> list[Hypothesis]:

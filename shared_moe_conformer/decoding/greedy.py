@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.decoding.hypothesis import Chunk, Hypothesis, hypotheses, joined, valid_frames
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID, Chunk, Hypothesis, hypotheses, joined, valid_frames
 from shared_moe_conformer.model.asr_model import AsrModel
 
 
@@ -50,7 +50,7 @@ class GreedySearch:
         """Add the likeliest tokens of more frames, (N, T, C)."""
         encoder_frames = self.model.joiner.encoder_projection(encoder_out)
         valid = valid_frames(encoder_out, encoder_out_lens)
-        tokens = torch.full((*valid.shape, self.max_sym_per_frame), self.model.decoder.blank_id, device=valid.device)
+        tokens = torch.full((*valid.shape, self.max_sym_per_frame), BLANK_ID, device=valid.device)
         chunk = Chunk(tokens, torch.zeros(tokens.shape, device=valid.device), valid)
         for t, (encoder_frame, active) in enumerate(zip(encoder_frames.unbind(1), valid.unbind(1))):
             state = self._emit(state, encoder_frame, active, chunk, t)
@@ -58,7 +58,7 @@ class GreedySearch:
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
         """The tokens so far."""
-        return hypotheses(joined(state.found), state.score.tolist(), blank_id=self.model.decoder.blank_id)
+        return hypotheses(joined(state.found), state.score.tolist())
 
     def _emit(self, state: GreedyState, encoder_frame: Tensor, active: Tensor, chunk: Chunk, t: int) -> GreedyState:
         """The state after a frame (N, J) of those utterances that are active, (N,).
@@ -66,15 +66,14 @@ class GreedySearch:
         Its tokens and their probabilities are filled into the chunk.
         """
         context, decoder_frame, score, found = state
-        blank_id = self.model.decoder.blank_id
         for symbol in range(self.max_sym_per_frame):
             log_probs = next_token_log_probs(self.model, encoder_frame, decoder_frame, blank_penalty=self.blank_penalty)
             log_prob, token = log_probs.max(dim=-1)
             score = torch.where(active, score + log_prob, score)
-            active = active & (token != blank_id)
+            active = active & (token != BLANK_ID)
             if not active.any():
                 break
-            chunk.tokens[:, t, symbol] = token.masked_fill(~active, blank_id)
+            chunk.tokens[:, t, symbol] = token.masked_fill(~active, BLANK_ID)
             chunk.confidences[:, t, symbol] = log_prob.exp()
             longer = torch.cat([context[:, 1:], token.unsqueeze(1)], dim=1)
             context = longer.where(active.unsqueeze(1), context)
@@ -106,5 +105,5 @@ def next_token_log_probs(
     """
     logits = model.joiner(encoder_frames, decoder_frames).float()
     if blank_penalty:
-        logits[..., model.decoder.blank_id] -= blank_penalty
+        logits[..., BLANK_ID] -= blank_penalty
     return logits.log_softmax(dim=-1)

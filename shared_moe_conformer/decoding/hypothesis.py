@@ -9,6 +9,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+BLANK_ID = 0
+"""The unit that stands for no token."""
 State = TypeVar("State")
 Found = TypeVar("Found")
 
@@ -117,13 +119,13 @@ def joined(chunks: Sequence[Chunk]) -> Chunk:
     return Chunk(*(torch.cat(parts, dim=1) for parts in zip(*chunks)))
 
 
-def hypotheses(found: Chunk, scores: Sequence[float], *, blank_id: int = 0) -> list[Hypothesis]:
+def hypotheses(found: Chunk, scores: Sequence[float]) -> list[Hypothesis]:
     """The hypotheses of tokens that were found frame by frame, each with the log-probability of its utterance."""
     tokens, confidences, valid = (part.cpu() for part in found)
     frame = valid.cumsum(dim=1) - 1  # counted in each utterance by itself
     if tokens.dim() == 3:
         frame = frame.unsqueeze(2).expand_as(tokens)
-    rows = zip(tokens, frame, confidences, tokens != blank_id, scores, strict=True)
+    rows = zip(tokens, frame, confidences, tokens != BLANK_ID, scores, strict=True)
     return [
         Hypothesis(token[there].tolist(), place[there].tolist(), score, confidences=sure[there].tolist())
         for token, place, sure, there, score in rows

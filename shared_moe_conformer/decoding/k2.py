@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out
-from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID, Hypothesis, WholeUtteranceSearch
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources, given
 from shared_moe_conformer.decoding.scoring import num_errors
 from shared_moe_conformer.lattice.engine import transducer_search
@@ -132,7 +132,7 @@ def transducer_lattice_finder(
             found = next_token_log_probs(
                 model, frames[utterances, t], decoder_frames, blank_penalty=options.blank_penalty
             )
-            return _only_blank_in_padding(found, t < encoder_out_lens[utterances], blank_id=model.decoder.blank_id)
+            return _only_blank_in_padding(found, t < encoder_out_lens[utterances])
 
         lattices = search(
             log_probs,
@@ -149,10 +149,10 @@ def transducer_lattice_finder(
     return find
 
 
-def _only_blank_in_padding(log_probs: Tensor, valid: Tensor, *, blank_id: int) -> Tensor:
+def _only_blank_in_padding(log_probs: Tensor, valid: Tensor) -> Tensor:
     """Log-probabilities (M, V) in which blank is certain wherever `valid`, (M,), is False."""
     padding = torch.full_like(log_probs[:1], -torch.inf)
-    padding[:, blank_id] = 0.0
+    padding[:, BLANK_ID] = 0.0
     return log_probs.where(valid.unsqueeze(1), padding)
 
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.decoding.ctc import BLANK_ID, collapse
-from shared_moe_conformer.decoding.hypothesis import Hypothesis, WholeUtteranceSearch
+from shared_moe_conformer.decoding.ctc import collapse
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID, Hypothesis, WholeUtteranceSearch
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources, given
 from shared_moe_conformer.decoding.scoring import num_errors
 from shared_moe_conformer.lattice.composition import rescored

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import LmModelConfig, from_dict, require, to_dict
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID
 from shared_moe_conformer.decoding.scorers import of_parents
 
 SOS = EOS = 1
@@ -191,7 +192,6 @@ class TransformerLayer(nn.Module):
         return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
-BLANK_ID = 0
 MAX_TOKENS = 1 << 15
 """Most tokens, padding included, of sentences that are scored together."""
 

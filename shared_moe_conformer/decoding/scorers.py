@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.config import require
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID
 from shared_moe_conformer.lattice.ngram import BOS, EOS, Ngram, NgramModel
 from shared_moe_conformer.text import counted, shown
 
@@ -157,7 +158,7 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
                 continue
             score[row, ids[token]] = log_prob
             next_state[row, ids[token]] = number[_longest_known((*history, token), number)]
-    score[:, 0], next_state[:, 0] = 0.0, np.arange(len(histories))
+    score[:, BLANK_ID], next_state[:, BLANK_ID] = 0.0, np.arange(len(histories))
     tables = (torch.from_numpy(table).float() for table in (score, np.zeros(len(histories)), end))
     return PrefixScorer(torch.from_numpy(next_state), *tables)
 
@@ -271,5 +272,5 @@ def _tables(tries: list[dict[int, int]], complete: list[int], *, vocab_size: int
             next_state[node, token] = child
     held = torch.tensor(early, dtype=torch.float32)
     score = held[next_state] - held.unsqueeze(1) + torch.tensor(earned, dtype=torch.float32)[next_state]
-    next_state[:, 0], score[:, 0] = torch.arange(len(tries)), 0.0
+    next_state[:, BLANK_ID], score[:, BLANK_ID] = torch.arange(len(tries)), 0.0
     return PrefixScorer(next_state, score, -held, end=-held)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.config import Chunking, require
+from shared_moe_conformer.decoding.hypothesis import BLANK_ID
 from shared_moe_conformer.model.asr_model import AsrModel
 
 ENCODER, DECODER, JOINER, CTC = "encoder.onnx", "decoder.onnx", "joiner.onnx", "ctc.onnx"
@@ -19,7 +20,6 @@ SHRUNK = (ENCODER, CTC)
 """Files with float16 and int8 versions; decoder and joiner are small, and their errors would reach the logits."""
 Graph = Callable[..., list[np.ndarray]]
 """Function from inputs to outputs, in the graph's order."""
-BLANK = 0
 MAX_DIFFERENCE = 1e-3
 """Largest allowed difference of a float32 graph from the model, on the model's test wav."""
 
@@ -143,7 +143,7 @@ def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int])
         contexts.append(context)
         (logits,) = parts.joiner(frame[None], decoder_frame)
         token = int(logits[0].argmax())
-        if token != BLANK:
+        if token != BLANK_ID:
             tokens.append(token)
             context = [*context[1:], token]
             (decoder_frame,) = parts.decoder(np.array([context]))
@@ -153,7 +153,7 @@ def greedy_transducer(parts: Parts, x: np.ndarray, start_context: Sequence[int])
 def greedy_ctc(parts: Parts, x: np.ndarray) -> list[int]:
     """The tokens of the best alignment of the CTC head."""
     best = ctc_log_probs(parts, x).argmax(axis=1).tolist()
-    return [token for token, _ in groupby(best) if token != BLANK]
+    return [token for token, _ in groupby(best) if token != BLANK_ID]
 
 
 def transducer_logits(parts: Parts, x: np.ndarray, contexts: np.ndarray) -> np.ndarray:
