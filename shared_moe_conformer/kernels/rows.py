@@ -17,22 +17,22 @@ SMALLEST_GRADIENT = 2e-6
 """Share of the largest row's gradient below which a row's counts as 0: of a frame's 5 rows, together 1e-5 at most."""
 
 
-def loss_of_rows(compute: Callable[[Tensor], Tensor], loss_of: Callable[[Tensor], Tensor], numbers: Tensor) -> Tensor:
-    """The loss `loss_of(compute(numbers))`; on a CPU only rows that matter to it are computed with gradient.
+def loss_of_rows(compute: Callable[[Tensor], Tensor], loss_of: Callable[[Tensor], Tensor], indices: Tensor) -> Tensor:
+    """The loss `loss_of(compute(indices))`; on a CPU only rows that matter to it are computed with gradient.
 
     There all rows are first computed without gradient, a few hundred at a time, so that only their results are held.
     The loss's gradient with respect to these tells which rows matter, and those are computed again. On a GPU all rows
     are computed once, since a loop would wait for its launches.
 
     Args:
-      compute: function from the numbers of rows, (R,), to their results, (R, K).
+      compute: function from the indices of rows, (R,), to their results, (R, K).
       loss_of: function from the results of all rows to the loss, a scalar.
-      numbers: of all rows, (R,).
+      indices: of all rows, (R,).
     """
-    if numbers.device.type != "cpu" or len(numbers) == 0:
-        return loss_of(compute(numbers))
+    if indices.device.type != "cpu" or len(indices) == 0:
+        return loss_of(compute(indices))
     with torch.no_grad():
-        results = torch.cat([compute(some) for some in numbers.split(ROWS_AT_ONCE)])
+        results = torch.cat([compute(some) for some in indices.split(ROWS_AT_ONCE)])
     torch.clear_autocast_cache()  # otherwise weights that were cast here would have no gradient below
     if not torch.is_grad_enabled():
         return loss_of(results)
@@ -40,5 +40,5 @@ def loss_of_rows(compute: Callable[[Tensor], Tensor], loss_of: Callable[[Tensor]
     (gradient,) = torch.autograd.grad(loss, results)
     size = gradient.abs().sum(dim=1)
     matter = ~(size <= SMALLEST_GRADIENT * size.max())  # so that NaN matters
-    changes = (gradient[matter] * compute(numbers[matter])).sum()
+    changes = (gradient[matter] * compute(indices[matter])).sum()
     return loss.detach() + (changes - changes.detach())  # the first gives the value, the rest the gradient

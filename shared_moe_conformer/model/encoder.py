@@ -95,7 +95,7 @@ class Encoder(nn.Module):
         self.half_kernel = config.conv_kernel_size // 2
         owners = [layer.group for layer in self.layers() for _ in layer.group.routers_of(layer.number)]
         self.rows_of_groups = [[row for row, owner in enumerate(owners) if owner is group] for group in self.groups]
-        """Places of each group's routers in `routers`, by the number of the group."""
+        """Indices of each group's routers in `routers`, by the number of the group."""
 
     def block_groups(self) -> list[BlockGroup]:
         """The groups in the order of depth."""

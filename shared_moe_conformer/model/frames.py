@@ -45,7 +45,7 @@ class Frames:
 
     @functools.cached_property
     def valid(self) -> Tensor:
-        """Places of the M valid frames in the flattened batch of N * T, utterance by utterance, (M,)."""
+        """Indices of the M valid frames in the flattened batch of N * T, utterance by utterance, (M,)."""
         return (~self.padding_mask).flatten().nonzero().squeeze(1)
 
     @property
