@@ -208,7 +208,7 @@ def _commit(exp_dir: Path) -> str | None:
     file = exp_dir / "commit.txt"
     if not file.is_file():
         exp_dir.mkdir(parents=True, exist_ok=True)
-        file.write_text(package_commit() or "")
+        write_whole(file, package_commit() or "")
     return file.read_text() or None
 
 

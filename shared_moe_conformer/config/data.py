@@ -185,15 +185,12 @@ class DataConfig:
                 len(value) == 2 and lowest <= value[0] <= value[1],
                 f"{name} is {value}: give the lowest and the highest, in {unit}, e.g. {_example(name)}",
             )
-        wrong = sorted(set(self.made_noises) - set(MADE_NOISES))
-        require(
-            not wrong and len(self.made_noises) > 0,
-            f"made_noises is {','.join(self.made_noises)}: give one or more of {','.join(MADE_NOISES)}",
-        )
-        unknown = sorted(set(self.codecs) - set(CODECS))
-        require(
-            not unknown and len(self.codecs) > 0, f"codecs is {','.join(self.codecs)}: give some of {','.join(CODECS)}"
-        )
+        for name, names in (("made_noises", MADE_NOISES), ("codecs", CODECS)):
+            chosen = getattr(self, name)
+            require(
+                len(chosen) > 0 and set(chosen) <= set(names),
+                f"{name} is {','.join(chosen)}: give one or more of {','.join(names)}",
+            )
         require(
             all(0.5 <= factor <= 2 for factor in self.speed_factors),
             f"speed_factors is {self.speed_factors}: give factors from 0.5 to 2, e.g. 0.9,1.1",

@@ -102,7 +102,7 @@ def refuse_misfit(config: ModelConfig, trained: ModelConfig) -> None:
         )
         require(
             there <= here,
-            f"its {number} feed-forwards are experts, which cannot become dense: --experts-in, --expert-blocks",
+            f"its {number} feed-forwards are experts, which cannot become dense: keep --experts-in, --expert-blocks",
         )
         blocks = [(config.encoder.layer_blocks[layer], layer in there) for layer in here]
         require(
