@@ -71,8 +71,8 @@ def transcribe_files(
     failed = {}
 
     def report(number: int, error: Exception) -> None:
-        failed[number], recording = inputs[number]
-        name = Path(failed[number])
+        shown, recording = inputs[number]
+        failed[number], name = shown, Path(shown)
         if isinstance(recording, Channel):  # the file's own name
             name = name.with_stem(name.stem.removesuffix(f"-{recording.channel}"))
         message = str(error).replace(os.fspath(recording), str(name))

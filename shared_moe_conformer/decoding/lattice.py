@@ -200,8 +200,8 @@ def _rescored_lists(
 
     def best(scored_paths: list[tuple[LatticePath, float]]) -> LatticePath:
         scores = [(path.score if with_graph else path.am_score) + lm_scale * score for path, score in scored_paths]
-        path, score = scored_paths[number := scores.index(max(scores))]
-        return path._replace(score=scores[number], lm_score=lm_scale * score)
+        number = scores.index(max(scores))
+        return scored_paths[number][0]._replace(score=scores[number])
 
     def choose(found: ScoredLists) -> list[Hypothesis]:
         (lattices, words), lists = found

@@ -28,8 +28,6 @@ class LatticePath(NamedTuple):
     """Log-probability of frames and graph together; -inf where no path was found."""
     am_score: float = float("-inf")
     """The model's part of the score, where the lattice is at hand."""
-    lm_score: float = 0.0
-    """The graph's part of the score, where the lattice is at hand."""
 
 
 NO_PATH = LatticePath([], [], [], float("-inf"))
@@ -108,7 +106,7 @@ class Lattice:
         frames = given.nonzero()[0]
         ending = self.final_lm[np.flatnonzero(self.final_state == self.dst[arcs[-1]])[0]]
         am, lm = float(self.am[arcs].sum()), float(self.lm[arcs].sum() + ending)
-        return LatticePath(self.ilabel[arcs].tolist(), given[frames].tolist(), frames.tolist(), am + lm, am, lm)
+        return LatticePath(self.ilabel[arcs].tolist(), given[frames].tolist(), frames.tolist(), am + lm, am)
 
 
 NO_ARCS = np.zeros(0, dtype=np.int32)
