@@ -149,7 +149,8 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     config, model, checkpoint = _load_model(args, selection, exp_dir)
     config = replace_fields(config, {"test_splits": (args.tune,)})
-    tokenizer, tuned = _load_tokenizer(config, exp_dir, recipe_dir), searches.read_tuned(exp_dir)
+    searches.read_tuned(exp_dir)  # a damaged file is refused before the work
+    tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
     methods = worth_tuning(methods, vars(args))
@@ -163,7 +164,8 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
         searcher = Searcher(model, encoded, tokenizer.decode, resources)
         for found in tune(methods, searcher, given=vars(args)):
             rates = round(found.wer, 2), round(found.default_wer, 2)
-            tuned |= {found.method: searches.Tuned(dict(found.best), args.tune, checkpoint, *rates)}
+            best = searches.Tuned(dict(found.best), args.tune, checkpoint, *rates)
+            tuned = searches.read_tuned(exp_dir) | {found.method: best}  # others may have tuned methods meanwhile
             logger.info("\n%s\nwrote %s", found.table, searches.write_tuned(exp_dir, tuned))
         for name, why in left_out.items():
             logger.info("left out: %s: %s", name, why)

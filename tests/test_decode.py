@@ -400,11 +400,18 @@ def test_tuning_writes_the_winner_and_what_was_tried(recipe: Path, capsys, monke
 
 def test_all_methods_are_tuned_as_far_as_they_can_run(recipe: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tuned(recipe / "exp/base", {"1best": Tuned({"hlg_scale": 0.3}, "dev", "best", 1.0, 2.0)})
-    monkeypatch.setattr(Searcher, "num_errors", lambda self, configs: [3 for _ in configs])
+
+    def errors_while_another_process_tunes(self: Searcher, configs: list[DecodingConfig]) -> list[int]:
+        by_other = {"1best:H": Tuned({"hlg_scale": 1.0}, "dev", "other", 1.0, 2.0)}
+        write_tuned(recipe / "exp/base", read_tuned(recipe / "exp/base") | by_other)
+        return [3 for _ in configs]
+
+    monkeypatch.setattr(Searcher, "num_errors", errors_while_another_process_tunes)
     run(recipe, "--tune", "dev", "--decoding-method", "all")
     found = read_tuned(recipe / "exp/base")
     assert {"greedy_search", "modified_beam_search", "modified_beam_search_LODR", "1best"} <= found.keys()
     assert found["1best"].checkpoint == "best", "what cannot run here keeps its values"
+    assert found["1best:H"].checkpoint == "other", "so do searches that another process has tuned"
     assert found["modified_beam_search"].options == {"blank_penalty": 0.0, "beam_size": 4}
     shown = capsys.readouterr().out
     assert "left out: 1best over HLG" in shown
