@@ -144,8 +144,9 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     """Find the best values of each method on a split, and write them method by method."""
     tune_cpu()
     require_not_test(args.tune)
-    require(not args.distort, "--tune with --distort: values are tuned on the split as it is; leave one of them out")
-    require(not args.output_format, "--tune with --output-format: tuning writes no hyps- files; leave one of them out")
+    for name in ("distort", "output_format", "test_splits"):
+        unused = f"--tune with --{searches.flag(name)}: values are tuned on one split as it is; leave one of them out"
+        require(not getattr(args, name, ()), unused)
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     config, model, checkpoint = _load_model(args, selection, exp_dir)
     config = replace_fields(config, {"test_splits": (args.tune,)})
