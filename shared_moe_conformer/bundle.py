@@ -69,7 +69,7 @@ class Bundle:
     manifest: Manifest
     config: Config
     model: AsrModel
-    """On the CPU, in evaluation mode."""
+    """In evaluation mode; on the CPU unless `to` moved it."""
     tokenizer: Tokenizer
     folder: Path | None = None
     """Folder of its files; its decoding graph, if it has one, is read from there when a search first needs it."""

@@ -11,7 +11,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text, read_manifest
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index
-from shared_moe_conformer.text import aligned_columns
+from shared_moe_conformer.text import aligned_columns, counted
 
 AS_RELEASED = "every file is as released"
 ADDRESS = "a folder, file://, http(s):// or hf://owner/name (Hugging Face)"
@@ -128,7 +128,7 @@ def _html(args: argparse.Namespace) -> None:
     from shared_moe_conformer.web.zoo_site import INDEX_PAGE, write_site  # Markdown: not for the other commands
 
     count = write_site(args.zoo_dir, args.output_dir, overwrite=args.overwrite)
-    print(f"{args.output_dir / INDEX_PAGE}: {count} model{'s' * (count != 1)}")
+    print(f"{args.output_dir / INDEX_PAGE}: {counted(count, 'model')}")
 
 
 def _entries(args: argparse.Namespace) -> list[ZooEntry]:

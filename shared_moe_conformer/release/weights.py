@@ -19,6 +19,7 @@ def load_model(config: Config, path: Path, *, config_path: Path) -> AsrModel:
     """The model of a config with the weights of a safetensors file, in evaluation mode.
 
     Raises:
+      FileNotFoundError: there is no such file.
       ValueError: the model is impossible, the file is damaged, or its weights are another model's.
     """
     if not path.is_file():

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scipy.signal import resample_poly
 
+from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
 from shared_moe_conformer.speech.transcript import Transcript, word_groups
 from shared_moe_conformer.text import join_words
 
@@ -210,7 +211,9 @@ def only_spoken(transcript: Transcript, spans: Sequence[Span]) -> Transcript:
 
     words = [word for word in transcript.words if spoken(word.start, word.end)]
     times, sure = transcript.times, transcript.confidences
-    groups = [group for group in word_groups(transcript.tokens) if spoken(times[group[0]], times[group[-1]])]
+    half = ENCODER_FRAME_SHIFT / 2  # times are the centres of frames
+    by_tokens = word_groups(transcript.tokens)
+    groups = [group for group in by_tokens if spoken(times[group[0]] - half, times[group[-1]] + half)]
     kept = [i for group in groups for i in group]
     if len(words) == len(transcript.words) and len(kept) == len(times):
         return transcript

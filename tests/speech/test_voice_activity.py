@@ -118,6 +118,8 @@ def test_the_first_word_may_be_found_long_before_its_sound() -> None:
     word = Word("YOUR", 0.015, 0.055)
     transcript = Transcript("YOUR", ["\u2581YOUR"], [0.035], [word])
     assert only_spoken(transcript, [Span(1.0, 4.0)]) is transcript, "as uqm's models find it"
+    at_the_edge = [Span(0.045 + MARGIN, 4.0)]
+    assert only_spoken(transcript, at_the_edge) is transcript, "the word and its token go together"
     assert only_spoken(transcript, [Span(2.0, 4.0)]).text == ""
 
 
