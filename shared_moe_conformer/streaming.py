@@ -215,11 +215,13 @@ class Stream:
     def _partial(self) -> Hypothesis:
         return self._recognizer.incremental.finish(self._search_state)[0]
 
+    @torch.inference_mode()
     def _begin_segment(self, start: int) -> None:
         self._segment_start, self._num_frames = start, 0
         self._frames = []
         self._search_state = self._recognizer.incremental.start(1)
 
+    @torch.inference_mode()
     def _end_segment(self) -> None:
         hypothesis, at_end = self._partial(), self._recognizer.at_end
         if at_end is not None and self._frames:

@@ -206,3 +206,14 @@ def test_texts_of_scripts_without_spaces_get_none() -> None:
     for (final, partial), text in parts:
         result = StreamResult(EMPTY._replace(text=final), EMPTY._replace(text=partial), 1, False)
         assert result.text == text
+
+
+@pytest.mark.parametrize("num_frames", [99, 102, 103])
+def test_a_stream_of_whole_chunks_is_searched_at_its_end_too(
+    tiny_bundle: Bundle, tones: np.ndarray, num_frames: int
+) -> None:
+    """Up to 6 feature frames that are left make no encoder frame, so no chunk comes after `end`."""
+    config = DecodingConfig("1best", graph="H", lattice_engine="embedded", chunk_size=8, left_context_frames=16)
+    stream = tiny_bundle.stream(chunk_size=8, left_context=16, decoding=config, rules=NEVER)
+    stream.accept(tones[: num_frames * 160], RATE)
+    assert stream.finish().final.tokens == whole(tiny_bundle, tones[: num_frames * 160], config).tokens
