@@ -105,7 +105,7 @@ def usage_map(usage: ExpertUsage, *, title: str) -> Markup:
 def groups_table(usages: Mapping[str, ExpertUsage], *, by: str) -> str:
     """The shares of each group in percent, layer by layer, and the share of the choice of experts that it explains.
 
-    That is mutual information over entropy, as `explained` has it, without what is due to chance.
+    That is mutual information over entropy; the part of it that is due to chance is not taken off.
     """
     layers = next(iter(usages.values())).layers
     width = max(map(len, [by, *usages]))
