@@ -71,7 +71,6 @@ class AsrDataModule:
             " give cuts without features, e.g. data/manifests/cuts_train.jsonl.gz",
         )
         dataset[PlannedBatch(first_cuts, 0)]
-        unreadable.take()  # an epoch will meet and count them
         self.left_out = survey.left_out
         loader = EndlessStream if length else EpochStream
         options, num_processes = self.config.data, self.part.num_processes

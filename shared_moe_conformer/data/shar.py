@@ -45,10 +45,13 @@ class Unreadable:
         self._lines: list[str] = []
 
     def note(self, error: ValueError) -> None:
-        """Go on without what the error names, or raise it."""
+        """Go on without what the error names, or raise it; one that waits already counts once."""
+        line = str(error)
+        if line in self._lines:
+            return
         if len(self._lines) >= self._limit:
             raise error
-        self._lines.append(str(error))
+        self._lines.append(line)
 
     def take(self) -> list[str]:
         """The lines since the last call."""

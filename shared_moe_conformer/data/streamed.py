@@ -105,6 +105,7 @@ class _Batches(IterableDataset):
     """Batches of this process that come as None: a resumed training has had them. Each worker may load one of them."""
 
     def __iter__(self) -> Iterator[_Item | ValueError]:
+        self.mixture.unreadable.take()  # what was met before, as in the largest batches, is met again and counted now
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
         sampler = self._sampler(self.part.rank * count + index, self.part.num_processes * count)

@@ -22,7 +22,7 @@ from shared_moe_conformer.data.batch import AsrBatch, CutDataset
 from shared_moe_conformer.data.checks import check_utterance
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.features import store_features
-from shared_moe_conformer.data.loaders import WHOLE, Part
+from shared_moe_conformer.data.loaders import WHOLE, Part, largest_batches
 from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.data.sources import open_sources, survey
 from shared_moe_conformer.data.streamed import EndlessStream, EpochStream, Mixture
@@ -253,6 +253,8 @@ def test_what_cannot_be_read_is_named_left_out_and_counted(
 ) -> None:
     options = {"max_unreadable": 2, "num_workers": num_workers, "max_duration": 3.0}
     own, resumed = (loader(corpus, spoiled(shar, tmp_path), **options) for _ in range(2))
+    for seconds in (3.0, 2.0):
+        largest_batches(own.cuts, own.dataset, max_duration=seconds)  # which counts nothing
     with caplog.at_level(logging.WARNING, "shared_moe_conformer"):
         batches = list(own)
     expected = {cut.id for cut in corpus.cuts("train")} - {"train-15", "train-6"}
