@@ -6,13 +6,14 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lhotse import CutSet, MonoCut
 
 from shared_moe_conformer.config import Config, require
 from shared_moe_conformer.data.augment import Conditions, with_more_time_masks
-from shared_moe_conformer.data.batch import CutDataset, CutTransforms, DistortedDataset, PlannedBatch
+from shared_moe_conformer.data.batch import CutDataset, CutTransforms, DistortedDataset, NothingReadable, PlannedBatch
 from shared_moe_conformer.data.checks import Problem, check_utterance, refuse, refuse_many
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
@@ -70,7 +71,8 @@ class AsrDataModule:
             "speed_factors, room_manifest and codec_probability are for audio, and train_cuts have stored features:"
             " give cuts without features, e.g. data/manifests/cuts_train.jsonl.gz",
         )
-        dataset[PlannedBatch(first_cuts, 0)]
+        with suppress(NothingReadable):  # as many as may be left out
+            dataset[PlannedBatch(first_cuts, 0)]
         self.left_out = survey.left_out
         loader = EndlessStream if length else EpochStream
         options, num_processes = self.config.data, self.part.num_processes

@@ -277,6 +277,8 @@ def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path
     CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
     with pytest.raises(ValueError, match="cut train-0 cannot be read: .*no.wav"):
         loader(corpus, tmp_path / "cuts.jsonl.gz")
+    readable = ids(list(loader(corpus, tmp_path / "cuts.jsonl.gz", max_unreadable=1)))
+    assert sorted(readable) == sorted(cut.id for cut in cuts[1:])
 
 
 def test_audio_of_cuts_with_stored_features_cannot_be_changed(corpus: Corpus, shar: Path) -> None:
