@@ -24,7 +24,7 @@ from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, requi
 from shared_moe_conformer.data.augment import Conditions, Example, spec_augment, with_silence
 from shared_moe_conformer.data.checks import unfit
 from shared_moe_conformer.data.distortions import Distortion, Setting
-from shared_moe_conformer.data.features import compute_features, features_of
+from shared_moe_conformer.data.features import compute_features, features_of, readable
 from shared_moe_conformer.data.manifests import iterate_cut_file
 from shared_moe_conformer.data.shar import Unreadable
 from shared_moe_conformer.data.tokenizer import Tokenizer
@@ -134,10 +134,7 @@ class CutDataset(Dataset):
 
     def features_of(self, cut: MonoCut) -> Tensor:
         """The features (T, F) of a cut; `ValueError`: they cannot be read, or computed from its recording."""
-        try:
-            return features_of(cut, self.features)
-        except Exception as error:  # audio backends and storages have their own
-            raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
+        return features_of(cut, self.features)
 
     def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
         """The copies of an utterance, each with masks of its own."""
@@ -194,7 +191,8 @@ class DistortedDataset(CutDataset):
 
 
 def _samples(cut: MonoCut) -> np.ndarray:
-    return np.asarray(cut.load_audio()[0])
+    with readable(cut):
+        return np.asarray(cut.load_audio()[0])
 
 
 @dataclass

@@ -12,8 +12,9 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +81,25 @@ def compute_features(samples: np.ndarray, sampling_rate: int, config: FeatureCon
 
 
 def features_of(cut: Cut, config: FeatureConfig) -> Tensor:
-    """Features (T, F) of a cut, stored or else computed from its recording as `store_features` does."""
-    if cut.has_features:
-        return torch.from_numpy(cut.load_features())
-    at_rate = cut if cut.sampling_rate == config.sampling_rate else cut.resample(config.sampling_rate)
-    return torch.as_tensor(at_rate.compute_features(feature_extractor(config)))
+    """Features (T, F) of a cut, stored or else computed from its recording as `store_features` does.
+
+    Raises:
+      ValueError: they cannot be read, or computed from the recording.
+    """
+    with readable(cut):
+        if cut.has_features:
+            return torch.from_numpy(cut.load_features())
+        at_rate = cut if cut.sampling_rate == config.sampling_rate else cut.resample(config.sampling_rate)
+        return torch.as_tensor(at_rate.compute_features(feature_extractor(config)))
+
+
+@contextmanager
+def readable(cut: Cut) -> Iterator[None]:
+    """Raise `ValueError`, with the cut's name, in place of any error of the block."""
+    try:
+        yield
+    except Exception as error:  # audio backends and storages have their own
+        raise ValueError(f"cut {cut.id} cannot be read: {first_line(error)}") from error
 
 
 def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:

@@ -9,8 +9,8 @@ from lhotse import CutSet
 from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig, replace_fields
-from shared_moe_conformer.data.augment import Example
-from shared_moe_conformer.data.batch import AsrBatch, collate
+from shared_moe_conformer.data.augment import Example, babble_features
+from shared_moe_conformer.data.batch import AsrBatch, DistortedDataset, PlannedBatch, collate
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import parse_distortion
 from shared_moe_conformer.data.features import store_features
@@ -63,6 +63,17 @@ def test_what_is_random_depends_on_the_cut_alone(corpus: Corpus) -> None:
     one, other = (by_id(found["test-babble=5+white=10"]) for found in (together, alone))
     assert one.keys() == other.keys() and len(alone["test-babble=5+white=10"]) == 4
     assert all(torch.equal(one[cut_id], other[cut_id]) for cut_id in one)
+
+
+def test_a_recording_that_is_gone_is_named_by_its_cut(corpus: Corpus) -> None:
+    cuts = corpus.cuts("test")
+    cuts[0].recording.sources[0].source = "/none/no.wav"
+    for distortion in ("white=10", "babble=10"):
+        dataset = DistortedDataset(corpus.config, corpus.tokenizer, cuts, parse_distortion(distortion))
+        with pytest.raises(ValueError, match="^cut test-0 cannot be read: "):
+            dataset[PlannedBatch(cuts[:2], None)]
+    with pytest.raises(ValueError, match="^cut test-0 cannot be read: "):
+        babble_features([cuts[0].drop_features()], corpus.config.features)
 
 
 def test_cuts_that_cannot_be_distorted_are_named(corpus: Corpus, tmp_path: Path) -> None:
