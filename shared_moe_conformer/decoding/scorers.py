@@ -51,11 +51,6 @@ class PrefixScorer(NamedTuple):
         """The automaton on a device."""
         return PrefixScorer(*(table.to(device) for table in self))
 
-    def total(self, tokens: Sequence[int]) -> float:
-        """The score of a whole token sequence, one token after the other."""
-        state, total = self._after(tokens)
-        return total + float(self.final[state])
-
     def start(self, num_utterances: int, beam_size: int) -> tuple[Tensor, ...]:
         """The first state, (N, K)."""
         return (torch.zeros(num_utterances, beam_size, dtype=torch.int64, device=self.score.device),)
@@ -74,15 +69,14 @@ class PrefixScorer(NamedTuple):
 
     def sentence_scores(self, sentences: Sequence[Sequence[int]]) -> list[float]:
         """See `Scorer`."""
-        return [total + float(self.end[state]) for state, total in map(self._after, sentences)]
-
-    def _after(self, tokens: Sequence[int]) -> tuple[int, float]:
-        """The state after tokens, and what they add."""
-        state, total = 0, 0.0
-        for token in tokens:
-            total += float(self.score[state, token])
-            state = int(self.next_state[state, token])
-        return state, total
+        scores = []
+        for tokens in sentences:
+            state, score = 0, 0.0
+            for token in tokens:
+                score += float(self.score[state, token])
+                state = int(self.next_state[state, token])
+            scores.append(score + float(self.end[state]))
+        return scores
 
 
 def of_parents(values: Tensor, parents: Tensor) -> Tensor:

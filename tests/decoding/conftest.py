@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from shared_moe_conformer.decoding.beam import ModifiedBeamSearch
 from shared_moe_conformer.decoding.ctc import CtcGreedySearch, CtcPrefixBeamSearch
 from shared_moe_conformer.decoding.greedy import GreedySearch
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, search_utterances
+from shared_moe_conformer.decoding.scorers import PrefixScorer
 from shared_moe_conformer.model.asr_model import AsrModel
 
 ENCODER_DIM = 8
@@ -24,6 +25,11 @@ def inference() -> object:
     """No gradients, as in decoding."""
     with torch.inference_mode():
         yield
+
+
+def total(scorer: PrefixScorer, tokens: Sequence[int]) -> float:
+    """What a hypothesis of these tokens gets up to the end of its utterance."""
+    return scorer._replace(end=scorer.final).sentence_scores([tokens])[0]
 
 
 def recogniser(vocab_size: int, *, seed: int = 0, sharpness: float = 4.0, context_size: int = 2) -> AsrModel:

@@ -9,6 +9,7 @@ import torch
 
 from shared_moe_conformer.decoding.beam import extended_hash, merge_equal_prefixes, trace_back
 from shared_moe_conformer.decoding.scorers import PrefixScorer, phrase_scorer
+from tests.decoding.conftest import total
 
 from .conftest import greedy_search, modified_beam_search
 
@@ -94,9 +95,9 @@ def test_a_wide_beam_is_brute_force_over_all_fused_scores(make_model, make_batch
     for frames, num_frames, hyp in zip(x, lens, hyps):
         fused = {
             tokens: math.log(p)
-            + 0.7 * SCORERS["lm"].total(tokens)
-            - 0.3 * SCORERS["low_order"].total(tokens)
-            + 0.9 * SCORERS["hotwords"].total(tokens)
+            + 0.7 * total(SCORERS["lm"], tokens)
+            - 0.3 * total(SCORERS["low_order"], tokens)
+            + 0.9 * total(SCORERS["hotwords"], tokens)
             for tokens, p in probabilities(model, frames[:num_frames]).items()
         }
         per_token = {tokens: score / (len(tokens) + model.decoder.context_size) for tokens, score in fused.items()}

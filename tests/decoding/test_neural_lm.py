@@ -18,6 +18,7 @@ from shared_moe_conformer.decoding.neural_lm import (
     neural_lm_path,
     save_neural_lm,
 )
+from tests.decoding.conftest import total
 from tests.decoding.test_beam import SCORERS, probabilities
 
 KINDS = ("rnn", "transformer")
@@ -49,7 +50,7 @@ def test_a_wide_beam_is_brute_force_over_all_fused_scores(make_model, make_batch
     hyps = search_utterances(ModifiedBeamSearch(model, beam_size=40, scorers=scorers), x, lens)
     for frames, num_frames, hyp in zip(x, lens, hyps):
         fused = {
-            tokens: math.log(p) + 0.7 * fused_score(scorer, tokens) - 0.3 * SCORERS["low_order"].total(tokens)
+            tokens: math.log(p) + 0.7 * fused_score(scorer, tokens) - 0.3 * total(SCORERS["low_order"], tokens)
             for tokens, p in probabilities(model, frames[:num_frames]).items()
         }
         per_token = {tokens: score / (len(tokens) + model.decoder.context_size) for tokens, score in fused.items()}

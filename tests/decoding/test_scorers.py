@@ -19,6 +19,7 @@ from shared_moe_conformer.decoding.scorers import (
 )
 from shared_moe_conformer.lattice.ngram import BOS, NgramModel, train_ngram
 from tests.backoff import log_prob, sentence_log_prob
+from tests.decoding.conftest import total
 
 from .conftest import modified_beam_search
 
@@ -40,14 +41,14 @@ def counted(phrases: list[list[int]], tokens: list[int]) -> int:
 
 @given(PHRASES, SEQUENCES)
 def test_every_occurrence_counts_its_tokens(phrases: list[list[int]], tokens: list[int]) -> None:
-    assert phrase_scorer(phrases, vocab_size=VOCAB).total(tokens) == counted(phrases, tokens)
+    assert total(phrase_scorer(phrases, vocab_size=VOCAB), tokens) == counted(phrases, tokens)
 
 
 @given(PHRASES, SEQUENCES)
 def test_blanks_change_nothing(phrases: list[list[int]], tokens: list[int]) -> None:
     scorer = phrase_scorer(phrases, vocab_size=VOCAB)
     with_blanks = [label for token in tokens for label in (0, token, 0)]
-    assert scorer.total(with_blanks) == scorer.total(tokens)
+    assert total(scorer, with_blanks) == total(scorer, tokens)
 
 
 def test_the_bonus_comes_early_and_is_given_back() -> None:
@@ -79,7 +80,7 @@ def test_phrases_are_spelled_and_damaged_lists_are_named(lang_dir: Path, tmp_pat
         return hotwords_scorer(phrases, tokenizer)
 
     spelled = tokenizer.encode(["THANK YOU"])[0]
-    assert scorer("THANK YOU", "ONE").total([5, *spelled]) == len(spelled)
+    assert total(scorer("THANK YOU", "ONE"), [5, *spelled]) == len(spelled)
     with pytest.raises(ValueError, match="'zürich' has 'c', 'h', 'i', 'r', 'z', 'ü', which no unit"):
         scorer("ONE", "zürich")
     with pytest.raises(ValueError, match="'r', 'u', 'z', 'ü', which no unit"):
@@ -131,10 +132,10 @@ def test_scores_are_those_of_the_definition(order: int) -> None:
         tokens = rng.choices(range(2, len(TOKENS)), k=rng.randint(1, 8))
         said = [BOS, *(TOKENS[token] for token in tokens)]
         expected = sum(log_prob(ngram, word, said[:index]) for index, word in enumerate(said) if index > 0)
-        assert scorer.total(tokens) == pytest.approx(expected, abs=1e-4)
+        assert total(scorer, tokens) == pytest.approx(expected, abs=1e-4)
         whole = sentence_log_prob(ngram, said[1:])
         assert scorer.sentence_scores([tokens, []])[0] == pytest.approx(whole, abs=1e-4)
-        assert scorer.total([0, *tokens, 0]) == scorer.total(tokens)
+        assert total(scorer, [0, *tokens, 0]) == total(scorer, tokens)
 
 
 def test_a_history_of_which_only_a_longer_one_is_known() -> None:
@@ -142,8 +143,8 @@ def test_a_history_of_which_only_a_longer_one_is_known() -> None:
     log_probs = {("A",): -1.0, ("B",): -2.0, ("A", "B"): -0.5, ("A", "B", "A"): -0.25}
     ngram = NgramModel(3, log_probs, {("A", "B"): -0.125, ("A",): -0.75})
     scorer = ngram_scorer(ngram, ["<blk>", "A", "B"])
-    assert scorer.total([1, 2, 2]) == pytest.approx(-1.0 - 0.5 - 0.125 - 2.0)
-    assert scorer.total([1, 2, 1, 2]) == pytest.approx(-1.0 - 0.5 - 0.25 - 0.5)
+    assert total(scorer, [1, 2, 2]) == pytest.approx(-1.0 - 0.5 - 0.125 - 2.0)
+    assert total(scorer, [1, 2, 1, 2]) == pytest.approx(-1.0 - 0.5 - 0.25 - 0.5)
 
 
 def test_a_token_that_the_ngram_lacks_is_named() -> None:
@@ -167,13 +168,13 @@ def counter() -> PrefixScorer:
 
 
 def test_total_follows_the_states(counter: PrefixScorer) -> None:
-    assert counter.total([]) == 0.0
-    assert counter.total([1, 2, 1]) == pytest.approx(0.5 + 1.0 - 0.5 - 5.0)
-    assert counter.total([2, 2, 1]) == pytest.approx(1.0 + 0.0 + 0.5)
+    assert total(counter, []) == 0.0
+    assert total(counter, [1, 2, 1]) == pytest.approx(0.5 + 1.0 - 0.5 - 5.0)
+    assert total(counter, [2, 2, 1]) == pytest.approx(1.0 + 0.0 + 0.5)
 
 
 def test_scale_multiplies_every_score(counter: PrefixScorer) -> None:
     tokens = [2, 1, 1]
-    assert counter.scaled(0.25).total(tokens) == pytest.approx(0.25 * counter.total(tokens))
-    assert counter.total(tokens) != 0
-    assert counter.to(torch.device("cpu")).total(tokens) == counter.total(tokens)
+    assert total(counter.scaled(0.25), tokens) == pytest.approx(0.25 * total(counter, tokens))
+    assert total(counter, tokens) != 0
+    assert total(counter.to(torch.device("cpu")), tokens) == total(counter, tokens)

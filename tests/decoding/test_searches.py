@@ -35,6 +35,7 @@ from shared_moe_conformer.lattice.engine import lattice_engine
 from shared_moe_conformer.lattice.lattice import LatticeEngine
 from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.model.encoder import EncoderOutput
+from tests.decoding.conftest import total
 
 from .test_methods import RESOURCES, available
 
@@ -159,7 +160,7 @@ def test_hotwords_come_from_options_and_files(tmp_path: Path, units: Tokenizer) 
     assert scorer is not None
     for phrase in ("ONE", "THANK YOU"):
         (spelled,) = units.encode([phrase])
-        assert scorer.total(spelled) == len(spelled)
+        assert total(scorer, spelled) == len(spelled)
     assert (
         load_resources([DecodingConfig(decoding_method="modified_beam_search")], tmp_path, units).resources.hotwords
         is None
