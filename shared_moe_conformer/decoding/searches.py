@@ -235,7 +235,7 @@ def _require_its_own_options(config: DecodingConfig) -> None:
         users = [name for name, m in METHODS.items() if f.name in m.options]
         require(
             method in users or f.name in (*RESOLVED, *OF_ENCODER) or getattr(config, f.name) == f.default,
-            f"{method} has no --{f.name.replace('_', '-')}, which is an option of {', '.join(users)}",
+            f"{method} has no --{flag(f.name)}, which is an option of {', '.join(users)}",
         )
 
 
