@@ -11,6 +11,7 @@ import resource
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -140,12 +141,21 @@ AHEAD = 200
 
 @contextmanager
 def processes(num_jobs: int, executor: Executor | None = None) -> Iterator[Executor | None]:
-    """Processes for `in_order`: the executor, or `num_jobs` new processes; None if this process works alone."""
+    """Processes for `in_order`: the executor, or `num_jobs` new processes; None if this process works alone.
+
+    Raises:
+      ChildProcessError: one of the new processes was killed.
+    """
     if executor is not None or num_jobs == 1:
         yield executor
         return
-    with ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn")) as pool:
-        yield pool
+    try:
+        with ProcessPoolExecutor(num_jobs, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            f"one of {num_jobs} processes was killed, as happens where memory runs out: give a smaller --num-jobs"
+        ) from error
 
 
 def in_order(

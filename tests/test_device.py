@@ -16,7 +16,9 @@ from shared_moe_conformer.device import (
     PARAMETERS_PER_THREAD,
     choose_device,
     environment,
+    in_order,
     limit_threads,
+    processes,
     processor_name,
     tune_cpu,
 )
@@ -44,6 +46,11 @@ def test_a_gpu_without_a_number_is_left_for_each_process_to_choose(monkeypatch: 
     monkeypatch.setattr(torch, "empty", lambda *size, device: OnFirst)
     assert choose_device("cuda") == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda:1")
+
+
+def test_a_process_that_is_killed_is_one_line() -> None:
+    with pytest.raises(ChildProcessError, match="was killed, .*: give a smaller --num-jobs"), processes(2) as workers:
+        list(in_order(os._exit, [9], workers))
 
 
 AVX512 = "avx2 avx512f avx512bw avx512dq avx512vl"
