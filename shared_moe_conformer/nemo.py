@@ -21,7 +21,7 @@ if PREFIX not in common.ALLOWED_TARGET_PREFIXES:
 
 
 class Encoder(NeuralModule):  # type: ignore[misc]
-    """What a NeMo model calls `encoder`: features (N, F, T) to frames (N, C, T')."""
+    """The `encoder` of a NeMo model: features (N, F, T) to frames (N, C, T')."""
 
     subsampling_factor = SUBSAMPLING_FACTOR
     """Feature frames per encoder frame, from which NeMo computes times."""

@@ -49,7 +49,7 @@ class UtteranceGraph(nn.Module):
 
 
 def heads_of(model: AsrModel) -> dict[str, nn.Module]:
-    """What follows the encoder, by the name of its output: the joiner's projection, and log-probabilities of CTC."""
+    """The heads behind the encoder by the name of their output: the joiner's projection, log-probabilities of CTC."""
     log_probs = nn.Sequential(model.ctc_head, nn.LogSoftmax(dim=-1))
     return {"encoder_out": model.joiner.encoder_projection, "log_probs": log_probs}
 

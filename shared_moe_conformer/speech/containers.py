@@ -148,7 +148,7 @@ class _Payload(NamedTuple):
 
 
 class _Chunks(NamedTuple):
-    """How a format writes its chunks."""
+    """The layout of a format's chunks."""
 
     first: int
     """Offset of the first chunk."""

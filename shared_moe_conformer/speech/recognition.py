@@ -83,16 +83,16 @@ class Segment(NamedTuple):
     start: float
     """Time of its first sample in the recording, in seconds."""
     features: Tensor
-    """(T, F)"""
+    """Its features, (T, F)."""
     speech: Sequence[Span] | None = None
-    """Where somebody speaks, in seconds from the recording's beginning; None: not asked."""
+    """Stretches of speech, in seconds from the recording's beginning; None: not asked."""
 
 
 class Recognised(NamedTuple):
-    """What a segment holds."""
+    """A segment's hypothesis."""
 
     start: float
-    """Of the segment, in seconds."""
+    """Start of the segment, in seconds."""
     hypothesis: Hypothesis
     speech: Sequence[Span] | None
 
@@ -119,7 +119,7 @@ def read_segments(
       recordings: files or samples.
       features: function from samples (num_samples,) and their rate in Hz to features (T, F).
       longest: the longest segment, in seconds, of a recording that is cut; see `cut_at_silences`.
-      speech: function from samples and their rate to where somebody speaks; segments without speech are left out.
+      speech: function from samples and their rate to stretches of speech; segments without speech are left out.
     """
     for number, recording in enumerate(recordings):
         try:
@@ -282,7 +282,7 @@ class OfflineRecognizer:
     def _finish(
         self, end: End, found: list[Recognised], on_error: Callable[[int, Exception], None] | None
     ) -> Transcript:
-        """The transcript of a recording, given what its segments hold, in any order."""
+        """The transcript of a recording, given the hypotheses of its segments in any order."""
         if end.error is None:
             transcript = self.to_transcript([each[:2] for each in sorted(found, key=lambda each: each.start)])
             return only_spoken(transcript, [s for each in found for s in each.speech or ()]) if self.vad else transcript

@@ -1,4 +1,4 @@
-"""Where somebody speaks, found by Silero VAD, so that music, noise and silence give no words.
+"""Stretches of speech, found by Silero VAD, so that music, noise and silence give no words.
 
 A recogniser writes letters into music and is sure of them. A detector, trained on thousands of hours, hears the
 difference.
@@ -76,7 +76,7 @@ class Span(NamedTuple):
 
 
 def speech_spans(samples: np.ndarray, sampling_rate: int) -> list[Span]:
-    """Where somebody speaks.
+    """The stretches of speech.
 
     What is much quieter than the rest, such as the far end of a call or a recording with a click in it, is heard again
     by itself.
@@ -107,7 +107,7 @@ def speech_spans(samples: np.ndarray, sampling_rate: int) -> list[Span]:
 
 
 def _heard(audio: np.ndarray, rate: int) -> list[Span]:
-    """Where the detector hears speech in samples that have a level and a rate that it takes."""
+    """The stretches in which the detector hears speech, in samples of a level and a rate that it takes."""
     edge, seconds = round(EDGE * rate), len(audio) / rate
     padded = torch.from_numpy(np.pad(audio, edge).astype(np.float32))
     with _ONE_AT_A_TIME:
@@ -132,7 +132,7 @@ def _loudness(audio: np.ndarray, rate: int) -> float:
 
 
 class LiveSpeech:
-    """Where somebody speaks in a stream, heard part by part."""
+    """The stretches of speech in a stream, heard part by part."""
 
     def __init__(self, sampling_rate: int) -> None:
         """Samples will come at `sampling_rate`, in Hz."""

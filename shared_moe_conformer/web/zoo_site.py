@@ -170,7 +170,7 @@ def _table_row(entry: ZooEntry) -> Markup:
 
 
 def _row_data(entry: ZooEntry) -> dict[str, str]:
-    """What the page's search looks at."""
+    """The texts that the page searches."""
     search = " ".join((entry.name, entry.corpus, entry.language, entry.licence)).lower()
     return {"data_name": entry.name, "data_search": search}
 
