@@ -33,7 +33,7 @@ def atomic_folder(target: Path, *, marker: str, overwrite: bool = False) -> Iter
     temporary = _beside(target)
     temporary.mkdir()
     try:
-        with named(target):
+        with named(target, hidden=temporary):
             yield temporary
             put_folder(temporary, target)
     finally:
@@ -68,7 +68,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write; it appears at `path`, whole and on the disk, when the block ends, or not at all if it fails."""
     temporary = _beside(path)
     try:
-        with named(path), temporary.open("wb") as file:
+        with named(path, hidden=temporary), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -87,7 +87,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
-        with named(path):
+        with named(path, hidden=temporary):
             yield temporary
         os.replace(temporary, path)
     finally:
@@ -101,12 +101,14 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Add the path to system errors that name no file, such as the error of a full disk."""
+def named(path: Path, *, hidden: Path | None = None) -> Iterator[None]:
+    """Let system errors name the path if they name no file, as on a full disk, or the hidden one or a part of it."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        told = error.filename
+        is_hidden = hidden is not None and isinstance(told, str) and Path(told).is_relative_to(hidden)
+        if error.errno is not None and (told is None or is_hidden):
             error.filename = str(path)
         raise
 

@@ -135,6 +135,15 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(Path(atomic.__file__).parent.parent)}
 
 
+def test_an_error_never_names_a_hidden_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_file(tmp_path / "nowhere" / "file"):
+        pass
+    assert caught.value.filename == str(tmp_path / "nowhere" / "file")
+    with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "new", marker=MARKER) as folder:
+        (folder / "missing").read_text()
+    assert caught.value.filename == str(tmp_path / "new")
+
+
 def test_a_program_that_opens_its_file_itself_leaves_it_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "cuts.jsonl.gz"
     with atomic_path(path) as temporary:
