@@ -246,8 +246,9 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
       utterances, at many levels if base brings them to one; small.
     """
     levelled = base.model.encoder.loudness_norm
+    dense = dataclasses.replace(base.model.encoder, experts_in="none", expert_blocks="")
     changes: dict[str, dict[str, Any]] = {
-        "full": dataclasses.asdict(base.model.encoder.unshared()) | {"experts_in": "none", "expert_blocks": ""},
+        "full": dataclasses.asdict(dense.unshared()),
         "shared": {"experts_in": "none"},
         "base": {},
         "merged": {

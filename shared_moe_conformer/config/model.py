@@ -163,7 +163,13 @@ class EncoderConfig:
         )
 
     def unshared(self) -> EncoderConfig:
-        """The same encoder with separate weights for each layer."""
+        """The same encoder with separate weights for each layer.
+
+        Raises:
+          ValueError: only some blocks have experts, and there are more layers than letters to say so.
+        """
+        num_named = self.num_layers if self.expert_blocks else 0
+        require(num_named <= len(LETTERS), f"{num_named} layers cannot be unshared with expert_blocks: leave this out")
         dims = tuple(self.of_block(block).feed_forward_dim for block in self.layer_blocks)
         letters = "".join(LETTERS[layer] for layer in self.expert_layers) if self.expert_blocks else ""
         return dataclasses.replace(

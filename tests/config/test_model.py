@@ -44,6 +44,12 @@ def test_an_encoder_that_cannot_be_is_refused(options: dict[str, Any], message: 
         EncoderConfig(**options)
 
 
+def test_more_layers_than_letters_cannot_be_unshared_with_experts_in_some() -> None:
+    assert len(EncoderConfig(group_sizes=(15, 15)).unshared().group_sizes) == 30
+    with pytest.raises(ValueError, match="30 layers cannot be unshared with expert_blocks"):
+        EncoderConfig(group_sizes=(15, 15), expert_blocks="B").unshared()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
