@@ -124,7 +124,7 @@ def test_a_corpus_at_16_khz_begins_with_the_zoos_model(
     ):
         result = make(lines, *options, "--recipe-dir", model)
         told = "random weights: --begin-with none" if model == "none" else f"zoo/{model}: on speechocean762"
-        name = "merged" if model == "none" else "base"
+        name = "base" if model == "an4-base" else "merged"
         assert result.status == 0 and f"{name} begins with {told}" in result.out
         config = (tmp_path / model / "config.py").read_text()
         assert (f'"init_from": "{LOCAL.parent}/zoo/{model}"' in config) == (model != "none")
