@@ -10,7 +10,7 @@ from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.sherpa_folder import StreamingForm
-from shared_moe_conformer.release.remote import HUB, hub_upload_files, require_repository
+from shared_moe_conformer.release.hub import HUB, hub_upload_files, require_repository
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
 
 

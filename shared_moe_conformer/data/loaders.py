@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import os
-import signal
-import sys
-import threading
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.dataset import SimpleCutSampler
 from torch import Generator
-from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.augment import with_most_silence
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, PlannedBatch, collate
 from shared_moe_conformer.data.manifests import StoredCuts
+from shared_moe_conformer.data.workers import read_ahead
 
 TrainingBatch = tuple[np.ndarray, int]
 """Indexes of the cuts of a batch, and its seed."""
@@ -232,7 +226,9 @@ class TrainLoader(ResumableLoader):
     def __iter__(self) -> Iterator[AsrBatch]:
         own = self._batches[self.part.rank :: self.part.num_processes][self.num_taken :]
         planned = (PlannedBatch([self.cuts[i] for i in indexes.tolist()], seed) for indexes, seed in own)
-        for batch in _loaded(self.dataset.of_epoch(self.epoch), planned):
+        for batch in read_ahead(
+            self.dataset.of_epoch(self.epoch), sampler=planned, num_workers=self.dataset.config.num_workers
+        ):
             self.num_taken += 1
             yield batch
 
@@ -263,69 +259,4 @@ class EvalLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[AsrBatch]:
-        return _loaded(self.dataset, self._batches)
-
-
-def _loaded(dataset: CutDataset, planned: Iterable[PlannedBatch]) -> Iterator[AsrBatch]:
-    """The planned batches; `ValueError`: a cut cannot be read."""
-    for batch in read_ahead(_Told(dataset), sampler=planned, num_workers=dataset.config.num_workers):
-        if isinstance(batch, ValueError):
-            raise batch
-        yield batch
-
-
-class _Told(Dataset):
-    """A dataset that gives its errors: those that a worker raises have its traceback in their message."""
-
-    def __init__(self, dataset: CutDataset) -> None:
-        self._dataset = dataset
-
-    def __getitem__(self, planned: PlannedBatch) -> AsrBatch | ValueError:
-        try:
-            return self._dataset[planned]
-        except ValueError as error:
-            return error
-
-
-def read_ahead(dataset: Dataset, *, num_workers: int, sampler: Iterable[PlannedBatch] | None = None) -> DataLoader:
-    """The items of a dataset for each plan of a sampler, or by itself, in order; torch's global random state stays.
-
-    On Linux workers are forked, as Python itself did before 3.14: they begin at once and copy nothing. Where a process
-    cannot see who sent a signal (macOS, Windows), workers end as torch has them end.
-    """
-    options: dict[str, Any] = {"batch_size": None, "num_workers": num_workers, "generator": torch.Generator()}
-    if num_workers and sys.platform == "linux":
-        options["multiprocessing_context"] = "fork"
-    if not hasattr(signal, "sigwaitinfo"):
-        return DataLoader(dataset, sampler=sampler, **options)
-    begin = functools.partial(_begin_worker, os.getpid())
-    return _LoaderOfObedientWorkers(dataset, sampler=sampler, worker_init_fn=begin, **options)
-
-
-class _LoaderOfObedientWorkers(DataLoader):
-    """Workers begin with SIGTERM blocked: if their parent ends at once, its signal waits until they can obey it."""
-
-    def __iter__(self) -> _BaseDataLoaderIter:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        try:
-            return super().__iter__()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _begin_worker(parent: int, worker: int) -> None:
-    """Let a worker end when its parent ends or tells it to, and not before.
-
-    Batch systems such as Slurm, and `timeout`, send SIGTERM to all processes. The parent may be in the middle of a
-    step then, so its workers wait for the parent's own signal. torch does not tell a worker that its parent was killed
-    while the worker began.
-    """
-    threading.Thread(target=_end_when_told, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _end_when_told(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
+        return read_ahead(self.dataset, sampler=self._batches, num_workers=self.dataset.config.num_workers)

@@ -19,11 +19,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset, NothingReadable, PlannedBatch
-from shared_moe_conformer.data.loaders import WHOLE, Part, ResumableLoader, TrainLoader, read_ahead
+from shared_moe_conformer.data.loaders import WHOLE, Part, ResumableLoader, TrainLoader
 from shared_moe_conformer.data.manifests import StoredCuts
 from shared_moe_conformer.data.shar import Shards, Unreadable
 from shared_moe_conformer.data.sources import SAMPLE, Check, Source, Survey, utterances
-from shared_moe_conformer.text import first_line
+from shared_moe_conformer.data.workers import read_ahead
 
 logger = logging.getLogger("shared_moe_conformer")
 
@@ -104,7 +104,7 @@ class _Batches(IterableDataset):
     num_to_skip: int = 0
     """Batches of this process that come as None: a resumed training has had them. Each worker may load one of them."""
 
-    def __iter__(self) -> Iterator[_Item | ValueError]:
+    def __iter__(self) -> Iterator[_Item]:
         self.mixture.unreadable.take()  # what was met before, as in the largest batches, is met again and counted now
         worker = get_worker_info()
         index, count = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -112,14 +112,11 @@ class _Batches(IterableDataset):
         # a cut longer than a batch is a batch by itself, and a small corpus fills no bucket
         for known in ("The first cut drawn", "We have exceeded the max_duration", "Your 'buffer_size' setting"):
             warnings.filterwarnings("ignore", f"(?s).*{known}")
-        try:
-            for number, cuts in enumerate(sampler):
-                batch = None if number < self.num_to_skip // count else self._load(cuts)
-                yield _Item(batch, self.mixture.unreadable.take())
-            if rest := self.mixture.unreadable.take():
-                yield _Item(None, rest, is_batch=False)
-        except (ValueError, OSError) as error:
-            yield ValueError(first_line(error))  # raised here, it would have the worker's traceback in its message
+        for number, cuts in enumerate(sampler):
+            batch = None if number < self.num_to_skip // count else self._load(cuts)
+            yield _Item(batch, self.mixture.unreadable.take())
+        if rest := self.mixture.unreadable.take():
+            yield _Item(None, rest, is_batch=False)
 
     def _load(self, cuts: CutSet) -> AsrBatch | None:
         try:
@@ -177,8 +174,6 @@ class _StreamLoader(ResumableLoader):
         is_empty = True
         batches = _Batches(self.mixture, self.dataset.of_epoch(self.epoch), self._bins, self.part, seed, num_to_skip)
         for item in read_ahead(batches, num_workers=self.dataset.config.num_workers):
-            if isinstance(item, ValueError):
-                raise item
             self._leave_out(item.unreadable)
             if item.is_batch:
                 is_empty = False

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from shared_moe_conformer.atomic import check_free, put_folder
 from shared_moe_conformer.config import require
+from shared_moe_conformer.release.download import fetch
+from shared_moe_conformer.release.hub import HUB, hub_upload
 from shared_moe_conformer.release.manifest import FILES, MANIFEST_FILE, read_manifest, require_name
-from shared_moe_conformer.release.remote import HUB, fetch, hub_upload
 from shared_moe_conformer.release.zoo_index import (
     INDEX_FILE,
     MAX_INDEX,

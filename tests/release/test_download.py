@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_moe_conformer.release.remote import fetch
+from shared_moe_conformer.release.download import fetch
 from shared_moe_conformer.release.zoo_index import file_sha256
 from tests.zoo_server import serve
 
