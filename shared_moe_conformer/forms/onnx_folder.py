@@ -3,8 +3,8 @@
 sherpa-onnx loads them as they are: encoder, decoder and joiner as an offline transducer, ctc as an offline zipformer
 CTC model (whose contract is only features in, log-probabilities out).
 
-The int8 files have feed-forwards and experts in int8, which are most of a model. Routers stay in float32, because they
-choose the experts.
+The int8 files have feed-forwards and experts in int8, which are most of a model, or all matrices of merged sets.
+Routers stay in float32, because they choose the experts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from shared_moe_conformer.atomic import atomic_folder
@@ -113,7 +114,7 @@ def write_decoder_and_joiner(bundle: Bundle, folder: Path) -> None:
 
 
 def quantise(source: Path, target: Path) -> None:
-    """Write a graph with the weights of feed-forwards and experts in int8."""
+    """Write a graph with the weights of feed-forwards and experts, or of merged sets, in int8."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -130,7 +131,34 @@ def quantise(source: Path, target: Path) -> None:
             per_channel=True,
             nodes_to_quantize=feed_forward_products(onnx.load(source).graph),
         )
-    _save_lean(onnx.load(target), target)
+    model = onnx.load(target)
+    store_sets_in_int8(model.graph)
+    _save_lean(model, target)
+
+
+def store_sets_in_int8(graph: Any) -> None:
+    """Let a graph store the matrices that it merges, those of `Merged`, in int8 with a scale for each row.
+
+    They are weights of no product, so a quantiser does not find them. onnxruntime restores and merges them once, when
+    it loads the graph, and then computes in float32.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    restoring = []
+    for tensor in [t for t in graph.initializer if ".sets." in t.name and len(t.dims) > 1]:
+        weight = numpy_helper.to_array(tensor)
+        scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / 127
+        scale[scale == 0] = 1
+        whole, stored, scales = f"{tensor.name}.whole", f"{tensor.name}.int8", f"{tensor.name}.scale"
+        graph.initializer.append(numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), stored))
+        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), scales))
+        graph.initializer.remove(tensor)
+        restoring.append(helper.make_node("Cast", [stored], [whole], to=onnx.TensorProto.FLOAT))
+        restoring.append(helper.make_node("Mul", [whole, scales], [tensor.name]))
+    nodes = list(graph.node)
+    del graph.node[:]
+    graph.node.extend(restoring + nodes)
 
 
 def halve(source: Path, target: Path) -> None:

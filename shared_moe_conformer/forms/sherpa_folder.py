@@ -164,7 +164,8 @@ CARD = """
 
 A speech recogniser (language: {language}) trained on *{corpus}*, for
 [sherpa-onnx](https://github.com/k2-fsa/sherpa-onnx): a transducer (encoder, decoder, joiner) and, with the same
-encoder, a CTC model (`{ctc}`). `*.int8.onnx` have the weights of feed-forwards and experts in int8.
+encoder, a CTC model (`{ctc}`). `*.int8.onnx` have the weights of feed-forwards and experts, or all merged weights, in
+int8.
 Licence: {licence}, that of the corpus.
 
 ```bash
@@ -247,10 +248,10 @@ computes a chunk of T = {num_features} frames when there are more than T, and ne
 ## Files
 
 `encoder.onnx` and `model.onnx` (CTC) compute one chunk, `*.int8.onnx` the same with the weights of feed-forwards and
-experts in int8; `decoder.onnx` and `joiner.onnx` belong to the transducer, `tokens.txt` to both models;
-`test_wavs/0.wav` is a recording, and `test_wavs/trans.txt` what is spoken in it. The transducer in float32 finds:
-*{text}*. The states of the graphs are those of a streaming zipformer2 (sherpa-onnx's `model_type`), the model itself is
-a conformer.
+experts, or all merged weights, in int8; `decoder.onnx` and `joiner.onnx` belong to the transducer, `tokens.txt` to both
+models; `test_wavs/0.wav` is a recording, and `test_wavs/trans.txt` what is spoken in it. The transducer in float32
+finds: *{text}*. The states of the graphs are those of a streaming zipformer2 (sherpa-onnx's `model_type`), the model
+itself is a conformer.
 """
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import replace_fields
+from shared_moe_conformer.forms.onnx_folder import quantise
 from shared_moe_conformer.forms.onnx_graphs import (
     DecoderGraph,
     ExportableMoe,
@@ -205,6 +206,23 @@ def test_merged_sets_are_stored_once_and_the_runtime_folds_them(tmp_path: Path) 
     sets = sum(p.numel() for p in model.encoder.block_groups()[0].block.parameters())
     assert products[0] == products[1]
     assert stored[1] - stored[0] == pytest.approx(sets * 2 / 3, rel=0.05)
+
+
+def test_merged_sets_are_stored_in_int8_and_the_runtime_folds_them(tmp_path: Path) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    model = make_model(group_sizes=(4,), experts_in="none", merged_sets=3)
+    batch = make_batch([100, 60])
+    write(UtteranceGraph(model, model.joiner.encoder_projection), batch, 2, tmp_path / "whole")
+    quantise(tmp_path / "whole", tmp_path / "int8")
+    sets = [p.numel() for name, p in model.encoder.named_parameters() if ".sets." in name and p.dim() > 1]
+    stored = [t for t in onnx.load(tmp_path / "int8").graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert sum(int(np.prod(tensor.dims)) for tensor in stored) == sum(sets)
+    whole, small = (run_graph(tmp_path / name, *batch)[0] for name in ("whole", "int8"))
+    assert 0 < np.abs(whole - small).max() < 0.05 * np.abs(whole).max()
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "folded")
+    onnxruntime.InferenceSession(tmp_path / "int8", options)
+    assert not [t for t in onnx.load(tmp_path / "folded").graph.initializer if t.data_type == onnx.TensorProto.INT8]
 
 
 @pytest.mark.slow
