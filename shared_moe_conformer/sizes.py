@@ -155,7 +155,7 @@ GAINS = {"loudness_norm": False, "gain_probability": 0.5}
 """A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""
 BEGINNING = "an4-robust"
 """The zoo's model with which such a corpus begins: it knows one loudness and noises, as `CONDITIONS` do."""
-BEGUN = {"warmup_steps": 200, "loss_warmup_steps": 200, "learning_rate": 1e-3, "muon_lr_factor": 3.0}
+BEGUN = {"warmup_steps": 200, "loss_warmup_steps": 200}
 """Options of a config that begins with trained weights, which soon align (egs/speechocean762/ASR/README.md)."""
 MERGED_SETS = 2
 """Stored sets of a block in `merged`."""

@@ -160,15 +160,27 @@ class StreamHub:
                         client.publish(updates)
 
     def _advance(self, clients: Sequence[Client]) -> list[list[Update | Exception]]:
-        """The updates of each client after its next chunk; an error ends all streams of the batch."""
-        try:
-            for client in clients:
+        """The updates of each client after its next chunk.
+
+        An error while samples are taken ends their stream, one while the batch is computed all of its streams.
+        """
+        errors: dict[Client, Exception] = {}
+        for client in clients:
+            try:
                 client.feed()
-            stepped = self._recognizer.step([client.stream for client in clients])
-            return [_updates(client.stream, client.stream in stepped) for client in clients]
+            except Exception as error:
+                logging.getLogger(__name__).exception("a stream's samples were not taken")
+                errors[client] = error
+        fed = [client for client in clients if client not in errors]
+        try:
+            stepped = self._recognizer.step([client.stream for client in fed]) if fed else []
+            return [
+                [errors[client]] if client in errors else _updates(client.stream, client.stream in stepped)
+                for client in clients
+            ]
         except Exception as error:
             logging.getLogger(__name__).exception("a batch of streams was not recognised")
-            return [[error] for _ in clients]
+            return [[errors.get(client, error)] for client in clients]
 
 
 def _updates(stream: Stream, was_stepped: bool) -> list[Update | Exception]:

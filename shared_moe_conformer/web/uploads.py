@@ -24,6 +24,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.routing import experts_table, transcribe_with_experts
 from shared_moe_conformer.speech.audio import require_short
 from shared_moe_conformer.speech.containers import WITHOUT_HEADER
+from shared_moe_conformer.speech.transcript import as_record
 from shared_moe_conformer.text import counted
 
 RETRY_AFTER = 5
@@ -299,6 +300,5 @@ def recognise(bundle: Bundle, path: Path, *, name: str, vad: bool = False) -> di
         transcript, segments = transcribe_with_experts(bundle, path, vad=vad)
     except ValueError as error:
         raise ValueError(str(error).replace(str(path), name)) from error
-    values = transcript._asdict()
-    values["words"] = [word._asdict() for word in transcript.words]
-    return {"name": name, "seconds": round(seconds, 3), **values, "experts": experts_table(bundle, segments)}
+    length = {"name": name, "seconds": round(seconds, 3)}
+    return {**length, **as_record(transcript), "experts": experts_table(bundle, segments)}

@@ -75,16 +75,19 @@ def test_clients_are_recognised_in_one_batch(hub: Any, tiny_bundle: Bundle, monk
     assert set(sizes) == {2}
 
 
-def test_an_error_while_samples_are_taken_ends_the_stream_and_not_the_worker(
+def test_an_error_while_samples_are_taken_ends_their_stream_and_neither_others_nor_the_worker(
     hub: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def speak() -> None:
-        async with working(hub):
-            with hub.join() as client, monkeypatch.context() as patch:
-                patch.setattr(client.stream, "add", lambda *_: 1 / 0)
-                await client.add(SECOND)
+        with hub.join() as client, hub.join() as neighbour, monkeypatch.context() as patch:
+            patch.setattr(client.stream, "add", lambda *_: 1 / 0)
+            for one in (client, neighbour):
+                await one.add(SECOND)
+            async with working(hub):
                 with pytest.raises(ZeroDivisionError):
                     await asyncio.wait_for(client.next_update(), 20)
+                await asyncio.wait_for(neighbour.next_update(), 20)
+        async with working(hub):
             with hub.join() as client:
                 client.end()
                 assert (await asyncio.wait_for(client.next_update(), 20)).is_eof
