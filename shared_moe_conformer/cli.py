@@ -128,7 +128,7 @@ def program(verb: str) -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Call `main`; one of `USER_ERRORS` ends the program with one line on the standard error and exit status 1.
+    """Call `main`; one of `USER_ERRORS`, or too little memory, ends the program with one line and exit status 1.
 
     Characters that the terminal cannot show become `?`.
     """
@@ -143,6 +143,13 @@ def run_main(main: Callable[[], None]) -> None:
     except USER_ERRORS as error:
         advice = ": make room there, then run this again" if is_full(error) else ""
         print(f"error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except (RuntimeError, MemoryError) as error:
+        from shared_moe_conformer.device import is_out_of_memory  # torch is slow to import
+
+        if not is_out_of_memory(error):
+            raise
+        print("error: the memory does not suffice: give shorter recordings or smaller batches", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -23,6 +23,9 @@ import torch
 T = TypeVar("T")
 R = TypeVar("R")
 
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""Parts of torch's messages when memory runs out, on GPUs and CPUs."""
+
 
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """Add --device to a parser."""
@@ -199,6 +202,11 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def memory_in_use() -> dict[str, float]:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
@@ -77,6 +78,12 @@ def test_a_full_disk_is_one_line_with_the_path(tmp_path: Path, capsys: pytest.Ca
     assert caught.value.code == 1
     told = f"error: [Errno 28] No space left on device: '{tmp_path}/recogs.txt': make room there, then run this again\n"
     assert capsys.readouterr().err == told
+
+
+def test_too_little_memory_is_said_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_main(lambda: torch.empty(1 << 60))
+    assert capsys.readouterr().err.startswith("error: the memory does not suffice: ")
 
 
 def test_a_programmers_mistake_keeps_its_traceback() -> None:

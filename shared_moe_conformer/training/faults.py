@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from shared_moe_conformer.device import memory_in_use
+from shared_moe_conformer.device import is_out_of_memory, memory_in_use
 from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.folder import logger, rng_state, save_checkpoint, set_rng_state
 from shared_moe_conformer.training.metrics import NonFiniteError, StepReport, TrainState, expert_shares, loss_scales
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 SMALLER = (0.75, 0.5, 0.25, 0.125)
 """Shares of the wanted duration that are tried next, to find one that fits."""
-SIGNS = ("out of memory", "can't allocate memory", "not enough memory")
-"""Parts of torch's messages when memory runs out, on GPUs and CPUs."""
 
 
 def prescan(trainer: Trainer, largest_batches: Callable[[float], Sequence[AsrBatch]], *, max_duration: float) -> None:
@@ -85,7 +83,7 @@ def _fit(trainer: Trainer, batches: Sequence[AsrBatch]) -> bool:
                 _backward(trainer, batch)
             del moments
         except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in SIGNS):
+            if not is_out_of_memory(error):
                 raise
             return False
     return True
