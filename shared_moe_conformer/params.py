@@ -31,7 +31,7 @@ class ParameterCounts(NamedTuple):
     unrolled: int
     """Counted once for each layer that uses them."""
     active: int
-    """Unrolled, but only the `top_k` experts that compute a frame."""
+    """Unrolled, but only the `top_k` experts that compute a frame, and one of several merged sets."""
 
 
 def count_parameters(config: ModelConfig, *, num_mel_bins: int = 80) -> dict[str, ParameterCounts]:
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog=program("params"),
         description="Count parameters: unique (stored), unrolled (counted once for each layer that uses them) and "
-        "active (those that compute a frame, so only the chosen experts).",
+        "active (those that compute a frame, so only the chosen experts, and one of several merged sets).",
     )
     parser.add_argument("path", type=Path, help="a recipe's config.py, or an experiment's or a bundle's folder")
     parser.add_argument("--config", help="only this named config of a recipe [all]")

@@ -86,10 +86,11 @@ class DepthGates(nn.Module):
         self.kind = kind
 
     def forward(self, layer: int) -> Tensor:
-        """Return the gates of one layer, (P, E); those of each part sum to 1."""
+        """Return the gates of one layer, (P, E), in float32 even under autocast; those of each part sum to 1."""
         if self.kind == "table":
             return self.table[layer].softmax(dim=-1)
-        return self.output(F.silu(self.hidden(self.depth[layer]))).view(self.shape).softmax(dim=-1)
+        with torch.autocast(self.depth.device.type, enabled=False):
+            return self.output(F.silu(self.hidden(self.depth[layer]))).view(self.shape).softmax(dim=-1)
 
 
 class LowRankDelta(nn.Module):

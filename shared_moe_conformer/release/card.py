@@ -29,14 +29,15 @@ COMMON_HEADER: dict[str, Any] = {
     "pipeline_tag": TASK,
     "tags": [TASK, "conformer", "mixture-of-experts", "transducer", "ctc"],
 }
-"""The header of all models; models without experts lack one tag."""
+"""The header of a model with experts; other models, and zoos, which may have both kinds, lack one tag."""
+TAGS_WITHOUT_EXPERTS = [tag for tag in COMMON_HEADER["tags"] if tag != "mixture-of-experts"]
 BODY = """
 # {name}
 
 A speech recogniser (language: {language}) trained on *{corpus}*: {encoder},
 with a stateless transducer decoder and a CTC head. It needs no language model.{begun_with}
 Source of the encoder: Bai et al. 2022, *Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts for
-End-to-End Speech Recognition* ([arXiv 2209.08326](https://arxiv.org/abs/2209.08326)).
+End-to-End Speech Recognition* ([arXiv 2209.08326](https://arxiv.org/abs/2209.08326)).{merging}
 
 ## How to transcribe
 
@@ -72,13 +73,16 @@ averaged.
 
 Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.{licences}
 """
+MERGING = """
+Source of the merged sets: Bulat, Ouali and Tzimiropoulos 2026, *One block, multiple depths* ([arXiv
+2610.12448](https://arxiv.org/abs/2610.12448))."""
 MARK = "<!-- written by shared_moe_conformer.zoo; without this line it is left as it is -->"
 ZOO_BODY = """{mark}
 
 # Speech recognisers
 
-Conformers whose layers share weights and sparsely-gated experts. This pulls one of them, checks it against its SHA-256
-sums, and from then on needs no network:
+Conformers whose layers share weights, some of them with sparsely-gated experts. This pulls one, checks it against its
+SHA-256 sums, and from then on needs no network:
 
 ```
 python -m shared_moe_conformer.transcribe --model {location}/{first} speech.wav
@@ -111,6 +115,7 @@ def model_card(
         language=manifest.language,
         corpus=manifest.corpus,
         encoder=_described(config.model.encoder),
+        merging=MERGING if config.model.encoder.merged_sets > 1 else "",
         sampling_rate=config.features.sampling_rate,
         unique=manifest.unique_parameters,
         unrolled=manifest.unrolled_parameters,
@@ -141,7 +146,7 @@ def card_header(manifest: Manifest, config: Config) -> dict[str, Any]:
         header["license_name"] = manifest.licence
     header |= {**COMMON_HEADER, "datasets": [manifest.corpus]}
     if config.model.encoder.experts_in == "none":
-        header["tags"] = [tag for tag in COMMON_HEADER["tags"] if tag != "mixture-of-experts"]
+        header["tags"] = TAGS_WITHOUT_EXPERTS
     if manifest.error_rates:
         header |= {"metrics": ["wer"], "model-index": [{"name": manifest.name, "results": results_of(manifest)}]}
     return header
@@ -187,7 +192,7 @@ def zoo_header(entries: Sequence[ZooEntry]) -> dict[str, Any]:
     }
     if licence == "other":
         header["license_name"] = "of each model its own"
-    header |= {**COMMON_HEADER, "datasets": sorted({entry.corpus for entry in entries})}
+    header |= {**COMMON_HEADER, "tags": TAGS_WITHOUT_EXPERTS, "datasets": sorted({entry.corpus for entry in entries})}
     measured = [{"name": entry.name, "results": results_of(entry)} for entry in entries if entry.error_rates]
     return header | ({"metrics": ["wer"], "model-index": measured} if measured else {})
 

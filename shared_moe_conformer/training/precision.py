@@ -116,10 +116,11 @@ def compile_parts(parts: Iterable[nn.Module], **options: Any) -> None:
       options: options of torch.compile.
 
     Raises:
-      ValueError: this torch cannot compile modules.
+      ValueError: this torch cannot compile modules, or there is no part.
     """
-    version = torch.__version__
+    version, parts = torch.__version__, list(parts)
     require(hasattr(nn.Module, "compile"), f"--compile true needs torch 2.2 or newer, this is {version}: leave it out")
+    require(parts != [], "--compile true: merged sets of weights cannot be compiled, nor experts: leave it out")
     for part in parts:
         part.compile(dynamic=True, **options)  # type: ignore[operator]
 

@@ -87,6 +87,17 @@ def test_a_network_gives_each_depth_gates_of_its_own() -> None:
     assert len(gates_of(network).flatten(1).unique(dim=0)) == 6
 
 
+@pytest.mark.parametrize("kind", ["table", "network"])
+def test_gates_and_merged_weights_stay_in_float32_under_autocast(kind: Any) -> None:
+    gates, merged = DepthGates(6, 2, 2, kind=kind), Merged(nn.Linear(3, 2) for _ in range(2))
+    for parameter in gates.parameters():
+        nn.init.normal_(parameter)
+    expected = gates(4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(gates(4), expected)
+        assert {weight.dtype for weight in merged.weights(gates(4)[0]).values()} == {torch.float32}
+
+
 def gates_of(gates: DepthGates) -> torch.Tensor:
     """The gates of six layers, (6, P, E)."""
     return torch.stack([gates(layer) for layer in range(6)])

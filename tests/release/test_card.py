@@ -84,6 +84,14 @@ def test_plain_models_claim_neither_experts_nor_sharing() -> None:
     assert "experts" not in described
 
 
+def test_a_merged_model_claims_its_sets_and_their_source_and_no_experts() -> None:
+    merged = replace_fields(Config(), {"experts_in": "none", "merged_sets": 2})
+    card, source = model_card(MANIFEST, merged), "arxiv.org/abs/2610.12448"
+    assert "1 block, stored 2 times and merged by gates of each layer" in card and source in card
+    assert "mixture-of-experts" not in card and "experts each" not in card
+    assert source not in model_card(MANIFEST, Config())
+
+
 BASE = ZooEntry(
     name="base",
     corpus="asterisk",
@@ -108,6 +116,7 @@ def test_the_header_speaks_for_all_models() -> None:
     assert (both["language"], both["license"], both["datasets"]) == (["en", "nl"], "other", ["asterisk", "fillets"])
     assert [model["name"] for model in both["model-index"]] == ["base"]
     assert "metrics" not in zoo_header([OTHER])
+    assert "mixture-of-experts" not in both["tags"], "a zoo's index does not say which models have experts"
 
 
 def test_the_page_lists_the_models_and_bears_the_mark() -> None:

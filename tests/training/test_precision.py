@@ -14,7 +14,7 @@ from shared_moe_conformer.data.augment import Example
 from shared_moe_conformer.data.batch import collate
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.moe import Router
-from shared_moe_conformer.training.precision import Precision, compile_parts, recompute_activations
+from shared_moe_conformer.training.precision import Precision, compilable_parts, compile_parts, recompute_activations
 from shared_moe_conformer.training.trainer import Trainer
 from tests.training.test_distributed import CONFIG, batches
 
@@ -132,6 +132,13 @@ def test_compiled_parts_compute_the_same_under_their_own_names() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.skipif(not HAS_COMPILE, reason="torch 2.2 compiles modules")
+def test_a_model_without_a_part_to_compile_is_refused(model_config: Any) -> None:
+    model = AsrModel(model_config(experts_in="none", merged_sets=2))
+    with pytest.raises(ValueError, match="merged sets of weights cannot be compiled, nor experts: leave it out"):
+        compile_parts(compilable_parts(model))
+
+
 @pytest.mark.skipif(HAS_COMPILE, reason="this torch compiles")
 def test_an_older_torch_is_named() -> None:
     with pytest.raises(ValueError, match="--compile true needs torch 2.2 or newer, this is 1"):
@@ -158,10 +165,18 @@ def step(model: AsrModel) -> tuple[Any, int]:
     return losses, kept
 
 
-@pytest.mark.parametrize("experts_in", ["none", "both"])
-def test_gradients_losses_and_statistics_are_as_without(model_config: Any, experts_in: str) -> None:
-    options = {"group_sizes": (3, 1), "dropout": 0.2, "router_jitter": 0.1, "low_rank_delta": 2}
-    plain = AsrModel(model_config(experts_in=experts_in, **options), num_mel_bins=20)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"experts_in": "none", "low_rank_delta": 2},
+        {"experts_in": "both", "low_rank_delta": 2},
+        {"experts_in": "none", "merged_sets": 2},
+    ],
+    ids=["dense", "experts", "merged"],
+)
+def test_gradients_losses_and_statistics_are_as_without(model_config: Any, options: dict[str, Any]) -> None:
+    options = {"group_sizes": (3, 1), "dropout": 0.2, "router_jitter": 0.1, **options}
+    plain = AsrModel(model_config(**options), num_mel_bins=20)
     saving = copy.deepcopy(plain)
     recompute_activations(saving)
     (expected, kept), (found, kept_less) = step(plain), step(saving)
