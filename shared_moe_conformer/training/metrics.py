@@ -81,17 +81,18 @@ class LossTotals:
 
     @classmethod
     def of_batch(cls, losses: AsrLosses, loss: Tensor) -> LossTotals:
-        """Totals of one batch.
+        """Totals of one batch; without experts, routers have no losses.
 
         Args:
           loss: their `weighted_loss`.
         """
         summed = _summed_names(losses)
-        names = (*summed, *AVERAGED, "num_frames")
+        averaged = AVERAGED if losses.frames_per_expert is not None else ()
+        names = (*summed, *averaged, "num_frames")
         values = torch.stack([loss.detach(), *(getattr(losses, name).detach().to(loss) for name in names)])
         total, *parts, frames = values.double().tolist()
         layers = 1 if losses.frames_per_expert is None else len(losses.frames_per_expert)
-        factors = (*(1.0,) * len(summed), *(frames / layers,) * len(AVERAGED))
+        factors = (*(1.0,) * len(summed), *(frames / layers,) * len(averaged))
         sums = {name: part * factor for name, part, factor in zip(names, parts, factors)}
         usage = None if losses.frames_per_expert is None else losses.frames_per_expert.detach().cpu()
         return cls(round(frames), {"loss": total * frames, **sums}, usage)

@@ -67,11 +67,12 @@ def test_router_losses_are_shown_per_feed_forward(losses: Callable[..., Any]) ->
     assert totals.averages()["load_balancing_loss"] == pytest.approx(1.2)
 
 
-def test_a_model_without_experts_has_no_usage(losses: Callable[..., Any]) -> None:
+def test_a_model_without_experts_has_no_usage_and_no_losses_of_routers(losses: Callable[..., Any]) -> None:
     dense = losses(10, per_frame=1.0, balancing=0.0)._replace(frames_per_expert=None)
     totals = LossTotals()
     totals.add(LossTotals.of_batch(dense, weighted_loss(dense, SCALES)))
     assert totals.frames_per_expert is None
+    assert not totals.averages().keys() & {"load_balancing_loss", "router_z_loss"}, "a report would draw them"
 
 
 def test_shares_of_each_feed_forward_sum_to_one() -> None:

@@ -15,6 +15,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import transcribe_with_experts
 from shared_moe_conformer.speech.audio import write_wav
+from tests.web.conftest import serve_bundle
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -111,6 +112,19 @@ def test_pointing_and_arrow_keys_tell_layer_time_and_expert(
     opened.execute_script("document.querySelector('#legend button[data-expert=\"1\"]').click()")
     chosen = opened.execute_script("return [...document.querySelectorAll('.chosen')].map((c) => c.dataset.expert)")
     assert chosen and set(chosen) == {"1"}
+
+
+@pytest.mark.slow
+def test_a_model_without_experts_shows_words_alone(browser: Chrome, wait: Wait) -> None:
+    folder = Path(__file__).resolve().parents[2] / "zoo/an4-merged"
+    with serve_bundle(Bundle.load(folder), folder) as url:
+        browser.get(url)
+        wait("state.model !== null")
+        browser.find_element("id", "example").click()
+        wait(SHOWN)
+        assert browser.find_elements("css selector", "#words .text")
+        assert not browser.find_element("id", "experts").is_displayed()
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 @pytest.mark.slow
