@@ -15,7 +15,7 @@ import kaldialign
 import torch
 
 from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, TrainingConfig, require, to_dict
+from shared_moe_conformer.config import Config, TrainingConfig, refuse_idle, require, to_dict
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.loaders import Part, largest_batches
@@ -58,6 +58,7 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
     def body() -> None:
         config, options = apply_flags(configs[args.config], args), apply_flags(RunOptions(), args)
+        refuse_idle(config, configs[args.config])
         with Termination() as termination:
             train(config, exp_dir, recipe_dir=recipe_dir, options=options, between_steps=termination.check)
 

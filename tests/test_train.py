@@ -442,6 +442,16 @@ def refused(recipe: Path, exp_dir: Path, capsys: pytest.CaptureFixture, *flags: 
     return error
 
 
+def test_flags_about_experts_are_refused_without_experts(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    merged = replace_fields(TINY, {"experts_in": "none", "merged_sets": 2})
+    with pytest.raises(SystemExit):
+        run(recipe, tmp_path / "exp", "--num-experts", "4", config=merged)
+    assert "--num-experts: nothing in this config uses it" in capsys.readouterr().err
+    assert not (tmp_path / "exp").exists()
+
+
 def start(recipe: Path, exp_dir: Path, *flags: str) -> subprocess.Popen:
     code = "import sys; from tests.test_train import *; run(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])"
     command = [sys.executable, "-c", code, str(recipe), str(exp_dir), "--num-threads", "1", *flags]

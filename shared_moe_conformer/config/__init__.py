@@ -27,6 +27,7 @@ from shared_moe_conformer.config.experiment import (
     TrainingConfig,
     load_config,
     load_config_of,
+    refuse_idle,
     save_config,
 )
 from shared_moe_conformer.config.model import (

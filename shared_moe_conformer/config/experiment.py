@@ -13,6 +13,7 @@ from shared_moe_conformer.config.model import ModelConfig
 from shared_moe_conformer.config.tree import (
     ADDED_LATER,
     from_dict,
+    options_by_name,
     require,
     require_choices,
     require_least,
@@ -27,6 +28,14 @@ OptimizerName = Literal["adamw", "muon"]
 SharedBlockLrScale = Literal["none", "inverse_sqrt", "inverse"]
 STEPS_PER_EPOCH = 1000
 """Updates of an epoch if only num_steps is given."""
+OF_EXPERTS = (
+    *("expert_blocks", "num_experts", "top_k", "expert_dim", "common_expert_dim", "router_gates", "gate_scale"),
+    *("expert_norm", "individual_routers", "router_jitter", "balance_over", "balancing_bias_rate"),
+    *("load_balancing_loss_scale", "router_z_loss_scale", "init_expert_noise"),
+)
+"""Options that are about experts."""
+DEPENDENT = (("experts_in", "none", OF_EXPERTS), ("merged_sets", 1, ("merged_parts", "merge_gates")))
+"""An option, its value with which other options do nothing, and these."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,18 @@ class Config:
 def save_config(config: Config | LmConfig, path: Path) -> None:
     """Write the config as JSON, whole or not at all."""
     write_whole(path, json.dumps(to_dict(config), indent=2) + "\n")
+
+
+def refuse_idle(config: Config, named: Config) -> None:
+    """Raise `ValueError` if options that differ from a named config's do nothing: `merged` has no experts."""
+    ours, theirs = options_by_name(to_dict(config)), options_by_name(to_dict(named))
+    for option, off, dependents in DEPENDENT:
+        idle = [f"--{name.replace('_', '-')}" for name in dependents if ours[name] != theirs[name]]
+        require(
+            not idle or not ours[option] == theirs[option] == off,
+            f"{', '.join(idle)}: nothing in this config uses it, since {option} is {off}: give --"
+            f"{option.replace('_', '-')} too, or another --config",
+        )
 
 
 def load_config(path: Path) -> Config:

@@ -79,8 +79,8 @@ class RunOptions:
     """Print what the training will read, need and take, measured on its largest batches and a few others; write
     nothing."""
     compile: bool = False
-    """Compile attention and dense feed-forwards that are not merged (torch.compile): a minute at the start, then perhaps
-    faster."""
+    """Compile attention and dense feed-forwards, unless they are merged (torch.compile): a minute at the start, then
+    perhaps faster."""
     checkpoint_activations: bool = False
     """Keep only the layers' inputs for the backward pass, which recomputes the rest: less memory, more time."""
 

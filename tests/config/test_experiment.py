@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared_moe_conformer.cli import field_docs
-from shared_moe_conformer.config import Config, TrainingConfig, load_config, replace_fields, save_config
+from shared_moe_conformer.config import Config, TrainingConfig, load_config, refuse_idle, replace_fields, save_config
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,23 @@ from shared_moe_conformer.config import Config, TrainingConfig, load_config, rep
 def test_a_training_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**options)
+
+
+def test_flags_that_would_do_nothing_are_refused() -> None:
+    base, merged = Config(), replace_fields(Config(), {"experts_in": "none", "merged_sets": 2})
+    with pytest.raises(
+        ValueError, match="^--num-experts, --top-k: nothing .* experts_in is none: give --experts-in too"
+    ):
+        refuse_idle(replace_fields(merged, {"num_experts": 4, "top_k": 2}), merged)
+    with pytest.raises(ValueError, match="^--merge-gates: nothing .* merged_sets is 1: give --merged-sets too"):
+        refuse_idle(replace_fields(base, {"merge_gates": "network"}), base)
+    for named, options in (
+        (merged, {"num_experts": 4, "experts_in": "first"}),
+        (merged, {"merge_gates": "network", "dropout": 0.2}),
+        (base, {"num_experts": 4, "merged_sets": 2, "merged_parts": ("attention",)}),
+        (base, {"num_experts": 4, "experts_in": "none"}),  # as an ablation's options of all its variants
+    ):
+        refuse_idle(replace_fields(named, options), named)
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
