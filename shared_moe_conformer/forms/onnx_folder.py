@@ -13,6 +13,7 @@ import importlib.util
 import shutil
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def store_sets_in_int8(graph: Any) -> None:
     from onnx import helper, numpy_helper
 
     restoring = []
-    for tensor in [t for t in graph.initializer if ".sets." in t.name and len(t.dims) > 1]:
+    for tensor in matrices_of_sets(graph):
         weight = numpy_helper.to_array(tensor)
         scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / 127
         scale[scale == 0] = 1
@@ -156,22 +157,83 @@ def store_sets_in_int8(graph: Any) -> None:
         graph.initializer.remove(tensor)
         restoring.append(helper.make_node("Cast", [stored], [whole], to=onnx.TensorProto.FLOAT))
         restoring.append(helper.make_node("Mul", [whole, scales], [tensor.name]))
-    nodes = list(graph.node)
+    _put_first(graph, restoring)
+
+
+def store_sets_in_float16(graph: Any) -> None:
+    """The same in float16, which onnxruntime restores and merges once, too."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    restoring = []
+    for tensor in matrices_of_sets(graph):
+        stored = f"{tensor.name}.float16"
+        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), stored))
+        graph.initializer.remove(tensor)
+        restoring.append(helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
+    _put_first(graph, restoring)
+
+
+def matrices_of_sets(graph: Any) -> list[Any]:
+    """The stored matrices of merged sets, convolutions' kernels included."""
+    return [tensor for tensor in graph.initializer if ".sets." in tensor.name and len(tensor.dims) > 1]
+
+
+def _put_first(graph: Any, nodes: Sequence[Any]) -> None:
+    others = list(graph.node)
     del graph.node[:]
-    graph.node.extend(restoring + nodes)
+    graph.node.extend([*nodes, *others])
 
 
 def halve(source: Path, target: Path) -> None:
-    """Write a graph that stores and computes in float16, except for inputs, outputs and the routers' products."""
+    """Write a graph that stores and computes in float16, except for inputs, outputs and the routers' products.
+
+    What depends on weights alone, gates and merged sets, is computed in float32. onnxruntime does that once, when it
+    loads the graph; for float16 its CPU lacks the kernels to do so, and it would merge again in every run.
+    """
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     graph = onnx.shape_inference.infer_shapes(onnx.load(source))
-    routers = router_products(graph.graph)
+    routers, merging = router_products(graph.graph), merging_nodes(graph.graph)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about tiny weights that become 0
-        half = convert_float_to_float16(graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers)
+        half = convert_float_to_float16(
+            graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers + merging
+        )
+    _leave_in_float32(half.graph, {*merging})
+    store_sets_in_float16(half.graph)
     _save_lean(half, target)
+
+
+def merging_nodes(graph: Any) -> list[str]:
+    """Names of the nodes that compute only from weights; none where no sets are merged."""
+    known, names = {tensor.name for tensor in graph.initializer}, []
+    for node in graph.node if matrices_of_sets(graph) else ():
+        if all(name in known for name in node.input if name):
+            known.update(node.output)
+            names += [node.name] if node.op_type != "Constant" else []
+    return names
+
+
+def _leave_in_float32(graph: Any, exact: set[str]) -> None:
+    """Let nodes of these names read each other's outputs as they are, not through float16, as the converter wants."""
+    from onnx import TensorProto
+
+    def casts(to: int) -> list[Any]:
+        return [node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == to]
+
+    whole = {output for node in graph.node if node.name in exact for output in node.output}
+    halved = {node.output[0]: node.input[0] for node in casts(TensorProto.FLOAT16) if node.input[0] in whole}
+    original = {c.output[0]: halved[c.input[0]] for c in casts(TensorProto.FLOAT) if c.input[0] in halved}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = original.get(name, name)
+    for to in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        for node in casts(to):
+            if node.output[0] not in read:
+                graph.node.remove(node)
 
 
 def router_products(graph: Any) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.config import replace_fields
-from shared_moe_conformer.forms.onnx_folder import quantise
+from shared_moe_conformer.forms.onnx_folder import halve, quantise
 from shared_moe_conformer.forms.onnx_graphs import (
     DecoderGraph,
     ExportableMoe,
@@ -223,6 +223,29 @@ def test_merged_sets_are_stored_in_int8_and_the_runtime_folds_them(tmp_path: Pat
     options.optimized_model_filepath = str(tmp_path / "folded")
     onnxruntime.InferenceSession(tmp_path / "int8", options)
     assert not [t for t in onnx.load(tmp_path / "folded").graph.initializer if t.data_type == onnx.TensorProto.INT8]
+
+
+@pytest.mark.parametrize("options", [{"merge_gates": "network"}, {"mixing_pattern": "AABB"}], ids=["network", "mixers"])
+def test_merged_sets_are_stored_in_float16_and_no_run_merges_them(
+    tmp_path: Path, capfd: pytest.CaptureFixture, options: dict[str, Any]
+) -> None:
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    model = make_model(group_sizes=(4,), experts_in="none", merged_sets=3, **options)
+    batch = make_batch([100, 60])
+    write(UtteranceGraph(model, model.joiner.encoder_projection), batch, 2, tmp_path / "whole")
+    halve(tmp_path / "whole", tmp_path / "half")
+    stored = [t for t in onnx.load(tmp_path / "half").graph.initializer if ".sets." in t.name and len(t.dims) > 1]
+    assert stored and {t.data_type for t in stored} == {onnx.TensorProto.FLOAT16}
+    whole, half = (run_graph(tmp_path / name, *batch)[0] for name in ("whole", "half"))
+    assert 0 < np.abs(whole - half).max() < 0.005 * np.abs(whole).max()
+    counts = []
+    for name in ("whole", "half"):
+        session = onnxruntime.SessionOptions()
+        session.optimized_model_filepath = str(tmp_path / "folded")
+        onnxruntime.InferenceSession(tmp_path / name, session)
+        counts.append([node.op_type for node in onnx.load(tmp_path / "folded").graph.node].count("Mul"))
+    assert counts[0] == counts[1]
+    assert "Could not find a CPU kernel" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
