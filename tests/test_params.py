@@ -74,6 +74,17 @@ def test_unique_counts_follow_the_formula_of_the_readme(encoder_config: Any, mod
     assert count_parameters(model_config(), num_mel_bins=20)["encoder"].unique == expected
 
 
+def test_merged_sets_follow_the_formula_too(encoder_config: Any, model_config: Any) -> None:
+    """Each part without experts is stored M times, and each layer has M gates for it."""
+    config = encoder_config()
+    c, h, k = config.encoder_dim, config.feed_forward_dim, config.conv_kernel_size
+    parts = 4 * c * c + 4 * c + 3 * c * c + (k + 4) * c + 2 * c * h + c + h
+    plain, merged = (count_parameters(model_config(merged_sets=m))["encoder"] for m in (1, 3))
+    assert merged.unique - plain.unique == 2 * 2 * parts + 4 * 3 * 3
+    assert merged.active - plain.active == 4 * 3 * 3
+    assert merged.unrolled - merged.active == plain.unrolled - plain.active + 4 * 2 * parts
+
+
 def numbers(text: str, row: str) -> list[int]:
     (line,) = (line for line in text.splitlines() if line.split()[0] == row)
     return [int(number.replace(",", "")) for number in line.split()[1:]]

@@ -12,6 +12,7 @@ from shared_moe_conformer.standalone import FrontEnd, Layers
 from tests.conftest import TINY
 
 BALANCED = dataclasses.replace(TINY.model.encoder, balancing_bias_rate=0.01, dropout=0.0)
+MERGED = dataclasses.replace(BALANCED, experts_in="none", merged_sets=2)
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -29,10 +30,11 @@ def parts_of(config: EncoderConfig, encoder: Encoder) -> tuple[FrontEnd, Layers]
     return front_end, layers
 
 
+@pytest.mark.parametrize("config", [BALANCED, MERGED], ids=["experts", "merged"])
 @pytest.mark.parametrize("chunking", [None, Chunking(4, 8)])
-def test_both_parts_together_are_the_encoder(chunking: Chunking | None) -> None:
-    encoder = Encoder(BALANCED, num_mel_bins=80).eval()
-    front_end, layers = parts_of(BALANCED, encoder)
+def test_both_parts_together_are_the_encoder(config: EncoderConfig, chunking: Chunking | None) -> None:
+    encoder = Encoder(config, num_mel_bins=80).eval()
+    front_end, layers = parts_of(config, encoder)
     with torch.no_grad():
         frames, lens = layers.eval()(*front_end.eval()(*batch()), chunking)
         expected = encoder(*batch(), chunking)

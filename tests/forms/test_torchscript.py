@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,9 +76,14 @@ def test_torchscript_needs_torch_alone_and_gives_the_models_numbers(
     torch.testing.assert_close(found["joiner"], logits, atol=1e-4, rtol=1e-4)
 
 
-def test_experts_with_every_option_are_traced_for_batches_of_any_size() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"experts_in": "both", **WITH_ALL}, {"experts_in": "none", "merged_sets": 2}],
+    ids=["experts with every option", "merged"],
+)
+def test_encoders_are_traced_for_batches_of_any_size(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
-    model = AsrModel(replace_fields(TINY.model, {"experts_in": "both", **WITH_ALL})).eval().requires_grad_(False)
+    model = AsrModel(replace_fields(TINY.model, options)).eval().requires_grad_(False)
     traced = torchscript._traced(
         UtteranceGraph(model, heads_of(model)["log_probs"]), (torch.randn(2, 60, 80), torch.tensor([60, 31]))
     )
