@@ -118,6 +118,7 @@ def _serve(args: argparse.Namespace) -> None:
     folder = resolve(args.model, zoo_dir=args.zoo_dir)
     bundle = Bundle.load(folder).to(choose_device(args.device))
     bundle.model.encoder.use_layers(args.num_layers)
+    bundle.model.encoder.merge_once()
     limit_threads(counts_of(bundle.model)["total"].active)
     if tuned := differences([bundle.default_search], bundle.manifest.decoding_options):
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)

@@ -222,6 +222,7 @@ def _load(args: argparse.Namespace) -> tuple[Bundle, DecodingConfig]:
     device = choose_device(args.device)
     bundle = Bundle.load(resolve(args.model, zoo_dir=args.zoo_dir)).to(device)
     bundle.model.encoder.use_layers(args.num_layers)
+    bundle.model.encoder.merge_once()
     limit_threads(counts_of(bundle.model)["total"].active)
     decoding, *others = _searches(bundle, args)
     require(

@@ -165,9 +165,13 @@ class IndividualParts(NamedTuple):
     """Shares of the E sets of weights, (E,), of each part that stores several, by its name."""
     depth: int = 0
     """The layer's number among those that share the norms."""
+    merged: Mapping[str, nn.Module] = {}
+    """Parts whose sets have been merged already."""
 
     def version(self, name: str, part: Any) -> Callable[..., Tensor]:
         """The block's part of a name as this layer computes it."""
+        if name in self.merged:
+            return self.merged[name]
         if name in self.gates:
             return functools.partial(part, self.gates[name])
         return functools.partial(part, adapters=self.adapters[name]) if self.adapters.get(name) else part

@@ -123,6 +123,13 @@ class Encoder(nn.Module):
         require(0 <= num_layers <= most, f"--num-layers {num_layers}: give 1 to {most}, all layers")
         self.num_layers = num_layers or most
 
+    @torch.no_grad()
+    def merge_once(self) -> None:
+        """From now on compute with weights that are merged here, until training begins; they must not change before."""
+        for layer in self.layers():
+            gates = layer.individual().gates
+            layer.group.merged[layer.number] = {name: layer.part(name).part(own) for name, own in gates.items()}  # type: ignore[operator]
+
     def chosen_layers(self) -> dict[int, Layer]:
         """The layers that compute, by depth, evenly spaced from first to last; training draws their number.
 

@@ -1,6 +1,7 @@
 """A layer's own weights, made from those that its block shares: the mean of several sets, or a low-rank change.
 
-The mean is computed once per forward pass, so a layer costs as much as a dense one, whatever the number of sets.
+The mean is computed once per forward pass, so in a batch a layer costs as much as a dense one, whatever the number of
+sets. For a short utterance or chunk alone the mean takes as long as the rest; `Encoder.merge_once` saves that.
 
 Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448), for means; Bae et
 al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for low-rank matrices of each depth.
@@ -54,9 +55,13 @@ class Merged(nn.Module):
             for name in sets[0]
         }
 
+    def part(self, gates: Tensor) -> nn.Module:
+        """The part with weights merged by the gates (E,)."""
+        return with_weights(self.sets[0], self.weights(gates))
+
     def forward(self, gates: Tensor, *args: Any) -> Any:
         """Return what the part returns for these arguments with weights merged by the gates (E,)."""
-        return with_weights(self.sets[0], self.weights(gates))(*args)
+        return self.part(gates)(*args)
 
 
 class DepthGates(nn.Module):

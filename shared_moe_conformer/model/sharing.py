@@ -42,6 +42,8 @@ class BlockGroup(nn.Module):
         self.merged_parts = merged_parts(config)
         shape = size, len(self.merged_parts), config.merged_sets
         self.gates = DepthGates(*shape, kind=config.merge_gates) if self.merged_parts else None
+        self.merged: dict[int, dict[str, nn.Module]] = {}
+        """Parts with weights that `Encoder.merge_once` has merged, by layer and name; no modules of the group."""
 
     def individual(self, depth: int) -> IndividualParts:
         """The own parts of the group's layer at this depth (0 is its first)."""
@@ -51,7 +53,14 @@ class BlockGroup(nn.Module):
             adapters=self.deltas[depth].by_part() if len(self.deltas) else {},  # type: ignore[operator]
             gates={} if self.gates is None else dict(zip(self.merged_parts, self.gates(depth).unbind())),
             depth=depth // len(self.norms),
+            merged=self.merged.get(depth, {}),
         )
+
+    def train(self, mode: bool = True) -> BlockGroup:
+        """Begin or end training, before which merged weights are dropped."""
+        if mode:
+            self.merged.clear()
+        return super().train(mode)
 
     def routers_of(self, depth: int) -> list[Router]:
         """The routers of the group's layer at this depth, in the order in which it calls them."""

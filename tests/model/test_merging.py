@@ -64,6 +64,24 @@ def plain_name(name: str) -> str:
     return f"{before}.{after[2:]}" if after else name
 
 
+@pytest.mark.parametrize("options", [{}, {"mixing_pattern": "AABB"}, {"merged_parts": ("feed_forward1",)}])
+def test_merging_once_changes_nothing_but_gradients_until_training_begins(
+    encoder_config: Any, options: dict[str, Any]
+) -> None:
+    encoder = Encoder(encoder_config(**MERGED, **options), num_mel_bins=20).eval()
+    expected, names = encoder(X, X_LENS).encoder_out, [*encoder.state_dict()]
+    encoder.merge_once()
+    calls: list[Any] = []
+    for module in encoder.modules():
+        if isinstance(module, Merged):
+            module.register_forward_hook(lambda *call: calls.append(call))
+    assert torch.equal(encoder(X, X_LENS).encoder_out, expected) and not calls
+    assert [*encoder.state_dict()] == names
+    encoder.train()
+    encoder(X, X_LENS).encoder_out.sum().backward()
+    assert calls and all(p.grad is not None for name, p in encoder.named_parameters() if ".sets." in name)
+
+
 def test_sets_and_gates_learn(encoder_config: Any) -> None:
     encoder = Encoder(encoder_config(**MERGED), num_mel_bins=20)
     encoder(X, X_LENS).encoder_out.square().sum().backward()
