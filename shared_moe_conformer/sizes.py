@@ -145,10 +145,14 @@ CONDITIONS = {
     "made_noise_probability": 0.25,
     "made_noise_snr": (10.0, 30.0),
     "noise_alone_probability": 0.02,
+    "reverb_probability": 0.1,
+    "reverb_time": (0.1, 0.7),
+    "band_limit_probability": 0.1,
 }
-"""One loudness, and noises, for a user's own corpus of less than `FEW_HOURS`, which has few noises of its own.
+"""One loudness, noises, rooms and bands for a corpus of less than `FEW_HOURS`, which has few of its own.
 
-Noise begins late: a small model that begins with it learns later, and worse (egs/asterisk/ASR/README.md).
+They begin late: a small model that begins with them learns later, and worse (egs/asterisk/ASR/README.md). On AN4 rooms
+and bands cost nothing (egs/an4/ASR/README.md).
 """
 FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}

@@ -36,7 +36,9 @@ def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     assert (base.data.corpus, base.data.language, base.data.licence) == ("calls", "en", "CC0-1.0")
     assert (base.model.vocab_size, base.data.lang_dir) == (64, "data/lang_bpe_64")
     assert base.model.encoder.num_layers == (6 if hours < 7 else 12)
-    assert base.model.encoder.loudness_norm == (base.data.made_noise_probability > 0) == (hours < 7)
+    data, few = base.data, hours < 7
+    for share in (data.made_noise_probability, data.reverb_probability, data.band_limit_probability):
+        assert base.model.encoder.loudness_norm == (share > 0) == few
     assert "@" not in re.sub(r'"\$@"|\[@\]', "", "".join(files.values()))
     assert ("thorough=false" in files["prepare.sh"]) == (hours > 20)
 

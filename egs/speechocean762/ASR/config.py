@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from shared_moe_conformer.sizes import recipe_configs
+from shared_moe_conformer.sizes import CONDITIONS, recipe_configs
 
 CONFIGS = recipe_configs(
-    hours=2.6, corpus="speechocean762", language="en", licence="LicenseRef-speechocean762", vocab_size=128
+    hours=2.6,
+    corpus="speechocean762",
+    language="en",
+    licence="LicenseRef-speechocean762",
+    vocab_size=128,
+    changes=CONDITIONS,
 )
