@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shared_moe_conformer.atomic import is_full
 from shared_moe_conformer.config import options_by_name, replace_fields, to_dict
+from shared_moe_conformer.text import one_line
 
 C = TypeVar("C")
 
@@ -142,7 +143,7 @@ def run_main(main: Callable[[], None]) -> None:
         raise SystemExit(128 + signal.SIGPIPE) from None
     except USER_ERRORS as error:
         advice = ": make room there, then run this again" if is_full(error) else ""
-        print(f"error: {' '.join(str(error).split())}{advice}", file=sys.stderr)
+        print(f"error: {one_line(error)}{advice}", file=sys.stderr)
         raise SystemExit(1) from None
     except (RuntimeError, MemoryError) as error:
         from shared_moe_conformer.device import is_out_of_memory  # torch is slow to import

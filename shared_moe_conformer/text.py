@@ -64,6 +64,11 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def one_line(message: object) -> str:
+    """A message in one line, also where it quotes a file's name; control characters, which terminals obey, become ?."""
+    return "".join("?" if unicodedata.category(c) == "Cc" else c for c in " ".join(str(message).split()))
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun, `1 run` or `2 runs`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

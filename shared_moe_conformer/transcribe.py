@@ -28,6 +28,7 @@ from shared_moe_conformer.release.transfer import add_model_flags, resolve
 from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
 from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript, as_ctm, as_json, as_srt, as_text, as_times, as_vtt
+from shared_moe_conformer.text import one_line
 
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
     "times": as_times,
@@ -76,7 +77,7 @@ def transcribe_files(
         if isinstance(recording, Channel):  # the file's own name
             name = name.with_stem(name.stem.removesuffix(f"-{recording.channel}"))
         message = str(error).replace(os.fspath(recording), str(name))
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
     recordings = [recording for _, recording in inputs]
     transcripts = bundle.transcribe_many(recordings, decoding=decoding, vad=vad, progress=True, on_error=report)
@@ -177,8 +178,9 @@ def _transcribe_files(args: argparse.Namespace) -> None:
     tune_cpu()
     names = list(find_audio(args.audio))
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: seekable(name, Path(folder) / str(n)) for n, name in enumerate(dict.fromkeys(names))}
         shown = {STDIN: "stdin"}
+        copies = {name: f"{n}-{Path(shown.get(name, name)).name[-100:]}" for n, name in enumerate(names)}
+        paths = {name: seekable(name, Path(folder) / copy) for name, copy in copies.items()}
         inputs = [i for name in names for i in inputs_of(paths[name], args.channel, name=shown.get(name, name))]
         _transcribe_inputs(inputs, args)
 

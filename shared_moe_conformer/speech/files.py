@@ -15,7 +15,7 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.speech.audio import SUFFIXES
 from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.speech.recognition import Channel
-from shared_moe_conformer.text import counted
+from shared_moe_conformer.text import counted, one_line
 
 STDIN = "-"
 EACH = "each"
@@ -53,24 +53,26 @@ def find_audio(names: Sequence[str]) -> Iterator[str]:
         if not found:
             raise FileNotFoundError(f"no audio files in {name}: their names must end in {', '.join(sorted(SUFFIXES))}")
         others = [path for path in files if path.suffix.lower() not in SUFFIXES]
+        pipes = [path for path in found if path.exists() and not path.is_file()]
+        found = [path for path in found if path not in pipes]
         links = [path for path in seen if path.is_dir() and Path(name).is_dir()]  # a pattern's are followed
         _tell_of(others, "file", "not named like audio", name, folder)
+        _tell_of(pipes, "pipe", "which are read only where they are named", name, folder)
         _tell_of(links, "link", "to folders, which are not followed", name, folder)
         yield from map(str, found)
 
 
 def _may_be_audio(path: Path) -> bool:
-    """Whether this is a file or a link; a link may lead to a folder, or nowhere, which opening it reports."""
-    return path.is_file() or path.is_symlink()
+    """Whether this is no folder; a link may lead to one, or nowhere, which opening it reports."""
+    return path.is_symlink() or not path.is_dir()
 
 
 def _tell_of(left_out: Sequence[Path], noun: str, reason: str, name: str, folder: Path) -> None:
     if left_out:
         shown = ", ".join(str(path.relative_to(folder)) for path in left_out[:MAX_SHOWN])
         more = ", .." * (len(left_out) > MAX_SHOWN)
-        print(
-            f"left out {counted(len(left_out), noun)} of {name}, {reason}: {shown}{more}", file=sys.stderr, flush=True
-        )
+        message = f"left out {counted(len(left_out), noun)} of {name}, {reason}: {shown}{more}"
+        print(one_line(message), file=sys.stderr, flush=True)
 
 
 def inputs_of(path: str, channel: int | str | None, *, name: str) -> list[Input]:

@@ -213,6 +213,44 @@ def test_mp3_of_changing_bit_rate_that_tells_no_length_is_whole(
     assert examine(tmp_path / "c.mp3").announced == 160_000
 
 
+def with_total(content: bytearray, total: int) -> bytes:
+    """A FLAC file that tells another number of samples."""
+    return bytes(content[:21]) + bytes([content[21] & 0xF0]) + struct.pack(">I", total) + bytes(content[26:])
+
+
+def longer_files(samples: np.ndarray) -> dict[str, bytes]:
+    """Files by name that hold all samples, and whose headers tell fewer, or none; of the last two, twice as many."""
+    wav, mp3, opus = (
+        bytes_of(samples, format=f, subtype=s) for f, s in (("WAV", "PCM_16"), ("MP3", None), ("OGG", "OPUS"))
+    )
+    mark, step = mp3.index(b"Xing" if b"Xing" in mp3 else b"Info"), len(samples)
+    return {
+        "recorder-killed.wav": place(wav, b"data", 4, "<I", step),
+        "recorder-killed.au": place(bytes_of(samples, format="AU", subtype="PCM_16"), b".snd", 8, ">I", step),
+        "half.flac": with_total(bytes_of(samples, format="FLAC", subtype="PCM_16"), step // 2),
+        "tagged.flac": b"ID3\4\0\0\0\0\1\0"
+        + bytes(128)
+        + with_total(bytes_of(samples, format="FLAC", subtype="PCM_16"), step // 2),
+        "zero.mp3": bytes(mp3[: mark + 8] + bytes(4) + mp3[mark + 12 :]),
+        "no-flags.mp3": bytes(mp3[: mark + 4] + bytes(4) + mp3[mark + 8 :]),
+        "headless.mp3": bytes(mp3[mp3.index(mp3[:2], 2) :]),
+        "chained.opus": bytes(opus + opus),
+        "chained.mp3": bytes(mp3 + mp3),
+    }
+
+
+def test_samples_behind_the_end_that_a_header_tells_are_read(tmp_path: Path) -> None:
+    """Recorders that were killed had written a length before; streams are written one after the other."""
+    fading = np.random.default_rng(0).normal(0, 0.2, 32_000) * np.linspace(1, 0, 32_000) ** 4
+    for name, content in longer_files(fading).items():
+        (tmp_path / name).write_bytes(content)
+        rate, length, announced, is_plain = examine(tmp_path / name)
+        number = len(read_audio(tmp_path / name)[0])
+        wanted = 8.0 if "chained" in name else 4.0
+        assert (number, announced, is_plain) == (length, None, False), name
+        assert wanted - 0.01 <= length / rate < wanted + 0.4, (name, length / rate)
+
+
 CUT_OFF = [
     *(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", "PCM_16"), ("MP3", "MPEG_LAYER_III")),
     *((kind, "PCM_16") for kind in ("AIFF", "AU", "CAF", "RF64", "W64")),

@@ -38,6 +38,18 @@ def test_links_that_lead_nowhere_or_to_folders_are_not_lost(tmp_path: Path, caps
     assert f"{calls}/more/b.wav" in list(find_audio([f"{calls}/**/*.wav"]))
 
 
+def test_what_is_left_out_is_told_in_one_line_also_pipes_and_names_with_line_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    touch(tmp_path, "a.wav", "new\nline.txt", "red\x1b[31m.txt")
+    os.mkfifo(tmp_path / "fifo.wav")
+    assert list(find_audio([str(tmp_path)])) == [f"{tmp_path}/a.wav"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out 2 files of {tmp_path}, not named like audio: new line.txt, red?[31m.txt",
+        f"left out 1 pipe of {tmp_path}, which are read only where they are named: fifo.wav",
+    ]
+
+
 def test_a_file_has_an_input_for_each_channel_that_is_asked_for(tmp_path: Path) -> None:
     path = str(tmp_path / "call.wav")
     write_wav(Path(path), np.zeros(100), sampling_rate=16000)
