@@ -42,8 +42,9 @@ _SINGLE_CASE = str.maketrans(
 )
 """Georgian capitals, which only headlines have, to the letters of all other texts."""
 
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
 _MARK = re.compile(
-    r"<[^<>\s][^<>]*>|\[[^\[\]]+\]|\{[^{}]+\}|\u3010[^\u3010\u3011]+\u3011|\+\+[^\s+]+\+\+|\u2047"
+    r"<[^<>\s][^<>]*>|\[[^\[\]]+\]|\{[^{}]+\}|\u3010[^\u3010\u3011]+\u3011|\uff3b[^\uff3b\uff3d]+\uff3d|\+\+[^\s+]+\+\+|\u2047"
     r"|(?<!\S)(?:%[^\W\d]\w*|![^\W\d]\w*)(?!\S)"
 )
 
@@ -55,10 +56,10 @@ def normalise(text: str, case: str, *, language: str = "und") -> str:
       text: any text.
       case: `upper` or `lower`: words in that case, without punctuation except what is part of words (apostrophes, the
         Hebrew geresh and gershayim, the Catalan middle dot, joiners that change letters); numbers and the signs
-        % & + @ # stay. `none`: only spaces change.
+        % & + @ # stay. `none`: only spaces and control characters change.
       language: BCP-47 code; some languages have a case of their own.
     """
-    text = unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", _CONTROL.sub(" ", text))
     if case == "none":
         return " ".join(text.split())
     text = _without_formats(_spelled(text))

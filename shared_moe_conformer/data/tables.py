@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,7 +86,15 @@ def _utterance_of_row(origin: str, values: Mapping[str, str]) -> Utterance:
     start, duration = _times(values)
     channel = channel_of(values["channel"])
     return Utterance(
-        values["id"], values["path"], values["text"], values["speaker"], split, start, duration, origin, channel
+        values["id"],
+        str(Path(values["path"])),
+        values["text"],
+        values["speaker"],
+        split,
+        start,
+        duration,
+        origin,
+        channel,
     )
 
 
@@ -106,6 +116,8 @@ def _cell_rows(lines: Sequence[tuple[str, str]]) -> tuple[Rows, Reader]:
     if not named and "." not in first and any(set(_names(first, d)) & set(NAMES["path"]) for d in DELIMITERS):
         raise ValueError(f"{origin}: no column of texts: call one {' or '.join(NAMES['text'][:3])}")
     columns = named or COLUMNS
+    twice = [name for name, count in Counter(columns).items() if count > 1 and any(name in n for n in NAMES.values())]
+    require(not twice, f"{origin}: two columns are called {', '.join(twice)}: name one of them otherwise")
 
     def read(line: str) -> Mapping[str, str]:
         try:
@@ -136,15 +148,29 @@ def _names(line: str, delimiter: str) -> list[str]:
 
 def _cells(line: str, delimiter: str) -> list[str]:
     if delimiter == TAB:
-        return [_unquoted(cell.strip()) for cell in line.split(delimiter)]
+        return [_unquoted(cell.strip()) for cell in _parts(line)]
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, strict=True))]
+
+
+def _parts(line: str) -> list[str]:
+    """The cells between tabs; a spreadsheet puts one that has tabs itself in quotes."""
+    cells, rest = [], line.split(TAB)
+    while rest:
+        ends = range(1, len(rest) + 1) if rest[0].lstrip().startswith('"') else ()
+        number = next((end for end in ends if _is_quoted(TAB.join(rest[:end]).strip())), 1)
+        cells.append(TAB.join(rest[:number]))
+        rest = rest[number:]
+    return cells
+
+
+def _is_quoted(cell: str) -> bool:
+    """Whether a spreadsheet put quotes around a cell."""
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
 
 
 def _unquoted(cell: str) -> str:
     """A cell without the quotes that a spreadsheet put around it; quotes of the text itself stay."""
-    inner = cell[1:-1]
-    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if is_quoted else cell
+    return cell[1:-1].replace('""', '"') if _is_quoted(cell) else cell
 
 
 def _known(record: Mapping[str, str]) -> dict[str, str]:
@@ -213,6 +239,12 @@ def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
         if name not in texts
     ]
     utterances = []
+    archived = r"(.+\.ark(\.gz)?:\d+)(\[.*\])?|.+\[\d+:\d+\]"
+    problems += [
+        f"{origin}: a part of a file ({value}), not a file: write it as an audio file of its own, and its name here"
+        for origin, value in recordings.values()
+        if re.fullmatch(archived, value)
+    ]
     for name in texts:
         try:
             utterance = _utterance(name, texts, segments, recordings)
@@ -231,7 +263,8 @@ def _utterance(name: str, texts: Map, segments: Map, recordings: Map) -> Utteran
     require(bool(text), f"{origin}: no text: write what is said, or take the line out")
     if not segments:
         require(name in recordings, f"{origin}: {name} has no line in wav.scp: write one, or take this line out")
-        return Utterance(name, recordings[name][1], text, "", "", 0.0, 0.0, origin)
+        line, path = recordings[name]
+        return Utterance(name, path, text, "", "", 0.0, 0.0, f"{origin} ({line})")
     require(name in segments, f"{origin}: {name} has no line in segments: write one, or take this line out")
     line, fields = segments[name][0], segments[name][1].split()
     require(

@@ -41,6 +41,8 @@ from shared_moe_conformer.web.uploads import (
 
 STATUS = {TooLong: 413, TooSlow: 408, Full: 503, Ending: 503}
 """HTTP status by kind of error; any other is 400."""
+PAGE = ["GET", "HEAD"]
+"""Methods of what does not change; programs that watch a server ask by HEAD."""
 GRACE = 20
 """Seconds that Ctrl-C waits for the recording in work and for answers that are being sent."""
 
@@ -120,15 +122,15 @@ def create_app(
         "X-Content-Type-Options": "nosniff",
     }
 
-    @app.get("/")
+    @app.api_route("/", methods=PAGE)
     async def show_page() -> Response:
         return HTMLResponse(page, headers=headers)
 
-    @app.get("/model")
+    @app.api_route("/model", methods=PAGE)
     async def show_model() -> dict[str, Any]:
         return {**describe_model(bundle), "max_bytes": limits.max_bytes, "why_not_live": why_not}
 
-    @app.get("/health")
+    @app.api_route("/health", methods=PAGE)
     async def show_health() -> dict[str, Any]:
         return {
             "status": "busy" if queue.is_full else "ok",
@@ -137,7 +139,7 @@ def create_app(
             "streams": hub.num_streams if hub else 0,
         }
 
-    @app.get("/example.wav")
+    @app.api_route("/example.wav", methods=PAGE)
     async def show_example() -> Response:
         return FileResponse(folder / TEST_WAV, media_type="audio/wav")
 

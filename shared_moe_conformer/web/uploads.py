@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import logging
 import shutil
-from collections.abc import AsyncGenerator, Callable, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +24,10 @@ from starlette.requests import ClientDisconnect, Request
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
 from shared_moe_conformer.routing import experts_table, transcribe_with_experts
-from shared_moe_conformer.speech.audio import require_short
+from shared_moe_conformer.speech.audio import logger, require_short
 from shared_moe_conformer.speech.containers import WITHOUT_HEADER
 from shared_moe_conformer.speech.transcript import as_record
-from shared_moe_conformer.text import counted
+from shared_moe_conformer.text import counted, one_line
 
 RETRY_AFTER = 5
 """Seconds after which a client that found no room is told to ask again."""
@@ -185,6 +187,8 @@ async def receive(
       ValueError: a form that cannot be read, or has no file.
       ClientDisconnect: the client has left.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    require(encoding.lower() == "identity", f"the body is encoded ({encoding}): send the file as it is")
     if not is_form(request):
         body = _body(request, max_bytes=max_bytes, idle_seconds=idle_seconds)
         path = folder / f"recording{_suffix(name)}"
@@ -204,7 +208,7 @@ async def receive(
 
 def shown(name: str | None) -> str:
     """A file's name in one line that is not too long."""
-    return " ".join((name or "").split())[:LONGEST_NAME] or UNNAMED
+    return one_line(name or "")[:LONGEST_NAME] or UNNAMED
 
 
 def _suffix(name: str) -> str:
@@ -252,6 +256,16 @@ async def _body(request: Request, *, max_bytes: int, idle_seconds: float, more: 
             yield block
 
 
+class _FormParser(MultiPartParser):
+    """Knows whether a form had its end."""
+
+    is_whole = False
+
+    def on_end(self) -> None:
+        """The form's last boundary was read."""
+        self.is_whole = True
+
+
 async def _files(request: Request, body: AsyncGenerator[bytes, None]) -> list[UploadFile]:
     """The files of a form."""
     if not has_forms():
@@ -260,9 +274,11 @@ async def _files(request: Request, body: AsyncGenerator[bytes, None]) -> list[Up
             "post the file itself: curl --data-binary @a.wav"
         )
     try:
-        form = await MultiPartParser(request.headers, body, max_files=MOST_FILES).parse()
+        parser = _FormParser(request.headers, body, max_files=MOST_FILES)
+        form = await parser.parse()
     except MultiPartException as error:
         raise ValueError(f"the form cannot be read: {error.message}") from error
+    require(parser.is_whole, "the form is cut off: its last boundary is missing; send it again")
     fields = [value for _, value in form.multi_items()]
     files = [value for value in fields if isinstance(value, UploadFile) and (value.filename or value.size)]
     if not files:
@@ -295,10 +311,33 @@ def recognise(bundle: Bundle, path: Path, *, name: str, vad: bool = False) -> di
       ValueError: it is not audio, or too long; the message has the owner's name for it.
     """
     require(path.stat().st_size > 0, f"{name} is empty")
+    with _warnings(path, name) as warnings:
+        try:
+            seconds = require_short(path, seconds=MAX_SECONDS)
+            transcript, segments = transcribe_with_experts(bundle, path, vad=vad)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), name)) from error
+    facts: dict[str, Any] = {"name": name, "seconds": round(seconds, 3)}
+    if warnings:
+        facts["warnings"] = list(dict.fromkeys(warnings))
+    return {**facts, **as_record(transcript), "experts": experts_table(bundle, segments)}
+
+
+@contextlib.contextmanager
+def _warnings(path: Path, name: str) -> Iterator[list[str]]:
+    """What this thread warns of a recording, by its owner's name for it; the server's own log has it, too."""
+    found: list[str] = []
+    thread = threading.get_ident()
+
+    def keep(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if record.thread == thread and str(path) in message:
+            record.msg, record.args = one_line(message.replace(str(path), name)), None
+            found.append(record.msg)
+        return True
+
+    logger.addFilter(keep)
     try:
-        seconds = require_short(path, seconds=MAX_SECONDS)
-        transcript, segments = transcribe_with_experts(bundle, path, vad=vad)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), name)) from error
-    length = {"name": name, "seconds": round(seconds, 3)}
-    return {**length, **as_record(transcript), "experts": experts_table(bundle, segments)}
+        yield found
+    finally:
+        logger.removeFilter(keep)

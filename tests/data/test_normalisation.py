@@ -110,7 +110,12 @@ def test_marks_between_letters_are_part_of_words(text: str, expected: str) -> No
     assert normalise(text, "lower") == expected
 
 
+def test_control_characters_end_words() -> None:
+    assert normalise("ONE\0TWO \x07\x85three", "none") == "ONE TWO three"
+
+
 def test_marks_of_what_is_no_word() -> None:
+    assert marks_in("\uff3b\u7b11\uff3d one") == ["\uff3b\u7b11\uff3d"]
     text = "<unk> yes [door slams] {breath} %uh !SIL 100 % a < b > 5! 50%off"
     assert marks_in(text) == ["<unk>", "[door slams]", "{breath}", "%uh", "!SIL"]
     assert without_marks(text) == "yes 100 % a < b > 5! 50%off"

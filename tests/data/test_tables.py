@@ -31,6 +31,12 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert utterance[:5] == ("", "a.wav", "ONE", "", "test")
 
 
+def test_a_spreadsheet_puts_a_cell_with_tabs_in_quotes(tmp_path: Path) -> None:
+    lines = 'path\ttext\tspeaker\na.wav\t"ONE\tTWO"\nb.wav\t"A ""B"" \t C"\tbob\nc.wav\t"so he\t"anna"\n'
+    found = [(u.text, u.speaker) for u in read_tsv(tsv(tmp_path, lines))]
+    assert found == [("ONE TWO", ""), ('A "B" C', "bob"), ('"so he', "anna")]
+
+
 def test_a_spreadsheets_delimiter_and_speechbrains_columns(tmp_path: Path) -> None:
     assert read_tsv(tsv(tmp_path, "sep=;\r\npath;text\r\na.wav;ONE\r\n"))[0][:3] == ("", "a.wav", "ONE")
     assert read_tsv(tsv(tmp_path, "ID,duration,wav,spk_id,wrd\n7,1.5,a.wav,bob,ONE\n"))[0][:4] == (
@@ -52,6 +58,8 @@ def test_a_spreadsheets_delimiter_and_speechbrains_columns(tmp_path: Path) -> No
         ("a.wav\tA\tx\tdev\t1\n", r"line 1: 5 columns: 4 are known, path, text, speaker, split"),
         ("\tONE\n", "line 1: no path: name the audio file, as path or audio_filepath"),
         ("a.wav\tA\nb.wav\tB\na.wav\tC\n", "line 3: the same recording as clips.tsv line 1: take one out"),
+        ("a.wav\tA\n./a.wav\tC\n", "line 2: the same recording as clips.tsv line 1: take one out"),
+        ("path\ttext\ttext\na.wav\tA\tB\n", "line 1: two columns are called text: name one of them otherwise"),
         ("\n" * 3, "clips.tsv has no lines"),
         ("bad\n" * 6, r"line 1: .*; .*line 2: .*; .*line 3: [^;]*; and 3 more"),
     ],
@@ -244,12 +252,18 @@ def test_a_kaldi_folder_with_segments(tmp_path: Path) -> None:
 def test_a_kaldi_folder_without(tmp_path: Path) -> None:
     _, utterance = read_kaldi(kaldi(tmp_path, text="r1 FOUR\nr2 FIVE\n", segments=None, utt2spk=None))
     assert utterance[:7] == ("r2", "audio/two.wav", "FIVE", "", "", 0.0, 0.0)
+    assert utterance.origin == f"{tmp_path.name}/text line 2 ({tmp_path.name}/wav.scp line 2)"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"wav.scp": "r1 sph2pipe -f wav x.sph |\nr2 b.wav\n"}, "wav.scp line 1: a command, not a file"),
+        (
+            {"wav.scp": "r1 raw/wav.ark:1234\nr2 b.wav\n"},
+            r"wav.scp line 1: a part of a file \(raw/wav.ark:1234\), not a",
+        ),
+        ({"wav.scp": "r1 a.wav\nr2 b.wav[0:90]\n"}, r"wav.scp line 2: a part of a file \(b.wav\[0:90\]\), not a file"),
         ({"text": "u1 ONE\nu9 TWO\n"}, "text line 2: u9 has no line in segments"),
         ({"text": "u1 ONE\nu2 TWO\n"}, "segments line 3: u3 has no line in text: write one, or take this line out"),
         (

@@ -75,6 +75,12 @@ def test_an_upload_without_a_length_is_limited_too(served: str) -> None:
     connection.close()
 
 
+def test_programs_that_watch_the_server_ask_for_heads(served: str) -> None:
+    for path in ("/", "/health", "/model", "/example.wav"):
+        with urllib.request.urlopen(urllib.request.Request(f"{served}{path}", method="HEAD")) as answer:
+            assert answer.status == 200 and answer.read() == b"", path
+
+
 def test_only_local_names_lead_here(served: str) -> None:
     port = served.rpartition(":")[2]
     assert ask(served, Host=f"localhost:{port}").status == 200

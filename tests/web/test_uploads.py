@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import importlib.util
 import json
 import shutil
@@ -104,6 +105,23 @@ def test_a_field_without_a_file_and_broken_forms_are_refused(served: str) -> Non
     for body, kind in ((b"no edge", "multipart/form-data; boundary=edge"), (b"--edge", "multipart/form-data")):
         found = ask(f"{served}/transcribe", body, Content_Type=kind)
         assert found.status == 400 and found.json["error"].startswith("the form cannot be read: ")
+
+
+@needs_forms
+def test_forms_that_end_too_early_and_encoded_bodies_are_refused(served: str, recording: bytes) -> None:
+    part = b'--edge\r\nContent-Disposition: form-data; name="a"; filename="a.wav"\r\n\r\n' + recording
+    for body in (part, part + b"\r\n" + part):
+        found = ask(f"{served}/transcribe", body, Content_Type="multipart/form-data; boundary=edge")
+        assert found.status == 400 and found.json["error"].startswith("the form is cut off: its last boundary is miss")
+    found = ask(f"{served}/transcribe", gzip.compress(recording), Content_Encoding="gzip")
+    assert (found.status, found.json) == (400, {"error": "the body is encoded (gzip): send the file as it is"})
+
+
+def test_who_posts_a_recording_that_is_cut_off_is_told_by_its_own_name(served: str, recording: bytes) -> None:
+    found = ask(f"{served}/transcribe?name=my%20call.wav", recording[:30_000])
+    warning = "my call.wav is cut off: it has 0.94 s, and its header says 2.00 s"
+    assert found.status == 200 and found.json["warnings"] == [warning]
+    assert "warnings" not in ask(f"{served}/transcribe", recording).json
 
 
 def test_without_the_package_that_reads_forms_it_is_named(
