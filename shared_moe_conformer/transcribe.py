@@ -25,6 +25,7 @@ from shared_moe_conformer.device import add_device_flag, choose_device, limit_th
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
 from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
+from shared_moe_conformer.speech.audio import warnings_of
 from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
 from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript, as_ctm, as_json, as_srt, as_text, as_times, as_vtt
@@ -182,7 +183,8 @@ def _transcribe_files(args: argparse.Namespace) -> None:
         copies = {name: f"{n}-{Path(shown.get(name, name)).name[-100:]}" for n, name in enumerate(names)}
         paths = {name: seekable(name, Path(folder) / copy) for name, copy in copies.items()}
         inputs = [i for name in names for i in inputs_of(paths[name], args.channel, name=shown.get(name, name))]
-        _transcribe_inputs(inputs, args)
+        with warnings_of({path: shown.get(name, name) for name, path in paths.items() if path != name}):
+            _transcribe_inputs(inputs, args)
 
 
 def _transcribe_inputs(inputs: Sequence[Input], args: argparse.Namespace) -> None:

@@ -225,6 +225,19 @@ def test_an_error_of_the_standard_input_names_it(model: Path, capsys: Output, mo
     assert capsys.readouterr().err.startswith("error: stdin cannot be read as audio")
 
 
+def test_a_warning_about_a_pipe_names_it_and_its_suffix_counts(
+    model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    write_wav(tmp_path / "a.wav", tones, sampling_rate=16000)
+    half = (tmp_path / "a.wav").read_bytes()[:30_000]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(half)))
+    os.mkfifo(tmp_path / "line.ulaw")
+    writer = threading.Thread(target=(tmp_path / "line.ulaw").write_bytes, args=(bytes(range(256)) * 20,), daemon=True)
+    writer.start()
+    main(["--model", str(model), "-", str(tmp_path / "line.ulaw")])
+    assert caplog.messages == ["stdin is cut off: it has 0.94 s, and its header says 2.00 s"]
+
+
 def test_files_are_written_instead_of_printed(model: Path, tmp_path: Path, tones: np.ndarray, capsys: Output) -> None:
     write_wav(tmp_path / "a.wav", tones, sampling_rate=16000)
     files = [str(tmp_path / "a.wav"), str(model / TEST_WAV)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import soundfile
 from shared_moe_conformer.atomic import atomic_path
 from shared_moe_conformer.config import require
 from shared_moe_conformer.speech.containers import ERRORS, UNKNOWN_LENGTH, AudioFile, open_audio
+from shared_moe_conformer.text import one_line
 
 BLOCK_SECONDS = 10
 """Seconds of a block of samples."""
@@ -168,6 +170,30 @@ def require_short(path: Path, *, seconds: float) -> float:
         duration += len(block) / sampling_rate
         require(duration <= seconds, f"{path} lasts more than {seconds / 60:g} minutes: cut it into parts")
     return duration
+
+
+@contextlib.contextmanager
+def warnings_of(names: Mapping[str, str]) -> Iterator[list[str]]:
+    """What is warned of these files while the block runs, by their owners' names for them; logs have these names, too.
+
+    Args:
+      names: of each file, by its path.
+    """
+    found: list[str] = []
+
+    def rename(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        for path in filter(message.__contains__, names):
+            record.msg, record.args = one_line(message.replace(path, names[path])), None
+            found.append(record.msg)
+            break
+        return True
+
+    logger.addFilter(rename)
+    try:
+        yield found
+    finally:
+        logger.removeFilter(rename)
 
 
 def write_wav(path: Path, samples: np.ndarray, *, sampling_rate: int) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import logging
 import shutil
-import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +22,7 @@ from starlette.requests import ClientDisconnect, Request
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import require
 from shared_moe_conformer.routing import experts_table, transcribe_with_experts
-from shared_moe_conformer.speech.audio import logger, require_short
+from shared_moe_conformer.speech.audio import require_short, warnings_of
 from shared_moe_conformer.speech.containers import WITHOUT_HEADER
 from shared_moe_conformer.speech.transcript import as_record
 from shared_moe_conformer.text import counted, one_line
@@ -311,7 +309,7 @@ def recognise(bundle: Bundle, path: Path, *, name: str, vad: bool = False) -> di
       ValueError: it is not audio, or too long; the message has the owner's name for it.
     """
     require(path.stat().st_size > 0, f"{name} is empty")
-    with _warnings(path, name) as warnings:
+    with warnings_of({str(path): name}) as warnings:
         try:
             seconds = require_short(path, seconds=MAX_SECONDS)
             transcript, segments = transcribe_with_experts(bundle, path, vad=vad)
@@ -321,23 +319,3 @@ def recognise(bundle: Bundle, path: Path, *, name: str, vad: bool = False) -> di
     if warnings:
         facts["warnings"] = list(dict.fromkeys(warnings))
     return {**facts, **as_record(transcript), "experts": experts_table(bundle, segments)}
-
-
-@contextlib.contextmanager
-def _warnings(path: Path, name: str) -> Iterator[list[str]]:
-    """What this thread warns of a recording, by its owner's name for it; the server's own log has it, too."""
-    found: list[str] = []
-    thread = threading.get_ident()
-
-    def keep(record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if record.thread == thread and str(path) in message:
-            record.msg, record.args = one_line(message.replace(str(path), name)), None
-            found.append(record.msg)
-        return True
-
-    logger.addFilter(keep)
-    try:
-        yield found
-    finally:
-        logger.removeFilter(keep)
