@@ -269,7 +269,7 @@ def test_the_program_in_the_card_recognises_the_test_wav(exported: Path, run_she
     (program,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     partial = run_sherpa(program.replace(".int8", ""), cwd=exported).splitlines()
     assert len(partial) == 7
-    (found,) = re.findall(r"in float32 finds:\n\*(.+)\*", card)
+    (found,) = re.findall(r"in float32\s+finds:\s+\*(.+)\*", card)
     assert "".join(partial[-1].split()) == "".join(found.split())
 
 
