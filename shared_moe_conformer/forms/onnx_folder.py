@@ -13,7 +13,6 @@ import importlib.util
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +132,12 @@ def quantise(source: Path, target: Path) -> None:
             nodes_to_quantize=feed_forward_products(onnx.load(source).graph),
         )
     model = onnx.load(target)
-    store_sets_in_int8(model.graph)
+    store_sets(model.graph, in_int8=True)
     _save_lean(model, target)
 
 
-def store_sets_in_int8(graph: Any) -> None:
-    """Let a graph store the matrices that it merges, those of `Merged`, in int8 with a scale for each row.
+def store_sets(graph: Any, *, in_int8: bool) -> None:
+    """Let a graph store the matrices that it merges in int8 with a scale for each row, or in float16.
 
     They are weights of no product, so a quantiser does not find them. onnxruntime restores and merges them once, when
     it loads the graph, and then computes in float32.
@@ -147,42 +146,32 @@ def store_sets_in_int8(graph: Any) -> None:
     from onnx import helper, numpy_helper
 
     restoring = []
+
+    def keep(values: np.ndarray, name: str) -> str:
+        graph.initializer.append(numpy_helper.from_array(values, name))
+        return name
+
     for tensor in matrices_of_sets(graph):
-        weight = numpy_helper.to_array(tensor)
-        scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / 127
-        scale[scale == 0] = 1
-        whole, stored, scales = f"{tensor.name}.whole", f"{tensor.name}.int8", f"{tensor.name}.scale"
-        graph.initializer.append(numpy_helper.from_array(np.rint(weight / scale).astype(np.int8), stored))
-        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), scales))
+        name, weight = tensor.name, numpy_helper.to_array(tensor)
         graph.initializer.remove(tensor)
-        restoring.append(helper.make_node("Cast", [stored], [whole], to=onnx.TensorProto.FLOAT))
-        restoring.append(helper.make_node("Mul", [whole, scales], [tensor.name]))
-    _put_first(graph, restoring)
-
-
-def store_sets_in_float16(graph: Any) -> None:
-    """The same in float16, which onnxruntime restores and merges once, too."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    restoring = []
-    for tensor in matrices_of_sets(graph):
-        stored = f"{tensor.name}.float16"
-        graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), stored))
-        graph.initializer.remove(tensor)
-        restoring.append(helper.make_node("Cast", [stored], [tensor.name], to=onnx.TensorProto.FLOAT))
-    _put_first(graph, restoring)
+        if in_int8:
+            scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / 127
+            scale[scale == 0] = 1
+            stored = keep(np.rint(weight / scale).astype(np.int8), f"{name}.int8")
+            restoring.append(helper.make_node("Cast", [stored], [f"{name}.whole"], to=onnx.TensorProto.FLOAT))
+            scales = keep(scale.astype(np.float32), f"{name}.scale")
+            restoring.append(helper.make_node("Mul", [f"{name}.whole", scales], [name]))
+        else:
+            stored = keep(weight.astype(np.float16), f"{name}.float16")
+            restoring.append(helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
+    others = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*restoring, *others])
 
 
 def matrices_of_sets(graph: Any) -> list[Any]:
     """The stored matrices of merged sets, convolutions' kernels included."""
     return [tensor for tensor in graph.initializer if ".sets." in tensor.name and len(tensor.dims) > 1]
-
-
-def _put_first(graph: Any, nodes: Sequence[Any]) -> None:
-    others = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *others])
 
 
 def halve(source: Path, target: Path) -> None:
@@ -202,7 +191,7 @@ def halve(source: Path, target: Path) -> None:
             graph, keep_io_types=True, disable_shape_infer=True, node_block_list=routers + merging
         )
     _leave_in_float32(half.graph, {*merging})
-    store_sets_in_float16(half.graph)
+    store_sets(half.graph, in_int8=False)
     _save_lean(half, target)
 
 

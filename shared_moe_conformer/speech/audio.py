@@ -16,7 +16,8 @@ import soundfile
 
 from shared_moe_conformer.atomic import atomic_path
 from shared_moe_conformer.config import require
-from shared_moe_conformer.speech.containers import ERRORS, UNKNOWN_LENGTH, AudioFile, open_audio
+from shared_moe_conformer.speech.containers import open_audio
+from shared_moe_conformer.speech.headers import ERRORS, UNKNOWN_LENGTH, AudioFile
 from shared_moe_conformer.text import one_line
 
 BLOCK_SECONDS = 10

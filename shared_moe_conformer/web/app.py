@@ -23,14 +23,11 @@ from shared_moe_conformer.routing import experts_table
 from shared_moe_conformer.streaming import StreamingRecognizer
 from shared_moe_conformer.web import read_page, security_policy
 from shared_moe_conformer.web.connections import connection_options, serve_stream
+from shared_moe_conformer.web.queue import RETRY_AFTER, Ending, Full, RecognitionQueue
 from shared_moe_conformer.web.streams import StreamHub
 from shared_moe_conformer.web.uploads import (
     MAX_SECONDS,
-    RETRY_AFTER,
     UNNAMED,
-    Ending,
-    Full,
-    RecognitionQueue,
     TooLong,
     TooSlow,
     Upload,

@@ -23,7 +23,8 @@ from shared_moe_conformer.speech.audio import (
     stream_samples,
     write_wav,
 )
-from shared_moe_conformer.speech.containers import AudioFile, open_audio
+from shared_moe_conformer.speech.containers import open_audio
+from shared_moe_conformer.speech.headers import AudioFile
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared_moe_conformer.web.uploads import Ending, Full, RecognitionQueue
+from shared_moe_conformer.web.queue import Ending, Full, RecognitionQueue
 
 
 @pytest.fixture
