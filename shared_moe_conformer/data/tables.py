@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_moe_conformer.config import require
+from shared_moe_conformer.data.cells import DELIMITERS, TAB, Lines, rows_of
 from shared_moe_conformer.data.utterances import SPLITS, Utterance, channel_of, lines_of, refuse, seconds, span
 from shared_moe_conformer.text import first_line
 
@@ -32,8 +32,6 @@ NAMES = {
 
 Source: Common Voice's TSV files; the manifests of NeMo, ESPnet, WeNet and SpeechBrain; Hugging Face's AudioFolder.
 """
-TAB = "\t"
-DELIMITERS = (TAB, ",", ";")
 Rows = Sequence[tuple[str, Any]]
 """Origin of each line or entry, and what is there."""
 Reader = Callable[[Any], Mapping[str, str]]
@@ -108,69 +106,37 @@ def _times(values: Mapping[str, str]) -> tuple[float, float]:
     return start, max(duration, 0.0)
 
 
-def _cell_rows(lines: Sequence[tuple[str, str]]) -> tuple[Rows, Reader]:
-    """Lines of cells, and what reads one."""
+def _cell_rows(lines: Lines) -> tuple[Rows, Reader]:
+    """Rows of cells, and what reads one."""
     origin, first = lines[0]
-    delimiter = next((d for d in DELIMITERS if _columns(first, d)), TAB)
-    named = _columns(first, delimiter)
-    if not named and "." not in first and any(set(_names(first, d)) & set(NAMES["path"]) for d in DELIMITERS):
+    delimiter, named = next(((d, names) for d in DELIMITERS if (names := _columns(lines, d))), (TAB, []))
+    if not named and "." not in first and any(set(_names(lines, d)) & set(NAMES["path"]) for d in DELIMITERS):
         raise ValueError(f"{origin}: no column of texts: call one {' or '.join(NAMES['text'][:3])}")
     columns = named or COLUMNS
     twice = [name for name, count in Counter(columns).items() if count > 1 and any(name in n for n in NAMES.values())]
     require(not twice, f"{origin}: two columns are called {', '.join(twice)}: name one of them otherwise")
 
-    def read(line: str) -> Mapping[str, str]:
-        try:
-            cells = _cells(line, delimiter)
-        except csv.Error as error:
-            raise ValueError(f"a cell in quotes that the line does not end ({error}): write it in one line") from error
+    def read(cells: list[str] | ValueError) -> Mapping[str, str]:
+        if isinstance(cells, ValueError):
+            raise cells
         more = "" if named else ", or name the columns above, as path,text"
         mark = "tab" if delimiter == TAB else delimiter
         require(len(cells) > 1, f"no {mark} between path and text: write path<TAB>text{more}")
         require(len(cells) <= len(columns), f"{len(cells)} columns: {len(columns)} are known, {', '.join(columns)}")
         return dict(zip(columns, cells))
 
-    return lines[bool(named) :], read
+    return list(rows_of(lines, delimiter, num_columns=len(named)))[bool(named) :], read
 
 
-def _columns(line: str, delimiter: str) -> list[str]:
-    """The names of columns in a first line; none, if it does not name the two that are needed."""
-    names = _names(line, delimiter)
+def _columns(lines: Lines, delimiter: str) -> list[str]:
+    """The names of columns in a first row; none, if it does not name the two that are needed."""
+    names = _names(lines, delimiter)
     return names if all(set(names) & set(NAMES[key]) for key in ("path", "text")) else []
 
 
-def _names(line: str, delimiter: str) -> list[str]:
-    try:
-        return [cell.lower() for cell in _cells(line, delimiter)]
-    except csv.Error:
-        return []
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    if delimiter == TAB:
-        return [_unquoted(cell.strip()) for cell in _parts(line)]
-    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, strict=True))]
-
-
-def _parts(line: str) -> list[str]:
-    """The cells between tabs; a spreadsheet puts one that has tabs itself in quotes."""
-    cells, rest = [], line.split(TAB)
-    while rest:
-        ends = range(1, len(rest) + 1) if rest[0].lstrip().startswith('"') else ()
-        number = next((end for end in ends if _is_quoted(TAB.join(rest[:end]).strip())), 1)
-        cells.append(TAB.join(rest[:number]))
-        rest = rest[number:]
-    return cells
-
-
-def _is_quoted(cell: str) -> bool:
-    """Whether a spreadsheet put quotes around a cell."""
-    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in cell[1:-1].replace('""', "")
-
-
-def _unquoted(cell: str) -> str:
-    """A cell without the quotes that a spreadsheet put around it; quotes of the text itself stay."""
-    return cell[1:-1].replace('""', '"') if _is_quoted(cell) else cell
+def _names(lines: Lines, delimiter: str) -> list[str]:
+    _, cells = next(rows_of(lines, delimiter))
+    return [] if isinstance(cells, ValueError) else [" ".join(cell.lower().split()) for cell in cells]
 
 
 def _known(record: Mapping[str, str]) -> dict[str, str]:

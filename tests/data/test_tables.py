@@ -90,8 +90,35 @@ def test_columns_parted_by_commas_or_semicolons(tmp_path: Path, delimiter: str) 
     first, second = read_tsv(path)
     assert first[:4] == ("", "a.wav", f'ONE{delimiter} "TWO"', "anna") and second[1:3] == ("b.wav", "THREE")
     path = tsv(tmp_path, "\n".join(line.replace(",", delimiter) for line in lines))
-    with pytest.raises(ValueError, match="clips.tsv line 4: a cell in quotes that the line does not end"):
+    with pytest.raises(ValueError, match="clips.tsv line 4: a cell in quotes begins .*: end it, or write quotes"):
         read_tsv(path)
+
+
+@pytest.mark.parametrize("delimiter", ["\t", ",", ";"])
+def test_a_cell_in_quotes_may_hold_line_ends(tmp_path: Path, delimiter: str) -> None:
+    rows = (
+        'path,text,speaker\r\na.wav,"ONE\n\nTWO ""THREE""\n",anna\r\nb.wav,FOUR,bob\r\nc.wav,"FIVE\n"\r\nd.wav,SIX,bob'
+    )
+    found = read_tsv(tsv(tmp_path, rows.replace(",", delimiter)))
+    assert [(u.text, u.speaker, u.origin) for u in found] == [
+        ('ONE TWO "THREE"', "anna", "clips.tsv line 2"),
+        ("FOUR", "bob", "clips.tsv line 6"),
+        ("FIVE", "", "clips.tsv line 7"),
+        ("SIX", "bob", "clips.tsv line 9"),
+    ]
+
+
+def test_a_quote_that_does_not_end_is_named_by_the_line_where_it_begins(tmp_path: Path) -> None:
+    for delimiter in "\t,;":
+        rows = 'path,text\na.wav,A\nb.wav,"B\nc\nd.wav,D "x"\n'.replace(",", delimiter)
+        with pytest.raises(ValueError, match="clips.tsv line 3: a cell in quotes begins") as error:
+            read_tsv(tsv(tmp_path, rows))
+        assert "\n" not in str(error.value)
+
+
+def test_quotes_of_texts_in_neighbouring_lines_join_nothing(tmp_path: Path) -> None:
+    found = read_tsv(tsv(tmp_path, 'a.wav\t"ONE she said\nb.wav\tTWO"\nc.wav\tTHREE\n'))
+    assert [u.text for u in found] == ['"ONE she said', 'TWO"', "THREE"]
 
 
 @pytest.mark.parametrize(
