@@ -31,7 +31,8 @@ from shared_moe_conformer.atomic import atomic_folder
 from shared_moe_conformer.cli import run_main
 from shared_moe_conformer.config import FeatureConfig, require
 from shared_moe_conformer.data.checks import FASTEST, MAX_DURATION, MIN_DURATION, SLOWEST, reason_to_drop
-from shared_moe_conformer.data.normalisation import has_dotless_i, marks_in, normalise, without_marks
+from shared_moe_conformer.data.marks import half_bracket, listed, marks_in, without_marks
+from shared_moe_conformer.data.normalisation import has_dotless_i, normalise
 from shared_moe_conformer.data.recordings import measure
 from shared_moe_conformer.data.tables import read_kaldi, read_tsv
 from shared_moe_conformer.data.tokenizer import NUM_SPECIAL, choose_vocab_size, mostly_spaceless
@@ -57,6 +58,7 @@ from shared_moe_conformer.sizes import (
     recipe_configs,
     sizes_of,
 )
+from shared_moe_conformer.text import counted
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE, DROPPED = "utterances.tsv", "dropped.tsv"
@@ -104,7 +106,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--normalise", choices=("upper", "lower", "none"), required=True,
                         help="texts in upper or lower case without punctuation, or as they are")  # fmt: skip
     result.add_argument("--remove-marks", action="store_true",
-                        help="leave marks such as <unk> out of texts, instead of refusing them")  # fmt: skip
+                        help="leave marks such as <unk>, (laughs), *cough* out of texts, not refuse them")  # fmt: skip
+    result.add_argument("--keep-marks", action="store_true",
+                        help="what is in ( ), between * or /, or behind # is said: take it as words")  # fmt: skip
     result.add_argument("--audio-dir", type=Path, help="folder that paths begin in [the TSV's; with --kaldi .]")
     result.add_argument("--split-by", choices=("text", "speaker"), default="text",
                         help="texts or speakers stay in one split, if the lines name none [text]")  # fmt: skip
@@ -154,10 +158,7 @@ def find_audio_dir(args: argparse.Namespace, utterances: list[Utterance]) -> Pat
 
 def normalised(utterances: list[Utterance], args: argparse.Namespace) -> list[Utterance]:
     """The utterances with final texts."""
-    case = args.normalise
-    if not args.remove_marks:
-        refuse_marks(utterances)
-    spoken = [without_marks(utterance.text) if args.remove_marks else utterance.text for utterance in utterances]
+    case, spoken = args.normalise, without_any_marks(utterances, args)
     texts = [normalise(text, case, language=args.language) for text in spoken]
     result = [utterance._replace(text=text) for utterance, text in zip(utterances, texts)]
     refuse([
@@ -172,14 +173,30 @@ def normalised(utterances: list[Utterance], args: argparse.Namespace) -> list[Ut
     return result
 
 
-def refuse_marks(utterances: list[Utterance]) -> None:
-    """Raise `ValueError` if a text has a mark that is not a word, which a model would learn to write."""
-    found = ((utterance.origin, marks_in(utterance.text)) for utterance in utterances)
-    refuse([
-        f"{origin}: {marks[0]} is a mark, not a word: write what is said, or give --remove-marks"
-        for origin, marks in found
-        if marks
-    ])  # fmt: skip
+def without_any_marks(utterances: list[Utterance], args: argparse.Namespace) -> list[str]:
+    """The texts, which have no marks, or from which the user lets us take them.
+
+    Raises:
+      ValueError: marks that are no words, which a model would learn to write, or a half of one; named.
+    """
+    are_words, texts = args.keep_marks, [utterance.text for utterance in utterances]
+    found = [(utterance.origin, marks_in(utterance.text, are_words=are_words)) for utterance in utterances]
+    lines = [origin for origin, marks in found if marks]
+    said = listed(mark for _, marks in found for mark in marks)
+    where = f"first in {', '.join(lines[:3])}"
+    either = "" if are_words else "; if what is in ( ), between * or /, or behind # is said, give --keep-marks"
+    require(
+        args.remove_marks or not lines,
+        f"{said}: marks, not words, {where}: write what is said, or give --remove-marks{either}",
+    )
+    halves = [(utterance.origin, half_bracket(utterance.text, are_words=are_words)) for utterance in utterances]
+    refuse(
+        [f"{origin}: {half} is half of a mark: close the bracket, or take it out" for origin, half in halves if half]
+    )
+    if not lines:
+        return texts
+    print(f"left out of {counted(len(lines), 'text')}: {said}")
+    return [without_marks(text, are_words=are_words) for text in texts]
 
 
 def write_recipe(folder: Path, utterances: list[Utterance], dropped: dict[Utterance, str], recipe: NewRecipe) -> None:

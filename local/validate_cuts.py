@@ -3,7 +3,8 @@
 
 Checks transcripts, durations, ids, and that no text or recording is in two splits; with --lang-dir also characters
 that the tokenizer does not know and features with fewer frames after subsampling than their tokens need. All that
-was found is in checks.txt and checks.png beside the cuts, and so are notices: clipped or mostly silent recordings.
+was found is in checks.txt and checks.png beside the cuts, and so are notices: clipped or mostly silent recordings,
+and marks in texts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from shared_moe_conformer.data import checks, recordings
 from shared_moe_conformer.data.check_report import CheckReport, facts_of, write_report
 from shared_moe_conformer.data.checks import Problem
 from shared_moe_conformer.data.manifests import cuts_path, read_cuts, write_manifest
+from shared_moe_conformer.data.marks import listed
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.text import counted
 
@@ -37,6 +39,8 @@ def main() -> None:
     report, picture = write_report(found, args.manifest_dir)
     show(found.problems, args.max_shown)
     print(f"wrote {report} and {picture}")
+    if marks := [mark for fact in found.facts for mark in fact.marks]:
+        print(f"texts have marks that may be no words: {listed(marks)}; {report} names the cuts")
     if args.drop_faulty:
         splits, left = drop_faulty(splits, found.problems, args)
         found = found._replace(problems=left)

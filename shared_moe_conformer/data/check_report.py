@@ -13,6 +13,7 @@ from lhotse import MonoCut
 from shared_moe_conformer.atomic import atomic_file, write_whole
 from shared_moe_conformer.config import subsampled_length
 from shared_moe_conformer.data.checks import MAX_CHARACTERS_PER_SECOND, Problem, complaints, frames_needed
+from shared_moe_conformer.data.marks import marks_in
 from shared_moe_conformer.data.recordings import Level
 from shared_moe_conformer.data.tokenizer import Tokenizer
 
@@ -38,6 +39,8 @@ class CutFacts(NamedTuple):
     """The fewest that its tokens need; None without a tokenizer."""
     level: Level | None = None
     """None where the audio was not read."""
+    marks: tuple[str, ...] = ()
+    """Marks in its text that may be no words."""
 
 
 class CheckReport(NamedTuple):
@@ -51,7 +54,8 @@ class CheckReport(NamedTuple):
     def notices(self) -> list[Problem]:
         """Flaws that are no reason to leave a cut out."""
         heard = [(fact.cut_id, text) for fact in self.facts if fact.level for text in complaints(fact.level)]
-        return [Problem(cut_id, text.split(":")[0], text) for cut_id, text in heard]
+        marked = [(fact.cut_id, f"mark: {', '.join(fact.marks)}: is it said?") for fact in self.facts if fact.marks]
+        return [Problem(cut_id, text.split(":")[0], text) for cut_id, text in heard + marked]
 
     @property
     def splits(self) -> dict[str, list[CutFacts]]:
@@ -67,7 +71,7 @@ def facts_of(cut: MonoCut, split: str, tokenizer: Tokenizer | None = None, level
     text = " ".join(s.text or "" for s in cut.supervisions)
     frames = subsampled_length(cut.num_frames) if cut.has_features else None
     needed = frames_needed(tokenizer.encode([text])[0]) if tokenizer is not None else None
-    return CutFacts(cut.id, split, cut.duration, len(text), frames, needed, level)
+    return CutFacts(cut.id, split, cut.duration, len(text), frames, needed, level, tuple(marks_in(text)))
 
 
 def write_report(found: CheckReport, folder: Path) -> tuple[Path, Path]:

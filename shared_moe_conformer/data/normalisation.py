@@ -1,4 +1,4 @@
-"""Transcripts as training needs them: normalisation that knows languages and scripts, and marks that nobody says."""
+"""Transcripts as training needs them: normalisation that knows languages and scripts."""
 
 from __future__ import annotations
 
@@ -43,10 +43,6 @@ _SINGLE_CASE = str.maketrans(
 """Georgian capitals, which only headlines have, to the letters of all other texts."""
 
 _CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f]")
-_MARK = re.compile(
-    r"<[^<>\s][^<>]*>|\[[^\[\]]+\]|\{[^{}]+\}|\u3010[^\u3010\u3011]+\u3011|\uff3b[^\uff3b\uff3d]+\uff3d|\+\+[^\s+]+\+\+|\u2047"
-    r"|(?<!\S)(?:%[^\W\d]\w*|![^\W\d]\w*)(?!\S)"
-)
 
 
 def normalise(text: str, case: str, *, language: str = "und") -> str:
@@ -186,18 +182,3 @@ def _with_mark(text: str, quotes: re.Pattern[str], mark: str) -> str:
 def has_dotless_i(text: str) -> bool:
     """Whether a text has letters that only languages of `DOTLESS_I` have."""
     return any(character in "\u0130\u0131" for character in unicodedata.normalize("NFC", text))
-
-
-def marks_in(text: str) -> list[str]:
-    """The marks in a transcript: `<unk>`, `[NOISE]`, `%uh`, `++UH++` and the like.
-
-    Speech corpora mark in this way what is no word: in brackets, behind % or !, or between ++.
-    """
-    return _MARK.findall(text)
-
-
-def without_marks(text: str) -> str:
-    """The text without what `marks_in` finds, also where a mark stands in another."""
-    while (rest := _MARK.sub(" ", text)) != text:
-        text = rest
-    return " ".join(text.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.loaders import ResumableLoader
 from shared_moe_conformer.data.manifests import iterate_cut_file
+from shared_moe_conformer.data.marks import listed, marks_in
 from shared_moe_conformer.data.utterances import lines_of
 from shared_moe_conformer.text import words_of
+
+logger = logging.getLogger("shared_moe_conformer")
 
 
 def split_texts(path: Path) -> list[str]:
@@ -37,7 +41,11 @@ def file_texts(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no texts in {path}: give a file with one sentence a line")
-    return _with_words([line for _, line in lines_of(path)], path)
+    lines = [(origin, line, marks_in(line)) for origin, line in lines_of(path)]
+    if marked := [origin for origin, _, marks in lines if marks]:
+        said = listed(mark for _, _, marks in lines for mark in marks)
+        logger.warning("%s has marks that may be no words: %s; first in %s: take them out", path, said, marked[0])
+    return _with_words([line for _, line, _ in lines], path)
 
 
 def _with_words(texts: Sequence[str], path: Path) -> list[str]:

@@ -37,6 +37,10 @@ def test_the_report_names_every_problem_and_counts_the_kinds() -> None:
     assert "  c: empty transcript\n  a: 2.00 s long\n" in text
     assert "1 notices" in text and "  a: clipped: 5.0% of the samples are at full scale" in text
     assert "no problems" in report_text(CheckReport(FACTS[1:2], []))
+    marked = FACTS[1]._replace(marks=("(laughs)",))
+    assert "1 notices (nothing is left out for them): 1 mark\n  b: mark: (laughs): is it said?" in report_text(
+        CheckReport([marked], [])
+    )
 
 
 @pytest.mark.parametrize(

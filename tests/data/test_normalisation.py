@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared_moe_conformer.data.normalisation import has_dotless_i, marks_in, normalise, without_marks
+from shared_moe_conformer.data.normalisation import has_dotless_i, normalise
 
 
 @pytest.mark.parametrize(
@@ -112,15 +112,6 @@ def test_marks_between_letters_are_part_of_words(text: str, expected: str) -> No
 
 def test_control_characters_end_words() -> None:
     assert normalise("ONE\0TWO \x07\x85three", "none") == "ONE TWO three"
-
-
-def test_marks_of_what_is_no_word() -> None:
-    assert marks_in("\uff3b\u7b11\uff3d one") == ["\uff3b\u7b11\uff3d"]
-    text = "<unk> yes [door slams] {breath} %uh !SIL 100 % a < b > 5! 50%off"
-    assert marks_in(text) == ["<unk>", "[door slams]", "{breath}", "%uh", "!SIL"]
-    assert without_marks(text) == "yes 100 % a < b > 5! 50%off"
-    others = "++UM++ one \u3010\u97f3\u3011 \u2047 c++ and g++"
-    assert marks_in(others) == ["++UM++", "\u3010\u97f3\u3011", "\u2047"] and without_marks(others) == "one c++ and g++"
 
 
 @pytest.mark.parametrize(

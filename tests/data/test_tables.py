@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared_moe_conformer.data.normalisation import marks_in, normalise, without_marks
+from shared_moe_conformer.data.marks import marks_in, without_marks
+from shared_moe_conformer.data.normalisation import normalise
 from shared_moe_conformer.data.tables import read_kaldi, read_tsv
 from shared_moe_conformer.data.utterances import Utterance, read_table, with_ids, write_table
 
@@ -215,7 +216,30 @@ CELLS = (
     "train",
     "<unk>",
 )
-SIGNS = ("\t", ",", ";", "{", "[", "]", "}", ":", "\n", "\r", "\r\n", " ", "\0", "\u2028", "\ufeff", "\u00b2", "é")
+SIGNS = (
+    "(",
+    ")",
+    "*",
+    "#",
+    "/",
+    "\t",
+    ",",
+    ";",
+    "{",
+    "[",
+    "]",
+    "}",
+    ":",
+    "\n",
+    "\r",
+    "\r\n",
+    " ",
+    "\0",
+    "\u2028",
+    "\ufeff",
+    "\u00b2",
+    "é",
+)
 NUMBERS = ("-1", "0.5", "nan", "1e999", "1" * 400)
 LINES = (
     '{"audio_filepath":"a.wav","text":"X"}',

@@ -63,6 +63,12 @@ def test_lines_without_words_are_left_out(tmp_path: Path) -> None:
     assert file_texts(tmp_path / "texts") == ["ONE TWO", "THREE"]
 
 
+def test_marks_in_texts_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "texts").write_text("ONE\nTWO [noise] (laughs)\n[noise]\n")
+    assert file_texts(tmp_path / "texts") == ["ONE", "TWO [noise] (laughs)", "[noise]"]
+    assert "[noise] 2 times, (laughs) 1 time; first in texts line 2" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"\n \n", "holds no words"), (b"\xff\xfe\xff", "texts line 1 is not UTF-8")]
 )

@@ -157,12 +157,21 @@ def with_texts(lines: list[str], *texts: str) -> list[str]:
 def test_marks_are_named_at_once_or_removed(
     tmp_path: Path, lines: list[str], make: Callable[..., Result], options: tuple[str, ...]
 ) -> None:
-    spoiled = [f"{line} {mark}" for line, mark in zip(lines, ["", "<noise>", "", "[LAUGH]", *[""] * 8])]
+    marks = ["", "<noise>", "", "[LAUGH]", "(coughs)", "*sighs*", "<noise>", *[""] * 5]
+    spoiled = [f"{line} {mark}" for line, mark in zip(lines, marks)]
     result = make(spoiled, *options)
-    assert result.status == 1 and "clips.tsv line 2: <noise> is a mark, not a word" in result.err
-    assert "clips.tsv line 4: [LAUGH] is a mark" in result.err
-    assert make(spoiled, "--remove-marks").status == 0
+    named = "<noise> 2 times, [LAUGH] 1 time, (coughs) 1 time, *sighs* 1 time"
+    assert (
+        result.status == 1 and f"{named}: marks, not words, first in clips.tsv line 2, clips.tsv line 4" in result.err
+    )
+    assert "--remove-marks" in result.err and "--keep-marks" in result.err and result.err.count("\n") == 1
+    result = make(spoiled, "--remove-marks", "--keep-marks", "--recipe-dir", "other")
+    assert result.status == 0 and "left out of 3 texts: <noise> 2 times, [LAUGH] 1 time" in result.out
+    result = make(spoiled, "--remove-marks")
+    assert result.status == 0 and f"left out of 5 texts: {named}" in result.out
     assert table_texts(tmp_path) == {f"SENTENCE NUMBER {chr(65 + number)}" for number in range(12)}
+    result = make([f"{lines[0]} [laugh", *lines[1:]], "--recipe-dir", "third")
+    assert result.status == 1 and "clips.tsv line 1: [laugh is half of a mark: close the bracket" in result.err
 
 
 def test_case_follows_the_language(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
