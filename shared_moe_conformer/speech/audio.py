@@ -17,13 +17,11 @@ import soundfile
 from shared_moe_conformer.atomic import atomic_path
 from shared_moe_conformer.config import require
 from shared_moe_conformer.speech.containers import open_audio
-from shared_moe_conformer.speech.headers import ERRORS, UNKNOWN_LENGTH, AudioFile
+from shared_moe_conformer.speech.headers import ERRORS, PIECE, UNKNOWN_LENGTH, AudioFile, libsndfile_name, system_errors
 from shared_moe_conformer.text import one_line
 
 BLOCK_SECONDS = 10
 """Seconds of a block of samples."""
-PIECE = 4096
-"""Samples decoded at once; damage loses no more than these."""
 SAMPLING_RATES = (1000, 768_000)
 """Lowest and highest rate in Hz. Resampling takes memory in proportion, and a header may state any rate."""
 SUFFIXES = frozenset(
@@ -152,7 +150,7 @@ def _has_sample(file: AudioFile, index: int) -> bool:
 def seconds_of(path: Path) -> float:
     """Duration of an audio file in seconds by its header; 0 if that does not tell, as in FLAC from a pipe."""
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(libsndfile_name(path))
     except (OSError, *ERRORS):
         return 0.0
     return float(info.duration) if info.frames < UNKNOWN_LENGTH else 0.0
@@ -216,15 +214,13 @@ def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int) 
     Raises:
       OSError: the disk is full or fails.
     """
-    with atomic_path(path) as temporary:
-        try:
-            with soundfile.SoundFile(temporary, "w", sampling_rate, 1, "PCM_16", format="FLAC") as file:
-                for block in blocks:
-                    file.write(block)
-        except soundfile.LibsndfileError:  # "System error", whatever the system said; it says it again
-            with temporary.open("ab", buffering=0) as file:
-                file.write(bytes(PIECE))
-            raise
+    with (
+        atomic_path(path) as temporary,
+        system_errors(temporary),
+        soundfile.SoundFile(temporary, "w", sampling_rate, 1, "PCM_16", format="FLAC") as file,
+    ):
+        for block in blocks:
+            file.write(block)
 
 
 def _open(path: Path, *, max_seconds: float | None = None) -> AudioFile:

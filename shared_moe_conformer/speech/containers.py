@@ -7,12 +7,19 @@ import math
 import shutil
 import subprocess
 import tempfile
-import wave
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
-from shared_moe_conformer.speech.headers import ERRORS, AudioFile, has_header, open_known
+from shared_moe_conformer.speech.headers import (
+    ERRORS,
+    AudioFile,
+    has_header,
+    libsndfile_name,
+    open_known,
+    system_errors,
+)
 
 HEADERLESS = {
     ".gsm": ("GSM610", 8000),
@@ -62,7 +69,7 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
     try:
         if suffix in HEADERLESS:
             subtype, rate = HEADERLESS[suffix]
-            return AudioFile(path, samplerate=rate, channels=1, format="RAW", subtype=subtype)
+            return AudioFile(libsndfile_name(path), samplerate=rate, channels=1, format="RAW", subtype=subtype)
         return open_known(path)
     except ERRORS as error:
         return _decoded(path, error, max_seconds)
@@ -75,7 +82,7 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
     of_libsndfile = getattr(reason, "error_string", str(reason)).rstrip(".")
     if "not exist" in of_libsndfile:  # its words for anything that is not MP3
         of_libsndfile = "Format not recognised"
-    with tempfile.NamedTemporaryFile(suffix=".wav") as copy:
+    with tempfile.NamedTemporaryFile(suffix=".w64") as copy:
         try:
             announced = _decode(path, copy.name, max_seconds)
             file = AudioFile(copy.name)
@@ -84,7 +91,7 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
                 f"{path} cannot be read as audio: {of_libsndfile}; for m4a, webm, amr and g722 install ffmpeg or "
                 "pip install av, or convert it to wav or flac"
             ) from reason
-        except (*ERRORS, OSError, ValueError, LookupError, EOFError, wave.Error, subprocess.SubprocessError) as error:
+        except (*ERRORS, OSError, ValueError, LookupError, EOFError, subprocess.SubprocessError) as error:
             said = getattr(error, "stderr", None) or getattr(error, "strerror", None) or str(error)
             of_ffmpeg = " ".join(said.split())[:MAX_REASON]
             raise ValueError(
@@ -95,36 +102,41 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
 
 
 def _decode(path: Path, target: str, max_seconds: float | None) -> float | None:
-    """Write a wav file; return its expected samples, infinity if some cannot be read, or None if not known."""
+    """Write a W64 file, which may have more than the 4 GB of a wav file: 7 hours of 44.1 kHz in stereo.
+
+    Returns:
+      The expected number of samples; infinity if some cannot be read, None if not known.
+    """
+    source = f"file:{path}"  # otherwise a colon in the name would end a protocol
     form = TELEPHONY.get(path.suffix.lower())
     if program := shutil.which("ffmpeg"):
         command = [program, "-nostdin", "-v", "error", "-y", *(["-f", form] if form else WHITELIST)]
         until = [] if max_seconds is None else ["-t", str(max_seconds)]
-        source = ["-i", f"file:{path}", *until, "-vn", "-f", "wav", "-c:a", "pcm_s16le", f"file:{target}"]
-        subprocess.run([*command, *source], check=True, capture_output=True, text=True, errors="replace")
+        conversion = ["-i", source, *until, "-vn", "-f", "w64", "-c:a", "pcm_s16le", f"file:{target}"]
+        subprocess.run([*command, *conversion], check=True, capture_output=True, text=True, errors="replace")
         return None
     import av
 
-    with av.open(str(path), format=form, options={} if form else {"format_whitelist": CONTAINERS}) as container:
+    with av.open(source, format=form, options={} if form else {"format_whitelist": CONTAINERS}) as container:
         if not container.streams.audio:
             raise ValueError("it has no sound")
         stream, resampler = container.streams.audio[0], av.AudioResampler(format="s16")
-        with wave.open(target, "wb") as wav:
-            rate = stream.codec_context.sample_rate
-            wav.setparams((stream.codec_context.channels, 2, rate, 0, "NONE", ""))
+        rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
+        w64 = soundfile.SoundFile(target, "w", rate, channels, "PCM_16", format="W64")
+        with system_errors(Path(target)), w64 as copy:
             announced = None
             if set(container.format.name.split(",")) & TRUSTED and container.duration and not container.streams.video:
                 announced = container.duration / av.time_base * rate
             try:
                 for frame in itertools.chain(container.decode(stream), [None]):
                     for part in resampler.resample(frame):
-                        wav.writeframesraw(np.ascontiguousarray(part.to_ndarray()).tobytes())
-                    if max_seconds is not None and wav.tell() >= max_seconds * rate:
+                        copy.write(np.reshape(part.to_ndarray(), (-1, channels)))
+                    if max_seconds is not None and copy.tell() >= max_seconds * rate:
                         break
             except av.error.FFmpegError:
-                if not wav.tell():
+                if not copy.tell():
                     raise
                 announced = math.inf
-            if not wav.tell():
+            if not copy.tell():
                 raise ValueError("no sound in it can be decoded")
             return announced

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import soundfile
 
 ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError)
 """Errors of soundfile for a file that it cannot read."""
+PIECE = 4096
+"""Samples decoded at once; damage loses no more than these."""
 UNKNOWN_LENGTH = (1 << 36) - 1
 """Number of samples from which a header does not count as a length: the largest that FLAC can state."""
 STREAMED = {"I": 0x7FFFF000, "Q": 1 << 40}
@@ -72,9 +75,26 @@ def has_header(path: Path) -> bool:
         return file.read(4) in MAGIC
 
 
+def libsndfile_name(path: Path) -> Path | bytes:
+    """A path as soundfile takes it: in bytes if it is not valid UTF-8."""
+    is_text = not any("\udc80" <= character <= "\udcff" for character in str(path))
+    return path if is_text else os.fsencode(path)
+
+
+@contextlib.contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """Let the system say what is wrong with the disk where libsndfile, which writes there, says "System error"."""
+    try:
+        yield
+    except soundfile.LibsndfileError:
+        with path.open("ab", buffering=0) as file:
+            file.write(bytes(PIECE))
+        raise
+
+
 def _opened(path: Path) -> AudioFile:
     """A file as libsndfile reads it; its size replaces a length that the header lacks, or that is too short."""
-    name: Any = path if _is_text(path) else os.fsencode(path)
+    name: Any = libsndfile_name(path)
     if path.suffix.lower() == ".raw":  # a name that soundfile would take for a file without a header
         name = _Corrected(path, 0, b"")
     payload = _payload(path)
@@ -95,11 +115,6 @@ def _opened(path: Path) -> AudioFile:
                 return file
             file.close()
     return AudioFile(_Corrected(path, payload.place, payload.length))
-
-
-def _is_text(path: Path) -> bool:
-    """Whether a path is valid UTF-8; soundfile takes others only as bytes."""
-    return not any("\udc80" <= character <= "\udcff" for character in str(path))
 
 
 class _Payload(NamedTuple):

@@ -359,6 +359,14 @@ def test_files_whose_headers_are_wrong_are_not_plain(tmp_path: Path) -> None:
 MEMO = struct.pack(">I", 24) + b"ftypM4A \0\0\2\0M4A isom" + bytes(100)
 
 
+@pytest.mark.parametrize(("suffix", "kind"), [("wav", "PCM_16"), ("ulaw", "ULAW")])
+def test_names_that_are_no_text_are_no_problem(tmp_path: Path, samples: np.ndarray, suffix: str, kind: str) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
+    path.write_bytes(bytes_of(samples, format="WAV" if suffix == "wav" else "RAW", subtype=kind))
+    assert len(read_audio(path)[0]) == len(samples)
+    assert seconds_of(path) == (len(samples) / 8000 if suffix == "wav" else 0.0)
+
+
 def test_other_containers_need_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.m4a").write_bytes(MEMO)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -371,9 +379,12 @@ def test_other_containers_need_another_program(tmp_path: Path, monkeypatch: pyte
 def test_ffmpeg_is_asked_where_it_is(tmp_path: Path, samples: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of its name that writes a known file, or fails."""
     (tmp_path / "a.m4a").write_bytes(MEMO)
-    write_wav(tmp_path / "decoded.wav", samples, sampling_rate=16_000)
+    soundfile.write(tmp_path / "decoded.w64", samples, 16_000, format="W64")
     program = tmp_path / "ffmpeg"
-    program.write_text(f'#!/bin/sh\nfor last; do :; done\n/bin/cp {tmp_path}/decoded.wav "${{last#file:}}"\n')
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in *" -f w64 "*) ;; *) exit 1;; esac\n'  # wav files cannot hold 7 hours of music
+        f'for last; do :; done\n/bin/cp {tmp_path}/decoded.w64 "${{last#file:}}"\n'
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     read, sampling_rate = read_audio(tmp_path / "a.m4a")
@@ -403,8 +414,13 @@ def test_pyav_decodes_what_libsndfile_cannot(
     assert 0.1 < np.abs(read).max() < 0.5
     with open_audio(path, max_seconds=0.25) as decoded:
         assert 12_000 <= decoded.frames < 16_000, "no more than the limit is decoded"
+        assert decoded.format == "W64", "which may hold more than 4 GB, unlike wav"
     with pytest.raises(ValueError, match="lasts more than"):
         require_short(path, seconds=0.5)
+    monkeypatch.chdir(tmp_path)
+    named = Path(f"12:00.{suffix}")
+    named.write_bytes(path.read_bytes())
+    assert len(read_audio(named)[0]) == len(read), "a colon is part of the name"
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     if suffix == "m4a":  # whose index is at its end
         with pytest.raises(ValueError, match=r"a\.m4a cannot be read as audio: .*; convert it to wav or flac"):
