@@ -70,6 +70,9 @@ class Shards:
     """Name of the source, for messages."""
     files: Mapping[str, Sequence[str]]
     """For each field the files of all shards, in the same order: `cuts`, and one of READ_FIELDS."""
+    index: int = 0
+    count: int = 1
+    """The part: every `count`-th shard of a pass, from `index` on; of fewer shards every `count`-th cut."""
     seed: int | None = None
     """Seed of the order of the shards; None: as they are."""
     num_passes: int = 0
@@ -80,15 +83,20 @@ class Shards:
     """None where `train_cuts` names none."""
 
     def part(self, index: int, count: int, *, seed: int | None = None) -> Shards:
-        """Every `count`-th shard, from `index` on."""
-        return replace(self, files={name: paths[index::count] for name, paths in self.files.items()}, seed=seed)
+        """One of `count` parts; those with the same seed have each cut once a pass."""
+        return replace(self, index=index, count=count, seed=seed)
 
     def __iter__(self) -> Iterator[Cut]:
         order = list(range(len(self)))
         if self.seed is not None:
             random.Random(self.seed + self.num_passes).shuffle(order)
         self.num_passes += 1
-        for shard in order:
+        if len(self) < self.count:
+            return itertools.islice(self._read(order), self.index, None, self.count)
+        return self._read(order[self.index :: self.count])
+
+    def _read(self, shards: Iterable[int]) -> Iterator[Cut]:
+        for shard in shards:
             try:
                 yield from _retried({name: paths[shard] for name, paths in self.files.items()}, _cuts_of_shard)
             except ValueError as error:

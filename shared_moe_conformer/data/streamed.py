@@ -59,8 +59,17 @@ class Mixture:
         return cut_sets[0] if len(cut_sets) == 1 else CutSet.mux(*cut_sets, weights=list(self.weights), seed=seed)
 
     def first_cuts(self) -> list[Cut]:
-        """The first usable utterance of each source, with what is in memory of it."""
-        return [next(iter(self._usable(source))) for source in self.sources]
+        """The first usable utterance of each source, with what is in memory of it.
+
+        Raises:
+          ValueError: a source of which nothing can be read.
+        """
+        return [self._first_cut(source) for source in self.sources]
+
+    def _first_cut(self, source: Source) -> Cut:
+        for cut in self._usable(source):
+            return cut
+        raise ValueError(f"nothing of {source.name} can be read: {'; '.join(self.unreadable.take()[:1])}")
 
     def _usable(self, cuts: Iterable[Cut]) -> CutSet:
         return CutSet(utterances(cuts)).filter(self._is_usable)
@@ -155,7 +164,7 @@ class _StreamLoader(ResumableLoader):
 
     def set_epoch(self, epoch: int) -> None:
         super().set_epoch(epoch)
-        self.num_unreadable = 0
+        self._unreadable: set[str] = set()
 
     def __len__(self) -> int:
         return self._length
@@ -181,20 +190,23 @@ class _StreamLoader(ResumableLoader):
         require(not is_empty, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
 
     def _leave_out(self, lines: Sequence[str]) -> None:
+        """Name what is left out; what several workers or passes meet counts once an epoch."""
         limit = self.dataset.config.max_unreadable
         for line in lines:
-            self.num_unreadable += 1
+            if line in self._unreadable:
+                continue
+            self._unreadable.add(line)
             logger.warning("left out: %s", line)
             require(
-                self.num_unreadable <= limit,
+                len(self._unreadable) <= limit,
                 f"more than --max-unreadable {limit} shards and cuts cannot be read in epoch {self.epoch}: {line}",
             )
 
     def _tell_unreadable(self) -> None:
         """Say at the end of an epoch how much was left out of it."""
-        if self.num_unreadable:
+        if self._unreadable:
             message = "epoch %d: %d shards and cuts could not be read by process %d and were left out; see above"
-            logger.warning(message, self.epoch, self.num_unreadable, self.part.rank)
+            logger.warning(message, self.epoch, len(self._unreadable), self.part.rank)
 
 
 class EpochStream(_StreamLoader):
@@ -224,7 +236,7 @@ class EpochStream(_StreamLoader):
         yield from self._read(seed, num_to_skip=num_to_skip)
         self._tell_unreadable()
         while self.part.num_processes > 1:
-            self.has_ended, self.num_unreadable = True, 0
+            self.has_ended = True
             yield from self._read(seed)
 
     def fingerprint(self) -> str:

@@ -49,6 +49,8 @@ def test_parts_have_shards_of_their_own(folder: Path) -> None:
     parts = [ids(find_shards(folder).part(index, 4)) for index in range(4)]
     assert list(map(len, parts)) == [8, 8, 4, 4]
     assert len({cut_id for part in parts for cut_id in part}) == 24
+    many = [ids(find_shards(folder).part(index, 7, seed=1)) for index in range(7)]  # more than its six shards
+    assert list(map(len, many)) == [4, 4, 4, 3, 3, 3, 3] and len({cut_id for part in many for cut_id in part}) == 24
 
 
 def test_a_list_names_files_and_commands(folder: Path, tmp_path: Path) -> None:

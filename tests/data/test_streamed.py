@@ -271,6 +271,24 @@ def test_what_cannot_be_read_is_named_left_out_and_counted(
         list(loader(corpus, tmp_path, **{**options, "max_unreadable": 1}))
 
 
+def test_what_is_met_again_and_again_counts_once_and_nothing_is_not_trained_on(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cuts = corpus.cuts("train")
+    for name, number, its in (("good", 0, cuts[:12]), ("bad", 0, cuts[12:])):
+        write_shard(its, tmp_path / name, number, {"features": "lilcom"})
+    broken = tmp_path / "bad/features.000000.tar"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[: len(whole) // 2])
+    own = loader(corpus, tmp_path / "good", tmp_path / "bad", steps_per_epoch=6, num_workers=2, max_unreadable=1)
+    with caplog.at_level(logging.WARNING, "shared_moe_conformer"):
+        list(own)
+    assert sum("left out: " in record.message for record in caplog.records) == 1
+    broken.write_bytes(whole[:600])
+    with pytest.raises(ValueError, match="^nothing of .*/bad can be read: .*features.000000.tar cannot be read"):
+        loader(corpus, tmp_path / "good", tmp_path / "bad", max_unreadable=1)
+
+
 def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path: Path) -> None:
     cuts = [cut.drop_features() for cut in corpus.cuts("train")]
     cuts[0].recording.sources[0].source = "/none/no.wav"
@@ -328,6 +346,19 @@ def test_weights_are_shares_of_an_endless_mixture(corpus: Corpus, share: float) 
     drawn = itertools.islice(mixture(corpus, share, 1 - share, endless=True).part(0, 1, seed=1), 1500)
     counts = Counter(cut.id.split("-")[0] for cut in drawn)
     assert counts["train"] / 1500 == pytest.approx(share, abs=0.04)
+
+
+def test_a_source_of_few_shards_keeps_its_share_and_its_cuts_come_equally_often(corpus: Corpus, tmp_path: Path) -> None:
+    cuts = corpus.cuts("train")
+    for name, number, its in (("one", 0, cuts[:6]), *(("three", i, cuts[6 * i + 6 :][:6]) for i in range(3))):
+        write_shard(its, tmp_path / name, number, {"features": "lilcom"})
+    endless = loader(corpus, f"{tmp_path}/one@1", f"{tmp_path}/three@2", steps_per_epoch=5).mixture
+    drawn = [cut.id for index in range(2) for cut in itertools.islice(endless.part(index, 2, seed=1), 1800)]
+    counts = [Counter(drawn)[cut.id] for cut in cuts]
+    assert sum(counts[:6]) / 3600 == pytest.approx(1 / 3, abs=0.02)
+    assert max(counts[:6]) < 1.1 * min(counts[:6]) and max(counts[6:]) < 1.3 * min(counts[6:]), counts
+    whole = loader(corpus, tmp_path / "one", tmp_path / "three", num_workers=2)
+    assert sorted(ids(list(whole))) == sorted(cut.id for cut in cuts)
 
 
 def test_parts_of_a_mixture_with_an_end_have_every_cut_once(corpus: Corpus) -> None:
