@@ -42,7 +42,7 @@ from shared_moe_conformer.training.experiment import (
 )
 from shared_moe_conformer.training.faults import prescan, seconds_a_batch
 from shared_moe_conformer.training.folder import log_environment, logged, logger
-from shared_moe_conformer.training.loop import Batches, fit, seed_generators
+from shared_moe_conformer.training.loop import Batches, fit, refuse_empty, seed_generators
 from shared_moe_conformer.training.precision import compilable_parts, compile_parts, recompute_activations
 from shared_moe_conformer.training.trainer import Trainer
 
@@ -58,7 +58,7 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
     def body() -> None:
         config, options = apply_flags(configs[args.config], args), apply_flags(RunOptions(), args)
-        refuse_idle(config, configs[args.config])
+        refuse_idle(config, vars(args))
         with Termination() as termination:
             train(config, exp_dir, recipe_dir=recipe_dir, options=options, between_steps=termination.check)
 
@@ -167,7 +167,10 @@ def _training_data(data: AsrDataModule) -> tuple[Cuts, Loader]:
     if data.config.data.train_cuts:
         survey = from_local_leader(data.survey) if world().size > 1 else data.survey()
         return survey, data.stream_loader(survey)
-    require(data.config.training.epoch_steps == 0, "num_steps is for cuts without end: give --train-cuts too")
+    require(
+        data.config.training.epoch_steps == 0,
+        "num_steps and steps_per_epoch are for cuts without end: give --train-cuts too",
+    )
     cuts = training_cuts(data)
     return cuts, data.train_loader(cuts)
 
@@ -274,17 +277,18 @@ def _dry_run(trainer: Trainer, data: AsrDataModule, cuts: Cuts, loader: Loader) 
     config, num_parameters = data.config, sum(p.numel() for p in trainer.model.parameters())
     _prescan(trainer, loader, config.data.max_duration)
     start = time.perf_counter()
-    seconds = seconds_a_batch(trainer, itertools.islice(loader, DRY_BATCHES))
-    read = (time.perf_counter() - start) / DRY_BATCHES - seconds
-    batches = len(loader) * config.training.length
+    batches = list(itertools.islice(loader, DRY_BATCHES))
+    refuse_empty(loader)
+    read, seconds = (time.perf_counter() - start) / len(batches), seconds_a_batch(trainer, batches)
+    hours = len(loader) * config.training.length * seconds / 3600
     lines = [
         *data.described(cuts),
         f"needs {16 * num_parameters / 1e6:,.0f} MB for {num_parameters / 1e6:.2f} million parameters in training and "
         f"{12 * num_parameters / 1e6:,.0f} MB of disk a checkpoint; with the largest batches, "
         + ", ".join(f"{name} {value:,.0f}" for name, value in memory_in_use().items()),
         f"takes {_amount(config.training)}, {len(loader):,} batches an epoch of each of {world().size} processes, "
-        f"{seconds:.2g} s a batch, about {batches * seconds / 3600:.2g} hours without validations",
-        f"a batch is read in {max(read, 0.0):.2g} s beside that; nothing was written",
+        f"{seconds:.2g} s a batch, about {hours:.2g} hours without validations",
+        f"a batch is read in {read:.2g} s beside that; nothing was written",
     ]
     if world().rank == 0:
         print("\n".join(lines))

@@ -13,7 +13,16 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
-from shared_moe_conformer.config import Config, LmConfig, LmDataConfig, TrainingConfig, replace_fields, require, to_dict
+from shared_moe_conformer.config import (
+    Config,
+    LmConfig,
+    LmDataConfig,
+    TrainingConfig,
+    refuse_idle,
+    replace_fields,
+    require,
+    to_dict,
+)
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.texts import TextLoader, file_texts, split_texts
@@ -42,7 +51,7 @@ SCHEDULE = (
     *("weight_decay", "max_grad_norm", "accumulate_batches", "seed"),
 )
 """Options that a language model's training shares with a recogniser's."""
-NOT_FOR_TEXTS = ("average_period", "prescan", "compile", "checkpoint_activations")
+NOT_FOR_TEXTS = ("average_period", "prescan", "dry_run", "compile", "checkpoint_activations")
 """Options of a run that a language model's does not have."""
 HIDDEN: Mapping[str, None] = dict.fromkeys(
     ("vocab_size", *NOT_FOR_TEXTS, *({f.name for f in dataclasses.fields(TrainingConfig)} - set(SCHEDULE)))
@@ -55,6 +64,7 @@ def main(configs: Mapping[str, Config], *, recipe_dir: Path, arguments: Sequence
 
     def body() -> None:
         config, options = apply_flags(_config_for(configs[args.config]), args), apply_flags(RunOptions(), args)
+        refuse_idle(config, vars(args))
         exp_dir = args.exp_dir or recipe_dir / "exp" / f"{config.model.lm_type}_lm"
         with Termination() as termination:
             train_lm(config, exp_dir, recipe_dir=recipe_dir, options=options, between_steps=termination.check)

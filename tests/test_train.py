@@ -117,8 +117,8 @@ def whole(whole_dir: Path) -> dict[str, torch.Tensor]:
 
 
 def test_training_leaves_a_complete_experiment(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    late = ("--conditions-after", "1")  # without conditions, which goes without saying
-    run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2", *late)
+    late = replace_fields(TINY, {"conditions_after": 1})  # without conditions, which goes without saying
+    run(recipe, tmp_path / "a" / "b", "--num-epochs", "1", "--num-experts", "2", config=late)
     names = {path.name for path in (tmp_path / "a" / "b").iterdir()}
     written = {"config.json", "tokens.txt", "training-cuts.json", "epoch-1.pt", "tensorboard", "log"}
     assert names == {*written, "best-valid-wer.pt"}
@@ -629,7 +629,12 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     [
         (["--train-cuts", "data/none"], "train_cuts data/none: no file or folder"),
         (["--train-cuts", "data/shar@2"], "has a weight: give --num-steps too"),
-        (["--steps-per-epoch", "5"], "num_steps is for cuts without end: give --train-cuts too"),
+        (["--steps-per-epoch", "5"], "num_steps and steps_per_epoch are for cuts without end: give --train-cuts too"),
+        (
+            ["--dry-run", "true", "--accumulate-batches", "99"],
+            "there are fewer training cuts than batches in an update",
+        ),
+        (["--noise-snr", "0,9"], "--noise-snr: nothing in this config uses it, since noise_manifest is empty"),
         (["--train-cuts", "data/shar", "--num-mel-bins", "40"], "40"),
         (["--buffer-cuts", "0"], "buffer_cuts is 0: give 1 or more"),
     ],

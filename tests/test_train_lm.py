@@ -136,4 +136,6 @@ def test_help_has_the_options_of_texts_alone(recipe: Path, capsys: pytest.Captur
         train_lm.main(CONFIGS, recipe_dir=recipe, arguments=["--help"])
     shown = capsys.readouterr().out
     assert "--lang-dir STR" in shown and "[data/lang]" in shown and "--max-tokens" in shown
-    assert not any(name in shown for name in ("--ctc-loss-scale", "--prescan", "--vocab-size", "--teacher"))
+    assert not any(
+        name in shown for name in ("--ctc-loss-scale", "--prescan", "--dry-run", "--vocab-size", "--teacher")
+    )

@@ -240,6 +240,11 @@ class CutTransforms:
         }
         return [next(changed[cut.has_features]) for cut in cuts]
 
+    def longest(self, cut: Cut) -> Cut:
+        """A cut as long as the speeds can make it."""
+        slowest = min((1.0, *self.config.speed_factors))
+        return cut if cut.has_features or slowest == 1 else cut.perturb_speed(slowest)
+
     def _room(self, rng: random.Random) -> Iterator[Transform]:
         if speeds := list(self.config.speed_factors):
             yield PerturbSpeed(speeds, p=len(speeds) / (len(speeds) + 1), randgen=rng, preserve_id=True)

@@ -111,7 +111,8 @@ def largest_batches(cuts: StoredCuts, dataset: CutDataset, *, max_duration: floa
 
     These need most memory: the first has the longest frames to attend to, the second the largest lattices (frames by
     tokens; characters tell enough of these), the third the most utterances. Where training utterances get silence,
-    these have as much of it as they can; where they are joined, each of the three is followed by itself, joined.
+    these have as much of it as they can; where they are joined, each of the three is followed by itself, joined. Other
+    speeds are the slowest.
     Padding can make a batch of training a little larger than these, the more so the fewer the buckets.
 
     Nothing is masked, and no noise is mixed in.
@@ -121,7 +122,8 @@ def largest_batches(cuts: StoredCuts, dataset: CutDataset, *, max_duration: floa
     for size in (-cuts.durations, -lattices, cuts.durations):
         order = np.argsort(size, kind="stable")
         within = int((np.cumsum(cuts.durations[order]) <= max_duration).sum())
-        examples = dataset.examples(cuts[index] for index in order[: max(within, 1)].tolist())
+        chosen = [cuts[index] for index in order[: max(within, 1)].tolist()]
+        examples = dataset.examples(map(dataset.transforms.longest, chosen) if dataset.transforms else chosen)
         batches += with_most_silence(examples, dataset.config)
     return [collate(batch * dataset.num_copies, num_copies=dataset.num_copies) for batch in batches]
 

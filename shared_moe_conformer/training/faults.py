@@ -137,8 +137,8 @@ class SkippedSteps:
         if state.skipped_in_a_row > self.max_in_a_row:
             raise NonFiniteError(
                 f"{report.skipped}; {state.skipped_in_a_row} updates in a row were skipped and changed nothing. "
-                f"Look at the cuts {cuts} (their batches are in {self.folder}), or lower --learning-rate, and "
-                "continue from the last checkpoint with --resume true"
+                f"Look at the cuts {cuts} (their batches are in {self.folder}). --resume true continues from the last "
+                "checkpoint; a lower --learning-rate needs another --exp-dir, which may --init-from this one"
             )
 
     def _save(self, path: Path, batches: Sequence[AsrBatch]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from shared_moe_conformer.config import AnyConfig, from_dict, to_dict
+from shared_moe_conformer.config import AnyConfig, from_dict, require, to_dict
 from shared_moe_conformer.training.distributed import gather, world
 from shared_moe_conformer.training.experiment import RunOptions
 from shared_moe_conformer.training.faults import SkippedSteps
@@ -180,6 +180,15 @@ def _has_ended(trainer: ModelTrainer[Any]) -> bool:
     return state.num_tried >= config.num_steps if config.num_steps else state.epoch > config.num_epochs
 
 
+def refuse_empty(loader: ResumableLoader) -> None:
+    """Raise `ValueError` if an epoch has no update."""
+    require(
+        len(loader) > 0,
+        f"epoch {loader.epoch} has no batch: there are fewer training cuts than batches in an update, "
+        "--accumulate-batches of each process",
+    )
+
+
 def _train_epoch(
     trainer: ModelTrainer[Any],
     loader: ResumableLoader,
@@ -189,8 +198,7 @@ def _train_epoch(
 ) -> None:
     """Train the rest of the current epoch, or less of it if the training ends before."""
     state, config, num_batches = trainer.state, trainer.config, len(loader)
-    if num_batches == 0:
-        raise ValueError(f"epoch {state.epoch} has no batch: look at the training cuts and --max-duration")
+    refuse_empty(loader)
     trainer.train_mode()
     watched = tracker.watch(loader, epoch=state.epoch, num_batches=num_batches, num_done=state.num_batches)
     report = None  # stays None if the checkpoint was made after the epoch's last update

@@ -7,7 +7,16 @@ from typing import Any
 import pytest
 
 from shared_moe_conformer.cli import field_docs
-from shared_moe_conformer.config import Config, TrainingConfig, load_config, refuse_idle, replace_fields, save_config
+from shared_moe_conformer.config import (
+    Config,
+    LmConfig,
+    TrainingConfig,
+    load_config,
+    refuse_idle,
+    replace_fields,
+    save_config,
+)
+from shared_moe_conformer.config.experiment import DEPENDENT
 
 
 @pytest.mark.parametrize(
@@ -26,21 +35,43 @@ def test_a_training_that_cannot_be_is_refused(options: dict[str, Any], message: 
         TrainingConfig(**options)
 
 
-def test_flags_that_would_do_nothing_are_refused() -> None:
-    base, merged = Config(), replace_fields(Config(), {"experts_in": "none", "merged_sets": 2})
-    with pytest.raises(
-        ValueError, match="^--num-experts, --top-k: nothing .* experts_in is none: give --experts-in too"
+MERGED = replace_fields(Config(), {"experts_in": "none", "merged_sets": 2})
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (MERGED, {"num_experts": 4, "top_k": 2}, "--num-experts, --top-k: .* experts_in is none: give --experts-in"),
+        (Config(), {"merge_gates": "network"}, "--merge-gates: nothing .* merged_sets is 1: give --merged-sets too"),
+        (Config(), {"decay_epochs": 3}, "--decay-epochs: .* lr_schedule is cosine: give --lr-schedule too"),
+        (Config(), {"teacher_avg": 2, "clean_teacher": True}, "--teacher-avg, --clean-teacher: .* teacher is empty"),
+        (Config(), {"left_contexts": (16,)}, "--left-contexts: .* chunk_sizes is empty: give --chunk-sizes too"),
+        (Config(), {"made_noise_snr": (0.0, 9.0)}, "since made_noise_probability is 0.0 and noise_alone_probability"),
+        (LmConfig(), {"num_heads": 2}, "--num-heads: .* lm_type is rnn: give --lm-type too"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(
+    config: Config | LmConfig, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        refuse_idle(replace_fields(config, options), options)
+
+
+def test_flags_that_do_something_are_not_refused() -> None:
+    for config, options in (
+        (MERGED, {"num_experts": 4, "experts_in": "first"}),
+        (MERGED, {"merge_gates": "network", "dropout": 0.2}),
+        (Config(), {"num_experts": 4, "merged_sets": 2, "merged_parts": ("attention",)}),
+        (Config(), {"num_experts": 4, "experts_in": "none"}),  # as an ablation's options of all its variants
+        (Config(), {"lr_schedule": "wsd", "decay_epochs": 3}),
+        (Config(), {"noise_alone_probability": 0.1, "made_noises": ("hum",), "conditions_after": 2}),
     ):
-        refuse_idle(replace_fields(merged, {"num_experts": 4, "top_k": 2}), merged)
-    with pytest.raises(ValueError, match="^--merge-gates: nothing .* merged_sets is 1: give --merged-sets too"):
-        refuse_idle(replace_fields(base, {"merge_gates": "network"}), base)
-    for named, options in (
-        (merged, {"num_experts": 4, "experts_in": "first"}),
-        (merged, {"merge_gates": "network", "dropout": 0.2}),
-        (base, {"num_experts": 4, "merged_sets": 2, "merged_parts": ("attention",)}),
-        (base, {"num_experts": 4, "experts_in": "none"}),  # as an ablation's options of all its variants
-    ):
-        refuse_idle(replace_fields(named, options), named)
+        refuse_idle(replace_fields(config, options), options)
+
+
+def test_options_that_depend_on_others_exist() -> None:
+    names = {name for _, name in (*leaves(Config), *leaves(LmConfig))}
+    assert {name for options, _, dependents in DEPENDENT for name in (*options, *dependents)} <= names
 
 
 def test_json_round_trip(tmp_path: Path) -> None:

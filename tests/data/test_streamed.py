@@ -216,6 +216,13 @@ def test_augmentation_is_that_of_stored_cuts(corpus: Corpus, shar: Path) -> None
     assert len(own.cuts) == 24, "for the largest batches and for babble"
 
 
+def test_the_largest_batches_are_at_the_slowest_speed(corpus: Corpus, shar: Path) -> None:
+    own, slow = (loader(corpus, shar, speed_factors=speeds) for speeds in ((1.25,), (0.5, 1.25)))
+    longest, slowest = (largest_batches(its.cuts, its.dataset, max_duration=4.0)[0] for its in (own, slow))
+    assert slowest.x_lens.tolist() == pytest.approx([2 * frames for frames in longest.x_lens.tolist()], abs=1)
+    assert max(batch.x.size(1) for batch in slow) <= slowest.x.size(1)
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 @pytest.mark.parametrize("options", [{}, {"steps_per_epoch": 30}])
 def test_a_shard_that_breaks_off_is_one_line(
