@@ -20,6 +20,7 @@ from shared_moe_conformer.speech.headers import (
     open_known,
     system_errors,
 )
+from shared_moe_conformer.speech.joined import open_joined, parts_of
 
 HEADERLESS = {
     ".gsm": ("GSM610", 8000),
@@ -70,6 +71,8 @@ def open_audio(path: Path, *, max_seconds: float | None = None) -> AudioFile:
         if suffix in HEADERLESS:
             subtype, rate = HEADERLESS[suffix]
             return AudioFile(libsndfile_name(path), samplerate=rate, channels=1, format="RAW", subtype=subtype)
+        if len(parts := parts_of(path)) > 1:
+            return open_joined(path, parts, max_seconds=max_seconds)
         return open_known(path)
     except ERRORS as error:
         return _decoded(path, error, max_seconds)

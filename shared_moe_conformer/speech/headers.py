@@ -44,9 +44,15 @@ class AudioFile(soundfile.SoundFile):
 
     announced: float | None = None
     """Number of samples by the header; None if it does not tell, infinity if the file ends within a page."""
+    is_exact: bool = False
+    """Whether nothing behind these samples is sound: FLAC's decoder fails at what other programs append, as tags."""
 
     def seekable(self) -> bool:
         return False
+
+    def read(self, frames: int = -1, *args: Any, **options: Any) -> Any:
+        """Read as `soundfile.SoundFile` does, but nothing behind the end of an exact file."""
+        return super().read(min(frames, self.frames - self.tell()) if self.is_exact else frames, *args, **options)
 
 
 def open_known(path: Path) -> AudioFile:
@@ -105,6 +111,7 @@ def _opened(path: Path) -> AudioFile:
         elif file.format == "MP3":
             corrected = _longer_mp3(path)
         if corrected is None:
+            file.is_exact = file.format == "FLAC" and 0 < file.frames < UNKNOWN_LENGTH
             return file
         file.close()
         return AudioFile(corrected)
@@ -277,7 +284,7 @@ def _pages(path: Path) -> tuple[bool, bool]:
         return not head and file.tell() == size, is_chained
 
 
-def _behind_tags(path: Path) -> int:
+def place_behind_tags(path: Path) -> int:
     """The place behind the ID3 tags at a file's beginning."""
     place = 0
     with path.open("rb") as file:
@@ -292,7 +299,7 @@ def _longer_flac(path: Path, announced: int) -> _Corrected | None:
 
     Source of the length's place: RFC 9639, section 8.2.
     """
-    place = _behind_tags(path) + 21
+    place = place_behind_tags(path) + 21
     with path.open("rb") as file:
         file.seek(place)
         bits = file.read(1)
@@ -313,7 +320,7 @@ def _longer_mp3(path: Path) -> _Corrected | None:
 
     Source of the frame that tells it: https://www.codeproject.com/Articles/8295 (MPEG Audio Frame Header), section 2.3.
     """
-    start = _behind_tags(path)
+    start = place_behind_tags(path)
     with path.open("rb") as file:
         file.seek(start)
         head = file.read(MP3_HEAD)
