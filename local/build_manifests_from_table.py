@@ -15,7 +15,7 @@ from tqdm import tqdm
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.manifests import write_split
-from shared_moe_conformer.data.recordings import make_recording
+from shared_moe_conformer.data.recordings import TOLERANCE, make_recording
 from shared_moe_conformer.data.utterances import SPLITS, Utterance, read_table
 
 
@@ -45,7 +45,12 @@ def source_of(utterance: Utterance) -> tuple[str, int | None]:
 
 
 def supervise(utterance: Utterance, recording: Recording) -> SupervisionSegment:
-    """The supervision of an utterance."""
+    """The supervision of an utterance; `ValueError`: its recording is now shorter."""
+    require(
+        utterance.start + utterance.duration <= recording.duration + TOLERANCE,
+        f"{utterance.origin}: it ends at {utterance.start + utterance.duration:.2f} s, and {utterance.path} now has "
+        f"{recording.duration:.2f} s: correct the line, or make the recipe again with local/new_recipe.py",
+    )
     return SupervisionSegment(
         id=utterance.id,
         recording_id=recording.id,

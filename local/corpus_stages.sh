@@ -166,6 +166,20 @@ token_ngrams() {
   done
 }
 
+# Audio that was replaced under the same names: its manifests, its features and all that follows are made again.
+forget_replaced() {
+  local told
+  if ! compgen -G "$data/fbank/audio_*.jsonl" >/dev/null; then return 0; fi
+  told="$(run_local replaced_audio --manifest-dir "$data/fbank")"
+  if [ -z "$told" ]; then return 0; fi
+  forget_stages_from 1
+  if [ "$stage" -le 1 ]; then
+    echo "$told: all is made again from stage 1 on"
+  else
+    echo "$told: run ./prepare.sh without --stage afterwards"
+  fi
+}
+
 prepare_corpus() {
   local made
   vocab_size="${vocab_size:-}"
@@ -178,6 +192,7 @@ prepare_corpus() {
     one_piece
     exit 0
   fi
+  forget_replaced
   stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
   stage 1 "Manifests and splits" make_manifests corpus_dir musan "${audio_options[@]}" $(cuts_in manifests)
   stage 2 "Check the recordings" check_recordings

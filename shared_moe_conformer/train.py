@@ -105,7 +105,7 @@ def train(
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
             _log_beginning(config, options, trainer, origin, len(train_loader))
             if world().rank == 0 and not config.training.epoch_steps:
-                _note_cuts(exp_dir, cuts, origin)
+                _note_cuts(exp_dir, cuts, data, origin)
             for problem in data.left_out:
                 logger.warning("left out of the training: %s", problem)
             if train_loader.dataset.conditions is not None:
@@ -248,11 +248,12 @@ def _refuse_other_batches(loader: Loader, origin: Origin) -> None:
         loader.load_state_dict(json.loads(origin.checkpoint["train_loader"]))
 
 
-def _note_cuts(exp_dir: Path, cuts: Cuts, origin: Origin) -> None:
+def _note_cuts(exp_dir: Path, cuts: Cuts, data: AsrDataModule, origin: Origin) -> None:
     """Warn if a training continues with other cuts than before, and record those it has now."""
-    if origin.path and (change := change_of_cuts(origin.path.parent, len(cuts), cuts.content_digest)):
+    audio = "" if isinstance(cuts, Survey) else data.audio_digest
+    if origin.path and (change := change_of_cuts(origin.path.parent, len(cuts), cuts.content_digest, audio)):
         logger.warning("%s", change)
-    record_cuts(exp_dir, len(cuts), cuts.content_digest)
+    record_cuts(exp_dir, len(cuts), cuts.content_digest, audio)
 
 
 def _note_unheard_conditions(config: Config) -> None:

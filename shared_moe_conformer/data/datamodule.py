@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,16 @@ from shared_moe_conformer.data.checks import Problem, check_utterance, refuse, r
 from shared_moe_conformer.data.distortions import Distortion
 from shared_moe_conformer.data.loaders import WHOLE, EvalLoader, Part, TrainLoader
 from shared_moe_conformer.data.manifests import StoredCuts, cuts_path, iterate_cut_file
+from shared_moe_conformer.data.replaced import content_digest, record_path, replaced_files, told
 from shared_moe_conformer.data.shar import Shards, Unreadable
 from shared_moe_conformer.data.sources import SAMPLE, Source, Survey, open_sources, survey
 from shared_moe_conformer.data.streamed import EndlessStream, EpochStream, Mixture
 from shared_moe_conformer.data.tokenizer import Tokenizer
+
+MAX_LOOKED_AT = 10_000
+"""Audio files of a split that are looked at, whether they are still the same, when it is read."""
+
+logger = logging.getLogger("shared_moe_conformer")
 
 
 class AsrDataModule:
@@ -34,6 +41,7 @@ class AsrDataModule:
         self.tokenizer = tokenizer
         self.part = part
         self.left_out: list[Problem] = []
+        self._noted: set[str] = set()
         self.dataset = CutDataset(tokenizer, config.data, config.features)
         self._check = functools.partial(check_utterance, tokenizer=tokenizer, config=config.features)
 
@@ -150,10 +158,12 @@ class AsrDataModule:
           FileNotFoundError: the split has not been prepared.
           ValueError: more than a tenth of it cannot be trained on, some named.
         """
-        path, self.left_out = self._path(self.config.data.train_split), []
+        split, self.left_out = self.config.data.train_split, []
+        path = self._path(split)
         cuts = self._usable(path, self.left_out)
         good = StoredCuts(cuts, directory=path.parent if os.access(path.parent, os.W_OK) else None)
         refuse_many(self.left_out, len(good), path)
+        self._note_replaced(split)
         return good
 
     def cuts(self, split: str) -> CutSet:
@@ -166,7 +176,24 @@ class AsrDataModule:
         path, problems = self._path(split), list[Problem]()
         cuts = CutSet.from_cuts(self._usable(path, problems))
         refuse(problems, path)
+        self._note_replaced(split)
         return cuts
+
+    @property
+    def audio_digest(self) -> str:
+        """A digest of the audio that the training split's features were computed from; empty if nobody recorded it."""
+        return content_digest(self._record(self.config.data.train_split))
+
+    def _note_replaced(self, split: str) -> None:
+        """Warn if audio files were replaced after a split's features were computed."""
+        if self.part.rank or split in self._noted:
+            return
+        self._noted.add(split)
+        if names := replaced_files(self._record(split), recipe_dir=self.recipe_dir, most=MAX_LOOKED_AT):
+            logger.warning("%s: %s: run ./prepare.sh, which computes them again", self._path(split), told(names))
+
+    def _record(self, split: str) -> Path:
+        return record_path(self.recipe_dir / self.config.data.manifest_dir, split)
 
     def _path(self, split: str) -> Path:
         return cuts_path(self.recipe_dir / self.config.data.manifest_dir, split)

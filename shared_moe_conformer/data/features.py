@@ -28,6 +28,7 @@ from tqdm import tqdm
 from shared_moe_conformer.atomic import is_full, named
 from shared_moe_conformer.config import FRAME_LENGTH, FRAME_SHIFT, FRAMES_PER_SECOND, FeatureConfig, require
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
+from shared_moe_conformer.data.replaced import known_sources, record_path, write_record
 from shared_moe_conformer.device import in_order, processes
 from shared_moe_conformer.text import first_line
 
@@ -204,7 +205,8 @@ def store_features(
     """Compute the features of a split's cuts and write them, and then its cuts, into a folder.
 
     The cuts' manifest is removed first and written last, so it never names features that are not there. A file of
-    features that a run has finished is taken over by the next one, until the manifest is written.
+    features that a run has finished is taken over by the next one, until the manifest is written. A record of the audio
+    files (see `data.replaced`) tells later whether they are still the same.
 
     Args:
       cuts: one-channel cuts at any sampling rate; their audio can be opened from the working folder.
@@ -231,6 +233,7 @@ def store_features(
         for number, part in files
         if number % num_pieces == piece
     ]
+    audio = known_sources(_files_of(groups)) if num_pieces == 1 else []
     folder = Path() if executor is None else Path.cwd()
     tick_power = FINE_TICK if exact else COARSE_TICK
     store = functools.partial(_store_group, config=config, tick_power=tick_power, folder=folder)
@@ -243,9 +246,16 @@ def store_features(
     result = CutSet.from_cuts(done)
     if num_pieces == 1:
         validate(result)
+        write_record(audio, record_path(directory, split))
         write_manifest(result, cuts_path(directory, split))
         _remove_others(directory, split, {path.name for path, _ in groups})
     return result
+
+
+def _files_of(groups: Iterable[tuple[Path, list[MonoCut]]]) -> Iterator[str]:
+    """The audio files of groups of cuts."""
+    sources = (source for _, cuts in groups for cut in cuts for source in cut.recording.sources)
+    return (source.source for source in sources if source.type == "file")
 
 
 def _remove_others(directory: Path, split: str, names: set[str]) -> None:

@@ -222,20 +222,25 @@ class StoredCuts:
         return (self[index] for index in range(len(self)))
 
 
-def record_cuts(exp_dir: Path, num_cuts: int, digest: str) -> None:
-    """Write into an experiment's folder which cuts it is trained on now."""
-    write_whole(exp_dir / RECORD_FILE, json.dumps({"num_cuts": num_cuts, "digest": digest}) + "\n")
+def record_cuts(exp_dir: Path, num_cuts: int, digest: str, audio: str = "") -> None:
+    """Write into an experiment's folder which cuts it is trained on now, with a digest of their audio."""
+    write_whole(exp_dir / RECORD_FILE, json.dumps({"num_cuts": num_cuts, "digest": digest, "audio": audio}) + "\n")
 
 
-def change_of_cuts(exp_dir: Path, num_now: int, digest_now: str) -> str:
-    """How the cuts differ from those that `record_cuts` wrote, in a line; empty if they do not, or nobody has."""
+def change_of_cuts(exp_dir: Path, num_now: int, digest_now: str, audio_now: str = "") -> str:
+    """How the cuts differ from those that `record_cuts` wrote, in a line; empty if they do not, or nobody has.
+
+    Digests of audio are compared where both are known.
+    """
     try:
         record = json.loads((exp_dir / RECORD_FILE).read_bytes())
-        num_cuts, digest = record["num_cuts"], record["digest"]
+        num_cuts, digest, audio = record["num_cuts"], record["digest"], record.get("audio", "")
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    if digest == digest_now:
+    is_same_audio = not (audio and audio_now) or audio == audio_now
+    if digest == digest_now and is_same_audio:
         return ""
+    what = "other ids, times, texts or another order" if digest != digest_now else "other audio under the same ids"
     numbers = f"{counted(num_cuts, 'cut')} then, {num_now:,} now"
-    what = "other ids, times, texts or another order" if num_cuts == num_now else numbers
+    what = what if num_cuts == num_now else numbers
     return f"the training cuts are not those that {exp_dir} was trained on ({what}): results are of both"

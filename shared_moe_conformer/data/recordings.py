@@ -16,6 +16,7 @@ from lhotse import Recording
 from lhotse.audio import AudioSource
 from tqdm import tqdm
 
+from shared_moe_conformer.data.replaced import conversion_comment, converted_from, is_replaced, source_of
 from shared_moe_conformer.data.utterances import Utterance, refuse
 from shared_moe_conformer.speech.audio import CUT_OFF, cut_off, examine, stream_audio, write_flac
 from shared_moe_conformer.speech.containers import open_audio
@@ -114,8 +115,8 @@ def _length(path: Path) -> _Length | str:
 def make_recording(path: Path, *, recording_id: str, converted_dir: Path, channel: int | None = None) -> Recording:
     """The recording of any file that `speech.audio` reads, of one of its channels or the mean of all.
 
-    A file that is not plain (see `speech.audio.Examined`) becomes a FLAC file of one channel in `converted_dir`. One
-    that is there and newer than its source is taken as it is.
+    A file that is not plain (see `speech.audio.Examined`) becomes a FLAC file of one channel in `converted_dir`, which
+    names its source as it is now. One that is there is taken again if its source has not been replaced since.
 
     Raises:
       ValueError: the file cannot be read.
@@ -135,10 +136,11 @@ def make_recording(path: Path, *, recording_id: str, converted_dir: Path, channe
 
 
 def _convert(path: Path, target: Path, channel: int | None) -> Path:
-    if target.is_file() and target.stat().st_mtime >= path.stat().st_mtime:
+    if (before := converted_from(target)) and not is_replaced(before, path):
         return target
+    comment = conversion_comment(source_of(path))
     rate, blocks = stream_audio(path, channel=channel)
-    write_flac(target, (np.clip(block, -1, 1) for block in blocks), sampling_rate=rate)
+    write_flac(target, (np.clip(block, -1, 1) for block in blocks), sampling_rate=rate, comment=comment)
     return target
 
 

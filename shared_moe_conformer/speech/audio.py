@@ -203,13 +203,14 @@ def write_wav(path: Path, samples: np.ndarray, *, sampling_rate: int) -> None:
     path.write_bytes(wav.getvalue())
 
 
-def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int) -> None:
+def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int, comment: str = "") -> None:
     """Write a FLAC file of one channel and 16 bits a sample, whole or not at all.
 
     Args:
       path: of the file; its folder is made.
       blocks: samples, (num_samples,) each, from -1 to 1 or int16.
       sampling_rate: in Hz.
+      comment: is stored with them.
 
     Raises:
       OSError: the disk is full or fails.
@@ -219,6 +220,8 @@ def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int) 
         system_errors(temporary),
         soundfile.SoundFile(temporary, "w", sampling_rate, 1, "PCM_16", format="FLAC") as file,
     ):
+        if comment:
+            file.comment = comment
         for block in blocks:
             file.write(block)
 

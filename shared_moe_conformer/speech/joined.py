@@ -11,11 +11,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
-from shared_moe_conformer.config import require
-from shared_moe_conformer.speech.headers import ERRORS, AudioFile, open_known, place_behind_tags
+import numpy as np
 
-PIECE = 4096
-"""Samples, or bytes, that are copied at once."""
+from shared_moe_conformer.config import require
+from shared_moe_conformer.speech.headers import ERRORS, PIECE, AudioFile, open_known, place_behind_tags, system_errors
+
 FORMS = {b"RIFF": ("<I", (b"WAVE",)), b"FORM": (">I", (b"AIFF", b"AIFC"))}
 """Format of a file's length, for `struct`, and the words behind it, by its first bytes: WAV and AIFF."""
 STREAM, STREAM_INFO = b"fLaC", (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
@@ -23,7 +23,7 @@ STREAM, STREAM_INFO = b"fLaC", (b"\x00\x00\x00\x22", b"\x80\x00\x00\x22")
 STREAM_HEAD = 8
 """Bytes of both."""
 BLOCK = 1 << 20
-"""Bytes that are searched at once."""
+"""Bytes that are searched, or copied, at once."""
 MAX_PARTS = 10_000
 """Recordings in one file at most: each is a file for a moment."""
 
@@ -91,16 +91,16 @@ def open_joined(path: Path, parts: list[tuple[int, int]], *, max_seconds: float 
     """
     require(len(parts) <= MAX_PARTS, f"{path} holds more than {MAX_PARTS:,} recordings one behind another: cut it up")
     announced: list[float | None] = []
-    with tempfile.NamedTemporaryFile(suffix=".wav") as copy, contextlib.ExitStack() as stack:
+    with tempfile.NamedTemporaryFile(suffix=".w64") as copy, contextlib.ExitStack() as stack:
+        stack.enter_context(system_errors(Path(copy.name)))
         writer = None
         for file in _opened(path, parts):
             if writer is None:
-                form = {"samplerate": file.samplerate, "channels": file.channels, "format": "RF64", "subtype": "FLOAT"}
+                form = {"samplerate": file.samplerate, "channels": file.channels, "format": "W64", "subtype": "FLOAT"}
                 writer = stack.enter_context(AudioFile(copy.name, "w", **form))
             announced.append(file.announced)
-            with contextlib.suppress(*ERRORS):  # damage shows in the length
-                while len(piece := file.read(PIECE, dtype="float32", always_2d=True)):
-                    writer.write(piece)
+            for piece in _pieces(file):
+                writer.write(piece)
             if max_seconds is not None and writer.frames > max_seconds * file.samplerate:
                 break
         stack.close()
@@ -108,6 +108,13 @@ def open_joined(path: Path, parts: list[tuple[int, int]], *, max_seconds: float 
     lengths = [length for length in announced if length is not None]
     joined.announced = sum(lengths) if len(lengths) == len(announced) else None
     return joined
+
+
+def _pieces(file: AudioFile) -> Iterator[np.ndarray]:
+    """The samples (n, num_channels) of a file up to its end, or to where it is damaged, which shows in its length."""
+    with contextlib.suppress(*ERRORS):
+        while len(piece := file.read(PIECE, dtype="float32", always_2d=True)):
+            yield piece
 
 
 def _opened(path: Path, parts: list[tuple[int, int]]) -> Iterator[AudioFile]:
@@ -118,8 +125,8 @@ def _opened(path: Path, parts: list[tuple[int, int]]) -> Iterator[AudioFile]:
         remedy = "cut the file into these, or convert each to wav"
         with tempfile.NamedTemporaryFile(suffix=path.suffix) as copy, path.open("rb") as source:
             source.seek(begin)
-            for first in range(begin, end, PIECE):
-                copy.write(source.read(min(PIECE, end - first)))
+            for first in range(begin, end, BLOCK):
+                copy.write(source.read(min(BLOCK, end - first)))
             copy.flush()
             try:
                 file = open_known(Path(copy.name))

@@ -224,6 +224,7 @@ def test_pieces_make_the_whole_and_what_is_finished_is_not_made_again(
     assert computed[5:] == ["c2", "c3"], "the file of a recording that has changed is made again"
     assert all(np.array_equal(a, cut.load_features()) for a, cut in zip(whole, joined, strict=True))
     assert sorted(path.name for path in FBANK.iterdir() if "dev" in path.name) == [
+        "audio_dev.jsonl",
         "cuts_dev.jsonl.gz",
         *(f"feats_dev-{number}.lca" for number in range(3)),
     ]
@@ -234,7 +235,8 @@ def test_old_features_are_removed(cuts: CutSet, monkeypatch: pytest.MonkeyPatch)
     store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
     monkeypatch.setattr(f"{MODULE}.CUTS_PER_FILE", 5)
     store_features(cuts, "train", directory=FBANK, config=FeatureConfig())
-    assert sorted(path.name for path in FBANK.iterdir()) == ["cuts_train.jsonl.gz", "feats_train-0.lca"]
+    names = ["audio_train.jsonl", "cuts_train.jsonl.gz", "feats_train-0.lca"]
+    assert sorted(path.name for path in FBANK.iterdir()) == names
 
 
 def test_features_of_a_split_of_a_longer_name_stay(cuts: CutSet) -> None:

@@ -104,6 +104,10 @@ def test_a_change_of_the_cuts_is_told(corpus: Corpus, tmp_path: Path) -> None:
     other = fastcopy(cuts[0], supervisions=[fastcopy(cuts[0].supervisions[0], text="OTHER")])
     assert "other ids, times, texts or another order" in change_of(StoredCuts([other, *cuts[1:]]))
     assert f"{len(cuts)} cuts then, {len(cuts) - 1} now" in change_of(StoredCuts(cuts[1:]))
+    record_cuts(tmp_path, len(cuts), stored.content_digest, "audio then")
+    assert change_of(stored) == "", "nobody knows its audio"
+    told = change_of_cuts(tmp_path, len(cuts), stored.content_digest, "audio now")
+    assert "(other audio under the same ids): results are of both" in told
     (tmp_path / "training-cuts.json").write_text("[]")
     assert change_of(stored) == ""
 

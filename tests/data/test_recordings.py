@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 from typing import Literal
@@ -134,8 +135,26 @@ def test_a_conversion_is_made_once_and_again_when_the_file_changes(audio: Path) 
 
     first = convert()
     assert convert() == first
+    os.utime(audio / "a.ogg")
+    assert convert() == first, "the content is the same"
     soundfile.write(str(audio / "a.ogg"), np.zeros((8000, 2)), 8000)
+    os.utime(audio / "a.ogg", (1, 1))  # as a copy that keeps its time, of a file that was cut off before
     assert convert()[0] == 8000
+
+
+def test_half_a_conversion_is_not_taken(audio: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_recording(audio / "a.ogg", recording_id="x", converted_dir=audio / "converted")
+
+    def stop(_: np.ndarray, *__: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(np, "clip", stop)
+        make_recording(audio / "a.ogg", recording_id="x", converted_dir=audio / "other")
+    assert not list((audio / "other").iterdir())
+    target = Path(whole.sources[0].source)
+    target.write_bytes(target.read_bytes()[:50])
+    assert make_recording(audio / "a.ogg", recording_id="x", converted_dir=audio / "converted") == whole
 
 
 def test_a_damaged_file_is_named(audio: Path) -> None:

@@ -193,6 +193,24 @@ def test_another_sampling_rate_makes_new_features_alone(recipe: Path, prepare: P
     assert re.search(r"--sampling-rate R  of the features, in Hz; .*\(11000\)\n", prepare("--help").stdout)
 
 
+def test_audio_that_was_replaced_is_prepared_again(recipe: Path, prepare: Prepare) -> None:
+    """corpus_stages.sh with programs that are only noted; what replaced_audio tells is in a file."""
+    shutil.copy(ROOT / "local/corpus_stages.sh", recipe.parents[2] / "local")
+    python = "[ $1 = -c ] && exit\ncase $1 in *replaced_audio.py) cat told; exit;; esac\necho $1 >>log\n"
+    python += "mkdir -p data/{manifests,fbank}; touch told data/{manifests/cuts,fbank/cuts}_{train,dev,test}.jsonl.gz"
+    (recipe.parents[2] / "bin/python3").write_text(f"#!/bin/bash\n{python} data/fbank/audio_train.jsonl\n")
+    content = '#!/usr/bin/env bash\n. "$(dirname "$0")/../../../local/corpus_stages.sh" "$@"\n'
+    content += "download() { :; }\nmanifests() { run_local build; }\nprepare_corpus\n"
+    (recipe / "prepare.sh").write_text(content)
+    assert prepare("--stop-stage", "3").returncode == 0 and len(log(recipe)) == 3
+    assert prepare("--stop-stage", "3").returncode == 0 and log(recipe) == []
+    (recipe / "told").write_text("1 audio file replaced\n")
+    again = prepare("--stop-stage", "3")
+    assert "1 audio file replaced: all is made again from stage 1 on\nstage 0: Get the" in again.stdout
+    assert len(log(recipe)) == 3
+    assert "1 audio file replaced: run ./prepare.sh without --stage afterwards" in prepare("--stage", "10").stdout
+
+
 @pytest.mark.parametrize("script", sorted(ROOT.glob("egs/*/ASR/*.sh")) + sorted(ROOT.glob("local/*.sh")), ids=str)
 def test_shell_scripts_parse(script: Path) -> None:
     subprocess.run(["bash", "-n", script], check=True)
