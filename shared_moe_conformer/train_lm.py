@@ -25,7 +25,7 @@ from shared_moe_conformer.config import (
 )
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.manifests import cuts_path
-from shared_moe_conformer.data.texts import TextLoader, file_texts, split_texts
+from shared_moe_conformer.data.texts import TextLoader, file_texts, known_sentences, split_texts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units, save_units
 from shared_moe_conformer.decoding.neural_lm import LanguageModel, neural_lm_path, save_neural_lm
 from shared_moe_conformer.decoding.options import token_ngram_path
@@ -148,17 +148,19 @@ def train_lm(
 def _config_for(config: Config) -> LmConfig:
     """The options of a language model for a recogniser of this config."""
     data = config.data
-    return LmConfig(data=LmDataConfig(lang_dir=data.lang_dir, train_split=data.train_split, dev_split=data.dev_split))
+    manifest_dir = Path(data.manifest_dir).with_name("manifests")  # without copies at other speeds
+    return LmConfig(data=LmDataConfig(manifest_dir.as_posix(), data.lang_dir, data.train_split, data.dev_split))
 
 
 def _loaders(config: LmConfig, recipe_dir: Path, tokenizer: Tokenizer) -> tuple[TextLoader, TextLoader]:
     """The batches to train on, and those of dev."""
     data, manifest_dir = config.data, recipe_dir / config.data.manifest_dir
-    own = file_texts(recipe_dir / data.text) if data.text else split_texts(cuts_path(manifest_dir, data.train_split))
-    dev = split_texts(cuts_path(manifest_dir, data.dev_split))
+    texts = file_texts(recipe_dir / data.text) if data.text else split_texts(cuts_path(manifest_dir, data.train_split))
+    own = known_sentences(texts, tokenizer, name=data.text or data.train_split)
+    dev = known_sentences(split_texts(cuts_path(manifest_dir, data.dev_split)), tokenizer, name=data.dev_split)
     return (
-        TextLoader(tokenizer.encode(own), name="text", max_tokens=data.max_tokens, seed=config.training.seed),
-        TextLoader(tokenizer.encode(dev), name="dev text", max_tokens=data.max_tokens),
+        TextLoader(own, name="text", max_tokens=data.max_tokens, seed=config.training.seed),
+        TextLoader(dev, name="dev text", max_tokens=data.max_tokens),
     )
 
 

@@ -131,6 +131,11 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(
     assert message in shown and shown.count("\n") == 1 and not (tmp_path / "lm").exists()
 
 
+def test_the_texts_are_where_a_recipe_has_its_manifests() -> None:
+    german = replace_fields(Config(), {"manifest_dir": "data/de/fbank", "lang_dir": "data/de/lang"})
+    assert train_lm._config_for(german).data.manifest_dir == "data/de/manifests"
+
+
 def test_help_has_the_options_of_texts_alone(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_lm.main(CONFIGS, recipe_dir=recipe, arguments=["--help"])

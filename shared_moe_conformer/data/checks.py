@@ -30,7 +30,7 @@ MAX_CLIPPED_SHARE = 1e-3
 MAX_SHOWN = 3
 """Problems that one message names."""
 MAX_LEFT_OUT_SHARE = 0.1
-"""Largest share of the training cuts that may be left out; where more are faulty, something is wrong with all."""
+"""Largest share of training cuts or texts that may be left out; where more are faulty, something is wrong with all."""
 MAX_SILENT_SHARE = 0.8
 
 

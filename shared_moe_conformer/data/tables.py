@@ -98,9 +98,9 @@ def _utterance_of_row(origin: str, values: Mapping[str, str]) -> Utterance:
 
 def _times(values: Mapping[str, str]) -> tuple[float, float]:
     """Start and duration of a row; a duration of 0: to the end of the file."""
-    start, end = span(values["start"] or "0", values["end"] or "-1")
+    start, rest = span(values["start"] or "0", values["end"] or "-1")
     if not values["duration"]:
-        return start, end
+        return start, rest
     duration = seconds(values["duration"], "duration")
     require(duration > 0 or duration == -1, f"it lasts {duration:g} s: write its seconds, or -1 for the whole rest")
     return start, max(duration, 0.0)

@@ -11,9 +11,11 @@ import torch
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.batch import AsrBatch
+from shared_moe_conformer.data.checks import MAX_LEFT_OUT_SHARE
 from shared_moe_conformer.data.loaders import ResumableLoader
 from shared_moe_conformer.data.manifests import iterate_cut_file
 from shared_moe_conformer.data.marks import listed, marks_in
+from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.data.utterances import lines_of
 from shared_moe_conformer.text import words_of
 
@@ -49,9 +51,30 @@ def file_texts(path: Path) -> list[str]:
 
 
 def _with_words(texts: Sequence[str], path: Path) -> list[str]:
-    texts = [" ".join(words) for words in map(words_of, texts) if words]
+    texts = [" ".join(text.split()) for text in texts if words_of(text)]
     require(bool(texts), f"{path} holds no words: give texts to train on and to measure perplexity on")
     return texts
+
+
+def known_sentences(texts: Sequence[str], tokenizer: Tokenizer, *, name: str) -> list[list[int]]:
+    """The tokens of each text; texts with unknown characters, of which a model would learn <unk>, are left out.
+
+    Args:
+      name: what the texts are called in messages.
+
+    Raises:
+      ValueError: these are more than a tenth of all.
+    """
+    sentences = tokenizer.encode(list(texts))
+    unknown = [text for text, tokens in zip(texts, sentences) if tokenizer.unk_id in tokens]
+    message = f"{len(unknown):,} of {len(texts):,} lines of {name} have characters that no unit holds"
+    require(
+        len(unknown) <= MAX_LEFT_OUT_SHARE * len(texts),
+        f"{message}, first {''.join(unknown[:1])[:60]!r}: write them as the transcripts are, in the same case",
+    )
+    if unknown:
+        logger.warning("%s, first %r: they are left out", message, unknown[0][:60])
+    return [tokens for tokens in sentences if tokenizer.unk_id not in tokens]
 
 
 class TextLoader(ResumableLoader):

@@ -1,14 +1,30 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 
-from shared_moe_conformer.data.texts import TextLoader, file_texts, split_texts
+from shared_moe_conformer.data.texts import TextLoader, file_texts, known_sentences, split_texts
+from shared_moe_conformer.data.tokenizer import train_tokenizer
 
 SENTENCES = [[n] * (n % 7 + 1) for n in range(1, 40)]
+
+
+def test_texts_are_spelled_as_transcripts_are_and_unknown_ones_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"你好{character}界" for character in "世天地人水火山石田土木"]
+    tokenizer = train_tokenizer(texts, tmp_path / "lang", None)
+    (tmp_path / "texts").write_text("".join(f" {text}\n" for text in [*texts, "你好X"]), encoding="utf-8")
+    with caplog.at_level(logging.WARNING, "shared_moe_conformer"):
+        sentences = known_sentences(file_texts(tmp_path / "texts"), tokenizer, name="texts")
+    assert sentences == tokenizer.encode(texts) and {len(sentence) for sentence in sentences} == {4}
+    assert "1 of 12 lines of texts have characters that no unit holds, first '你好X': they" in caplog.text
+    with pytest.raises(ValueError, match="2 of 3 lines of text have .* first '你X': write them as the transcripts are"):
+        known_sentences(["你好", "你X", "X"], tokenizer, name="text")
 
 
 def make_loader(**options: int | None) -> TextLoader:
