@@ -44,7 +44,8 @@ def ctc_loss(log_probs: Tensor, lens: Tensor, y: Tensor, y_lens: Tensor) -> Tens
     Source: Graves et al. 2006, Connectionist Temporal Classification.
     """
     log_probs = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).transpose(0, 1)
-    return F.ctc_loss(log_probs, y, lens, y_lens, blank=0, reduction="sum", zero_infinity=True)
+    losses = F.ctc_loss(log_probs, y, lens.clamp(min=1), y_lens, blank=0, reduction="none", zero_infinity=True)
+    return losses.masked_fill(lens == 0, 0.0).sum()  # torch 1.13 reads beyond an utterance without frames
 
 
 def hidden_distance(encoder_out: Tensor, teacher_out: Tensor, lens: Tensor) -> Tensor:

@@ -55,6 +55,17 @@ def test_too_few_frames_count_as_0_and_leave_batch_mates_alone() -> None:
     assert (gradient[0] != 0).all()
 
 
+@pytest.mark.parametrize("num_tokens", [0, 2])
+def test_an_utterance_without_frames_counts_as_0(num_tokens: int) -> None:
+    """Torch 1.13 would read the memory before the table of such an utterance."""
+    logits, y = random_logits(2, 4, 3), torch.tensor([[1, 2], [2, 1]])
+    lens, y_lens = torch.tensor([4, 0]), torch.tensor([2, num_tokens])
+    loss = ctc_loss(logits.log_softmax(-1), lens, y, y_lens)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss, ctc_loss(logits[:1].log_softmax(-1), lens[:1], y[:1], y_lens[:1]))
+    assert (gradient[1] == 0).all() and (gradient[0] != 0).all()
+
+
 def test_padding_changes_nothing() -> None:
     log_probs, y = torch.randn(2, 6, 4).log_softmax(-1), torch.tensor([[1, 2, 3], [2, 0, 0]])
     lens, y_lens = torch.tensor([6, 4]), torch.tensor([3, 1])
