@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def mutual_information_recursion(
@@ -53,6 +54,7 @@ class _TotalLogProb(torch.autograd.Function):
         return log_prob.to(px.dtype), px_posterior, py_posterior
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         px_posterior, py_posterior = ctx.saved_tensors
         grad = grad.reshape(-1, 1, 1)

@@ -153,7 +153,8 @@ def pruned_transducer_loss(
 def arc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, tokens: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the joiner's choices from the teacher's, averaged over lattice positions.
 
-    The vocabulary is collapsed to three: the token that is next in the transcript, blank, and the rest.
+    Without positions it is 0. The vocabulary is collapsed to three: the token that is next in the transcript, blank,
+    and the rest.
 
     Source: Panchapagesan et al. 2021, Efficient knowledge distillation for RNN-transducer models, section 3 (arXiv
     2011.06110); there over the whole lattice, here over the positions that pruning keeps.
@@ -164,7 +165,7 @@ def arc_divergence(log_probs: Tensor, teacher_log_probs: Tensor, tokens: Tensor)
       tokens: the next token, (R,); 0, the blank, where the transcript has ended and there is none.
     """
     ours, theirs = (_three_choices(x.float(), tokens) for x in (log_probs, teacher_log_probs))
-    return (theirs * (theirs.log() - ours.log())).sum(dim=1).mean()
+    return (theirs * (theirs.log() - ours.log())).sum() / max(len(tokens), 1)
 
 
 def _three_choices(log_probs: Tensor, tokens: Tensor) -> Tensor:

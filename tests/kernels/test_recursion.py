@@ -43,6 +43,15 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda px, py: mutual_information_recursion(px, py, boundary), (px, py))
 
 
+def test_second_derivatives_are_refused() -> None:
+    """The gradient is computed outside of autograd: what it would give for them lacks the posteriors' part."""
+    px, py = random_lattice(1, 2, 3)
+    loss = mutual_information_recursion(px, py).square().sum()
+    (gradient,) = torch.autograd.grad(loss, py, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 def test_each_token_and_each_frame_is_passed_once() -> None:
     _, (px, py) = mutual_information_recursion(*random_lattice(3, 5, 9), return_grad=True)
     torch.testing.assert_close(px.sum(2), torch.ones(3, 5, dtype=torch.float64))

@@ -280,6 +280,10 @@ def test_the_joiners_divergence_is_that_of_three_choices() -> None:
     assert arc_divergence(columns[1], columns[1], tokens) == 0
 
 
+def test_without_lattice_positions_nothing_diverges() -> None:
+    assert arc_divergence(torch.zeros(0, 2), torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)) == 0
+
+
 def test_certain_choices_have_finite_gradients() -> None:
     logits = (frames(1)[0] * 100).requires_grad_()
     columns = logits.log_softmax(dim=-1)[:, [1, 0]]
