@@ -35,7 +35,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tenso
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, attended: Tensor) -> Tensor:
-    """`attend` in plain torch, with all scores at once, in float32 or wider."""
-    scores = (query @ key.transpose(-2, -1)) * query.size(-1) ** -0.5
+    """`attend` in plain torch, with all scores at once; their softmax is in float32 or wider."""
+    scores = (query * query.size(-1) ** -0.5) @ key.transpose(-2, -1)  # scaled first: float16 ends at 65,504
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return scores.masked_fill(~attended, float("-inf")).softmax(dim=-1).to(value.dtype) @ value

@@ -19,6 +19,14 @@ def test_attention_equals_its_definition() -> None:
     torch.testing.assert_close(attend(query, key, value, frames.attended), expected)
 
 
+@pytest.mark.skipif(not hasattr(F, "scaled_dot_product_attention"), reason="this torch has no float16 on a CPU")
+def test_loud_frames_do_not_overflow_float16() -> None:
+    """Their products with themselves do, before they are scaled."""
+    loud = torch.full((1, 1, 3, 64), 40.0, dtype=torch.float16)
+    found = attention.softmax_attention(loud, loud, loud, torch.ones(1, 1, 1, 3, dtype=torch.bool))
+    torch.testing.assert_close(found, loud)
+
+
 @pytest.mark.parametrize("queries", [4, 100])
 def test_attention_without_the_fused_kernel(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether some queries are computed at once or all."""
