@@ -133,9 +133,9 @@ class DecodingConfig:
             bool(self.lm_scales) and min(self.lm_scales) >= 0,
             f"lm_scales is {self.lm_scales}: give one or more numbers from 0",
         )
-        require(
-            math.isfinite(self.blank_penalty), f"blank_penalty is {self.blank_penalty}: give a finite number of nats"
-        )
+        for name, value in [*vars(self).items(), ("lm_scales", max(self.lm_scales))]:
+            finite = not isinstance(value, float) or math.isfinite(value)
+            require(finite, f"{name} is {value}: give a finite number")
         require(
             2 <= self.max_active <= MAX_ACTIVE_LIMIT,
             f"max_active is {self.max_active}: give 2 to {MAX_ACTIVE_LIMIT} states",

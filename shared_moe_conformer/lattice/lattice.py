@@ -172,7 +172,7 @@ def reached(src: np.ndarray, dst: np.ndarray, states: np.ndarray, num_states: in
 
 def _links(src: np.ndarray, dst: np.ndarray, num_states: int) -> csr_matrix:
     """Arcs as SciPy's algorithms on graphs take them."""
-    return csr_matrix((np.ones(len(src), dtype=np.int8), (src, dst)), shape=(num_states, num_states))
+    return csr_matrix((np.ones(len(src), dtype=bool), (src, dst)), shape=(num_states, num_states))
 
 
 def spans(first: np.ndarray, end: np.ndarray) -> np.ndarray:

@@ -230,6 +230,15 @@ def test_active_states_and_arcs_are_limited() -> None:
     assert find_lattice(flat, graph, WIDE, max_arcs=1000) is None
 
 
+def test_many_arcs_between_two_states_warn_of_nothing(engine, recwarn: pytest.WarningsRecorder) -> None:
+    """Between two states of the modified topology there are as many arcs as units."""
+    log_probs = random_log_probs(1, 3, 200, seed=0)
+    beams = Beams(search_beam=100.0, output_beam=100.0, max_active=1000)
+    (lattice,) = find_lattices(engine, log_probs, torch.tensor([3]), ctc_topology(200, modified=True), beams)
+    assert tuple(lattice.ilabel[best_arcs(lattice)]) == tuple(log_probs[0].argmax(dim=1).tolist())
+    assert lattice.num_arcs > 3 * 200 and not recwarn.list
+
+
 def test_some_states_stay_however_narrow_the_beam_is() -> None:
     graph, log_probs = ctc_topology(50, modified=False), random_log_probs(1, 8, 50, seed=1)[0].numpy()
     narrow = find_lattice(log_probs, graph, Beams(1e-3, 100.0, max_active=1000), **MANY)
