@@ -143,7 +143,7 @@ class SharedMoeConformerModel(SharedMoeConformerPreTrainedModel):
     def encode(self, input_features: Tensor, attention_mask: Tensor | None) -> EncoderOutput:
         """Return the package's own output for the arguments of `forward`."""
         if attention_mask is None:
-            attention_mask = input_features.new_ones(input_features.shape[:2])
+            attention_mask = input_features.new_ones(input_features.shape[:2], dtype=torch.int64)
         return self.encoder(input_features, attention_mask.sum(dim=1).long())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shared_moe_conformer.config import MIN_NUM_FRAMES, subsampled_length
 from shared_moe_conformer.kernels.linear import Linear
+from shared_moe_conformer.model.norms import as_wide_as
 
 SILENCE = -1e4
 """Logarithm of an energy that adds nothing."""
@@ -63,7 +64,7 @@ class FeatureNorm(nn.Module):
 
     def levelled(self, x: Tensor, x_lens: Tensor) -> Tensor:
         """Features (N, T, F) at the same loudness, if they are normalised by it."""
-        return x - loudness(x, x_lens) if self.by_loudness else x
+        return x - as_wide_as(x, loudness(x, x_lens)) if self.by_loudness else x
 
     def scale(self) -> Tensor:
         """The factor of each bin's distance from its mean, (F,)."""

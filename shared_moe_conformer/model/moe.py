@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from shared_moe_conformer.config import EncoderConfig, RouterGates
 from shared_moe_conformer.kernels.linear import linear
 from shared_moe_conformer.model.frames import Frames
+from shared_moe_conformer.model.norms import as_wide_as
 
 
 class Routing(NamedTuple):
@@ -159,7 +160,7 @@ class MoeFeedForward(nn.Module):
         index = by_expert // self.top_k  # the frame of each row
         out = self.norm(self.experts(rows.index_select(0, index), counts))
         gated = out * routing.gates.flatten()[by_expert].unsqueeze(1)  # float32 under autocast, too
-        routed = frames.unpack(gated.new_zeros(rows.shape).index_add_(0, index, gated))
+        routed = frames.unpack(as_wide_as(x, gated.new_zeros(rows.shape).index_add_(0, index, gated)))
         return routed if self.common_expert is None else routed + self.common_expert(x), routing
 
 

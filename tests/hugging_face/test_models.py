@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.config import to_dict
+from shared_moe_conformer.config import subsampled_length, to_dict
 from shared_moe_conformer.loss.per_frame import ctc_loss
 from shared_moe_conformer.model.encoder import Encoder
 from tests.conftest import TINY
@@ -37,6 +37,16 @@ def test_the_encoder_alone_gives_the_packages_frames(
     torch.testing.assert_close(output.last_hidden_state, frames, atol=1e-5, rtol=0)
     assert routing is not None and torch.equal(output.expert_ids, routing.expert_ids)
     assert type(model.encoder) is Encoder
+
+
+def test_in_bfloat16_no_frame_is_lost_without_a_mask(tiny_folder: Path) -> None:
+    """bfloat16 cannot hold 1,027, the number of frames, and would make 1,024 of it."""
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(tiny_folder, trust_remote_code=True).bfloat16()
+    output = model(torch.randn(1, 1027, 80, dtype=torch.bfloat16))
+    assert output.last_hidden_state.dtype == torch.bfloat16
+    assert output.attention_mask.sum() == subsampled_length(1027)
 
 
 def test_logits_are_those_of_the_ctc_head_and_padding_is_blank(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from shared_moe_conformer.model.conformer import FeedForward
+from shared_moe_conformer.model.encoder import Encoder
 from shared_moe_conformer.model.frames import Frames
 from shared_moe_conformer.model.moe import (
     Experts,
@@ -245,6 +248,17 @@ def test_routers_together_lose_what_each_loses_alone(top_k: int) -> None:
 def test_without_frames_there_is_no_loss() -> None:
     routing = stacked(torch.zeros(0, 4))
     assert load_balancing_loss(expert_usage(routing)).tolist() == router_z_loss(routing.router_logits).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("options", [{"experts_in": "both", "loudness_norm": True}, {"common_expert_dim": 8}])
+def test_an_encoder_that_was_converted_to_bfloat16_computes_in_it(encoder_config: Any, options: dict[str, Any]) -> None:
+    """As `from_pretrained(..., dtype=torch.bfloat16)` of transformers converts it."""
+    encoder = Encoder(encoder_config(**options), num_mel_bins=20).eval()
+    x, x_lens = torch.randn(2, 60, 20), torch.tensor([60, 31])
+    expected = encoder(x, x_lens).encoder_out
+    found = encoder.bfloat16()(x.bfloat16(), x_lens).encoder_out
+    assert found.dtype == torch.bfloat16
+    assert (found.float() - expected).abs().mean() < 0.05, "a frame near a tie may go to another expert"
 
 
 def test_gates_and_the_sum_of_experts_are_float32_under_autocast() -> None:
