@@ -159,8 +159,8 @@ def ngram_scorer(model: NgramModel, tokens: Sequence[str]) -> PrefixScorer:
 
 def _histories(model: NgramModel) -> list[Ngram]:
     """The histories on which the next token's probability can depend."""
-    found = {ngram[:-1] for ngram in model.log_probs} | {(), (BOS,)}
-    return [(BOS,), *sorted(found - {(BOS,)})]
+    found = {ngram[:-1] for ngram in model.log_probs} | {h for h, weight in model.backoffs.items() if weight}
+    return [(BOS,), *sorted((found | {()}) - {(BOS,)})]
 
 
 def _followers(model: NgramModel, ids: Collection[str]) -> dict[Ngram, list[tuple[str, float]]]:

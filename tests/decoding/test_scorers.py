@@ -17,7 +17,7 @@ from shared_moe_conformer.decoding.scorers import (
     phrase_scorer,
     read_hotwords,
 )
-from shared_moe_conformer.lattice.ngram import BOS, NgramModel, train_ngram
+from shared_moe_conformer.lattice.ngram import BOS, EOS, EPSILON, NgramAutomaton, NgramModel, train_ngram
 from tests.backoff import log_prob, sentence_log_prob
 from tests.decoding.conftest import total
 
@@ -145,6 +145,15 @@ def test_a_history_of_which_only_a_longer_one_is_known() -> None:
     scorer = ngram_scorer(ngram, ["<blk>", "A", "B"])
     assert total(scorer, [1, 2, 2]) == pytest.approx(-1.0 - 0.5 - 0.125 - 2.0)
     assert total(scorer, [1, 2, 1, 2]) == pytest.approx(-1.0 - 0.5 - 0.25 - 0.5)
+
+
+def test_a_history_that_no_token_follows_still_has_its_back_off_weight() -> None:
+    log_probs = {("A",): -1.0, ("B",): -2.0, (EOS,): -1.5, ("A", "B"): -0.5}
+    ngram = NgramModel(3, log_probs, {("A",): -0.75, ("B",): -0.25, ("A", "B"): -0.125})
+    scorer = ngram_scorer(ngram, ["<blk>", "A", "B"])
+    for tokens in ([1, 2], [1, 2, 2], [2, 2, 1]):
+        whole = NgramAutomaton(ngram, [EPSILON, "A", "B"]).score(tokens)
+        assert scorer.sentence_scores([tokens])[0] == pytest.approx(whole)
 
 
 def test_a_token_that_the_ngram_lacks_is_named() -> None:
