@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from shared_moe_conformer.decoding.ctc import collapse
+from shared_moe_conformer.decoding.greedy import next_token_log_probs, projected_decoder_out
 from shared_moe_conformer.decoding.hypothesis import BLANK_ID, Hypothesis, WholeUtteranceSearch
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources, given
 from shared_moe_conformer.decoding.scoring import num_errors
@@ -157,26 +158,53 @@ def nbest_transducer_rescoring(
 
 CONTEXTS = 64
 """Contexts of the decoder that the joiner computes together."""
+CELLS = 1 << 20
+"""Nodes of the transducer's lattices that are summed together: about 100 MB."""
 
 
 def transducer_log_probs(model: AsrModel, frames: Tensor, sequences: Sequence[list[int]]) -> list[float]:
     """The log-probability of each token sequence, given the encoder frames (T, C) of an utterance.
 
-    The decoder sees the last few tokens only, which sequences of a list have in common.
+    The decoder sees the last few tokens only, which sequences of a list have in common. Of the joiner's outputs only
+    those on a way through a sequence are kept, and only some sequences are summed together, to bound the memory.
     """
-    size, decoder, joiner = model.decoder.context_size, model.decoder, model.joiner
-    numbers: dict[tuple[int, ...], int] = {}
-    rows = []
+    size, start = model.decoder.context_size, model.decoder.start_context
+    contexts: dict[tuple[int, ...], int] = {}
+    emitted, blanks = [], []  # arcs of each sequence: a context's number, and the token that follows
     for tokens in sequences:
-        said = [*decoder.start_context, *tokens]
-        contexts = [tuple(said[u : u + size]) for u in range(len(tokens) + 1)]
-        rows.append([numbers.setdefault(context, len(numbers)) for context in contexts])
-    decoder_frames = joiner.decoder_projection(decoder.step(torch.tensor(list(numbers), device=frames.device)))
-    encoder_frames = joiner.encoder_projection(frames).unsqueeze(1)
-    parts = [joiner(encoder_frames, part).float().log_softmax(-1) for part in decoder_frames.split(CONTEXTS)]
-    log_probs = torch.cat(parts, dim=1)  # (T, contexts, V)
-    emitted = [log_probs[:, row[:-1], tokens] for row, tokens in zip(rows, sequences)]
-    return sequence_log_probs(emitted, [log_probs[:, row, BLANK_ID] for row in rows]).tolist()
+        said = [*start, *tokens]
+        seen = [tuple(said[u : u + size]) for u in range(len(tokens) + 1)]
+        row = [contexts.setdefault(context, len(contexts)) for context in seen]
+        emitted.append(list(zip(row, tokens)))
+        blanks.append([(context, BLANK_ID) for context in row])
+    arcs = sorted({arc for of_one in (*emitted, *blanks) for arc in of_one})
+    log_probs = _log_probs_of_arcs(model, frames, torch.tensor(list(contexts)), torch.tensor(arcs))
+    column = {arc: number for number, arc in enumerate(arcs)}
+
+    def of(rows: Sequence[list[tuple[int, int]]]) -> list[Tensor]:
+        return [log_probs[:, [column[arc] for arc in row]] for row in rows]
+
+    at_once = max(1, CELLS // (max(map(len, blanks)) * (1 + len(frames))))
+    some = (slice(begin, begin + at_once) for begin in range(0, len(blanks), at_once))
+    return [x for s in some for x in sequence_log_probs(of(emitted[s]), of(blanks[s])).tolist()]
+
+
+def _log_probs_of_arcs(model: AsrModel, frames: Tensor, contexts: Tensor, arcs: Tensor) -> Tensor:
+    """Log-probabilities (T, A) of A arcs at each frame (T, C).
+
+    Args:
+      contexts: the decoder's, (number of contexts, context_size).
+      arcs: the number of a context and the token or blank after it, in the order of contexts, (A, 2).
+    """
+    encoder_frames = model.joiner.encoder_projection(frames).unsqueeze(1)
+    decoder_frames = projected_decoder_out(model, contexts.to(frames.device))
+    context, token = arcs.to(frames.device).unbind(1)
+    parts = []
+    for first, part in zip(range(0, len(contexts), CONTEXTS), decoder_frames.split(CONTEXTS)):
+        here = (context >= first) & (context < first + CONTEXTS)
+        log_probs = next_token_log_probs(model, encoder_frames, part, blank_penalty=0.0)
+        parts.append(log_probs[:, context[here] - first, token[here]])
+    return torch.cat(parts, dim=1)
 
 
 def _rescored_lists(

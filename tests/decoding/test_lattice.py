@@ -237,7 +237,13 @@ def by_alignments(model: AsrModel, frames: torch.Tensor, tokens: list[int]) -> f
     return float(torch.stack(total).logsumexp(0))
 
 
-def test_the_transducers_scores_count_every_alignment(make_model, make_batch) -> None:
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_the_transducers_scores_count_every_alignment(
+    at_once: int, make_model, make_batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether contexts and sequences are computed one by one or all together."""
+    monkeypatch.setattr(searches, "CONTEXTS", at_once)
+    monkeypatch.setattr(searches, "CELLS", at_once)
     model, (frames, _), sequences = make_model(8), make_batch([4]), [[], [3], [3, 3, 5], [3, 5]]
     found = searches.transducer_log_probs(model, frames[0], sequences)
     assert found == pytest.approx([by_alignments(model, frames[0], tokens) for tokens in sequences], abs=1e-4)
