@@ -144,7 +144,7 @@ class ModifiedBeamSearch:
 
     def _next_token_log_probs(self, encoder_frame: Tensor, context: Tensor) -> Tensor:
         """Log-probabilities (N, K, V) of one encoder frame (N, J) after contexts (N, K, context_size)."""
-        decoder_frames = projected_decoder_out(self.model, context.flatten(0, 1)).view(*context.shape[:2], -1)
+        decoder_frames = projected_decoder_out(self.model, context.flatten(0, 1)).unflatten(0, context.shape[:2])
         return next_token_log_probs(
             self.model, encoder_frame.unsqueeze(1), decoder_frames, blank_penalty=self.blank_penalty
         )

@@ -110,9 +110,11 @@ def padded(rows: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_nothing_is_found_before_the_first_frame(number: int) -> None:
+def test_nothing_is_found_before_the_first_frame_and_in_a_batch_of_nothing(number: int) -> None:
     search = searches(exact_model(0))[number]
     assert [hyp.tokens for hyp in search.finish(search.start(2))] == [[], []]
+    frames, lens = frames_of([3], seed=0)
+    assert search_utterances(search, frames[:0], lens[:0]) == []
 
 
 def test_a_penalty_of_blank_gives_more_tokens(make_model, make_batch) -> None:
