@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import write_whole
@@ -96,7 +97,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
 def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     tune_cpu()
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
-    config, model, checkpoint = _load_model(args, selection, exp_dir)
+    config, model, checkpoint = _load_model(args, selection, exp_dir, device)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     tuned = searches.read_tuned(exp_dir)
@@ -104,7 +105,6 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer, tuned=values)
     data, distortions = AsrDataModule(config, recipe_dir, tokenizer), [parse_distortion(text) for text in args.distort]
     loaders = data.test_loaders() | data.distorted_loaders(distortions)
-    model.to(device)
     with logged(exp_dir, "decode", console=sys.stdout):
         logger.debug("config: %s", json.dumps(to_dict(config)))
         logger.debug("options: %s, %s", selection, decoding)
@@ -131,11 +131,14 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
             _compare_distortions(scores_of[test_set], distorted, exp_dir, checkpoint=checkpoint)
 
 
-def _load_model(args: argparse.Namespace, selection: Selection, exp_dir: Path) -> tuple[Config, AsrModel, str]:
+def _load_model(
+    args: argparse.Namespace, selection: Selection, exp_dir: Path, device: torch.device
+) -> tuple[Config, AsrModel, str]:
     """The config with the flags' values, the model with the layers that compute, and its name in results."""
     trained_as, model = load_experiment(exp_dir, selection)
     limit_threads(counts_of(model)["total"].active)
-    model.encoder.use_layers(args.num_layers)
+    model.to(device).encoder.use_layers(args.num_layers)
+    model.encoder.merge_once()
     layers = f"-{args.num_layers}-layers" if args.num_layers else ""
     return apply_flags(trained_as, args), model, selection.name(exp_dir) + layers
 
@@ -148,7 +151,7 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
         unused = f"--tune with --{searches.flag(name)}: values are tuned on one split as it is; leave one of them out"
         require(not getattr(args, name, ()), unused)
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
-    config, model, checkpoint = _load_model(args, selection, exp_dir)
+    config, model, checkpoint = _load_model(args, selection, exp_dir, device)
     config = replace_fields(config, {"test_splits": (args.tune,)})
     searches.read_tuned(exp_dir)  # a damaged file is refused before the work
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
@@ -156,7 +159,6 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
     methods = worth_tuning(methods, vars(args))
     (loader,) = AsrDataModule(config, recipe_dir, tokenizer).test_loaders().values()
-    model.to(device)
     with logged(exp_dir, "tune", console=sys.stdout):
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())

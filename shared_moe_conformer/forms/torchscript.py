@@ -1,6 +1,7 @@
 """A released model as TorchScript graphs, which need only torch, from Python or C++.
 
-docs/released-models.md has a program that runs them.
+docs/released-models.md has a program that runs them. The files store merged sets as they are; `torch.jit.freeze` merges
+them when a graph is loaded.
 
 features.pt   samples (N, num_samples), at the model's rate, to features (N, T, F)
 encoder.pt    features and their valid frames (N,) to encoder frames (N, T', J), projected for the joiner, and theirs
@@ -156,7 +157,7 @@ def _write_stream(model: AsrModel, chunking: Chunking, x: np.ndarray, folder: Pa
     """Write stream.pt; return its largest difference from the model with a mask of chunks, given features (T, F)."""
     state = model.encoder.start(2, left_context=64)
     step = _traced(StepGraph(model), (torch.zeros(2, 67, x.shape[1]), torch.tensor([67, 40]), *state))
-    stream = torch.jit.script(StreamGraph(step, state))
+    stream = torch.jit.script(StreamGraph(step, state).eval())
     features = torch.from_numpy(x)
     encoder_out = model.encode(features[None], torch.tensor([len(x)]), chunking).encoder_out
     expected = model.joiner.encoder_projection(encoder_out)[0], model.ctc_log_probs(encoder_out)[0]

@@ -119,13 +119,13 @@ class Encoder(nn.Module):
         """
         most = len(self.layer_blocks)
         is_elastic = num_layers == 0 or self.depths != ()
-        require(is_elastic, "--num-layers: the model was trained only at its whole depth (--depths)")
+        require(is_elastic, "--num-layers: the model was trained only at its whole depth (--depths): leave it out")
         require(0 <= num_layers <= most, f"--num-layers {num_layers}: give 1 to {most}, all layers")
         self.num_layers = num_layers or most
 
     @torch.no_grad()
     def merge_once(self) -> None:
-        """From now on compute with weights that are merged here, until training begins; they must not change before."""
+        """Compute with weights that are merged here until training begins, or weights are loaded or moved."""
         for layer in self.layers():
             gates = layer.individual().gates
             layer.group.merged[layer.number] = {name: layer.part(name).part(own) for name, own in gates.items()}  # type: ignore[operator]

@@ -1,7 +1,8 @@
 """A layer's own weights, made from those that its block shares: the mean of several sets, or a low-rank change.
 
 The mean is computed once per forward pass, so in a batch a layer costs as much as a dense one, whatever the number of
-sets. For a short utterance or chunk alone the mean takes as long as the rest; `Encoder.merge_once` saves that.
+sets. For a short utterance or chunk alone the mean takes as long as the rest; `Encoder.merge_once` saves that, and
+`torch.jit.freeze` does in TorchScript.
 
 Source: Bulat, Ouali and Tzimiropoulos 2026, One block, multiple depths, section 3 (arXiv 2610.12448), for means; Bae et
 al. 2024, Relaxed recursive transformers, section 2.3 (arXiv 2410.20672), for low-rank matrices of each depth.

@@ -5,7 +5,7 @@ Source: Bai et al. 2022, abstract (arXiv 2209.08326).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -61,6 +61,16 @@ class BlockGroup(nn.Module):
         if mode:
             self.merged.clear()
         return super().train(mode)
+
+    def _apply(self, *args: Any, **options: Any) -> BlockGroup:
+        """Move or convert the weights; merged ones, which would stay as they are, are dropped."""
+        self.merged.clear()
+        return super()._apply(*args, **options)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Load weights; merged ones, which would stay as they are, are dropped."""
+        self.merged.clear()
+        super()._load_from_state_dict(*args)
 
     def routers_of(self, depth: int) -> list[Router]:
         """The routers of the group's layer at this depth, in the order in which it calls them."""

@@ -87,12 +87,19 @@ def test_encoders_are_traced_for_batches_of_any_size(options: dict[str, Any]) ->
     traced = torchscript._traced(
         UtteranceGraph(model, heads_of(model)["log_probs"]), (torch.randn(2, 60, 80), torch.tensor([60, 31]))
     )
+    frozen = torch.jit.freeze(traced)
     for lens in ([40], [90, 12, 33]):
         x, x_lens = torch.randn(len(lens), max(lens), 80), torch.tensor(lens)
         encoder_out, out_lens, _ = model.encode(x, x_lens)
-        found, _ = traced(x, x_lens)
-        for row, expected, length in zip(found, model.ctc_log_probs(encoder_out), out_lens.tolist()):
-            torch.testing.assert_close(row[:length], expected[:length], atol=1e-4, rtol=1e-4)
+        for found, _ in (traced(x, x_lens), frozen(x, x_lens)):
+            for row, expected, length in zip(found, model.ctc_log_probs(encoder_out), out_lens.tolist()):
+                torch.testing.assert_close(row[:length], expected[:length], atol=1e-4, rtol=1e-4)
+    merging = model.config.encoder.num_layers if model.config.encoder.merged_sets > 1 else 0
+    assert num_softmaxes(frozen) == num_softmaxes(traced) - merging, "gates and merged weights are constants"
+
+
+def num_softmaxes(graph: torch.jit.ScriptModule) -> int:
+    return sum(node.kind() == "aten::softmax" for node in graph.inlined_graph.nodes())
 
 
 def test_a_recording_20_db_quieter_gives_the_same_frames(tones: np.ndarray) -> None:
@@ -198,6 +205,7 @@ def streamed(
     bundle = trained_in_chunks(tiny_bundle, lang_dir, tones, folder / "tiny")
     differences = write_torchscript(folder / "tiny", folder / "tiny-torchscript")
     assert differences["stream.pt"] < 5e-4, "of log-probabilities down to -1000"
+    torch.jit.freeze(torch.jit.load(folder / "tiny-torchscript/stream.pt"), preserved_attrs=["start"])
     return bundle, folder / "tiny-torchscript"
 
 

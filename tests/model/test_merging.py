@@ -82,6 +82,17 @@ def test_merging_once_changes_nothing_but_gradients_until_training_begins(
     assert calls and all(p.grad is not None for name, p in encoder.named_parameters() if ".sets." in name)
 
 
+@pytest.mark.parametrize("change", ["load", "convert"])
+def test_weights_that_are_loaded_or_converted_later_are_those_that_compute(encoder_config: Any, change: str) -> None:
+    encoder, other = (Encoder(encoder_config(**MERGED), num_mel_bins=20).eval() for _ in range(2))
+    encoder.merge_once()
+    if change == "load":
+        encoder.load_state_dict(other.state_dict())
+        assert torch.equal(encoder(X, X_LENS).encoder_out, other(X, X_LENS).encoder_out)
+    else:
+        assert encoder.double()(X.double(), X_LENS).encoder_out.dtype == torch.float64
+
+
 def test_sets_and_gates_learn(encoder_config: Any) -> None:
     encoder = Encoder(encoder_config(**MERGED), num_mel_bins=20)
     encoder(X, X_LENS).encoder_out.square().sum().backward()
