@@ -194,6 +194,10 @@ def _load_methods(
     tuned: Mapping[str, searches.Values] = searches.NO_VALUES,
 ) -> searches.Loaded:
     """The searches that were asked for and their resources; "all" leaves out what cannot run here."""
+    require(
+        decoding.chunk_size > 0 or decoding.left_context_frames == DecodingConfig.left_context_frames,
+        "--left-context-frames does nothing without --chunk-size: leave it out",
+    )
     methods = searches.resolved(decoding, vocab_size=config.model.vocab_size, tuned=tuned)
     loaded = searches.load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method != "all":

@@ -235,6 +235,7 @@ def test_a_log_says_why_a_decoding_ended(recipe: Path, monkeypatch: pytest.Monke
         (["--epoch", "9"], "epoch-9.pt"),
         (["--epoch", "2", "--avg", "3"], "--avg"),
         (["--beam-size", "0"], "beam_size is 0: give 1 or more"),
+        (["--left-context-frames", "32"], "--left-context-frames does nothing without --chunk-size: leave it out"),
         (["--distort", "white=10", "loud=3"], "--distort loud=3: no distortion is called 'loud': give one of gain, "),
         (["--distort", "opus=fast"], "--distort opus=fast: opus is 'fast': give 6000 to 256000 bit/s"),
         (["--num-layers", "2"], "the model was trained only at its whole depth (--depths)"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -219,6 +219,7 @@ def resolved(
     """
     config = replace_fields(config, {"ctc_topology": chosen_topology(config.ctc_topology, vocab_size)})
     if config.decoding_method == "all":
+        require(config.graph == "HLG", "--decoding-method all searches over HLG and over H: leave --graph out")
         variants = [v for name in METHODS for v in _variants(replace_fields(config, {"decoding_method": name}))]
     else:
         _require_its_own_options(config)
@@ -228,14 +229,27 @@ def resolved(
     return [at_scale for variant in best for at_scale in _at_each_scale(variant)]
 
 
+IDLE: dict[str, tuple[Callable[[DecodingConfig], bool], str]] = {
+    "hotwords_score": (lambda config: not config.hotwords and not config.hotwords_file, "without --hotwords"),
+    "hlg_scale": (lambda config: config.graph == "H", "over --graph H"),
+    "lm_order": (lambda config: config.lm_type != "ngram", "with a neural --lm-type"),
+}
+"""Options that do nothing beside some others, and which these are."""
+
+
 def _require_its_own_options(config: DecodingConfig) -> None:
-    """Refuse options that the method lacks, since another method must be meant."""
+    """Refuse options that the method lacks, since another method must be meant, and those that do nothing in it."""
     method = config.decoding_method
     for f in fields(config):
         users = [name for name, m in METHODS.items() if f.name in m.options]
         require(
             method in users or f.name in (*RESOLVED, *OF_ENCODER) or getattr(config, f.name) == f.default,
             f"{method} has no --{flag(f.name)}, which is an option of {', '.join(users)}",
+        )
+        is_idle, why = IDLE.get(f.name, (lambda config: False, ""))
+        require(
+            getattr(config, f.name) == f.default or not is_idle(config),
+            f"--{flag(f.name)} does nothing {why}: leave it out",
         )
 
 

@@ -50,6 +50,15 @@ def test_options_of_other_methods_are_refused() -> None:
         ValueError, match="modified_beam_search has no --beam, which is an option of fast_beam_search, "
     ):
         resolved(DecodingConfig(decoding_method="modified_beam_search", beam=8.0), vocab_size=7)
+    for idle in (
+        {"decoding_method": "modified_beam_search", "hotwords_score": 3.0},
+        {"decoding_method": "1best", "graph": "H", "hlg_scale": 0.5},
+        {"decoding_method": "modified_beam_search_lm_shallow_fusion", "lm_type": "rnn", "lm_order": 4},
+    ):
+        with pytest.raises(ValueError, match=f"^--{[*idle][-1].replace('_', '-')} does nothing .*: leave it out$"):
+            resolved(DecodingConfig(**idle), vocab_size=7)
+    with pytest.raises(ValueError, match="all searches over HLG and over H: leave --graph out"):
+        resolved(DecodingConfig(decoding_method="all", graph="H"), vocab_size=7)
     assert resolved(DecodingConfig(decoding_method="all", hotwords=("STAR",)), vocab_size=7)
     (once,) = resolved(DecodingConfig(ctc_topology="modified"), vocab_size=7)
     assert resolved(once, vocab_size=7) == [once]
