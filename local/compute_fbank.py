@@ -9,6 +9,7 @@ With --dask a Dask cluster computes them; each of its machines must have this fo
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from lhotse import CutSet, combine
 
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
+from shared_moe_conformer.data.distortions import codec_of
 from shared_moe_conformer.data.features import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.sources import Manifest
@@ -27,11 +29,14 @@ def main() -> None:
     args = parser().parse_args()
     require(args.num_jobs >= 1, f"num_jobs is {args.num_jobs}: give 1 or more")
     require(1 <= args.piece <= args.num_pieces, f"piece is {args.piece}: give 1 to {args.num_pieces}")
+    require(0 <= args.coded_share <= 1, f"coded_share is {args.coded_share}: give 0 to 1")
     config = apply_flags(FeatureConfig(), args)
     with dask_cluster(args.dask, args.num_jobs) as executor:
         for split in args.splits:
             cuts = CutSet(Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path()))
-            speeds = args.speeds if split in args.perturbed_splits else []
+            is_perturbed = split in args.perturbed_splits
+            speeds = args.speeds if is_perturbed else []
+            is_coded = is_perturbed and args.coded_share > 0
             done = store_features(
                 combine([cuts, *(cuts.perturb_speed(speed) for speed in speeds)]),
                 split,
@@ -39,6 +44,7 @@ def main() -> None:
                 config=config,
                 num_jobs=args.num_jobs,
                 exact=split in args.exact_splits,
+                codec=functools.partial(codec_of, share=args.coded_share) if is_coded else None,
                 piece=args.piece - 1,
                 num_pieces=args.num_pieces,
                 executor=executor,
@@ -77,8 +83,16 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--manifest-dir", type=Path, default=Path("data/manifests"), help="Folder of the raw cuts.")
     result.add_argument("--output-dir", type=Path, default=Path("data/fbank"), help="Folder of features and cuts.")
     result.add_argument("--splits", nargs="+", default=["train", "dev", "test"], help="Splits to compute.")
-    result.add_argument("--perturbed-splits", nargs="*", default=["train"], help="Splits that also get other speeds.")
+    result.add_argument(
+        "--perturbed-splits", nargs="*", default=["train"], help="Splits that get other speeds and codecs."
+    )
     result.add_argument("--speeds", nargs="*", type=float, default=[0.9, 1.1], help="Those speeds, as factors.")
+    result.add_argument(
+        "--coded-share",
+        type=float,
+        default=0.0,
+        help="Share of those splits' cuts that are coded first, three in four by Opus, the others for a telephone.",
+    )
     result.add_argument(
         "--exact-splits",
         nargs="*",

@@ -17,6 +17,8 @@
 #:   --download-dir DIR where it is downloaded to otherwise (download)
 #:   --mirror URL       of what OpenSLR has (http://www.openslr.org/resources)
 #:   --perturb-speed false    train on the recordings alone; true: on copies at 0.9 and 1.1 times their speed, too (true)
+#:   --coded-share P    share of the training cuts that are coded by Opus, or for a telephone, before their features are
+#:                      computed (@coded_share)
 #:   --exact-evaluation true|false   store features of the splits that are not trained on to 1e-5, so that decode.py says
 #:                      what the released model says; otherwise to 1/64, as training's, in 0.4 of the space (true)
 #:   --sampling-rate R  of the features, in Hz; ./train.py needs the same, where it is not the recipe's (@sampling_rate)
@@ -42,6 +44,7 @@ corpus_dir=
 download_dir=download
 mirror=http://www.openslr.org/resources
 perturb_speed=true
+coded_share="${coded_share:-0}"
 exact_evaluation=true
 sampling_rate="${sampling_rate:-16000}"
 musan=
@@ -120,7 +123,7 @@ features() {
   run_local compute_fbank --manifest-dir "$data/manifests" --output-dir "$data/fbank" --num-jobs "$num_jobs" \
     --dask "$dask" --feature-extractor "$feature_extractor" --sampling-rate "$sampling_rate" \
     --splits "${splits[@]}" "${noises[@]}" --exact-splits "${exact[@]}" --perturbed-splits "${splits[0]}" \
-    --speeds "${speeds[@]}" "$@"
+    --speeds "${speeds[@]}" --coded-share "$coded_share" "$@"
 }
 
 # Computes one piece of the features; stage 3 is not done with it.
@@ -181,7 +184,7 @@ forget_replaced() {
 }
 
 prepare_corpus() {
-  local made
+  local made coded=()
   vocab_size="${vocab_size:-}"
   lang_dir="$data/lang_$unit${vocab_size:+_$vocab_size}"
   MARKERS="$data/.done"
@@ -196,7 +199,9 @@ prepare_corpus() {
   stage 0 "Get the recordings and their texts" get_corpus corpus_dir musan
   stage 1 "Manifests and splits" make_manifests corpus_dir musan "${audio_options[@]}" $(cuts_in manifests)
   stage 2 "Check the recordings" check_recordings
-  stage 3 "Features" features feature_extractor perturb_speed exact_evaluation sampling_rate $(cuts_in fbank)
+  if [ "$coded_share" != 0 ]; then coded=(coded_share); fi
+  stage 3 "Features" features feature_extractor perturb_speed "${coded[@]}" exact_evaluation sampling_rate \
+    $(cuts_in fbank)
   stage 4 "Tokenizer" tokenizer vocab_size "$lang_dir"/{bpe.model,tokens.txt}
   stage 5 "Check the cuts" check_cuts
   stage 6 "Lexicon" lexicon vocab_size "$lang_dir"/{words,lexicon}.txt

@@ -50,6 +50,7 @@ from shared_moe_conformer.release.manifest import CARD_FILE, require_name
 from shared_moe_conformer.sizes import (
     BEGINNING,
     BEGUN,
+    CODED_SHARE,
     CONDITIONS,
     FEW_HOURS,
     GAINS,
@@ -384,6 +385,7 @@ def _shell_values(recipe: NewRecipe, *, target: Path, local: Path) -> dict[str, 
     """Parts of prepare.sh."""
     size = f"  --vocab-size V     SentencePiece units, in data/lang_bpe_V ({recipe.vocab_size})"
     defaults = [] if recipe.characters_are_units else [f"vocab_size={recipe.vocab_size}"]
+    defaults += [f"coded_share={CODED_SHARE}"] if recipe.hours < FEW_HOURS else []
     defaults += ["thorough=false"] if recipe.hours > THOROUGH_HOURS else []
     defaults += [f"sampling_rate={recipe.sampling_rate}"] if recipe.sampling_rate != RATES[1] else []
     settings = ["unit=char"] if recipe.characters_are_units else []

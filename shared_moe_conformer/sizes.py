@@ -154,6 +154,8 @@ CONDITIONS = {
 They begin late: a small model that begins with them learns later, and worse (egs/asterisk/ASR/README.md). On AN4 rooms
 and bands cost nothing (egs/an4/ASR/README.md).
 """
+CODED_SHARE = 0.1
+"""Share of the training cuts of such a corpus that preparation has coded (`prepare.sh --coded-share`)."""
 FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}
 """A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""

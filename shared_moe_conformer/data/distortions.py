@@ -1,11 +1,12 @@
 """Distortions that a recording may have met on its way: levels, noises, rooms, bands and codecs.
 
-Distortions of test sets are applied to samples. Training does the same, codecs excepted, to log mel features: see
-`augment`.
+Distortions of test sets are applied to samples. Training does the same to log mel features (`augment`), codecs
+excepted: preparation has a share of the training recordings coded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -32,6 +33,8 @@ OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 """Sampling rates that Opus has, in Hz. Source: RFC 6716, section 2.1.3."""
 OPUS_BITS = (6000, 256_000)
 """Lowest and highest bit rate, between which libsndfile's compression level goes. Source: libsndfile, ogg_opus.c."""
+TRAINED_OPUS = (10_000, 32_000)
+"""Bit rates of Opus in messengers and calls, among which training's are drawn."""
 PIECE_SECONDS = 5.0
 """Each piece has a key, a tempo and instruments of its own."""
 MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
@@ -75,6 +78,29 @@ class Distortion(NamedTuple):
         for kind, value in self.steps:
             samples = KINDS[kind].apply(samples, value, setting).astype(np.float32)
         return samples
+
+
+class Codec(NamedTuple):
+    """A codec that changes samples as Lhotse's `augment_fn` does."""
+
+    kind: str
+    bits: float
+
+    def __call__(self, samples: np.ndarray, sampling_rate: int) -> np.ndarray:
+        """The samples (num_channels, num_samples), coded and decoded; as many as before."""
+        setting = Setting(sampling_rate, np.random.default_rng(0), lambda: np.zeros(1))
+        distortion = Distortion(self.kind, ((self.kind, self.bits),))
+        return np.stack([distortion(channel, setting) for channel in samples])
+
+
+def codec_of(cut_id: str, *, share: float) -> Codec | None:
+    """The codec of a training cut, for a share of all names: Opus for three in four of these, else a telephone's."""
+    rng = np.random.default_rng(list(hashlib.sha256(cut_id.encode()).digest()))
+    if rng.random() >= share:
+        return None
+    if rng.random() < 0.25:
+        return Codec("mulaw", 64_000)
+    return Codec("opus", float(round(np.exp(rng.uniform(*np.log(TRAINED_OPUS))))))
 
 
 def parse_distortion(text: str) -> Distortion:

@@ -12,7 +12,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lhotse import CutSet, Fbank, FbankConfig, FeatureExtractor, LilcomChunkyWriter, MonoCut, validate
-from lhotse.augmentation import Resample
+from lhotse.augmentation import AugmentFn, Resample
 from lhotse.cut import Cut
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -198,6 +198,7 @@ def store_features(
     config: FeatureConfig,
     num_jobs: int = 1,
     exact: bool = False,
+    codec: Callable[[str], AugmentFn | None] | None = None,
     piece: int = 0,
     num_pieces: int = 1,
     executor: Executor | None = None,
@@ -213,6 +214,8 @@ def store_features(
       split: names the files.
       directory: a relative path, taken into the manifest as it is.
       exact: store features to 1e-5, near to what float32 itself holds of them; otherwise to 1/64, in 0.4 of the space.
+      codec: what samples of a cut of this name go through before their features are computed; None: nothing. Its
+        `repr` and the name say all about it.
       piece: number of the piece that is computed, from 0; of one piece of several, no manifest is written.
       executor: computes instead of `num_jobs` processes, for example a cluster whose machines share the working folder.
 
@@ -236,7 +239,7 @@ def store_features(
     audio = known_sources(_files_of(groups)) if num_pieces == 1 else []
     folder = Path() if executor is None else Path.cwd()
     tick_power = FINE_TICK if exact else COARSE_TICK
-    store = functools.partial(_store_group, config=config, tick_power=tick_power, folder=folder)
+    store = functools.partial(_store_group, config=config, tick_power=tick_power, codec=codec, folder=folder)
     done: list[MonoCut] = []
     total = sum(len(part) for _, part in groups)
     with processes(num_jobs, executor) as workers, tqdm(total=total, desc=f"features of {split}", unit="cut") as bar:
@@ -267,7 +270,12 @@ def _remove_others(directory: Path, split: str, names: set[str]) -> None:
 
 
 def _store_group(
-    group: tuple[Path, list[MonoCut]], *, config: FeatureConfig, tick_power: int, folder: Path
+    group: tuple[Path, list[MonoCut]],
+    *,
+    config: FeatureConfig,
+    tick_power: int,
+    codec: Callable[[str], AugmentFn | None] | None,
+    folder: Path,
 ) -> list[MonoCut]:
     """Write the features of some cuts into one file, unless it is there; the cuts with them.
 
@@ -276,13 +284,14 @@ def _store_group(
     """
     os.chdir(folder)
     path, cuts = group
-    finished = path.with_name(f".{path.stem}.{_digest(cuts, config, tick_power)}.jsonl.gz")
+    codecs = [codec(cut.id) if codec else None for cut in cuts]
+    finished = path.with_name(f".{path.stem}.{_digest(cuts, codecs, config, tick_power)}.jsonl.gz")
     if finished.is_file() and path.is_file():
         return list(CutSet.from_file(finished))
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        done = _written(cuts, path, config, tick_power)
+        done = _written(cuts, codecs, path, config, tick_power)
         write_manifest(CutSet.from_cuts(done), finished)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -292,13 +301,15 @@ def _store_group(
     return done
 
 
-def _written(cuts: list[MonoCut], path: Path, config: FeatureConfig, tick_power: int) -> list[MonoCut]:
+def _written(
+    cuts: list[MonoCut], codecs: list[AugmentFn | None], path: Path, config: FeatureConfig, tick_power: int
+) -> list[MonoCut]:
     path.unlink(missing_ok=True)
     extractor, done = feature_extractor(config), []
     with named(path), LilcomChunkyWriter(path, tick_power=tick_power) as writer:
-        for cut in cuts:
+        for cut, codec in zip(cuts, codecs):
             try:
-                done.append(cut.compute_and_store_features(extractor, storage=writer))
+                done.append(cut.compute_and_store_features(extractor, storage=writer, augment_fn=codec))
             except Exception as error:  # every audio backend has its own; the user needs the file's name
                 if is_full(error):
                     raise
@@ -307,9 +318,11 @@ def _written(cuts: list[MonoCut], path: Path, config: FeatureConfig, tick_power:
     return done
 
 
-def _digest(cuts: Iterable[MonoCut], config: FeatureConfig, tick_power: int) -> str:
+def _digest(cuts: Iterable[MonoCut], codecs: Iterable[AugmentFn | None], config: FeatureConfig, tick_power: int) -> str:
     """A digest of all that features are computed from: cuts, the size and time of their files, and options."""
     digest = hashlib.sha256(repr((config, tick_power)).encode())
+    if any(used := list(codecs)):
+        digest.update(repr(used).encode())
     for cut in cuts:
         files = [Path(source.source) for source in cut.recording.sources if source.type == "file"]
         stats = [(stat.st_size, stat.st_mtime_ns) for file in files if file.exists() for stat in [file.stat()]]

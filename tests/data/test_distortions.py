@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from shared_moe_conformer.data.distortions import (
     HIGHEST_HUM,
     KINDS,
+    TRAINED_OPUS,
+    Codec,
     Setting,
     add_noise,
+    codec_of,
     hum,
     parse_distortion,
     pink_noise,
@@ -134,6 +137,27 @@ def test_codecs_lose_more_at_fewer_bits_and_shift_nothing() -> None:
     losses = [power(parse_distortion(f"opus={bits}")(noisy, setting()) - noisy) for bits in ("8k", "24k", "128k")]
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.01 * power(noisy)
     assert power(parse_distortion("mulaw=128k")(noisy, setting()) - noisy) < 1e-3 * power(noisy)
+
+
+def test_a_share_of_all_names_is_coded_by_opus_or_for_a_telephone_always_alike() -> None:
+    names = [f"cut-{number}" for number in range(2000)]
+    drawn = [codec_of(name, share=0.1) for name in names]
+    assert drawn == [codec_of(name, share=0.1) for name in names]
+    bits = [codec.bits for codec in drawn if codec and codec.kind == "opus"]
+    assert sum(codec is not None for codec in drawn) / len(names) == pytest.approx(0.1, abs=0.02)
+    assert len(bits) / sum(codec is not None for codec in drawn) == pytest.approx(0.75, abs=0.08)
+    low, high = TRAINED_OPUS
+    assert low <= min(bits) and max(bits) <= high and np.median(bits) == pytest.approx(np.sqrt(low * high), rel=0.15)
+    assert not any(codec_of(name, share=0) for name in names) and all(codec_of(name, share=1) for name in names)
+
+
+@pytest.mark.parametrize("rate", [8000, 11_025, 16_000, 44_100])
+def test_a_codec_keeps_the_length_at_any_rate_and_the_speech_in_its_place(rate: int) -> None:
+    tone = (0.3 * np.sin(2 * np.pi * np.cumsum(np.linspace(200, 3000, rate)) / rate)).astype(np.float32)
+    for codec in (Codec("opus", 16_000), Codec("mulaw", 64_000)):
+        coded = codec(tone[None], rate)
+        assert coded.shape == (1, rate) and coded.dtype == np.float32
+        assert np.corrcoef(coded[0], tone)[0, 1] > 0.8
 
 
 def test_levels_change_by_decibels_and_stop_at_full_scale() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lhotse import CutSet, MonoCut, combine
 
 from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.distortions import Codec
 from shared_moe_conformer.data.features import (
     LiveFeatures,
     compute_features,
@@ -132,6 +133,17 @@ def test_too_short_a_recording_has_no_frame_and_bad_samples_are_refused() -> Non
 def cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CutSet:
     monkeypatch.chdir(tmp_path)
     return CutSet.from_cuts([noise_cut(Path("audio"), f"c{i}", f"TEXT {i}", duration=0.5 + 0.1 * i) for i in range(5)])
+
+
+def test_coded_cuts_have_other_features(cuts: CutSet) -> None:
+    plain, coded = (
+        store_features(cuts, "one", directory=Path(str(codec is None)), config=FeatureConfig(), codec=codec)
+        for codec in (None, {"c1": Codec("opus", 8000)}.get)
+    )
+    for before, after in zip(plain, coded):
+        assert before.id == after.id and before.num_frames == after.num_frames
+    changes = [np.abs(a.load_features() - b.load_features()).mean() for a, b in zip(plain, coded)]
+    assert changes[1] > 0.3 and changes[0] == max(changes[2:]) == 0, changes
 
 
 @pytest.mark.slow

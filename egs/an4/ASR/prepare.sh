@@ -10,6 +10,7 @@
 
 vocab_size=64
 ctc_topology=standard
+coded_share=0.1
 archive_url=http://www.speech.cs.cmu.edu/databases/an4/an4_raw.bigendian.tar.gz
 . "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
 

@@ -8,6 +8,7 @@
 # --corpus-dir is the folder speechocean762, in which train/, test/ and WAVE/ are.
 
 vocab_size=128
+coded_share=0.1
 . "$(dirname "${BASH_SOURCE[0]}")/../../../local/corpus_stages.sh" "$@"
 
 allowed=(--shared-texts allowed)
