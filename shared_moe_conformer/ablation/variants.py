@@ -106,6 +106,21 @@ def variants_of(base: Config) -> dict[str, Variant]:
         Variant("dense-gates", "gates begin at the scale of a dense layer", {"gate_scale": float(experts)}),
         Variant("expert-norm", "outputs of experts normalised", {"expert_norm": True}),
         Variant("merged-2", "2 stored sets of narrower blocks, merged by depth", {**two_sets, "merged_sets": 2}),
+        Variant(
+            "merged-2-half-width",
+            "the same, feed-forwards half as wide as `full`'s",
+            {**two_sets, "merged_sets": 2, "feed_forward_dim": channels // 2},
+        ),
+        Variant(
+            "merged-2-eighth-width",
+            "the same, feed-forwards an eighth as wide",
+            {**two_sets, "merged_sets": 2, "feed_forward_dim": channels // 8},
+        ),
+        Variant(
+            "shared-eighth-width",
+            "`shared`, feed-forwards an eighth as wide",
+            {**DENSE, "feed_forward_dim": channels // 8},
+        ),
         *[Variant(f"merged-{n}", f"{n} stored sets, merged by depth", {**DENSE, "merged_sets": n}) for n in (3, 4)],
         Variant(
             "merged-3-ff",
