@@ -155,7 +155,8 @@ They begin late: a small model that begins with them learns later, and worse (eg
 and bands cost nothing (egs/an4/ASR/README.md).
 """
 CODED_SHARE = 0.1
-"""Share of the training cuts of such a corpus that preparation has coded (`prepare.sh --coded-share`)."""
+"""Share of the training cuts of such a corpus that preparation has coded (`prepare.sh --coded-share`); on AN4 it costs
+nothing, either."""
 FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}
 """A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""
