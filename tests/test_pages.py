@@ -25,6 +25,7 @@ from shared_moe_conformer.cli import apply_flags
 from shared_moe_conformer.config import Config, refuse_idle
 from shared_moe_conformer.data.distortions import parse_distortion
 from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.decoding.searches import _require_its_own_options
 from shared_moe_conformer.params import read_configs
 from shared_moe_conformer.training.experiment import RunOptions
 
@@ -135,14 +136,15 @@ def take_from_path(folder: Path, name: str, arguments: Sequence[str]) -> None:
 def take_in_recipe(name: str, configs: Mapping[str, Config], arguments: Sequence[str]) -> None:
     if name == "train.py":
         args = train._parser(configs, arguments).parse_args(arguments)
-        config = apply_flags(configs[args.config], args)
-        refuse_idle(config, vars(args))
+        refuse_idle(apply_flags(configs[args.config], args), vars(args))
         apply_flags(RunOptions(), args)
     elif name == "train_lm.py":
         train_lm._parser(configs, arguments).parse_args(arguments)
     elif name == "decode.py":
         args = decode._parser(configs).parse_args(arguments)
-        apply_flags(DecodingConfig(), args)
+        config = apply_flags(DecodingConfig(), args)
+        if config.decoding_method != "all":
+            _require_its_own_options(config)
         for text in args.distort:
             parse_distortion(text)
     else:
