@@ -44,7 +44,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def allowed_hosts(host: str) -> list[str]:
-    """Host names under which browsers may ask for the page at this address."""
+    """Host names, as browsers write them, under which they may ask for the page at this address."""
+    host = host.lower()
     if host in ("0.0.0.0", "::"):
         return ["*"]
     return [*LOCAL_HOSTS, f"[{host}]" if ":" in host else host]

@@ -51,6 +51,7 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
 def test_only_this_machine_is_listened_to_by_default() -> None:
     assert allowed_hosts("127.0.0.1") == ["127.0.0.1", "localhost", "[::1]", "127.0.0.1"]
     assert "192.168.0.7" in allowed_hosts("192.168.0.7") and "*" not in allowed_hosts("192.168.0.7")
+    assert "studio.local" in allowed_hosts("Studio.local"), "browsers write host names in lower case"
     assert allowed_hosts("0.0.0.0") == allowed_hosts("::") == ["*"]
 
 

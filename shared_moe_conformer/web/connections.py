@@ -24,7 +24,6 @@ import re
 import resource
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -177,7 +176,10 @@ async def serve_stream(
 
 def may_connect(origin: str | None, hosts: Sequence[str]) -> bool:
     """Whether a page from this origin may connect; None: it is not a page. Browsers connect without asking."""
-    return origin is None or "*" in hosts or re.sub(r":\d+$", "", urlsplit(origin).netloc) in hosts
+    if origin is None or "*" in hosts:
+        return True
+    page = re.fullmatch(r"https?://(.+?)(:\d+)?", origin)
+    return page is not None and page[1] in hosts
 
 
 def to_samples(data: bytes) -> np.ndarray:

@@ -83,6 +83,10 @@ def test_a_model_that_cannot_stream_has_no_live_button(browser: Chrome, served: 
 @pytest.mark.parametrize("name", ["live", "record"])
 def test_a_double_click_begins_once_and_a_file_waits(opened: Chrome, wait: Wait, name: str) -> None:
     opened.execute_script(
+        "return fetch('example.wav').then((answer) => answer.blob()).then((blob) => {"
+        " Object.assign($('audio'), { src: URL.createObjectURL(blob), loop: true }); return $('audio').play(); })"
+    )
+    opened.execute_script(
         "window.begun = 0; for (const name of ['WebSocket', 'MediaRecorder']) { const Plain = window[name];"
         " window[name] = class extends Plain { constructor(...given) { super(...given); begun += 1; } }; }"
         f"const button = document.getElementById('{name}'); button.click(); button.click();"
@@ -90,6 +94,7 @@ def test_a_double_click_begins_once_and_a_file_waits(opened: Chrome, wait: Wait,
     wait(f"document.getElementById('{name}').textContent === 'Stop'")
     opened.execute_script("return new Promise((go) => setTimeout(go, 300))")
     assert opened.execute_script("return begun") == 1
+    assert opened.execute_script("return $('audio').paused"), "otherwise the microphone hears it"
     assert not opened.execute_script("take([new File(['x'], 'x.wav')]); return state.busy")
     opened.find_element("id", name).click()
     wait("document.getElementById('status').textContent.startsWith('Done')")

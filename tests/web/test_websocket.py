@@ -392,7 +392,7 @@ def test_who_speaks_is_told_when_the_server_ends(saved: Save, tiny_bundle: Bundl
 
 
 def test_pages_from_elsewhere_may_not_connect(streaming: str) -> None:
-    for origin in ("https://evil.example", "null"):
+    for origin in ("https://evil.example", "https://localhost.evil.example", "null", "http://["):
         assert Speaker(streaming, origin=origin).answer.status_code == 403
     assert isinstance(Speaker(streaming, origin="http://localhost:6006").answer, events.AcceptConnection)
     assert websocket.may_connect("http://[::1]:8000", ["[::1]"])
