@@ -31,6 +31,7 @@ def serve(
     endless: bool = False,
     busy: int = 0,
     hangs_up: bool = False,
+    login: str = "",
 ) -> Iterator[Server]:
     """Serve a folder over HTTP.
 
@@ -41,6 +42,7 @@ def serve(
       endless: never stop sending a file.
       busy: requests that are answered by status 503 first.
       hangs_up: or not at all, the connection closed instead.
+      login: name:password that a proxy's clients must give.
     """
     requests: list[tuple[str, str | None]] = []
     total = [0]
@@ -50,6 +52,9 @@ def serve(
             requests.append((self.path, self.headers.get("Range")))
             if len(requests) <= busy:
                 return self.send_error(503) if not hangs_up else None
+            given = self.headers.get("Proxy-Authorization", "Basic ").removeprefix("Basic ")
+            if base64.b64decode(given).decode() != login:
+                return self.send_error(407)
             path = root / self.path.lstrip("/")
             if not path.is_file():
                 return self.send_error(404)

@@ -151,9 +151,11 @@ def _pool(url: str) -> urllib3.PoolManager:
     """Connections for a URL, through the environment's proxy if there is one."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.netloc):
-        return urllib3.ProxyManager(proxy)
-    return urllib3.PoolManager()
+    if not proxy or urllib.request.proxy_bypass(parts.netloc):
+        return urllib3.PoolManager()
+    login = urllib3.util.parse_url(proxy).auth  # name:password
+    headers = urllib3.make_headers(proxy_basic_auth=urllib.parse.unquote(login)) if login else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers)
 
 
 def _append(read: Callable[[], bytes], target: Path, *, there: int, max_bytes: int, progress: Progress) -> None:

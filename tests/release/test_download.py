@@ -30,12 +30,15 @@ def test_progress_ends_at_the_files_length(there: bytes, resumes: bool, tmp_path
     assert sum(came) == len(CONTENT)
 
 
-def test_the_environments_proxy_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("user", "login"), [("", ""), ("me:p%40ss@", "me:p@ss")])
+def test_the_environments_proxy_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str, login: str
+) -> None:
     behind = tmp_path / "http:" / "zoo.invalid"  # a proxy gets whole addresses
     behind.mkdir(parents=True)
     (behind / "weights").write_bytes(CONTENT)
-    with serve(tmp_path) as server:
-        monkeypatch.setenv("http_proxy", server.url)
+    with serve(tmp_path, login=login) as server:
+        monkeypatch.setenv("http_proxy", server.url.replace("//", f"//{user}"))
         fetch("http://zoo.invalid", "weights", tmp_path / "weights", max_bytes=len(CONTENT))
         assert (tmp_path / "weights").read_bytes() == CONTENT
         monkeypatch.setenv("no_proxy", "zoo.invalid")
