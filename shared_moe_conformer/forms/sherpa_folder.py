@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared_moe_conformer.atomic import atomic_folder
@@ -20,6 +20,7 @@ from shared_moe_conformer.config import (
     FRAME_LENGTH,
     FRAME_SHIFT,
     Chunking,
+    Config,
     EncoderConfig,
     FeatureConfig,
     require,
@@ -53,7 +54,7 @@ from shared_moe_conformer.forms.runtimes import (
     torch_parts,
 )
 from shared_moe_conformer.release.card import card_header, with_header
-from shared_moe_conformer.release.manifest import CARD_FILE, TEST_WAV, TOKENIZER_FILES, reference_text
+from shared_moe_conformer.release.manifest import CARD_FILE, TEST_WAV, TOKENIZER_FILES, Manifest, reference_text
 
 CTC_MODEL = "model.onnx"
 """The CTC head's graph, as sherpa-onnx's CTC models call it."""
@@ -181,20 +182,19 @@ CTC model of these inputs and outputs.
 
 def _card(bundle: Bundle, name: str) -> str:
     """The text of README.md."""
-    manifest = bundle.manifest
-    header = {**card_header(manifest, bundle.config), "library_name": "sherpa-onnx"}
-    body = CARD.format(
-        name=name,
-        language=manifest.language,
-        corpus=manifest.corpus,
-        licence=manifest.licence,
-        ctc=CTC_MODEL,
-        options=feature_options(bundle.config.features),
-    )
-    return with_header(header, body)
+    options = feature_options(bundle.config.features)
+    return _filled(CARD, bundle.manifest, bundle.config, name=name, ctc=CTC_MODEL, options=options)
 
 
-STREAMING_CARD = """# {name}
+def _filled(card: str, manifest: Manifest, config: Config, **facts: object) -> str:
+    """A card with a model's facts, below a header for Hugging Face with the manifest's error rates."""
+    header = {**card_header(manifest, config), "library_name": "sherpa-onnx"}
+    common = {"language": manifest.language, "corpus": manifest.corpus, "licence": manifest.licence}
+    return with_header(header, card.format(**common, **facts))
+
+
+STREAMING_CARD = """
+# {name}
 
 A streaming speech recogniser (language: {language}) trained on *{corpus}*, as graphs that
 [sherpa-onnx](https://github.com/k2-fsa/sherpa-onnx) runs while a person speaks. Licence: {licence}, that of the corpus.
@@ -256,17 +256,17 @@ itself is a conformer.
 
 
 def _streaming_card(bundle: Bundle, chunking: Chunking, *, name: str, text: str) -> str:
-    """The text of README.md."""
+    """The text of README.md; the error rates are those of whole utterances, so they are not in its header."""
     assert chunking.left_context is not None
-    manifest, config = bundle.manifest, bundle.config.model.encoder
+    config = bundle.config.model.encoder
     states = first_states(config, chunking, num_streams=1).values()
     size = num_features(chunking)
-    return STREAMING_CARD.format(
+    return _filled(
+        STREAMING_CARD,
+        replace(bundle.manifest, error_rates={}),
+        bundle.config,
         name=name,
         text=text,
-        language=manifest.language,
-        corpus=manifest.corpus,
-        licence=manifest.licence,
         training=trained_in_chunks(config),
         chunk_size=chunking.chunk_size,
         chunk_ms=_milliseconds(chunking.chunk_size * ENCODER_FRAME_SHIFT),

@@ -27,6 +27,7 @@ from shared_moe_conformer.release.card import (
     TOKENIZER_CLASSES,
     card_header,
     class_name,
+    error_rate_table,
     with_header,
 )
 from shared_moe_conformer.release.manifest import (
@@ -151,19 +152,19 @@ def _weights(bundle: Bundle) -> dict[str, Any]:
 def _card(manifest: Manifest, config: Config) -> str:
     """The text of README.md."""
     by_ctc = {
-        test_set: {settings: rate for settings, rate in rates.items() if is_by(settings, SEARCH)}
+        test_set: found
         for test_set, rates in manifest.error_rates.items()
+        if (found := {settings: rate for settings, rate in rates.items() if is_by(settings, SEARCH)})
     }
-    manifest = replace(manifest, error_rates={test_set: rates for test_set, rates in by_ctc.items() if rates})
+    manifest = replace(manifest, error_rates=by_ctc)
     header = {**card_header(manifest, config), "library_name": "transformers"}
-    rates = [f"{rate:.2f} % on {test_set}" for test_set, rates in by_ctc.items() for rate in rates.values()]
     body = BODY.format(
         name=manifest.name,
         language=manifest.language,
         corpus=manifest.corpus,
         seconds=manifest.segment_seconds or CHUNK_SECONDS,
         sampling_rate=config.features.sampling_rate,
-        error_rates=", ".join(rates) or "None were measured by CTC.",
+        error_rates=error_rate_table(manifest) if by_ctc else "None were measured by CTC.",
         licence=manifest.licence,
     )
     return with_header(header, body)

@@ -35,7 +35,7 @@ BODY = """
 # {name}
 
 A speech recogniser (language: {language}) trained on *{corpus}*: {encoder},
-with a stateless transducer decoder and a CTC head. It needs no language model.{begun_with}
+with a stateless transducer decoder and a CTC head. {search}{begun_with}
 Source of the encoder: Bai et al. 2022, *Parameter-Efficient Conformers via Sharing Sparsely-Gated Experts for
 End-to-End Speech Recognition* ([arXiv 2209.08326](https://arxiv.org/abs/2209.08326)).{merging}
 
@@ -73,6 +73,7 @@ averaged.
 
 Written by shared-moe-conformer {package_version}{commit}. Licence: {licence}, that of the corpus.{licences}
 """
+OVER_WORDS = "Its own search, `1best`, finds words of its lexicon by an n-gram; others need no language model."
 MERGING = """
 Source of the merged sets: Bulat, Ouali and Tzimiropoulos 2026, *One block, multiple depths* ([arXiv
 2610.12448](https://arxiv.org/abs/2610.12448))."""
@@ -115,12 +116,13 @@ def model_card(
         language=manifest.language,
         corpus=manifest.corpus,
         encoder=_described(config.model.encoder),
+        search=OVER_WORDS if manifest.decoding_method == "1best" else "It needs no language model.",
         merging=MERGING if config.model.encoder.merged_sets > 1 else "",
         sampling_rate=config.features.sampling_rate,
         unique=manifest.unique_parameters,
         unrolled=manifest.unrolled_parameters,
         active=manifest.active_parameters,
-        error_rates=_error_rate_table(manifest),
+        error_rates=error_rate_table(manifest),
         package_version=manifest.package_version,
         commit=f" (commit {manifest.commit})" if manifest.commit else "",
         licence=manifest.licence,
@@ -221,7 +223,8 @@ def _told_origins(begun_with: Mapping[str, Mapping[str, str]]) -> dict[str, str]
     }
 
 
-def _error_rate_table(manifest: Manifest) -> str:
+def error_rate_table(manifest: Manifest) -> str:
+    """A model's word error rates in Markdown."""
     if not manifest.error_rates:
         return "None were measured."
     rows = [

@@ -44,7 +44,7 @@ def test_the_folder_holds_encoder_and_ctc_head_and_names_its_classes(
 
 
 def test_its_card_is_for_transformers_and_its_text_is_that_of_ctc(saved: Save, tmp_path: Path) -> None:
-    rates = {"test": {"greedy_search": 9.0, "ctc_greedy_search": 5.5}}
+    rates = {"test": {"greedy_search": 9.0, "ctc_greedy_search": 5.5, "ctc_greedy_search-chunk-size-16": 7.0}}
     source, folder = saved(error_rates=rates, segment_seconds=5.0), tmp_path / "hf"
     write_transformers(source, folder)
     ctc = DecodingConfig(decoding_method="ctc_greedy_search")
@@ -54,8 +54,8 @@ def test_its_card_is_for_transformers_and_its_text_is_that_of_ctc(saved: Save, t
     card = yaml.safe_load(header)
     assert card["library_name"] == "transformers"
     (result,) = card["model-index"][0]["results"]
-    assert [metric["value"] for metric in result["metrics"]] == [5.5]
-    assert "5.50 % on test" in page and "chunk_length_s=5," in page
+    assert [metric["value"] for metric in result["metrics"]] == [5.5, 7.0]
+    assert "| test | ctc_greedy_search-chunk-size-16 | 7.00 % |" in page and "chunk_length_s=5," in page
 
 
 def test_a_model_without_ctc_is_refused_and_a_folder_is_not_replaced_unasked(saved: Save, tmp_path: Path) -> None:

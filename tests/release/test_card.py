@@ -77,6 +77,13 @@ def test_the_models_that_training_began_with_are_named() -> None:
     assert "began with" not in model_card(MANIFEST, Config())
 
 
+def test_a_search_over_words_is_not_said_to_need_no_language_model() -> None:
+    needs_none = "It needs no language model."
+    assert needs_none in model_card(MANIFEST, Config())
+    card = model_card(dataclasses.replace(MANIFEST, decoding_method="1best"), Config())
+    assert needs_none not in card and "`1best`, finds words of its lexicon by an n-gram" in card
+
+
 def test_plain_models_claim_neither_experts_nor_sharing() -> None:
     plain = replace_fields(Config(), {"experts_in": "none", "group_sizes": (1,) * 12})
     described = model_card(MANIFEST, plain).split("Source")[0]
