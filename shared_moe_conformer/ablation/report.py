@@ -5,17 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from shared_moe_conformer.ablation.results import Rates, Result, RunKey, error_rates
 from shared_moe_conformer.ablation.variants import Variant
-from shared_moe_conformer.atomic import atomic_file, write_whole
+from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
+from shared_moe_conformer.reporting.page import CURVES, Rate, draw_intervals, drawing, standalone
 from shared_moe_conformer.text import counted, markdown_table
+from shared_moe_conformer.web import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BEGIN = "<!-- written by local/ablation.py --report; do not edit -->"
 END = "<!-- end of what local/ablation.py wrote -->"
 REFERENCE = "full"
+LEGEND = """\
+In brackets, and as bars in the picture, are the intervals that hold the numbers with a probability of 95 %, over
+utterances and seeds. Orange are the variants that no other one beats in both stored parameters and errors."""
 OTHER_METHODS = ("modified_beam_search", "ctc_greedy_search")
 
 
@@ -70,48 +78,54 @@ def _section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> 
     name = "-".join(filter(None, (first.config, first.config_digest)))
     averaged = f"-avg-{first.avg}" if first.avg > 1 else ""
     picture = folder / f"ablation-{name}-{first.num_epochs}-epochs{averaged}.svg"
-    _draw(picture, rows)
-    lines = [
-        f"**`{first.config}`, {counted(first.num_epochs, 'epoch')}.** {_description(runs)}",
-        "",
-        f"![Error rates against the encoder's parameters]({picture.name})",
-        "",
-        _table(rows),
-    ]
-    return "\n".join(lines)
+    title = f"{first.config}, {counted(first.num_epochs, 'epoch')}"
+    write_whole(picture, standalone(_picture(rows, title=f"{title}: errors of greedy search, and stored parameters")))
+    image = f"![Error rates and parameters of each variant]({picture.name})"
+    return "\n\n".join([f"**{title}.** {_description(runs)}", LEGEND, image, _table(rows)])
 
 
 def _rows(results: Sequence[Result], variants: dict[str, Variant]) -> list[Row]:
-    """The variants that have results, in the order of their table."""
-    by_variant = {name: [run for run in results if run.variant == name] for name in variants}
-    by_variant = {name: found for name, found in by_variant.items() if found}
+    """The variants that have results, in the order of their table; older ones, which it lacks today, are the last."""
+    names = sorted({run.variant for run in results}, key=[*variants, *(run.variant for run in results)].index)
+    by_variant = {name: [run for run in results if run.variant == name] for name in names}
     words, *others = (
         error_rates(by_variant, method=method, level="word", reference=REFERENCE)
         for method in ("greedy_search", *OTHER_METHODS)
     )
     letters = error_rates(by_variant, method="greedy_search", level="character", reference=REFERENCE)
     return [
-        Row(variants[name], found, found[0].encoder_unique, words[name], letters[name], [r[name] for r in others])
+        Row(
+            variants.get(name, Variant(name, "no variant of today's table")),
+            found,
+            found[0].encoder_unique,
+            words[name],
+            letters[name],
+            [rates[name] for rates in others],
+        )
         for name, found in by_variant.items()
     ]
 
 
 def _description(runs: Sequence[Result]) -> str:
-    """The facts that all runs of a table have in common."""
+    """The facts that all runs of a table have in common, as a sentence and a list."""
     first = runs[0]
     numbers = [run.updates for run in runs]
     updates = " to ".join(f"{n:,}" for n in sorted({min(numbers), max(numbers)}))
     minutes = sum(run.minutes for run in runs)
     commits = sorted({(run.commit or "unknown")[:7] for run in runs})
     hardware = sorted({f"{re.sub(', 1 threads$', ', 1 thread', run.hardware)}, {run.engine}" for run in runs})
-    weights = f"last {first.avg} epochs averaged" if first.avg > 1 else "last epoch"
     flags = "".join(f" `--{name.replace('_', '-')} {value}`" for name, value in first.base_options.items())
-    options = f"options {first.config_digest}{flags}; " if first.config_digest else ""
-    return (
-        f"{counted(len(runs), 'run')} of {updates} updates, {minutes:.0f} minutes together; "
-        f"test set of {len(first.words)} utterances, {sum(first.words):,} words, {sum(first.characters):,} characters; "
-        f"weights of the {weights}; {options}commit {', '.join(commits)}; {'; '.join(hardware)}. "
-        "In brackets the interval that holds the number with a probability of 95 %, over utterances and seeds."
+    test_set = f"{len(first.words)} utterances, {sum(first.words):,} words, {sum(first.characters):,} characters"
+    facts = {
+        "test set": test_set,
+        "weights": f"mean of the last {first.avg} epochs" if first.avg > 1 else "last epoch",
+        "options": f"{first.config_digest}{flags}",
+        "commit": ", ".join(commits),
+        "machine": "; ".join(hardware),
+    }
+    listed = [f"* {name}: {fact}" for name, fact in facts.items() if fact]
+    return "\n".join(
+        [f"{counted(len(runs), 'run')} of {updates} updates, {minutes:.0f} minutes together:", "", *listed]
     )
 
 
@@ -147,7 +161,7 @@ def _times(rates: Rates) -> str:
 
 
 def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other point beats in both size and error rate, from the smallest on.
+    """The points that no other point beats in both size and error rate, the smallest first.
 
     Args:
       points: size and error rate; less is better in both.
@@ -159,27 +173,22 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
     return best
 
 
-def _draw(path: Path, rows: Sequence[Row]) -> None:
-    """Write the picture: error rates against the encoder's stored parameters, and the frontier between them."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def _picture(rows: Sequence[Row], *, title: str) -> Markup:
+    """A row for each variant, the fewest word errors first: both rates with intervals, and the stored parameters.
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ablation", "font.size": 9}):
-        figure = Figure(figsize=(10, max(3.6, 1 + 0.16 * len(rows))), layout="constrained")
-        for axis, kind, name in zip(figure.subplots(1, 2), ("words", "characters"), ("WER", "CER")):
-            rates = [getattr(row, kind).percent for row in rows]
-            points = [(row.unique / 1e6, rate.mean) for row, rate in zip(rows, rates)]
-            errors = [[rate.mean - rate.low for rate in rates], [rate.high - rate.mean for rate in rates]]
-            axis.errorbar(*zip(*points), yerr=errors, fmt="o", color="C0", ecolor="0.75", markersize=4)
-            axis.step(*zip(*frontier(points)), where="post", color="C1", linewidth=1)
-            axis.set(xlabel="parameters that the encoder stores, in millions", ylabel=f"{name} in %, greedy search")
-            axis.margins(x=0.08)
-            axis.grid(alpha=0.3)
-            order = sorted(range(len(rows)), key=lambda row: points[row][1])
-            for place, row in enumerate(order):  # names in a column to the right, each with a line to its point
-                line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-                text = (1.05, (place + 0.5) / len(rows))
-                axis.annotate(rows[row].variant.name, points[row], text, textcoords="axes fraction", fontsize=7,
-                              va="center", arrowprops=line)  # fmt: skip
-        with atomic_file(path) as file:
-            figure.savefig(file, format="svg", metadata={"Date": None})
+    The rates of the frontier are orange.
+    """
+    rows = sorted(rows, key=lambda row: row.words.percent.mean)
+    sizes = [row.unique / 1e6 for row in rows]
+
+    def draw(words: Axes, characters: Axes, stored: Axes) -> None:
+        for axes, kind, label in ((words, "words", "WER %"), (characters, "characters", "CER %")):
+            rates = [Rate(row.variant.name, *getattr(row, kind).percent) for row in rows]
+            best = frontier((size, rate.value) for size, rate in zip(sizes, rates))
+            draw_intervals(axes, rates, [CURVES[(size, r.value) in best] for size, r in zip(sizes, rates)])
+            axes.set_xlabel(label)
+        stored.barh(range(len(rows)), sizes, height=0.5, color=CURVES[0], alpha=0.6)
+        stored.set_xlabel("millions of parameters")
+        stored.grid(axis="x")
+
+    return drawing(draw, title=title, width=800, height=90 + 18 * len(rows), panels=3)

@@ -68,17 +68,20 @@ class Rate(NamedTuple):
     high: float
 
 
-def drawing(draw: Callable[[Axes], None], *, title: str, width: float, height: float) -> Markup:
-    """A picture with a title and a size in pixels; the urls of its artists become tooltips."""
+def drawing(draw: Callable[..., None], *, title: str, width: float, height: float, panels: int = 1) -> Markup:
+    """A picture with a title and a size in pixels; the urls of its artists become tooltips.
+
+    Args:
+      draw: called with the axes of each panel; those of several, side by side, have the same rows.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     file = io.StringIO()
     with matplotlib.rc_context(DRAWING):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
-        axes = figure.add_subplot()
         figure.suptitle(title, x=0.012, ha="left")
-        draw(axes)
+        draw(*figure.subplots(1, panels, sharey=True, squeeze=False)[0])
         figure.savefig(file, format="svg", transparent=True)
     drawn = file.getvalue().partition("<svg")[2].partition(">")[2]
     drawn = re.sub(
@@ -151,16 +154,21 @@ def interval_chart(rates: Sequence[Rate], *, title: str) -> Markup:
     """A row for each rate: a dot on the line of its interval."""
 
     def draw(axes: Axes) -> None:
-        rows = range(len(rates))
-        axes.hlines(rows, [r.low for r in rates], [r.high for r in rates], color=CURVES[0], alpha=0.35, linewidth=5)
-        hints = [f"{r.name}: {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in rates]
-        axes.scatter([r.value for r in rates], rows, color=CURVES[0], zorder=2, urls=hints)
+        draw_intervals(axes, rates)
         for row, rate in enumerate(rates):
             axes.text(1.02, row, f"{rate.value:.2f}", va="center", transform=axes.get_yaxis_transform())
-        axes.set_yticks(rows, [rate.name for rate in rates], color=INK)
-        axes.set_ylim(len(rates) - 0.5, -0.5)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(axis="x")
 
     return drawing(draw, title=title, width=640, height=60 + 26 * len(rates))
+
+
+def draw_intervals(axes: Axes, rates: Sequence[Rate], colours: Sequence[str] | None = None) -> None:
+    """Draw what `interval_chart` does, without the numbers, each row in its colour."""
+    rows, colours = range(len(rates)), colours or CURVES[:1] * len(rates)
+    axes.hlines(rows, [r.low for r in rates], [r.high for r in rates], color=colours, alpha=0.35, linewidth=5)
+    hints = [f"{r.name}: {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in rates]
+    axes.scatter([r.value for r in rates], rows, color=colours, zorder=2, urls=hints)
+    axes.set_yticks(rows, [rate.name for rate in rates], color=INK)
+    axes.set_ylim(len(rates) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="x")

@@ -59,11 +59,20 @@ def test_other_options_have_their_own_table_and_one_is_no_plural(
     write_report(page, [make_result(), make_result(num_epochs=1, **other)], VARIANTS)
     text = page.read_text()
     assert text.count("| `full` |") == 2 and "(ablation-base-12345678-1-epochs.svg)" in text
-    assert (
-        "**`base`, 1 epoch.** 1 run of" in text
-        and "weights of the last epoch; options 12345678 `--num-time-masks 2`; commit" in text
-    )
-    assert "a CPU, 1 thread, torch" in text
+    assert "**base, 1 epoch.** 1 run of" in text and "* weights: last epoch\n" in text
+    assert "* options: 12345678 `--num-time-masks 2`\n" in text and text.count("* options") == 1
+    assert "* machine: a CPU, 1 thread, torch" in text
+    assert all(len(line) <= 120 or line.startswith("|") for line in text.splitlines())
+
+
+def test_runs_of_a_variant_that_the_table_lacks_today_are_shown(
+    tmp_path: Path, make_result: Callable[..., Result]
+) -> None:
+    page = tmp_path / "comparisons.md"
+    write_report(page, [make_result("gone"), make_result("full")], VARIANTS)
+    text = page.read_text()
+    assert "**base, 2 epochs.** 2 runs of" in text
+    assert text.index("| `full` |") < text.index("| `gone` | no variant of today's table | 1 |")
 
 
 def test_what_cannot_be_reported_is_said(tmp_path: Path, make_result: Callable[..., Result]) -> None:
@@ -88,6 +97,8 @@ def test_the_picture_names_every_variant_and_is_always_the_same(
     page.write_text(f"{BEGIN}\n{END}\n")
     write_report(page, [make_result("full"), make_result("base")], VARIANTS)
     text = picture.read_text()
-    assert text.count(">full<") == text.count(">base<") == 2 and len(text) < 60_000
+    assert text.count(">full<") == text.count(">base<") == 1 and len(text) < 60_000
+    assert "WER %" in text and "CER %" in text and "millions of parameters" in text
+    assert "var(--e1)" in text and "var(--e0)" in text, "base stores less than full and errs as much"
     write_report(page, [make_result("full"), make_result("base")], VARIANTS)
     assert picture.read_text() == text
