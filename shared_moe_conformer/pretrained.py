@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -126,15 +127,22 @@ def origins(config: Config, recipe_dir: Path) -> dict[str, dict[str, str]]:
     One that is no longer there has neither.
     """
     found: dict[str, dict[str, str]] = {}
-    while (name := Path(config.training.init_from).name) and name not in found:
-        folder = recipe_dir / config.training.init_from
+    seen: set[Path] = set()
+    while config.training.init_from:
+        folder = Path(os.path.abspath(recipe_dir / config.training.init_from))
+        if folder in seen:
+            break
+        seen.add(folder)
+        name = folder.name if folder.name not in found else "/".join(folder.parts[-4:])  # recipe/ASR/exp/name
         found[name] = {}
         if not (folder / CONFIG_FILE).is_file():
             break
         config = load_config(folder / CONFIG_FILE)
         found[name] = {"corpus": config.data.corpus, "licence": config.data.licence}
-        if (folder / MANIFEST_FILE).is_file() and (earlier := read_manifest(folder).begun_with):
-            return found | earlier
+        if (folder / MANIFEST_FILE).is_file():
+            before = Path(config.training.init_from).name  # where that is, a released model does not tell
+            return found | (read_manifest(folder).begun_with or ({before: {}} if before else {}))
+        recipe_dir = next((path.parent for path in folder.parents if path.name == "exp"), recipe_dir)
     return found
 
 

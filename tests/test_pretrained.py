@@ -80,5 +80,25 @@ def test_the_models_that_weights_come_from_are_named_with_their_licences(
     assert origins(begins("exp/gone"), recipe_dir) == {"gone": {}}
 
 
+def test_paths_in_another_recipes_config_are_relative_to_that_recipe(tmp_path: Path) -> None:
+    own, other = tmp_path / "own/ASR", tmp_path / "other/ASR"
+
+    def write(recipe: Path, name: str, corpus: str, init_from: str) -> None:
+        (recipe / "exp" / name).mkdir(parents=True)
+        config = replace_fields(TINY, {"corpus": corpus, "init_from": init_from})
+        save_config(config, recipe / "exp" / name / "config.json")
+
+    write(own, "base", "letters", "")
+    write(other, "tuned", "numbers", "exp/base")
+    write(other, "base", "calls", "../../own/ASR/exp/base")
+    config = replace_fields(TINY, {"init_from": "../../other/ASR/exp/tuned"})
+    found = origins(config, own)
+    assert {name: its["corpus"] for name, its in found.items()} == {
+        "tuned": "numbers",
+        "base": "calls",
+        "own/ASR/exp/base": "letters",
+    }
+
+
 def test_units_are_matched_by_their_pieces() -> None:
     assert common_units(["<blk>", "A", "B", "NEW"], ["<blk>", "X", "B", "A"]) == [(0, 0), (1, 3), (2, 2)]
