@@ -282,12 +282,14 @@ def _streaming_card(bundle: Bundle, chunking: Chunking, *, name: str, text: str)
 
 
 def trained_in_chunks(config: EncoderConfig) -> str:
-    """A sentence about the chunks in which the model was trained."""
-    sizes = ", ".join(str(size) if size else "the whole" for size in config.chunk_sizes)
-    if not any(config.chunk_sizes):
+    """A sentence about the chunks in which the model was trained; a config repeats those that are drawn more often."""
+    sizes = ", ".join(map(str, sorted({*config.chunk_sizes} - {0})))
+    if not sizes:
         return "It was never trained in chunks (--chunk-sizes), so expect more errors than offline."
-    contexts = ", ".join(str(frames) if frames else "all" for frames in config.left_contexts)
-    return f"It was trained in chunks of {sizes} encoder frames, with left contexts of {contexts} frames."
+    whole = "on whole utterances and " if 0 in config.chunk_sizes else ""
+    known = [*sorted({*config.left_contexts} - {0}), *(["all"] if 0 in config.left_contexts else [])]
+    contexts = ", ".join(map(str, known))
+    return f"It was trained {whole}in chunks of {sizes} encoder frames, with left contexts of {contexts} frames."
 
 
 def _milliseconds(seconds: float) -> int:

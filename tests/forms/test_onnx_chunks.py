@@ -285,10 +285,9 @@ def test_what_cannot_stream_is_refused(bundle_folder: Path, tmp_path: Path, tiny
 
 
 def test_the_card_says_what_the_model_was_trained_with() -> None:
-    trained = trained_in_chunks(EncoderConfig(chunk_sizes=(0, 8, 16), left_contexts=(64, 0)))
-    assert (
-        trained == "It was trained in chunks of the whole, 8, 16 encoder frames, with left contexts of 64, all frames."
-    )
+    trained = trained_in_chunks(EncoderConfig(chunk_sizes=(0, 0, 8, 16), left_contexts=(64, 0)))
+    told = "on whole utterances and in chunks of 8, 16 encoder frames, with left contexts of 64, all frames."
+    assert trained == f"It was trained {told}"
     assert "never trained in chunks" in trained_in_chunks(EncoderConfig(chunk_sizes=(0,)))
 
 
