@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from shared_moe_conformer.data.replaced import conversion_comment, converted_from, is_replaced, source_of
 from shared_moe_conformer.data.utterances import Utterance, refuse
-from shared_moe_conformer.speech.audio import CUT_OFF, cut_off, examine, stream_audio, write_flac
+from shared_moe_conformer.speech.audio import CUT_OFF, SUFFIXES, cut_off, examine, stream_audio, write_flac
 from shared_moe_conformer.speech.containers import open_audio
 from shared_moe_conformer.text import first_line
 
@@ -92,15 +93,16 @@ class _Length(NamedTuple):
 
 
 def _existing(path: str, audio_dir: Path) -> str:
-    """The path in the Unicode form that its file's name has; tables and file systems differ in it."""
-    forms = (path, unicodedata.normalize("NFC", path), unicodedata.normalize("NFD", path))
-    return next((form for form in forms if (audio_dir / form).is_file()), path)
+    """The path in the form that its file's name has: tables may have another form of Unicode, or Windows' slashes."""
+    slashed = path.replace("\\", "/")
+    forms = (unicodedata.normalize(form, each) for each in (path, slashed) for form in ("NFC", "NFD"))
+    return next((form for form in (path, slashed, *forms) if (audio_dir / form).is_file()), path)
 
 
 def _length(path: Path) -> _Length | str:
     """Length of a file, or what is wrong with it."""
     if not path.is_file():
-        return f"no file {path}: correct the path, or give the folder that it begins at as --audio-dir"
+        return f"no file {path}: {_remedy(path)}"
     try:
         rate, length, announced, _ = examine(path)
         with open_audio(path) as file:
@@ -110,6 +112,18 @@ def _length(path: Path) -> _Length | str:
     if announced is not None:
         return f"{cut_off(path, length / rate, announced / rate)}: get it again, or leave it out"
     return _Length(length / rate, rate, channels)
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a path at which there is no file."""
+    names = [name for end in sorted(SUFFIXES) if path.with_name(name := path.name + end).is_file()]
+    if names:
+        return f"there is {names[0]}: write the name with its suffix"
+    if re.search(r"(^|/)[a-z]{2,}:/", str(path)):
+        return "a URL: get the file, and write its path"
+    if re.search(r"(^|/)([A-Za-z]:)?\\|(^|/)[A-Za-z]:/", str(path)):
+        return "a path of Windows: write it from the table's folder on, or from the one that you give as --audio-dir"
+    return "correct the path, or give the folder that it begins at as --audio-dir"
 
 
 def make_recording(path: Path, *, recording_id: str, converted_dir: Path, channel: int | None = None) -> Recording:

@@ -11,6 +11,7 @@ from typing import Any
 
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.cells import DELIMITERS, TAB, Lines, rows_of
+from shared_moe_conformer.data.foreign import annotation_kind
 from shared_moe_conformer.data.utterances import SPLITS, Utterance, channel_of, lines_of, refuse, seconds, span
 from shared_moe_conformer.text import first_line
 
@@ -54,6 +55,11 @@ def read_tsv(path: Path) -> list[Utterance]:
     if lines and lines[0][1].startswith("sep="):  # tells spreadsheets the delimiter
         del lines[0]
     require(len(lines) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
+    kind, columns = (
+        annotation_kind([line for _, line in lines]),
+        "with the columns path, text, start and end (in seconds)",
+    )
+    require(not kind, f"{path.name} is no table but {kind}: write a line for each segment, {columns}")
     rows, read = _json_rows(path, lines) if lines[0][1].lstrip()[0] in "{[" else _cell_rows(lines)
     utterances, problems, seen = [], [], dict[tuple[str, float, int | None], str]()
     for origin, row in rows:
@@ -170,6 +176,8 @@ def _strings(entry: Any) -> dict[str, str]:
     """The values of an object of JSON that stand for text or numbers."""
     said = f" ({first_line(entry)})" if isinstance(entry, Exception) else ""
     require(isinstance(entry, dict), f'no object of JSON{said}: write {{"audio_filepath": .., "text": ..}}')
+    nested = {n: v["path"] for n, v in entry.items() if n in NAMES["path"] and isinstance(v, dict) and v.get("path")}
+    entry = {**entry, **nested}  # as Hugging Face's datasets write audio
     for name in (*NAMES["path"], *NAMES["text"]):
         value = entry.get(name) or ""
         require(isinstance(value, str), f"{name} is {str(value)[:40]}: write it in quotes")
@@ -192,6 +200,9 @@ def read_kaldi(folder: Path, *, split: str = "") -> list[Utterance]:
       FileNotFoundError: no wav.scp or no text.
       ValueError: lines that cannot be used, named.
     """
+    missing = [name for name in ("wav.scp", "text") if not (folder / name).exists()]
+    if missing:
+        raise FileNotFoundError(f"no {' and no '.join(missing)} in {folder}: give a Kaldi data folder, which has both")
     recordings, texts = _read_map(folder / "wav.scp"), _read_map(folder / "text")
     segments, speakers = (_read_map(p) if (p := folder / name).is_file() else {} for name in ("segments", "utt2spk"))
     problems = [

@@ -5,6 +5,7 @@ What is held out is chosen by hashes, so that everybody chooses the same; equal 
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import math
 import re
@@ -18,9 +19,12 @@ from lhotse import SupervisionSegment
 
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
+from shared_moe_conformer.data.foreign import binary_kind
 from shared_moe_conformer.text import counted
 
 SPLITS = ("train", "dev", "test")
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""First bytes of text in UTF-16, which spreadsheets call Unicode."""
 MAX_SHOWN = 3
 PERCENT = {"test": range(10), "dev": range(10, 20)}
 """Hundredths of the texts that are held out."""
@@ -102,15 +106,20 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
     """Name and text of each line that is not blank.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: the file is not UTF-8.
+      FileNotFoundError, IsADirectoryError: no such file.
+      ValueError: the file is not UTF-8, nor UTF-16 that says so.
     """
-    if not path.is_file():
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name the file in it")
+    if not path.exists():
         raise FileNotFoundError(f"no file {path}")
+    content = path.read_bytes()
+    kind = binary_kind(content)
+    require(not kind, f"{path.name} is {kind}")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-16" if content.startswith(UTF_16) else "utf-8-sig")
     except UnicodeDecodeError as error:
-        position = path.read_bytes()[: error.start].count(b"\n") + 1
+        position = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path.name} line {position} is not UTF-8: save the file in that encoding") from error
     for number, line in enumerate(re.split("\r\n|\r|\n", text), start=1):
         if line.strip():

@@ -124,6 +124,8 @@ def _decode(path: Path, target: str, max_seconds: float | None) -> float | None:
         if not container.streams.audio:
             raise ValueError("it has no sound")
         stream, resampler = container.streams.audio[0], av.AudioResampler(format="s16")
+        if stream.codec_context is None:
+            raise ValueError("the coding of its sound is not known")
         rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
         w64 = soundfile.SoundFile(target, "w", rate, channels, "PCM_16", format="W64")
         with system_errors(Path(target)), w64 as copy:

@@ -43,6 +43,9 @@ def test_durations_are_those_of_files_and_segments(audio: Path) -> None:
     ("wrong", "message"),
     [
         (utterance("x.wav"), "clips.tsv line 7: no file .*x.wav: correct the path, or give .*--audio-dir"),
+        (utterance("a"), r"line 7: no file .*/a: there is a.flac: write the name with its suffix"),
+        (utterance("https:/x.org/a.wav"), "line 7: no file .*: a URL: get the file, and write its path"),
+        (utterance("C:\\x\\a.wav"), "line 7: no file .*: a path of Windows: write it from the table's folder on"),
         (utterance("text.wav"), "clips.tsv line 7: .*text.wav cannot be read .*convert it to wav or flac"),
         (
             utterance(start=1.5, duration=1.0),
@@ -55,6 +58,12 @@ def test_files_that_cannot_be_used_are_named(audio: Path, wrong: Utterance, mess
     with pytest.raises(ValueError, match=message) as error:
         measure([utterance(), wrong], audio)
     assert "\n" not in str(error.value)
+
+
+def test_slashes_of_windows(audio: Path) -> None:
+    (audio / "sub").mkdir()
+    (audio / "a.wav").rename(audio / "sub/a.wav")
+    assert measure([utterance("sub\\a.wav")], audio)[0][0].path == "sub/a.wav"
 
 
 def test_segments_to_the_end_and_of_channels(audio: Path) -> None:

@@ -78,6 +78,37 @@ def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
         read_tsv(tmp_path / "other.tsv")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\3\4\0\0", r"clips.tsv is a spreadsheet, or another zip file: save the sheet as CSV in UTF-8"),
+        (b"\x1f\x8b\x08", r"clips.tsv is compressed: unpack it"),
+        (b"RIFF\0\0\0\0WAVE", r"clips.tsv is audio, not text"),
+        (b"RIFF RAFF", r"clips.tsv line 1: no tab between"),
+        (
+            b'File type = "ooTextFile"\n',
+            r"clips.tsv is no table but a TextGrid of Praat: write a line for each segment",
+        ),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n", r"clips.tsv is no table but XML, as ELAN writes it"),
+        (b"1\n00:00:01,000 --> 00:00:02,000\nONE\n", r"clips.tsv is no table but subtitles"),
+        (b"WEBVTT\n", r"clips.tsv is no table but subtitles"),
+        (b"0.000000\t1.500000\tONE\n", r"clips.tsv is no table but labels of Audacity"),
+    ],
+)
+def test_files_that_are_no_tables_are_called_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "clips.tsv").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_tsv(tmp_path / "clips.tsv")
+    assert "\n" not in str(error.value)
+    with pytest.raises(IsADirectoryError, match="is a folder: name the file in it"):
+        read_tsv(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_unicode_as_spreadsheets_save_it(tmp_path: Path, encoding: str) -> None:
+    assert read_tsv(tsv(tmp_path, "path\ttext\na.wav\t\u00c9T\u00c9\n", encoding=encoding))[0].text == "\u00c9T\u00c9"
+
+
 def test_columns_of_common_voice(tmp_path: Path) -> None:
     head = "client_id\tpath\tsentence_id\tsentence\tup_votes\tage\tsegment\n"
     first, second = read_tsv(tsv(tmp_path, head + 'anna\ta.mp3\t7f\tONE, "TWO"\t2\t\t\nbob\tb.mp3\t8a\tTHREE\t2\n'))
@@ -143,13 +174,14 @@ def test_quotes_of_spreadsheets_are_taken_off(tmp_path: Path, cell: str, text: s
         ({"audio_filepath": "a.wav", "duration": 2.5, "text": "ONE"}, ("", "a.wav", "ONE", "", "", 0.0, 2.5)),
         ({"audio_filepath": "a.wav", "offset": 1.5, "duration": 2, "text": "É\tX", "speaker": 7, "lang": None},
          ("", "a.wav", "É X", "7", "", 1.5, 2.0)),
+        ({"audio": {"path": "a.wav", "bytes": None}, "text": "ONE"}, ("", "a.wav", "ONE", "", "", 0.0, 0.0)),
         ({"audio_filepath": "a.wav", "duration": None, "text": "ONE"}, ("", "a.wav", "ONE", "", "", 0.0, 0.0)),
         ({"key": "u1", "wav": "a.wav", "txt": "ONE"}, ("u1", "a.wav", "ONE", "", "", 0.0, 0.0)),
         ({"utt_id": "u1", "speech": "a.wav", "text": "ONE", "spk": "s"}, ("u1", "a.wav", "ONE", "s", "", 0.0, 0.0)),
     ],
 )  # fmt: skip
 def test_objects_of_json(tmp_path: Path, record: dict[str, object], expected: tuple[object, ...]) -> None:
-    other = {**record, next(iter({"audio_filepath", "wav", "speech"} & set(record))): "b.wav"}
+    other = {**record, next(iter({"audio_filepath", "wav", "speech", "audio"} & set(record))): "b.wav"}
     (first, second) = read_tsv(tsv(tmp_path, f"{json.dumps(record)}\n\n{json.dumps(other)}\n"))
     assert first[:7] == expected and first.origin == "clips.tsv line 1"
     assert second.path == "b.wav" and second.origin == "clips.tsv line 3"

@@ -498,6 +498,15 @@ VALUES = (1.0, 2.0**15, 1e30, -1.0, 0.0, np.nan, np.inf)
 CASES = int(os.environ.get("FUZZ_CASES", 1000))
 
 
+def test_a_container_with_sound_of_an_unknown_coding_is_named(tmp_path: Path, samples: np.ndarray) -> None:
+    content = bytes_of(samples, format="CAF", subtype="ALAC_16")
+    content[28:32] = bytes(4)
+    (tmp_path / "a.caf").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.caf cannot be read as audio: .*") as error:
+        read_audio(tmp_path / "a.caf")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.slow
 @settings(max_examples=CASES, deadline=None, derandomize=True)
 @given(
