@@ -43,7 +43,7 @@ def mutual_information_recursion(
 
 
 class _TotalLogProb(torch.autograd.Function):
-    """`_recursion` with the posteriors as gradients."""
+    """`_recursion` with the posteriors as gradients, which have no gradients of their own."""
 
     @staticmethod
     def forward(ctx: Any, px: Tensor, py: Tensor, boundary: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,8 @@ def loss_of_rows(compute: Callable[[Tensor], Tensor], loss_of: Callable[[Tensor]
 
     There all rows are first computed without gradient, a few hundred at a time, so that only their results are held.
     The loss's gradient with respect to these tells which rows matter, and those are computed again. On a GPU all rows
-    are computed once, since a loop would wait for its launches.
+    are computed once, since a loop would wait for its launches. The result may be differentiated once only: on a CPU
+    its second derivatives would lack those of `loss_of`.
 
     Args:
       compute: function from the indices of rows, (R,), to their results, (R, K).
