@@ -149,7 +149,8 @@ check_cuts() {
 }
 
 lexicon() {
-  run_local prepare_lang --manifest-dir "$data/manifests" --split "${splits[0]}" --lang-dir "$lang_dir"
+  run_local prepare_lang --manifest-dir "$data/manifests" --split "${splits[0]}" --lang-dir "$lang_dir" \
+    --held-out-splits "${splits[@]:1}"
 }
 
 ngram() {

@@ -118,6 +118,18 @@ def add_vad_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def shorten_usage(parser: argparse.ArgumentParser) -> None:
+    """Keep only what must be given in the usage, which stands before the help and each error: flags fill a screen."""
+    required, positional = list[str](), list[str]()
+    for action in parser._actions:
+        name = str(action.metavar or action.dest)
+        if action.required and action.option_strings:
+            required.append(f"{action.option_strings[0]} {name.upper()}")
+        elif not action.option_strings:
+            positional.append(f"[{name} ...]" if action.nargs == "*" else name)
+    parser.usage = " ".join(["%(prog)s [options]", *required, *positional])
+
+
 def program(verb: str) -> str:
     """The name of a verb's program in its help: as it was called, by `smc` or by `python -m`."""
     if Path(sys.argv[0]).parts[-1:] == ("smc",) or Path(sys.argv[0]).parts[-2:] == (

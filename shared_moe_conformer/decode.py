@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import write_whole
-from shared_moe_conformer.cli import add_config_flag, add_flags, add_layers_flag, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, add_layers_flag, apply_flags, run_main, shorten_usage
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
@@ -91,6 +91,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     add_device_flag(parser)
     add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
+    shorten_usage(parser)
     return parser
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main, shorten_usage
 from shared_moe_conformer.config import Config, NeuralLmType, replace_fields, require
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
@@ -250,6 +250,7 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a model of this name, and its other forms")
     add_flags(parser, Selection)
     add_flags(parser, StreamingForm)
+    shorten_usage(parser)
     return parser
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import kaldialign
 import torch
 
-from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main
+from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main, shorten_usage
 from shared_moe_conformer.config import Config, TrainingConfig, refuse_idle, require, to_dict
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -103,7 +103,8 @@ def train(
             return
         word_errors = word_error_counter(model, tokenizer) if config.training.ctc_loss_scale else None
         with _opened(exp_dir, config, tokenizer.pieces, resuming=origin.checkpoint is not None):
-            _log_beginning(config, options, trainer, origin, len(train_loader))
+            all_batches = config.training.num_steps * config.training.accumulate_batches or len(train_loader)
+            _log_beginning(config, options, trainer, origin, min(len(train_loader), all_batches))
             if world().rank == 0 and not config.training.epoch_steps:
                 _note_cuts(exp_dir, cuts, data, origin)
             for problem in data.left_out:
@@ -164,13 +165,9 @@ def _make_trainer(
 
 def _training_data(data: AsrDataModule) -> tuple[Cuts, Loader]:
     """The cuts to train on, as they are recorded, and their batches."""
-    if data.config.data.train_cuts:
+    if data.config.data.train_cuts or data.config.training.epoch_steps:
         survey = from_local_leader(data.survey) if world().size > 1 else data.survey()
         return survey, data.stream_loader(survey)
-    require(
-        data.config.training.epoch_steps == 0,
-        "num_steps and steps_per_epoch are for cuts without end: give --train-cuts too",
-    )
     cuts = training_cuts(data)
     return cuts, data.train_loader(cuts)
 
@@ -308,4 +305,5 @@ def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> a
     parser.add_argument("--exp-dir", type=Path, help="folder of the experiment [exp/<config> beside train.py]")
     add_flags(parser, RunOptions)
     add_flags(parser, configs[name])
+    shorten_usage(parser)
     return parser

@@ -16,7 +16,15 @@ from typing import Any, cast, get_args
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, add_layers_flag, add_vad_flag, apply_flags, program, run_main
+from shared_moe_conformer.cli import (
+    add_flags,
+    add_layers_flag,
+    add_vad_flag,
+    apply_flags,
+    program,
+    run_main,
+    shorten_usage,
+)
 from shared_moe_conformer.config import NeuralLmType, require
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
@@ -141,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add_vad_flag(parser)
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
+    shorten_usage(parser)
     return parser
 
 

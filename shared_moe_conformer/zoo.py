@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared_moe_conformer.cli import program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.release.manifest import TEST_WAV, expected_text, read_manifest
+from shared_moe_conformer.release.manifest import TEST_WAV, expected_text, read_manifest, without_defaults
 from shared_moe_conformer.release.transfer import ZOO, pull, push, read_remote_index, remove, verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, entry_of, find, read_index
 from shared_moe_conformer.text import aligned_columns, counted
@@ -60,7 +60,10 @@ def details(entry: ZooEntry, *, source: str) -> str:
     width = max(map(len, rows))
     lines = [entry.name, *(f"  {fact.ljust(width)}  {value}" for fact, value in rows.items())]
     for test_set, rates in entry.error_rates.items():
-        lines += [f"  WER on {test_set}", *(f"    {rate:6.2f} %  {search}" for search, rate in rates.items())]
+        lines += [
+            f"  WER on {test_set}",
+            *(f"    {rate:6.2f} %  {search}" for search, rate in without_defaults(rates).items()),
+        ]
     return "\n".join(lines)
 
 

@@ -585,6 +585,13 @@ def test_endless_shar_trains_by_steps_and_resumes_in_a_new_order(
     assert "num_steps 10 there, 0 now" in refused(recipe, tmp_path, capsys, *flags, "--num-steps", "0")
 
 
+def test_the_split_trains_by_steps(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run(recipe, tmp_path / "exp", "--num-steps", "3")
+    assert progress(tmp_path / "exp") == [(3, 1.0)] and "million parameters, 3 batches" in capsys.readouterr().err
+    flags = ("--num-steps", "3", "--train-split", "none")
+    assert "cuts_none.jsonl.gz: run ./prepare.sh first" in refused(recipe, tmp_path / "other", capsys, *flags)
+
+
 BY_STEPS = ("--num-steps", "8", "--steps-per-epoch", "3", "--save-every-n-steps", "1", "--resume", "true")
 
 
@@ -629,7 +636,6 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
     [
         (["--train-cuts", "data/none"], "train_cuts data/none: no file or folder"),
         (["--train-cuts", "data/shar@2"], "has a weight: give --num-steps too"),
-        (["--steps-per-epoch", "5"], "num_steps and steps_per_epoch are for cuts without end: give --train-cuts too"),
         (
             ["--dry-run", "true", "--accumulate-batches", "99"],
             "there are fewer training cuts than batches in an update",

@@ -73,11 +73,11 @@ class TrainingConfig:
     num_epochs: int = 30
     """Epochs to train, counted from 1."""
     steps_per_epoch: int = field(default=0, metadata=ADDED_LATER)
-    """Updates in an epoch; train_cuts are then read without end. 0: an epoch has each cut once, or with num_steps 1000
+    """Updates in an epoch; the cuts are then read without end. 0: an epoch has each cut once, or with num_steps 1000
     updates."""
     num_steps: int = field(default=0, metadata=ADDED_LATER)
-    """Updates to train instead of num_epochs; train_cuts are then read without end, and every steps_per_epoch updates
-    end with a validation and a checkpoint. 0: go by epochs."""
+    """Updates to train instead of num_epochs; the cuts are then read without end, and every steps_per_epoch updates,
+    and the last one, end with a validation and a checkpoint. 0: go by epochs."""
     optimizer: OptimizerName = field(default="adamw", metadata=ADDED_LATER)
     """muon: the encoder's matrices by Muon, the rest by AdamW; adamw: all by AdamW."""
     learning_rate: float = 1e-3

@@ -54,7 +54,7 @@ class AsrDataModule:
         )
 
     def survey(self) -> Survey:
-        """The utterances in the manifests of `train_cuts`; of sources without end the first of each.
+        """The utterances in the manifests of `train_cuts`, or of the split; of sources without end the first of each.
 
         Raises:
           FileNotFoundError, ValueError: a source is missing or faulty, or its weight would mean nothing.
@@ -62,7 +62,7 @@ class AsrDataModule:
         return survey(self._sources, self._check, limit=SAMPLE if self.config.training.epoch_steps else None)
 
     def stream_loader(self, survey: Survey) -> EpochStream | EndlessStream:
-        """The batches of `train_cuts`.
+        """The batches of `train_cuts`, or of the training split without end.
 
         Raises:
           ValueError: the first cut of a source cannot be read, or the config changes audio and all have features.
@@ -105,7 +105,7 @@ class AsrDataModule:
 
     @functools.cached_property
     def _sources(self) -> list[Source]:
-        sources = open_sources(self.config.data.train_cuts, self.recipe_dir)
+        sources = open_sources(self._source_names(), self.recipe_dir)
         for source in sources:
             require(
                 source.weight is None or self.config.training.epoch_steps > 0,
@@ -116,6 +116,15 @@ class AsrDataModule:
                 too_few = f"{source.name} has {shards} shards for {processes} processes: make smaller shards"
                 require(shards >= processes, too_few)
         return sources
+
+    def _source_names(self) -> tuple[str, ...]:
+        """`train_cuts`; without them the training split, for a training by steps."""
+        data = self.config.data
+        if data.train_cuts:
+            return data.train_cuts
+        if not (path := self._path(data.train_split)).is_file():
+            raise FileNotFoundError(f"no cuts in {path}: run ./prepare.sh first")
+        return (str(cuts_path(Path(data.manifest_dir), data.train_split)),)
 
     def _training_dataset(self, cuts: Callable[[], StoredCuts], unreadable: Unreadable | None = None) -> CutDataset:
         """The dataset that loads training utterances and augments them; `cuts` gives some of them, for babble."""

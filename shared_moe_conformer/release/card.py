@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from shared_moe_conformer.config import Config, EncoderConfig
-from shared_moe_conformer.release.manifest import CARD_FILE, Manifest, ModelFacts
+from shared_moe_conformer.release.manifest import CARD_FILE, Manifest, ModelFacts, without_defaults
 from shared_moe_conformer.release.zoo_index import ZooEntry
 from shared_moe_conformer.text import markdown_table
 
@@ -166,7 +166,10 @@ def results_of(model: ModelFacts) -> list[dict[str, Any]]:
         {
             "task": {"type": TASK, "name": "Automatic Speech Recognition"},
             "dataset": {"type": model.corpus, "name": model.corpus, "split": test_set},
-            "metrics": [{"type": "wer", "name": f"WER ({method})", "value": rate} for method, rate in rates.items()],
+            "metrics": [
+                {"type": "wer", "name": f"WER ({method})", "value": rate}
+                for method, rate in without_defaults(rates).items()
+            ],
         }
         for test_set, rates in model.error_rates.items()
     ]
@@ -230,9 +233,9 @@ def error_rate_table(manifest: Manifest) -> str:
     rows = [
         (test_set, method, f"{rate:.2f} %")
         for test_set, rates in manifest.error_rates.items()
-        for method, rate in rates.items()
+        for method, rate in without_defaults(rates).items()
     ]
-    return markdown_table(("test set", "search", "WER"), rows)
+    return markdown_table(("test set", "search and options other than defaults", "WER"), rows)
 
 
 def _zoo_row(entry: ZooEntry) -> tuple[str, ...]:

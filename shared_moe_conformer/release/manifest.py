@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,27 @@ class Manifest(ModelFacts):
 def is_by(settings: str, method: str) -> bool:
     """Whether a key of `error_rates`, a method with or without options, names this method."""
     return settings.split("-")[0] == method
+
+
+DEFAULTS = re.compile(
+    r"-(max-sym-per-frame-1|beam-size-4|lm-order-3|lodr-scale-0\.1|hlg-scale-1\.0|lattice-engine-(k2|embedded)"
+    r"|ctc-topology-(standard|modified)|search-beam-20\.0|output-beam-8\.0|max-active-7000|num-paths-200"
+    r"|rescoring-ngram-G_4_gram|backoff-exact|beam-20\.0|max-contexts-8|max-states-64|nbest-scale-0\.5|ngram-lm-scale-0\.01)(?=-|$)"
+)
+"""Options of a search in a key of `error_rates` that have their defaults, or change hardly any text."""
+
+
+def without_defaults(rates: Mapping[str, float]) -> dict[str, float]:
+    """A test set's error rates by the searches' names for people, which leave defaults out.
+
+    Searches with one name and one rate, as by two lattice engines, become one; with two rates the later one keeps its
+    whole name.
+    """
+    named: dict[str, float] = {}
+    for search, rate in rates.items():
+        name = DEFAULTS.sub("", search)
+        named[name if named.get(name, rate) == rate else search] = rate
+    return named
 
 
 def require_name(name: str) -> None:

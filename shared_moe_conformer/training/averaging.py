@@ -177,7 +177,8 @@ class Selection:
     def _epoch_before(self, exp_dir: Path) -> int:
         """The last epoch before those that are averaged; 0: there is none."""
         last = self._last_epoch(exp_dir)
-        require(self.avg <= last, f"--avg {self.avg} with --epoch {last}: give --avg from 1 to {last}")
+        most = f"from 1 to {last}" if last > 1 else "1"
+        require(self.avg <= last, f"--avg {self.avg}, and epoch {last} is the last: give --avg {most}, or train longer")
         return last - self.avg
 
     def _epochs(self, exp_dir: Path) -> list[Path]:

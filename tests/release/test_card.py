@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from shared_moe_conformer.config import Config, load_config, replace_fields
+from shared_moe_conformer.decoding.methods import METHODS, settings
+from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.release.card import MARK, card_header, model_card, zoo_card, zoo_header
-from shared_moe_conformer.release.manifest import Manifest, read_manifest
+from shared_moe_conformer.release.manifest import Manifest, read_manifest, without_defaults
 from shared_moe_conformer.release.transfer import verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, read_index
 
@@ -39,6 +41,21 @@ def test_header_says_what_hugging_face_asks_for() -> None:
     (result,) = values["model-index"][0]["results"]
     assert result["dataset"] == {"type": "asterisk", "name": "asterisk", "split": "test"}
     assert result["metrics"] == [{"type": "wer", "name": "WER (greedy_search)", "value": 12.5}]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_searches_are_named_without_their_defaults(method: str) -> None:
+    decoding = DecodingConfig(method, lattice_engine="k2", ctc_topology="standard", lm_scales=(0.5,))  # type: ignore
+    kept = {"graph": "-graph-HLG", "lm_scales": "-lm-scale-0.5", "lm_scale": "-lm-scale-0.3"}
+    options = METHODS[method].options
+    expected = method + "".join(text for option, text in kept.items() if option in options)
+    assert list(without_defaults({settings(decoding): 5.0})) == [expected]
+
+
+def test_engines_with_one_rate_are_one_search() -> None:
+    by_k2, by_own = (f"1best-graph-H-lattice-engine-{engine}" for engine in ("k2", "embedded"))
+    assert without_defaults({by_k2: 5.0, by_own: 5.0}) == {"1best-graph-H": 5.0}
+    assert without_defaults({by_k2: 5.0, by_own: 6.0}) == {"1best-graph-H": 5.0, by_own: 6.0}
 
 
 def test_hugging_faces_own_reader_finds_the_rates() -> None:
