@@ -42,13 +42,48 @@ from shared_moe_conformer.forms.runtimes import (
     onnx_parts,
     torch_parts,
 )
-from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
+from shared_moe_conformer.release.card import form_card
+from shared_moe_conformer.release.manifest import CARD_FILE, TEST_TEXT, TEST_WAV
 from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
 
+CARD = """
+# {name}
+
+A speech recogniser (language: {language}) trained on *{corpus}*, as graphs for sherpa-onnx and onnxruntime: a
+transducer (`encoder`, `decoder`, `joiner`) and, with the same encoder, a CTC model (`ctc`).
+Licence: {licence}, that of the corpus.
+
+`*.fp16.onnx` have their weights in float16; `*.int8.onnx` have those of feed-forwards and experts, or all merged
+weights, in int8. Features are of {sampling_rate} Hz. `test.txt` says what is spoken in `test.wav`.
+
+`pip install sherpa-onnx soundfile`, then in this folder:
+
+```python
+import sherpa_onnx
+import soundfile
+
+recogniser = sherpa_onnx.OfflineRecognizer.from_transducer(
+    encoder="encoder.int8.onnx",
+    decoder="decoder.onnx",
+    joiner="joiner.onnx",
+    tokens="tokens.txt",
+    sample_rate={sampling_rate},  # of the features; other recordings are resampled
+)
+stream = recogniser.create_stream()
+samples, sampling_rate = soundfile.read("test.wav", dtype="float32")
+stream.accept_waveform(sampling_rate, samples)
+recogniser.decode_stream(stream)
+print(stream.result.text)
+```
+
+The CTC model: `sherpa_onnx.OfflineRecognizer.from_zipformer_ctc(model="ctc.int8.onnx", tokens="tokens.txt",
+sample_rate={sampling_rate})`.
+"""
+
 
 def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
-    """Write a bundle's model as ONNX files, float32, float16 and int8, with its tokens and test wav.
+    """Write a bundle's model as ONNX files, float32, float16 and int8, with its tokens, test wav and README.md.
 
     Arguments, result and errors: see `forms.catalogue.Form`.
     """
@@ -60,6 +95,8 @@ def write_onnx(source: Path, target: Path, *, overwrite: bool = False) -> dict[s
             halve(folder / name, folder / fp16_name(name))
         for name in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / name, folder / name)
+        card = form_card(bundle.manifest, bundle.config, CARD, name=target.name, library="sherpa-onnx")
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
         write_sums(folder)
     return differences
 

@@ -47,12 +47,46 @@ from shared_moe_conformer.forms.runtimes import (
 )
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
-from shared_moe_conformer.release.manifest import TEST_TEXT, TEST_WAV
+from shared_moe_conformer.release.card import form_card
+from shared_moe_conformer.release.manifest import CARD_FILE, TEST_TEXT, TEST_WAV
 from shared_moe_conformer.release.zoo_index import write_sums
 from shared_moe_conformer.speech.audio import read_audio
 
 MAX_FEATURES_DIFFERENCE = 1e-2
 """Tolerance of logarithms: float32 alone is off by 1e-3 in bins that are almost empty."""
+
+
+CARD = """
+# {name}
+
+A speech recogniser (language: {language}) trained on *{corpus}*, as graphs for plain torch, from Python or C++: a
+transducer (`encoder.pt`, `decoder.pt`, `joiner.pt`) and, with the same encoder, a CTC model (`ctc.pt`); `features.pt`
+computes the features from samples at {sampling_rate} Hz.
+Licence: {licence}, that of the corpus.
+
+In this folder, with nothing but torch:
+
+```python
+import wave
+
+import torch
+
+features, encoder, decoder, joiner = map(torch.jit.load, ("features.pt", "encoder.pt", "decoder.pt", "joiner.pt"))
+with open("tokens.txt", encoding="utf-8") as file:
+    pieces = [line.split()[0] for line in file]
+with wave.open("test.wav") as file:  # one channel, 16 bits a sample, {sampling_rate} Hz
+    samples = torch.frombuffer(bytearray(file.readframes(file.getnframes())), dtype=torch.int16) / 2**15
+x = features(samples[None])
+tokens = [-1, 0]  # nothing, and blank
+frames, lens = encoder(x, torch.tensor([x.size(1)]))
+for frame in frames[0, : lens[0]]:
+    token = int(joiner(frame[None], decoder(torch.tensor([tokens[-2:]]))).argmax())
+    tokens += [token] if token else []
+print("".join(pieces[token] for token in tokens[2:]).replace("▁", " ").strip())
+```
+
+`test.txt` says what is spoken in `test.wav`.
+"""
 
 
 def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) -> dict[str, float]:
@@ -74,6 +108,8 @@ def write_torchscript(source: Path, target: Path, *, overwrite: bool = False) ->
             differences["stream.pt"] = _write_stream(bundle.model, chunking, x, folder)
         for file in ("tokens.txt", TEST_WAV, TEST_TEXT):
             shutil.copyfile(source / file, folder / file)
+        card = form_card(bundle.manifest, bundle.config, CARD, name=target.name, library="torch")
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
         write_sums(folder)
     return {"features.pt": difference, **differences}
 

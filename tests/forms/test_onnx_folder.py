@@ -97,6 +97,7 @@ def test_folder_is_complete_and_verifies(exported: Path) -> None:
         "tokens.txt",
         "test.wav",
         "test.txt",
+        "README.md",
     }
     assert {path.name for path in exported.iterdir()} == {*names, SUMS_FILE}
     verify_sums(exported, required=names)
@@ -224,15 +225,15 @@ def test_sherpa_onnx_runs_the_smaller_graphs(
 
 
 @pytest.mark.slow
-def test_the_program_in_the_docs_recognises_the_test_wav(
+def test_the_programs_in_the_docs_and_the_card_recognise_the_test_wav(
     exported: Path, tiny_bundle: Bundle, tmp_path: Path, run_sherpa: RunSherpa
 ) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sherpa_onnx" in block]
-    for suffix in (".int8", ""):
-        code = program.replace("zoo/asterisk-en-onnx", str(exported)).replace(".int8", suffix)
-        code = code.replace("sample_rate=8000", "sample_rate=16000")  # the tiny model's
-        shown = run_sherpa(code, cwd=tmp_path)
+    program = program.replace("zoo/asterisk-en-onnx", str(exported)).replace("sample_rate=8000", "sample_rate=16000")
+    (of_card,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
+    assert run_sherpa(program, cwd=tmp_path) == run_sherpa(of_card, cwd=exported)
+    shown = run_sherpa(program.replace(".int8", ""), cwd=tmp_path)
     assert shown.split() == tiny_bundle.transcribe(exported / "test.wav").text.split()
 
 

@@ -133,14 +133,18 @@ def test_a_graph_that_differs_from_the_model_is_not_written(
     assert not (tmp_path / "graphs").exists()
 
 
-def test_the_program_in_the_docs_recognises_the_test_wav(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_the_programs_in_the_docs_and_the_card_recognise_the_test_wav(
+    saved: Save, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     write_torchscript(saved(), tmp_path / "graphs")
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
-    code = program.replace("zoo/asterisk-en-torchscript", str(tmp_path / "graphs"))
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == tiny_bundle.transcribe(tmp_path / "graphs" / "test.wav").text.split() != []
+    of_docs = program.replace("zoo/asterisk-en-torchscript", str(tmp_path / "graphs"))
+    (of_card,) = re.findall(r"```python\n(.*?)```", (tmp_path / "graphs/README.md").read_text(), re.DOTALL)
+    for code in (of_docs, of_card):
+        result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "graphs", capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split() == tiny_bundle.transcribe(tmp_path / "graphs" / "test.wav").text.split() != []
 
 
 def test_the_program_in_the_docs_finds_nothing_in_recordings_that_are_too_short(saved: Save, tmp_path: Path) -> None:
