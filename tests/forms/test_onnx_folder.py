@@ -225,7 +225,7 @@ def test_sherpa_onnx_runs_the_smaller_graphs(
 
 
 @pytest.mark.slow
-def test_the_programs_in_the_docs_and_the_card_recognise_the_test_wav(
+def test_the_programs_of_docs_and_card_recognise_the_test_wav(
     exported: Path, tiny_bundle: Bundle, tmp_path: Path, run_sherpa: RunSherpa
 ) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()

@@ -133,9 +133,7 @@ def test_a_graph_that_differs_from_the_model_is_not_written(
     assert not (tmp_path / "graphs").exists()
 
 
-def test_the_programs_in_the_docs_and_the_card_recognise_the_test_wav(
-    saved: Save, tiny_bundle: Bundle, tmp_path: Path
-) -> None:
+def test_the_programs_of_docs_and_card_recognise_the_test_wav(saved: Save, tiny_bundle: Bundle, tmp_path: Path) -> None:
     write_torchscript(saved(), tmp_path / "graphs")
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]

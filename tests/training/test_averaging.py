@@ -213,7 +213,7 @@ def test_missing_epochs_are_named(tmp_path: Path) -> None:
         Selection("4", avg=2).state(tmp_path)
     with pytest.raises(FileNotFoundError, match="there: none"):
         Selection("1").state(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="--avg 3 with --epoch 2"):
+    with pytest.raises(ValueError, match="--avg 3, and epoch 2 is the last"):
         Selection("2", avg=3).state(tmp_path)
 
 
