@@ -167,7 +167,11 @@ def require_short(path: Path, *, seconds: float) -> float:
     duration = 0.0
     for block in blocks:
         duration += len(block) / sampling_rate
-        require(duration <= seconds, f"{path} lasts more than {seconds / 60:g} minutes: cut it into parts")
+        require(
+            duration <= seconds,
+            f"{path} lasts more than {seconds / 60:g} minutes: cut it into parts, or transcribe the file by the command, "
+            "which takes any length",
+        )
     return duration
 
 

@@ -230,7 +230,7 @@ def test_the_programs_of_docs_and_card_recognise_the_test_wav(
 ) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "sherpa_onnx" in block]
-    program = program.replace("zoo/asterisk-en-onnx", str(exported)).replace("sample_rate=8000", "sample_rate=16000")
+    program = program.replace("zoo/an4-merged-onnx", str(exported))
     (of_card,) = re.findall(r"```python\n(.*?)```", (exported / "README.md").read_text(), re.DOTALL)
     assert run_sherpa(program, cwd=tmp_path) == run_sherpa(of_card, cwd=exported)
     shown = run_sherpa(program.replace(".int8", ""), cwd=tmp_path)

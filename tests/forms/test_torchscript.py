@@ -137,7 +137,7 @@ def test_the_programs_of_docs_and_card_recognise_the_test_wav(saved: Save, tiny_
     write_torchscript(saved(), tmp_path / "graphs")
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
-    of_docs = program.replace("zoo/asterisk-en-torchscript", str(tmp_path / "graphs"))
+    of_docs = program.replace("zoo/an4-merged-torchscript", str(tmp_path / "graphs"))
     (of_card,) = re.findall(r"```python\n(.*?)```", (tmp_path / "graphs/README.md").read_text(), re.DOTALL)
     for code in (of_docs, of_card):
         result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "graphs", capture_output=True, text=True)
@@ -149,7 +149,7 @@ def test_the_program_in_the_docs_finds_nothing_in_recordings_that_are_too_short(
     write_torchscript(saved(), tmp_path / "graphs")
     page = (Path(__file__).resolve().parents[2] / "docs/released-models.md").read_text()
     (program,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "torch.jit" in block]
-    program = program.replace("zoo/asterisk-en-torchscript", str(tmp_path / "graphs"))
+    program = program.replace("zoo/an4-merged-torchscript", str(tmp_path / "graphs"))
     program = re.sub(r"samples = .*", "samples = torch.randn(length)", program)
     indented = "".join(f"    {line}\n" for line in program.splitlines())
     code = f"for length in (0, 1, 100, 399, 400, 640, 1039):\n{indented}"  # 65 ms is the most that has no frame

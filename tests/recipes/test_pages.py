@@ -105,7 +105,7 @@ def test_programs_that_are_named_are_there(page: Path) -> None:
 def test_the_programs_of_the_page_about_python_run(saved: Callable[..., Path]) -> None:
     programs = re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.DOTALL)
     assert len(programs) == 2
-    code = "\n".join(programs).replace("zoo/asterisk-en", str(saved()))
+    code = "\n".join(programs).replace("zoo/an4-merged", str(saved()))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "torch.Size([2, 24, 64]) [24, 14]" in result.stdout
