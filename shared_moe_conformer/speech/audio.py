@@ -169,8 +169,8 @@ def require_short(path: Path, *, seconds: float) -> float:
         duration += len(block) / sampling_rate
         require(
             duration <= seconds,
-            f"{path} lasts more than {seconds / 60:g} minutes: cut it into parts, or transcribe the file by the command, "
-            "which takes any length",
+            f"{path} lasts more than {seconds / 60:g} minutes: cut it into parts, or give it to the command "
+            "transcribe, which takes any length",
         )
     return duration
 
