@@ -89,8 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     pusher = commands.add_parser("push", parents=[where, name], help="put a model into another zoo")
     pusher.add_argument("--to", dest="target", required=True, help="a folder, file:// or hf://owner/name")
     pusher.set_defaults(run=_push)
-    helped = "check a model's files and its test wav"
-    commands.add_parser("verify", parents=[where, name], help=helped).set_defaults(run=_verify)
+    checker = commands.add_parser("verify", parents=[where], help="check models' files and their test wavs")
+    checker.add_argument("name", nargs="*", help="the models' names [all]")
+    checker.set_defaults(run=_verify)
     pages = commands.add_parser("html", parents=[where], help="write a page that shows all models in a browser")
     pages.add_argument("--output-dir", type=Path, default=Path("site"), help="the folder to make [site]")
     pages.add_argument("--overwrite", action="store_true", help="replace a page that was written before")
@@ -119,7 +120,8 @@ def _push(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    print(f"{args.name}: {AS_RELEASED}; test.wav: {verify(args.name, zoo_dir=args.zoo_dir)}")
+    for name in args.name or [entry.name for entry in read_index(args.zoo_dir)]:
+        print(f"{name}: {AS_RELEASED}; test.wav: {verify(name, zoo_dir=args.zoo_dir)}", flush=True)
 
 
 def _remove(args: argparse.Namespace) -> None:

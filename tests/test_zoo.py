@@ -137,7 +137,7 @@ def test_verifying_transcribes_the_test_wav(saved: Save, capsys: Output) -> None
     add(folder)
     text = verify("tiny", zoo_dir=folder.parent)
     assert text
-    main(["verify", "tiny", "--zoo-dir", str(folder.parent)])
+    main(["verify", "--zoo-dir", str(folder.parent)])
     assert capsys.readouterr().out == f"tiny: every file is as released; test.wav: {text}\n"
 
 

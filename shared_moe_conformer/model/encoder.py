@@ -195,7 +195,7 @@ class Encoder(nn.Module):
         require(
             chunking is None or not self.needs_the_whole,
             "the model brings whole utterances to the same loudness, so it cannot recognise chunks: train one with"
-            " --loudness-norm false to stream",
+            " --loudness-norm false, such as a recipe's config streaming",
         )
 
     def drawn_chunking(self) -> Chunking | None:
