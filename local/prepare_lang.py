@@ -30,7 +30,8 @@ def main() -> None:
     for split in args.held_out_splits:
         spoken = _words_of_split(args.manifest_dir, split)
         unknown = [word for word in spoken if word not in known]
-        print(f"{split}: {len(unknown)} of {len(spoken)} words are none of these, so no search over words finds them")
+        lost = f"{len(unknown)} of {len(spoken)} words are not among them, so no search over words finds these"
+        print(f"{split}: {lost if unknown else f'all {len(spoken)} words are among them'}")
 
 
 def _words_of_split(manifest_dir: Path, split: str) -> list[str]:

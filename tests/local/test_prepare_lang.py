@@ -24,7 +24,7 @@ def test_the_training_words_are_spelled_in_the_tokenizers_units(
     write_cuts(tmp_path, train="SOME WORDS SOME MORE", dev="MORE SWORD")
     run_local("train_tokenizer", "--vocab-size", 16, "--lang-dir", "lang")
     result = run_local("prepare_lang", "--lang-dir", "lang", "--held-out-splits", "dev")
-    assert result.status == 0 and "lang: 3 words\ndev: 1 of 2 words are none of these" in result.out
+    assert result.status == 0 and "lang: 3 words\ndev: 1 of 2 words are not among them" in result.out
     lexicon, tokenizer = Lexicon.load(tmp_path / "lang"), Tokenizer.load(tmp_path / "lang")
     assert list(lexicon.spellings) == ["MORE", "SOME", "WORDS"]
     spelled = [token for word in ("SOME", "WORDS") for token in lexicon.spellings[word]]
