@@ -26,7 +26,6 @@ from shared_moe_conformer.release.manifest import (
     Manifest,
     is_by,
     read_manifest,
-    without_defaults,
 )
 from shared_moe_conformer.release.transfer import verify_files
 from shared_moe_conformer.release.zoo_index import ZooEntry, read_index, require_small
@@ -190,8 +189,7 @@ def wer_tables(error_rates: Mapping[str, Mapping[str, float]], *, own: str) -> M
       own: the method that the model uses by default.
     """
     most = max((rate for rates in error_rates.values() for rate in rates.values() if _is_rate(rate)), default=0.0)
-    shown = {test_set: without_defaults(rates) for test_set, rates in error_rates.items() if rates}
-    tables = (_wer_table(test_set, rates, most=most, own=own) for test_set, rates in shown.items())
+    tables = (_wer_table(test_set, rates, most=most, own=own) for test_set, rates in error_rates.items() if rates)
     return Markup("\n".join(tables))
 
 
