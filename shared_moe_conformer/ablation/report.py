@@ -11,7 +11,7 @@ from shared_moe_conformer.ablation.results import Rates, Result, RunKey, error_r
 from shared_moe_conformer.ablation.variants import Variant
 from shared_moe_conformer.atomic import write_whole
 from shared_moe_conformer.config import require
-from shared_moe_conformer.reporting.page import CURVES, Rate, draw_intervals, drawing, standalone
+from shared_moe_conformer.reporting.page import CURVES, INK, Rate, draw_intervals, drawing, standalone
 from shared_moe_conformer.text import counted, markdown_table
 from shared_moe_conformer.web import Markup
 
@@ -22,8 +22,9 @@ BEGIN = "<!-- written by local/ablation.py --report; do not edit -->"
 END = "<!-- end of what local/ablation.py wrote -->"
 REFERENCE = "full"
 LEGEND = """\
-In brackets, and as bars in the picture, are the intervals that hold the numbers with a probability of 95 %, over
-utterances and seeds. Orange are the variants that no other one beats in both stored parameters and errors."""
+In brackets, and in the picture as lines through the points, are the intervals that hold the numbers with a probability
+of 95 %, over utterances and seeds. Orange are the variants that no other beats in both stored parameters and errors.
+Bars are the parameters that the encoder stores, strokes those that compute a frame."""
 OTHER_METHODS = ("modified_beam_search", "ctc_greedy_search")
 
 
@@ -79,7 +80,7 @@ def _section(runs: list[Result], variants: dict[str, Variant], folder: Path) -> 
     averaged = f"-avg-{first.avg}" if first.avg > 1 else ""
     picture = folder / f"ablation-{name}-{first.num_epochs}-epochs{averaged}.svg"
     title = f"{first.config}, {counted(first.num_epochs, 'epoch')}"
-    write_whole(picture, standalone(_picture(rows, title=f"{title}: errors of greedy search, and stored parameters")))
+    write_whole(picture, standalone(_picture(rows, title=f"{title}: errors of greedy search, and parameters")))
     image = f"![Error rates and parameters of each variant]({picture.name})"
     return "\n\n".join([f"**{title}.** {_description(runs)}", LEGEND, image, _table(rows)])
 
@@ -174,7 +175,7 @@ def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _picture(rows: Sequence[Row], *, title: str) -> Markup:
-    """A row for each variant, the fewest word errors first: both rates with intervals, and the stored parameters.
+    """A row for each variant, the fewest word errors first: both rates with intervals; stored and active parameters.
 
     The rates of the frontier are orange.
     """
@@ -188,6 +189,8 @@ def _picture(rows: Sequence[Row], *, title: str) -> Markup:
             draw_intervals(axes, rates, [CURVES[(size, r.value) in best] for size, r in zip(sizes, rates)])
             axes.set_xlabel(label)
         stored.barh(range(len(rows)), sizes, height=0.5, color=CURVES[0], alpha=0.6)
+        active = [row.runs[0].encoder_active / 1e6 for row in rows]
+        stored.scatter(active, range(len(rows)), marker="|", s=150, color=INK)
         stored.set_xlabel("millions of parameters")
         stored.grid(axis="x")
 
