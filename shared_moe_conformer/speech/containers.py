@@ -41,6 +41,13 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,amr,asf,aac,caf,flv,mpegts,w
 TRUSTED = {"mov", "matroska"}
 """Formats whose header tells the length; for others it is guessed."""
 WHITELIST = ["-format_whitelist", CONTAINERS]
+NO_AUDIO = {
+    b"version https://git-lfs": "it is a pointer of Git LFS: run git lfs pull",
+    b"SQLite format 3": "it is a project of Audacity, or a database: export its audio as wav",
+    b"PK\x03\x04": "it is a zip file: unpack it",
+    b"<": "it is a web page or XML, as a failed download or a project of Audacity: get the audio itself",
+}
+"""What is wrong with files that begin in this way, and what to do."""
 MAX_REASON = 200
 """Most characters quoted from another program's message."""
 
@@ -82,6 +89,11 @@ def _decoded(path: Path, reason: Exception, max_seconds: float | None) -> AudioF
     """The file as ffmpeg or PyAV decodes it, for formats that libsndfile does not know."""
     if not path.stat().st_size:
         raise ValueError(f"{path} cannot be read as audio: it is empty; get it again, or leave it out")
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()
+    for mark, said in NO_AUDIO.items():
+        if head.startswith(mark) and path.suffix.lower() not in TELEPHONY:  # of which any byte may be the first
+            raise ValueError(f"{path} cannot be read as audio: {said}") from reason
     of_libsndfile = getattr(reason, "error_string", str(reason)).rstrip(".")
     if "not exist" in of_libsndfile:  # its words for anything that is not MP3
         of_libsndfile = "Format not recognised"

@@ -498,6 +498,22 @@ VALUES = (1.0, 2.0**15, 1e30, -1.0, 0.0, np.nan, np.inf)
 CASES = int(os.environ.get("FUZZ_CASES", 1000))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS: run git lfs pull"),
+        (b"SQLite format 3\0", "it is a project of Audacity, or a database: export its audio as wav"),
+        (b"PK\3\4", "it is a zip file: unpack it"),
+        (b"\n<!DOCTYPE html>", "it is a web page or XML, as .*: get the audio itself"),
+    ],
+)
+def test_files_without_sound_are_called_what_they_are(tmp_path: Path, content: bytes, message: str) -> None:
+    for name in ("a.wav", "a.mp3"):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as audio: {message}"):
+            read_audio(tmp_path / name)
+
+
 def test_a_container_with_sound_of_an_unknown_coding_is_named(tmp_path: Path, samples: np.ndarray) -> None:
     content = bytes_of(samples, format="CAF", subtype="ALAC_16")
     content[28:32] = bytes(4)
