@@ -65,8 +65,11 @@ COMMON_HELP="$LOCAL/corpus_stages.sh"
 corpus_dir="$(from_start "$corpus_dir")"
 [ "$download_dir" = download ] || download_dir="$(from_start "$download_dir")"
 [ "$musan" = download ] || musan="$(from_start "$musan")"
-[[ "$sampling_rate" =~ ^[1-9][0-9]{3,5}$ && "$sampling_rate" -ge 8000 ]] ||
-  fail "--sampling-rate is '$sampling_rate': give 8000 Hz or more"
+need_numbers ngram_order check_sample num_jobs num_pieces piece
+[[ "$ctc_topology" =~ ^(standard|modified|auto)$ ]] ||
+  fail "--ctc-topology is '$ctc_topology': give standard, modified or auto"
+[[ "$sampling_rate" =~ ^[1-9][0-9]{1,3}00$ && "$sampling_rate" -ge 8000 ]] ||
+  fail "--sampling-rate is '$sampling_rate': give 8000 Hz or more, in hundreds"
 
 # What a recipe may set otherwise before it calls prepare_corpus.
 data=data                  # folder of all that is made

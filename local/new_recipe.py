@@ -222,7 +222,7 @@ def describe(
     if shared:
         print(f"{len(shared)} texts are in two splits, as the lines say: error rates will be lower than on new texts")
     spaces = any(" " in text for text in texts)
-    hours = sum(utterance.duration for utterance in utterances) / 3600
+    hours = sum(utterance.duration for utterance in utterances if utterance.split == "train") / 3600
     features = FeatureConfig(sampling_rate=sampling_rate)
     beginning, reason = choose_beginning(
         args.begin_with, language=args.language, hours=hours, features=features, zoo_dir=ROOT / "zoo"
@@ -256,6 +256,7 @@ class NewRecipe(NamedTuple):
     audio_dir: Path
     num_utterances: int
     hours: float
+    """Speech for training."""
     vocab_size: int
     """Units, special ones included."""
     characters_are_units: bool
@@ -291,12 +292,12 @@ def recommended(recipe: NewRecipe) -> str:
 
 
 def feature_rate(lowest_sampling_rate: int) -> int:
-    """The sampling rate of features for a corpus: its recordings' lowest, but 8000 to 16000 Hz.
+    """The sampling rate of features for a corpus: its recordings' lowest, in hundreds, but 8000 to 16000 Hz.
 
     Mel bins above a recording's own band would hold nothing in training, and the hiss of any microphone afterwards.
     """
     lowest, highest = RATES
-    return min(max(lowest_sampling_rate, lowest), highest)
+    return min(max(lowest_sampling_rate // 100 * 100, lowest), highest)
 
 
 def fill_templates(templates: Path, new: Path, recipe: NewRecipe, *, target: Path, local: Path) -> None:

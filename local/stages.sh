@@ -61,7 +61,13 @@ parse_options() {
     printf -v "$name" '%s' "$2"
     shift 2
   done
-  for name in stage stop_stage; do
+  need_numbers stage stop_stage
+}
+
+# Usage: need_numbers OPTION...
+need_numbers() {
+  local name
+  for name in "$@"; do
     [[ "${!name}" =~ ^[0-9]+$ ]] || fail "--${name//_/-} is '${!name}': give a number"
   done
 }

@@ -162,7 +162,7 @@ def choose_beginning(
       asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`
         in its own language; Dutch gained nothing.
       language: code of the corpus's.
-      hours: speech of the corpus.
+      hours: speech for training.
       features: those of the corpus.
 
     Raises:
@@ -171,7 +171,7 @@ def choose_beginning(
     if asked == "none":
         return None, "--begin-with none was given"
     if not asked and hours >= FEW_HOURS:
-        return None, f"the corpus has {FEW_HOURS:g} hours or more"
+        return None, f"the corpus has {FEW_HOURS:g} hours for training or more"
     name, names = asked or BEGINNING, sorted(path.parent.name for path in zoo_dir.glob(f"*/{MANIFEST_FILE}"))
     if name in names:
         found = Beginning(read_manifest(zoo_dir / name), load_config(zoo_dir / name / CONFIG_FILE))

@@ -49,14 +49,17 @@ class FeatureConfig:
     """Options of the features (N, T, F) that are computed from audio."""
 
     sampling_rate: int = 16000
-    """Rate that every recording is resampled to, in Hz."""
+    """Rate that every recording is resampled to, in Hz; a multiple of 100."""
     num_mel_bins: int = 80
     """Mel filters per frame; a frame is 25 ms long, every 10 ms."""
     feature_extractor: FeatureExtractor = "lhotse"
     """Library that computes the Kaldi-compatible filter banks; both agree to 1e-3 (kaldifeat: `make kaldifeat`)."""
 
     def __post_init__(self) -> None:
-        require(8000 <= self.sampling_rate <= 192_000, f"sampling_rate is {self.sampling_rate} Hz: give 8000 to 192000")
+        require(
+            8000 <= self.sampling_rate <= 192_000 and self.sampling_rate % FRAMES_PER_SECOND == 0,
+            f"sampling_rate is {self.sampling_rate} Hz: give 8000 to 192000, in hundreds: frames are 10 ms apart",
+        )
         require_least(self, 16, "num_mel_bins")
         require_choices(self)
 

@@ -178,6 +178,8 @@ class TrainingConfig:
             self.cr_loss_scale == 0 or self.ctc_loss_scale > 0,
             f"cr_loss_scale is {self.cr_loss_scale} without a CTC loss: give --ctc-loss-scale too",
         )
+        smoothing = self.lm_only_scale + self.am_only_scale
+        require(smoothing <= 1, f"lm_only_scale and am_only_scale are {smoothing:g} together: give at most 1")
         for whose in ("init", "teacher"):
             epoch, iteration = (getattr(self, f"{whose}_{name}") for name in ("epoch", "iter"))
             require(

@@ -10,7 +10,7 @@ import random
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ class Manifest:
 
     def part(self, index: int, count: int, *, seed: int | None = None) -> Manifest:
         """Every `count`-th cut, from `index` on."""
-        return Manifest(self.name, self.path, self.recipe_dir, index, count, seed)
+        return replace(self, index=index, count=count, seed=seed)
 
     def __iter__(self) -> Iterator[Cut]:
         begin = 0.0 if self.seed is None else random.Random(self.seed).random()

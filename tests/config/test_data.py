@@ -11,6 +11,7 @@ from shared_moe_conformer.config import FRAME_SHIFT, MIN_NUM_FRAMES, DataConfig,
     ("options", "message"),
     [
         ({"sampling_rate": 16}, "sampling_rate"),
+        ({"sampling_rate": 11025}, "sampling_rate is 11025 Hz: give 8000 to 192000, in hundreds"),
         ({"sampling_rate": 10**9}, "sampling_rate"),
         ({"feature_extractor": "sox"}, "feature_extractor"),
     ],

@@ -28,6 +28,7 @@ from shared_moe_conformer.config.experiment import DEPENDENT
         ({"accumulate_batches": 0}, "accumulate_batches"),
         ({"ctc_loss_scale": -0.3}, "ctc_loss_scale is -0.3: give 0 or more"),
         ({"weight_decay": float("nan")}, "weight_decay is nan"),
+        ({"lm_only_scale": 0.8, "am_only_scale": 0.5}, "lm_only_scale and am_only_scale are 1.3 together"),
     ],
 )
 def test_a_training_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.utterances import Utterance
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.params import count_parameters, read_configs
 from shared_moe_conformer.pretrained import begin_with, choose_beginning
@@ -43,8 +44,17 @@ def test_the_configs_of_every_size_build(tmp_path: Path, hours: float) -> None:
     assert ("thorough=false" in files["prepare.sh"]) == (hours > 20)
 
 
+def test_the_size_follows_from_the_speech_for_training(tmp_path: Path) -> None:
+    splits = (*["train"] * 3, "dev", "test")
+    said = [Utterance(str(i), "a.wav", f"word {i}", "", its, 0.0, 600.0, "") for i, its in enumerate(splits)]
+    args = PROGRAM.parser().parse_args(["calls", "--tsv", "a", "--normalise", "lower", "--begin-with", "none"])
+    recipe = PROGRAM.describe(said, audio_dir=tmp_path, sampling_rate=16000, args=args)
+    assert recipe.hours == 0.5
+    assert "5 utterances, 30.0 minutes for training; language" in fill(tmp_path, recipe)["README.md"]
+
+
 @pytest.mark.parametrize(
-    ("lowest", "rate"), [(4000, 8000), (8000, 8000), (11025, 11025), (16000, 16000), (44100, 16000)]
+    ("lowest", "rate"), [(4000, 8000), (8000, 8000), (11025, 11000), (16000, 16000), (44100, 16000)]
 )
 def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate: int) -> None:
     assert PROGRAM.feature_rate(lowest) == rate
@@ -99,7 +109,7 @@ def test_a_recipe_without_such_a_beginning_says_why(tmp_path: Path) -> None:
             "the model an4-robust speaks en, the corpus nl: --begin-with an4-robust takes it",
         ),
         (tmp_path, "en", 1.0, 16000, "the model an4-robust is not in the zoo, which has no model"),
-        (ROOT / "zoo", "en", 7.0, 16000, "the corpus has 7 hours or more"),
+        (ROOT / "zoo", "en", 7.0, 16000, "the corpus has 7 hours for training or more"),
     ]:
         features = FeatureConfig(sampling_rate=rate)
         found, reason = choose_beginning("", language=language, hours=hours, features=features, zoo_dir=zoo)

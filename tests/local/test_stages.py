@@ -187,9 +187,12 @@ def test_another_sampling_rate_makes_new_features_alone(recipe: Path, prepare: P
     assert programs() == ["compute_fbank --sampling-rate 11000"]
     (recipe / "prepare.sh").write_text(content.replace("download()", "audio_options=(sampling_rate)\ndownload()"))
     assert programs("--sampling-rate", "8000")[0] == "build", "of recipes whose recordings are made at that rate"
-    for rate in ("8k", "4000", ""):
+    for rate in ("8k", "4000", "11025", ""):
         shown = prepare("--sampling-rate", rate)
-        assert shown.returncode == 1 and shown.stderr == f"error: --sampling-rate is '{rate}': give 8000 Hz or more\n"
+        assert shown.stderr == f"error: --sampling-rate is '{rate}': give 8000 Hz or more, in hundreds\n"
+        assert shown.returncode == 1
+    assert prepare("--num-pieces", "all").stderr == "error: --num-pieces is 'all': give a number\n"
+    assert "--ctc-topology is 'modern': give standard, " in prepare("--ctc-topology", "modern").stderr
     assert re.search(r"--sampling-rate R  of the features, in Hz; .*\(11000\)\n", prepare("--help").stdout)
 
 
