@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording, SupervisionSegment
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
@@ -35,8 +35,7 @@ def main() -> None:
         chosen = [utterance for utterance in utterances if utterance.split == split]
         require(len(chosen) > 0, f"no utterance of {args.table} is in {split}: correct its split column")
         its_recordings = [recordings[source] for source in dict.fromkeys(map(source_of, chosen))]
-        supervisions = SupervisionSet.from_segments(supervise(u, recordings[source_of(u)]) for u in chosen)
-        write_split(RecordingSet.from_recordings(its_recordings), supervisions, split, args.output_dir)
+        write_split(its_recordings, (supervise(u, recordings[source_of(u)]) for u in chosen), split, args.output_dir)
 
 
 def source_of(utterance: Utterance) -> tuple[str, int | None]:

@@ -44,12 +44,20 @@ def write_manifest(manifest: Any, path: Path) -> None:
         sync(temporary)
 
 
-def write_split(recordings: RecordingSet, supervisions: SupervisionSet, split: str, directory: Path) -> CutSet:
+def supervise(recording: Recording, text: str, **more: Any) -> SupervisionSegment:
+    """The supervision of a whole recording, with its id; `more`: other fields, such as the speaker."""
+    return SupervisionSegment(recording.id, recording.id, 0.0, recording.duration, text=text, **more)
+
+
+def write_split(
+    recordings: Iterable[Recording], supervisions: Iterable[SupervisionSegment], split: str, directory: Path
+) -> CutSet:
     """Write a split's recordings_, supervisions_ and cuts_<split>.jsonl.gz; a cut for each supervision, with its id.
 
     Audio below the working folder is named relative to it, as `read_cuts` expects it.
     """
     recordings = RecordingSet.from_recordings(map(_seen_from_here, recordings))
+    supervisions = SupervisionSet.from_segments(supervisions)
     validate_recordings_and_supervisions(recordings, supervisions)
     by_id = {recording.id: recording for recording in recordings}
     cuts = CutSet.from_cuts(_cut_out(s, by_id[s.recording_id]) for s in supervisions)

@@ -12,7 +12,6 @@ import shutil
 import tarfile
 from pathlib import Path
 
-from lhotse import SupervisionSet
 from lhotse.recipes import prepare_aishell
 from lhotse.utils import safe_extract
 from tqdm import tqdm
@@ -36,7 +35,7 @@ def main() -> None:
     for split, its in supervisions.items():
         require(len(its) > 0, f"no recording in {corpus_dir / RECORDINGS / split} has a transcript in {TRANSCRIPTS}")
         in_order = sorted(its, key=lambda supervision: supervision.id)  # not as the file system lists them
-        write_split(prepared[split]["recordings"], SupervisionSet.from_segments(in_order), split, args.output_dir)
+        write_split(prepared[split]["recordings"], in_order, split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:

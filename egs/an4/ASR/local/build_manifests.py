@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.manifests import supervise, write_split
 from shared_moe_conformer.data.utterances import held_out
 from shared_moe_conformer.speech.audio import write_flac
 
@@ -47,8 +47,8 @@ def main() -> None:
     utterances = {split: read_split(args.corpus_dir / "an4", split) for split in ("train", "test")}
     for split, its in splits_of(utterances["train"], utterances["test"]).items():
         recordings = [convert(u, args.audio_dir) for u in tqdm(its, desc=split, unit="file")]
-        supervisions = SupervisionSet.from_segments(map(supervise, recordings, its))
-        write_split(RecordingSet.from_recordings(recordings), supervisions, split, args.output_dir)
+        said = [supervise(r, u.text, language="English", speaker=u.speaker) for r, u in zip(recordings, its)]
+        write_split(recordings, said, split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -134,18 +134,6 @@ def read_samples(path: Path) -> np.ndarray:
 def roughness(samples: np.ndarray) -> float:
     """Mean step from sample to sample, which is far larger in the wrong byte order."""
     return float(np.abs(np.diff(samples.astype(np.int32))).mean())
-
-
-def supervise(recording: Recording, utterance: Utterance) -> SupervisionSegment:
-    return SupervisionSegment(
-        id=utterance.id,
-        recording_id=utterance.id,
-        start=0.0,
-        duration=recording.duration,
-        text=utterance.text,
-        language="English",
-        speaker=utterance.speaker,
-    )
 
 
 if __name__ == "__main__":

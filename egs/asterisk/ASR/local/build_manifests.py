@@ -15,12 +15,12 @@ import wave
 from pathlib import Path
 from typing import NamedTuple
 
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.manifests import supervise, write_split
 from shared_moe_conformer.data.utterances import split_of
 
 SOUNDS_DIR = Path("usr/share/asterisk/sounds")
@@ -59,10 +59,8 @@ def main() -> None:
         print(f"  {name}: {reason}")
     for split in SPLITS:
         chosen = [recording for recording in recordings if split_of(texts[recording.id]) == split]
-        supervisions = SupervisionSet.from_segments(
-            supervise(r, texts[r.id], speaker=speaker, language=LANGUAGES[args.language]) for r in chosen
-        )
-        write_split(RecordingSet.from_recordings(chosen), supervisions, split, args.output_dir)
+        said = [supervise(r, texts[r.id], speaker=speaker, language=LANGUAGES[args.language]) for r in chosen]
+        write_split(chosen, said, split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -169,18 +167,6 @@ def read_recording(clip: Clip) -> Recording:
     require(recording.num_channels == 1, f"{clip.path} has {recording.num_channels} channels: one is expected")
     require(recording.num_samples == num_samples, f"{clip.path} is cut off: unpack the packages again")
     return recording
-
-
-def supervise(recording: Recording, text: str, *, speaker: str, language: str) -> SupervisionSegment:
-    return SupervisionSegment(
-        id=recording.id,
-        recording_id=recording.id,
-        start=0.0,
-        duration=recording.duration,
-        text=text,
-        language=language,
-        speaker=speaker,
-    )
 
 
 if __name__ == "__main__":

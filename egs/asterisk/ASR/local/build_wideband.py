@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from build_manifests import find_clips, supervise
-from lhotse import Recording, RecordingSet, SupervisionSet
+from build_manifests import find_clips
+from lhotse import Recording
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
-from shared_moe_conformer.data.manifests import read_cuts, write_split
+from shared_moe_conformer.data.manifests import read_cuts, supervise, write_split
 from shared_moe_conformer.speech.audio import read_audio, write_flac
 
 SPLIT = "test-wideband"
@@ -38,9 +38,7 @@ def main() -> None:
         recordings.append(Recording.from_file(path, recording_id=cut.id))
         says = cut.supervisions[0]
         supervisions.append(supervise(recordings[-1], says.text, speaker=says.speaker, language=says.language))
-    write_split(
-        RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), SPLIT, args.output_dir
-    )
+    write_split(recordings, supervisions, SPLIT, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults
 from shared_moe_conformer.data.features import resample
-from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.manifests import supervise, write_split
 from shared_moe_conformer.data.normalisation import normalise
 from shared_moe_conformer.data.utterances import SPLITS, split_of
 from shared_moe_conformer.speech.audio import write_flac
@@ -70,13 +70,14 @@ def write_splits(clips: Sequence[Clip], args: argparse.Namespace) -> None:
         path = args.audio_dir / f"{clip.id}.flac"
         write_flac(path, [mono_at(args.sampling_rate, clip.path)], sampling_rate=args.sampling_rate)
         recording = Recording.from_file(path, recording_id=clip.id)
-        kept.append((recording, supervise(clip, recording)))
+        text = normalise(clip.text, "lower", language=clip.language)
+        kept.append((recording, supervise(recording, text, language=clip.language, speaker=clip.speaker)))
     print(f"{len(clips)} clips, {len(kept)} usable; left out:")
     for reason, count in dropped.most_common():
         print(f"  {count}: {reason}")
     for split in SPLITS:
-        recordings, supervisions = in_split(kept, split)
-        write_split(recordings, supervisions, split, args.output_dir)
+        chosen = [(recording, says) for recording, says in kept if split_of(says.text) == split]
+        write_split((recording for recording, _ in chosen), (says for _, says in chosen), split, args.output_dir)
 
 
 def reason_to_drop(text: str) -> str | None:
@@ -98,24 +99,3 @@ def mono_at(rate: int, source: Path) -> np.ndarray:
     samples, source_rate = soundfile.read(str(source), dtype="float32", always_2d=True)
     mono = resample(samples.mean(axis=1), source_rate, rate)
     return mono / max(1.0, float(np.abs(mono).max(initial=0.0)))  # resampling can overshoot
-
-
-def supervise(clip: Clip, recording: Recording) -> SupervisionSegment:
-    return SupervisionSegment(
-        id=clip.id,
-        recording_id=clip.id,
-        start=0.0,
-        duration=recording.duration,
-        text=normalise(clip.text, "lower", language=clip.language),
-        language=clip.language,
-        speaker=clip.speaker,
-    )
-
-
-def in_split(kept: Iterable[tuple[Recording, SupervisionSegment]], split: str) -> tuple[RecordingSet, SupervisionSet]:
-    """The recordings and supervisions with a text of a split."""
-    chosen = [(recording, says) for recording, says in kept if split_of(says.text) == split]
-    return (
-        RecordingSet.from_recordings(recording for recording, _ in chosen),
-        SupervisionSet.from_segments(says for _, says in chosen),
-    )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import torch
-from lhotse.augmentation import Resample
+
+from shared_moe_conformer.data import features
 
 SAMPLING_RATE = 16000
 SILENCE_DB = -40.0
@@ -35,10 +35,8 @@ def mono_at_16_khz(source: Path) -> np.ndarray:
 
 def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     """The samples at 16 kHz; scaled down where resampling overshoots what FLAC can hold."""
-    if rate != SAMPLING_RATE:
-        samples = Resample(rate, SAMPLING_RATE)(torch.from_numpy(samples)[None], rate)[0]
-        samples = np.asarray(samples)
-    return samples / max(1.0, float(np.abs(samples).max(initial=0.0)))
+    resampled = features.resample(samples, rate, SAMPLING_RATE)
+    return resampled / max(1.0, float(np.abs(resampled).max(initial=0.0)))
 
 
 def without_last_silence(samples: np.ndarray) -> np.ndarray:

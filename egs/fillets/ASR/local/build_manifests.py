@@ -14,13 +14,13 @@ from pathlib import Path
 
 from audio import SAMPLING_RATE, duration_of, mono_at_16_khz
 from dialogues import Clip, find_clips
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording
 from splits import SPLITS, splits_of
 from texts import LANGUAGES, normalise, reason_to_drop
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
-from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.manifests import supervise, write_split
 from shared_moe_conformer.speech.audio import write_flac
 
 SAYS_LESS = {"nl-gems-zav-v-restart"}
@@ -38,13 +38,11 @@ def main() -> None:
     splits = splits_of([clip for clip, _ in usable], {clip.id: seconds for clip, seconds in usable}, texts)
     for split in SPLITS:
         recordings = [record(clip, args.audio_dir) for clip in tqdm(splits[split], desc=split, unit="clip")]
-        supervisions = [
-            supervise(recording, clip, texts[clip.id], LANGUAGES[args.language])
+        said = [
+            supervise(recording, texts[clip.id], language=LANGUAGES[args.language], speaker=clip.speaker)
             for recording, clip in zip(recordings, splits[split], strict=True)
         ]
-        write_split(
-            RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), split, args.output_dir
-        )
+        write_split(recordings, said, split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,18 +80,6 @@ def record(clip: Clip, audio_dir: Path) -> Recording:
     path = audio_dir / f"{clip.id}.flac"
     write_flac(path, [mono_at_16_khz(clip.path)], sampling_rate=SAMPLING_RATE)
     return Recording.from_file(path, recording_id=clip.id)
-
-
-def supervise(recording: Recording, clip: Clip, text: str, language: str) -> SupervisionSegment:
-    return SupervisionSegment(
-        id=clip.id,
-        recording_id=clip.id,
-        start=0.0,
-        duration=recording.duration,
-        text=text,
-        language=language,
-        speaker=clip.speaker,
-    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lhotse import RecordingSet, SupervisionSet
 from lhotse.recipes import prepare_librispeech
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
@@ -34,9 +33,7 @@ def main() -> None:
             f"be read: unpack these parts again into {args.corpus_dir}",
         )
         supervisions.sort(key=lambda supervision: supervision.id)  # not as the file system lists them
-        write_split(
-            RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), split, args.output_dir
-        )
+        write_split(recordings, supervisions, split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,12 +15,12 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording, SupervisionSegment
 from tqdm import tqdm
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.data.manifests import write_split
+from shared_moe_conformer.data.manifests import supervise, write_split
 from shared_moe_conformer.data.utterances import held_out
 
 DEV_SHARE = 0.08
@@ -50,8 +50,7 @@ def main() -> None:
     }
     for split, its in splits.items():
         recordings = [read_recording(utterance) for utterance in tqdm(its, desc=split, unit="file")]
-        supervisions = SupervisionSet.from_segments(map(supervise, recordings, its))
-        write_split(RecordingSet.from_recordings(recordings), supervisions, split, args.output_dir)
+        write_split(recordings, map(supervise_reading, recordings, its), split, args.output_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,18 +95,9 @@ def read_recording(utterance: Utterance) -> Recording:
         raise ValueError(f"{utterance.path} is missing or not a readable wav file: unpack the corpus again") from error
 
 
-def supervise(recording: Recording, utterance: Utterance) -> SupervisionSegment:
-    return SupervisionSegment(
-        id=utterance.id,
-        recording_id=utterance.id,
-        start=0.0,
-        duration=recording.duration,
-        text=utterance.text,
-        language="English",
-        speaker=utterance.speaker,
-        gender=utterance.gender,
-        custom={"age": utterance.age},
-    )
+def supervise_reading(recording: Recording, utterance: Utterance) -> SupervisionSegment:
+    says = {"speaker": utterance.speaker, "gender": utterance.gender, "custom": {"age": utterance.age}}
+    return supervise(recording, utterance.text, language="English", **says)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from audio import in_pauses, read_ogg
 from dialogues import Dialogue, open_archives, read_dialogues
-from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import Recording, SupervisionSegment
 from lhotse.supervision import AlignmentItem
 from splits import Segment, split_dialogues, split_segments
 from texts import normalise, reason_to_drop
@@ -130,9 +130,7 @@ def write(
     split: str, supervisions: list[SupervisionSegment], recordings: dict[str, Recording], args: argparse.Namespace
 ) -> None:
     its_recordings = [recordings[name] for name in dict.fromkeys(s.recording_id for s in supervisions)]
-    write_split(
-        RecordingSet.from_recordings(its_recordings), SupervisionSet.from_segments(supervisions), split, args.output_dir
-    )
+    write_split(its_recordings, supervisions, split, args.output_dir)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lhotse import RecordingSet, SupervisionSegment, SupervisionSet
+from lhotse import SupervisionSegment
 from lhotse.recipes import prepare_yesno
 
 from shared_moe_conformer.cli import ShowDefaults, run_main
@@ -31,9 +31,7 @@ def main() -> None:
     for split, supervisions in make_splits(prepared).items():
         wanted = {supervision.recording_id for supervision in supervisions}
         recordings = [r for part in prepared.values() for r in part["recordings"] if r.id in wanted]
-        write_split(
-            RecordingSet.from_recordings(recordings), SupervisionSet.from_segments(supervisions), split, args.output_dir
-        )
+        write_split(recordings, supervisions, split, args.output_dir)
 
 
 def make_splits(prepared: dict) -> dict[str, list[SupervisionSegment]]:
