@@ -180,14 +180,18 @@ class _StreamLoader(ResumableLoader):
         Raises:
           ValueError: cuts or shards that cannot be read, named, and more of them than may be left out; or no cut.
         """
-        is_empty = True
+        whose = f"train_cuts has no cut for process {self.part.rank}"
+        nothing = f"{whose} that can be read: make smaller shards, or see above what was left out"
+        config, is_read, num_empty = self.dataset.config, num_to_skip > 0, 0
         batches = _Batches(self.mixture, self.dataset.of_epoch(self.epoch), self._bins, self.part, seed, num_to_skip)
-        for item in read_ahead(batches, num_workers=self.dataset.config.num_workers):
+        for item in read_ahead(batches, num_workers=config.num_workers):
             self._leave_out(item.unreadable)
             if item.is_batch:
-                is_empty = False
+                is_read, num_empty = is_read or item.batch is not None, num_empty + 1 if item.batch is None else 0
+                # a pass has at most as many batches without a readable cut as cuts that it may leave out
+                require(num_empty <= num_to_skip + 2 * config.max_unreadable, nothing)
                 yield item.batch
-        require(not is_empty, f"train_cuts has no cut for process {self.part.rank}: make smaller shards")
+        require(is_read, nothing)
 
     def _leave_out(self, lines: Sequence[str]) -> None:
         """Name what is left out; what several workers or passes meet counts once an epoch."""

@@ -306,6 +306,17 @@ def test_audio_that_is_missing_is_found_before_training(corpus: Corpus, tmp_path
     assert sorted(readable) == sorted(cut.id for cut in cuts[1:])
 
 
+@pytest.mark.parametrize("options", [{}, {"part": Part(0, 2)}, {"steps_per_epoch": 3}])
+def test_a_training_of_which_nothing_can_be_read_ends(corpus: Corpus, tmp_path: Path, options: dict[str, Any]) -> None:
+    cuts = [cut.drop_features() for cut in corpus.cuts("train")[:4]]
+    for cut in cuts:
+        cut.recording.sources[0].source = "/none/no.wav"
+    CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+    own = loader(corpus, tmp_path / "cuts.jsonl.gz", max_unreadable=4, **options)
+    with pytest.raises(ValueError, match="no cut for process 0 that can be read: make .* see above what was left out"):
+        list(own)
+
+
 def test_audio_of_cuts_with_stored_features_cannot_be_changed(corpus: Corpus, shar: Path) -> None:
     with pytest.raises(ValueError, match="speed_factors, .* are for audio, and train_cuts have stored features"):
         loader(corpus, TRAIN, speed_factors=(0.9, 1.1))
