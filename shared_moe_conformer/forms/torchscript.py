@@ -72,6 +72,7 @@ import wave
 import torch
 
 features, encoder, decoder, joiner = map(torch.jit.load, ("features.pt", "encoder.pt", "decoder.pt", "joiner.pt"))
+encoder = torch.jit.freeze(encoder)  # merges the sets of `merged` models once instead of in every call
 with open("tokens.txt", encoding="utf-8") as file:
     pieces = [line.split()[0] for line in file]
 with wave.open("test.wav") as file:  # one channel, 16 bits a sample, {sampling_rate} Hz
