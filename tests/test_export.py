@@ -302,7 +302,7 @@ def test_existing_model_is_replaced_only_on_demand(recipe: Path, tiny_bundle: Bu
     ("arguments", "message"),
     [
         (["--epoch", "3"], "has no epoch-3.pt"),
-        (["--epoch", "1", "--avg", "2"], "--avg 2 with --epoch 1"),
+        (["--epoch", "1", "--avg", "2"], "--avg 2, and epoch 1 is the last"),
         (["--exp-dir", "nowhere"], "train first"),
         (["--name", "../outside"], "'../outside' cannot be a model's name"),
     ],
