@@ -26,7 +26,7 @@ from benchmarks.growth import write_manifest_of
 from benchmarks.tables import Report, Table, command_line
 from benchmarks.timing import peak_resident_memory, resident_memory
 from shared_moe_conformer.config import EncoderConfig, FeatureConfig, ModelConfig, replace_fields
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.train import train

@@ -21,7 +21,7 @@ from benchmarks.corpus import FEATURES, cpu_seconds, data_module, make_config, t
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import take_turns
 from shared_moe_conformer.config import EncoderConfig, FeatureConfig, replace_fields
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.loaders import plan_epoch
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.shar import write_shard

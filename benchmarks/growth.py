@@ -27,7 +27,7 @@ from benchmarks.corpus import FEATURES, VOCAB_SIZE, cpu_seconds, data_module, ma
 from benchmarks.tables import Floor, Report, Table, command_line
 from benchmarks.timing import peak_resident_memory, resident_memory
 from shared_moe_conformer.config import Config, EncoderConfig, FeatureConfig, ModelConfig
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.decode import write_scores
 from shared_moe_conformer.decoding.comparison import decode_batches

@@ -9,7 +9,6 @@ With --dask a Dask cluster computes them; each of its machines must have this fo
 from __future__ import annotations
 
 import argparse
-import functools
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
@@ -19,8 +18,7 @@ from lhotse import CutSet, combine
 
 from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import FeatureConfig, require
-from shared_moe_conformer.data.distortions import codec_of
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path
 from shared_moe_conformer.data.sources import Manifest
 
@@ -34,9 +32,7 @@ def main() -> None:
     with dask_cluster(args.dask, args.num_jobs) as executor:
         for split in args.splits:
             cuts = CutSet(Manifest(split, cuts_path(args.manifest_dir, split), recipe_dir=Path()))
-            is_perturbed = split in args.perturbed_splits
-            speeds = args.speeds if is_perturbed else []
-            is_coded = is_perturbed and args.coded_share > 0
+            speeds, coded_share = (args.speeds, args.coded_share) if split in args.perturbed_splits else ([], 0.0)
             done = store_features(
                 combine([cuts, *(cuts.perturb_speed(speed) for speed in speeds)]),
                 split,
@@ -44,7 +40,7 @@ def main() -> None:
                 config=config,
                 num_jobs=args.num_jobs,
                 exact=split in args.exact_splits,
-                codec=functools.partial(codec_of, share=args.coded_share) if is_coded else None,
+                coded_share=coded_share,
                 piece=args.piece - 1,
                 num_pieces=args.num_pieces,
                 executor=executor,

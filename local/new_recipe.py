@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shared_moe_conformer.atomic import atomic_folder
-from shared_moe_conformer.cli import run_main
+from shared_moe_conformer.cli import Parser, run_main
 from shared_moe_conformer.config import FeatureConfig, require
 from shared_moe_conformer.data.checks import FASTEST, MAX_DURATION, MIN_DURATION, SLOWEST, reason_to_drop
 from shared_moe_conformer.data.marks import half_bracket, listed, marks_in, without_marks
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("name", help="the corpus's name: letters, digits and - _ .")
     source = result.add_mutually_exclusive_group(required=True)
     source.add_argument("--tsv", "--table", nargs="+",

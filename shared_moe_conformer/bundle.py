@@ -21,7 +21,8 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
 from shared_moe_conformer.decoding.methods import METHODS, used
 from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, DecodingMethod, Resources, with_phrases
-from shared_moe_conformer.decoding.searches import load_resources, require_values, resolved, tuned_as, with_values
+from shared_moe_conformer.decoding.searches import load_resources, resolved
+from shared_moe_conformer.decoding.tuned_values import require_values, tuned_as, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.release.card import model_card
 from shared_moe_conformer.release.manifest import (

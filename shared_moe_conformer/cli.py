@@ -36,6 +36,33 @@ class ShowDefaults(argparse.HelpFormatter):
         return f"{action.help} [{_shown(action.default).replace('%', '%%')}]"
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose usage has only what must be given.
+
+    The usage stands before the help and before each error, and all flags would fill a screen.
+    """
+
+    def format_usage(self) -> str:
+        """The usage, as errors show it."""
+        self.usage = self.usage or self._briefly()
+        return super().format_usage()
+
+    def format_help(self) -> str:
+        """The usage and the help."""
+        self.usage = self.usage or self._briefly()
+        return super().format_help()
+
+    def _briefly(self) -> str:
+        required, positional = list[str](), list[str]()
+        for action in self._actions:
+            name = str(action.metavar or action.dest)
+            if action.required and action.option_strings:
+                required.append(f"{action.option_strings[0]} {name.upper()}")
+            elif not action.option_strings:
+                positional.append(f"[{name} ...]" if action.nargs == "*" else name)
+        return " ".join(["%(prog)s [options]", *required, *positional])
+
+
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass."""
@@ -116,18 +143,6 @@ def add_vad_flag(parser: argparse.ArgumentParser) -> None:
         help="believe words only where Silero VAD hears speech: music and noise then give none [true]",
         **_argument_type(bool),
     )
-
-
-def shorten_usage(parser: argparse.ArgumentParser) -> None:
-    """Keep only what must be given in the usage, which stands before the help and each error: flags fill a screen."""
-    required, positional = list[str](), list[str]()
-    for action in parser._actions:
-        name = str(action.metavar or action.dest)
-        if action.required and action.option_strings:
-            required.append(f"{action.option_strings[0]} {name.upper()}")
-        elif not action.option_strings:
-            positional.append(f"[{name} ...]" if action.nargs == "*" else name)
-    parser.usage = " ".join(["%(prog)s [options]", *required, *positional])
 
 
 def program(verb: str) -> str:

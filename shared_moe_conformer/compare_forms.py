@@ -20,7 +20,7 @@ import soundfile
 from tqdm import tqdm
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
+from shared_moe_conformer.cli import Parser, add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.data.manifests import read_cuts
@@ -259,7 +259,7 @@ def precision_table(rows: Sequence[Row], *, recordings: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("compare_forms"),
         description="Compare a released model in torch, TorchScript, onnxruntime and sherpa-onnx, and its float32, "
         "float16 and int8 files, on a recipe's whole test set.",

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from shared_moe_conformer.cli import add_flags, apply_flags, program, run_main
+from shared_moe_conformer.cli import Parser, add_flags, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.sherpa_folder import StreamingForm
@@ -21,9 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program("convert"), description="Write a released model in other toolkits' forms."
-    )
+    parser = Parser(prog=program("convert"), description="Write a released model in other toolkits' forms.")
     add_model_flags(parser)
     parser.add_argument("--to", choices=FORMS, nargs="+", required=True, help=FORMS_HELP)
     parser.add_argument(

@@ -13,12 +13,12 @@ import torch
 from tqdm import tqdm
 
 from shared_moe_conformer.atomic import write_whole
-from shared_moe_conformer.cli import add_config_flag, add_flags, add_layers_flag, apply_flags, run_main, shorten_usage
+from shared_moe_conformer.cli import Parser, add_config_flag, add_flags, add_layers_flag, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields, require, to_dict
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import kinds_help, parse_distortion
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
-from shared_moe_conformer.decoding import comparison, scoring, searches
+from shared_moe_conformer.decoding import comparison, scoring, searches, tuned_values
 from shared_moe_conformer.decoding.comparison import MethodResult, decode_batches
 from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
@@ -67,7 +67,7 @@ def write_scores(result: MethodResult, exp_dir: Path, *, test_set: str, checkpoi
 
 
 def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Decode the test sets with a trained model and score the result.")
+    parser = Parser(description="Decode the test sets with a trained model and score the result.")
     add_config_flag(parser, configs, "named config, whose experiment is exp/<config>")
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
     parser.add_argument("--max-duration", type=float, default=argparse.SUPPRESS,
@@ -91,7 +91,6 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     add_device_flag(parser)
     add_flags(parser, Selection)
     add_flags(parser, DecodingConfig)
-    shorten_usage(parser)
     return parser
 
 
@@ -101,8 +100,8 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
     config, model, checkpoint = _load_model(args, selection, exp_dir, device)
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
-    tuned = searches.read_tuned(exp_dir)
-    values = searches.not_given(searches.values_of(tuned), vars(args))
+    tuned = tuned_values.read_tuned(exp_dir)
+    values = tuned_values.not_given(tuned_values.values_of(tuned), vars(args))
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer, tuned=values)
     data, distortions = AsrDataModule(config, recipe_dir, tokenizer), [parse_distortion(text) for text in args.distort]
     loaders = data.test_loaders() | data.distorted_loaders(distortions)
@@ -110,7 +109,7 @@ def _decode(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> Non
         logger.debug("config: %s", json.dumps(to_dict(config)))
         logger.debug("options: %s, %s", selection, decoding)
         log_environment(device, commit=package_commit())
-        if note := searches.tuned_note(methods, tuned, given=vars(args), checkpoint=checkpoint):
+        if note := tuned_values.tuned_note(methods, tuned, given=vars(args), checkpoint=checkpoint):
             logger.info("with %s; an option that is given wins", note)
         scores_of: dict[str, list[scoring.Scores]] = {}
         for test_set, loader in loaders.items():
@@ -149,12 +148,13 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
     tune_cpu()
     require_not_test(args.tune)
     for name in ("distort", "output_format", "test_splits"):
-        unused = f"--tune with --{searches.flag(name)}: values are tuned on one split as it is; leave one of them out"
+        flag = tuned_values.flag(name)
+        unused = f"--tune with --{flag}: values are tuned on one split as it is; leave one of them out"
         require(not getattr(args, name, ()), unused)
     device, selection = choose_device(args.device), apply_flags(Selection(), args)
     config, model, checkpoint = _load_model(args, selection, exp_dir, device)
     config = replace_fields(config, {"test_splits": (args.tune,)})
-    searches.read_tuned(exp_dir)  # a damaged file is refused before the work
+    tuned_values.read_tuned(exp_dir)  # a damaged file is refused before the work
     tokenizer = _load_tokenizer(config, exp_dir, recipe_dir)
     decoding = apply_flags(DecodingConfig(), args)
     methods, resources, left_out = _load_methods(decoding, config, recipe_dir, tokenizer)
@@ -168,9 +168,9 @@ def _tune(args: argparse.Namespace, *, exp_dir: Path, recipe_dir: Path) -> None:
         searcher = Searcher(model, encoded, tokenizer.decode, resources)
         for found in tune(methods, searcher, given=vars(args)):
             rates = round(found.wer, 2), round(found.default_wer, 2)
-            best = searches.Tuned(dict(found.best), args.tune, checkpoint, *rates)
-            tuned = searches.read_tuned(exp_dir) | {found.method: best}  # others may have tuned methods meanwhile
-            logger.info("\n%s\nwrote %s", found.table, searches.write_tuned(exp_dir, tuned))
+            best = tuned_values.Tuned(dict(found.best), args.tune, checkpoint, *rates)
+            tuned = tuned_values.read_tuned(exp_dir) | {found.method: best}  # others may have tuned methods meanwhile
+            logger.info("\n%s\nwrote %s", found.table, tuned_values.write_tuned(exp_dir, tuned))
         for name, why in left_out.items():
             logger.info("left out: %s: %s", name, why)
 
@@ -192,13 +192,9 @@ def _load_methods(
     recipe_dir: Path,
     tokenizer: Tokenizer,
     *,
-    tuned: Mapping[str, searches.Values] = searches.NO_VALUES,
+    tuned: Mapping[str, tuned_values.Values] = tuned_values.NO_VALUES,
 ) -> searches.Loaded:
     """The searches that were asked for and their resources; "all" leaves out what cannot run here."""
-    require(
-        decoding.chunk_size > 0 or decoding.left_context_frames == DecodingConfig.left_context_frames,
-        "--left-context-frames does nothing without --chunk-size: leave it out",
-    )
     methods = searches.resolved(decoding, vocab_size=config.model.vocab_size, tuned=tuned)
     loaded = searches.load_resources(methods, recipe_dir / config.data.lang_dir, tokenizer)
     if decoding.decoding_method != "all":

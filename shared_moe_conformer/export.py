@@ -12,7 +12,7 @@ import numpy as np
 
 from shared_moe_conformer.atomic import check_free
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main, shorten_usage
+from shared_moe_conformer.cli import Parser, add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, NeuralLmType, replace_fields, require
 from shared_moe_conformer.data.manifests import cuts_path, iterate_cut_file, read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, refuse_other_units
@@ -20,7 +20,8 @@ from shared_moe_conformer.decoding.methods import METHODS, settings
 from shared_moe_conformer.decoding.neural_lm import load_neural_lm, neural_lm_path
 from shared_moe_conformer.decoding.options import LOW_ORDER, DecodingConfig, DecodingMethod, token_ngram_path
 from shared_moe_conformer.decoding.scoring import short_name
-from shared_moe_conformer.decoding.searches import read_tuned, resolved, search_named, tuned_note, values_of
+from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.tuned_values import read_tuned, search_named, tuned_note, values_of
 from shared_moe_conformer.device import tune_cpu
 from shared_moe_conformer.forms.catalogue import FORMS, FORMS_HELP, refuse_unused_chunks, target_of, write_form
 from shared_moe_conformer.forms.sherpa_folder import StreamingForm
@@ -216,7 +217,7 @@ def _read_summary(path: Path) -> dict[str, float]:
 
 
 def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Release a trained model: write its bundle into a zoo.")
+    parser = Parser(description="Release a trained model: write its bundle into a zoo.")
     add_config_flag(parser, configs, "named config, whose experiment is exp/<config>")
     parser.add_argument("--exp-dir", type=Path, help="experiment that ./train.py wrote [exp/<config>]")
     parser.add_argument("--zoo-dir", type=Path, default=Path("zoo"), help="folder of released models [zoo]")
@@ -250,7 +251,6 @@ def _parser(configs: Mapping[str, Config]) -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a model of this name, and its other forms")
     add_flags(parser, Selection)
     add_flags(parser, StreamingForm)
-    shorten_usage(parser)
     return parser
 
 

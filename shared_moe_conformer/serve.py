@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import add_layers_flag, add_vad_flag, program, run_main
+from shared_moe_conformer.cli import Parser, add_layers_flag, add_vad_flag, program, run_main
 from shared_moe_conformer.config import require
-from shared_moe_conformer.decoding.searches import differences
+from shared_moe_conformer.decoding.tuned_values import differences
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
@@ -52,7 +52,7 @@ def allowed_hosts(host: str) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("serve"),
         description="Serve a page on which you speak, or drop an audio file, and see the words, their times and the "
         "experts that computed each frame. Programs post recordings to /transcribe (curl -F file=@a.wav) and ask "

@@ -14,7 +14,7 @@ from pathlib import Path
 import kaldialign
 import torch
 
-from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main, shorten_usage
+from shared_moe_conformer.cli import Parser, add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, TrainingConfig, refuse_idle, require, to_dict
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
@@ -299,11 +299,10 @@ def _prescan(trainer: Trainer, loader: Loader, max_duration: float) -> None:
 
 def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     """The parser; its help shows the values of the config that the arguments name."""
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     name = add_config_flag(parser, configs, "named config", arguments)
     parser.description = f"Train a named config. Every option of it is a flag; in brackets stand the values of {name}."
     parser.add_argument("--exp-dir", type=Path, help="folder of the experiment [exp/<config> beside train.py]")
     add_flags(parser, RunOptions)
     add_flags(parser, configs[name])
-    shorten_usage(parser)
     return parser

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from shared_moe_conformer.cli import add_config_flag, add_flags, apply_flags, run_main, shorten_usage
+from shared_moe_conformer.cli import Parser, add_config_flag, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import (
     Config,
     LmConfig,
@@ -196,7 +196,7 @@ def ngram_perplexities(dev: TextLoader, lang_dir: Path, tokenizer: Tokenizer) ->
 
 def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> argparse.ArgumentParser:
     """The parser; its help shows the values for the config that the arguments name."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train a neural language model over tokens on the texts of the training split, or on others; "
         "./decode.py --lm-type uses it."
     )
@@ -204,5 +204,4 @@ def _parser(configs: Mapping[str, Config], arguments: Sequence[str] | None) -> a
     parser.add_argument("--exp-dir", type=Path, help="folder of the training [exp/<lm-type>_lm beside train_lm.py]")
     add_flags(parser, RunOptions, instead=HIDDEN)
     add_flags(parser, _config_for(configs[name]), instead=HIDDEN)
-    shorten_usage(parser)
     return parser

@@ -16,19 +16,12 @@ from typing import Any, cast, get_args
 
 from shared_moe_conformer.atomic import atomic_file
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import (
-    add_flags,
-    add_layers_flag,
-    add_vad_flag,
-    apply_flags,
-    program,
-    run_main,
-    shorten_usage,
-)
+from shared_moe_conformer.cli import Parser, add_flags, add_layers_flag, add_vad_flag, apply_flags, program, run_main
 from shared_moe_conformer.config import NeuralLmType, require
 from shared_moe_conformer.decoding.methods import METHODS
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.searches import differences, not_given, resolved
+from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.tuned_values import differences, not_given
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.live import LiveLines, hear_microphone, read_pcm, transcribe_live
 from shared_moe_conformer.params import counts_of
@@ -103,7 +96,7 @@ def _channel(text: str) -> int | str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=program("transcribe"),
         description="Print what is said in audio files, and when; with --live, print speech while it is spoken.",
     )
@@ -149,7 +142,6 @@ def _parser() -> argparse.ArgumentParser:
     add_vad_flag(parser)
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
-    shorten_usage(parser)
     return parser
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shared_moe_conformer.atomic import atomic_file
-from shared_moe_conformer.cli import ShowDefaults, add_flags, apply_flags, run_main, shorten_usage
+from shared_moe_conformer.cli import Parser, ShowDefaults, add_flags, apply_flags, run_main
 from shared_moe_conformer.config import Config, replace_fields
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,11 +59,10 @@ def test_values_of_the_wrong_kind_are_refused(flags: tuple[str, ...], capsys: py
 
 
 def test_a_short_usage_names_what_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser("program")
+    parser = Parser("program")
     parser.add_argument("audio", nargs="*")
     parser.add_argument("--model", required=True)
     add_flags(parser, Config())
-    shorten_usage(parser)
     with pytest.raises(SystemExit):
         parser.parse_args([])
     assert capsys.readouterr().err.startswith("usage: program [options] --model MODEL [audio ...]\nprogram: error: the")

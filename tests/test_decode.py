@@ -18,11 +18,12 @@ from shared_moe_conformer.config import Config, FeatureConfig, load_config, repl
 from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import Distortion
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.tokenizer import Tokenizer, save_units, train_tokenizer
 from shared_moe_conformer.decoding.methods import METHODS, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.searches import TUNED_FILE, Tuned, read_tuned, resolved, write_tuned
+from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.tuned_values import TUNED_FILE, Tuned, read_tuned, write_tuned
 from shared_moe_conformer.decoding.tuning import Searcher
 from shared_moe_conformer.lattice.decoding_graph import Lexicon
 from shared_moe_conformer.lattice.ngram import train_ngram

@@ -18,7 +18,7 @@ from shared_moe_conformer.decoding.comparison import MethodResult
 from shared_moe_conformer.decoding.neural_lm import LanguageModel, neural_lm_path, save_neural_lm
 from shared_moe_conformer.decoding.options import DecodingConfig, token_ngram_path
 from shared_moe_conformer.decoding.scoring import Decoded, Scores, character_error_rate, word_error_rate, write_files
-from shared_moe_conformer.decoding.searches import Tuned, write_tuned
+from shared_moe_conformer.decoding.tuned_values import Tuned, write_tuned
 from shared_moe_conformer.export import choose_example, main, read_error_rates
 from shared_moe_conformer.lattice.ngram import train_ngram
 from shared_moe_conformer.release.manifest import TEST_WAV, expected_text

@@ -25,7 +25,7 @@ from shared_moe_conformer.cli import apply_flags
 from shared_moe_conformer.config import Config, refuse_idle
 from shared_moe_conformer.data.distortions import parse_distortion
 from shared_moe_conformer.decoding.options import DecodingConfig
-from shared_moe_conformer.decoding.searches import _require_its_own_options
+from shared_moe_conformer.decoding.searches import _refuse_idle, _require_its_own_options
 from shared_moe_conformer.params import read_configs
 from shared_moe_conformer.training.experiment import RunOptions
 
@@ -36,10 +36,10 @@ OF_ANY_RECIPE = [Path("docs") / name for name in ("decoding.md", "training.md", 
 """Pages whose commands are for the folder of a recipe; here that is an4's."""
 BLOCK = re.compile(r"^```(?:bash|sh)\n(.*?)^```", re.M | re.S)
 WRITTEN = "\x1e"
-"""Ends a call in the log; the parts of one end with the line's end that no argument has: \\x1f."""
+"""Ends a call in the log; \\x1f ends each of its parts. No argument has either."""
 STUB = r"""#!/bin/bash
-printf '%s\x1f' "$PWD" "$0" "$@" >>"$LOG"
-printf '\x1e' >>"$LOG"
+printf -v call '%s\x1f' "$PWD" "$0" "$@"
+printf '%s\x1e' "$call" >>"$LOG" # at once: programs of a pipe write at the same time
 """
 ON_PATH = ("python", "python3", "smc", "torchrun", "make", "arecord", "lhotse", "curl")
 PROGRAMS = {"train.py": train, "train_lm.py": train_lm, "decode.py": decode, "export.py": export}
@@ -143,6 +143,7 @@ def take_in_recipe(name: str, configs: Mapping[str, Config], arguments: Sequence
     elif name == "decode.py":
         args = decode._parser(configs).parse_args(arguments)
         config = apply_flags(DecodingConfig(), args)
+        _refuse_idle(config)
         if config.decoding_method != "all":
             _require_its_own_options(config)
         for text in args.distort:

@@ -22,7 +22,7 @@ from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from shared_moe_conformer import train
 from shared_moe_conformer.config import Config, FeatureConfig, load_config, replace_fields
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import OpenFile
 from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.data.tokenizer import train_tokenizer

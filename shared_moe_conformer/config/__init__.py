@@ -27,9 +27,9 @@ from shared_moe_conformer.config.experiment import (
     TrainingConfig,
     load_config,
     load_config_of,
-    refuse_idle,
     save_config,
 )
+from shared_moe_conformer.config.idle import refuse_idle
 from shared_moe_conformer.config.model import (
     BLOCK_PARTS,
     MIXING_PARTS,

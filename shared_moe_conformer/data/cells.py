@@ -36,10 +36,8 @@ def _comma_rows(lines: Lines, delimiter: str) -> Iterator[Row]:
             yield lines[first][0], [cell.strip() for cell in next(reader)]
             first += reader.line_num
         except csv.Error as error:
-            yield (
-                lines[first][0],
-                _unclosed(str(error), lines[first + reader.line_num - 1][0] if reader.line_num > 1 else ""),
-            )
+            last = lines[first + reader.line_num - 1][0] if reader.line_num > 1 else ""
+            yield lines[first][0], _unclosed(str(error), last)
             first += 1
 
 

@@ -108,7 +108,7 @@ def replaced_files(record: Path, *, recipe_dir: Path, most: int | None = None) -
     """Files of a record that were replaced; none, if there is no record.
 
     Args:
-      most: so many files are looked at, spread evenly; None: all.
+      most: the number of files to look at, at most; they are spread evenly over the record. None: all of them.
     """
     sources = list(_read(record))
     step = 1 if most is None else -(-len(sources) // most) or 1

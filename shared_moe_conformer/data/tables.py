@@ -55,11 +55,9 @@ def read_tsv(path: Path) -> list[Utterance]:
     if lines and lines[0][1].startswith("sep="):  # tells spreadsheets the delimiter
         del lines[0]
     require(len(lines) > 0, f"{path} has no lines: write path<TAB>text, one recording a line")
-    kind, columns = (
-        annotation_kind([line for _, line in lines]),
-        "with the columns path, text, start and end (in seconds)",
-    )
-    require(not kind, f"{path.name} is no table but {kind}: write a line for each segment, {columns}")
+    kind = annotation_kind([line for _, line in lines])
+    columns = "path, text, start and end (in seconds)"
+    require(not kind, f"{path.name} is no table but {kind}: write a line for each segment, with the columns {columns}")
     rows, read = _json_rows(path, lines) if lines[0][1].lstrip()[0] in "{[" else _cell_rows(lines)
     utterances, problems, seen = [], [], dict[tuple[str, float, int | None], str]()
     for origin, row in rows:

@@ -14,7 +14,7 @@ from shared_moe_conformer.decoding.comparison import text_of
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, grouped, label
 from shared_moe_conformer.decoding.options import DecodingConfig, Resources
 from shared_moe_conformer.decoding.scoring import num_errors
-from shared_moe_conformer.decoding.searches import GRIDS, Values, flag, tunable, tuned_as, value_of, with_values
+from shared_moe_conformer.decoding.tuned_values import GRIDS, Values, flag, tunable, tuned_as, value_of, with_values
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderOutput
 from shared_moe_conformer.text import words_of

@@ -20,7 +20,6 @@ from shared_moe_conformer.config import (
     FRAME_LENGTH,
     FRAME_SHIFT,
     Chunking,
-    Config,
     EncoderConfig,
     FeatureConfig,
     require,
@@ -53,9 +52,11 @@ from shared_moe_conformer.forms.runtimes import (
     onnx_parts,
     torch_parts,
 )
-from shared_moe_conformer.release.card import card_header, with_header
-from shared_moe_conformer.release.manifest import CARD_FILE, TEST_WAV, TOKENIZER_FILES, Manifest, reference_text
+from shared_moe_conformer.release.card import form_card
+from shared_moe_conformer.release.manifest import CARD_FILE, TEST_WAV, TOKENIZER_FILES, reference_text
 
+LIBRARY = "sherpa-onnx"
+"""That which runs the folder, as Hugging Face calls it."""
 CTC_MODEL = "model.onnx"
 """The CTC head's graph, as sherpa-onnx's CTC models call it."""
 
@@ -183,14 +184,7 @@ CTC model of these inputs and outputs.
 def _card(bundle: Bundle, name: str) -> str:
     """The text of README.md."""
     options = feature_options(bundle.config.features)
-    return _filled(CARD, bundle.manifest, bundle.config, name=name, ctc=CTC_MODEL, options=options)
-
-
-def _filled(card: str, manifest: Manifest, config: Config, **facts: object) -> str:
-    """A card with a model's facts, below a header for Hugging Face with the manifest's error rates."""
-    header = {**card_header(manifest, config), "library_name": "sherpa-onnx"}
-    common = {"language": manifest.language, "corpus": manifest.corpus, "licence": manifest.licence}
-    return with_header(header, card.format(**common, **facts))
+    return form_card(bundle.manifest, bundle.config, CARD, name=name, library=LIBRARY, ctc=CTC_MODEL, options=options)
 
 
 STREAMING_CARD = """
@@ -261,11 +255,12 @@ def _streaming_card(bundle: Bundle, chunking: Chunking, *, name: str, text: str)
     config = bundle.config.model.encoder
     states = first_states(config, chunking, num_streams=1).values()
     size = num_features(chunking)
-    return _filled(
-        STREAMING_CARD,
+    return form_card(
         replace(bundle.manifest, error_rates={}),
         bundle.config,
+        STREAMING_CARD,
         name=name,
+        library=LIBRARY,
         text=text,
         training=trained_in_chunks(config),
         chunk_size=chunking.chunk_size,

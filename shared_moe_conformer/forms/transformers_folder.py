@@ -25,10 +25,9 @@ from shared_moe_conformer.release.card import (
     MODEL_CLASSES,
     MODEL_TYPE,
     TOKENIZER_CLASSES,
-    card_header,
     class_name,
     error_rate_table,
-    with_header,
+    form_card,
 )
 from shared_moe_conformer.release.manifest import (
     CARD_FILE,
@@ -157,14 +156,12 @@ def _card(manifest: Manifest, config: Config) -> str:
         if (found := {settings: rate for settings, rate in rates.items() if is_by(settings, SEARCH)})
     }
     manifest = replace(manifest, error_rates=by_ctc)
-    header = {**card_header(manifest, config), "library_name": "transformers"}
-    body = BODY.format(
+    return form_card(
+        manifest,
+        config,
+        BODY,
         name=manifest.name,
-        language=manifest.language,
-        corpus=manifest.corpus,
+        library="transformers",
         seconds=manifest.segment_seconds or CHUNK_SECONDS,
-        sampling_rate=config.features.sampling_rate,
         error_rates=error_rate_table(manifest) if by_ctc else "None were measured by CTC.",
-        licence=manifest.licence,
     )
-    return with_header(header, body)

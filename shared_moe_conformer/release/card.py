@@ -137,16 +137,17 @@ def with_header(header: dict[str, Any], body: str) -> str:
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n{body}"
 
 
-def form_card(manifest: Manifest, config: Config, body: str, *, name: str, library: str) -> str:
+def form_card(manifest: Manifest, config: Config, body: str, *, name: str, library: str, **facts: object) -> str:
     """The text of README.md of a model in another toolkit's form.
 
     Args:
       body: the page, with facts in braces.
       name: the form's own.
       library: that which runs it, as Hugging Face calls it.
+      facts: those that only this form's page has.
     """
-    facts = {fact: getattr(manifest, fact) for fact in ("language", "corpus", "licence")}
-    body = body.format(name=name, sampling_rate=config.features.sampling_rate, **facts)
+    common = {fact: getattr(manifest, fact) for fact in ("language", "corpus", "licence")}
+    body = body.format(name=name, sampling_rate=config.features.sampling_rate, **common, **facts)
     return with_header({**card_header(manifest, config), "library_name": library}, body)
 
 

@@ -9,21 +9,20 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import soundfile
+
+from shared_moe_conformer.speech.chunks import CHUNKS, payload_of
 
 ERRORS = (soundfile.LibsndfileError, RuntimeError, TypeError)
 """Errors of soundfile for a file that it cannot read."""
 PIECE = 4096
 """Samples decoded at once; damage loses no more than these."""
+MAGIC = {*CHUNKS, b".snd", b"fLaC", b"OggS", b"NIST"}
+"""First bytes of files with headers."""
 UNKNOWN_LENGTH = (1 << 36) - 1
 """Number of samples from which a header does not count as a length: the largest that FLAC can state."""
-STREAMED = {"I": 0x7FFFF000, "Q": 1 << 40}
-"""Bytes of samples from which a header does not count as a length, as in a file written to a pipe.
-
-By the format of the number for `struct`: 32 or 64 bits.
-"""
 MP3_HEAD = 64
 """Bytes at the start of an MP3 file's first frame that say whether it tells the length."""
 MP3_RATES = (44100, 48000, 32000)
@@ -63,7 +62,7 @@ def open_known(path: Path) -> AudioFile:
     """
     file = _opened(path)
     file.announced = None if file.frames >= UNKNOWN_LENGTH else file.frames
-    payload = _payload(path)
+    payload = payload_of(path)
     if payload and payload.available < payload.announced < payload.streamed:
         file.announced = file.frames * payload.announced / max(1, payload.available)
     elif file.format == "OGG":
@@ -103,7 +102,7 @@ def _opened(path: Path) -> AudioFile:
     name: Any = libsndfile_name(path)
     if path.suffix.lower() == ".raw":  # a name that soundfile would take for a file without a header
         name = _Corrected(path, 0, b"")
-    payload = _payload(path)
+    payload = payload_of(path)
     if payload is None or not payload.available:
         file, corrected = AudioFile(name), None
         if file.format == "FLAC":
@@ -122,100 +121,6 @@ def _opened(path: Path) -> AudioFile:
                 return file
             file.close()
     return AudioFile(_Corrected(path, payload.place, payload.length))
-
-
-class _Payload(NamedTuple):
-    """The samples of an uncompressed file, in bytes."""
-
-    announced: int
-    """Length by the header."""
-    available: int
-    """Length up to the end of the file."""
-    streamed: int
-    """Length from which the header does not count."""
-    place: int
-    """Offset of the length in the file."""
-    length: bytes
-    """The bytes of the length if the samples filled the rest of the file."""
-    has_more: bool = False
-    """Whether what follows the samples is no chunk: the recorder was killed after it had last written the length."""
-
-
-class _Chunks(NamedTuple):
-    """The layout of a format's chunks."""
-
-    first: int
-    """Offset of the first chunk."""
-    name: int
-    """Bytes of a chunk's name."""
-    number: str
-    """Format of its length, for `struct`."""
-    counted: int = 0
-    """Bytes of a chunk's header that its length includes."""
-    alignment: int = 2
-    samples: bytes = b"data"
-    """Name of the chunk of samples, or its beginning."""
-    skipped: int = 0
-    """Bytes in that chunk before the samples."""
-
-
-CHUNKS = {
-    b"RIFF": _Chunks(12, 4, "<I"),
-    b"RF64": _Chunks(12, 4, "<I"),
-    b"FORM": _Chunks(12, 4, ">I", samples=b"SSND", skipped=8),
-    b"riff": _Chunks(40, 16, "<Q", counted=24, alignment=8),
-    b"caff": _Chunks(8, 4, ">Q", alignment=1, skipped=4),
-}
-"""The chunks of WAV, RF64, AIFF, W64 and CAF files, by the first bytes of the file."""
-MAGIC = {*CHUNKS, b".snd", b"fLaC", b"OggS", b"NIST"}
-"""First bytes of files with headers."""
-
-
-def _payload(path: Path) -> _Payload | None:
-    """The samples of a file of `CHUNKS` or AU; None for other formats."""
-    size = path.stat().st_size
-    with path.open("rb") as file, contextlib.suppress(struct.error, OSError, ValueError):  # no such place
-        kind = file.read(4)
-        if kind == b".snd":
-            offset, announced = struct.unpack(">II", file.read(8))
-            payload = _payload_at(8, ">I", announced, size - offset)
-            return payload._replace(has_more=0 < announced < payload.available)
-        if kind not in CHUNKS:
-            return None
-        chunks, wide = CHUNKS[kind], None
-        file.seek(chunks.first)
-        while True:
-            name = file.read(chunks.name)
-            place, number, begin = file.tell(), chunks.number, file.tell() + struct.calcsize(chunks.number)
-            (length,) = struct.unpack(number, file.read(begin - place))
-            if name[:4] == b"ds64":
-                wide = begin + 8
-            if name[:4] == chunks.samples:
-                if wide and length == 0xFFFFFFFF:
-                    place, number = wide, "<Q"
-                    file.seek(wide)
-                    (length,) = struct.unpack(number, file.read(8))
-                more = chunks.counted + chunks.skipped
-                payload = _payload_at(place, number, length, size - begin - chunks.skipped, more=more)
-                if kind == b"RIFF" and length:
-                    file.seek(begin + length + length % 2)
-                    payload = payload._replace(has_more=_is_no_name(file.read(4)))
-                return payload
-            length = max(0, length - chunks.counted)
-            file.seek(begin + length + -length % chunks.alignment)
-    return None
-
-
-def _payload_at(place: int, number: str, announced: int, available: int, *, more: int = 0) -> _Payload:
-    """The samples whose length, plus `more`, is stored at a place."""
-    available, streamed = max(0, available), STREAMED[number[-1]]
-    length = struct.pack(number, min(available + more, streamed - 1))
-    return _Payload(announced - more, available, streamed, place, length)
-
-
-def _is_no_name(name: bytes) -> bool:
-    """Whether these bytes cannot be the name of a chunk; zeros fill the end of a file."""
-    return len(name) == 4 and name != bytes(4) and not all(0x20 <= byte < 0x7F for byte in name)
 
 
 class _Corrected(io.RawIOBase):

@@ -16,7 +16,7 @@ from shared_moe_conformer.config import (
     replace_fields,
     save_config,
 )
-from shared_moe_conformer.config.experiment import DEPENDENT
+from shared_moe_conformer.config.idle import DEPENDENT
 
 
 @pytest.mark.parametrize(

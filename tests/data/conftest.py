@@ -11,7 +11,7 @@ import soundfile
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, ModelConfig
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import read_cuts
 from shared_moe_conformer.data.tokenizer import Tokenizer, train_tokenizer
 

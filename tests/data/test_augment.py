@@ -39,7 +39,8 @@ from shared_moe_conformer.data.augment import (
 from shared_moe_conformer.data.batch import AsrBatch, CutTransforms
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import Setting, parse_distortion
-from shared_moe_conformer.data.features import compute_features, store_features
+from shared_moe_conformer.data.feature_files import store_features
+from shared_moe_conformer.data.features import compute_features
 from tests.data.conftest import Corpus, noise_cut
 
 LENGTHS = st.lists(st.integers(1, 900), min_size=1, max_size=9)

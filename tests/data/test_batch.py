@@ -13,7 +13,7 @@ from shared_moe_conformer.data.augment import Example, babble_features
 from shared_moe_conformer.data.batch import AsrBatch, DistortedDataset, PlannedBatch, collate
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import parse_distortion
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from tests.data.conftest import Corpus, noise_cut
 
 

@@ -11,7 +11,7 @@ from lhotse import CutSet
 
 from shared_moe_conformer.config import FeatureConfig
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.recordings import make_recording
 from shared_moe_conformer.data.replaced import content_digest, record_path, replaced_files, told
 from tests.data.conftest import Corpus, noise_cut

@@ -21,7 +21,7 @@ from shared_moe_conformer.config import FeatureConfig, replace_fields
 from shared_moe_conformer.data.batch import AsrBatch, CutDataset
 from shared_moe_conformer.data.checks import check_utterance
 from shared_moe_conformer.data.datamodule import AsrDataModule
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.loaders import WHOLE, Part, largest_batches
 from shared_moe_conformer.data.shar import write_shard
 from shared_moe_conformer.data.sources import open_sources, survey

@@ -13,16 +13,15 @@ from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding import searches
 from shared_moe_conformer.decoding.methods import METHODS, decode_at_scales, decode_batch, grouped, label, settings
 from shared_moe_conformer.decoding.options import DecodingConfig, token_ngram_path
-from shared_moe_conformer.decoding.searches import (
+from shared_moe_conformer.decoding.searches import load_resources, resolved
+from shared_moe_conformer.decoding.tuned_values import (
     GRIDS,
     TUNED_FILE,
     Tuned,
     difference,
-    load_resources,
     not_given,
     read_tuned,
     require_values,
-    resolved,
     search_named,
     tunable,
     tuned_as,

@@ -11,7 +11,8 @@ from shared_moe_conformer.data.batch import AsrBatch
 from shared_moe_conformer.decoding.comparison import decode_batches
 from shared_moe_conformer.decoding.options import DecodingConfig
 from shared_moe_conformer.decoding.scoring import word_error_rate
-from shared_moe_conformer.decoding.searches import resolved, tuned_as, with_values
+from shared_moe_conformer.decoding.searches import resolved
+from shared_moe_conformer.decoding.tuned_values import tuned_as, with_values
 from shared_moe_conformer.decoding.tuning import (
     CoordinateSearch,
     Found,

@@ -37,6 +37,14 @@ def test_training_cuts_get_other_speeds(manifests: Path, run_local: Callable[...
     assert "features of train" in result.err, "progress is shown"
 
 
+def test_a_share_of_the_training_cuts_is_coded(manifests: Path, run_local: Callable[..., Result]) -> None:
+    assert run_local("compute_fbank", "--coded-share", 1).status == 0
+    cuts = {split: list(read_cuts(manifests / "data/fbank", split, recipe_dir=manifests)) for split in ("train", "dev")}
+    assert min(error_of(cut, 80) for cut in cuts["train"][:2]) > 0.3
+    assert max(error_of(cut, 80) for cut in cuts["dev"]) < 1e-5
+    assert "coded_share is 1.5: give 0 to 1" in run_local("compute_fbank", "--coded-share", 1.5).err
+
+
 def error_of(cut: MonoCut, num_mel_bins: int) -> float:
     """The largest error of a cut's stored features."""
     computed = compute_features(cut.load_audio()[0], 16000, FeatureConfig(num_mel_bins=num_mel_bins))
@@ -56,7 +64,7 @@ def test_on_a_full_disk_nothing_is_left_half_written(
     manifests: Path, small_disk: Path, run_local: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk of 600 KiB gets features of 2 MiB in files of two cuts, then the same as shards, and then more room."""
-    monkeypatch.setattr("shared_moe_conformer.data.features.CUTS_PER_FILE", 2)
+    monkeypatch.setattr("shared_moe_conformer.data.feature_files.CUTS_PER_FILE", 2)
     cuts = [noise_cut(Path("audio"), f"long-{i}", "TEXT", duration=6.0) for i in range(12)]
     write_manifest(CutSet.from_cuts(cuts), cuts_path(Path("data/manifests"), "long"))
     features = ("compute_fbank", "--splits", "long", "--exact-splits", "long", "--perturbed-splits", "--output-dir")
@@ -89,7 +97,7 @@ def test_a_dask_cluster_of_two_processes_computes_the_same(
         refused = run_local("compute_fbank", "--dask", "local")
         assert refused.status == 1 and "pip install 'dask[distributed]'" in refused.err
         pytest.skip("dask.distributed is not installed: pip install 'dask[distributed]'")
-    monkeypatch.setattr("shared_moe_conformer.data.features.CUTS_PER_FILE", 2)
+    monkeypatch.setattr("shared_moe_conformer.data.feature_files.CUTS_PER_FILE", 2)
     together = run_local("compute_fbank", "--output-dir", "together", "--dask", "local", "--num-jobs", 2)
     assert together.status == 0 and together.out == alone.out
     for split in ("train", "dev", "test"):

@@ -109,6 +109,7 @@ def test_long_utterances_are_kept_and_allowed(tmp_path: Path, lines: list[str], 
     noise_cut(tmp_path / "audio", "long", "", duration=31.0)
     result = make([*lines, "audio/long.wav\tlong"], "--max-duration", 36)
     assert result.status == 0 and "13 utterances; 0 left out" in result.out
+    assert "coded_share=0.1\n" in (tmp_path / "recipe/prepare.sh").read_text()
     assert "allowed=(--max-duration 40)" in (tmp_path / "recipe/prepare.sh").read_text()
 
 

@@ -9,7 +9,7 @@ from lhotse.utils import fastcopy
 
 from shared_moe_conformer.config import FeatureConfig
 from shared_moe_conformer.data import recordings
-from shared_moe_conformer.data.features import store_features
+from shared_moe_conformer.data.feature_files import store_features
 from shared_moe_conformer.data.manifests import cuts_path, write_manifest
 from shared_moe_conformer.data.tokenizer import train_tokenizer
 from tests.data.conftest import noise_cut

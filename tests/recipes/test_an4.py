@@ -10,8 +10,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut
 
+from shared_moe_conformer.config import FeatureConfig
+from shared_moe_conformer.data.distortions import codec_of
+from shared_moe_conformer.data.features import compute_features
+from shared_moe_conformer.data.manifests import read_cuts
 from tests.recipes.conftest import ROOT, Run
 from tests.recipes.corpora import Clip, write_speech
 from tests.recipes.loading import load
@@ -84,6 +88,16 @@ def test_dev_has_whole_speakers_of_train(manifests: ModuleType) -> None:
     assert not speakers["dev"] & speakers["train"] and splits["test"] == train[:5]
 
 
+def is_coded(name: str) -> bool:
+    return codec_of(name, share=0.1) is not None
+
+
+def change_of_features(cut: MonoCut) -> float:
+    """How far a cut's stored features are from those of its recording, in the mean."""
+    computed = compute_features(cut.load_audio()[0], cut.sampling_rate, FeatureConfig())
+    return float(np.abs(cut.load_features() - computed.numpy()).mean())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["an4"], indirect=True)
 def test_from_the_archive_to_a_released_model(
@@ -96,6 +110,9 @@ def test_from_the_archive_to_a_released_model(
     splits = ("train", "dev", "test")
     cuts = {split: list(CutSet.from_file(recipe / f"data/fbank/cuts_{split}.jsonl.gz")) for split in splits}
     assert {split: len(its) for split, its in cuts.items()} == {"train": 18, "dev": 6, "test": 12}
+    changes = {cut.id: change_of_features(cut) for cut in read_cuts(recipe / "data/fbank", "train", recipe_dir=recipe)}
+    assert {name for name, change in changes.items() if change > 0.1} == {name for name in changes if is_coded(name)}
+    assert any(map(is_coded, changes)), "prepare.sh has a tenth of the training cuts coded"
     texts = [cut.supervisions[0].text for cut in cuts["test"]]
     assert sorted(texts) == sorted(clip.text for clip in clips[24:36]), "without marks of noise"
     assert {cut.supervisions[0].speaker for cut in cuts["test"]} == {*SPEAKERS["test"]}
