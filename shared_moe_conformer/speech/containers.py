@@ -132,6 +132,16 @@ def _decode(path: Path, target: str, max_seconds: float | None) -> float | None:
         return None
     import av
 
+    try:
+        return _decode_by_av(source, target, form, max_seconds)
+    except av.error.FFmpegError as error:  # some of its kinds are no errors of values or of the system
+        raise ValueError(error.strerror or str(error)) from error
+
+
+def _decode_by_av(source: str, target: str, form: str | None, max_seconds: float | None) -> float | None:
+    """`_decode` by PyAV, which brings FFmpeg's libraries."""
+    import av
+
     with av.open(source, format=form, options={} if form else {"format_whitelist": CONTAINERS}) as container:
         if not container.streams.audio:
             raise ValueError("it has no sound")
