@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from shared_moe_conformer.config import Config, replace_fields
 from shared_moe_conformer.sizes import (
     BEGUN,
+    CODED_SHARE,
     CORPUS_SIZES,
     corpus_size,
     kind_of,
@@ -17,6 +19,7 @@ from shared_moe_conformer.sizes import (
     wider,
 )
 
+ROOT = Path(__file__).resolve().parent.parent
 CALLS: dict[str, Any] = {"corpus": "calls", "language": "en", "licence": "CC0-1.0", "vocab_size": 50}
 BASE = replace_fields(Config(), {"group_sizes": (3, 2), "experts_in": "both", "num_experts": 4})
 
@@ -93,3 +96,8 @@ def test_a_config_takes_the_sizes_of_the_model_that_it_begins_with(name: str) ->
 
 def test_wider_undoes_narrower() -> None:
     assert all(narrower(wider(channels)) == channels for channels in range(1, 3000))
+
+
+@pytest.mark.parametrize("recipe", ["an4", "speechocean762"])
+def test_small_recipes_have_as_many_cuts_coded_as_new_ones(recipe: str) -> None:
+    assert f"\ncoded_share={CODED_SHARE}\n" in (ROOT / "egs" / recipe / "ASR/prepare.sh").read_text()
