@@ -45,6 +45,8 @@ def variants_of(base: Config) -> dict[str, Variant]:
     )
     layers, experts, channels = encoder.num_layers, encoder.num_experts, encoder.feed_forward_dim
     two_sets = {**DENSE, "feed_forward_dim": narrower(encoder.feed_forward_dim)}
+    merged = {**two_sets, "merged_sets": 2}
+    half_as_wide = {**merged, "feed_forward_dim": channels // 2}
     alone = {"group_sizes": (1,) * layers, **({"pattern": ""} if encoder.pattern else {})}
     table = [
         Variant("full", "nothing shared, no experts", {**alone, **DENSE}),
@@ -63,6 +65,7 @@ def variants_of(base: Config) -> dict[str, Variant]:
             teacher="full",
         ),
         Variant("base-upcycled", "`base`, begun with the weights of `full`", begins_as="full"),
+        Variant("full-distilled", "`full`, taught by `full`", {**alone, **DENSE}, teacher="full"),
         Variant("full-experts", "nothing shared, experts", alone),
         *[
             Variant(f"groups-of-{n}", f"a block for every {n} layers", {"group_sizes": split(layers, n)})
@@ -105,16 +108,14 @@ def variants_of(base: Config) -> dict[str, Variant]:
         ),
         Variant("dense-gates", "gates begin at the scale of a dense layer", {"gate_scale": float(experts)}),
         Variant("expert-norm", "outputs of experts normalised", {"expert_norm": True}),
-        Variant("merged-2", "2 stored sets of narrower blocks, merged by depth", {**two_sets, "merged_sets": 2}),
-        Variant(
-            "merged-2-half-width",
-            "the same, feed-forwards half as wide as `full`'s",
-            {**two_sets, "merged_sets": 2, "feed_forward_dim": channels // 2},
-        ),
+        Variant("merged-2", "2 stored sets of narrower blocks, merged by depth", merged),
+        Variant("merged-2-distilled", "the same, taught by `full`", merged, teacher="full"),
+        Variant("merged-2-half-width", "`merged-2`, feed-forwards half as wide as `full`'s", half_as_wide),
+        Variant("merged-2-half-width-distilled", "the same, taught by `full`", half_as_wide, teacher="full"),
         Variant(
             "merged-2-eighth-width",
-            "the same, feed-forwards an eighth as wide",
-            {**two_sets, "merged_sets": 2, "feed_forward_dim": channels // 8},
+            "`merged-2`, feed-forwards an eighth as wide",
+            {**merged, "feed_forward_dim": channels // 8},
         ),
         Variant(
             "shared-eighth-width",
@@ -129,13 +130,13 @@ def variants_of(base: Config) -> dict[str, Variant]:
         ),
         Variant(
             "merged-2-network",
-            "the same, gates by a network",
-            {**two_sets, "merged_sets": 2, "merge_gates": "network"},
+            "`merged-2`, gates by a network",
+            {**merged, "merge_gates": "network"},
         ),
         Variant(
             "merged-2-elastic",
             "`merged-2`; each batch passes between half and all of its layers",
-            {**two_sets, "merged_sets": 2, "depths": (*range(max(layers // 2, 1), layers), layers, layers)},
+            {**merged, "depths": (*range(max(layers // 2, 1), layers), layers, layers)},
         ),
         Variant("turns-2", "2 narrower blocks, used in turn", {**two_sets, **in_turn(layers, 2)}),
         Variant("turns-3", "3 blocks, used in turn", {**DENSE, **in_turn(layers, 3)}),
