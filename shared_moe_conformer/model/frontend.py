@@ -58,6 +58,13 @@ class FeatureNorm(nn.Module):
         self.register_buffer("variance", torch.ones(num_mel_bins))
         self.register_buffer("num_frames", torch.zeros((), dtype=torch.int64))
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Forget all frames."""
+        self.mean.zero_()
+        self.variance.fill_(1.0)
+        self.num_frames.zero_()
+
     def forward(self, x: Tensor, x_lens: Tensor) -> Tensor:
         """Return normalised features (N, T, F) of features and the valid frames of each utterance, (N,)."""
         return (self.levelled(x, x_lens) - self.mean) * self.scale()

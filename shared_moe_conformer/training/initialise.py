@@ -45,6 +45,7 @@ MAY_DIFFER = (
     "left_contexts",
     "depths",
     "dropout",
+    "loudness_norm",
 )
 """Options in which an encoder may differ from the one whose weights it begins with; all others must be equal."""
 LIKE_DENSE = ("expert_dim", "common_expert_dim", "expert_norm")
@@ -59,6 +60,7 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
 
     A group's block gets the mean of its layers' weights; each layer's own parts are copied, and deltas of low
     rank take what they can of the difference. A dense feed-forward becomes experts that are noisy copies of it.
+    If one of the two brings utterances to one loudness, statistics of features are gathered anew.
 
     Args:
       model: as its constructor leaves it.
@@ -73,7 +75,14 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
     _copy_outside_groups(model, trained, rows)
     if same_layout(model.config.encoder, trained.config.encoder):
         _load(model.encoder, trained.encoder.state_dict())
-        return
+    else:
+        _fill_groups(model, trained, noise)
+    if model.config.encoder.loudness_norm != trained.config.encoder.loudness_norm:
+        model.encoder.feature_norm.restart()
+
+
+def _fill_groups(model: AsrModel, trained: AsrModel, noise: float) -> None:
+    """Fill the layers of an encoder from one that shares its weights in another way."""
     layers = list(trained.encoder.layers())
     for name in BLOCK_PARTS:
         for part, depths in _users(model.encoder, name).items():
@@ -134,6 +143,7 @@ def same_layout(config: EncoderConfig, trained: EncoderConfig) -> bool:
         "chunk_sizes": (),
         "left_contexts": (),
         "depths": (),
+        "loudness_norm": False,
     }
     if config.experts_in == trained.experts_in == "none":
         free |= {"num_experts": 1, "individual_routers": True}

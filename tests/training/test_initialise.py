@@ -53,6 +53,21 @@ def test_the_same_layout_is_copied_bit_by_bit(model_config: Any, options: dict[s
     assert all(torch.equal(value, new.state_dict()[name]) for name, value in old.state_dict().items())
 
 
+@pytest.mark.parametrize("options", [{}, {"group_sizes": (1, 1, 1, 1)}])
+def test_statistics_of_features_are_gathered_anew_if_only_one_model_has_one_loudness(
+    model_config: Any, options: dict[str, Any]
+) -> None:
+    """Its features are louder or quieter than those that the statistics are of."""
+    old = trained(model_config(loudness_norm=True))
+    old.encoder.feature_norm.num_frames.fill_(100)
+    for loudness_norm in (True, False):
+        norm = begun(model_config(**options, loudness_norm=loudness_norm), old).encoder.feature_norm
+        theirs = old.encoder.feature_norm
+        assert norm.num_frames == (100 if loudness_norm else 0)
+        assert torch.equal(norm.mean, theirs.mean if loudness_norm else torch.zeros(20))
+        assert torch.equal(norm.variance, theirs.variance if loudness_norm else torch.ones(20))
+
+
 def test_a_shared_model_unrolled_computes_the_same(model_config: Any) -> None:
     old = trained(model_config())
     new = begun(model_config(group_sizes=(1, 1, 1, 1)), old)
