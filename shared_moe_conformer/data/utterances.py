@@ -62,6 +62,10 @@ COLUMNS = Utterance._fields[:7]
 """Columns of a recipe's table; `channel` is one more, where an utterance has one."""
 
 
+_CLOCK = re.compile(r"(?:(\d+):(?=[0-5]\d:))?(\d+):([0-5]\d(?:[.,]\d+)?)", re.ASCII)
+"""Hours, if there are any, minutes and seconds; subtitles have a comma before the milliseconds."""
+
+
 def span(start: str, end: str) -> tuple[float, float]:
     """Start and duration in seconds of a segment; the end -1 is that of the recording, and its duration then 0.
 
@@ -79,16 +83,19 @@ def span(start: str, end: str) -> tuple[float, float]:
 
 
 def seconds(value: str, name: str) -> float:
-    """A time in seconds.
+    """A time in seconds, given as such or as minutes and seconds, or hours, too: 62.5, 1:02.5, 00:01:02,500.
 
     Raises:
-      ValueError: no finite number.
+      ValueError: neither.
     """
+    if match := _CLOCK.fullmatch(value):
+        hours, minutes, rest = match.groups()
+        return 3600 * int(hours or 0) + 60 * int(minutes) + float(rest.replace(",", "."))
     try:
         number = float(value)
     except ValueError:
         number = math.nan
-    require(math.isfinite(number), f"the {name} is {value!r}: write seconds, as 1.25")
+    require(math.isfinite(number), f"the {name} is {value!r}: write seconds, as 62.5 or 1:02.5")
     return number
 
 

@@ -12,6 +12,7 @@ from shared_moe_conformer.data.utterances import (
     assign_splits,
     held_out,
     read_table,
+    seconds,
     shared_texts,
     span,
     split_of,
@@ -74,6 +75,22 @@ def test_times_that_are_none(times: tuple[str, str], message: str) -> None:
     assert span("0.5", "-1.0") == (0.5, 0.0) and span("0.5", "2") == (0.5, 1.5)
     with pytest.raises(ValueError, match=message):
         span(*times)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("62.5", 62.5), ("1:02.5", 62.5), ("00:01:02,500", 62.5), ("75:30", 4530.0), ("2:00:00", 7200.0), ("1e1", 10.0)],
+)
+def test_times_are_seconds_or_what_a_clock_shows(value: str, expected: float) -> None:
+    assert seconds(value, "start") == expected
+
+
+@pytest.mark.parametrize(
+    "value", ["1:60", "1:2", "1:60:00", "1:2:03", "-1:00", "1:00:", ":30", "1:2:3:4", "00:01:02;5"]
+)
+def test_what_no_clock_shows_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"write seconds, as 62\.5 or 1:02\.5"):
+        seconds(value, "start")
 
 
 def utterance(number: int, text: str, *, path: str = "", speaker: str = "", split: str = "") -> Utterance:
