@@ -51,11 +51,14 @@ class EndpointRules:
 
     def end_segment(self, *, length: float, trailing_silence: float) -> bool:
         """Whether a segment of these seconds ends; without a token all of it is silence."""
+        is_pause = self.is_pause(length=length, trailing_silence=trailing_silence)
+        return is_pause or length >= self.rule3_min_utterance_length
+
+    def is_pause(self, *, length: float, trailing_silence: float) -> bool:
+        """Whether a segment of these seconds ends with a pause, by the first or the second rule."""
         has_tokens = trailing_silence < length
-        return (
-            trailing_silence >= self.rule1_min_trailing_silence
-            or (has_tokens and trailing_silence >= self.rule2_min_trailing_silence)
-            or length >= self.rule3_min_utterance_length
+        return trailing_silence >= self.rule1_min_trailing_silence or (
+            has_tokens and trailing_silence >= self.rule2_min_trailing_silence
         )
 
 
@@ -99,9 +102,10 @@ class Stream:
         self._finished = False
         self.expert_ids: Tensor | None = None
         """The experts of the last chunk's frames, (L, T', K), by depth; None: the model has none."""
+        self._segment_start = self._num_frames = 0
         self._frames: list[Tensor] = []
-        self._search_state: Any = None
-        self._begin_segment(0)
+        with torch.inference_mode():
+            self._search_state: Any = recognizer.incremental.start(1)
 
     def add(self, samples: np.ndarray, sampling_rate: int) -> None:
         """Take the next samples, (num_samples,) from -1 to 1, without recognising them yet.
@@ -196,9 +200,9 @@ class Stream:
         partial = self._partial()
         silent = self._num_frames - 1 - partial.frames[-1] if partial.frames else self._num_frames
         seconds, silence = self._num_frames * ENCODER_FRAME_SHIFT, silent * ENCODER_FRAME_SHIFT
-        is_last = self._finished and not self.is_ready
-        if is_last or self._recognizer.rules.end_segment(length=seconds, trailing_silence=silence):
-            self._end_segment()
+        is_last, rules = self._finished and not self.is_ready, self._recognizer.rules
+        if is_last or rules.end_segment(length=seconds, trailing_silence=silence):
+            self._end_segment(is_pause=is_last or rules.is_pause(length=seconds, trailing_silence=silence))
 
     @property
     def encoder_state(self) -> EncoderState:
@@ -216,13 +220,8 @@ class Stream:
         return self._recognizer.incremental.finish(self._search_state)[0]
 
     @torch.inference_mode()
-    def _begin_segment(self, start: int) -> None:
-        self._segment_start, self._num_frames = start, 0
-        self._frames = []
-        self._search_state = self._recognizer.incremental.start(1)
-
-    @torch.inference_mode()
-    def _end_segment(self) -> None:
+    def _end_segment(self, *, is_pause: bool = True) -> None:
+        """End the segment; without a pause somebody may be in the middle of a word, so the search goes on there."""
         hypothesis, at_end = self._partial(), self._recognizer.at_end
         if at_end is not None and self._frames:
             encoder_out = torch.cat(self._frames, dim=1)
@@ -231,7 +230,10 @@ class Stream:
         if self._transcript([(self.segment_start, hypothesis)]).tokens:
             self._ended.append((self.segment_start, hypothesis))
             self._num_ended += 1
-        self._begin_segment(self._segment_start + self._num_frames)
+        self._segment_start, self._num_frames = self._segment_start + self._num_frames, 0
+        self._frames = []
+        search = self._recognizer.incremental
+        self._search_state = search.start(1) if is_pause else search.next_segment(self._search_state)
 
 
 class StreamingRecognizer:

@@ -103,6 +103,23 @@ def test_long_segments_end_and_times_go_on(tiny_bundle: Bundle, tones: np.ndarra
     assert result.final.times[-1] < (2 * len(tones) + len(pause)) / RATE
 
 
+@pytest.mark.parametrize("method", ["ctc_greedy_search", "greedy_search"])
+@pytest.mark.parametrize("longest", [0.3, 0.6, 0.9])
+def test_the_longest_segment_ends_in_the_middle_of_words_without_a_loss(
+    tiny_bundle: Bundle, tones: np.ndarray, method: str, longest: float
+) -> None:
+    """A search that began again there would find a token twice that goes on, or forget the tokens before."""
+    config = DecodingConfig(decoding_method=method)  # type: ignore[arg-type]
+    found = []
+    for rules in (NEVER, EndpointRules(1e9, 1e9, longest)):
+        stream = tiny_bundle.stream(chunk_size=3, left_context=16, decoding=config, rules=rules)
+        stream.accept(np.tile(tones, 3), RATE)
+        found.append(stream.finish())
+    whole, cut = found
+    assert cut.segment > 3 and whole.segment == 1
+    assert (cut.final.tokens, cut.final.times) == (whole.final.tokens, whole.final.times)
+
+
 @pytest.mark.parametrize(
     ("length", "silence", "ends"),
     [(2.3, 2.3, False), (2.4, 2.4, True), (3.0, 1.1, False), (3.0, 1.2, True), (1.3, 1.3, False), (20.0, 0.1, True)],

@@ -96,10 +96,16 @@ class ModifiedBeamSearch:
 
     def finish(self, state: BeamState) -> list[Hypothesis]:
         """The hypotheses with the highest score per token."""
-        scores = self._final_scores(state.beam)
-        best = (scores / state.beam.num_tokens).argmax(dim=1)
+        scores, best = self._best(state.beam)
         score = scores.gather(1, best.unsqueeze(1)).squeeze(1)
         return hypotheses(path_of(state.steps, best), score.tolist())
+
+    def next_segment(self, state: BeamState) -> BeamState:
+        """One empty hypothesis per utterance, after the tokens of its best one; scorers begin again."""
+        _, best = self._best(state.beam)
+        beam, steps = self.start(len(best))
+        context = of_parents(state.beam.context, best.unsqueeze(1)).expand_as(beam.context)
+        return BeamState(beam._replace(context=context), steps)
 
     def n_best(self, state: BeamState) -> list[list[Hypothesis]]:
         """All hypotheses of each utterance, in no order."""
@@ -109,6 +115,11 @@ class ModifiedBeamSearch:
             hypotheses(path_of(state.steps, place), score.tolist()) for place, score in zip(places, scores.unbind(1))
         ]
         return [[hyp for hyp in of_one if hyp.score > -math.inf] for of_one in zip(*at_each)]
+
+    def _best(self, beam: Beam) -> tuple[Tensor, Tensor]:
+        """The final scores (N, K), and the entry with the highest score per token, (N,)."""
+        scores = self._final_scores(beam)
+        return scores, (scores / beam.num_tokens).argmax(dim=1)
 
     def _final_scores(self, beam: Beam) -> Tensor:
         """The scores (N, K) with those of the end of the utterance."""
@@ -187,6 +198,10 @@ class RescoredBeamSearch:
         rescored = [[hyp._replace(score=hyp.score + next(added)) for hyp in hyps] for hyps in lists]
         context_size = self.search.model.decoder.context_size
         return [max(hyps, key=lambda hyp: hyp.score / (len(hyp.tokens) + context_size)) for hyps in rescored]
+
+    def next_segment(self, state: BeamState) -> BeamState:
+        """One empty hypothesis per utterance, after the tokens of the beam's best one."""
+        return self.search.next_segment(state)
 
 
 def best_extensions(scores: Tensor, beam_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -77,6 +77,10 @@ class CtcGreedySearch:
         scores = [math.fsum(row) for row in torch.cat(state.log_probs, dim=1).tolist()]
         return hypotheses(found._replace(confidences=peaks(found.confidences.exp(), found.tokens)), scores)
 
+    def next_segment(self, state: CtcGreedyState) -> CtcGreedyState:
+        """No token yet; the last frame's label may go on, and is no second token then."""
+        return self.start(len(state.label))._replace(label=state.label)
+
 
 def latest(tokens: Tensor) -> Tensor:
     """The last token at or before each frame, blank where there is none, given where tokens begin, (N, T)."""
@@ -172,6 +176,15 @@ class CtcPrefixBeamSearch:
         found = path_of(state.steps, best)
         found = found._replace(confidences=peaks(found.confidences.masked_fill(~found.valid, 0.0), found.tokens))
         return hypotheses(found, scores.tolist())
+
+    def next_segment(self, state: CtcPrefixState) -> CtcPrefixState:
+        """One empty prefix per utterance; the likeliest one's last token may go on, and is no second token then."""
+        total, best = state.prefixes.total.max(dim=1, keepdim=True)
+        prefixes, steps = self.start(len(best))
+        blank, token, last_token = (part.gather(1, best) for part in state.prefixes[:3])
+        prefixes.ending_in_blank[:, :1], prefixes.ending_in_token[:, :1] = blank - total, token - total
+        prefixes.last_token[:, :1] = last_token
+        return CtcPrefixState(prefixes, steps)
 
 
 def _extended(prefixes: Prefixes, log_probs: Tensor) -> tuple[Prefixes, Tensor, Tensor]:

@@ -60,6 +60,11 @@ class GreedySearch:
         """The tokens so far."""
         return hypotheses(joined(state.found), state.score.tolist())
 
+    def next_segment(self, state: GreedyState) -> GreedyState:
+        """No token yet, after those of the state."""
+        begun = self.start(len(state.context))
+        return begun._replace(context=state.context, decoder_frame=state.decoder_frame)
+
     def _emit(self, state: GreedyState, encoder_frame: Tensor, active: Tensor, chunk: Chunk, t: int) -> GreedyState:
         """The state after a frame (N, J) of those utterances that are active, (N,).
 

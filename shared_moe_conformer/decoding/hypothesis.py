@@ -56,6 +56,12 @@ class Search(Protocol[State]):
     def finish(self, state: State) -> list[Hypothesis]:
         """The best hypothesis of each utterance if it ends here."""
 
+    def next_segment(self, state: State) -> State:
+        """The state of a segment without tokens that goes on where these utterances are.
+
+        What the model itself needs of the best hypotheses stays: the decoder's context, or whether a token goes on.
+        """
+
 
 def search_utterances(search: Search[State], encoder_out: Tensor, encoder_out_lens: Tensor) -> list[Hypothesis]:
     """The hypotheses of whole utterances.
@@ -101,6 +107,10 @@ class WholeUtteranceSearch(Generic[Found]):
         if state is None:
             raise ValueError("a lattice is searched in whole utterances: advance first")
         return self.choose(state)
+
+    def next_segment(self, state: Found | None) -> Found | None:
+        """Nothing: a graph begins again."""
+        return None
 
 
 class Chunk(NamedTuple):

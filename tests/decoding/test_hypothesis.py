@@ -104,6 +104,32 @@ def test_chunks_change_nothing(number: int, lens: list[list[int]], seed: int) ->
         assert all(len(hyp.confidences) == len(hyp.tokens) == len(hyp.frames) for hyp in expected)
 
 
+@settings(deadline=None, max_examples=40)
+@given(lens=chunked_lens(), seed=st.integers(0, 50), beam_size=st.sampled_from([1, 3]))
+def test_a_segment_that_goes_on_neither_loses_nor_doubles_tokens(
+    lens: list[list[int]], seed: int, beam_size: int
+) -> None:
+    """With one hypothesis kept, the tokens of all segments are those of the whole."""
+    with torch.inference_mode():
+        model = exact_model(seed)
+        greedy = [GreedySearch(model), GreedySearch(model, max_sym_per_frame=3), CtcGreedySearch(model)]
+        beams = [ModifiedBeamSearch(model, beam_size=beam_size), CtcPrefixBeamSearch(model, beam_size=beam_size)]
+        for search in (*greedy, *beams):
+            state, found = search.start(len(lens[0])), [[] for _ in lens[0]]
+            parts = [[rounded(frames_of([n], seed=seed + i)[0])[0][:n] for i, n in enumerate(each)] for each in lens]
+            for rows in parts:
+                state = search.advance(state, padded(rows), torch.tensor([len(each) for each in rows]))
+                for tokens, hyp in zip(found, search.finish(state)):
+                    assert len(hyp.confidences) == len(hyp.tokens) == len(hyp.frames)
+                    tokens += hyp.tokens
+                state = search.next_segment(state)
+                assert [hyp.tokens for hyp in search.finish(state)] == [[] for _ in found]
+            whole = [torch.cat(rows) for rows in zip(*parts)]
+            expected = search_utterances(search, padded(whole), torch.tensor([len(each) for each in whole]))
+            if search in greedy or beam_size == 1:
+                assert found == [hyp.tokens for hyp in expected]
+
+
 def padded(rows: list[torch.Tensor]) -> torch.Tensor:
     """A batch with numbers in its padding that would give tokens."""
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=3.0)
