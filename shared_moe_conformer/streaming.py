@@ -24,7 +24,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
 from shared_moe_conformer.speech.audio import require_floats
 from shared_moe_conformer.speech.transcript import Transcript
-from shared_moe_conformer.speech.voice_activity import LiveSpeech, only_spoken
+from shared_moe_conformer.speech.voice_activity import LiveSpeech, detector_of_streams, only_spoken
 from shared_moe_conformer.text import join_words
 
 OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
@@ -266,6 +266,8 @@ class StreamingRecognizer:
         require(left_context >= 1, f"left_context is {left_context}: give 1 or more frames; memory is finite")
         self.model, self.features, self.rules = model, features, rules
         self.to_transcript, self.vad = to_transcript, vad
+        if vad:
+            detector_of_streams()  # loaded now, not while somebody waits
         self.left_context = left_context
         self.frames_per_chunk = SUBSAMPLING_FACTOR * chunk_size + OVERLAP
         is_whole = isinstance(search, WholeUtteranceSearch)

@@ -6,6 +6,7 @@ difference.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib
 import math
@@ -59,6 +60,8 @@ FRAME = 0.05
 """Seconds of a frame whose loudness is measured."""
 BLOCK = 0.1
 """Seconds of a stream that are resampled together."""
+WARM_UP = 4
+"""Windows after which torch has compiled the detector."""
 OFFSET_SHARE = 0.1
 """Share of a block's mean in the offset of a stream, which is taken out: it is no sound."""
 HALF_LIFE = 5.0
@@ -138,8 +141,8 @@ class LiveSpeech:
         """Samples will come at `sampling_rate`, in Hz."""
         self._given = sampling_rate
         self._rate = sampling_rate if sampling_rate in WINDOWS else USUAL_RATE
-        package, detector = _new_detector()
-        self._iterator = package.VADIterator(detector, sampling_rate=self._rate)
+        package, detector = detector_of_streams()
+        self._iterator = package.VADIterator(copy.deepcopy(detector), sampling_rate=self._rate)
         self._block = math.ceil(BLOCK * sampling_rate)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._before = np.zeros(self._block, dtype=np.float32)
@@ -236,6 +239,21 @@ def _resampled(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
 def _detector() -> tuple[Any, Any]:
     """The package and the detector of recordings."""
     return _new_detector()
+
+
+@functools.lru_cache(maxsize=1)
+def detector_of_streams() -> tuple[Any, Any]:
+    """The package and a detector that each stream copies.
+
+    Loading one and its first windows, which torch compiles, take half a second, during which nobody else in the batch
+    would be heard. A copy takes hundredths.
+    """
+    package, detector = _new_detector()
+    with torch.inference_mode():
+        for rate, size in WINDOWS.items():
+            for _ in range(WARM_UP):
+                detector(torch.zeros(size), rate)
+    return package, detector
 
 
 def _new_detector() -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.data.distortions import Setting, music
 from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.release.manifest import TEST_WAV
+from shared_moe_conformer.speech import voice_activity
 from shared_moe_conformer.speech.audio import read_audio, write_wav
 from shared_moe_conformer.speech.transcript import Transcript, Word
 from shared_moe_conformer.speech.voice_activity import MARGIN, LiveSpeech, Span, only_spoken, speech_spans
@@ -167,6 +168,19 @@ def test_a_word_outside_speech_goes_with_its_tokens() -> None:
     )
     assert only_spoken(transcript, [Span(0.0, 0.2), Span(6.6, math.inf)]).text == "A C"
     assert only_spoken(transcript, []) == Transcript("", [], [], [], [])
+
+
+def test_a_new_stream_loads_no_detector_and_streams_do_not_hear_each_other(
+    speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading one takes half a second, in which a server would recognise nobody."""
+    alone = live_spans(speech, RATE, part=1600)
+    monkeypatch.setattr(voice_activity, "_new_detector", None)
+    streams = [LiveSpeech(rate) for rate in (RATE, RATE, 8000)]
+    for start in range(0, len(speech), 1600):
+        for stream, gain in zip(streams, (1, 0, 0)):
+            stream.accept(gain * speech[start : start + 1600])
+    assert [stream.spans for stream in streams] == [alone, [], []]
 
 
 def test_the_detector_leaves_torchs_threads_alone(speech: np.ndarray) -> None:
