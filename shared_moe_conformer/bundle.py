@@ -220,12 +220,13 @@ class Bundle:
         Args:
           chunk_size: encoder frames of a chunk, of 40 ms each; None: the largest that the model was trained with.
           left_context: frames before its chunk that a frame attends to; None: the same.
-          decoding: the search; None: the bundle's own.
+          decoding: the search; None: the bundle's own. Its chunk size, if it has one, must be `chunk_size`.
           rules: rules by which segments end; None: sherpa-onnx's.
           vad: believe words only where Silero VAD hears speech.
 
         Raises:
-          ValueError: the model needs whole utterances, or was trained only on these and there is no chunk_size.
+          ValueError: the model needs whole utterances, or was trained only on these and there is no chunk_size; no such
+            search, or one for another chunk size.
         """
         encoder = self.config.model.encoder
         self.model.encoder.refuse_chunks(Chunking(1))
@@ -235,6 +236,15 @@ class Bundle:
             " it nevertheless",
         )
         decoding = decoding or self.default_search
+        require(
+            decoding.decoding_method in METHODS,
+            f"decoding_method is {decoding.decoding_method!r}: a stream takes one of {', '.join(METHODS)}",
+        )
+        require(
+            decoding.chunk_size in (0, chunk_size),
+            f"decoding asks for chunks of {decoding.chunk_size} frames, and chunk_size is {chunk_size}: give"
+            f" chunk_size={decoding.chunk_size}",
+        )
         resources = _resources(self.folder, self.tokenizer, with_phrases(decoding))
         own, *_ = resolved(decoding, vocab_size=self.tokenizer.vocab_size)
         return StreamingRecognizer(

@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 
 from shared_moe_conformer.bundle import Bundle
-from shared_moe_conformer.cli import Parser, add_layers_flag, add_vad_flag, program, run_main
+from shared_moe_conformer.cli import Parser, add_flags, add_layers_flag, add_vad_flag, apply_flags, program, run_main
 from shared_moe_conformer.config import require
 from shared_moe_conformer.decoding.tuned_values import differences
 from shared_moe_conformer.device import add_device_flag, choose_device, limit_threads, tune_cpu
 from shared_moe_conformer.params import counts_of
 from shared_moe_conformer.release.transfer import add_model_flags, resolve
+from shared_moe_conformer.streaming import EndpointRules
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 OPTIONAL = (
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add_layers_flag(parser)
     add_vad_flag(parser)
     add_device_flag(parser)
+    add_flags(parser, EndpointRules)
     return parser
 
 
@@ -115,6 +117,7 @@ def _serve(args: argparse.Namespace) -> None:
     for what, package, modules in OPTIONAL:
         if not any(importlib.util.find_spec(module) for module in modules):
             print(f"without {what} the package {package}: pip install {package}", file=sys.stderr)
+    rules = apply_flags(EndpointRules(), args)
     tune_cpu()
     folder = resolve(args.model, zoo_dir=args.zoo_dir)
     bundle = Bundle.load(folder).to(choose_device(args.device))
@@ -124,7 +127,7 @@ def _serve(args: argparse.Namespace) -> None:
     if tuned := differences([bundle.default_search], bundle.manifest.decoding_options):
         print(f"with the model's tuned values: {tuned}", file=sys.stderr)
     limits = Limits(int(args.max_megabytes * 1e6), args.max_waiting)
-    live = LiveOptions(args.chunk_size, args.left_context_frames, args.max_streams, args.idle_seconds)
+    live = LiveOptions(args.chunk_size, args.left_context_frames, args.max_streams, args.idle_seconds, rules)
     app = create_app(bundle, folder, hosts=allowed_hosts(args.host), limits=limits, live=live, vad=args.vad)
     with listen(args.host, args.port) as listener:
         shown = f"[{args.host}]" if ":" in args.host else args.host

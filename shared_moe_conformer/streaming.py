@@ -33,7 +33,7 @@ OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
 
 @dataclass(frozen=True)
 class EndpointRules:
-    """Rules by which a segment ends; its words are then final, and the search begins again.
+    """Rules by which a segment of live speech ends; its words are then final.
 
     Source: sherpa-onnx's rules, their names and their values.
     """

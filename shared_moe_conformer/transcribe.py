@@ -30,6 +30,7 @@ from shared_moe_conformer.speech.audio import warnings_of
 from shared_moe_conformer.speech.files import EACH, STDIN, Input, find_audio, inputs_of, place_of, seekable
 from shared_moe_conformer.speech.recognition import Channel
 from shared_moe_conformer.speech.transcript import Transcript, as_ctm, as_json, as_srt, as_text, as_times, as_vtt
+from shared_moe_conformer.streaming import EndpointRules
 from shared_moe_conformer.text import one_line
 
 FORMATS: dict[str, Callable[[str, Transcript], str]] = {
@@ -43,6 +44,10 @@ FORMATS: dict[str, Callable[[str, Transcript], str]] = {
 """The function of each output format, from a file's name and its transcript to text."""
 ONE_RECORDING = ("srt", "vtt")
 """Formats whose files can hold one recording only."""
+USUAL_RATE = 16000
+"""Rate in Hz that --live hears unless another is given."""
+ONLY_LIVE = ("sampling_rate", *(field.name for field in dataclasses.fields(EndpointRules)))
+"""Options that recordings do not have."""
 NEURAL_LMS = get_args(NeuralLmType)
 OF_MODELS = {"word_graph", "rescoring_lm", "hotwords", "token_lm", "low_order_lm"}
 SEARCHES = [name for name, m in METHODS.items() if set(m.uses) <= OF_MODELS]
@@ -136,12 +141,16 @@ def _parser() -> argparse.ArgumentParser:
         "ends it",
     )
     parser.add_argument(
-        "--sampling-rate", type=int, default=16000, help="rate of the audio that --live hears, in Hz [16000]"
+        "--sampling-rate",
+        type=int,
+        default=argparse.SUPPRESS,
+        help=f"rate of the audio that --live hears, in Hz [{USUAL_RATE}]",
     )
     add_layers_flag(parser)
     add_vad_flag(parser)
     add_device_flag(parser)
     add_flags(parser, DecodingConfig, instead=_flags_of_one_search())
+    add_flags(parser, EndpointRules)
     return parser
 
 
@@ -177,6 +186,8 @@ def _flags_of_one_search() -> dict[str, dict[str, Any] | None]:
 
 
 def _transcribe_files(args: argparse.Namespace) -> None:
+    for name in ONLY_LIVE:
+        require(name not in args, f"--{name.replace('_', '-')} does nothing without --live: leave it out")
     tune_cpu()
     names = list(find_audio(args.audio))
     with tempfile.TemporaryDirectory() as folder:
@@ -206,16 +217,17 @@ def _transcribe_live(args: argparse.Namespace) -> None:
     )
     require(args.output_dir is None and args.channel is None, "--live prints: it has no --output-dir and no --channel")
     require(args.format not in ONE_RECORDING, f"--live has no --format {args.format}, whose files are written whole")
-    require(args.sampling_rate > 0, f"sampling_rate is {args.sampling_rate}: give a positive number of Hz")
+    rate = getattr(args, "sampling_rate", USUAL_RATE)
+    require(rate > 0, f"sampling_rate is {rate}: give a positive number of Hz")
+    rules = apply_flags(EndpointRules(), args)
     tune_cpu()
     name = "stdin" if args.audio else "microphone"
     show = functools.partial(FORMATS[args.format or "text"], name)
+    left_context = vars(args).pop("left_context_frames", 0) or None  # it is also one of the trained chunk size
     bundle, decoding = _load(args)
-    chunk_size, left_context = decoding.chunk_size or None, getattr(args, "left_context_frames", 0) or None
-    stream = bundle.recognizer(
-        chunk_size=chunk_size, left_context=left_context, decoding=decoding, vad=args.vad
-    ).stream()
-    rate = args.sampling_rate
+    stream = bundle.stream(
+        chunk_size=decoding.chunk_size or None, left_context=left_context, decoding=decoding, rules=rules, vad=args.vad
+    )
     source = (
         read_pcm(cast(BufferedIOBase, sys.stdin.buffer), sampling_rate=rate) if args.audio else hear_microphone(rate)
     )

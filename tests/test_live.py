@@ -123,12 +123,19 @@ def test_speech_from_the_standard_input_is_printed(
 def test_the_left_context_is_the_one_of_the_training_unless_it_is_given(
     tiny_bundle: Bundle, lang_dir: Path, tmp_path: Path, tones: np.ndarray, capsys: Output, monkeypatch: Any
 ) -> None:
-    trained = dataclasses.replace(tiny_bundle, config=replace_fields(tiny_bundle.config, {"left_contexts": (8,)}))
+    trained = dataclasses.replace(
+        tiny_bundle, config=replace_fields(tiny_bundle.config, {"chunk_sizes": (8,), "left_contexts": (8,)})
+    )
     trained.save(tmp_path / "tiny", lang_dir=lang_dir, example=ExampleRecording(tones, RATE, "ONE"))
     found = {}
-    for given, frames in (((), 8), (("--left-context-frames", "24"), 24)):
+    of_chunk = ("--chunk-size", "8")
+    for given, frames in (
+        (of_chunk, 8),
+        ((*of_chunk, "--left-context-frames", "24"), 24),
+        (("--left-context-frames", "24"), 24),
+    ):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(pcm_of(tones))))
-        arguments = ["--model", str(tmp_path / "tiny"), "--live", "-", "--chunk-size", "8", "--vad", "false"]
+        arguments = ["--model", str(tmp_path / "tiny"), "--live", "-", "--vad", "false"]
         main([*arguments, *given, "--format", "json"])
         shown = json.loads(capsys.readouterr().out)
         stream = trained.stream(chunk_size=8, left_context=frames)
@@ -164,6 +171,18 @@ def test_a_long_line_shows_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["wo three", "\u5b57\u6c49\u5b57\u6c49"]
     lines.final(EMPTY)
     assert out.getvalue().endswith("\r\x1b[K\n")
+
+
+def test_flags_say_when_segments_end(
+    saved: Save, tones: np.ndarray, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(pcm_of(np.tile(tones, 2)))))
+    model = ["--model", str(saved()), "--vad", "false"]
+    main([*model, "--live", "-", *CHUNK, "--rule3-min-utterance-length", "1"])
+    assert capsys.readouterr().out.count("\n") == 3
+    with pytest.raises(SystemExit):
+        main([*model, "a.wav", "--rule2-min-trailing-silence", "0.5"])
+    assert "--rule2-min-trailing-silence does nothing without --live: leave it out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("during", ["reading", "recognition"])
@@ -217,6 +236,7 @@ def test_a_microphone_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
         (["-", "--format", "srt", *CHUNK], "--live has no --format srt"),
         (["-", "--output-dir", "new"], "--live prints"),
         (["-", "--sampling-rate", "0"], "sampling_rate is 0"),
+        (["-", *CHUNK, "--rule3-min-utterance-length", "0"], "rule3_min_utterance_length is 0.0: give a positive"),
         (CHUNK, "the package sounddevice is not installed: pip install sounddevice, or"),
     ],
 )

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.release.manifest import TEST_WAV
 from shared_moe_conformer.routing import experts_table
-from shared_moe_conformer.streaming import StreamingRecognizer
+from shared_moe_conformer.streaming import EndpointRules, StreamingRecognizer
 from shared_moe_conformer.web import read_page, security_policy
 from shared_moe_conformer.web.connections import connection_options, serve_stream
 from shared_moe_conformer.web.queue import RETRY_AFTER, Ending, Full, RecognitionQueue
@@ -55,6 +55,8 @@ class LiveOptions(NamedTuple):
     """Clients at once."""
     idle_seconds: float = 60.0
     """A client that sends nothing for this long is disconnected."""
+    rules: EndpointRules = EndpointRules()
+    """Rules by which segments end."""
 
 
 LIVE = LiveOptions()
@@ -192,7 +194,10 @@ def describe_model(bundle: Bundle) -> dict[str, Any]:
 def _recognizer(bundle: Bundle, live: LiveOptions, *, vad: bool) -> tuple[StreamingRecognizer | None, str]:
     """The recogniser of streams, or None and the reason if the model cannot stream and nobody asked for it."""
     try:
-        return bundle.recognizer(chunk_size=live.chunk_size, left_context=live.left_context, vad=vad), ""
+        recognizer = bundle.recognizer(
+            chunk_size=live.chunk_size, left_context=live.left_context, rules=live.rules, vad=vad
+        )
+        return recognizer, ""
     except (ValueError, OSError) as error:
         if live.chunk_size is not None or live.left_context is not None:
             raise
