@@ -281,7 +281,7 @@ def told_beginning(recipe: NewRecipe) -> str:
         return f"{name} begins with random weights: {recipe.why_random}"
     return (
         f"{name} begins with zoo/{recipe.beginning.manifest.name}: on speechocean762 {WHY} ({EVIDENCE}); for random "
-        "weights: --begin-with none, or delete own={...} in config.py"
+        "weights: --begin-with none, or delete own=... in config.py"
     )
 
 
@@ -359,13 +359,13 @@ def _beginning(recipe: NewRecipe, *, target: Path, clone: Path) -> dict[str, str
     folder, page = (_seen_from(target, clone / path, clone=clone) for path in (f"zoo/{manifest.name}", EVIDENCE))
     begun = {"init_from": folder, **BEGUN}
     said = (
-        f"`{name}` begins with the weights of [{manifest.name}]({folder}/{CARD_FILE}) ({manifest.corpus}, licence "
-        f"{manifest.licence}), since on [speechocean762]({page}#results) {WHY}. For random weights, delete "
-        "`own={...}` in `config.py`."
+        f"`{name}` and `streaming` begin with the weights of [{manifest.name}]({folder}/{CARD_FILE}) "
+        f"({manifest.corpus}, licence {manifest.licence}), since on [speechocean762]({page}#results) {WHY}. For random "
+        "weights, delete `own=...` in `config.py`."
     )
     return {
         "conditions": _lines(conditions | sizes_of(trained, usual)),
-        "own": f'    own={{\n        "{name}": {{\n{_lines(begun, indent=12)}        }},\n    }},\n',
+        "own": f'    own=dict.fromkeys(("{name}", "streaming"), {{\n{_lines(begun)}    }}),\n',
         "beginning": said,
         "recommended": name,
     }

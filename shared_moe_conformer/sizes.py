@@ -210,8 +210,8 @@ def recipe_configs(
     names = {"corpus": corpus, "language": language, "licence": licence, "vocab_size": vocab_size}
     names["lang_dir"] = lang_dir or f"data/lang_bpe_{vocab_size}"
     common = replace_fields(Config(), {**usual, **size.options, **names, **(changes or {})})
-    configs = named_sizes(common, small=size.small)
     first = recommended or size.recommended
+    configs = named_sizes(common, small=size.small, live="merged" if first == "merged" else "base")
     for name in (first, *(own or {})):
         require(name in configs, f"no config is called {name}: there are {', '.join(configs)}")
     configs |= {name: replace_fields(configs[name], options) for name, options in (own or {}).items()}
@@ -242,16 +242,17 @@ def sizes_of(trained: Config, usual: dict[str, Config]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()}
 
 
-def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
+def named_sizes(base: Config, *, small: dict[str, Any], live: str = "base") -> dict[str, Config]:
     """The configs full, shared, base, merged, streaming and small.
 
     Args:
       base: layers that share blocks with experts.
       small: differences for devices with little memory.
+      live: the config that streaming is made of.
 
     Returns:
       full: every layer has its own weights, and no experts; shared: base without experts; base; merged: two stored sets
-      of a slightly narrower block, without experts; streaming: base, trained on chunks of 160 ms to 1.28 s and on whole
+      of a slightly narrower block, without experts; streaming: trained on chunks of 160 ms to 1.28 s and on whole
       utterances, at many levels if base brings them to one; small.
     """
     levelled = base.model.encoder.loudness_norm
@@ -265,9 +266,9 @@ def named_sizes(base: Config, *, small: dict[str, Any]) -> dict[str, Config]:
             "merged_sets": MERGED_SETS,
             "feed_forward_dim": narrower(base.model.encoder.feed_forward_dim),
         },
-        "streaming": {"chunk_sizes": CHUNK_SIZES, "left_contexts": LEFT_CONTEXTS} | (GAINS if levelled else {}),
-        "small": small,
     }
+    in_chunks = {"chunk_sizes": CHUNK_SIZES, "left_contexts": LEFT_CONTEXTS} | (GAINS if levelled else {})
+    changes |= {"streaming": changes[live] | in_chunks, "small": small}
     return {name: replace_fields(base, change) for name, change in changes.items()}
 
 

@@ -34,6 +34,10 @@ def test_the_sizes_differ_in_what_they_are_compared_for() -> None:
     levelled = named_sizes(replace_fields(BASE, {"loudness_norm": True}), small={})["streaming"]
     assert levelled == replace_fields(sizes["streaming"], {"gain_probability": 0.5})
     assert sizes["small"] == replace_fields(BASE, {"encoder_dim": 64})
+    whole = {"chunk_sizes": (), "left_contexts": BASE.model.encoder.left_contexts}
+    for live in ("base", "merged"):
+        streaming = named_sizes(BASE, small={}, live=live)["streaming"]
+        assert streaming.model.encoder.chunk_sizes and replace_fields(streaming, whole) == sizes[live]
 
 
 @pytest.mark.parametrize(("hours", "layers"), [(0.01, 6), (1.9, 6), (2.0, 6), (9, 8), (100, 12), (50_000, 12)])
@@ -78,6 +82,8 @@ def test_options_of_one_config_are_in_no_other(name: str) -> None:
 def test_the_recommended_config_is_the_first() -> None:
     first = [next(iter(recipe_configs(hours, **CALLS))) for hours in (0.1, 5, 9, 100, 1000)]
     assert first == ["merged", "merged", "base", "base", "base"]
+    live = [recipe_configs(hours, **CALLS)["streaming"].model.encoder.merged_sets for hours in (0.1, 5, 9, 100, 1000)]
+    assert live == [2, 2, 1, 1, 1], "streaming is the recommended config in chunks"
     assert list(recipe_configs(1.0, **CALLS, recommended="small")) == [
         "small", "full", "shared", "base", "merged", "streaming"
     ]  # fmt: skip

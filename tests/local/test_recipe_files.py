@@ -69,11 +69,13 @@ def test_features_have_the_band_of_the_corpus(tmp_path: Path, lowest: int, rate:
     ("name", "hours"),
     [("an4-robust", 0.5), ("an4-robust", 5.0), ("an4-base", 0.5), ("an4-base", 5.0), ("an4-merged", 5.0)],
 )
-def test_one_config_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Path, name: str, hours: float) -> None:
+def test_one_config_and_its_streaming_form_begin_with_all_weights_of_the_zoos_model(
+    tmp_path: Path, name: str, hours: float
+) -> None:
     features, anywhere = FeatureConfig(sampling_rate=16000), ROOT / "egs/an4/ASR"
     beginning, _ = choose_beginning(name, language="nl", hours=hours, features=features, zoo_dir=ROOT / "zoo")
     files = fill(tmp_path, RECIPE._replace(hours=hours, beginning=beginning))
-    assert f"begins with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
+    assert f"begin with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
     configs = read_configs(tmp_path / "config.py")
     kind = "base" if name == "an4-base" else "merged"
     assert next(iter(configs)) == kind, "the one that begins with the model is recommended"
@@ -84,10 +86,16 @@ def test_one_config_alone_begins_with_all_weights_of_the_zoos_model(tmp_path: Pa
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in trained.model.state_dict().items())
     levelled = name != "an4-base"
     assert begun.model.encoder.loudness_norm == levelled and (begun.data.gain_probability == 0) == levelled
-    assert configs["streaming"].data.gain_probability > 0 and not configs["streaming"].model.encoder.loudness_norm
+    streaming = configs.pop("streaming")
+    assert streaming.data.gain_probability > 0 and not streaming.model.encoder.loudness_norm
+    live = AsrModel(streaming.model)
+    assert "64 of 64 units" in begin_with(live, streaming, trained.tokenizer, anywhere)
+    own = {key: value for key, value in trained.model.state_dict().items() if "feature_norm" not in key or not levelled}
+    assert all(torch.equal(value, live.state_dict()[key]) for key, value in own.items())
     unused = {c.training.init_from or c.training.warmup_steps for c in configs.values()}
-    assert unused == {300} and configs.keys() == {"full", "shared", "base", "merged", "streaming", "small"} - {kind}
-    stored = {name: count_parameters(c.model)["encoder"].unique for name, c in {**configs, kind: begun}.items()}
+    assert unused == {300} and configs.keys() == {"full", "shared", "base", "merged", "small"} - {kind}
+    every = {**configs, kind: begun, "streaming": streaming}
+    stored = {name: count_parameters(c.model)["encoder"].unique for name, c in every.items()}
     assert 3 * stored["base"] <= stored["full"] and 3 * stored["merged"] <= stored["full"]
     assert stored["small"] < 0.7 * stored["streaming"]
 
