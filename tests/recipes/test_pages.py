@@ -13,6 +13,7 @@ import pytest
 
 from shared_moe_conformer.config import Config, LmConfig, options_by_name, to_dict
 from shared_moe_conformer.decoding.options import DecodingConfig
+from shared_moe_conformer.streaming import EndpointRules
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.experiment import RunOptions
 
@@ -80,7 +81,7 @@ def test_links_to_sections_lead_to_a_heading(page: Path) -> None:
 @pytest.fixture(scope="module")
 def options() -> set[str]:
     """What the programs of this repository understand."""
-    fields = [f.name for cls in (DecodingConfig, RunOptions, Selection) for f in dataclasses.fields(cls)]
+    fields = [f.name for cls in (DecodingConfig, EndpointRules, RunOptions, Selection) for f in dataclasses.fields(cls)]
     trees = options_by_name(to_dict(Config())) | options_by_name(to_dict(LmConfig()))
     flags = {f"--{name.replace('_', '-')}" for name in (*fields, *trees)}
     texts = [path.read_text() for pattern in PROGRAMS for path in ROOT.glob(pattern) if path.is_file()]
