@@ -19,7 +19,7 @@ from shared_moe_conformer.config import FRAME_LENGTH, Chunking, Config, FeatureC
 from shared_moe_conformer.data.features import compute_features
 from shared_moe_conformer.data.tokenizer import Tokenizer
 from shared_moe_conformer.decoding.hypothesis import Hypothesis
-from shared_moe_conformer.decoding.methods import METHODS, used
+from shared_moe_conformer.decoding.methods import METHODS, one_method, used
 from shared_moe_conformer.decoding.options import NOTHING, DecodingConfig, DecodingMethod, Resources, with_phrases
 from shared_moe_conformer.decoding.searches import load_resources, resolved
 from shared_moe_conformer.decoding.tuned_values import require_values, tuned_as, with_values
@@ -236,10 +236,7 @@ class Bundle:
             " it nevertheless",
         )
         decoding = decoding or self.default_search
-        require(
-            decoding.decoding_method in METHODS,
-            f"decoding_method is {decoding.decoding_method!r}: a stream takes one of {', '.join(METHODS)}",
-        )
+        method = one_method(decoding)
         require(
             decoding.chunk_size in (0, chunk_size),
             f"decoding asks for chunks of {decoding.chunk_size} frames, and chunk_size is {chunk_size}: give"
@@ -249,7 +246,7 @@ class Bundle:
         own, *_ = resolved(decoding, vocab_size=self.tokenizer.vocab_size)
         return StreamingRecognizer(
             self.model,
-            METHODS[decoding.decoding_method].search(self.model, own, resources),
+            method.search(self.model, own, resources),
             features=self._feature_config,
             to_transcript=self._to_transcript,
             chunk_size=max(encoder.chunk_sizes) if chunk_size is None else chunk_size,

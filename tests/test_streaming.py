@@ -190,7 +190,7 @@ def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
         EndpointRules(0)
     with pytest.raises(ValueError, match="chunk_size is 0"):
         tiny_bundle.stream(chunk_size=0)
-    with pytest.raises(ValueError, match="decoding_method is 'all': a stream takes one of greedy_search, "):
+    with pytest.raises(ValueError, match="decoding_method is 'all': give one of greedy_search, "):
         tiny_bundle.stream(chunk_size=8, decoding=DecodingConfig("all"))
     with pytest.raises(ValueError, match="chunks of 4 frames, and chunk_size is 8: give chunk_size=4"):
         tiny_bundle.stream(chunk_size=8, decoding=DecodingConfig(chunk_size=4))

@@ -60,8 +60,6 @@ class Utterance(NamedTuple):
 
 COLUMNS = Utterance._fields[:7]
 """Columns of a recipe's table; `channel` is one more, where an utterance has one."""
-
-
 _CLOCK = re.compile(r"(?:(\d+):(?=[0-5]\d:))?(\d+):([0-5]\d(?:[.,]\d+)?)", re.ASCII)
 """Hours, if there are any, minutes and seconds; subtitles have a comma before the milliseconds."""
 
@@ -83,10 +81,10 @@ def span(start: str, end: str) -> tuple[float, float]:
 
 
 def seconds(value: str, name: str) -> float:
-    """A time in seconds, given as such or as minutes and seconds, or hours, too: 62.5, 1:02.5, 00:01:02,500.
+    """A time in seconds, which may be written as a clock shows it: 62.5, 1:02.5, 00:01:02,500.
 
     Raises:
-      ValueError: neither.
+      ValueError: no time.
     """
     if match := _CLOCK.fullmatch(value):
         hours, minutes, rest = match.groups()

@@ -179,6 +179,17 @@ def _scaled(model: AsrModel, scorers: Sequence[tuple[Scorer | None, float]]) -> 
     return [scorer.to(device).scaled(scale) for scorer, scale in scorers if scorer is not None and scale != 0]
 
 
+def one_method(config: DecodingConfig) -> Method:
+    """The method of a config that names a single one.
+
+    Raises:
+      ValueError: it is "all", or there is none of its name.
+    """
+    name = config.decoding_method
+    require(name in METHODS, f"decoding_method is {name!r}: give one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
 def decode_batch(
     model: AsrModel, encoder_output: EncoderOutput, config: DecodingConfig, *, resources: Resources = NOTHING
 ) -> list[Hypothesis]:
@@ -187,10 +198,7 @@ def decode_batch(
     Raises:
       ValueError: the method is "all", needs a lattice engine where none is installed, or a resource that is not given.
     """
-    require(
-        config.decoding_method in METHODS,
-        f"decoding_method is {config.decoding_method!r}: give one of {', '.join(METHODS)}",
-    )
+    one_method(config)
     return decode_at_scales(model, encoder_output, [config], resources=resources)[0]
 
 

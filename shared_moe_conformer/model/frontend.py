@@ -60,7 +60,7 @@ class FeatureNorm(nn.Module):
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Forget all frames."""
+        """Forget the statistics of all frames so far."""
         self.mean.zero_()
         self.variance.fill_(1.0)
         self.num_frames.zero_()

@@ -60,7 +60,7 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
 
     A group's block gets the mean of its layers' weights; each layer's own parts are copied, and deltas of low
     rank take what they can of the difference. A dense feed-forward becomes experts that are noisy copies of it.
-    If one of the two brings utterances to one loudness, statistics of features are gathered anew.
+    If only one of the two models brings utterances to one loudness, its normalisation of features starts afresh.
 
     Args:
       model: as its constructor leaves it.
