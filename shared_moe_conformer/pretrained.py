@@ -160,10 +160,10 @@ def choose_beginning(
 
     Args:
       asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`
-        in its own language; Dutch gained nothing.
+        in its own language.
       language: code of the corpus's.
       hours: speech for training.
-      features: those of the corpus.
+      features: those of the corpus; the recipe's are the model's, whose rate may be higher.
 
     Raises:
       ValueError: the zoo has no model of the name that was asked for, or it does not fit.
@@ -185,10 +185,13 @@ def choose_beginning(
 
 
 def _misfit(trained: Config, features: FeatureConfig) -> str:
-    """The reason why a recipe cannot begin with all weights of a trained model; empty: it can."""
+    """The reason why a recipe cannot begin with all weights of a trained model; empty: it can.
+
+    The model's rate may be higher than the corpus's: what it knows of higher bands stays (egs/asterisk/ASR/README.md).
+    """
     its, ours = trained.features, features
-    if its.sampling_rate != ours.sampling_rate:
+    if its.sampling_rate < ours.sampling_rate:
         return f"has features at {its.sampling_rate} Hz, the corpus has them at {ours.sampling_rate} Hz"
-    if its != ours:
+    if its != dataclasses.replace(ours, sampling_rate=its.sampling_rate):
         return "has other features than the corpus"
     return "" if kind_of(trained) else "shares its layers neither as base nor as merged does"

@@ -160,8 +160,8 @@ nothing, either."""
 FEW_HOURS = 7.0
 GAINS = {"loudness_norm": False, "gain_probability": 0.5}
 """A stream's loudness is not known before its end; so a streaming model is trained at many levels instead."""
-BEGINNING = "an4-robust"
-"""The zoo's model with which such a corpus begins: it knows one loudness and noises, as `CONDITIONS` do."""
+BEGINNING = "speechocean762-merged"
+"""The zoo's model with which such a corpus begins: of those at one loudness, it has heard the most speech."""
 BEGUN = {"warmup_steps": 200, "loss_warmup_steps": 200}
 """Options of a config that begins with trained weights, which soon align (egs/speechocean762/ASR/README.md)."""
 MERGED_SETS = 2

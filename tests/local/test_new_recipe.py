@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from shared_moe_conformer.params import read_configs
 from tests.data.conftest import noise_cut
 from tests.local.conftest import LOCAL, Result
 
@@ -41,8 +42,8 @@ def test_a_recipe_has_all_files(tmp_path: Path, lines: list[str], make: Callable
     noise_cut(tmp_path / "audio", "short", "", duration=0.2)
     result = make([*lines, "audio/short.wav\tshort"])
     assert result.status == 0 and "12 utterances; 1 left out" in result.out and "./prepare.sh" in result.out
-    assert "features at 8000 Hz: the lowest sampling rate of the recordings is 8000 Hz" in result.out
-    assert "merged begins with random weights: the model an4-robust has features at 16000 Hz" in result.out
+    assert "features at 8000 Hz: the lowest rate of the recordings is 8000 Hz" in result.out
+    assert "merged begins with random weights: the model speechocean762-merged speaks en, the corpus und" in result.out
     names = {
         "README.md",
         "config.py",
@@ -119,31 +120,37 @@ def test_a_corpus_at_16_khz_begins_with_the_zoos_model(
     for number in range(12):
         noise_cut(tmp_path / "audio", str(number), "", duration=1.0, sampling_rate=16000)
     for options, model in (
-        (("--language", "en-GB"), "an4-robust"),
+        (("--language", "en-GB"), "speechocean762-merged"),
+        (("--language", "en", "--begin-with", "an4-robust"), "an4-robust"),
         (("--language", "nl", "--begin-with", "an4-base"), "an4-base"),
         (("--language", "en", "--begin-with", "none"), "none"),
     ):
         result = make(lines, *options, "--recipe-dir", model)
-        told = "random weights: --begin-with none" if model == "none" else f"zoo/{model}: on speechocean762"
+        told = "random weights: --begin-with none" if model == "none" else f"zoo/{model}: on asterisk"
         name = "base" if model == "an4-base" else "merged"
         assert result.status == 0 and f"{name} begins with {told}" in result.out
         config = (tmp_path / model / "config.py").read_text()
         assert (f'"init_from": "{LOCAL.parent}/zoo/{model}"' in config) == (model != "none")
 
 
-@pytest.mark.parametrize(
-    ("name", "problem"),
-    [
-        ("an4-rubost", "is not in the zoo, which has an4-base, an4-merged"),
-        ("an4-base", "has features at 16000 Hz, the"),
-    ],
-)
-def test_a_beginning_that_does_not_fit_is_named(
-    tmp_path: Path, lines: list[str], make: Callable[..., Result], name: str, problem: str
+def test_a_corpus_of_telephones_takes_the_rate_of_the_model_that_it_begins_with(
+    tmp_path: Path, lines: list[str], make: Callable[..., Result]
 ) -> None:
-    result = make(lines, "--begin-with", name)
+    result = make(lines, "--language", "en")
+    told = (
+        "features at 16000 Hz: the model that it begins with has them so, the lowest rate of the recordings is 8000 Hz"
+    )
+    assert result.status == 0 and told in result.out
+    configs = read_configs(tmp_path / "recipe/config.py").values()
+    assert {config.features.sampling_rate for config in configs} == {16000}
+    assert "sampling_rate=8000" not in (tmp_path / "recipe/prepare.sh").read_text()
+
+
+def test_a_beginning_that_the_zoo_lacks_is_named(tmp_path: Path, lines: list[str], make: Callable[..., Result]) -> None:
+    result = make(lines, "--begin-with", "an4-rubost")
     assert result.status == 1 and not (tmp_path / "recipe").exists()
-    assert result.err.splitlines()[-1].startswith(f"error: --begin-with {name}: it {problem}")
+    told = "error: --begin-with an4-rubost: it is not in the zoo, which has an4-base, "
+    assert result.err.splitlines()[-1].startswith(told)
 
 
 def table_texts(tmp_path: Path) -> set[str]:

@@ -106,17 +106,17 @@ def test_a_recipe_without_such_a_beginning_says_why(tmp_path: Path) -> None:
             ROOT / "zoo",
             "en",
             1.0,
-            8000,
-            "the model an4-robust has features at 16000 Hz, the corpus has them at 8000 Hz",
+            24000,
+            "the model speechocean762-merged has features at 16000 Hz, the corpus has them at 24000 Hz",
         ),
         (
             ROOT / "zoo",
             "nl",
             1.0,
             16000,
-            "the model an4-robust speaks en, the corpus nl: --begin-with an4-robust takes it",
+            "the model speechocean762-merged speaks en, the corpus nl: --begin-with speechocean762-merged takes it",
         ),
-        (tmp_path, "en", 1.0, 16000, "the model an4-robust is not in the zoo, which has no model"),
+        (tmp_path, "en", 1.0, 16000, "the model speechocean762-merged is not in the zoo, which has no model"),
         (ROOT / "zoo", "en", 7.0, 16000, "the corpus has 7 hours for training or more"),
     ]:
         features = FeatureConfig(sampling_rate=rate)
