@@ -43,6 +43,6 @@ CONFIGS = {
             "join_probability": 0.0,
             "silence_probability": 0.0,
         },
-        recommended="base",  # `merged` has not been trained on these corpora
+        recommended="base",  # `merged` has been trained without uqm only, begun with another model
     ).items()
 }
