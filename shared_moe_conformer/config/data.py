@@ -121,6 +121,9 @@ class DataConfig:
     """Frequency masks of SpecAugment per utterance; 0: none."""
     max_freq_mask_bins: int = 20
     """Widest frequency mask, in mel bins."""
+    time_warp_frames: int = field(default=0, metadata=ADDED_LATER)
+    """Time warp of SpecAugment: the frame that moves most moves by up to this many frames, in all copies and for the
+    teacher alike (icefall: 80); 0: none."""
     join_probability: float = field(default=0.0, metadata=ADDED_LATER)
     """Share of the training batches whose utterances are joined in twos or threes, with silence between; 0: none."""
     silence_probability: float = field(default=0.0, metadata=ADDED_LATER)
@@ -179,6 +182,7 @@ class DataConfig:
             "num_time_masks",
             "num_freq_masks",
             "max_freq_mask_bins",
+            "time_warp_frames",
         )
         for name in (f.name for f in fields(self) if f.name.endswith(("_fraction", "_probability"))):
             require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}: give a number from 0 to 1")

@@ -145,7 +145,7 @@ def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) 
 
     Lhotse's SpecAugment draws from torch's and Python's global generators and masks with one number for all bins.
 
-    Source: Park et al. 2019, SpecAugment (arXiv 1904.08779), section 2; no time warping.
+    Source: Park et al. 2019, SpecAugment (arXiv 1904.08779), section 2; `time_warped` for the time warp.
     """
     if config.num_time_masks == config.num_freq_masks == 0:
         return features
@@ -157,6 +157,26 @@ def spec_augment(features: Tensor, config: DataConfig, *, generator: Generator) 
     for _ in range(config.num_freq_masks):
         masked[:, _random_stretch(num_bins, config.max_freq_mask_bins, generator)] = True
     return torch.where(masked, features.mean(dim=0), features)
+
+
+def time_warped(features: Tensor, most: int, *, generator: Generator) -> Tensor:
+    """One utterance's features (T, F), a frame of which moves by up to `most` frames; as long as before.
+
+    What is before that frame becomes longer or shorter, and what is after it the opposite, by factors from 0.5 to 1.5.
+    For this the largest move is at most a quarter of the utterance, and the frame is twice that far from both ends.
+
+    Source: Park et al. 2019, SpecAugment (arXiv 1904.08779), section 2, where the frame may be closer to the ends, so
+    that seconds of speech may become one frame; and linear between two frames, not a spline.
+    """
+    last = len(features) - 1
+    most = min(most, last // 4)
+    if most == 0:
+        return features
+    source = _random_int(2 * most, last - 2 * most, generator)
+    target = source + _random_int(-most, most, generator)
+    positions = torch.from_numpy(np.interp(np.arange(last + 1), [0, target, last], [0, source, last]))
+    before = positions.long().clamp(max=last - 1)
+    return features[before].lerp(features[before + 1], (positions - before)[:, None].to(features.dtype))
 
 
 def with_more_time_masks(config: DataConfig, ratio: float) -> DataConfig:

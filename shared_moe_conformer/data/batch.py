@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from shared_moe_conformer.config import Config, DataConfig, FeatureConfig, require
-from shared_moe_conformer.data.augment import Conditions, Example, spec_augment, with_silence
+from shared_moe_conformer.data.augment import Conditions, Example, spec_augment, time_warped, with_silence
 from shared_moe_conformer.data.checks import unfit
 from shared_moe_conformer.data.distortions import Distortion, Setting
 from shared_moe_conformer.data.features import compute_features, features_of, readable
@@ -100,7 +100,9 @@ class CutDataset(Dataset):
         cuts = planned.cuts if self.transforms is None else self.transforms(planned.cuts, seed=planned.seed)
         examples = self.examples(cuts)
         generator = torch.Generator().manual_seed(planned.seed)
-        clean = heard = with_silence(examples, self.config, generator=generator)
+        clean = heard = [
+            self._warped(example, generator) for example in with_silence(examples, self.config, generator=generator)
+        ]
         if self.conditions is not None:
             changed = [self.conditions(example, generator) for example in clean]
             heard = changed if any(example.tokens for example in changed) else clean  # one at least keeps its text
@@ -135,6 +137,10 @@ class CutDataset(Dataset):
     def features_of(self, cut: MonoCut) -> Tensor:
         """The features (T, F) of a cut; `ValueError`: they cannot be read, or computed from its recording."""
         return features_of(cut, self.features)
+
+    def _warped(self, example: Example, generator: torch.Generator) -> Example:
+        warped = time_warped(example.features, self.config.time_warp_frames, generator=generator)
+        return example._replace(features=warped)
 
     def _augmented(self, example: Example, generator: torch.Generator) -> list[Example]:
         """The copies of an utterance, each with masks of its own."""

@@ -32,11 +32,12 @@ from shared_moe_conformer.data.augment import (
     noise_features,
     reverberated,
     spec_augment,
+    time_warped,
     with_more_time_masks,
     with_most_silence,
     with_silence,
 )
-from shared_moe_conformer.data.batch import AsrBatch, CutTransforms
+from shared_moe_conformer.data.batch import AsrBatch, CutDataset, CutTransforms, PlannedBatch
 from shared_moe_conformer.data.datamodule import AsrDataModule
 from shared_moe_conformer.data.distortions import Setting, parse_distortion
 from shared_moe_conformer.data.feature_files import store_features
@@ -362,6 +363,42 @@ def test_no_masks_change_nothing() -> None:
     features = torch.randn(100, 80)
     config = DataConfig(num_time_masks=0, num_freq_masks=0)
     assert torch.equal(spec_augment(features, config, generator=torch.Generator()), features)
+
+
+@settings(max_examples=60, deadline=None)
+@given(num_frames=st.integers(1, 300), most=st.integers(0, 100), seed=st.integers(0, 2**40))
+def test_a_warp_moves_frames_by_no_more_than_asked_and_keeps_their_order(num_frames: int, most: int, seed: int) -> None:
+    frames = torch.arange(num_frames, dtype=torch.float64)
+    warped = time_warped(frames[:, None].expand(-1, 3), most, generator=generator(seed))
+    assert warped.shape == (num_frames, 3) and torch.equal(warped[:, 0], warped[:, 2])
+    heard = warped[:, 0]
+    assert (heard[0], heard[-1]) == (0, num_frames - 1)
+    assert (heard - frames).abs().max() <= min(most, (num_frames - 1) // 4) + 1e-9
+    assert all(0.5 < step <= 2 for step in heard.diff().tolist())
+
+
+def test_warps_go_both_ways_at_many_places_and_the_seed_decides() -> None:
+    frames = torch.arange(400.0)[:, None]
+    moves = torch.stack([time_warped(frames, 80, generator=generator(seed)) - frames for seed in range(200)])[:, :, 0]
+    assert moves.max() > 70 and moves.min() < -70
+    farthest = moves.abs().argmax(dim=1)
+    assert farthest.min() < 170 and farthest.max() > 230
+    assert torch.equal(moves[1], (time_warped(frames, 80, generator=generator(1)) - frames)[:, 0])
+    assert time_warped(frames, 0, generator=generator()) is frames
+
+
+def test_copies_and_what_the_teacher_hears_are_warped_alike(corpus: Corpus) -> None:
+    cuts = corpus.cuts("train")[-3:]
+    plain, warped = (
+        CutDataset(corpus.tokenizer, DataConfig(**NONE, time_warp_frames=most), num_copies=2, keep_clean=True)[
+            PlannedBatch(cuts, seed=1)
+        ]
+        for most in (0, 40)
+    )
+    assert warped.clean is not None and torch.equal(warped.x, warped.clean)
+    assert torch.equal(warped.x[:3], warped.x[3:]) and torch.equal(warped.x_lens, plain.x_lens)
+    assert all(not torch.equal(one, other) for one, other in zip(plain.x, warped.x))
+    assert torch.equal(warped.y, plain.y) and warped.texts == plain.texts
 
 
 def test_more_time_masks_cover_more_and_at_most_everything() -> None:
