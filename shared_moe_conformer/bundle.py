@@ -143,7 +143,7 @@ class Bundle:
         self,
         audio: str | Path | np.ndarray,
         *,
-        sampling_rate: int | None = None,
+        sampling_rate: float | None = None,
         decoding: DecodingConfig | None = None,
         vad: bool = False,
     ) -> Transcript:

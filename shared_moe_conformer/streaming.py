@@ -22,7 +22,7 @@ from shared_moe_conformer.decoding.ctc import CtcGreedySearch
 from shared_moe_conformer.decoding.hypothesis import Hypothesis, Search, WholeUtteranceSearch, search_utterances
 from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
-from shared_moe_conformer.speech.audio import require_floats
+from shared_moe_conformer.speech.audio import require_floats, whole_rate
 from shared_moe_conformer.speech.transcript import Transcript
 from shared_moe_conformer.speech.voice_activity import LiveSpeech, detector_of_streams, only_spoken
 from shared_moe_conformer.text import join_words
@@ -107,7 +107,7 @@ class Stream:
         with torch.inference_mode():
             self._search_state: Any = recognizer.incremental.start(1)
 
-    def add(self, samples: np.ndarray, sampling_rate: int) -> None:
+    def add(self, samples: np.ndarray, sampling_rate: float) -> None:
         """Take the next samples, (num_samples,) from -1 to 1, without recognising them yet.
 
         Raises:
@@ -115,17 +115,18 @@ class Stream:
         """
         require(not self._finished, "the stream has ended: begin another one")
         require_floats(samples)
+        rate = whole_rate(sampling_rate)
         if self._live is None:
-            self._live = LiveFeatures(self._recognizer.features, sampling_rate)
-            self._speech = LiveSpeech(sampling_rate) if self._recognizer.vad else None
-        rate = self._live.sampling_rate
-        require(rate == sampling_rate, f"samples at {sampling_rate} Hz after others at {rate} Hz: keep one rate")
+            self._live = LiveFeatures(self._recognizer.features, rate)
+            self._speech = LiveSpeech(rate) if self._recognizer.vad else None
+        before = self._live.sampling_rate
+        require(rate == before, f"samples at {rate} Hz after others at {before} Hz: keep one rate")
         samples = np.asarray(samples, dtype=np.float32)
         self._append(self._live.accept(samples))
         if self._speech is not None:
             self._speech.accept(samples)
 
-    def accept(self, samples: np.ndarray, sampling_rate: int) -> StreamResult:
+    def accept(self, samples: np.ndarray, sampling_rate: float) -> StreamResult:
         """Take the next samples and recognise what they complete; see `add`."""
         self.add(samples, sampling_rate)
         self._recognizer.advance([self])

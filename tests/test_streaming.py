@@ -179,8 +179,11 @@ def test_what_a_stream_refuses(tiny_bundle: Bundle, tones: np.ndarray) -> None:
     stream = tiny_bundle.stream(chunk_size=8)
     with pytest.raises(ValueError, match="samples are int16: give floats from -1 to 1"):
         stream.accept((tones * 32768).astype(np.int16), RATE)
+    with pytest.raises(ValueError, match="a sampling rate of 16000.5 Hz: give"):
+        stream.accept(tones, 16000.5)
     stream.accept(tones, RATE)
-    with pytest.raises(ValueError, match="keep one rate"):
+    stream.accept(tones[:100], float(RATE))
+    with pytest.raises(ValueError, match="samples at 8000 Hz after others at 16000 Hz: keep one rate"):
         stream.accept(tones, 8000)
     stream.finish()
     with pytest.raises(ValueError, match="has ended"):

@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,17 +85,31 @@ def stream_audio(
     return file.samplerate, _blocks(file, path, weights, most)
 
 
-def stream_samples(samples: np.ndarray, sampling_rate: int) -> Iterator[np.ndarray]:
-    """Samples (num_samples,) in blocks of 10 seconds, like those of a file.
+def stream_samples(samples: np.ndarray, sampling_rate: float) -> tuple[int, Iterator[np.ndarray]]:
+    """The rate in Hz of samples (num_samples,), and the samples in blocks of 10 seconds, like those of a file.
 
     Raises:
       ValueError: not one channel, integers, or no sampling rate.
     """
-    _require_possible(sampling_rate)
+    rate = whole_rate(sampling_rate)
     require_floats(samples)
     require(samples.ndim == 1, f"samples have the shape {samples.shape}: give one channel, (num_samples,)")
-    length = BLOCK_SECONDS * sampling_rate
-    return (samples[first : first + length] for first in range(0, len(samples), length))
+    length = BLOCK_SECONDS * rate
+    return rate, (samples[first : first + length] for first in range(0, len(samples), length))
+
+
+def whole_rate(sampling_rate: float) -> int:
+    """A sampling rate in Hz as an integer; other programs' are floats, such as 16000.0.
+
+    Raises:
+      ValueError: a fraction of one, no number, or a rate that no audio has.
+    """
+    lowest, highest = SAMPLING_RATES
+    fits = (
+        isinstance(sampling_rate, Real) and lowest <= sampling_rate <= highest and sampling_rate == int(sampling_rate)
+    )
+    require(fits, f"a sampling rate of {sampling_rate} Hz: give audio of {lowest} to {highest} Hz, a whole number")
+    return int(sampling_rate)
 
 
 def require_floats(samples: np.ndarray) -> None:
@@ -233,17 +248,11 @@ def write_flac(path: Path, blocks: Iterable[np.ndarray], *, sampling_rate: int, 
 def _open(path: Path, *, max_seconds: float | None = None) -> AudioFile:
     file = open_audio(path, max_seconds=max_seconds)
     try:
-        _require_possible(file.samplerate)
+        whole_rate(file.samplerate)
     except ValueError as error:
         file.close()
         raise ValueError(f"{path} has {error}") from None
     return file
-
-
-def _require_possible(sampling_rate: int) -> None:
-    lowest, highest = SAMPLING_RATES
-    fits = lowest <= sampling_rate <= highest
-    require(fits, f"a sampling rate of {sampling_rate} Hz: give audio of {lowest} to {highest} Hz")
 
 
 def _weights(file: AudioFile, path: Path, channel: int | None, most: int | None = None) -> np.ndarray:

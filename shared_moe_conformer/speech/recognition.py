@@ -57,8 +57,8 @@ class Samples(NamedTuple):
 
     samples: np.ndarray
     """(num_samples,), in -1..1."""
-    sampling_rate: int
-    """Rate of the samples, in Hz."""
+    sampling_rate: float
+    """Rate of the samples, in Hz; a whole number."""
 
 
 class Channel(NamedTuple):
@@ -167,7 +167,7 @@ def batches(segments: Iterable[Segment], *, max_duration: float) -> Iterator[lis
 def _cut(recording: Recording, *, longest: float) -> Iterator[tuple[float, np.ndarray, int]]:
     """Each segment's start in seconds, its samples and their rate."""
     if isinstance(recording, Samples):
-        sampling_rate, blocks = recording.sampling_rate, stream_samples(*recording)
+        sampling_rate, blocks = stream_samples(*recording)
     else:
         channel = recording.channel if isinstance(recording, Channel) else None
         sampling_rate, blocks = stream_audio(Path(recording), channel=channel)

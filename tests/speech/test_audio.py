@@ -82,7 +82,10 @@ def test_blocks_are_the_whole_and_none_is_longer_than_ten_seconds(tmp_path: Path
     assert [len(block) for block in read] == [10_000, 10_000, 5_000]
     assert np.array_equal(np.concatenate(read), read_audio(tmp_path / "a.flac")[0])
     assert np.abs(np.concatenate(read) - samples / 4).max() < 2**-14
-    assert [len(block) for block in stream_samples(samples, 1000)] == [10_000, 10_000, 5_000]
+    for rate in (1000, 1000.0, np.float32(1000)):
+        same_rate, blocks = stream_samples(samples, rate)
+        assert (same_rate, type(same_rate)) == (1000, int)
+        assert [len(block) for block in blocks] == [10_000, 10_000, 5_000]
 
 
 def test_seconds_come_from_the_header(tmp_path: Path, samples: np.ndarray) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,8 +66,8 @@ def test_pools_are_the_parts_in_order(lengths: list[int]) -> None:
         assert sum(len(part.features) for part in pool[:-1] if isinstance(part, Segment)) < 2000
 
 
-@pytest.mark.parametrize("sampling_rate", [0, -1, 768_001, 2**31 - 1])
-def test_sampling_rates_that_cannot_be_are_refused(sampling_rate: int) -> None:
+@pytest.mark.parametrize("sampling_rate", [0, -1, 768_001, 2**31 - 1, 16000.5, math.nan, math.inf, "16000", None])
+def test_sampling_rates_that_cannot_be_are_refused(sampling_rate: Any) -> None:
     (end,) = read_segments([Samples(np.zeros(1000, dtype=np.float32), sampling_rate)], frames, longest=30.0)
     assert isinstance(end, End)
     assert f"a sampling rate of {sampling_rate} Hz: give" in str(end.error)
