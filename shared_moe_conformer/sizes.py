@@ -151,8 +151,8 @@ CONDITIONS = {
 }
 """One loudness, noises, rooms and bands for a corpus of less than `FEW_HOURS`, which has few of its own.
 
-They begin late: a small model that begins with them learns later, and worse (egs/asterisk/ASR/README.md). On AN4 rooms
-and bands cost nothing (egs/an4/ASR/README.md).
+They begin late: a small model that begins with them learns later, and worse (egs/asterisk/ASR/recordings.md). On AN4
+rooms and bands cost nothing (egs/an4/ASR/recordings.md).
 """
 CODED_SHARE = 0.1
 """Share of the training cuts of such a corpus that preparation has coded (`prepare.sh --coded-share`); on AN4 it costs
