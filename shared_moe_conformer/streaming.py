@@ -24,7 +24,7 @@ from shared_moe_conformer.model.asr_model import AsrModel
 from shared_moe_conformer.model.encoder import EncoderState
 from shared_moe_conformer.speech.audio import require_floats, whole_rate
 from shared_moe_conformer.speech.transcript import Transcript
-from shared_moe_conformer.speech.voice_activity import LiveSpeech, detector_of_streams, only_spoken
+from shared_moe_conformer.speech.voice_activity import LiveSpeech, hear, load_detector, only_spoken
 from shared_moe_conformer.text import join_words
 
 OVERLAP = MIN_NUM_FRAMES - SUBSAMPLING_FACTOR
@@ -94,7 +94,8 @@ class Stream:
     def __init__(self, recognizer: StreamingRecognizer) -> None:
         self._recognizer = recognizer
         self._live: LiveFeatures | None = None
-        self._speech: LiveSpeech | None = None
+        self.speech: LiveSpeech | None = None
+        """Where somebody speaks; None: not asked."""
         self._features = torch.zeros(0, recognizer.features.num_mel_bins)
         self._state = recognizer.model.encoder.start(1, left_context=recognizer.left_context)
         self._ended: list[tuple[float, Hypothesis]] = []
@@ -118,13 +119,13 @@ class Stream:
         rate = whole_rate(sampling_rate)
         if self._live is None:
             self._live = LiveFeatures(self._recognizer.features, rate)
-            self._speech = LiveSpeech(rate) if self._recognizer.vad else None
+            self.speech = LiveSpeech(rate) if self._recognizer.vad else None
         before = self._live.sampling_rate
         require(rate == before, f"samples at {rate} Hz after others at {before} Hz: keep one rate")
         samples = np.asarray(samples, dtype=np.float32)
         self._append(self._live.accept(samples))
-        if self._speech is not None:
-            self._speech.accept(samples)
+        if self.speech is not None:
+            self.speech.accept(samples)
 
     def accept(self, samples: np.ndarray, sampling_rate: float) -> StreamResult:
         """Take the next samples and recognise what they complete; see `add`."""
@@ -138,8 +139,8 @@ class Stream:
             self._finished = True
             if self._live is not None:
                 self._append(self._live.finish())
-            if self._speech is not None:
-                self._speech.finish()
+            if self.speech is not None:
+                self.speech.finish()
             if not self.is_ready:
                 self._end_segment()
 
@@ -173,8 +174,8 @@ class Stream:
         """
         ended, self._ended = self._ended, []
         segments = [EndedSegment(found[0], self._transcript([found])) for found in ended]
-        if self._speech is not None:
-            self._speech.forget(self.segment_start)
+        if self.speech is not None:
+            self.speech.forget(self.segment_start)
         return segments
 
     @property
@@ -212,7 +213,7 @@ class Stream:
 
     def _transcript(self, found: Sequence[tuple[float, Hypothesis]]) -> Transcript:
         transcript = self._recognizer.to_transcript(found)
-        return transcript if self._speech is None else only_spoken(transcript, self._speech.spans)
+        return transcript if self.speech is None else only_spoken(transcript, self.speech.spans)
 
     def _append(self, features: Tensor) -> None:
         self._features = torch.cat([self._features, features])
@@ -268,7 +269,7 @@ class StreamingRecognizer:
         self.model, self.features, self.rules = model, features, rules
         self.to_transcript, self.vad = to_transcript, vad
         if vad:
-            detector_of_streams()  # loaded now, not while somebody waits
+            load_detector()  # now, not while somebody waits
         self.left_context = left_context
         self.frames_per_chunk = SUBSAMPLING_FACTOR * chunk_size + OVERLAP
         is_whole = isinstance(search, WholeUtteranceSearch)
@@ -291,6 +292,7 @@ class StreamingRecognizer:
         if not ready:
             return []
         device = self.model.joiner.output.weight.device
+        hear(speech for stream in ready if (speech := stream.speech) is not None)
         chunks, lens = zip(*(stream.next_chunk() for stream in ready))
         state = EncoderState(*(torch.cat(parts) for parts in zip(*(stream.encoder_state for stream in ready))))
         x, x_lens = torch.stack(chunks).to(device), torch.tensor(lens, device=device)

@@ -6,25 +6,20 @@ difference.
 
 from __future__ import annotations
 
-import copy
-import functools
-import importlib
 import math
-import threading
-import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.signal import resample_poly
+from torch import Tensor
 
 from shared_moe_conformer.config import ENCODER_FRAME_SHIFT
+from shared_moe_conformer.speech.silero import WINDOWS, Memory, StreamRules, network, speech_timestamps
 from shared_moe_conformer.speech.transcript import Transcript, word_groups
 from shared_moe_conformer.text import join_words
 
-WINDOWS = {8000: 256, 16000: 512}
-"""Samples that the detector takes at once, by the sampling rates in Hz that it takes."""
 USUAL_RATE = 16000
 PEAK = 0.2
 """Loudest sample that the detector hears of a segment; otherwise it misses speech that is 20 dB quieter than usual.
@@ -60,15 +55,10 @@ FRAME = 0.05
 """Seconds of a frame whose loudness is measured."""
 BLOCK = 0.1
 """Seconds of a stream that are resampled together."""
-WARM_UP = 4
-"""Windows after which torch has compiled the detector."""
 OFFSET_SHARE = 0.1
 """Share of a block's mean in the offset of a stream, which is taken out: it is no sound."""
 HALF_LIFE = 5.0
 """Seconds in which half of a stream's loudest sample is forgotten, so that a click does not deafen the detector."""
-
-_ONE_AT_A_TIME = threading.Lock()
-"""The detector has a memory of its own."""
 
 
 class Span(NamedTuple):
@@ -87,8 +77,6 @@ def speech_spans(samples: np.ndarray, sampling_rate: int) -> list[Span]:
     Args:
       samples: (num_samples,), in -1..1, at any level.
       sampling_rate: of the samples, in Hz.
-
-    Source: github.com/snakers4/silero-vad; its thresholds and lengths are taken as they are.
     """
     rate = sampling_rate if sampling_rate in WINDOWS else USUAL_RATE
     audio = samples if rate == sampling_rate else _resampled(samples, sampling_rate, rate)
@@ -112,11 +100,8 @@ def speech_spans(samples: np.ndarray, sampling_rate: int) -> list[Span]:
 def _heard(audio: np.ndarray, rate: int) -> list[Span]:
     """The stretches in which the detector hears speech, in samples of a level and a rate that it takes."""
     edge, seconds = round(EDGE * rate), len(audio) / rate
-    padded = torch.from_numpy(np.pad(audio, edge).astype(np.float32))
-    with _ONE_AT_A_TIME:
-        package, detector = _detector()
-        found = package.get_speech_timestamps(padded, detector, sampling_rate=rate)
-    times = [[(each[name] - edge) / rate for name in ("start", "end")] for each in found]
+    found = speech_timestamps(np.pad(audio, edge), rate)
+    times = [[(sample - edge) / rate for sample in each] for each in found]
     return [Span(max(start, 0.0), min(end, seconds)) for start, end in times]
 
 
@@ -140,63 +125,80 @@ class LiveSpeech:
     def __init__(self, sampling_rate: int) -> None:
         """Samples will come at `sampling_rate`, in Hz."""
         self._given = sampling_rate
-        self._rate = sampling_rate if sampling_rate in WINDOWS else USUAL_RATE
-        package, detector = detector_of_streams()
-        self._iterator = package.VADIterator(copy.deepcopy(detector), sampling_rate=self._rate)
+        self.rate = sampling_rate if sampling_rate in WINDOWS else USUAL_RATE
+        """Sampling rate at which it hears, in Hz."""
+        self._rules, self._memory = StreamRules(self.rate), network(self.rate).start
         self._block = math.ceil(BLOCK * sampling_rate)
         self._waiting = np.zeros(0, dtype=np.float32)
         self._before = np.zeros(self._block, dtype=np.float32)
-        self._audio = np.zeros(round(EDGE * self._rate), dtype=np.float32)
+        self._audio = np.zeros(round(EDGE * self.rate), dtype=np.float32)
         self._peak = self._offset = 0.0
         self._spans: list[Span] = []
-        self._num_heard = self._num_resampled = 0
+        self._num_taken = self._num_resampled = 0
 
     @property
     def spans(self) -> list[Span]:
         """In seconds from the stream's beginning; while somebody speaks, the last one has no end yet (infinity)."""
-        heard = self._num_heard / self._given
-        return [span for span in self._spans if min(span.end, heard) - span.start >= SHORTEST]
+        hear([self])
+        taken = self._num_taken / self._given
+        return [span for span in self._spans if min(span.end, taken) - span.start >= SHORTEST]
+
+    @property
+    def num_windows(self) -> int:
+        """Whole windows that wait to be heard."""
+        return len(self._audio) // WINDOWS[self.rate]
 
     def accept(self, samples: np.ndarray) -> None:
-        """Hear the next samples, (num_samples,) in -1..1."""
+        """Take the next samples, (num_samples,) in -1..1; they wait to be heard."""
         self._waiting = np.concatenate([self._waiting, samples])
+        blocks = [self._audio]
         while len(self._waiting) >= self._block:
             block, self._waiting = self._waiting[: self._block], self._waiting[self._block :]
-            self._hear(block)
+            blocks.append(self._levelled(block))
+        self._audio = np.concatenate(blocks)
 
     def finish(self) -> None:
-        """Hear that the stream has ended: no other samples will come."""
+        """Take it that the stream has ended: no other samples will come."""
         self.accept(np.zeros(round(2 * EDGE * self._given), dtype=np.float32))
 
     def forget(self, before: float) -> None:
         """Forget speech that ended before this second of the stream."""
         self._spans = [span for span in self._spans if span.end + MARGIN > before]
 
-    def _hear(self, block: np.ndarray) -> None:
+    def _levelled(self, block: np.ndarray) -> np.ndarray:
+        """A block at the level and the rate at which it is heard."""
         mean = float(block.mean())
-        self._offset = mean if not self._num_heard else self._offset + OFFSET_SHARE * (mean - self._offset)
-        self._num_heard += len(block)
+        self._offset = mean if not self._num_taken else self._offset + OFFSET_SHARE * (mean - self._offset)
+        self._num_taken += len(block)
         block = block - np.float32(self._offset)
         peak = float(np.abs(block).max())
         self._peak = max(peak, self._peak * 0.5 ** (BLOCK / HALF_LIFE))
-        level = PEAK / self._peak if self._peak else 1.0
-        audio = level * self._at_rate(block)
-        self._audio = np.concatenate([self._audio, audio])
-        size = WINDOWS[self._rate]
-        while len(self._audio) >= size:
-            window, self._audio = self._audio[:size], self._audio[size:]
-            for what, second in (
-                self._iterator(torch.from_numpy(window), return_seconds=True, time_resolution=3) or {}
-            ).items():
-                self._note(what, second)
+        level = np.float32(PEAK / self._peak if self._peak else 1.0)
+        return level * self._at_rate(block)
 
     def _at_rate(self, block: np.ndarray) -> np.ndarray:
         """The block at the detector's rate; the block before it keeps its beginning free of the filter's edge."""
-        if self._given == self._rate:
+        if self._given == self.rate:
             return block
         both, self._before = np.concatenate([self._before, block]), block
-        before, self._num_resampled = self._num_resampled, round(self._num_heard * self._rate / self._given)
-        return _resampled(both, self._given, self._rate)[before - self._num_resampled :]
+        before, self._num_resampled = self._num_resampled, round(self._num_taken * self.rate / self._given)
+        return _resampled(both, self._given, self.rate)[before - self._num_resampled :]
+
+    def next_windows(self, number: int) -> tuple[Tensor, Memory]:
+        """The samples of the next windows, (number * window,), and what is remembered of those before.
+
+        They are taken from the stream.
+        """
+        length = number * WINDOWS[self.rate]
+        windows, self._audio = self._audio[:length], self._audio[length:]
+        return torch.from_numpy(windows), self._memory
+
+    def take(self, probabilities: Sequence[float], memory: Memory) -> None:
+        """Take the probabilities of speech in the windows, and what is remembered after them."""
+        self._memory = memory
+        for probability in probabilities:
+            if (found := self._rules.take(probability)) is not None:
+                self._note(*found)
 
     def _note(self, what: str, second: float) -> None:
         second = max(second - EDGE, 0.0)
@@ -204,6 +206,26 @@ class LiveSpeech:
             self._spans.append(Span(second, math.inf))
         else:
             self._spans[-1] = self._spans[-1]._replace(end=second)
+
+
+def hear(streams: Iterable[LiveSpeech]) -> None:
+    """Hear what waits in these streams, all together: a window then takes a tenth of the time or less."""
+    waiting = [stream for stream in streams if stream.num_windows]
+    while waiting:
+        rate = waiting[0].rate
+        together = [stream for stream in waiting if stream.rate == rate]
+        number = min(stream.num_windows for stream in together)
+        windows, memories = zip(*(stream.next_windows(number) for stream in together))
+        probabilities, after = network(rate)(torch.stack(windows), memories)
+        for stream, own, memory in zip(together, probabilities.tolist(), after):
+            stream.take(own, memory)
+        waiting = [stream for stream in waiting if stream.num_windows]
+
+
+def load_detector() -> None:
+    """Load the detector, which takes half a second."""
+    for rate in WINDOWS:
+        network(rate)
 
 
 def only_spoken(transcript: Transcript, spans: Sequence[Span]) -> Transcript:
@@ -233,35 +255,3 @@ def _resampled(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
     divisor = math.gcd(rate, target)
     result: np.ndarray = resample_poly(samples, target // divisor, rate // divisor)
     return result
-
-
-@functools.lru_cache(maxsize=1)
-def _detector() -> tuple[Any, Any]:
-    """The package and the detector of recordings."""
-    return _new_detector()
-
-
-@functools.lru_cache(maxsize=1)
-def detector_of_streams() -> tuple[Any, Any]:
-    """The package and a detector that each stream copies.
-
-    Loading one and its first windows, which torch compiles, take half a second, during which nobody else in the batch
-    would be heard. A copy takes hundredths.
-    """
-    package, detector = _new_detector()
-    with torch.inference_mode():
-        for rate, size in WINDOWS.items():
-            for _ in range(WARM_UP):
-                detector(torch.zeros(size), rate)
-    return package, detector
-
-
-def _new_detector() -> tuple[Any, Any]:
-    """The package and a detector; the package sets torch to one thread, which is taken back."""
-    num_threads = torch.get_num_threads()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about how the package reads its own files
-        package = importlib.import_module("silero_vad")
-        detector = package.load_silero_vad()
-    torch.set_num_threads(num_threads)
-    return package, detector

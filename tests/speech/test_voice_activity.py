@@ -12,10 +12,16 @@ from shared_moe_conformer.bundle import Bundle
 from shared_moe_conformer.data.distortions import Setting, music
 from shared_moe_conformer.data.features import resample
 from shared_moe_conformer.release.manifest import TEST_WAV
-from shared_moe_conformer.speech import voice_activity
 from shared_moe_conformer.speech.audio import read_audio, write_wav
 from shared_moe_conformer.speech.transcript import Transcript, Word
-from shared_moe_conformer.speech.voice_activity import MARGIN, LiveSpeech, Span, only_spoken, speech_spans
+from shared_moe_conformer.speech.voice_activity import (
+    MARGIN,
+    LiveSpeech,
+    Span,
+    load_detector,
+    only_spoken,
+    speech_spans,
+)
 
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
 RATE = 16000
@@ -88,7 +94,7 @@ def test_a_stream_counts_the_seconds_of_odd_rates(speech: np.ndarray) -> None:
     live = LiveSpeech(11025)
     for _ in range(40):
         live.accept(np.tile(resample(speech, RATE, 11025), 5))
-    assert live._num_resampled / RATE == pytest.approx(live._num_heard / 11025, abs=1e-3)
+    assert live._num_resampled / RATE == pytest.approx(live._num_taken / 11025, abs=1e-3)
 
 
 def test_a_stream_hears_the_same_however_it_is_cut(after_music: np.ndarray) -> None:
@@ -175,7 +181,8 @@ def test_a_new_stream_loads_no_detector_and_streams_do_not_hear_each_other(
 ) -> None:
     """Loading one takes half a second, in which a server would recognise nobody."""
     alone = live_spans(speech, RATE, part=1600)
-    monkeypatch.setattr(voice_activity, "_new_detector", None)
+    load_detector()
+    monkeypatch.setattr("silero_vad.load_silero_vad", None)
     streams = [LiveSpeech(rate) for rate in (RATE, RATE, 8000)]
     for start in range(0, len(speech), 1600):
         for stream, gain in zip(streams, (1, 0, 0)):
