@@ -19,6 +19,10 @@ from shared_moe_conformer.training.initialise import initialise
 
 NEWEST = Selection()
 """The weights of the last epoch."""
+FEW_UNITS = 0.5
+"""Share of units: a model that has fewer of them in common with a trained one begins with its encoder alone. A decoder
+and a joiner that know other units keep the transducer from aligning (docs/own-corpus.md)."""
+ENCODER_ALONE = ("encoder",)
 
 
 class Pretrained(NamedTuple):
@@ -102,11 +106,13 @@ def begin_with(model: AsrModel, config: Config, tokenizer: Tokenizer, recipe_dir
     trained = load_pretrained(Path(training.init_from), recipe_dir=recipe_dir, selection=selection)
     require(trained.config.features == config.features, f"{training.init_from} has other features: give the same")
     rows = common_units(tokenizer.pieces, trained.pieces)
+    modules = training.init_modules or (ENCODER_ALONE if len(rows) < FEW_UNITS * tokenizer.vocab_size else ())
     try:
-        initialise(model, trained.model, rows=rows, noise=training.init_expert_noise)
+        initialise(model, trained.model, rows=rows, noise=training.init_expert_noise, modules=modules)
     except ValueError as error:
         raise ValueError(f"--init-from {training.init_from}: {error}") from error
-    return f"begins with {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
+    what = f"with {', '.join(modules)} of" if modules else "with"
+    return f"begins {what} {training.init_from}; {len(rows)} of {tokenizer.vocab_size} units are among its own"
 
 
 def selection_of(training: TrainingConfig, whose: Literal["teacher", "init"]) -> Selection:
@@ -154,14 +160,13 @@ class Beginning(NamedTuple):
 
 
 def choose_beginning(
-    asked: str, *, language: str, hours: float, features: FeatureConfig, zoo_dir: Path
+    asked: str, *, hours: float, features: FeatureConfig, zoo_dir: Path
 ) -> tuple[Beginning | None, str]:
     """The model of a zoo that a new recipe begins with; if there is none, the reason.
 
     Args:
-      asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`
-        in its own language.
-      language: code of the corpus's.
+      asked: its name; "none" for random weights; empty for `BEGINNING`, if it fits a corpus of less than `FEW_HOURS`,
+        in whatever language.
       hours: speech for training.
       features: those of the corpus; the recipe's are the model's, whose rate may be higher.
 
@@ -175,9 +180,7 @@ def choose_beginning(
     name, names = asked or BEGINNING, sorted(path.parent.name for path in zoo_dir.glob(f"*/{MANIFEST_FILE}"))
     if name in names:
         found = Beginning(read_manifest(zoo_dir / name), load_config(zoo_dir / name / CONFIG_FILE))
-        foreign = not asked and language.split("-")[0] not in found.manifest.language.split(",")
-        speaks = f"speaks {found.manifest.language}, the corpus {language}: --begin-with {name} takes it all the same"
-        problem = _misfit(found.config, features) or (speaks if foreign else "")
+        problem = _misfit(found.config, features)
     else:
         found, problem = None, f"is not in the zoo, which has {', '.join(names) or 'no model'}"
     require(not (asked and problem), f"--begin-with {name}: it {problem}; give another model, or none")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from shared_moe_conformer.config import Config, replace_fields, save_config
-from shared_moe_conformer.data.tokenizer import save_units
+from shared_moe_conformer.data.tokenizer import Tokenizer, save_units
 from shared_moe_conformer.model.asr_model import AsrModel
-from shared_moe_conformer.pretrained import common_units, load_pretrained, origins
+from shared_moe_conformer.pretrained import begin_with, common_units, load_pretrained, origins
 from shared_moe_conformer.training.averaging import Selection
 from shared_moe_conformer.training.folder import save_checkpoint
 from tests.conftest import TINY
@@ -51,6 +51,33 @@ def test_an_experiment_of_another_recipe_keeps_its_own_units(recipe_dir: Path) -
     pieces = ["<blk>", *(f"other-{n}" for n in range(1, TINY.model.vocab_size))]
     save_units(recipe_dir / "exp/full", pieces)
     assert load_pretrained(Path("exp/full"), recipe_dir=recipe_dir).pieces == pieces
+
+
+@pytest.mark.parametrize(
+    ("num_own", "options", "modules"),
+    [
+        (-1, {}, None),
+        (3, {}, ["encoder"]),
+        (3, {"init_modules": ("encoder", "decoder")}, ["encoder", "decoder"]),
+        (-1, {"init_modules": ("encoder",)}, ["encoder"]),
+    ],
+)
+def test_a_model_of_other_units_begins_with_the_encoder_alone(
+    recipe_dir: Path, lang_dir: Path, num_own: int, options: dict, modules: list[str] | None
+) -> None:
+    tokenizer = Tokenizer.load(lang_dir)
+    pieces = tokenizer.pieces
+    save_units(recipe_dir / "exp/full", [*pieces[:num_own], *(f"other-{n}" for n in range(len(pieces[num_own:])))])
+    changes = {"lang_dir": str(lang_dir), "init_from": "exp/full", **options}
+    old, model = (AsrModel(TINY.model) for _ in range(2))
+    save_checkpoint(recipe_dir / "exp/full/epoch-2.pt", {"model": old.state_dict()})
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = begin_with(model, replace_fields(TINY, changes), tokenizer, recipe_dir)
+    assert said.startswith(f"begins with {', '.join(modules)} of exp/full" if modules else "begins with exp/full")
+    for name, value in model.state_dict().items():
+        kept = modules is not None and name.split(".")[0] not in modules
+        source = (before if kept else old.state_dict())[name]
+        assert torch.equal(value.reshape(-1)[:1], source.reshape(-1)[:1]), name
 
 
 def test_what_is_not_there_is_named(recipe_dir: Path) -> None:

@@ -90,6 +90,9 @@ class TrainingConfig:
     """Epochs, or checkpoints of updates, over which the weights to begin with are averaged."""
     init_use_averaged_model: bool = field(default=False, metadata=ADDED_LATER)
     """Average all updates of these epochs that were summed up, not only their ends."""
+    init_modules: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Parts of the model that begin with these weights, e.g. encoder,ctc_head (icefall's --init-modules); empty: all,
+    or the encoder alone where most of the units are not among the trained model's."""
     init_expert_noise: float = field(default=0.1, metadata=ADDED_LATER)
     """Noise on experts that begin as a dense feed-forward, as a share of its weights' standard deviation."""
     freeze: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)

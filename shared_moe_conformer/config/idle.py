@@ -26,7 +26,7 @@ DEPENDENT: tuple[tuple[tuple[str, ...], tuple[object, ...], tuple[str, ...]], ..
     (("optimizer",), ("adamw",), ("muon_lr_factor",)),
     (("lr_schedule",), ("cosine", "noam"), ("decay_epochs",)),
     (("cr_loss_scale",), (0,), ("cr_time_mask_ratio",)),
-    (("init_from",), ("",), (*(f"init_{name}" for name in OF_WEIGHTS), "init_expert_noise")),
+    (("init_from",), ("",), (*(f"init_{name}" for name in OF_WEIGHTS), "init_modules", "init_expert_noise")),
     (("teacher",), ("",), OF_TEACHER),
     (("train_cuts",), ([],), ("buffer_cuts", "max_unreadable")),
     (("num_time_masks",), (0,), ("max_time_mask_fraction",)),

@@ -55,7 +55,14 @@ NEW_ROUTER_SCALE = 0.01
 
 
 @torch.no_grad()
-def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, int]], noise: float) -> None:
+def initialise(
+    model: AsrModel,
+    trained: AsrModel,
+    *,
+    rows: Sequence[tuple[int, int]],
+    noise: float,
+    modules: Sequence[str] = (),
+) -> None:
     """Copy a trained model into one that may share more of its weights, have experts, or other units.
 
     A group's block gets the mean of its layers' weights; each layer's own parts are copied, and deltas of low
@@ -67,12 +74,19 @@ def initialise(model: AsrModel, trained: AsrModel, *, rows: Sequence[tuple[int, 
       trained: of the same channels and depth.
       rows: (unit of the model, the same unit of the trained one); other units stay as they are.
       noise: standard deviation of the noise added to each new expert's weights, as a share of theirs.
+      modules: names of the model's parts that are copied; others stay as they are. Empty: all.
 
     Raises:
-      ValueError: the trained model does not fit.
+      ValueError: the trained model does not fit, or the model has no part of a name.
     """
     refuse_misfit(model.config, trained.config)
-    _copy_outside_groups(model, trained, rows)
+    parts = [name for name, _ in model.named_children()]
+    for name in modules:
+        require(name in parts, f"--init-modules {name}: give some of {', '.join(parts)}")
+    modules = modules or parts
+    _copy_outside_groups(model, trained, rows, modules)
+    if "encoder" not in modules:
+        return
     if same_layout(model.config.encoder, trained.config.encoder):
         _load(model.encoder, trained.encoder.state_dict())
     else:
@@ -170,13 +184,15 @@ def _users(encoder: Encoder, name: str) -> dict[nn.Module, list[int]]:
     return {part: depths or everyone for part, depths in users.items()}
 
 
-def _copy_outside_groups(model: AsrModel, trained: AsrModel, rows: Sequence[tuple[int, int]]) -> None:
+def _copy_outside_groups(
+    model: AsrModel, trained: AsrModel, rows: Sequence[tuple[int, int]], modules: Sequence[str]
+) -> None:
     """Copy front end, decoder, joiner and heads; where rows are units, only the rows of common units."""
     ours, theirs = model.state_dict(), trained.state_dict()
     here, there = torch.tensor(list(rows), dtype=torch.int64).view(-1, 2).unbind(1)
-    for name in [
-        name for name in ours if not name.startswith(("encoder.groups.", "encoder.mixers.")) and name in theirs
-    ]:
+    for name in ours.keys() & theirs.keys():
+        if name.startswith(("encoder.groups.", "encoder.mixers.")) or name.split(".")[0] not in modules:
+            continue
         if name.startswith(VOCAB_LAYERS):
             ours[name][here] = theirs[name][there]
         else:

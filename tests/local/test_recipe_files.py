@@ -73,7 +73,7 @@ def test_one_config_and_its_streaming_form_begin_with_all_weights_of_the_zoos_mo
     tmp_path: Path, name: str, hours: float
 ) -> None:
     features, anywhere = FeatureConfig(sampling_rate=16000), ROOT / "egs/an4/ASR"
-    beginning, _ = choose_beginning(name, language="nl", hours=hours, features=features, zoo_dir=ROOT / "zoo")
+    beginning, _ = choose_beginning(name, hours=hours, features=features, zoo_dir=ROOT / "zoo")
     files = fill(tmp_path, RECIPE._replace(hours=hours, beginning=beginning))
     assert f"begin with the weights of [{name}](../../../zoo/{name}/README.md) (an4, licence BSD" in files["README.md"]
     configs = read_configs(tmp_path / "config.py")
@@ -101,26 +101,18 @@ def test_one_config_and_its_streaming_form_begin_with_all_weights_of_the_zoos_mo
 
 
 def test_a_recipe_without_such_a_beginning_says_why(tmp_path: Path) -> None:
-    for zoo, language, hours, rate, why in [
+    for zoo, hours, rate, why in [
         (
             ROOT / "zoo",
-            "en",
             1.0,
             24000,
             "the model speechocean762-merged has features at 16000 Hz, the corpus has them at 24000 Hz",
         ),
-        (
-            ROOT / "zoo",
-            "nl",
-            1.0,
-            16000,
-            "the model speechocean762-merged speaks en, the corpus nl: --begin-with speechocean762-merged takes it",
-        ),
-        (tmp_path, "en", 1.0, 16000, "the model speechocean762-merged is not in the zoo, which has no model"),
-        (ROOT / "zoo", "en", 7.0, 16000, "the corpus has 7 hours for training or more"),
+        (tmp_path, 1.0, 16000, "the model speechocean762-merged is not in the zoo, which has no model"),
+        (ROOT / "zoo", 7.0, 16000, "the corpus has 7 hours for training or more"),
     ]:
         features = FeatureConfig(sampling_rate=rate)
-        found, reason = choose_beginning("", language=language, hours=hours, features=features, zoo_dir=zoo)
+        found, reason = choose_beginning("", hours=hours, features=features, zoo_dir=zoo)
         assert found is None and reason.startswith(why)
         recipe = RECIPE._replace(why_random=why)
         assert f"`merged` begins with random weights: {why}.\n" in fill(tmp_path, recipe)["README.md"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -33,10 +34,17 @@ def trained(config: ModelConfig) -> AsrModel:
     return model
 
 
-def begun(config: ModelConfig, old: AsrModel, *, noise: float = 0.0, rows: list[tuple[int, int]] = UNITS) -> AsrModel:
+def begun(
+    config: ModelConfig,
+    old: AsrModel,
+    *,
+    noise: float = 0.0,
+    rows: list[tuple[int, int]] = UNITS,
+    modules: Sequence[str] = (),
+) -> AsrModel:
     torch.manual_seed(8)
     model = AsrModel(config, num_mel_bins=20).eval()
-    initialise(model, old, rows=rows, noise=noise)
+    initialise(model, old, rows=rows, noise=noise, modules=modules)
     return model
 
 
@@ -178,6 +186,19 @@ def test_units_are_matched_by_their_rows_and_others_stay_new(model_config: Any) 
         found, before, there = (model.state_dict()[layer] for model in (new, fresh, old))
         assert torch.equal(found[[0, 4]], there[[0, 10]]) and torch.equal(found[[1, 2, 3, 8]], before[[1, 2, 3, 8]])
     assert torch.equal(new.joiner.encoder_projection.weight, old.joiner.encoder_projection.weight)
+
+
+def test_parts_that_are_not_named_stay_new(model_config: Any) -> None:
+    old, config = trained(model_config()), model_config()
+    torch.manual_seed(8)
+    fresh = AsrModel(config, num_mel_bins=20).state_dict()
+    for modules in (["encoder"], ["decoder", "ctc_head"]):
+        new = begun(config, old, modules=modules).state_dict()
+        for name, value in new.items():
+            source = old.state_dict() if name.split(".")[0] in modules else fresh
+            assert torch.equal(value, source[name]), name
+    with pytest.raises(ValueError, match="--init-modules decodr: give some of encoder, decoder, joiner"):
+        begun(config, old, modules=["decodr"])
 
 
 @pytest.mark.parametrize(
