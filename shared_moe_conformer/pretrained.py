@@ -20,8 +20,8 @@ from shared_moe_conformer.training.initialise import initialise
 NEWEST = Selection()
 """The weights of the last epoch."""
 FEW_UNITS = 0.5
-"""Share of units: a model that has fewer of them in common with a trained one begins with its encoder alone. Trained rows
-of a few units among new ones, in the heads, keep the transducer from aligning (docs/own-corpus.md)."""
+"""Share of units: a model that has fewer of them in common with a trained one begins with its encoder alone. Trained
+rows of a few units among new ones, in the heads, keep the transducer from aligning (docs/own-corpus.md)."""
 ENCODER_ALONE = ("encoder",)
 
 
